@@ -1,0 +1,1 @@
+"""A meta-trained PPO agent as hyperparameter search backend of the transformers Trainer."""

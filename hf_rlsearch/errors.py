@@ -1,0 +1,37 @@
+"""The exceptions of this package.
+
+Each says what was given, what was expected and what to do. Each also inherits the builtin that fits, so that code which
+knows nothing of us catches them where it would expect to.
+"""
+
+
+class HfRlSearchError(Exception):
+    """Base of every exception that this package raises on purpose."""
+
+
+class SearchSpaceError(HfRlSearchError, ValueError):
+    """A search space cannot be searched: empty, unknown names, values of the wrong type."""
+
+
+class ObjectiveError(HfRlSearchError, ValueError):
+    """The objective or its direction is missing, ambiguous, constant or contradicts the metric."""
+
+
+class ArgumentsError(HfRlSearchError, ValueError):
+    """An argument of the search, or of the Trainer to be searched, rules the search out."""
+
+
+class ObservationError(HfRlSearchError, ValueError):
+    """Arrays do not have the shape or range that the policy was trained for."""
+
+
+class WeightsError(HfRlSearchError, ValueError):
+    """A weights file is corrupted, foreign, or of another observation format."""
+
+
+class StorageError(HfRlSearchError, RuntimeError):
+    """A storage holds another search, or cannot be read or written."""
+
+
+class SearchFailed(HfRlSearchError, RuntimeError):
+    """The search had to end early: too many failed trials, or a rank was lost."""
