@@ -1,0 +1,69 @@
+# Two commands on a fresh machine with Python 3.11 or newer and make: `make demo` and `make test`.
+# Everything lives in .venv; the only network that is used is the package index.
+PYTHON ?= python3
+VENV ?= .venv
+OLDEST ?= .venv-oldest
+RUN := $(VENV)/bin/python
+
+# One thread per process: two OpenMP pools on two cores that spin while they wait are many times slower than one.
+export OMP_NUM_THREADS ?= 1
+export MKL_NUM_THREADS ?= 1
+export OMP_WAIT_POLICY ?= PASSIVE
+export TOKENIZERS_PARALLELISM ?= false
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint check-all check-oldest meta-train chaos benchmark screenshots clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
+
+demo: $(VENV)/.demo ## Install, then run a real search on the embedded checkpoint and write its report
+	$(RUN) -m hf_rlsearch.demo
+
+test: $(VENV)/.test ## Install, then run the tests that take seconds
+	$(RUN) -m pytest -q
+
+lint: $(VENV)/.test ## ruff and mypy
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+check: lint test ## What CI runs: lint, then test
+
+check-all: lint ## As check, with the slow tests
+	$(RUN) -m pytest -q -m "slow or not slow"
+
+check-oldest: $(OLDEST)/.test ## The tests on the oldest versions that pyproject.toml allows
+	$(OLDEST)/bin/python -m pytest -q
+
+meta-train: $(VENV)/.test ## Train the shipped agent anew (hours; see docs/meta_training.md)
+	$(RUN) -m hf_rlsearch.meta_train
+
+chaos: $(VENV)/.test ## Kill, starve and break real searches, then look at what is left
+	$(RUN) -m pytest -q -m "slow or not slow" tests/chaos tests/distributed
+
+benchmark: $(VENV)/.test ## Rebuild the table of the README
+	$(RUN) scripts/benchmark.py
+
+screenshots: $(VENV)/.test ## Rebuild the pictures under docs/ (needs chromium and chromium-driver)
+	$(RUN) scripts/screenshots.py
+
+clean: ## Remove environments and caches
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hf_rlsearch needs Python 3.11 or newer, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(RUN) -m pip install -q -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.test: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(RUN) -m pip install -q -c constraints.txt -e ".[report,test]"
+	touch $@ $(VENV)/.demo
+
+$(OLDEST)/.test: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install -q -c constraints-oldest.txt -e ".[report,test]"
+	touch $@
