@@ -1,0 +1,167 @@
+"""Optuna trials as arrays: the only reader of ``FrozenTrial``, and where the sign of the objective is turned."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from hf_rlsearch._typing import BoolArray, FloatArray, IntArray, Params
+
+STATUS = ("complete", "pruned", "failed", "running")
+"""Names of the values of ``History.status``. The weights store the order, so new ones are appended."""
+
+COMPLETE, PRUNED, FAILED, RUNNING = range(4)
+_STATUS_OF = {
+    TrialState.COMPLETE: COMPLETE,
+    TrialState.PRUNED: PRUNED,
+    TrialState.FAIL: FAILED,
+    TrialState.RUNNING: RUNNING,
+}
+
+
+@dataclass(frozen=True)
+class History:
+    """The T trials of a search that have started, in order.
+
+    Attributes:
+        numbers: (T,) Optuna's trial numbers, ascending.
+        params: Of each trial; may hold values between the levels of a search space, and names outside of it.
+        values: (T,) objective, larger is better; nan where unknown (failed, or nothing reported yet). Of a pruned or
+            running trial the best value reported so far.
+        fidelity: (T,) share of a full training that was done, in [0, 1]; 1 for complete trials.
+        status: (T,) index into ``STATUS``.
+        curves: Of each trial (S, 2): step as reported, value larger is better. Reports of nan and inf are left out.
+    """
+
+    numbers: IntArray
+    params: tuple[Params, ...]
+    values: FloatArray
+    fidelity: FloatArray
+    status: IntArray
+    curves: tuple[FloatArray, ...]
+
+    def __len__(self) -> int:
+        return len(self.params)
+
+    @classmethod
+    def from_trials(
+        cls,
+        trials: Sequence[FrozenTrial],
+        directions: Sequence[StudyDirection],
+        *,
+        max_resource: float | None = None,
+        exclude: int | None = None,
+    ) -> "History":
+        """Reads trials of one study.
+
+        With several directions ``values`` is the negative rank of non-dominated sorting: 0 on the Pareto front, -1 on
+        the front that is left without it, and so on. A complete trial whose objective is nan or infinite counts as
+        failed. Waiting trials are left out: their params are not decided yet.
+
+        Args:
+            trials: In any order; not changed.
+            directions: The study's, one per objective.
+            max_resource: Step of a full training; where not given, the largest step that any trial reported.
+            exclude: Number of a trial to leave out, usually the one being decided.
+        """
+        started = [t for t in trials if t.state != TrialState.WAITING and t.number != exclude]
+        started.sort(key=lambda trial: trial.number)
+        status = np.array([_STATUS_OF[trial.state] for trial in started], dtype=np.int64)
+        signs = np.array([1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in directions])
+        curves = tuple(_curve(trial, signs) for trial in started)
+        finals = _final_values(started, signs)
+        status[(status == COMPLETE) & ~np.isfinite(finals).all(axis=1)] = FAILED
+        return cls(
+            numbers=np.array([trial.number for trial in started], dtype=np.int64),
+            params=tuple(dict(trial.params) for trial in started),
+            values=_values(finals, curves, status),
+            fidelity=_fidelity(curves, status, max_resource),
+            status=status,
+            curves=curves,
+        )
+
+    @property
+    def finished(self) -> BoolArray:
+        """(T,) True for trials that have ended with a value to compare: complete ones."""
+        return np.equal(self.status, COMPLETE)
+
+    def best(self, count: int) -> list[Params]:
+        """The params of up to ``count`` complete trials, best first; of two equal ones the earlier."""
+        indices = np.flatnonzero(self.finished)
+        order = np.argsort(-self.values[indices], kind="stable")
+        return [self.params[i] for i in indices[order][:count]]
+
+
+def non_dominated_rank(values: FloatArray) -> IntArray:
+    """The front on which each point lies.
+
+    Args:
+        values: (N, M) finite objectives, larger is better.
+
+    Returns:
+        (N,) 0 for points that no other point dominates, 1 for those only dominated by points of rank 0, and so on.
+
+    Source:
+        Deb et al. 2002, "A fast and elitist multiobjective genetic algorithm: NSGA-II", section III-A.
+    """
+    at_least = np.ones((len(values), len(values)), dtype=bool)
+    better = np.zeros_like(at_least)
+    for column in values.T:
+        at_least &= column[:, None] >= column[None, :]
+        better |= column[:, None] > column[None, :]
+    dominates = at_least & better
+    rank = np.full(len(values), -1, dtype=np.int64)
+    n_above = dominates.sum(axis=0)
+    front = np.flatnonzero(n_above == 0)
+    level = 0
+    while len(front):
+        rank[front] = level
+        n_above = n_above - dominates[front].sum(axis=0)
+        front = np.flatnonzero((n_above == 0) & (rank < 0))
+        level += 1
+    return rank
+
+
+def _curve(trial: FrozenTrial, signs: FloatArray) -> FloatArray:
+    """(S, 2) finite reports in order of steps; Optuna allows reports only with one objective."""
+    reports = trial.intermediate_values
+    if not reports or len(signs) != 1:
+        return np.empty((0, 2))
+    curve = np.array(sorted(reports.items()), dtype=np.float64)
+    curve[:, 1] *= signs[0]
+    return curve[np.isfinite(curve[:, 1])]
+
+
+def _final_values(trials: Sequence[FrozenTrial], signs: FloatArray) -> FloatArray:
+    """(T, M), larger is better; nan where a trial has not as many values as the study has directions."""
+    unknown = [np.nan] * len(signs)
+    rows = [t.values if t.values is not None and len(t.values) == len(signs) else unknown for t in trials]
+    return np.array(rows, dtype=np.float64).reshape(len(trials), len(signs)) * signs
+
+
+def _values(finals: FloatArray, curves: Sequence[FloatArray], status: IntArray) -> FloatArray:
+    complete = status == COMPLETE
+    values = np.full(len(status), np.nan)
+    if finals.shape[1] == 1:
+        values[complete] = finals[complete, 0]
+    else:
+        values[complete] = -non_dominated_rank(finals[complete])
+        return values
+    for i in np.flatnonzero((status == PRUNED) | (status == RUNNING)).tolist():
+        if len(curves[i]):
+            values[i] = curves[i][:, 1].max()
+        elif np.isfinite(finals[i, 0]):
+            values[i] = finals[i, 0]
+    return values
+
+
+def _fidelity(curves: Sequence[FloatArray], status: IntArray, max_resource: float | None) -> FloatArray:
+    last = np.array([curve[-1, 0] if len(curve) else np.nan for curve in curves], dtype=np.float64)
+    if max_resource is None and np.isfinite(last).any():
+        # who counts epochs from 0 has trained one epoch at step 0
+        offset = float(min(curve[0, 0] for curve in curves if len(curve)) <= 0)
+        last, max_resource = last + offset, float(np.nanmax(last)) + offset
+    share = np.clip(np.nan_to_num(last) / (max_resource or 1.0), 0.0, 1.0)
+    return np.where(status == COMPLETE, 1.0, share)

@@ -1,0 +1,135 @@
+"""Rows of levels to choose from: the whole grid, or a pool of it where the grid is too large."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from hf_rlsearch._typing import BoolArray, IntArray
+
+# Below this many candidates rows are drawn without replacement by their flat index; above it two equal rows are rare.
+_FLAT_LIMIT = 1 << 20
+
+
+def full_grid(n_levels: IntArray) -> IntArray:
+    """Every combination, the last hyperparameter moving fastest.
+
+    Args:
+        n_levels: (H,) number of levels of each hyperparameter, at least 1.
+
+    Returns:
+        (C, H) with C the product of ``n_levels``.
+    """
+    return np.stack(np.unravel_index(np.arange(math.prod(n_levels.tolist())), n_levels.tolist()), axis=1)
+
+
+def draw_pool(
+    rng: np.random.Generator,
+    n_levels: IntArray,
+    *,
+    ordered: BoolArray,
+    limit: int,
+    incumbents: IntArray,
+    published: IntArray,
+) -> IntArray:
+    """A pool of different rows: published settings, neighbours of the incumbents, and random ones.
+
+    Published settings and neighbours may fill up to a third each; random rows fill the rest, so that every row of the
+    grid keeps a chance.
+
+    Args:
+        rng: Source of all chance: the same state gives the same pool.
+        n_levels: (H,) number of levels; their product must exceed ``limit``.
+        ordered: (H,) True where levels are ascending numbers, so that the next level is a neighbour.
+        limit: C, the number of rows returned.
+        incumbents: (I, H) levels of the best trials so far, -1 where a hyperparameter was not set. May be empty.
+        published: (P, H) levels of settings known from papers and model cards, -1 where not set. May be empty.
+
+    Returns:
+        (C, H) levels, no row twice.
+    """
+    third = limit // 3
+    near = neighbours(rng, n_levels, incumbents, ordered=ordered, count=third)
+    pool = unique_rows(np.concatenate([fill_missing(rng, n_levels, published[:third]), near]))[:limit]
+    while len(pool) < limit:
+        pool = unique_rows(np.concatenate([pool, random_rows(rng, n_levels, limit)]))[:limit]
+    return pool
+
+
+def neighbours(
+    rng: np.random.Generator, n_levels: IntArray, centres: IntArray, *, ordered: BoolArray, count: int
+) -> IntArray:
+    """Rows that differ from a centre in one or two hyperparameters.
+
+    Args:
+        rng: Source of all chance.
+        n_levels: (H,).
+        centres: (I, H), -1 where not set (filled at random). May be empty.
+        ordered: (H,) True where a step up or down means something.
+        count: Rows wanted at most; fewer come back when drawn rows coincide.
+
+    Returns:
+        (N, H) with N <= ``count``, in random order, no row twice.
+    """
+    movable = np.flatnonzero(n_levels > 1)
+    if len(centres) == 0 or len(movable) == 0 or count <= 0:
+        return np.empty((0, len(n_levels)), dtype=np.int64)
+    rows = fill_missing(rng, n_levels, centres)[rng.integers(len(centres), size=count)]
+    here = np.arange(count)
+    first = rng.choice(movable, size=count)
+    rows[here, first] = _moved(rng, n_levels[first], rows[here, first], ordered[first])
+    if len(movable) > 1:
+        second = rng.choice(movable, size=count)
+        twice = (rng.random(count) < 0.5) & (second != first)
+        moved = _moved(rng, n_levels[second], rows[here, second], ordered[second])
+        rows[here, second] = np.where(twice, moved, rows[here, second])
+    return unique_rows(rows)
+
+
+def random_rows(rng: np.random.Generator, n_levels: IntArray, count: int) -> IntArray:
+    """(count, H) random levels, all different where the grid is small enough to be sure of it."""
+    total = math.prod(n_levels.tolist())
+    if total > _FLAT_LIMIT:
+        return rng.integers(0, n_levels, size=(count, len(n_levels)))
+    flat = rng.choice(total, size=min(count, total), replace=False)
+    return np.stack(np.unravel_index(flat, n_levels.tolist()), axis=1)
+
+
+def fill_missing(rng: np.random.Generator, n_levels: IntArray, rows: IntArray) -> IntArray:
+    """A copy of (N, H) rows in which each -1 is a random level."""
+    return np.where(rows < 0, rng.integers(0, n_levels, size=(len(rows), len(n_levels))), rows)
+
+
+def unique_rows(rows: IntArray) -> IntArray:
+    """The rows of an (N, H) array without repetitions, in order of first appearance."""
+    if len(rows) == 0:
+        return rows
+    _, first = np.unique(rows, axis=0, return_index=True)
+    return rows[np.sort(first)]
+
+
+def matches(rows: IntArray, tried: Sequence[IntArray] | IntArray) -> BoolArray:
+    """Tells which rows are among ``tried``.
+
+    Args:
+        rows: (C, H).
+        tried: (T, H); may be empty.
+
+    Returns:
+        (C,) True where the row occurs in ``tried``.
+    """
+    tried = np.asarray(tried, dtype=np.int64).reshape(-1, rows.shape[1])
+    if len(tried) == 0:
+        return np.zeros(len(rows), dtype=bool)
+    _, group = np.unique(np.concatenate([rows, tried]), axis=0, return_inverse=True)
+    group = group.reshape(-1)
+    return np.isin(group[: len(rows)], group[len(rows) :])
+
+
+def _moved(rng: np.random.Generator, n_levels: IntArray, level: IntArray, ordered: BoolArray) -> IntArray:
+    """Another level of each: half the time the next one up or down where levels are ordered, else any other."""
+    anywhere = (level + rng.integers(1, n_levels)) % n_levels
+    step = rng.choice(np.array([-1, 1]), size=len(level))
+    inside = (level + step >= 0) & (level + step < n_levels)
+    beside = np.where(inside, level + step, level - step)
+    return np.where(ordered & (rng.random(len(level)) < 0.5), beside, anywhere)

@@ -1,0 +1,108 @@
+"""One hyperparameter of a search space: its levels, and where other values lie between them."""
+
+import math
+from bisect import bisect_left
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+
+from hf_rlsearch.space.levels import is_logarithmic, is_number, make_levels
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """One name being tuned, discretised.
+
+    Attributes:
+        name: As suggested.
+        distribution: Optuna's; every level lies in it.
+        role: One of ``ROLES``.
+        levels: Plain values, ascending where all are numbers.
+        log: Distances between levels are factors, not differences.
+        conditional: Not every configuration has it.
+    """
+
+    name: str
+    distribution: BaseDistribution
+    role: str
+    levels: tuple[Any, ...]
+    log: bool
+    conditional: bool = False
+
+    @classmethod
+    def from_distribution(
+        cls,
+        name: str,
+        distribution: BaseDistribution,
+        *,
+        role: str,
+        n_points: int | None = None,
+        conditional: bool = False,
+    ) -> "Hyperparameter":
+        """Discretises an Optuna distribution.
+
+        Args:
+            name: As suggested.
+            distribution: Float, int or categorical.
+            role: One of ``ROLES``.
+            n_points: Wished number of levels of a number, at least 2.
+            conditional: Not every configuration has it.
+
+        Raises:
+            SearchSpaceError: The distribution has no usable values, or ``n_points`` is below 2.
+        """
+        levels = make_levels(name, distribution, role=role, n_points=n_points)
+        log = is_logarithmic(levels, distribution)
+        return cls(name=name, distribution=distribution, role=role, levels=levels, log=log, conditional=conditional)
+
+    @cached_property
+    def ordered(self) -> bool:
+        """True if all levels are finite numbers, so that some lie between others."""
+        return all(is_number(level) for level in self.levels)
+
+    def position(self, value: Any) -> float:
+        """Where a value lies between the first and the last level.
+
+        Args:
+            value: A level or any other value; numbers outside the levels are clipped.
+
+        Returns:
+            In [0, 1]: (log-)linear for numbers, index / (n - 1) else; 0.5 for a single level or an unknown choice.
+        """
+        if len(self.levels) == 1:
+            return 0.5
+        if self.ordered and is_number(value):
+            return self._place(value)
+        index = self.nearest_level(value)
+        return 0.5 if index < 0 else index / (len(self.levels) - 1)
+
+    def nearest_level(self, value: Any) -> int:
+        """The index of the level closest to a value by ``position``, the lower one of two; -1 for an unknown choice."""
+        if not (self.ordered and is_number(value)):
+            return next((i for i, level in enumerate(self.levels) if _same(level, value)), -1)
+        above = bisect_left(self.levels, value)
+        if above == 0 or above == len(self.levels):
+            return min(above, len(self.levels) - 1)
+        if self.levels[above] == value:
+            return above
+        here, below_place, above_place = (self._place(v) for v in (value, self.levels[above - 1], self.levels[above]))
+        return above - 1 if here - below_place <= above_place - here else above
+
+    def _place(self, value: float) -> float:
+        first, last = self.levels[0], self.levels[-1]
+        if value <= first or value >= last:
+            return float(value >= last)
+        if self.log:
+            return (math.log(value) - math.log(first)) / (math.log(last) - math.log(first))
+        if last - first < math.inf:
+            return float((value - first) / (last - first))
+        return float((value / 2 - first / 2) / (last / 2 - first / 2))
+
+
+def _same(level: Any, value: Any) -> bool:
+    """Equal and not a bool against a number; nan equals nan."""
+    if isinstance(level, bool) != isinstance(value, bool):
+        return False
+    return bool(level == value or (level != level and value != value))

@@ -1,0 +1,205 @@
+"""The few values of a distribution that are worth training: its levels.
+
+A level is a plain Python value that the distribution contains and that a storage gives back unchanged.
+"""
+
+import math
+from collections.abc import Iterable
+from decimal import Decimal
+from itertools import pairwise
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from hf_rlsearch.errors import SearchSpaceError
+
+# Objectives of trainings hardly differ between learning rates closer than a factor 10^(1/4); other logarithmic
+# hyperparameters matter less. The bounds keep a narrow range resolved and a wide one small.
+_PER_DECADE = {"learning_rate": (4, 5, 17)}
+_PER_DECADE_DEFAULT = (3, 5, 13)
+_MAX_ALL_INTS = 12
+_SPREAD_INTS = 9
+_LINEAR_POINTS = (9, 8, 7, 6, 5)
+
+
+def make_levels(
+    name: str, distribution: BaseDistribution, *, role: str, n_points: int | None = None
+) -> tuple[Any, ...]:
+    """Discretises one distribution.
+
+    Args:
+        name: Of the hyperparameter, for errors.
+        distribution: Float, int or categorical, as Optuna defines them.
+        role: One of ``ROLES``; decides the density of a logarithmic range.
+        n_points: Wished number of levels of a number, at least 2; fewer come back where the range holds fewer.
+
+    Returns:
+        Distinct plain values, ascending where all are numbers, else in the order of the choices.
+
+    Raises:
+        SearchSpaceError: The range is not finite, ``n_points`` is below 2, or a choice cannot be stored.
+    """
+    if n_points is not None and (isinstance(n_points, bool) or not isinstance(n_points, int) or n_points < 2):
+        raise SearchSpaceError(f"n_points for {name!r} is {n_points!r}, expected a whole number of at least 2.")
+    if isinstance(distribution, CategoricalDistribution):
+        return _categorical(name, distribution)
+    if not isinstance(distribution, FloatDistribution | IntDistribution):
+        raise SearchSpaceError(
+            f"{name!r} has a {type(distribution).__name__}, expected Optuna's float, int or categorical distribution."
+        )
+    _check_finite(name, distribution)
+    wanted: list[Any]
+    if isinstance(distribution, IntDistribution):
+        wanted = _int_levels(distribution, role, n_points)
+    else:
+        wanted = _float_levels(distribution, role, n_points)
+    levels = _storable(distribution, wanted)
+    if not levels:
+        raise SearchSpaceError(
+            f"No value of {distribution} of {name!r} survives Optuna's storage as a float: narrow it."
+        )
+    return levels
+
+
+def is_number(value: object) -> bool:
+    """True for a finite int or float that is not a bool: something that has a place on an axis."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_logarithmic(levels: tuple[Any, ...], distribution: BaseDistribution) -> bool:
+    """Tells whether places between levels are to be measured in factors.
+
+    Args:
+        levels: Ascending if numbers.
+        distribution: Its ``log`` decides; numeric choices are logarithmic when they span a factor of 8 or grow
+            by a nearly constant factor.
+    """
+    if not isinstance(distribution, CategoricalDistribution):
+        return bool(getattr(distribution, "log", False))
+    if len(levels) < 3 or not all(is_number(level) and level > 0 for level in levels):
+        return False
+    if levels[-1] >= 8 * levels[0]:
+        return True
+    growth = [math.log(after) - math.log(before) for before, after in pairwise(levels)]
+    return max(growth) <= 1.25 * min(growth)
+
+
+def _check_finite(name: str, distribution: FloatDistribution | IntDistribution) -> None:
+    try:
+        finite = math.isfinite(distribution.low) and math.isfinite(distribution.high)
+    except OverflowError:  # an int beyond the largest float, which is what Optuna stores
+        finite = False
+    if not finite:
+        raise SearchSpaceError(
+            f"{name!r} ranges from {distribution.low} to {distribution.high}, expected finite numbers of at most 1e308."
+        )
+
+
+def _categorical(name: str, distribution: CategoricalDistribution) -> tuple[Any, ...]:
+    for choice in distribution.choices:
+        if choice is not None and not isinstance(choice, bool | int | float | str):
+            raise SearchSpaceError(
+                f"{name!r} has the choice {choice!r} of type {type(choice).__name__}, expected None, bool, int, float "
+                "or str: only these survive a storage. Suggest a name and look the object up in your function."
+            )
+    # Optuna knows a choice by its first equal one, so True and 1 (or a repeated choice) are one level.
+    unique = {distribution.to_internal_repr(choice): _plain(choice) for choice in reversed(distribution.choices)}
+    levels = [unique[index] for index in sorted(unique)]
+    return tuple(sorted(levels)) if all(is_number(level) for level in levels) else tuple(levels)
+
+
+def _plain(value: Any) -> Any:
+    """Numpy's float64 and str_ are subclasses of Python's, and would be written as such into JSON and logs."""
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return value
+
+
+def _storable(distribution: FloatDistribution | IntDistribution, values: Iterable[Any]) -> tuple[Any, ...]:
+    """Keeps what Optuna's float storage gives back unchanged, ascending and once."""
+    kept = set()
+    for value in values:
+        internal = float(distribution.to_internal_repr(value))
+        if not distribution._contains(internal):  # whole numbers above 2^53 may round out of the range
+            internal = math.nextafter(internal, float(distribution.low) / 2 + float(distribution.high) / 2)
+        if distribution._contains(internal):
+            stored = distribution.to_external_repr(internal)
+            kept.add(int(stored) if isinstance(distribution, IntDistribution) else float(stored))
+    return tuple(sorted(kept))
+
+
+def _log_count(low: float, high: float, role: str) -> int:
+    per_decade, fewest, most = _PER_DECADE.get(role, _PER_DECADE_DEFAULT)
+    return min(max(round(per_decade * (math.log10(high) - math.log10(low))) + 1, fewest), most)
+
+
+def _float_levels(distribution: FloatDistribution, role: str, n_points: int | None) -> list[float]:
+    low, high = distribution.low, distribution.high
+    if distribution.single():
+        return [low]
+    if distribution.step is not None:
+        return _stepped_floats(distribution, n_points or _LINEAR_POINTS[0])
+    if distribution.log:
+        count = n_points or _log_count(low, high, role)
+        return [low, *(_round_log(low, high, i, count) for i in range(1, count - 1)), high]
+    count = n_points or _round_count(low, high)
+    return [low, *(_round_linear(low, high, i, count) for i in range(1, count - 1)), high]
+
+
+def _stepped_floats(distribution: FloatDistribution, n_points: int) -> list[float]:
+    low, step = Decimal(str(distribution.low)), Decimal(str(distribution.step))
+    last = int((Decimal(str(distribution.high)) - low) / step)
+    return [float(low + k * step) for k in _spread(last + 1, n_points)]
+
+
+def _round_log(low: float, high: float, i: int, count: int) -> float:
+    """The i-th of ``count`` points a constant factor apart, to two digits where that does not leave the range."""
+    share = i / (count - 1)
+    exact = math.exp((1 - share) * math.log(low) + share * math.log(high))
+    spacing = (math.log(high) - math.log(low)) / (count - 1)
+    rounded = float(f"{exact:.1e}")
+    return rounded if low < rounded < high and spacing > 0.2 else min(max(exact, low), high)
+
+
+def _round_count(low: float, high: float) -> int:
+    """The number of points whose distance has the fewest digits: 0.0 to 0.3 in steps of 0.05, not 0.0375."""
+    width = Decimal(str(high)) - Decimal(str(low))
+    digits = {count: len((width / (count - 1)).normalize().as_tuple().digits) for count in _LINEAR_POINTS}
+    best = min(_LINEAR_POINTS, key=lambda count: digits[count])
+    return best if digits[best] <= 2 else 7
+
+
+def _round_linear(low: float, high: float, i: int, count: int) -> float:
+    """The i-th of ``count`` evenly spaced points, without the digits that only binary fractions add."""
+    first, last = Decimal(str(low)), Decimal(str(high))
+    value = float(first + (last - first) * i / (count - 1))
+    spacing = high / (count - 1) - low / (count - 1)
+    rounded = float(f"{value:.{max(0, 2 - math.floor(math.log10(spacing)))}f}") if spacing > 1e-12 else value
+    return rounded if low < rounded < high else min(max(value, low), high)
+
+
+def _int_levels(distribution: IntDistribution, role: str, n_points: int | None) -> list[int]:
+    low, high, step = distribution.low, distribution.high, distribution.step
+    count = (high - low) // step + 1
+    if count <= (n_points or _MAX_ALL_INTS):
+        return list(range(low, high + 1, step))
+    if not distribution.log:
+        return [low + k * step for k in _spread(count, n_points or _SPREAD_INTS)]
+    if n_points is None and _is_power_of_two(low) and _is_power_of_two(high):
+        powers = [1 << k for k in range(low.bit_length() - 1, high.bit_length())]
+        return [powers[k] for k in _spread(len(powers), _PER_DECADE_DEFAULT[2])]
+    wanted = n_points or max(_log_count(low, high, role), _SPREAD_INTS)
+    factor = (math.log(high) - math.log(low)) / (wanted - 1)
+    return [low, *(min(round(low * math.exp(factor * i)), high) for i in range(1, wanted - 1)), high]
+
+
+def _is_power_of_two(value: int) -> bool:
+    return value > 0 and value & (value - 1) == 0
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    """At most ``wanted`` of the indices 0 to ``count`` - 1, evenly spread, both ends among them."""
+    if count <= wanted:
+        return list(range(count))
+    return [(2 * i * (count - 1) + wanted - 1) // (2 * (wanted - 1)) for i in range(wanted)]

@@ -1,0 +1,122 @@
+"""What a hyperparameter does in a training, read from its name."""
+
+import re
+from collections.abc import Mapping
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+
+from hf_rlsearch.errors import SearchSpaceError
+
+ROLES: tuple[str, ...] = (
+    "learning_rate",
+    "batch_size",
+    "epochs",
+    "weight_decay",
+    "warmup",
+    "dropout",
+    "lora_rank",
+    "lora_alpha",
+    "scheduler",
+    "optimizer",
+    "seed",
+    "momentum",
+    "label_smoothing",
+    "gradient_clipping",
+    "width",
+    "depth",
+    "heads",
+    "vocabulary",
+    "model",
+    "generic_numeric",
+    "generic_categorical",
+    "layer_decay",
+    "accumulation",
+    "max_length",
+)
+"""Every role. The weights store indices into this tuple: new roles are appended at its end, none is ever removed."""
+
+# The first pattern found in the normalised name wins, so the special comes before the general: "lr_scheduler_type" is a
+# scheduler although it holds "lr", and "lora_dropout" is a dropout. Names are matched as "_lora_dropout_".
+_PATTERNS: tuple[tuple[str, str], ...] = (
+    ("layer_decay", r"_(layer_?wise_(lr|learning_rate)_decay|llrd|layer_?wise_decay|layer_decay)_"),
+    ("warmup", r"_warm_?ups?_"),
+    ("scheduler", r"_(schedulers?|schedule|sched)_"),
+    ("learning_rate", r"_(learning_rates?|learningrate|lrs?)_"),
+    ("weight_decay", r"_(weight_decay|weightdecay|wd|l2)_"),
+    ("accumulation", r"_(accumulation|accumulate|grad_accum|gradient_accum|accum)_"),
+    ("label_smoothing", r"_label_smoothing_"),
+    ("gradient_clipping", r"_(max_grad_norm|grad(ient)?_clip(ping)?|clip_grad(_norm)?|grad_norm|clip(ping)?_norm)_"),
+    ("momentum", r"_(momentum|betas?|beta_?[12]|adam_beta_?[12])_"),
+    ("dropout", r"_(drop_?out|drop_?path|dropout_prob|drop_rate)(_|\d)"),
+    ("lora_rank", r"_(lora_(r|rank|dim)|peft_(r|rank)|adapter_rank)_"),
+    ("lora_alpha", r"_(lora_alpha|peft_alpha)_"),
+    ("seed", r"_(seeds?|random_state)_"),
+    ("vocabulary", r"_(vocab(ulary)?|merges|bpe_ops)_"),
+    ("max_length", r"_(max_\w*len(gth)?|seq(uence)?_len(gth)?|context_len(gth)?|n_positions|block_size)_"),
+    ("batch_size", r"_(batch_?sizes?|batch|bs)_"),
+    ("heads", r"_(heads?|num_heads|n_heads?)_"),
+    ("depth", r"_(depth|layers?|n_layers?|num_\w*layers|blocks)_"),
+    (
+        "width",
+        r"_(width|d_model|d_ff|hidden_(size|dims?|units)|intermediate_size|embed(ding)?_(size|dims?)|n_embd|units)_",
+    ),
+    ("epochs", r"_(epochs?|max_steps|num_steps|n_steps|train_steps|training_steps|total_steps|iterations)_"),
+    ("optimizer", r"_(optim(izers?)?)_"),
+    ("model", r"_(models?|checkpoints?|backbone|pretrained|architecture)_"),
+)
+_COMPILED = tuple((role, re.compile(pattern)) for role, pattern in _PATTERNS)
+# Written alone these are too short to be told by name; they are LoRA's when their values could be.
+_WHOLE_NUMBER_NAMES: Mapping[str, str] = {"_r_": "lora_rank", "_rank_": "lora_rank", "_alpha_": "lora_alpha"}
+
+
+def infer_role(name: str, distribution: BaseDistribution) -> str:
+    """Tells what a hyperparameter does from its name, else only whether it is a number.
+
+    Args:
+        name: As suggested; case, dots, dashes, camel case and prefixes such as ``"args."`` do not matter.
+        distribution: Its values decide where the name says too little.
+
+    Returns:
+        One of ``ROLES``.
+    """
+    normalised = _normalise(name)
+    for role, pattern in _COMPILED:
+        if pattern.search(normalised):
+            return role
+    if normalised in _WHOLE_NUMBER_NAMES and _all_whole(distribution):
+        return _WHOLE_NUMBER_NAMES[normalised]
+    return "generic_numeric" if _all_numbers(distribution) else "generic_categorical"
+
+
+def check_role(name: str, role: str) -> str:
+    """Returns ``role`` if there is such a role.
+
+    Raises:
+        SearchSpaceError: ``role`` is not one of ``ROLES``.
+    """
+    if role not in ROLES:
+        # difflib is only needed where something is wrong
+        from difflib import get_close_matches
+
+        close = get_close_matches(str(role), ROLES, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise SearchSpaceError(f"roles gives {name!r} the role {role!r}, expected one of {', '.join(ROLES)}.{hint}")
+    return role
+
+
+def _normalise(name: str) -> str:
+    """``"args.perDevice-BatchSize"`` becomes ``"_args_per_device_batch_size_"``."""
+    separated = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
+    return "_" + re.sub(r"[^a-z0-9]+", "_", separated.lower()).strip("_") + "_"
+
+
+def _all_numbers(distribution: BaseDistribution) -> bool:
+    if not isinstance(distribution, CategoricalDistribution):
+        return True
+    return all(isinstance(choice, int | float) and not isinstance(choice, bool) for choice in distribution.choices)
+
+
+def _all_whole(distribution: BaseDistribution) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return all(isinstance(choice, int) and not isinstance(choice, bool) for choice in distribution.choices)
+    return not isinstance(distribution, FloatDistribution)
