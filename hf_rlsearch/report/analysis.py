@@ -1,0 +1,167 @@
+"""The numbers behind the plots: incumbents, expected best, compute spent, importances."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import optuna
+
+from hf_rlsearch._typing import FloatArray
+from hf_rlsearch.report.records import SearchRecord, TrialRecord
+
+
+@dataclass(frozen=True)
+class Incumbent:
+    """The best objective after a trial.
+
+    Attributes:
+        trial: The trial that ended.
+        spent: Full trainings spent until then, this trial included.
+        best: The best objective of complete trials so far, in the user's sign; None before the first one.
+        improved: Whether this trial set it.
+    """
+
+    trial: TrialRecord
+    spent: float
+    best: float | None
+    improved: bool
+
+
+def incumbents(search: SearchRecord) -> list[Incumbent]:
+    """One entry per ended search trial, in the order in which they ended."""
+    ended = [t for t in search.trials if t.status in {"complete", "pruned", "failed"} and t.role != "confirm"]
+    ended.sort(key=lambda t: (t.ended or datetime.max, t.number))
+    best: float | None = None
+    spent, entries = 0.0, []
+    for trial in ended:
+        spent += trial.fidelity
+        improved = trial.values is not None and (best is None or search.better(trial.values[0], best))
+        if improved and trial.values is not None:
+            best = trial.values[0]
+        entries.append(Incumbent(trial, spent, best, improved))
+    return entries
+
+
+def expected_best(values: Sequence[float], *, minimize: bool, n_draws: int) -> FloatArray:
+    """The best objective to expect from 1 .. `n_draws` trials drawn with replacement from those of this search.
+
+    Args:
+        values: V finite objectives of complete trials, at least one.
+        minimize: Whether smaller is better.
+        n_draws: N, at least one.
+
+    Returns:
+        N expectations; entry n - 1 is for n draws.
+
+    Source:
+        Dodge et al. 2019 (arXiv:1909.03004), equation 6: P(best <= v_i) = (i / V)^n for values in ascending order.
+    """
+    ascending = np.sort(np.asarray(values, dtype=float))
+    if minimize:
+        ascending = ascending[::-1]  # from worst to best, so that the same formula counts the best
+    shares = np.arange(ascending.size + 1) / ascending.size
+    draws = np.arange(1, n_draws + 1)[:, None]
+    weights: FloatArray = np.diff(shares[None, :] ** draws, axis=1)
+    best: FloatArray = weights @ ascending
+    return best
+
+
+def importances(study: optuna.Study, search: SearchRecord) -> dict[str, dict[str, float]]:
+    """How much each hyperparameter mattered, by each of Optuna's evaluators that can tell.
+
+    Args:
+        study: The study itself: the evaluators read it.
+        search: Its record.
+
+    Returns:
+        Evaluator name -> hyperparameter -> share of the total in [0, 1]. Empty where fewer than four trials are
+        complete, where nothing varied, or where no evaluator has an answer; fANOVA needs scikit-learn.
+    """
+    if len(search.scored()) < 4:
+        return {}
+    found = {}
+    for name, evaluator in _evaluators():
+        shares = _shares(study, evaluator)
+        if shares:
+            found[name] = shares
+    return found
+
+
+def _evaluators() -> list[tuple[str, optuna.importance.BaseImportanceEvaluator]]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some versions call the first experimental
+        evaluators: list[tuple[str, optuna.importance.BaseImportanceEvaluator]] = [
+            ("PED-ANOVA", optuna.importance.PedAnovaImportanceEvaluator())
+        ]
+        try:
+            evaluators.append(("fANOVA", optuna.importance.FanovaImportanceEvaluator(seed=0)))
+        except ImportError:  # scikit-learn is an extra
+            pass
+    return evaluators
+
+
+def _shares(study: optuna.Study, evaluator: optuna.importance.BaseImportanceEvaluator) -> dict[str, float]:
+    target = (lambda t: t.values[0]) if len(study.directions) > 1 else None
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about trials with NaN and single-valued hyperparameters, which we show anyway
+            found = optuna.importance.get_param_importances(study, evaluator=evaluator, target=target)
+    except (ValueError, RuntimeError):  # fewer trials than it needs, or all objectives equal
+        return {}
+    finally:
+        optuna.logging.set_verbosity(level)
+    return {name: share for name, share in found.items() if math.isfinite(share)}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the head of a report says.
+
+    Attributes:
+        best: The incumbent.
+        baseline: The trial of the user's own arguments.
+        gain: How much better the incumbent is, above zero is better; None where either is unknown.
+        spent: Full trainings spent.
+        full: Full trainings that the same trials would have cost without stopping any.
+        seconds: From the first beginning to the last end.
+        memory: The largest peak, in bytes.
+        counts: Trials per status.
+    """
+
+    best: TrialRecord | None
+    baseline: TrialRecord | None
+    gain: float | None
+    spent: float
+    full: float
+    seconds: float | None
+    memory: float | None
+    counts: dict[str, int]
+
+
+def summarize(search: SearchRecord) -> Summary:
+    """The head of a report."""
+    best, baseline = search.best(), search.baseline()
+    gain = None
+    if best and baseline and best.values and baseline.values:
+        difference = best.values[0] - baseline.values[0]
+        gain = -difference if search.minimize[0] else difference
+    begun = [t.begun for t in search.trials if t.begun]
+    ended = [t.ended for t in search.trials if t.ended]
+    ran = [t for t in search.trials if t.status != "running"]
+    return Summary(
+        best=best,
+        baseline=baseline,
+        gain=gain,
+        spent=sum(t.fidelity for t in search.trials),
+        full=float(len([t for t in ran if t.status != "failed"])) + sum(t.fidelity for t in ran if t.status == "failed"),
+        seconds=(max(ended) - min(begun)).total_seconds() if begun and ended else None,
+        memory=max((t.memory for t in search.trials if t.memory), default=None),
+        counts={s: n for s in ("complete", "pruned", "failed", "running") if (n := len(search.with_status(s)))},
+    )

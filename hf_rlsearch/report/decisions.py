@@ -1,0 +1,163 @@
+"""Why a trial was chosen or stopped: what the sampler and the pruner stored with it, in words.
+
+Everything is read from the trial's system attribute ``rl:decision``. Other samplers store nothing there; then the
+explanation says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+
+from hf_rlsearch.errors import ArgumentsError
+from hf_rlsearch.report.records import SearchRecord, TrialRecord
+from hf_rlsearch.report.scales import number, show
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """One decision.
+
+    Attributes:
+        trial: The trial that was chosen.
+        sentences: In plain words, most important first; never empty.
+        facts: (name, value) pairs for a small table.
+        contributions: Hyperparameter -> how much it spoke for the choice, any scale, larger is more.
+        attended: (trial number, weight in [0, 1]) that the agent looked at most, largest first.
+    """
+
+    trial: TrialRecord
+    sentences: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+    contributions: tuple[tuple[str, float], ...]
+    attended: tuple[tuple[int, float], ...]
+
+    def to_text(self) -> str:
+        """As lines for a terminal."""
+        lines = [f"Trial {self.trial.number} ({self.trial.status}): {_params(self.trial.params)}", *self.sentences]
+        lines += [f"  {name}: {value}" for name, value in self.facts]
+        if self.contributions:
+            lines += ["Hyperparameters by how much they spoke for the choice:"]
+            lines += [f"  {name}: {value:+.3f}" for name, value in self.contributions]
+        if self.attended:
+            listed = ", ".join(f"trial {n} ({w:.0%})" for n, w in self.attended)
+            lines.append(f"Looked at most: {listed}.")
+        return "\n".join(lines)
+
+
+def explain(source: optuna.Study | SearchRecord, number: int) -> Explanation:
+    """Explains why trial `number` was chosen, and why it was stopped if it was.
+
+    Args:
+        source: The study, or its record.
+        number: As in Optuna.
+
+    Returns:
+        The explanation; where the sampler stored nothing it says so.
+
+    Raises:
+        ArgumentsError: There is no such trial.
+    """
+    search = source if isinstance(source, SearchRecord) else SearchRecord.from_study(source)
+    trial = next((t for t in search.trials if t.number == number), None)
+    if trial is None:
+        known = f"0 to {search.trials[-1].number}" if search.trials else "none yet"
+        raise ArgumentsError(f"study {search.name!r} has no trial {number}; its trials are {known}.")
+    decision = trial.decision
+    return Explanation(
+        trial=trial,
+        sentences=tuple(_sentences(search, trial)),
+        facts=tuple(_facts(decision)),
+        contributions=_contributions(decision.get("contributions")),
+        attended=_attended(decision.get("attended")),
+    )
+
+
+def _sentences(search: SearchRecord, trial: TrialRecord) -> list[str]:
+    lines = []
+    if trial.role == "baseline":
+        lines.append("These are your own arguments, run first so that the gain of the search can be told.")
+    elif trial.role == "confirm":
+        lines.append("A repetition of the best trial under another seed, to confirm it.")
+    elif not trial.decision:
+        lines.append("The sampler that chose this trial stored no reason.")
+    else:
+        lines.append(_choice(search, trial.decision))
+    if trial.status == "pruned":
+        lines.append(_stop(trial))
+    elif trial.status == "failed":
+        lines.append(f"It failed: {(trial.failure or '').strip().splitlines()[-1] if trial.failure else 'no reason stored'}")
+    return lines
+
+
+def _choice(search: SearchRecord, decision: Mapping[str, Any]) -> str:
+    if isinstance(decision.get("reason"), str):
+        text = decision["reason"]
+        return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+    chance = _float(decision.get("improvement"))
+    if chance is not None:
+        return f"The agent gave it a chance of {chance:.0%} to become the best trial so far."
+    return "The agent chose it among the candidates of the search space."
+
+
+def _stop(trial: TrialRecord) -> str:
+    spent = f"after {trial.fidelity:.0%} of a full training"
+    stop = trial.decision.get("stop")
+    chance = _float(stop.get("chance")) if isinstance(stop, dict) else None
+    if chance is None:
+        return f"It was stopped {spent}."
+    return f"It was stopped {spent}: its chance to become the best trial had fallen to {chance:.1%}."
+
+
+_FACT_NAMES = {
+    "probability": "probability of this choice",
+    "mean": "predicted objective",
+    "std": "predicted spread",
+    "improvement": "chance to become the best",
+    "n_candidates": "candidates scored",
+    "mode": "decided by",
+}
+
+
+def _facts(decision: Mapping[str, Any]) -> list[tuple[str, str]]:
+    facts = [(label, _show(decision[key])) for key, label in _FACT_NAMES.items() if key in decision]
+    other = decision.get("alternative")
+    if isinstance(other, dict):
+        told = ", ".join(f"{_FACT_NAMES.get(k, k)} {_show(v)}" for k, v in other.items() if k != "params")
+        params = other.get("params")
+        facts.append(("best alternative", f"{_params(params)}: {told}" if isinstance(params, dict) else told))
+    return facts
+
+
+def _contributions(stored: Any) -> tuple[tuple[str, float], ...]:
+    pairs = stored.items() if isinstance(stored, dict) else ()
+    known = [(str(name), value) for name, raw in pairs if (value := _float(raw)) is not None]
+    return tuple(sorted(known, key=lambda pair: -abs(pair[1])))
+
+
+def _attended(stored: Any) -> tuple[tuple[int, float], ...]:
+    """A list of [number, weight] pairs, of {"trial", "weight"} dicts, or a dict number -> weight."""
+    if isinstance(stored, dict):
+        stored = list(stored.items())
+    pairs = []
+    for entry in stored if isinstance(stored, list) else ():
+        raw = (entry.get("trial"), entry.get("weight")) if isinstance(entry, dict) else tuple(entry)[:2]
+        weight = _float(raw[1]) if len(raw) == 2 else None
+        if weight is not None and str(raw[0]).isdigit():
+            pairs.append((int(raw[0]), weight))
+    return tuple(sorted(pairs, key=lambda pair: -pair[1]))
+
+
+def _float(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _show(value: Any) -> str:
+    return number(value) if isinstance(value, float) else show(value)
+
+
+def _params(params: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={show(value)}" for name, value in params.items()) or "no hyperparameters"

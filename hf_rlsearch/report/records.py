@@ -1,0 +1,213 @@
+"""The trials of a study as plain values for tables and plots, in the user's own sign.
+
+`history.py` turns the same trials into arrays for the agent, larger is better; a reader of a report wants to see the
+numbers as they were measured, with times, memory and reasons, so this is a second, display-only view.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from hf_rlsearch._typing import Params
+
+DECISION_KEY = "rl:decision"
+FRACTION_STEPS = 10_000
+_STATUS = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """One trial.
+
+    Attributes:
+        number: As in Optuna.
+        status: complete, pruned, failed, running or waiting.
+        role: baseline (the user's own arguments), search, or confirm (the winner under a new seed).
+        params: What was tried.
+        values: One number per objective; None unless complete with finite numbers.
+        curve: (step, value) as reported, ascending in step; not-finite values are left out.
+        fidelity: Share of a full training that was spent, in [0, 1].
+        begun: Wall clock, local time.
+        ended: Wall clock, local time; None while it runs.
+        seconds: How long it took, or has taken so far by what is stored.
+        memory: Peak, in bytes; None where it was not measured.
+        failure: Reason and traceback of a failed trial.
+        decision: What the sampler stored about its choice; empty where another sampler chose.
+        metrics: All numbers of the scored evaluation.
+        arguments: The resolved training arguments; empty in studies of other origin.
+    """
+
+    number: int
+    status: str
+    role: str
+    params: Params
+    values: tuple[float, ...] | None
+    curve: tuple[tuple[float, float], ...]
+    fidelity: float
+    begun: datetime | None
+    ended: datetime | None
+    seconds: float | None
+    memory: float | None
+    failure: str | None
+    decision: dict[str, Any]
+    metrics: dict[str, float]
+    arguments: dict[str, Any]
+
+    def score(self, objective: int = 0) -> float | None:
+        """The objective where it is known, else the last intermediate value, else None."""
+        if self.values is not None:
+            return self.values[objective]
+        return self.curve[-1][1] if self.curve and objective == 0 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRecord:
+    """One search.
+
+    Attributes:
+        name: The name of the study.
+        metrics: Name of each objective, as far as it is known.
+        minimize: Per objective, True where smaller is better.
+        trials: In the order of their numbers, waiting ones left out.
+        distributions: Of every hyperparameter that any trial used, in the order of first use.
+        max_step: The step of a full training.
+        fractions: True where steps are ten-thousandths of a trial's own training.
+        attributes: User attributes of the study.
+    """
+
+    name: str
+    metrics: tuple[str, ...]
+    minimize: tuple[bool, ...]
+    trials: tuple[TrialRecord, ...]
+    distributions: dict[str, BaseDistribution]
+    max_step: float
+    fractions: bool
+    attributes: dict[str, Any]
+
+    @classmethod
+    def from_study(cls, study: optuna.Study) -> SearchRecord:
+        """Reads every trial of `study` once."""
+        frozen = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
+        fractions = any("role" in t.user_attrs for t in frozen)
+        max_step = float(FRACTION_STEPS) if fractions else _longest(frozen)
+        distributions = {name: dist for t in frozen for name, dist in t.distributions.items()}
+        return cls(
+            name=study.study_name,
+            metrics=_metric_names(study),
+            minimize=tuple(d == optuna.study.StudyDirection.MINIMIZE for d in study.directions),
+            trials=tuple(_record(t, max_step) for t in frozen),
+            distributions=distributions,
+            max_step=max_step,
+            fractions=fractions,
+            attributes=dict(study.user_attrs),
+        )
+
+    def with_status(self, *status: str) -> list[TrialRecord]:
+        """The trials in any of these states."""
+        return [t for t in self.trials if t.status in status]
+
+    def scored(self) -> list[TrialRecord]:
+        """Complete trials with an objective, confirmations left out: they repeat a trial and would count it twice."""
+        return [t for t in self.trials if t.values is not None and t.role != "confirm"]
+
+    def best(self) -> TrialRecord | None:
+        """The incumbent on the first objective; None before any trial is complete."""
+        trials = self.scored()
+        choose = min if self.minimize[0] else max
+        return choose(trials, key=lambda t: t.values[0]) if trials else None  # type: ignore[index]
+
+    def baseline(self) -> TrialRecord | None:
+        """The trial of the user's own arguments, where there is one."""
+        return next((t for t in self.trials if t.role == "baseline"), None)
+
+    def better(self, a: float, b: float) -> bool:
+        """Whether objective value `a` is strictly better than `b`."""
+        return a < b if self.minimize[0] else a > b
+
+
+def _longest(trials: list[FrozenTrial]) -> float:
+    steps = [t.last_step for t in trials if t.state == TrialState.COMPLETE and t.last_step is not None]
+    steps = steps or [t.last_step for t in trials if t.last_step is not None]
+    return float(max(steps, default=1)) or 1.0
+
+
+def _metric_names(study: optuna.Study) -> tuple[str, ...]:
+    names = study.metric_names or study.user_attrs.get("metric")
+    names = [names] if isinstance(names, str) else names
+    if names and len(names) == len(study.directions):
+        return tuple(map(str, names))
+    n = len(study.directions)
+    return ("objective",) if n == 1 else tuple(f"objective {i}" for i in range(n))
+
+
+def _record(trial: FrozenTrial, max_step: float) -> TrialRecord:
+    attrs = trial.user_attrs
+    status = _STATUS[trial.state]
+    values = None
+    if status == "complete" and all(math.isfinite(v) for v in trial.values):
+        values = tuple(trial.values)
+    elif status == "complete":
+        status = "failed"
+    duration = None if trial.duration is None else trial.duration.total_seconds()
+    return TrialRecord(
+        number=trial.number,
+        status=status,
+        role=str(attrs.get("role", "search")),
+        params=dict(trial.params),
+        values=values,
+        curve=tuple((float(s), v) for s, v in sorted(trial.intermediate_values.items()) if math.isfinite(v)),
+        fidelity=_fidelity(trial, status, max_step),
+        begun=trial.datetime_start,
+        ended=trial.datetime_complete,
+        seconds=_number(attrs.get("seconds"), duration),
+        memory=_number(attrs.get("peak_memory")),
+        failure=_failure(trial, status),
+        decision=_json(trial.system_attrs.get(DECISION_KEY)),
+        metrics={k: float(v) for k, v in _json(attrs.get("metrics")).items() if _number(v) is not None},
+        arguments=_json(attrs.get("arguments")),
+    )
+
+
+def _fidelity(trial: FrozenTrial, status: str, max_step: float) -> float:
+    if status == "complete":
+        return 1.0
+    return min(1.0, (trial.last_step or 0) / max_step)
+
+
+def _failure(trial: FrozenTrial, status: str) -> str | None:
+    if status != "failed":
+        return None
+    if trial.state == TrialState.COMPLETE:
+        return f"the objective is {trial.values}, which is not a finite number"
+    text = trial.user_attrs.get("failure", trial.system_attrs.get("fail_reason"))
+    return str(text) if text else "no reason was stored"
+
+
+def _number(value: Any, otherwise: float | None = None) -> float | None:
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return otherwise
+
+
+def _json(value: Any) -> dict[str, Any]:
+    """A dict that may be stored as itself or as JSON text; anything else counts as absent."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            return {}
+    return dict(value) if isinstance(value, dict) else {}

@@ -1,0 +1,152 @@
+"""From a value to a place on an axis, with the ticks that a reader expects, and how numbers are written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+
+class Scale(Protocol):
+    """Anything that can place a value in [0, 1] and name its ticks."""
+
+    def place(self, value: Any) -> float:
+        """Where `value` is, 0 at the low end."""
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """(place, label) from low to high."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Even spacing from `low` to `high`."""
+
+    low: float
+    high: float
+    count: int = 5
+
+    @classmethod
+    def around(cls, values: Sequence[float], *, margin: float = 0.05, count: int = 5) -> Linear:
+        """A range that holds all `values` with some air; a single value gets a range around it."""
+        low, high = min(values, default=0.0), max(values, default=1.0)
+        air = (high - low) * margin or abs(low) * 0.1 or 0.5
+        return cls(low - air, high + air, count)
+
+    def place(self, value: Any) -> float:
+        """See Scale."""
+        return (float(value) - self.low) / (self.high - self.low)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Multiples of 1, 2 or 5 times a power of ten."""
+        step = nice_step((self.high - self.low) / self.count)
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        return [(self.place(i * step), number(i * step)) for i in range(first, last + 1)]
+
+
+@dataclass(frozen=True)
+class Log:
+    """Even spacing of powers from `low` to `high`, both above zero."""
+
+    low: float
+    high: float
+
+    def place(self, value: Any) -> float:
+        """See Scale."""
+        return math.log(float(value) / self.low) / math.log(self.high / self.low)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Powers of ten; where fewer than two lie inside, 1, 2, 3 and 5 times a power."""
+        powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        for factors in ((1,), (1, 3), (1, 2, 3, 5)):
+            values = [f * 10.0**p for p in powers for f in factors]
+            inside = [v for v in values if self.low * 0.999 <= v <= self.high * 1.001]
+            if len(inside) >= 3:
+                break
+        return [(self.place(v), number(v)) for v in inside]
+
+
+@dataclass(frozen=True)
+class Category:
+    """One place per choice, each in the middle of its share."""
+
+    choices: tuple[Any, ...]
+
+    def place(self, value: Any) -> float:
+        """See Scale; the places of equal choices are equal, and True is not 1."""
+        index = next(i for i, c in enumerate(self.choices) if c == value and type(c) is type(value))
+        return (index + 0.5) / len(self.choices)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Every choice."""
+        return [(self.place(c), shorten(str(c), 14)) for c in self.choices]
+
+
+def scale_of(distribution: BaseDistribution, values: Sequence[Any]) -> Linear | Log | Category:
+    """The scale of a hyperparameter: its range, or its choices and any `values` outside of them."""
+    if isinstance(distribution, CategoricalDistribution):
+        extra = [v for v in dict.fromkeys(values) if not _holds(distribution.choices, v)]
+        return Category((*distribution.choices, *extra))
+    if not isinstance(distribution, FloatDistribution | IntDistribution):
+        return Category(tuple(dict.fromkeys(values)))
+    low = min([distribution.low, *values])
+    high = max([distribution.high, *values])
+    if low == high:
+        return Linear.around([low])
+    return Log(low, high) if distribution.log else Linear(low, high)
+
+
+def _holds(choices: Sequence[Any], value: Any) -> bool:
+    return any(c == value and type(c) is type(value) for c in choices)
+
+
+def nice_step(step: float) -> float:
+    """The smallest of 1, 2, 5 and 10 times a power of ten that is at least `step`, which is above zero."""
+    power = 10.0 ** math.floor(math.log10(step))
+    return next(f * power for f in (1, 2, 5, 10) if f * power >= step * (1 - 1e-9))
+
+
+def number(value: float, digits: int = 4) -> str:
+    """A number as a person would write it: 0.0301, 2e-05, 12,800."""
+    if value == 0:
+        return "0"
+    if not math.isfinite(value):
+        return str(value)
+    if abs(value) < 1e-3 or abs(value) >= 1e7:
+        mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+        mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+        return f"{mantissa}e{int(exponent)}"
+    if abs(value) >= 10_000:
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"
+
+
+def show(value: Any) -> str:
+    """Any value of a hyperparameter as text."""
+    if isinstance(value, float):
+        return number(value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as 4.2 s, 3 min 12 s, 2 h 05 min; an unknown one as a dash."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(n_bytes: float | None) -> str:
+    """Bytes as 812 MB or 3.4 GB; an unknown one as a dash."""
+    if n_bytes is None:
+        return "–"
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
+
+
+def shorten(text: str, width: int) -> str:
+    """`text` cut to `width` characters, the cut marked."""
+    return text if len(text) <= width else text[: width - 1] + "…"

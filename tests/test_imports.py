@@ -1,0 +1,57 @@
+"""`import hf_rlsearch` is cheap, and every public name can be imported."""
+
+import importlib
+import json
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "stable_baselines3", "transformers.trainer", "gymnasium", "matplotlib", "datasets", "evaluate")
+SECONDS = 0.3
+
+PROBE = """
+import json, sys, time
+begun = time.perf_counter()
+import hf_rlsearch
+{more}
+print(json.dumps([time.perf_counter() - begun, sorted(sys.modules)]))
+"""
+
+
+def probe(more: str = "") -> tuple[float, list[str]]:
+    """Seconds that the import took in a fresh interpreter, and the modules that it left loaded."""
+    command = [sys.executable, "-c", PROBE.format(more=more)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    seconds, modules = json.loads(run.stdout)
+    return seconds, modules
+
+
+def heavy(modules: list[str]) -> list[str]:
+    return [name for name in HEAVY if name in modules]
+
+
+def test_import_is_fast_and_loads_nothing_heavy() -> None:
+    runs = [probe() for _ in range(3)]
+    assert [heavy(modules) for _, modules in runs] == [[], [], []]
+    assert statistics.median(seconds for seconds, _ in runs) < SECONDS
+
+
+def test_the_check_can_fail() -> None:
+    _, modules = probe("import matplotlib")
+    assert heavy(modules) == ["matplotlib"]
+    seconds, _ = probe(f"time.sleep({SECONDS})")
+    assert seconds > SECONDS
+
+
+def test_public_names_exist() -> None:
+    package = importlib.import_module("hf_rlsearch")
+    assert [name for name in package.__all__ if not hasattr(package, name)] == []
+    assert set(package.__all__) <= set(dir(package))
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    package = importlib.import_module("hf_rlsearch")
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = package.no_such_name

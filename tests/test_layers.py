@@ -1,0 +1,165 @@
+"""Imports go one way only: each module has a number, and imports only from lower ones.
+
+The imports are read from the syntax tree, so those inside functions and under ``TYPE_CHECKING`` count as well.
+"""
+
+import ast
+import importlib.util
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "hf_rlsearch"
+
+# The one table: a module or a folder (the longest name that fits counts) -> its layer.
+LAYERS: dict[str, int] = {
+    "errors": 0,
+    "_typing": 0,
+    "_version": 0,
+    "space": 1,
+    "history": 1,
+    "knowledge": 1,
+    "metrics": 1,
+    "observation": 2,
+    "tasks": 2,
+    "env": 3,
+    "policy": 4,
+    "weights": 4,
+    "agent": 5,
+    "meta_train": 5,
+    "sampler": 6,
+    "pruner": 6,
+    "report": 6,
+    "backend": 7,
+    "__init__": 8,
+    "demo": 8,
+    "cli": 9,
+    "__main__": 9,
+}
+
+# Who may name a library. A library that is not here, is not a dependency or comes from the wrong place fails the test.
+MAY_NAME: dict[str, set[str]] = {
+    "optuna": {"space", "history", "sampler", "pruner", "report", "backend", "cli"},
+    "gymnasium": {"env", "policy", "agent", "meta_train"},
+    "stable_baselines3": {"policy.sb3", "agent", "meta_train"},
+    "transformers": {"backend", "demo", "__init__"},
+    "accelerate": {"backend", "demo"},
+    "datasets": {"backend", "demo"},
+    "evaluate": {"metrics"},
+    "safetensors": {"weights", "policy", "agent", "meta_train"},
+    "matplotlib": {"report"},
+    "sklearn": {"metrics", "report", "agent"},
+    "rich": {"report", "backend", "demo", "cli", "meta_train"},
+    "tqdm": {"backend"},
+}
+ANYWHERE = {"numpy"}
+TORCH_FROM_LAYER = 4
+
+
+def module_name(path: Path) -> str:
+    """``hf_rlsearch/policy/sb3.py`` -> ``policy.sb3``; the package's own ``__init__`` keeps its name."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+def lookup(name: str, names: "dict[str, int] | set[str]") -> str | None:
+    """The longest entry that is `name` or a package above it."""
+    parts = name.split(".")
+    prefixes = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+    return next((prefix for prefix in prefixes if prefix in names), None)
+
+
+def imports(source: str, package: str) -> Iterator[str]:
+    """Absolute dotted names of everything that `source`, a module inside `package`, imports."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            relative = "." * node.level + (node.module or "")
+            base = importlib.util.resolve_name(relative, package) if node.level else relative
+            # `from hf_rlsearch import env` names the module env, `from hf_rlsearch.env import X` names env as well.
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def problems(name: str, source: str, *, is_package: bool = False) -> list[str]:
+    """What `source`, as the module `name`, imports although it may not."""
+    own = lookup(name, LAYERS)
+    if own is None:
+        return [f"{name} is in no layer: add it to LAYERS"]
+    package = "hf_rlsearch" if name == "__init__" else f"hf_rlsearch.{name}"
+    package = package if is_package else package.rpartition(".")[0]
+    found = []
+    for target in imports(source, package):
+        top, _, rest = target.partition(".")
+        if top == "hf_rlsearch":
+            found += own_package_problem(name, own, rest)
+        elif top not in sys.stdlib_module_names:
+            found += library_problem(name, LAYERS[own], top)
+    return found
+
+
+def own_package_problem(name: str, own: str, rest: str) -> list[str]:
+    target = lookup(rest, LAYERS) or "__init__"
+    if target == own or LAYERS[target] < LAYERS[own]:
+        return []
+    return [f"{name} (layer {LAYERS[own]}) imports {rest or 'hf_rlsearch'} ({target}, layer {LAYERS[target]})"]
+
+
+def library_problem(name: str, layer: int, library: str) -> list[str]:
+    if library in ANYWHERE:
+        return []
+    if library == "torch":
+        return [] if layer >= TORCH_FROM_LAYER else [f"{name} (layer {layer}) imports torch"]
+    if library not in MAY_NAME:
+        return [f"{name} imports {library}, which nobody may name: see MAY_NAME"]
+    return [] if lookup(name, MAY_NAME[library]) else [f"{name} imports {library}: only {sorted(MAY_NAME[library])} may"]
+
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_downwards(path: Path) -> None:
+    assert problems(module_name(path), path.read_text(), is_package=path.name == "__init__.py") == []
+
+
+def test_every_entry_of_the_table_exists() -> None:
+    gone = [name for name in LAYERS if not list(PACKAGE.glob(f"{name.replace('.', '/')}*"))]
+    assert set(gone) <= {"__main__"}
+
+
+def test_every_library_is_a_declared_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [line for lines in project["optional-dependencies"].values() for line in lines]
+    declared = {re.match(r"[\w-]+", line).group().replace("-", "_") for line in project["dependencies"] + extras}  # type: ignore[union-attr]
+    named = {"scikit_learn" if name == "sklearn" else name for name in MAY_NAME} - {"tqdm"}
+    assert named | ANYWHERE | {"torch"} <= declared
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "text"),
+    [
+        ("space", "from hf_rlsearch.sampler import RLSampler", "imports sampler"),
+        ("space", "import torch", "imports torch"),
+        ("env", "def f():\n    from hf_rlsearch import agent", "imports agent"),
+        ("sampler", "import transformers", "imports transformers"),
+        ("policy.network", "import stable_baselines3.ppo", "imports stable_baselines3"),
+        ("brand_new", "import json", "is in no layer"),
+        ("errors", "import hf_rlsearch", "layer 8"),
+        ("metrics.glue", "import requests", "nobody may name"),
+        ("sampler", "from ..hf_rlsearch.backend import run", "imports backend"),
+    ],
+)
+def test_the_check_can_fail(name: str, source: str, text: str) -> None:
+    package = source.replace("..hf_rlsearch", ".")  # one relative import among them
+    assert any(text in line for line in problems(name, package))
+
+
+def test_equal_layers_do_not_import_each_other() -> None:
+    assert problems("history", "from hf_rlsearch.space import SearchSpace") != []
+    assert problems("policy.sb3", "from hf_rlsearch.policy.network import Network") == []
