@@ -74,16 +74,15 @@ def neighbours(
     movable = np.flatnonzero(n_levels > 1)
     if len(centres) == 0 or len(movable) == 0 or count <= 0:
         return np.empty((0, len(n_levels)), dtype=np.int64)
-    rows = fill_missing(rng, n_levels, centres)[rng.integers(len(centres), size=count)]
-    here = np.arange(count)
-    first = rng.choice(movable, size=count)
+    drawn = 2 * count  # about half of them are different
+    rows = fill_missing(rng, n_levels, centres)[rng.integers(len(centres), size=drawn)]
+    here = np.arange(drawn)
+    first, second = rng.choice(movable, size=(2, drawn))
     rows[here, first] = _moved(rng, n_levels[first], rows[here, first], ordered[first])
-    if len(movable) > 1:
-        second = rng.choice(movable, size=count)
-        twice = (rng.random(count) < 0.5) & (second != first)
-        moved = _moved(rng, n_levels[second], rows[here, second], ordered[second])
-        rows[here, second] = np.where(twice, moved, rows[here, second])
-    return unique_rows(rows)
+    moved = _moved(rng, n_levels[second], rows[here, second], ordered[second])
+    twice = (rng.random(drawn) < 0.5) & (second != first)
+    rows[here, second] = np.where(twice, moved, rows[here, second])
+    return unique_rows(rows)[:count]
 
 
 def random_rows(rng: np.random.Generator, n_levels: IntArray, count: int) -> IntArray:

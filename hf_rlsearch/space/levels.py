@@ -20,6 +20,7 @@ _PER_DECADE_DEFAULT = (3, 5, 13)
 _MAX_ALL_INTS = 12
 _SPREAD_INTS = 9
 _LINEAR_POINTS = (9, 8, 7, 6, 5)
+_ROUND_STEPS = (((1,), (2,), (5,), (2, 5)), ((3,), (4,), (6,), (8,)))
 
 
 def make_levels(
@@ -163,11 +164,13 @@ def _round_log(low: float, high: float, i: int, count: int) -> float:
 
 
 def _round_count(low: float, high: float) -> int:
-    """The number of points whose distance has the fewest digits: 0.0 to 0.3 in steps of 0.05, not 0.0375."""
+    """The number of points that lie a round distance apart: 0.0 to 0.3 in steps of 0.05, not 0.0375."""
     width = Decimal(str(high)) - Decimal(str(low))
-    digits = {count: len((width / (count - 1)).normalize().as_tuple().digits) for count in _LINEAR_POINTS}
-    best = min(_LINEAR_POINTS, key=lambda count: digits[count])
-    return best if digits[best] <= 2 else 7
+    for digits in _ROUND_STEPS:
+        for count in _LINEAR_POINTS:
+            if (width / (count - 1)).normalize().as_tuple().digits in digits:
+                return count
+    return 7
 
 
 def _round_linear(low: float, high: float, i: int, count: int) -> float:

@@ -83,7 +83,7 @@ class _Recorder:
 
     def run(self) -> None:
         trial = RecordingTrial(number=self.n_runs, rng=self.rng, seen=self.seen)
-        with_model = self.model_init is not None and self.model_init_seconds < _MODEL_INIT_SECONDS
+        with_model = self.model_init is not None and self.model_init_seconds <= _MODEL_INIT_SECONDS
         try:
             self._run_hp_space(trial)
             if with_model:

@@ -117,6 +117,8 @@ class RecordingTrial(BaseTrial):
             with warnings.catch_warnings():  # Optuna says it again when a real trial suggests
                 warnings.simplefilter("ignore")
                 distribution = make()
+            if isinstance(distribution, IntDistribution):
+                float(distribution.low), float(distribution.high)  # a storage keeps every value as a float
             if name in self._distributions:
                 check_distribution_compatibility(self._distributions[name], distribution)
         except (TypeError, ValueError, OverflowError) as error:
