@@ -1,0 +1,255 @@
+"""The predictor: attention from candidates to finished trials, and a distribution of outcomes per candidate.
+
+Permutation-invariant over trials, equivariant over candidates and hyperparameters, any number of either. A configuration is
+the sum of the embeddings of its levels; a level is embedded once per search from its role and absolute value, the marginal
+picture that the history gives of it, and the other hyperparameters of the space. Attention is biased by a learned distance
+between configurations, so that it starts as kernel regression and learns what a kernel cannot.
+
+Letters: B searches, T trials, C candidates, H hyperparameters, L levels, W width.
+
+Sources: in-context prediction from a prior, Müller et al. 2023 (PFNs4BO, ICML); attention over trials for hyperparameter
+search, Maraval et al. 2023 (NAP, NeurIPS); outcome bins, Müller et al. 2022 (arXiv:2112.10510).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hf_rlsearch.observation import (
+    N_CONTEXT_FEATURES,
+    N_LEVEL_FEATURES,
+    N_STATIC_FEATURES,
+    N_TRIAL_FEATURES,
+    Observation,
+)
+
+# Edges of the outcome bins: improvement over the incumbent on the compressed scale of `compress`. Finest around zero,
+# where the choice is made; symmetric would waste bins, as losing much or very much is the same to a searcher.
+BIN_EDGES = (
+    -1.4, -1.0, -0.75, -0.55, -0.4, -0.3, -0.22, -0.16, -0.11, -0.075, -0.05, -0.03, -0.015, -0.005,
+    0.0005, 0.005, 0.015, 0.03, 0.05, 0.075, 0.11, 0.16, 0.22, 0.3, 0.4, 0.55, 0.75, 1.0, 1.4,
+)  # fmt: skip
+N_BINS = len(BIN_EDGES) + 1
+_OUTER = (-1.9, 1.8)  # representative values of the two open bins
+
+
+def bin_values() -> Tensor:
+    """N_BINS improvements, one standing for each bin."""
+    edges = torch.tensor(BIN_EDGES)
+    inner = (edges[1:] + edges[:-1]) / 2
+    return torch.cat([torch.tensor(_OUTER[:1]), inner, torch.tensor(_OUTER[1:])])
+
+
+def compress(utility: Tensor) -> Tensor:
+    """Utility (0 = median, 1 = best of the task) with its lower tail compressed: all bad trials are alike."""
+    return torch.where(utility >= 0, utility, -0.5 * torch.log1p(-utility.clamp(max=0)))
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Sizes of the network, stored with the weights.
+
+    Attributes:
+        width: W.
+        heads: Attention heads.
+        history_blocks: Self-attention blocks over trials.
+        candidate_blocks: Cross-attention blocks from candidates to trials.
+    """
+
+    width: int = 64
+    heads: int = 4
+    history_blocks: int = 2
+    candidate_blocks: int = 2
+
+    def to_dict(self) -> dict[str, int]:
+        """Plain data for the card."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """An `Observation` as tensors on one device; same shapes and meaning."""
+
+    static: Tensor
+    level_features: Tensor
+    positions: Tensor
+    ordered: Tensor
+    trials: Tensor
+    trial_features: Tensor
+    trial_mask: Tensor
+    incumbent: Tensor
+    candidates: Tensor
+    context: Tensor
+
+    @classmethod
+    def of(cls, observation: Observation, device: torch.device | str = "cpu") -> Arrays:
+        """Moves an observation to a device."""
+        space = observation.space
+        arrays = (
+            space.static, space.level_features, space.positions, space.ordered, observation.trials,
+            observation.trial_features, observation.trial_mask, observation.incumbent, observation.candidates,
+            observation.context,
+        )  # fmt: skip
+        return cls(*(torch.as_tensor(a, device=device) for a in arrays))
+
+
+def _mlp(n_in: int, width: int, n_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(n_in, width), nn.GELU(), nn.Linear(width, n_out))
+
+
+class BiasedAttention(nn.Module):
+    """Multi-head attention whose logits carry an additive bias, with one learned key that stands for "no such trial"."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key_value, self.out = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
+        self.null_key, self.null_value = nn.Parameter(torch.zeros(1, 1, width)), nn.Parameter(torch.zeros(1, 1, width))
+
+    def forward(self, x: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
+        """Attends from x (B x N x W) to memory (B x T x W) with a bias of B x heads x N x T."""
+        B, N, W = x.shape
+        key, value = self.key_value(memory).chunk(2, dim=-1)
+        key = torch.cat([self.null_key.expand(B, 1, W), key], dim=1)
+        value = torch.cat([self.null_value.expand(B, 1, W), value], dim=1)
+        bias = F.pad(bias, (1, 0))
+        split = [t.view(B, -1, self.heads, W // self.heads).transpose(1, 2) for t in (self.query(x), key, value)]
+        mixed = F.scaled_dot_product_attention(split[0], split[1], split[2], attn_mask=bias)
+        return torch.as_tensor(self.out(mixed.transpose(1, 2).reshape(B, N, W)))
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward with residual connections."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm_x, self.norm_memory, self.norm_out = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = BiasedAttention(width, heads)
+        self.feed_forward = _mlp(width, 2 * width, width)
+
+    def forward(self, x: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
+        """Same shapes as `BiasedAttention.forward`."""
+        x = x + self.attention(self.norm_x(x), self.norm_memory(memory), bias)
+        return torch.as_tensor(x + self.feed_forward(self.norm_out(x)))
+
+
+class Predictor(nn.Module):
+    """Observation -> distribution of each candidate's improvement over the incumbent."""
+
+    N_MARGINALS = 10
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        W, heads = config.width, config.heads
+        self.context = _mlp(N_CONTEXT_FEATURES, W, W)
+        self.level_in = _mlp(N_STATIC_FEATURES + N_LEVEL_FEATURES, W, W)
+        self.level_marginal = _mlp(W + self.N_MARGINALS, W, W)
+        self.space_block = Block(W, heads)
+        self.level_out = _mlp(2 * W, W, W)
+        self.scales = nn.Linear(W, config.history_blocks * heads + config.candidate_blocks * heads)
+        self.trial_in = _mlp(N_TRIAL_FEATURES, W, W)
+        self.candidate_in = _mlp(2 * W, W, W)
+        self.history = nn.ModuleList(Block(W, heads) for _ in range(config.history_blocks))
+        self.cross = nn.ModuleList(Block(W, heads) for _ in range(config.candidate_blocks))
+        self.head = nn.Sequential(nn.LayerNorm(W), _mlp(W, 2 * W, N_BINS))
+        self.register_buffer("bins", bin_values(), persistent=False)
+
+    def forward(self, arrays: Arrays) -> Tensor:
+        """B x C x N_BINS logits of the improvement over the incumbent (over the median while there is none)."""
+        return torch.as_tensor(self.head(self.embed(arrays)))
+
+    def embed(self, arrays: Arrays) -> Tensor:
+        """B x C x W, what the network knows of each candidate."""
+        context = self.context(arrays.context)
+        levels, per_hyperparameter = self._levels(arrays, context)
+        scales = F.softplus(self.scales(per_hyperparameter) + 1.0) * arrays.static[..., :1]  # B x H x blocks*heads
+        trials = self._sum_levels(levels, arrays.trials) + self.trial_in(arrays.trial_features) + context[:, None]
+        candidates = self._sum_levels(levels, arrays.candidates)
+        candidates = candidates + self.candidate_in(torch.cat([candidates, context[:, None].expand_as(candidates)], -1))
+        heads, split = self.config.heads, self.config.history_blocks * self.config.heads
+        among = self._bias(arrays, arrays.trials, scales[..., :split])
+        towards = self._bias(arrays, arrays.candidates, scales[..., split:])
+        for i, block in enumerate(self.history):
+            trials = block(trials, trials, among[:, i * heads : (i + 1) * heads])
+        for i, block in enumerate(self.cross):
+            candidates = block(candidates, trials, towards[:, i * heads : (i + 1) * heads])
+        return candidates
+
+    def _levels(self, arrays: Arrays, context: Tensor) -> tuple[Tensor, Tensor]:
+        """B x H x L x W embeddings of all levels, and B x H x W of the hyperparameters.
+
+        Padding outweighs real levels several times, so the layers run over the N real ones only.
+        """
+        real = arrays.level_features[..., 5] > 0
+        b, h, level = real.nonzero(as_tuple=True)
+        features = [arrays.static[b, h], arrays.level_features[b, h, level]]
+        embedded = self.level_in(torch.cat(features, -1)) + context[b]
+        embedded = embedded + self.level_marginal(torch.cat([embedded, self._marginals(arrays, b, h, level)], -1))
+        B, H, L = real.shape
+        total = embedded.new_zeros(B * H, embedded.shape[1]).index_add(0, b * H + h, embedded)
+        pooled = total.view(B, H, -1) / real.sum(2, keepdim=True).clamp(min=1)
+        absent = (arrays.static[..., 0] == 0)[:, None, None, :]
+        bias = torch.zeros_like(absent, dtype=pooled.dtype).masked_fill(absent, -1e4)
+        pooled = self.space_block(pooled, pooled, bias.expand(-1, self.config.heads, H, -1))
+        embedded = embedded + self.level_out(torch.cat([embedded, pooled[b, h]], -1))
+        dense = embedded.new_zeros(B, H, L, embedded.shape[1]).index_put((b, h, level), embedded)
+        return dense, pooled
+
+    def _marginals(self, arrays: Arrays, b: Tensor, h: Tensor, level: Tensor) -> Tensor:
+        """N x N_MARGINALS: what the history says of each level alone, at two kernel widths, and of the incumbent."""
+        index = arrays.trials.transpose(1, 2)[b, h]  # N x T
+        known = (index >= 0) & (arrays.trial_mask & (arrays.trial_features[..., 4] > 0))[b]
+        value, rank = arrays.trial_features[b, :, 0], arrays.trial_features[b, :, 2]  # 0 best, negative below; in [0, 1]
+        ordered, own = arrays.ordered[b, h], arrays.positions[b, h, level]
+        places = arrays.positions[b, h]
+        gap = (own[:, None] - torch.gather(places, 1, index.clamp(min=0))).abs()
+        gap = torch.where(ordered[:, None], gap, (index != level[:, None]).float())
+        features = []
+        for width in (0.08, 0.3):
+            weight = torch.exp(-0.5 * (gap / width) ** 2) * known
+            mass = weight.sum(-1)
+            features += [(weight * value).sum(-1) / (mass + 0.3), (weight * rank).sum(-1) / (mass + 0.3), torch.log1p(mass)]
+        if index.shape[1]:
+            best = torch.gather(index, 1, arrays.incumbent[b].clamp(min=0)[:, None])[:, 0]
+            has = ((arrays.incumbent[b] >= 0) & (best >= 0)).float()
+            signed = (own - torch.gather(places, 1, best.clamp(min=0)[:, None])[:, 0]) * ordered * has
+            features += [signed, signed.abs(), (best == level) * has, has]
+        else:
+            features += [torch.zeros_like(own)] * 4
+        return torch.stack(features, dim=-1)
+
+    @staticmethod
+    def _sum_levels(levels: Tensor, rows: Tensor) -> Tensor:
+        """Sums the embeddings of each row's levels: B x H x L x W, B x N x H -> B x N x W."""
+        B, H, L, W = levels.shape
+        flat = levels.reshape(B, H * L, W)
+        offset = torch.arange(H, device=rows.device) * L
+        index = (rows.clamp(min=0) + offset).reshape(B, -1, 1).expand(-1, -1, W)
+        picked = torch.gather(flat, 1, index).view(B, rows.shape[1], H, W)
+        return (picked * (rows >= 0)[..., None]).sum(2)
+
+    def _bias(self, arrays: Arrays, rows: Tensor, scales: Tensor) -> Tensor:
+        """Minus the learned squared distance from rows to trials, B x heads x N x T; padding is far away."""
+        own, other = self._at(arrays, rows), self._at(arrays, arrays.trials)
+        gap = (own[:, :, None] - other[:, None]).abs()  # B x N x T x H
+        differs = (rows[:, :, None] != arrays.trials[:, None]).float()
+        gap = torch.where(arrays.ordered[:, None, None], gap, differs)
+        missing = (rows < 0)[:, :, None] | (arrays.trials < 0)[:, None]
+        gap = gap.masked_fill(missing, 0.5) * arrays.static[:, None, None, :, 0]
+        distance = torch.einsum("bnth,bhk->bknt", gap**2 + 0.3 * gap, scales)
+        return (-distance).masked_fill(~arrays.trial_mask[:, None, None], -1e4)
+
+    @staticmethod
+    def _at(arrays: Arrays, rows: Tensor) -> Tensor:
+        """Positions of rows of level indices, B x N x H."""
+        return torch.gather(arrays.positions, 2, rows.clamp(min=0).transpose(1, 2)).transpose(1, 2)
+
+
+def expected_improvement(logits: Tensor, bins: Tensor) -> Tensor:
+    """B x C expected improvement over the incumbent under the predicted distribution."""
+    return (logits.softmax(-1) * bins.clamp(min=0)).sum(-1)

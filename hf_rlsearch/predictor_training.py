@@ -1,0 +1,212 @@
+"""Stage one of meta-training: the predictor learns, by likelihood, the outcome of every candidate from every history.
+
+Resumable to the step: the randomness of step k comes from (seed, k) alone, and a checkpoint is safetensors and JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from hf_rlsearch._typing import FloatArray, IntArray
+from hf_rlsearch.observation import task_space_arrays
+from hf_rlsearch.policy.network import (
+    BIN_EDGES,
+    Arrays,
+    NetworkConfig,
+    Predictor,
+    compress,
+    expected_improvement,
+)
+from hf_rlsearch.tasks.prior import TaskBatch, draw
+from hf_rlsearch.tasks.simulate import Trained, draw_history, observe_tasks, train_partly
+
+
+@dataclass(frozen=True)
+class PredictorTraining:
+    """Settings of stage one.
+
+    Attributes:
+        steps: Gradient steps.
+        batch_size: Tasks per step.
+        n_targets: Candidates scored per task; half at random, half close to the incumbent.
+        reuse: Steps that share drawn tasks, each with fresh histories: drawing costs as much as learning.
+        learning_rate: Peak; rises over `warmup` steps, then falls as a cosine to zero.
+        warmup: Steps.
+        seed: Of everything.
+    """
+
+    steps: int = 16_000
+    batch_size: int = 64
+    n_targets: int = 48
+    reuse: int = 3
+    learning_rate: float = 1.5e-3
+    warmup: int = 300
+    seed: int = 0
+
+
+LENGTHS = (2, 5, 10, 20, 40)
+_LENGTH_SHARES = (0.15, 0.2, 0.25, 0.25, 0.15)
+
+
+def train_predictor(
+    settings: PredictorTraining,
+    config: NetworkConfig,
+    folder: Path,
+    *,
+    device: str = "cpu",
+    log_every: int = 200,
+) -> Predictor:
+    """Trains the predictor, continuing from `folder` if it holds a checkpoint of the same settings.
+
+    Args:
+        settings: What to do.
+        config: Sizes of the network.
+        folder: Where checkpoints and `predictor.log.jsonl` go.
+        device: "cpu" or "cuda".
+        log_every: Steps between two lines of the log and two checkpoints.
+    """
+    torch.manual_seed(settings.seed)
+    network = Predictor(config).to(device)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
+    start = _resume(folder, network, optimizer, settings)
+    losses, began = [], time.perf_counter()
+    tasks: TaskBatch | None = None
+    for step in range(start, settings.steps):
+        rng = np.random.default_rng([settings.seed, 1, step])
+        if tasks is None or step % settings.reuse == 0:
+            drawing = np.random.default_rng([settings.seed, 2, step // settings.reuse])
+            tasks = draw(drawing, settings.batch_size, 192)
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * _schedule(step, settings)
+        loss = _loss(network, tasks, rng, settings, device)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+        if (step + 1) % log_every == 0 or step + 1 == settings.steps:
+            seconds = (time.perf_counter() - began) / len(losses)
+            _log(folder, {"step": step + 1, "loss": float(np.mean(losses[-log_every:])), "seconds_per_step": seconds})
+            _save(folder, network, optimizer, settings, step + 1)
+    return network
+
+
+def _schedule(step: int, settings: PredictorTraining) -> float:
+    progress = max(0.0, (step - settings.warmup) / max(1, settings.steps - settings.warmup))
+    return float(min(1.0, (step + 1) / settings.warmup) * 0.5 * (1 + np.cos(np.pi * min(1.0, progress))))
+
+
+def _loss(
+    network: Predictor, tasks: TaskBatch, rng: np.random.Generator, settings: PredictorTraining, device: str
+) -> Tensor:
+    """Cross-entropy of the binned improvement over the incumbent, mean over tasks and targets."""
+    length = int(rng.choice(LENGTHS, p=_LENGTH_SHARES))
+    chosen, mask = draw_history(rng, tasks, length)
+    trained = train_partly(rng, tasks, chosen, mask)
+    targets = _targets(rng, tasks, trained, settings.n_targets)
+    observation = observe_tasks(task_space_arrays(tasks), tasks, trained, targets)
+    labels = improvement_labels(tasks, chosen, observation.incumbent, targets)
+    logits = network(Arrays.of(observation, device))
+    losses = F.cross_entropy(logits.flatten(0, 1), labels.to(device).flatten(), reduction="none")
+    weight = torch.as_tensor(np.take_along_axis(tasks.candidate_mask, targets, 1), device=device).flatten().float()
+    return (losses * weight).sum() / weight.sum()
+
+
+def _targets(rng: np.random.Generator, tasks: TaskBatch, trained: Trained, n_targets: int) -> IntArray:
+    """B x n_targets candidates: the last trial, half by closeness to the best, the rest at random; values are not used."""
+    B, C = tasks.candidate_mask.shape
+    noise, blocked = rng.random((B, C)), np.where(tasks.candidate_mask, 0.0, np.inf)
+    if not trained.mask.shape[1]:
+        return np.argpartition(noise + blocked, n_targets, axis=1)[:, :n_targets]
+    best = np.where(trained.mask, np.nan_to_num(trained.values, nan=-np.inf), -np.inf).argmax(1)
+    centre = np.take_along_axis(trained.chosen, best[:, None], 1)
+    at = np.take_along_axis(tasks.candidates, centre[..., None], axis=1)
+    step = np.abs(tasks.candidates - at) / np.maximum(tasks.n_levels - 1, 1)[:, None]
+    distance = np.where(tasks.ordered[:, None], step, tasks.candidates != at).sum(2)
+    half = n_targets // 2
+    near = np.argpartition(distance + 0.6 * noise + blocked, half, axis=1)[:, :half]
+    uniform = np.argpartition(noise + blocked, n_targets - half - 1, axis=1)[:, : n_targets - half - 1]
+    last = np.take_along_axis(trained.chosen, np.maximum(trained.mask.sum(1, keepdims=True) - 1, 0), axis=1)
+    return np.concatenate([near, uniform, last], axis=1)
+
+
+def improvement_labels(tasks: TaskBatch, chosen: IntArray, incumbent: IntArray, targets: IntArray) -> Tensor:
+    """B x K index of the bin of each target's noiseless improvement over the incumbent (over the median without one)."""
+    utility = compress(torch.as_tensor(tasks.utility))
+    best = torch.as_tensor(np.take_along_axis(chosen, np.maximum(incumbent, 0)[:, None], axis=1))
+    reference = torch.gather(utility, 1, best).where(torch.as_tensor(incumbent >= 0)[:, None], torch.tensor(0.0))
+    delta = torch.gather(utility, 1, torch.as_tensor(targets)) - reference
+    return torch.bucketize(delta.float(), torch.tensor(BIN_EDGES))
+
+
+@torch.no_grad()
+def simulate_searches(network: Predictor, tasks: TaskBatch, n_trials: int, seed: int, device: str = "cpu") -> FloatArray:
+    """Searches by expected improvement: n_trials x B regret of the incumbent, clipped to [0, 1], 1 = median of the task."""
+    B = len(tasks)
+    space = task_space_arrays(tasks)
+    chosen, values = np.zeros((B, 0), int), np.zeros((B, 0))
+    regrets = []
+    for t in range(n_trials):
+        trained = Trained.complete(chosen, values, np.ones((B, t), bool))
+        observation = observe_tasks(space, tasks, trained)
+        score = expected_improvement(network(Arrays.of(observation, device)), network.bins).cpu().numpy()
+        pick = np.where(observation.candidate_mask, score, -np.inf).argmax(1)
+        chosen = np.concatenate([chosen, pick[:, None]], axis=1)
+        # The outcome of (task, candidate, seed) is the same whoever asks: searches are compared in pairs.
+        noise = np.random.default_rng(seed).standard_normal(tasks.utility.shape)
+        outcome = tasks.values + tasks.noise * tasks.spread[:, None] * noise
+        values = np.take_along_axis(outcome, chosen, axis=1)
+        best = np.take_along_axis(chosen, values.argmax(1)[:, None], axis=1)
+        regrets.append(np.clip(1 - np.take_along_axis(tasks.utility, best, axis=1)[:, 0], 0, 1))
+    return np.stack(regrets)
+
+
+def _log(folder: Path, row: dict[str, float]) -> None:
+    with (folder / "predictor.log.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _save(
+    folder: Path, network: Predictor, optimizer: torch.optim.Optimizer, settings: PredictorTraining, step: int
+) -> None:
+    """Weights and both Adam moments in one safetensors file, the step in its header; written beside, then moved."""
+    tensors = {f"weights.{k}": v.contiguous() for k, v in network.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{k}": torch.as_tensor(v).clone() for k, v in state.items()}
+    metadata = {"step": str(step), "settings": json.dumps(asdict(settings))}
+    save_file(tensors, folder / "predictor.partial", metadata=metadata)
+    (folder / "predictor.partial").replace(folder / "predictor.checkpoint.safetensors")
+
+
+def _resume(
+    folder: Path, network: Predictor, optimizer: torch.optim.Optimizer, settings: PredictorTraining
+) -> int:
+    """Loads the checkpoint of the same settings, if there is one; returns the step to go on from."""
+    path = folder / "predictor.checkpoint.safetensors"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        return 0
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    if json.loads(metadata["settings"]) != asdict(settings):
+        raise ValueError(f"{path} is of other settings: {metadata['settings']}. Choose another folder, or delete it.")
+    tensors = load_file(path)
+    network.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("weights.")})
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("adam."):
+            _, index, key = name.split(".")
+            state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return int(metadata["step"])

@@ -1,0 +1,1 @@
+"""Tasks: things to be tuned, synthetic (`prior`) or recorded (`recorded`)."""

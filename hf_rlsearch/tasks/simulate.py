@@ -1,0 +1,144 @@
+"""Histories of simulated searches: what a policy may have in front of it when it has to choose.
+
+Uniform histories teach what data say; greedy ones (later trials are good ones) look like the searches of a good policy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
+from hf_rlsearch.history import STATUS
+from hf_rlsearch.observation import Observation, SpaceArrays, observe
+from hf_rlsearch.tasks.curves import curves, draw_family
+from hf_rlsearch.tasks.prior import TaskBatch
+
+
+def draw_history(rng: np.random.Generator, tasks: TaskBatch, max_trials: int) -> tuple[IntArray, BoolArray]:
+    """Chooses trials for each task.
+
+    Args:
+        rng: Source of randomness.
+        tasks: B tasks.
+        max_trials: T; each task gets 0..T trials.
+
+    Returns:
+        B x T candidate indices in order of training, and B x T mask of real trials.
+    """
+    B, C = tasks.candidate_mask.shape
+    available = tasks.candidate_mask.sum(1)
+    count = np.minimum(rng.integers(0, max_trials + 1, B), np.maximum(available - 1, 0))
+    greed = rng.choice([0.0, 2.0, 5.0, 12.0], size=B, p=[0.4, 0.2, 0.2, 0.2]) * rng.random(B)
+    scale = np.clip(tasks.utility, -3, 1)
+    keys = np.where(tasks.candidate_mask, 0.0, -np.inf)
+    chosen = np.zeros((B, max_trials), int)
+    for t in range(max_trials):
+        ramp = greed * min(1.0, t / 8.0)
+        gumbel = rng.gumbel(size=(B, C))
+        chosen[:, t] = (keys + scale * ramp[:, None] + gumbel).argmax(1)
+        keys[np.arange(B), chosen[:, t]] = -np.inf
+    return chosen, np.arange(max_trials) < count[:, None]
+
+
+def measure(rng: np.random.Generator, tasks: TaskBatch, chosen: IntArray) -> FloatArray:
+    """Trains the chosen candidates once each: B x T values in the metric's units, larger is better, with seed noise."""
+    value = np.take_along_axis(tasks.values, chosen, axis=1)
+    noise = np.take_along_axis(tasks.noise, chosen, axis=1) * tasks.spread[:, None]
+    return np.asarray(value + noise * rng.standard_normal(chosen.shape))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The trainings of B simulated searches as they stand, every array B x T.
+
+    Attributes:
+        chosen: Candidate index.
+        values: Best value so far in the metric's units, NaN where there is none.
+        fidelity: In (0, 1].
+        status: Index into `STATUS`.
+        mask: True for a real trial.
+        at_reference: Best value up to the fidelity of the running trial, NaN where unknown.
+        at_half: Best value up to half of the own fidelity, NaN where unknown.
+    """
+
+    chosen: IntArray
+    values: FloatArray
+    fidelity: FloatArray
+    status: IntArray
+    mask: BoolArray
+    at_reference: FloatArray
+    at_half: FloatArray
+
+    @classmethod
+    def complete(cls, chosen: IntArray, values: FloatArray, mask: BoolArray) -> Trained:
+        """Trials that were all trained to the end, of which only the final value is known."""
+        full = np.ones_like(values)
+        status = np.full(values.shape, STATUS.index("complete"))
+        return cls(chosen, values, full, status, mask, values, np.full_like(values, np.nan))
+
+
+def train_partly(rng: np.random.Generator, tasks: TaskBatch, chosen: IntArray, mask: BoolArray) -> Trained:
+    """Trains the chosen candidates, some of them not to the end: a search with a stop rule.
+
+    A third of the tasks knows final values only. Elsewhere curves are known, the worse trials were pruned more often, and
+    in half of them the last trial is still running.
+    """
+    final = measure(rng, tasks, chosen)
+    B, T = final.shape
+    if not T:
+        return Trained.complete(chosen, final, mask)
+    median, unit = tasks.median[:, None], tasks.spread[:, None]
+    scaled = (final - median) / unit
+    pruned = rng.random((B, T)) < np.clip(rng.uniform(0, 1.2, (B, 1)) * (1.1 - np.clip(scaled, -1, 1)) / 2, 0, 0.9)
+    running = (np.arange(T) == mask.sum(1, keepdims=True) - 1) & (rng.random((B, 1)) < 0.5)
+    partial = pruned | running
+    fidelity = np.where(partial, np.maximum(rng.random((B, T)) ** 1.5, 0.02), 1.0)
+    reference = np.where(running.any(1), np.where(running, fidelity, 0).max(1), 1.0)[:, None]
+    points = np.stack([fidelity, np.minimum(reference, fidelity), fidelity / 2], axis=-1)
+    shown = curves(rng, draw_family(rng, B), scaled, points) * unit[..., None] + median[..., None]
+    value = np.where(partial, shown[..., 0], final)
+    at_reference = np.where(reference >= 1, value, np.where(fidelity >= reference, np.minimum(shown[..., 1], value), np.nan))
+    at_half = np.minimum(shown[..., 2], value)
+    failed = rng.random((B, T)) < 0.03
+    status = np.select(
+        [failed, running, pruned], [STATUS.index("failed"), STATUS.index("running"), STATUS.index("pruned")], 0
+    )
+    trained = Trained(chosen, value, fidelity, status, mask, at_reference, at_half)
+    plain = Trained.complete(chosen, final, mask)
+    blind = (rng.random(B) < 0.4)[:, None]
+    mixed = {
+        name: np.where(blind, getattr(plain, name), getattr(trained, name))
+        for name in ("values", "fidelity", "status", "at_reference", "at_half")
+    }
+    mixed["values"] = np.where(failed, np.nan, mixed["values"])
+    mixed["status"] = np.where(failed, STATUS.index("failed"), mixed["status"])
+    return Trained(chosen=chosen, mask=mask, **mixed)
+
+
+def observe_tasks(
+    space: SpaceArrays, tasks: TaskBatch, trained: Trained, targets: IntArray | None = None
+) -> Observation:
+    """The observation of B simulated searches.
+
+    Args:
+        space: From `observation.task_space_arrays(tasks)`.
+        tasks: B tasks.
+        trained: Their trainings so far.
+        targets: B x K candidate indices to score; all C where None.
+    """
+    rows = np.take_along_axis(tasks.candidates, trained.chosen[..., None], axis=1)
+    rows = np.where((tasks.roles >= 0)[:, None, :], rows, -1)
+    candidates = np.where((tasks.roles >= 0)[:, None, :], tasks.candidates, -1)
+    mask = tasks.candidate_mask.copy()
+    if targets is not None:
+        candidates = np.take_along_axis(candidates, targets[..., None], axis=1)
+        mask = np.take_along_axis(mask, targets, axis=1)
+    else:
+        b, t = np.nonzero(trained.mask)
+        mask[b, trained.chosen[b, t]] = False
+    return observe(
+        space, tasks.facts, rows, trained.values, trained.fidelity, trained.status, trained.mask, candidates, mask,
+        trained.at_reference, trained.at_half,
+    )  # fmt: skip
