@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -98,10 +99,8 @@ def _evaluators() -> list[tuple[str, optuna.importance.BaseImportanceEvaluator]]
         evaluators: list[tuple[str, optuna.importance.BaseImportanceEvaluator]] = [
             ("PED-ANOVA", optuna.importance.PedAnovaImportanceEvaluator())
         ]
-        try:
+        with suppress(ImportError):  # scikit-learn is an extra
             evaluators.append(("fANOVA", optuna.importance.FanovaImportanceEvaluator(seed=0)))
-        except ImportError:  # scikit-learn is an extra
-            pass
     return evaluators
 
 
@@ -111,7 +110,9 @@ def _shares(study: optuna.Study, evaluator: optuna.importance.BaseImportanceEval
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about trials with NaN and single-valued hyperparameters, which we show anyway
+            warnings.simplefilter(
+                "ignore"
+            )  # about trials with NaN and single-valued hyperparameters, which we show anyway
             found = optuna.importance.get_param_importances(study, evaluator=evaluator, target=target)
     except (ValueError, RuntimeError):  # fewer trials than it needs, or all objectives equal
         return {}
@@ -160,7 +161,8 @@ def summarize(search: SearchRecord) -> Summary:
         baseline=baseline,
         gain=gain,
         spent=sum(t.fidelity for t in search.trials),
-        full=float(len([t for t in ran if t.status != "failed"])) + sum(t.fidelity for t in ran if t.status == "failed"),
+        full=float(len([t for t in ran if t.status != "failed"]))
+        + sum(t.fidelity for t in ran if t.status == "failed"),
         seconds=(max(ended) - min(begun)).total_seconds() if begun and ended else None,
         memory=max((t.memory for t in search.trials if t.memory), default=None),
         counts={s: n for s in ("complete", "pruned", "failed", "running") if (n := len(search.with_status(s)))},

@@ -5,165 +5,176 @@ from __future__ import annotations
 from datetime import datetime
 
 from hf_rlsearch.report.analysis import Incumbent, expected_best, incumbents
-from hf_rlsearch.report.drawing import Dot, Drawing, Line, Rect, Text
-from hf_rlsearch.report.frame import STATUS_LOOK, Frame, Key, legend, status_keys
+from hf_rlsearch.report.drawing import Dot, Drawing, Line, Rect, Text, sheet
+from hf_rlsearch.report.frame import STATUS_LOOK, Frame, Key, legend, status_keys, tick_count
 from hf_rlsearch.report.records import SearchRecord, TrialRecord
-from hf_rlsearch.report.scales import Linear, duration, number
+from hf_rlsearch.report.scales import Linear, duration, number, robust
+
+_LANE = 26.0  # pixels per lane of the Gantt chart
 
 
-def best_so_far(search: SearchRecord) -> Drawing | None:
+def best_so_far(search: SearchRecord, *, narrow: bool = False) -> Drawing | None:
     """Incumbent against full trainings spent, with every trial and the expected best of random order."""
-    entries = [e for e in incumbents(search)]
+    entries = incumbents(search)
     values = [t.values[0] for t in search.scored() if t.values]
     if not values:
         return None
-    drawing = Drawing(
-        name="best-so-far",
-        title="Best so far against budget",
-        caption="The line is the best objective after so many full trainings of compute. The dashed curve is what the same "
-        "complete trials would give on average in random order without stopping any (Dodge et al. 2019): a search that "
-        "learns runs ahead of it.",
-        wide=True,
-        width=1160,
+    drawing = sheet(
+        "best-so-far",
+        "Best so far against budget",
+        "The line is the best objective after so many full trainings of compute. The dashed curve is what the same "
+        "complete trials would give on average, drawn at random and none of them stopped (Dodge et al. 2019, "
+        "arXiv:1909.03004). Arrow heads lie outside of the range.",
+        kind="wide",
         height=340,
+        narrow=narrow,
     )
-    frame = Frame(drawing=drawing, x=Linear(0, max(entries[-1].spent, 1.0) * 1.02, 8), y=_value_scale(search, values))
-    frame.axes("full trainings spent", _objective_label(search), grid_x=False)
+    own = search.baseline()
+    own_value = own.values[0] if own and own.values else None
+    label = f"{search.metrics[0]} ({'smaller' if search.minimize[0] else 'larger'} is better)"
+    frame = Frame(
+        drawing=drawing,
+        x=Linear(0, max(entries[-1].spent, 1.0) * 1.02, tick_count(drawing)),
+        y=robust(values, minimize=search.minimize[0], keep=[own_value] if own_value is not None else []),
+        top=legend(drawing, _progress_keys(entries, own_value), label),
+    )
+    frame.axes("full trainings spent", label)
+    if own_value is not None:
+        y = frame.at_y(own_value)
+        drawing.add(Line(points=((frame.left, y), (frame.left + frame.width, y)), color="good", width=1.5, dash="2 3"))
     _draw_expected(frame, search, values, entries[-1].spent)
-    _draw_baseline(frame, search)
     _draw_trials(frame, entries)
-    known = [e for e in entries if e.best is not None]
-    xs = [e.spent for e in known] + [entries[-1].spent]
-    ys = [e.best for e in known if e.best is not None]
-    drawing.add(Line(points=frame.step_line(xs, [*ys, ys[-1]]), color="accent", width=2.6))
-    for entry in known:
-        if entry.improved and entry.best is not None:
-            x, y = frame.at(entry.spent, entry.best)
-            tip = f"trial {entry.trial.number}: {number(entry.best)}"
-            drawing.add(Dot(x=x, y=y, size=5, color="accent", trial=entry.trial.number, tip=tip))
-    keys = [Key("line", "accent", "best so far"), Key("dash", "second", "expected best"), Key("circle", "mute", "trial")]
-    legend(drawing, keys + ([Key("dash", "good", "your arguments")] if search.baseline() else []))
+    _draw_incumbent(frame, entries)
     return drawing
 
 
-def _value_scale(search: SearchRecord, values: list[float]) -> Linear:
-    """A range for objectives that a few diverged trials cannot flatten: the worst quarter may be clipped."""
-    ordered = sorted(values, reverse=not search.minimize[0])
-    best, typical, worst = ordered[0], ordered[(3 * len(ordered)) // 4], ordered[-1]
-    far = abs(worst - best) > 4 * abs(typical - best) > 0
-    limit = best + 2 * (typical - best) if far else worst
-    return Linear.around([best, limit])
-
-
-def _objective_label(search: SearchRecord) -> str:
-    return f"{search.metrics[0]} ({'smaller' if search.minimize[0] else 'larger'} is better)"
+def _progress_keys(entries: list[Incumbent], own: float | None) -> list[Key]:
+    keys = [Key("line", "accent", "best so far"), Key("dash", "second", "expected best")]
+    keys += [Key("dash", "good", "your arguments")] if own is not None else []
+    keys.append(Key("circle", "mute", "trial"))
+    return keys + [k for k in status_keys([e.trial.status for e in entries]) if k.text in {"pruned", "failed"}]
 
 
 def _draw_expected(frame: Frame, search: SearchRecord, values: list[float], spent: float) -> None:
-    n_draws = max(int(spent), 1)
-    curve = expected_best(values, minimize=search.minimize[0], n_draws=n_draws)
+    curve = expected_best(values, minimize=search.minimize[0], n_draws=max(int(spent), 1))
     points = tuple(frame.at(n + 1, value) for n, value in enumerate(curve.tolist()))
     frame.drawing.add(Line(points=points, color="second", width=1.8, dash="5 4"))
 
 
-def _draw_baseline(frame: Frame, search: SearchRecord) -> None:
-    own = search.baseline()
-    if own is None or own.values is None:
-        return
-    y = frame.at_y(own.values[0])
-    line = Line(points=((frame.left, y), (frame.left + frame.width, y)), color="good", width=1.5, dash="2 3")
-    frame.drawing.add(line)
-
-
 def _draw_trials(frame: Frame, entries: list[Incumbent]) -> None:
+    """Complete trials at their objective; the others on the floor: what they had reached is not comparable."""
     for entry in entries:
-        value = entry.trial.score()
-        if value is None:
-            continue
-        color, kind = STATUS_LOOK[entry.trial.status]
-        x, y = frame.at(entry.spent, value)
-        color = "mute" if entry.trial.status == "complete" else color
-        tip = f"trial {entry.trial.number} ({entry.trial.status}): {number(value)}"
-        frame.drawing.add(Dot(x=x, y=y, kind=kind, color=color, trial=entry.trial.number, tip=tip, opacity=0.85))
+        trial = entry.trial
+        color, kind = STATUS_LOOK[trial.status]
+        value = trial.values[0] if trial.values else None
+        x = frame.at_x(entry.spent)
+        y = frame.floor - 8 if value is None else frame.at_y(value)
+        tip = f"trial {trial.number} ({trial.status})" + ("" if value is None else f": {number(value)}")
+        kind = kind if value is None else frame.marker(value, kind)
+        color = color if value is None else "mute"
+        frame.drawing.add(Dot(x=x, y=y, kind=kind, color=color, trial=trial.number, tip=tip))
 
 
-def allocation(search: SearchRecord) -> Drawing | None:
+def _draw_incumbent(frame: Frame, entries: list[Incumbent]) -> None:
+    known = [(e.spent, e.best) for e in entries if e.best is not None]
+    line = frame.step_line([x for x, _ in known], [y for _, y in known])
+    frame.drawing.add(Line(points=line, color="accent", width=2.6))
+    for entry in entries:
+        if entry.improved and entry.best is not None:
+            x, y = frame.at(entry.spent, entry.best)
+            tip = f"trial {entry.trial.number}: {number(entry.best)}"
+            frame.drawing.add(Dot(x=x, y=y, size=5, color="accent", trial=entry.trial.number, tip=tip))
+
+
+def allocation(search: SearchRecord, *, narrow: bool = False) -> Drawing | None:
     """How much training each trial got, one bar per trial."""
-    trials = list(search.trials)
-    if not trials:
+    if not search.trials:
         return None
-    drawing = Drawing(
-        name="allocation",
-        title="How much training each trial got",
-        caption="One bar per trial, in the order of the search; a full bar is a complete training. Bars that end early are "
+    drawing = sheet(
+        "allocation",
+        "How much training each trial got",
+        "One bar per trial, in the order of the search; a full bar is a complete training. Bars that end early are "
         "trainings that were not worth their price.",
-        wide=True,
-        width=1160,
+        kind="wide",
         height=230,
+        narrow=narrow,
     )
-    first, last = trials[0].number, trials[-1].number
-    frame = Frame(drawing=drawing, x=Linear(first - 0.5, last + 0.5, 12), y=Linear(0, 1, 4), bottom=42)
-    frame.axes("trial", "share of a full training")
-    share = frame.width / (last - first + 1)
+    bars = [(t, t.fidelity, f"{t.fidelity:.0%} of a full training") for t in search.trials]
+    return trial_bars(drawing, search, bars, y=Linear(0, 1, 4), label="share of a full training")
+
+
+def trial_bars(
+    drawing: Drawing, search: SearchRecord, bars: list[tuple[TrialRecord, float, str]], *, y: Linear, label: str
+) -> Drawing:
+    """Draws one bar per (trial, height, text of its tip), the best trial in its own colour."""
+    first, last = search.trials[0].number, search.trials[-1].number
     best = search.best()
-    for trial in trials:
-        x, y = frame.at(trial.number, trial.fidelity)
-        color = "good" if trial is best else STATUS_LOOK[trial.status][0]
-        tip = f"trial {trial.number} ({trial.status}): {trial.fidelity:.0%} of a full training"
-        bar = max(share * 0.72, 1.0)
-        drawing.add(
-            Rect(x=x - bar / 2, y=y - 1, width=bar, height=frame.floor - y + 1, color=color, round=min(2.0, bar / 4), trial=trial.number, tip=tip)
+    keys = [Key("block", key.color, key.text) for key in status_keys([t.status for t, _, _ in bars])]
+    keys += [Key("block", "good", "best")] if best else []
+    x = Linear(first - 0.5, last + 0.5, min(tick_count(drawing), last - first + 1))
+    frame = Frame(drawing=drawing, x=x, y=y, top=legend(drawing, keys, label))
+    frame.axes("trial", label)
+    width = max(frame.width / (last - first + 1) * 0.74, 1.0)
+    for trial, height, text in bars:
+        px, py = frame.at(trial.number, height)
+        bar = Rect(
+            x=px - width / 2,
+            y=min(py, frame.floor - 1),
+            width=width,
+            height=max(frame.floor - py, 1),
+            round=min(2.0, width / 4),
+            color="good" if trial is best else STATUS_LOOK[trial.status][0],
+            trial=trial.number,
+            tip=f"trial {trial.number} ({trial.status}): {text}",
         )
-    blocks = [Key("block", key.color, key.text) for key in status_keys([t.status for t in trials])]
-    legend(drawing, [*blocks, Key("block", "good", "best")] if best else blocks)
+        drawing.add(bar)
     return drawing
 
 
-def gantt(search: SearchRecord) -> Drawing | None:
+def gantt(search: SearchRecord, *, narrow: bool = False) -> Drawing | None:
     """When each trial ran."""
     trials = [t for t in search.trials if t.begun]
     if not trials:
         return None
-    starts = [t.begun for t in trials if t.begun]
-    begun = min(starts)
+    begun = min(t.begun for t in trials if t.begun)
     ends = [_end(t, trials) for t in trials]
     total = max((max(ends) - begun).total_seconds(), 1e-3)
     lanes = _lanes(trials, ends)
-    n_lanes = max(lanes) + 1
-    drawing = Drawing(
-        name="gantt",
-        title="When each trial ran",
-        caption="Wall clock from the first trial to the last; one lane per trial that ran at the same time, so several lanes "
-        "mean several workers. Gaps are time without a training.",
-        wide=True,
-        width=1160,
-        height=86 + 26 * n_lanes,
+    drawing = sheet(
+        "gantt",
+        "When each trial ran",
+        "Wall clock from the first trial to the last; trials that ran at the same time lie in lanes of their own, so "
+        "several lanes mean several workers. Gaps are time without a training.",
+        kind="wide",
+        height=80 + _LANE * (max(lanes) + 1),
+        narrow=narrow,
     )
+    top = legend(drawing, [Key("block", key.color, key.text) for key in status_keys([t.status for t in trials])])
+    drawing.height += top - 30
     unit, name = _time_unit(total)
-    frame = Frame(drawing=drawing, x=Linear(0, total / unit, 10), y=Linear(0, n_lanes), left=24, top=32)
-    frame._x_ticks(grid=True)
-    drawing.add(Text(x=frame.left + frame.width / 2, y=drawing.height - 8, text=name, anchor="middle", color="soft"))
+    x = Linear(0, total / unit, tick_count(drawing))
+    frame = Frame(drawing=drawing, x=x, y=Linear(0, max(lanes) + 1), left=24, right=24, top=top)
+    frame.x_ticks(grid=True)
+    drawing.add(Text(x=drawing.width / 2, y=drawing.height - 8, text=name, anchor="middle", color="soft"))
     for trial, end, lane in zip(trials, ends, lanes, strict=True):
         _draw_span(frame, trial, begun, end, lane, unit)
-    legend(drawing, [Key("block", key.color, key.text) for key in status_keys([t.status for t in trials])])
     return drawing
 
 
 def _end(trial: TrialRecord, trials: list[TrialRecord]) -> datetime:
     """A trial that still runs is drawn up to the last thing that is known to have happened."""
-    moments = [m for t in trials for m in (t.begun, t.ended) if m]
-    return trial.ended or max(moments)
+    return trial.ended or max(m for t in trials for m in (t.begun, t.ended) if m)
 
 
 def _lanes(trials: list[TrialRecord], ends: list[datetime]) -> list[int]:
+    """The first lane that is free when a trial begins, for each trial."""
     free: list[datetime] = []  # when each lane is free again
     lanes = []
-    for trial, end in zip(trials, ends, strict=True):
-        open_lanes = [i for i, moment in enumerate(free) if trial.begun and moment <= trial.begun]
-        lane = open_lanes[0] if open_lanes else len(free)
+    for trial, end in sorted(zip(trials, ends, strict=True), key=lambda pair: pair[0].begun or datetime.max):
+        lane = next((i for i, moment in enumerate(free) if trial.begun and moment <= trial.begun), len(free))
         free[lane : lane + 1] = [end]
-        lanes.append(lane)
-    return lanes
+        lanes.append((trial.number, lane))
+    return [lane for _, lane in sorted(lanes)]
 
 
 def _time_unit(seconds: float) -> tuple[float, str]:
@@ -175,13 +186,13 @@ def _time_unit(seconds: float) -> tuple[float, str]:
 def _draw_span(frame: Frame, trial: TrialRecord, begun: datetime, end: datetime, lane: int, unit: float) -> None:
     assert trial.begun is not None
     left = frame.at_x((trial.begun - begun).total_seconds() / unit)
-    right = frame.at_x((end - begun).total_seconds() / unit)
-    y = frame.top + 26 * lane + 3
+    width = max(frame.at_x((end - begun).total_seconds() / unit) - left - 1, 1.5)
+    y = frame.top + _LANE * lane + 3
     color = STATUS_LOOK[trial.status][0]
     tip = f"trial {trial.number} ({trial.status}), {duration(trial.seconds)}"
-    width = max(right - left - 1, 1.5)
-    frame.drawing.add(Rect(x=left, y=y, width=width, height=20, color=color, round=3, trial=trial.number, tip=tip, opacity=0.9))
-    if width > 7 * len(str(trial.number)) + 6:
-        frame.drawing.add(
-            Text(x=left + width / 2, y=y + 14, text=str(trial.number), anchor="middle", color="paper", size=11, bold=True)
-        )
+    bar = Rect(x=left, y=y, width=width, height=20, color=color, round=3, trial=trial.number, tip=tip)
+    frame.drawing.add(bar)
+    label = str(trial.number)
+    if width > 7 * len(label) + 6:
+        middle = left + width / 2
+        frame.drawing.add(Text(x=middle, y=y + 14, text=label, anchor="middle", color="paper", size=11, bold=True))

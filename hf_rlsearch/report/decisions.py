@@ -89,13 +89,15 @@ def _sentences(search: SearchRecord, trial: TrialRecord) -> list[str]:
     if trial.status == "pruned":
         lines.append(_stop(trial))
     elif trial.status == "failed":
-        lines.append(f"It failed: {(trial.failure or '').strip().splitlines()[-1] if trial.failure else 'no reason stored'}")
+        lines.append(
+            f"It failed: {(trial.failure or '').strip().splitlines()[-1] if trial.failure else 'no reason stored'}"
+        )
     return lines
 
 
 def _choice(search: SearchRecord, decision: Mapping[str, Any]) -> str:
     if isinstance(decision.get("reason"), str):
-        text = decision["reason"]
+        text = str(decision["reason"])
         return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
     chance = _float(decision.get("improvement"))
     if chance is not None:

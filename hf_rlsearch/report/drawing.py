@@ -24,8 +24,13 @@ PALETTE: dict[str, str] = {
     "mute": "#a9b3c2",
     "second": "#8a4fd0",
 }
-# From the worst to the best objective: dark violet to yellow-green, monotone in lightness (viridis, five anchors).
+# From the worst to the best objective, for filled cells: monotone in lightness (viridis, five anchors).
 RAMP: tuple[str, ...] = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725")
+# The same for thin lines, which must be seen on white and on black: grey to blue.
+LINE_RAMP: tuple[str, ...] = ("#b4bccb", "#8fa6cf", "#5f86d8", "#3457d5")
+# Pixels of a drawing by how much of a page's width it takes; on a phone all take what there is.
+WIDTHS: dict[str, float] = {"wide": 1160.0, "half": 560.0, "small": 370.0}
+NARROW = 340.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +79,7 @@ class Rect(Shape):
 
 @dataclass(frozen=True, kw_only=True)
 class Dot(Shape):
-    """A filled marker: a circle, a diamond or a cross, of radius `size`."""
+    """A filled marker of radius `size`: circle, diamond, cross, or up and down, arrow heads for what lies outside."""
 
     x: float
     y: float
@@ -100,22 +105,28 @@ AnyShape: TypeAlias = Line | Area | Rect | Dot | Text
 
 @dataclass
 class Drawing:
-    """A picture: its size in pixels, a title and a caption, and its shapes from back to front.
+    """A picture: its name in files and links, a title, a caption, and its shapes from back to front; sizes in pixels.
 
-    `wide` ones take the whole width of the page and may be scrolled on a phone.
+    `kind` is its place on the page: wide, half or small (see WIDTHS).
     """
 
     name: str
     title: str
     caption: str
-    width: float = 560.0
-    height: float = 320.0
-    wide: bool = False
+    width: float
+    height: float
+    kind: str = "half"
     shapes: list[AnyShape] = field(default_factory=list)
 
     def add(self, *shapes: AnyShape) -> None:
         """Puts `shapes` in front of what is there."""
         self.shapes.extend(shapes)
+
+
+def sheet(name: str, title: str, caption: str, *, kind: str, height: float, narrow: bool) -> Drawing:
+    """An empty drawing of the width that belongs to `kind`, or of a phone's width."""
+    width = NARROW if narrow else WIDTHS[kind]
+    return Drawing(name=name, title=title, caption=caption, width=width, height=height, kind=kind)
 
 
 def blend(share: float, ramp: tuple[str, ...] = RAMP) -> str:

@@ -18,6 +18,11 @@ STATUS_LOOK: dict[str, tuple[str, str]] = {
 }
 
 
+def tick_count(drawing: Drawing) -> int:
+    """How many ticks of x have room."""
+    return max(int(drawing.width / 100), 3)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Frame:
     """A data area inside a drawing, with one scale per axis; all lengths in pixels."""
@@ -53,24 +58,28 @@ class Frame:
         """Pixel row of a value, kept inside the data area."""
         return self.floor - min(max(self.y.place(value), 0.0), 1.0) * self.height
 
+    def marker(self, y: Any, kind: str) -> str:
+        """`kind`, or an arrow head where `y` lies outside of the range and is drawn at its edge."""
+        place = self.y.place(y)
+        return "up" if place > 1 else "down" if place < 0 else kind
+
     def at(self, x: Any, y: Any) -> Point:
         """Pixel of a pair of values."""
         return self.at_x(x), self.at_y(y)
 
     def axes(self, x_label: str = "", y_label: str = "", *, grid_x: bool = False) -> None:
         """Draws grid, ticks and the names of both axes."""
-        self._x_ticks(grid=grid_x)
+        self.x_ticks(grid=grid_x)
         self._y_ticks()
         self.drawing.add(_line((self.left, self.floor), (self.left + self.width, self.floor), "mute"))
         if x_label:
             middle = self.left + self.width / 2
-            self.drawing.add(
-                Text(x=middle, y=self.drawing.height - 8, text=x_label, anchor="middle", color="soft")
-            )
+            self.drawing.add(Text(x=middle, y=self.drawing.height - 8, text=x_label, anchor="middle", color="soft"))
         if y_label:  # above the axis, level: nobody has to turn their head
             self.drawing.add(Text(x=6, y=15, text=y_label, color="soft"))
 
-    def _x_ticks(self, *, grid: bool) -> None:
+    def x_ticks(self, *, grid: bool = False) -> None:
+        """Draws the ticks of x, with lines through the data area if `grid`."""
         for place, label in self.x.ticks():
             x = self.left + place * self.width
             if grid:
@@ -103,12 +112,34 @@ class Key:
     text: str
 
 
-def legend(drawing: Drawing, keys: Sequence[Key], *, right: float = 14.0, y: float = 12.0) -> None:
-    """Draws `keys` in one row that ends at the right edge."""
-    widths = [26 + 6.4 * len(key.text) for key in keys]
-    x = drawing.width - right - sum(widths)
+def legend(drawing: Drawing, keys: Sequence[Key], label: str = "") -> float:
+    """Draws `keys` beside the name of the y axis, or in rows below it where they have no room.
+
+    Args:
+        drawing: What to draw on.
+        keys: The entries.
+        label: The name of the y axis, which is drawn by `Frame.axes`.
+
+    Returns:
+        The pixel row where the data area may begin.
+    """
+    widths = [28 + sum(8.4 if c.isupper() else 6.5 for c in key.text) for key in keys]
+    beside = drawing.width - 14 - sum(widths)
+    if beside > 6.6 * len(label) + 16:
+        _row(drawing, keys, widths, x=beside, y=12)
+        return 30.0
+    y, row = 32.0, 0.0
     for key, width in zip(keys, widths, strict=True):
-        drawing.add(_sample(key, x, y), Text(x=x + 18, y=y + 4, text=key.text, color="soft"))
+        if row + width > drawing.width - 12:
+            y, row = y + 18, 0.0
+        _row(drawing, [key], [width], x=8 + row, y=y)
+        row += width
+    return y + 18
+
+
+def _row(drawing: Drawing, keys: Sequence[Key], widths: Sequence[float], *, x: float, y: float) -> None:
+    for key, width in zip(keys, widths, strict=True):
+        drawing.add(_sample(key, x, y), Text(x=x + 19, y=y + 4, text=key.text, color="soft"))
         x += width
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import optuna
 
 from hf_rlsearch.errors import ArgumentsError
-from hf_rlsearch.report import chart_progress, chart_space, chart_trials
+from hf_rlsearch.report import chart_pairs, chart_progress, chart_space, chart_trials
 from hf_rlsearch.report.analysis import importances
 from hf_rlsearch.report.drawing import Drawing
 from hf_rlsearch.report.raster import to_png
@@ -16,9 +16,9 @@ from hf_rlsearch.report.records import SearchRecord
 from hf_rlsearch.report.source import open_study
 from hf_rlsearch.report.svg import to_svg
 
-_SINGLE: tuple[Callable[[SearchRecord], Drawing | None], ...] = (
+_DRAW: tuple[Callable[..., Drawing | None], ...] = (
     chart_progress.best_so_far,
-    chart_space.trade_off,
+    chart_pairs.trade_off,
     chart_progress.allocation,
     chart_progress.gantt,
     chart_trials.learning_curves,
@@ -41,21 +41,24 @@ PLOTS: tuple[str, ...] = (
 )
 
 
-def draw_all(study: optuna.Study, search: SearchRecord) -> dict[str, Drawing]:
-    """Every plot that this search has the data for, by name."""
-    drawings = [draw(search) for draw in _SINGLE]
-    shares = importances(study, search)
-    drawings.append(chart_space.importance_bars(shares))
-    drawings.append(_heat_map(search, shares))
+def draw_all(search: SearchRecord, shares: dict[str, dict[str, float]], *, narrow: bool = False) -> dict[str, Drawing]:
+    """Every plot that this search has the data for.
+
+    Args:
+        search: The search.
+        shares: Evaluator -> hyperparameter -> importance, see `analysis.importances`.
+        narrow: Whether to draw for a phone.
+
+    Returns:
+        Name -> drawing.
+    """
+    drawings = [draw(search, narrow=narrow) for draw in _DRAW]
+    drawings.append(chart_pairs.importance_bars(shares, narrow=narrow))
+    ranked = list(dict.fromkeys([*chart_pairs.by_importance(shares), *search.distributions]))
+    if len(ranked) > 1:
+        drawings.append(chart_pairs.heat_map(search, (ranked[0], ranked[1]), narrow=narrow))
     drawings += chart_space.slices(search)
     return {d.name: d for d in drawings if d is not None}
-
-
-def _heat_map(search: SearchRecord, shares: dict[str, dict[str, float]]) -> Drawing | None:
-    """Of the two most important hyperparameters; of the first two where importance is unknown."""
-    ranked = sorted(next(iter(shares.values()), {}).items(), key=lambda pair: -pair[1])
-    names = list(dict.fromkeys([*(name for name, _ in ranked), *search.distributions]))
-    return chart_space.heat_map(search, (names[0], names[1])) if len(names) > 1 else None
 
 
 def write_plots(
@@ -81,7 +84,8 @@ def write_plots(
     study = open_study(source, study_name=study_name)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    drawings = draw_all(study, SearchRecord.from_study(study))
+    search = SearchRecord.from_study(study)
+    drawings = draw_all(search, importances(study, search))
     return [_write(drawing, folder / f"{_file_name(name)}.{format}") for name, drawing in drawings.items()]
 
 

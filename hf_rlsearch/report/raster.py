@@ -10,7 +10,7 @@ from hf_rlsearch.report.drawing import PALETTE, AnyShape, Area, Dot, Drawing, Li
 
 _DPI = 100  # one pixel of a drawing is 1/100 inch, so sizes in points are 0.72 times those in pixels
 _POINTS = 72 / _DPI
-_MARKERS = {"circle": "o", "diamond": "D", "cross": "x"}
+_MARKERS = {"circle": "o", "diamond": "D", "cross": "x", "up": "^", "down": "v"}
 _ALIGN = {"start": "left", "middle": "center", "end": "right"}
 
 

@@ -37,7 +37,7 @@ class TrialRecord:
         number: As in Optuna.
         status: complete, pruned, failed, running or waiting.
         role: baseline (the user's own arguments), search, or confirm (the winner under a new seed).
-        params: What was tried.
+        params: What was tried: the exact values of the training where the backend stored them.
         values: One number per objective; None unless complete with finite numbers.
         curve: (step, value) as reported, ascending in step; not-finite values are left out.
         fidelity: Share of a full training that was spent, in [0, 1].
@@ -45,7 +45,8 @@ class TrialRecord:
         ended: Wall clock, local time; None while it runs.
         seconds: How long it took, or has taken so far by what is stored.
         memory: Peak, in bytes; None where it was not measured.
-        failure: Reason and traceback of a failed trial.
+        failure: Why it failed, in one line; None where it did not.
+        traceback: Of the failure; empty where there is none.
         decision: What the sampler stored about its choice; empty where another sampler chose.
         metrics: All numbers of the scored evaluation.
         arguments: The resolved training arguments; empty in studies of other origin.
@@ -63,6 +64,7 @@ class TrialRecord:
     seconds: float | None
     memory: float | None
     failure: str | None
+    traceback: str
     decision: dict[str, Any]
     metrics: dict[str, float]
     arguments: dict[str, Any]
@@ -162,12 +164,13 @@ def _record(trial: FrozenTrial, max_step: float) -> TrialRecord:
         values = tuple(trial.values)
     elif status == "complete":
         status = "failed"
+    failure, trace = _failure(trial, status)
     duration = None if trial.duration is None else trial.duration.total_seconds()
     return TrialRecord(
         number=trial.number,
         status=status,
         role=str(attrs.get("role", "search")),
-        params=dict(trial.params),
+        params={**trial.params, **_json(attrs.get("hyperparameters"))},
         values=values,
         curve=tuple((float(s), v) for s, v in sorted(trial.intermediate_values.items()) if math.isfinite(v)),
         fidelity=_fidelity(trial, status, max_step),
@@ -175,7 +178,8 @@ def _record(trial: FrozenTrial, max_step: float) -> TrialRecord:
         ended=trial.datetime_complete,
         seconds=_number(attrs.get("seconds"), duration),
         memory=_number(attrs.get("peak_memory")),
-        failure=_failure(trial, status),
+        failure=failure,
+        traceback=trace,
         decision=_json(trial.system_attrs.get(DECISION_KEY)),
         metrics={k: float(v) for k, v in _json(attrs.get("metrics")).items() if _number(v) is not None},
         arguments=_json(attrs.get("arguments")),
@@ -188,13 +192,18 @@ def _fidelity(trial: FrozenTrial, status: str, max_step: float) -> float:
     return min(1.0, (trial.last_step or 0) / max_step)
 
 
-def _failure(trial: FrozenTrial, status: str) -> str | None:
+def _failure(trial: FrozenTrial, status: str) -> tuple[str | None, str]:
+    """Reason in one line, and traceback."""
     if status != "failed":
-        return None
+        return None, ""
     if trial.state == TrialState.COMPLETE:
-        return f"the objective is {trial.values}, which is not a finite number"
-    text = trial.user_attrs.get("failure", trial.system_attrs.get("fail_reason"))
-    return str(text) if text else "no reason was stored"
+        return f"the objective is {trial.values}, which is not a finite number", ""
+    stored = trial.user_attrs.get("failure", trial.system_attrs.get("fail_reason"))
+    if isinstance(stored, dict):
+        return str(stored.get("reason", "unknown")), str(stored.get("traceback", ""))
+    lines = str(stored or "no reason was stored").strip().splitlines() or [""]
+    # A traceback says what happened in its last line, a reason in words in its first.
+    return (lines[-1] if lines[0].startswith("Traceback") else lines[0]), "\n".join(lines[1:])
 
 
 def _number(value: Any, otherwise: float | None = None) -> float | None:

@@ -40,7 +40,7 @@ class Linear:
         return (float(value) - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Multiples of 1, 2 or 5 times a power of ten."""
+        """Multiples of 1, 2, 2.5 or 5 times a power of ten, about `count` of them."""
         step = nice_step((self.high - self.low) / self.count)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [(self.place(i * step), number(i * step)) for i in range(first, last + 1)]
@@ -54,7 +54,9 @@ class Log:
     high: float
 
     def place(self, value: Any) -> float:
-        """See Scale."""
+        """See Scale; zero and below have no place on a logarithmic axis and get one left of it."""
+        if float(value) <= 0:
+            return -1.0
         return math.log(float(value) / self.low) / math.log(self.high / self.low)
 
     def ticks(self) -> list[tuple[float, str]]:
@@ -87,12 +89,13 @@ class Category:
 def scale_of(distribution: BaseDistribution, values: Sequence[Any]) -> Linear | Log | Category:
     """The scale of a hyperparameter: its range, or its choices and any `values` outside of them."""
     if isinstance(distribution, CategoricalDistribution):
-        extra = [v for v in dict.fromkeys(values) if not _holds(distribution.choices, v)]
-        return Category((*distribution.choices, *extra))
-    if not isinstance(distribution, FloatDistribution | IntDistribution):
-        return Category(tuple(dict.fromkeys(values)))
-    low = min([distribution.low, *values])
-    high = max([distribution.high, *values])
+        choices = list(distribution.choices)
+        for value in values:  # one at a time: a value may be of a kind that no set can hold
+            choices += [] if _holds(choices, value) else [value]
+        return Category(tuple(choices))
+    assert isinstance(distribution, FloatDistribution | IntDistribution)  # Optuna has no others
+    numbers = [float(v) for v in values if isinstance(v, int | float) and (v > 0 or not distribution.log)]
+    low, high = min([distribution.low, *numbers]), max([distribution.high, *numbers])
     if low == high:
         return Linear.around([low])
     return Log(low, high) if distribution.log else Linear(low, high)
@@ -103,9 +106,28 @@ def _holds(choices: Sequence[Any], value: Any) -> bool:
 
 
 def nice_step(step: float) -> float:
-    """The smallest of 1, 2, 5 and 10 times a power of ten that is at least `step`, which is above zero."""
+    """The one of 1, 2, 2.5, 5 and 10 times a power of ten that is nearest to `step`, which is above zero, by ratio."""
     power = 10.0 ** math.floor(math.log10(step))
-    return next(f * power for f in (1, 2, 5, 10) if f * power >= step * (1 - 1e-9))
+    return min((f * power for f in (1, 2, 2.5, 5, 10)), key=lambda nice: abs(math.log(nice / step)))
+
+
+def robust(values: Sequence[float], *, minimize: bool, keep: Sequence[float] = ()) -> Linear:
+    """A range for objectives that a few diverged trainings cannot flatten.
+
+    Args:
+        values: At least one, in the user's sign.
+        minimize: Whether smaller is better; only the bad side is ever cut.
+        keep: Values that should be seen, and are unless they would shrink everything else to a quarter.
+
+    Returns:
+        From the best value to the worst, or to somewhat beyond three quarters of them where the rest is far off.
+    """
+    ordered = sorted(values, reverse=not minimize)
+    best, most, worst = ordered[0], ordered[(3 * (len(ordered) - 1)) // 4], ordered[-1]
+    far = abs(worst - best) > 3 * abs(most - best) > 0
+    limit = best + 1.5 * (most - best) if far else worst
+    reach = 4 * abs(limit - best)
+    return Linear.around([best, limit, *(v for v in keep if abs(v - best) <= reach)], margin=0.06)
 
 
 def number(value: float, digits: int = 4) -> str:

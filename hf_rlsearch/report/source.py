@@ -6,6 +6,7 @@ import difflib
 from pathlib import Path
 
 import optuna
+from optuna.storages.journal import JournalFileBackend
 
 from hf_rlsearch.errors import StorageError
 
@@ -37,10 +38,12 @@ def _open_storage(source: str) -> optuna.storages.BaseStorage:
         return _load(source, source)
     path = Path(source.removeprefix(_SQLITE))
     if not path.is_file():
-        raise StorageError(f"There is no storage at {str(path)!r}. Give the file of a search, or a URL such as {_SQLITE}search.db.")
+        raise StorageError(
+            f"There is no storage at {str(path)!r}. Give the file of a search, or a URL such as {_SQLITE}search.db."
+        )
     if source.startswith(_SQLITE) or path.suffix in {".db", ".sqlite", ".sqlite3"}:
         return _load(f"{_SQLITE}{path}", source)
-    backend = optuna.storages.journal.JournalFileBackend(str(path))
+    backend = JournalFileBackend(str(path))
     try:
         return optuna.storages.JournalStorage(backend)
     except (ValueError, KeyError) as error:

@@ -7,6 +7,13 @@ from html import escape
 
 from hf_rlsearch.report.drawing import PALETTE, AnyShape, Area, Dot, Drawing, Line, Point, Rect, Shape, Text
 
+# Corners of the markers that are polygons, for radius 1; y points down.
+_CORNERS: dict[str, tuple[Point, ...]] = {
+    "diamond": ((0, -1), (1, 0), (0, 1), (-1, 0)),
+    "up": ((0, -1), (1, 0.8), (-1, 0.8)),
+    "down": ((0, 1), (1, -0.8), (-1, -0.8)),
+}
+
 
 def to_svg(drawing: Drawing, *, standalone: bool = False) -> str:
     """Writes a drawing.
@@ -67,8 +74,8 @@ def _dot(shape: Dot) -> str:
     x, y, r = shape.x, shape.y, shape.size
     if shape.kind == "circle":
         return _close(f'<circle{_ink(shape, "f")} cx="{x:.1f}" cy="{y:.1f}" r="{r:g}"', shape, "circle")
-    if shape.kind == "diamond":
-        points = ((x, y - r), (x + r, y), (x, y + r), (x - r, y))
+    if shape.kind in _CORNERS:
+        points = tuple((x + dx * r, y + dy * r) for dx, dy in _CORNERS[shape.kind])
         return _close(f'<polygon{_ink(shape, "f")} points="{_points(points)}"', shape, "polygon")
     path = f"M{x - r:.1f} {y - r:.1f}l{2 * r:.1f} {2 * r:.1f}m0 {-2 * r:.1f}l{-2 * r:.1f} {2 * r:.1f}"
     return _close(f'<path fill="none"{_ink(shape, "s")} stroke-width="1.8" d="{path}"', shape, "path")
