@@ -1,9 +1,10 @@
 """Optuna trials as arrays: the only reader of ``FrozenTrial``, and where the sign of the objective is turned."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -11,6 +12,9 @@ from hf_rlsearch._typing import BoolArray, FloatArray, IntArray, Params
 
 STATUS = ("complete", "pruned", "failed", "running")
 """Names of the values of ``History.status``. The weights store the order, so new ones are appended."""
+
+DECISION_KEY = "rl:decision"
+"""System attribute of a trial: what the agent chose and why. Its "params" are set before the trial suggests them."""
 
 COMPLETE, PRUNED, FAILED, RUNNING = range(4)
 _STATUS_OF = {
@@ -27,7 +31,8 @@ class History:
 
     Attributes:
         numbers: (T,) Optuna's trial numbers, ascending.
-        params: Of each trial; may hold values between the levels of a search space, and names outside of it.
+        params: Of each trial; may hold values between the levels of a search space, and names outside of it. Of a
+            running trial also those that are decided but not suggested yet; empty while another worker decides.
         values: (T,) objective, larger is better; nan where unknown (failed, or nothing reported yet). Of a pruned or
             running trial the best value reported so far.
         fidelity: (T,) share of a full training that was done, in [0, 1]; 1 for complete trials.
@@ -75,23 +80,60 @@ class History:
         status[(status == COMPLETE) & ~np.isfinite(finals).all(axis=1)] = FAILED
         return cls(
             numbers=np.array([trial.number for trial in started], dtype=np.int64),
-            params=tuple(dict(trial.params) for trial in started),
+            params=tuple(_params(trial) for trial in started),
             values=_values(finals, curves, status),
             fidelity=_fidelity(curves, status, max_resource),
             status=status,
             curves=curves,
         )
 
-    @property
-    def finished(self) -> BoolArray:
-        """(T,) True for trials that have ended with a value to compare: complete ones."""
-        return np.equal(self.status, COMPLETE)
-
     def best(self, count: int) -> list[Params]:
         """The params of up to ``count`` complete trials, best first; of two equal ones the earlier."""
-        indices = np.flatnonzero(self.finished)
+        indices = np.flatnonzero(self.status == COMPLETE)
         order = np.argsort(-self.values[indices], kind="stable")
         return [self.params[i] for i in indices[order][:count]]
+
+    @property
+    def decided(self) -> BoolArray:
+        """(T,) False for trials that have been started but whose params nobody has chosen yet."""
+        chosen = np.array([len(params) > 0 for params in self.params], dtype=bool)
+        known: BoolArray = np.logical_or(chosen, self.status != RUNNING)
+        return known
+
+    def select(self, keep: BoolArray) -> "History":
+        """The trials for which (T,) ``keep`` is True."""
+        indices = np.flatnonzero(keep).tolist()
+        return History(
+            numbers=self.numbers[indices],
+            params=tuple(self.params[i] for i in indices),
+            values=self.values[indices],
+            fidelity=self.fidelity[indices],
+            status=self.status[indices],
+            curves=tuple(self.curves[i] for i in indices),
+        )
+
+    def with_params(self, index: int, params: Params) -> "History":
+        """The same trials, the one at ``index`` with other params."""
+        return replace(self, params=(*self.params[:index], params, *self.params[index + 1 :]))
+
+
+def stable_distributions(trials: Iterable[FrozenTrial], *, exclude: int | None = None) -> dict[str, BaseDistribution]:
+    """What the trials of a study have suggested, by name in alphabetical order.
+
+    A name is left out if its distribution differs between trials: a moving range has no fixed levels.
+
+    Args:
+        trials: In any order; waiting trials have suggested nothing.
+        exclude: Number of a trial to leave out, usually the one being decided.
+    """
+    found: dict[str, BaseDistribution] = {}
+    moved = set()
+    for trial in trials:
+        if trial.number != exclude:
+            for name, distribution in trial.distributions.items():
+                if found.setdefault(name, distribution) != distribution:
+                    moved.add(name)
+    return {name: found[name] for name in sorted(found) if name not in moved}
 
 
 def non_dominated_rank(values: FloatArray) -> IntArray:
@@ -122,6 +164,14 @@ def non_dominated_rank(values: FloatArray) -> IntArray:
         front = np.flatnonzero((n_above == 0) & (rank < 0))
         level += 1
     return rank
+
+
+def _params(trial: FrozenTrial) -> Params:
+    """What a trial has suggested, and while it runs also what is already decided that it will."""
+    if trial.state != TrialState.RUNNING:
+        return dict(trial.params)
+    decision = trial.system_attrs.get(DECISION_KEY) or {}
+    return {**decision.get("params", {}), **trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
 def _curve(trial: FrozenTrial, signs: FloatArray) -> FloatArray:

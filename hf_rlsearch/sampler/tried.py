@@ -1,0 +1,57 @@
+"""Which candidates have been trained already."""
+
+import numpy as np
+
+from hf_rlsearch._typing import BoolArray, IntArray
+from hf_rlsearch.history import COMPLETE, PRUNED, History
+from hf_rlsearch.space import SearchSpace
+from hf_rlsearch.space.candidates import matches
+
+_MISSING, _OFF_GRID = -1, -2
+
+
+def already_tried(space: SearchSpace, history: History, rows: IntArray) -> BoolArray:
+    """Tells which candidates would repeat a trial exactly.
+
+    A trial repeats a candidate if it has no other hyperparameters than the space, each at exactly the candidate's
+    level. A conditional hyperparameter that a finished trial did without may have any level: the candidate would not
+    use it either.
+
+    Args:
+        space: H hyperparameters.
+        history: T trials; those with values between levels repeat nothing.
+        rows: (C, H) candidates.
+
+    Returns:
+        (C,) True where training the candidate would be a repetition.
+    """
+    levels = exact_levels(space, history)
+    names = set(space.names)
+    comparable = np.array([names.issuperset(params) for params in history.params], dtype=bool)
+    comparable &= (levels != _OFF_GRID).all(axis=1)
+    missing = levels == _MISSING
+    tried = matches(rows, levels[comparable & ~missing.any(axis=1)])
+    optional = np.array([hyperparameter.conditional for hyperparameter in space.hyperparameters], dtype=bool)
+    ended = (history.status == COMPLETE) | (history.status == PRUNED)
+    partial = comparable & ended & missing.any(axis=1) & ~(missing & ~optional).any(axis=1) & ~missing.all(axis=1)
+    for pattern in np.unique(missing[partial], axis=0):
+        same_pattern = partial & (missing == pattern).all(axis=1)
+        tried |= matches(rows[:, ~pattern], levels[same_pattern][:, ~pattern])
+    return tried
+
+
+def exact_levels(space: SearchSpace, history: History) -> IntArray:
+    """(T, H) level that each trial has exactly; -1 where the trial lacks the name, -2 where its value is no level."""
+    columns = np.empty((len(history), len(space.names)), dtype=np.int64)
+    for h, hyperparameter in enumerate(space.hyperparameters):
+        level_of = {level: i for i, level in enumerate(hyperparameter.levels)}
+        name = hyperparameter.name
+        columns[:, h] = [level_of.get(p[name], _OFF_GRID) if name in p else _MISSING for p in history.params]
+    return columns
+
+
+def conditional_names(names: tuple[str, ...], history: History) -> frozenset[str]:
+    """Names that some finished trial did without."""
+    ended = ((history.status == COMPLETE) | (history.status == PRUNED)).tolist()
+    finished = [params for params, has_ended in zip(history.params, ended, strict=True) if has_ended]
+    return frozenset(name for name in names if any(name not in params for params in finished))
