@@ -26,6 +26,7 @@ LAYERS: dict[str, int] = {
     "knowledge": 1,
     "metrics": 1,
     "embedded": 1,
+    "presets": 1,
     "observation": 2,
     "tasks": 2,
     "env": 3,

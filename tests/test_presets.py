@@ -1,0 +1,81 @@
+"""Published settings: every one lies in the space that is searched, the task's own come first, no seed anywhere."""
+
+import optuna
+import pytest
+from optuna.distributions import BaseDistribution
+
+from hf_rlsearch.errors import ArgumentsError
+from hf_rlsearch.presets import MODEL_TYPES, Preset, preset
+
+
+def space_of(found: Preset) -> dict[str, BaseDistribution]:
+    trial = optuna.create_study().ask()
+    assert found.hp_space(trial) == trial.params
+    return trial.distributions
+
+
+@pytest.mark.parametrize("name", MODEL_TYPES)
+def test_published_settings_lie_in_the_space(name: str) -> None:
+    found = preset(name)
+    space = space_of(found)
+    assert found.published
+    for setting in found.published:
+        assert set(space) <= set(setting)
+        for hyperparameter in ("learning_rate", "num_train_epochs", "weight_decay"):
+            assert space[hyperparameter]._contains(setting[hyperparameter]), (hyperparameter, setting)
+
+
+@pytest.mark.parametrize("name", MODEL_TYPES)
+def test_space_is_what_the_trainer_understands(name: str) -> None:
+    from transformers import TrainingArguments
+
+    fields = TrainingArguments.__dataclass_fields__
+    assert set(space_of(preset(name))) <= set(fields)
+    for setting in preset(name).published:
+        assert {key for key in setting if not key.startswith("peft.")} <= set(fields)
+
+
+@pytest.mark.parametrize("name", MODEL_TYPES)
+def test_no_seed_is_searched_and_sources_are_given(name: str) -> None:
+    found = preset(name)
+    assert not [key for setting in (space_of(found), *found.published) for key in setting if "seed" in key]
+    assert found.sources
+    assert all(len(source) > 20 for source in found.sources)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "task", "expected"),
+    [
+        ("bert", None, {"learning_rate": 2e-5, "per_device_train_batch_size": 32, "num_train_epochs": 3}),
+        ("roberta", "RTE", {"learning_rate": 2e-5, "per_device_train_batch_size": 16, "weight_decay": 0.1}),
+        ("roberta", "sst2", {"learning_rate": 1e-5, "per_device_train_batch_size": 32, "warmup_steps": 0.06}),
+        ("albert", "mnli_matched", {"learning_rate": 3e-5, "per_device_train_batch_size": 128}),
+        ("electra", "sts-b", {"learning_rate": 1e-4, "num_train_epochs": 10}),
+        ("bert", "squad_v2", {"learning_rate": 5e-5, "per_device_train_batch_size": 48, "num_train_epochs": 2}),
+        ("lora", None, {"learning_rate": 5e-4, "peft.r": 8, "peft.lora_alpha": 16}),
+        ("t5", None, {"learning_rate": 1e-3}),
+    ],
+)
+def test_first_published_setting(model_type: str, task: str | None, expected: dict[str, float]) -> None:
+    first = preset(model_type, task).published[0]
+    assert {key: first[key] for key in expected} == expected
+
+
+def test_relatives_share_a_preset_and_unknown_types_get_the_generic_one() -> None:
+    assert preset("deberta-v2").name == "deberta"
+    assert preset("xlm-roberta").published == preset("roberta").published
+    assert preset("modernbert").name == "generic"
+
+
+def test_settings_are_not_repeated_and_not_shared() -> None:
+    for name in MODEL_TYPES:
+        published = preset(name, "rte").published
+        assert [setting for setting in published if published.count(setting) > 1] == []
+    preset("bert").published[0]["learning_rate"] = 1.0
+    assert preset("bert").published[0]["learning_rate"] == 2e-5
+
+
+@pytest.mark.parametrize(("model_type", "text"), [("BERT", "writes it 'bert'"), ("", "expected"), (None, "expected")])
+def test_wrong_names_are_errors(model_type: str, text: str) -> None:
+    with pytest.raises(ArgumentsError, match=text):
+        preset(model_type)
