@@ -1,1 +1,69 @@
-"""A meta-trained PPO agent as hyperparameter search backend of the transformers Trainer."""
+"""A meta-trained PPO agent as hyperparameter search backend of the transformers Trainer.
+
+Importing this registers ``trainer.hyperparameter_search(backend="rl")``; nothing heavy is loaded before it is used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from hf_rlsearch._version import __version__
+from hf_rlsearch.backend.registration import register
+
+if TYPE_CHECKING:
+    from hf_rlsearch.backend.result import SearchResult
+    from hf_rlsearch.backend.search import search
+    from hf_rlsearch.errors import (
+        ArgumentsError,
+        HfRlSearchError,
+        ObjectiveError,
+        ObservationError,
+        SearchFailed,
+        SearchSpaceError,
+        StorageError,
+        WeightsError,
+    )
+    from hf_rlsearch.sampler import RLSampler
+
+_HOME = {
+    "ArgumentsError": "errors",
+    "HfRlSearchError": "errors",
+    "ObjectiveError": "errors",
+    "ObservationError": "errors",
+    "RLSampler": "sampler",
+    "SearchFailed": "errors",
+    "SearchResult": "backend.result",
+    "SearchSpaceError": "errors",
+    "StorageError": "errors",
+    "WeightsError": "errors",
+    "search": "backend.search",
+}
+__all__ = [
+    "ArgumentsError",
+    "HfRlSearchError",
+    "ObjectiveError",
+    "ObservationError",
+    "RLSampler",
+    "SearchFailed",
+    "SearchResult",
+    "SearchSpaceError",
+    "StorageError",
+    "WeightsError",
+    "__version__",
+    "search",
+]
+
+register()
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name on first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, loaded or not."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,292 @@
+"""Rank 0's part of a search: what to train next, what became of it, when to stop."""
+
+import logging
+import math
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from hf_rlsearch._typing import Params
+from hf_rlsearch.backend import checkpoints
+from hf_rlsearch.backend.distributed import RUN, STOP
+from hf_rlsearch.backend.drawing import Drawer, suggest
+from hf_rlsearch.backend.failures import Failure
+from hf_rlsearch.backend.objective import Objective
+from hf_rlsearch.backend.progress import Progress
+from hf_rlsearch.backend.result import BASELINE, CONFIRM, SEARCH, role
+from hf_rlsearch.backend.settings import Settings
+from hf_rlsearch.backend.storage import OWNER, Opened, finished, owner, requeue_interrupted
+from hf_rlsearch.backend.trial import COMPLETE, FAILED, PRUNED, Outcome, Plan, SharedTrial
+from hf_rlsearch.errors import SearchFailed
+
+logger = logging.getLogger(__name__)
+
+_STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
+
+
+class Chief:
+    """Owns study, sampler and pruner.
+
+    Args:
+        opened: The study.
+        drawer: Draws configurations.
+        objective: What is optimised.
+        settings: Of the search.
+        model: The user's, for the hyperparameters of his own configuration.
+        world_size: Number of processes.
+        alone: No other search can be working on the study.
+        quiet: Nothing is printed.
+    """
+
+    def __init__(
+        self,
+        opened: Opened,
+        drawer: Drawer,
+        objective: Objective,
+        settings: Settings,
+        *,
+        model: Any,
+        world_size: int,
+        alone: bool,
+        quiet: bool,
+    ) -> None:
+        self.study, self.folder = opened.study, opened.folder
+        self._drawer, self._objective, self._settings = drawer, objective, settings
+        self._model, self._world_size = model, world_size
+        self._trial: optuna.Trial | None = None
+        self._deadline = math.inf if settings.timeout is None else time.monotonic() + settings.timeout
+        again = requeue_interrupted(self.study, alone=alone)
+        if opened.resumed and settings.sampler is not None:
+            # A seeded sampler would draw again what it drew in the first run.
+            self.study.sampler.reseed_rng()
+        self.progress = Progress(n_trials=settings.n_trials, n_done=len(finished(self.study)), quiet=quiet)
+        self.progress.say(opened.note)
+        self.progress.say(
+            f"Objective: {', '.join(objective.names)}, {', '.join(objective.directions)} ({objective.why})."
+        )
+        for number in again:
+            self.progress.say(f"Trial {number} was interrupted and is taken up again.")
+        self._enqueue_baseline()
+
+    def next(self) -> Params:
+        """The next message to all ranks: RUN with a plan, or STOP with the reason.
+
+        Raises:
+            SearchFailed: Too many trials have failed.
+        """
+        while True:
+            reason = self._reason_to_stop()
+            if reason is not None:
+                return {"kind": STOP, "reason": reason}
+            self._trial = self.study.ask()
+            try:
+                return {"kind": RUN, **self._plan(self._trial).to_json()}
+            except Exception as error:
+                self.record(None, Outcome(status=FAILED, failure=Failure.from_error(error)))
+                self.check_failures(error)
+
+    def report(self, step: int, value: float) -> bool:
+        """Stores a point of the running trial's learning curve; True if the pruner stops the trial."""
+        assert self._trial is not None
+        self._trial.report(value, step)
+        return bool(self._trial.should_prune())
+
+    def keeps(self, outcome: Outcome) -> bool:
+        """Whether a finished trial's model is among the best k, so that it has to be on disk."""
+        if outcome.status != COMPLETE or self._settings.keep_checkpoints == 0:
+            return False
+        assert self._trial is not None
+        if len(self.study.directions) > 1:
+            return True
+        better = [t for t in self._ranking() if not self._objective.better(outcome.values[0], float(t.values[0]))]
+        return len(better) < self._settings.keep_checkpoints
+
+    def is_best(self, outcome: Outcome) -> bool:
+        """Whether a trial that has just ended beats all before it."""
+        if outcome.status != COMPLETE:
+            return False
+        ranking = self._ranking()
+        return not ranking or self._objective.better(outcome.values[0], float(ranking[0].values[0]))
+
+    def record(self, plan: Plan | None, outcome: Outcome) -> None:
+        """Writes a finished trial to the storage, attributes first, so that a finished trial is always whole."""
+        trial = self._trial
+        assert trial is not None
+        attributes: Params = {
+            "seconds": outcome.seconds,
+            "peak_memory": outcome.peak_memory,
+            "steps": outcome.step,
+            "metrics": outcome.metrics,
+            "checkpoint": outcome.checkpoint,
+            "failure": None if outcome.failure is None else outcome.failure.to_json(),
+        }
+        for name, value in attributes.items():
+            if value not in (None, {}):
+                trial.set_user_attr(name, value)
+        if outcome.status == COMPLETE:
+            told = self.study.tell(trial, list(outcome.values), skip_if_finished=True)
+        else:
+            told = self.study.tell(trial, state=_STATES[outcome.status], skip_if_finished=True)
+        self._trial = None
+        self._show(plan, told, outcome)
+        self._discard_checkpoints(told)
+
+    def check_failures(self, error: BaseException | None) -> None:
+        """Ends the search if too many trials have failed; diverged ones do not count, they are an answer.
+
+        Raises:
+            SearchFailed: With the last reason.
+        """
+        failed = [t for t in finished(self.study) if t.state == TrialState.FAIL and _kind(t) != "nan"]
+        if len(failed) < self._settings.failures_allowed:
+            return
+        last = (failed[-1].user_attrs.get("failure") or {}).get("reason", "unknown")
+        raise SearchFailed(
+            f"{len(failed)} of {self._settings.n_trials} trials have failed, the last one with: {last}. The search stops at "
+            f"{self._settings.failures_allowed} (max_failed_trials). The finished trials are kept in study "
+            f"{self.study.study_name!r}; see the attribute 'failure' of each trial for its traceback."
+        ) from error
+
+    def _reason_to_stop(self) -> str | None:
+        study: Any = self.study
+        waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        n_done = len([t for t in finished(self.study) if role(t) != CONFIRM])
+        if n_done >= self._settings.n_trials and not any(self._is_ours(t) for t in waiting):
+            return "n_trials"
+        if study._stop_flag:
+            return "study.stop"
+        if time.monotonic() >= self._deadline:
+            return "timeout"
+        target, ranking = self._settings.target, self._ranking()
+        if target is not None and ranking and not self._objective.better(target, float(ranking[0].values[0])):
+            return "target"
+        return None
+
+    @staticmethod
+    def _is_ours(trial: FrozenTrial) -> bool:
+        return OWNER in trial.user_attrs
+
+    def _plan(self, trial: optuna.Trial) -> Plan:
+        baseline = trial.user_attrs.get("role") == BASELINE
+        trial.set_user_attr(OWNER, owner())
+        if baseline:
+            recorded, exact = self._drawer.of_the_user(self._model)
+            for name in recorded:
+                suggest(trial, name, self._drawer.space.distributions[name])
+            params: Params = {}
+            values: Params = {}
+        else:
+            params, values = self._drawer.draw(trial)
+            exact = params
+            trial.set_user_attr("role", trial.user_attrs.get("role", SEARCH))
+        name = self._name(trial, params)
+        folder = str(Path(self.folder, name))
+        args = self._drawer.arguments(values)
+        facts = {
+            "hyperparameters": exact,
+            "values": values,
+            "arguments": self._drawer.frozen.to_json(args),
+            "seed": getattr(args, "seed", None),
+            "world_size": self._world_size,
+            "folder": folder,
+            "versions": versions(),
+        }
+        for key, value in facts.items():
+            trial.set_user_attr(key, value)
+        resume_from = checkpoints.last_complete(folder, world_size=self._world_size)
+        frozen = self.study._storage.get_trial(trial._trial_id)
+        checkpoints.discard_incomplete(folder, keep=resume_from)
+        plan = Plan(
+            number=trial.number,
+            params=params,
+            values=values,
+            folder=folder,
+            name=name,
+            role=str(trial.user_attrs["role"]),
+            resume_from=resume_from,
+            reported=tuple(frozen.intermediate_values),
+        )
+        self.progress.begun(plan.number, plan.role, exact)
+        return plan
+
+    def _name(self, trial: optuna.Trial, params: Params) -> str:
+        if self._settings.hp_name is None:
+            return f"run-{trial.number}"
+        return str(self._settings.hp_name(SharedTrial(params or dict(trial.params), trial.number)))
+
+    def _enqueue_baseline(self) -> None:
+        if not self._settings.baseline or self.study.get_trials(deepcopy=False):
+            return
+        recorded, _ = self._drawer.of_the_user(self._model)
+        self.study.enqueue_trial(recorded, user_attrs={"role": BASELINE})
+
+    def _ranking(self) -> list[FrozenTrial]:
+        """Complete trials of a single objective, best first, earlier ones first among equals."""
+        if len(self.study.directions) > 1:
+            return []
+        sign = -1 if self._objective.directions[0] == "maximize" else 1
+        complete = [t for t in finished(self.study) if t.state == TrialState.COMPLETE and role(t) != CONFIRM]
+        return sorted(complete, key=lambda t: (sign * float(t.values[0]), t.number))
+
+    def _discard_checkpoints(self, told: FrozenTrial) -> None:
+        """Leaves the best k checkpoints on disk."""
+        if len(self.study.directions) > 1:
+            kept = {trial.number for trial in self.study.best_trials}
+        else:
+            kept = {trial.number for trial in self._ranking()[: self._settings.keep_checkpoints]}
+        for trial in finished(self.study):
+            folder = trial.user_attrs.get("folder")
+            if folder is None or not Path(folder).is_dir():
+                continue
+            checkpoints.discard(folder, keep=trial.user_attrs.get("checkpoint") if trial.number in kept else None)
+
+    def _show(self, plan: Plan | None, told: FrozenTrial, outcome: Outcome) -> None:
+        ranking = self._ranking()
+        best = f"{ranking[0].values[0]:.4g} (trial {ranking[0].number})" if ranking else "-"
+        if outcome.failure is not None:
+            at = f" at training step {outcome.failure.step}" if outcome.failure.step else ""
+            where = f" on rank {outcome.failure.rank}" if self._world_size > 1 else ""
+            result = f"failed{at}{where}: {outcome.failure.reason}"
+        else:
+            values = ", ".join(f"{value:.4g}" for value in outcome.values)
+            result = values if outcome.status == COMPLETE else f"pruned at {values}"
+        shown = told.user_attrs.get("hyperparameters", told.params)
+        self.progress.ended(told.number, role(told), shown, result, best, outcome.seconds)
+
+
+@contextmanager
+def optimize_loop(study: optuna.Study) -> Iterator[None]:
+    """Lets samplers and callbacks call ``study.stop()``, as inside ``study.optimize``."""
+    inner: Any = study
+    inner._stop_flag, inner._thread_local.in_optimize_loop = False, True
+    try:
+        yield
+    finally:
+        inner._thread_local.in_optimize_loop = False
+
+
+def versions() -> Params:
+    """The versions that decide whether a replay can be exact."""
+    import torch
+    import transformers
+
+    from hf_rlsearch._version import __version__
+
+    return {
+        "hf_rlsearch": __version__,
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+        "optuna": optuna.__version__,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+    }
+
+
+def _kind(trial: FrozenTrial) -> str:
+    return str((trial.user_attrs.get("failure") or {}).get("kind", "error"))

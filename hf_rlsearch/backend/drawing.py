@@ -1,0 +1,229 @@
+"""The search space as the backend needs it: found by dry runs, checked against the arguments, drawn on rank 0."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FixedTrial
+
+from hf_rlsearch._typing import Params
+from hf_rlsearch.backend.arguments import FrozenArguments, check_searchable, plain, unknown_name
+from hf_rlsearch.backend.compat import takes_trial
+from hf_rlsearch.backend.identity import keep_randomness
+from hf_rlsearch.errors import SearchSpaceError
+from hf_rlsearch.space import SearchSpace, record
+
+# Configurations that are checked against the arguments' own rules before the first training.
+_N_CHECKED = 64
+
+
+@dataclass(frozen=True)
+class Drawer:
+    """Draws configurations from the user's functions.
+
+    Attributes:
+        space: Every hyperparameter, those of ``model_init`` included.
+        hp_space: The user's.
+        model_init: The user's, None where the trainer is made by a factory.
+        frozen: The user's arguments.
+        from_model: Names that ``model_init`` suggests.
+        searched: Argument names that ``hp_space`` sets.
+    """
+
+    space: SearchSpace
+    hp_space: Callable[[Any], Any]
+    model_init: Callable[..., Any] | None
+    frozen: FrozenArguments
+    from_model: frozenset[str]
+    searched: frozenset[str]
+
+    def draw(self, trial: optuna.Trial) -> tuple[Params, Params]:
+        """Draws the whole configuration, so that it can be sent to other ranks before any of them builds a model.
+
+        Args:
+            trial: A running trial; params that it already has are kept.
+
+        Returns:
+            All params by name, and the values that ``hp_space`` returned, both plain data.
+
+        Raises:
+            SearchSpaceError: ``hp_space`` returned something else than a dict, or a value of the wrong type.
+        """
+        values = _returned(self.hp_space(trial))
+        conditional = {h.name for h in self.space.hyperparameters if h.conditional}
+        for name in sorted(self.from_model - conditional):
+            suggest(trial, name, self.space.distributions[name])
+        if self.from_model & conditional and self.model_init is not None:
+            with keep_randomness():
+                self.model_init(trial)
+        return dict(trial.params), plain(values)
+
+    def arguments(self, values: Mapping[str, Any]) -> Any:
+        """The training arguments of a configuration; values that only ``model_init`` reads are left out."""
+        return self.frozen.with_values({name: v for name, v in values.items() if name in self.frozen.names})
+
+    def of_the_user(self, model: Any) -> tuple[Params, Params]:
+        """The user's own configuration in the terms of the space.
+
+        Args:
+            model: The Trainer's, whose configuration may name what ``model_init`` suggests.
+
+        Returns:
+            Params to record, each in its distribution, the nearest value where the user's own lies outside; and the exact
+            values by name. Names whose value is not known are in neither.
+        """
+        config = getattr(model, "config", None)
+        recorded, exact = {}, {}
+        for hyperparameter in self.space.hyperparameters:
+            name = hyperparameter.name
+            value = self.frozen.value(name) if name in self.frozen.names else getattr(config, name, None)
+            value = plain(value)
+            if value is None:
+                continue
+            exact[name] = value
+            inside = _inside(hyperparameter.distribution, value)
+            level = -1 if inside else hyperparameter.nearest_level(value)
+            if inside or level >= 0:
+                recorded[name] = value if inside else hyperparameter.levels[level]
+        return recorded, exact
+
+
+def make_drawer(
+    hp_space: Callable[[Any], Any],
+    model_init: Callable[..., Any] | None,
+    frozen: FrozenArguments,
+    *,
+    roles: Mapping[str, str] | None,
+    n_points: Mapping[str, int] | int | None,
+    any_name: bool = False,
+) -> Drawer:
+    """Finds the space and checks it.
+
+    Args:
+        hp_space: The user's.
+        model_init: The user's.
+        frozen: The user's arguments.
+        roles: Overrides of inferred roles.
+        n_points: Wished number of levels.
+        any_name: A factory reads the values, so names need not be training arguments.
+
+    Raises:
+        SearchSpaceError: Empty, a name that nothing reads, or a value that the arguments refuse.
+    """
+    watch = _Watch(model_init) if takes_trial(model_init) else None
+    with keep_randomness():
+        seen = record(hp_space, watch.call if watch else None)
+    space = SearchSpace.from_distributions(
+        seen.distributions, roles=roles, n_points=n_points, conditional=seen.conditional
+    )
+    read_by_model = (watch.names if watch else set()) | set(seen.from_model_init)
+    check_searchable(seen.returned)
+    if not any_name:
+        for name in sorted(seen.returned - frozen.names - read_by_model):
+            raise unknown_name(name, frozen.names, model_init_takes_trial=watch is not None)
+    drawer = Drawer(
+        space=space,
+        hp_space=hp_space,
+        model_init=model_init,
+        frozen=frozen,
+        from_model=frozenset(seen.from_model_init) - frozenset(seen.returned),
+        searched=frozenset(seen.returned),
+    )
+    _check_values(drawer)
+    return drawer
+
+
+def suggest(trial: Any, name: str, distribution: BaseDistribution) -> Any:
+    """Lets a trial suggest a value of a known distribution."""
+    if isinstance(distribution, FloatDistribution):
+        return trial.suggest_float(
+            name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+        )
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(
+            name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+        )
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    raise SearchSpaceError(f"{name!r} has a {type(distribution).__name__}, expected a float, int or categorical one.")
+
+
+class _Watch:
+    """Lets ``model_init`` be run dry and notes the names that it reads from its trial, suggested or in ``params``."""
+
+    def __init__(self, model_init: Any) -> None:
+        self._model_init = model_init
+        self.names: set[str] = set()
+
+    def call(self, trial: Any) -> Any:
+        return self._model_init(_WatchedTrial(trial, self.names))
+
+
+class _WatchedParams(dict[str, Any]):
+    def __init__(self, params: Mapping[str, Any], names: set[str]) -> None:
+        super().__init__(params)
+        self._names = names
+
+    def __getitem__(self, name: str) -> Any:
+        self._names.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self._names.add(name)
+        return super().get(name, default)
+
+
+class _WatchedTrial:
+    def __init__(self, trial: Any, names: set[str]) -> None:
+        self._trial, self._names = trial, names
+
+    def __getattr__(self, attribute: str) -> Any:
+        value = getattr(self._trial, attribute)
+        if attribute == "params":
+            return _WatchedParams(value, self._names)
+        if attribute.startswith("suggest_"):
+
+            def watched(name: str, *args: Any, **kwargs: Any) -> Any:
+                self._names.add(name)
+                return value(name, *args, **kwargs)
+
+            return watched
+        return value
+
+
+def _returned(values: Any) -> Params:
+    if not isinstance(values, Mapping):
+        raise SearchSpaceError(
+            f"hp_space returned {values!r}, expected a dict of training arguments such as {{'learning_rate': 5e-5}}."
+        )
+    return dict(values)
+
+
+def _check_values(drawer: Drawer) -> None:
+    """Tries configurations that show every level at least once on the arguments' own rules."""
+    for params in _examples(drawer.space):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            values = _returned(drawer.hp_space(FixedTrial(params)))
+        drawer.arguments(values)
+
+
+def _examples(space: SearchSpace) -> Sequence[Params]:
+    rng = np.random.default_rng(0)
+    n_rows = min(_N_CHECKED, max(int(space.n_levels.max()), 8))
+    columns = [[(row + int(rng.integers(n))) % int(n) for row in range(n_rows)] for n in space.n_levels]
+    return [space.decode(row) for row in zip(*columns, strict=True)]
+
+
+def _inside(distribution: BaseDistribution, value: Any) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return any(
+            choice == value and isinstance(choice, bool) == isinstance(value, bool) for choice in distribution.choices
+        )
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return bool(distribution._contains(distribution.to_internal_repr(value)))

@@ -1,0 +1,344 @@
+"""What a search optimises: one named metric with a known direction, or what ``compute_objective`` makes of the metrics.
+
+The Trainer's default objective is the sum of all metrics with direction "minimize"; that keeps the worst trial of an
+accuracy search, adds accuracy to F1, and becomes a timing once ``evaluate()`` was called. Here the objective is one
+metric by name, its direction follows from the name, and whatever is ambiguous is an error before the first training.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from hf_rlsearch.errors import ObjectiveError
+
+Metrics = Mapping[str, Any]
+MINIMIZE, MAXIMIZE = "minimize", "maximize"
+
+_LOWER = frozenset(
+    ["loss", "losses", "perplexity", "ppl", "wer", "cer", "ter", "mer", "wil", "hter", "mse", "rmse", "mae", "mape", "error", "errors", "err", "nll", "brier", "ece", "crossentropy", "entropy", "bpb", "bpc", "latency", "distance", "fid", "hamming"]
+)
+_HIGHER = frozenset(
+    ["accuracy", "acc", "f1", "precision", "recall", "matthews", "mcc", "correlation", "pearson", "pearsonr", "spearman", "spearmanr", "bleu", "sacrebleu", "chrf", "rouge", "rouge1", "rouge2", "rougel", "rougelsum", "meteor", "comet", "bertscore", "auc", "auroc", "auprc", "map", "ndcg", "mrr", "em", "exact", "exactmatch", "r2", "kappa", "iou", "dice", "specificity", "sensitivity", "gleu", "spearmanr"]
+)
+# Keys that the Trainer adds to every evaluation and that say nothing about the model.
+_BOOKKEEPING = re.compile(
+    r"(_runtime|_per_second|_preparation_time|_compilation_time|_num_input_tokens_seen|_mem_\w+|_flos|_samples|_steps)$|^epoch$|^step$"
+)
+
+
+class UnsetDirection(str):
+    """The Trainer's default direction, told apart from the same word written by the user."""
+
+
+UNSET_DIRECTION = UnsetDirection(MINIMIZE)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """How a trial is scored.
+
+    Attributes:
+        names: The metric(s) by their full key, or the name of ``compute_objective``.
+        directions: "minimize" or "maximize" for each.
+        multi: A list of directions was given, so the result is a list of runs.
+        function: ``compute_objective``, or None where metrics are taken by name.
+        why: One line for people: where metric and direction come from.
+        follows: The one metric that the objective rises or falls with, and whether larger is better; None for several.
+            With ``load_best_model_at_end`` a trial keeps its best checkpoint by it.
+    """
+
+    names: tuple[str, ...]
+    directions: tuple[str, ...]
+    multi: bool
+    function: Callable[[dict[str, Any]], Any] | None
+    why: str
+    follows: tuple[str, bool] | None = None
+
+    def __call__(self, metrics: Metrics) -> tuple[float, ...]:
+        """The objective value(s) of one evaluation.
+
+        Args:
+            metrics: As ``evaluate()`` returned them.
+
+        Returns:
+            One float for each direction; may be nan or inf.
+
+        Raises:
+            ObjectiveError: A metric is missing or not a number, or the number of values is wrong.
+        """
+        if self.function is None:
+            return tuple(_number(name, metrics.get(name, _missing(name, metrics))) for name in self.names)
+        found = self.function(dict(metrics))
+        values = tuple(found) if isinstance(found, (list, tuple)) else (found,)
+        if len(values) != len(self.directions):
+            raise ObjectiveError(
+                f"compute_objective returned {len(values)} value(s) ({found!r}), expected {len(self.directions)}, one for "
+                f"each direction {list(self.directions)}."
+            )
+        return tuple(_number("compute_objective", value) for value in values)
+
+    def better(self, value: float, other: float) -> bool:
+        """Whether the first value of a single objective beats the second."""
+        return value > other if self.directions[0] == MAXIMIZE else value < other
+
+
+def direction_of(name: str) -> str | None:
+    """The direction that a metric's name implies, None for an unknown name."""
+    words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
+    if any(word in _LOWER for word in words):
+        return MINIMIZE
+    return MAXIMIZE if any(word in _HIGHER for word in words) else None
+
+
+def scored_names(metrics: Metrics) -> list[str]:
+    """The keys that say something about the model, numbers only."""
+    return [name for name, value in metrics.items() if not _BOOKKEEPING.search(name) and _is_number(value)]
+
+
+def resolve(
+    probe: Metrics,
+    *,
+    args: Any,
+    compute_objective: Callable[[dict[str, Any]], Any] | None = None,
+    metric: str | Sequence[str] | None = None,
+    direction: str | Sequence[str] = UNSET_DIRECTION,
+) -> Objective:
+    """Settles what is optimised, and which way, before anything is trained.
+
+    Args:
+        probe: Metrics of an evaluation of the untrained model.
+        args: The Trainer's arguments; ``metric_for_best_model`` and ``greater_is_better`` count.
+        compute_objective: The user's function, None for the Trainer's default one.
+        metric: The user's choice, with or without the ``eval_`` in front; several for several directions.
+        direction: "minimize", "maximize", a list of these, or ``UNSET_DIRECTION``.
+
+    Raises:
+        ObjectiveError: Nothing to optimise, more than one thing, a name that does not exist, an objective that no metric
+            changes, or a direction that contradicts the metric.
+    """
+    given = _given_directions(direction)
+    multi = not isinstance(direction, str)
+    if compute_objective is not None:
+        if metric is not None:
+            raise ObjectiveError(
+                f"metric={metric!r} and compute_objective are both given. Pass one of them: metric names what to optimise, "
+                "compute_objective computes it."
+            )
+        return _resolve_function(probe, compute_objective, given, multi)
+    names, why = _resolve_names(probe, args, metric, n_wanted=len(given) if multi else 1)
+    directions = tuple(
+        _settle(name, given[i] if given else None, _implied(name, args, metric is None)) for i, name in enumerate(names)
+    )
+    follows = (names[0], directions[0] == MAXIMIZE) if len(names) == 1 else None
+    return Objective(names=names, directions=directions, multi=multi, function=None, why=why, follows=follows)
+
+
+def _given_directions(direction: str | Sequence[str]) -> tuple[str, ...]:
+    if isinstance(direction, UnsetDirection):
+        return ()
+    given = (direction,) if isinstance(direction, str) else tuple(direction)
+    for one in given:
+        if one not in (MINIMIZE, MAXIMIZE):
+            raise ObjectiveError(f"direction={one!r} given, expected 'minimize' or 'maximize'.")
+    if not given:
+        raise ObjectiveError("direction=[] given, expected one direction for each value of compute_objective.")
+    return given
+
+
+def _resolve_names(
+    probe: Metrics, args: Any, metric: str | Sequence[str] | None, n_wanted: int
+) -> tuple[tuple[str, ...], str]:
+    found = scored_names(probe)
+    if metric is not None:
+        asked = (metric,) if isinstance(metric, str) else tuple(metric)
+        if len(asked) != n_wanted:
+            raise ObjectiveError(
+                f"metric={list(asked)} names {len(asked)} metric(s), but there are {n_wanted} direction(s)."
+            )
+        return tuple(_full_name(name, probe, "metric") for name in asked), "metric="
+    if n_wanted > 1:
+        raise ObjectiveError(
+            f"{n_wanted} directions are given but neither compute_objective nor metric. Pass metric=[...] with {n_wanted} of "
+            f"{found}, or a compute_objective that returns {n_wanted} values."
+        )
+    best = getattr(args, "metric_for_best_model", None)
+    others = [name for name in found if not name.endswith("loss")]
+    # TrainingArguments fills in "loss" by itself with load_best_model_at_end, so that word alone is no choice.
+    if best is not None and (best not in ("loss", "eval_loss") or not others):
+        return (_full_name(best, probe, "metric_for_best_model"),), "metric_for_best_model"
+    if len(others) == 1:
+        return (others[0],), "the only metric of compute_metrics"
+    if not others and found:
+        losses = ["eval_loss"] if "eval_loss" in found else found
+        if len(losses) == 1:
+            return (losses[0],), "no other metric is computed"
+    if not found:
+        raise ObjectiveError(
+            f"Evaluation gives no number to optimise, only {sorted(probe)}. Give the Trainer labels (label_names=...) or a "
+            "compute_metrics."
+        )
+    raise ObjectiveError(
+        f"Evaluation gives several metrics: {', '.join(others or found)}. Pass metric={(others or found)[0]!r} or another of "
+        "them, set metric_for_best_model, or pass compute_objective."
+    )
+
+
+def _full_name(name: str, probe: Metrics, argument: str) -> str:
+    for candidate in (name, f"eval_{name}"):
+        if candidate in probe:
+            _number(candidate, probe[candidate])
+            return candidate
+    raise _missing(name, probe, argument)
+
+
+def _implied(name: str, args: Any, from_args: bool) -> str | None:
+    """The direction from the name, checked against ``greater_is_better`` where that speaks of the same metric."""
+    implied = direction_of(name)
+    best, greater = getattr(args, "metric_for_best_model", None), getattr(args, "greater_is_better", None)
+    if best is None or greater is None or name not in (best, f"eval_{best}"):
+        return implied
+    stated = MAXIMIZE if greater else MINIMIZE
+    if implied is not None and stated != implied:
+        raise ObjectiveError(
+            f"greater_is_better={greater} contradicts metric_for_best_model={best!r}, which is better when "
+            f"{'larger' if implied == MAXIMIZE else 'smaller'}. Set greater_is_better={implied == MAXIMIZE}: the best "
+            "checkpoint of each trial is chosen by it."
+        )
+    return stated
+
+
+def _settle(name: str, given: str | None, implied: str | None) -> str:
+    if given is None:
+        # As the Trainer does for metric_for_best_model: a name it does not know is better when larger.
+        return implied or MAXIMIZE
+    if implied is not None and given != implied:
+        raise ObjectiveError(
+            f"direction={given!r} contradicts {name!r}, which is better when {'larger' if implied == MAXIMIZE else 'smaller'}."
+            f" Pass direction={implied!r} or leave direction out; to search for the worst on purpose, pass a "
+            "compute_objective with the sign turned."
+        )
+    return given
+
+
+def _resolve_function(
+    probe: Metrics, function: Callable[[dict[str, Any]], Any], given: tuple[str, ...], multi: bool
+) -> Objective:
+    name = getattr(function, "__name__", type(function).__name__)
+    try:
+        found = function(dict(probe))
+    except Exception as error:
+        raise ObjectiveError(
+            f"compute_objective raised {type(error).__name__}: {error} on the metrics {sorted(probe)} of the untrained model. "
+            "Change it to use these names."
+        ) from error
+    n_values = len(found) if isinstance(found, (list, tuple)) else 1
+    wanted = len(given) if multi else 1
+    if n_values != wanted:
+        raise ObjectiveError(
+            f"compute_objective returned {n_values} value(s) ({found!r}), expected {wanted}: direction is "
+            f"{list(given) if multi else (given[0] if given else MINIMIZE)!r}."
+        )
+    names = (name,) if n_values == 1 else tuple(f"{name}[{i}]" for i in range(n_values))
+    directions = tuple(_function_direction(probe, function, i, given[i] if given else None) for i in range(n_values))
+    follows = _followed(_slopes(probe, function, 0), directions[0]) if n_values == 1 else None
+    return Objective(
+        names=names, directions=directions, multi=multi, function=function, why="compute_objective", follows=follows
+    )
+
+
+def _followed(slopes: dict[str, int], direction: str) -> tuple[str, bool] | None:
+    used = {name: slope for name, slope in slopes.items() if slope}
+    if len(used) != 1:
+        return None
+    ((name, slope),) = used.items()
+    return (name, (direction == MAXIMIZE) == (slope > 0)) if slope in (-1, 1) else None
+
+
+def _function_direction(
+    probe: Metrics, function: Callable[[dict[str, Any]], Any], index: int, given: str | None
+) -> str:
+    slopes = _slopes(probe, function, index)
+    if not any(slopes.values()):
+        raise ObjectiveError(
+            f"compute_objective is constant: it does not change with any of {sorted(slopes)}. Let it return one of them, or "
+            "pass metric= instead."
+        )
+    implied = {_towards(name, slope) for name, slope in slopes.items() if slope} - {None}
+    if len(implied) != 1:
+        # Nothing to go by: the Trainer's documented default.
+        return given or MINIMIZE
+    (only,) = implied
+    used = next(name for name, slope in slopes.items() if _towards(name, slope) == only)
+    if given is not None and given != only and None not in {_towards(n, s) for n, s in slopes.items() if s}:
+        raise ObjectiveError(
+            f"direction={given!r} contradicts compute_objective, which follows {used!r} so that {only} is better. Pass "
+            f"direction={only!r} or turn the sign in compute_objective."
+        )
+    return given or str(only)
+
+
+def _towards(name: str, slope: int) -> str | None:
+    implied = direction_of(name)
+    if implied is None or slope not in (-1, 1):
+        return None
+    return implied if slope > 0 else (MINIMIZE if implied == MAXIMIZE else MAXIMIZE)
+
+
+def _slopes(probe: Metrics, function: Callable[[dict[str, Any]], Any], index: int) -> dict[str, int]:
+    """For each metric: 1 or -1 where the objective rises or falls with it, 2 where it does either, 0 where neither."""
+    base = {k: (0.5 if _is_number(v) and not math.isfinite(v) else v) for k, v in probe.items()}
+    return {name: _slope(base, name, function, index) for name in scored_names(probe)}
+
+
+def _slope(base: dict[str, Any], name: str, function: Callable[[dict[str, Any]], Any], index: int) -> int:
+    signs = set()
+    for value in (base[name] + 0.1, base[name] - 0.1, base[name] + 10.0, 0.0, 1.0, base[name] * 2):
+        try:
+            before, after = (_pick(function({**base, name: v}), index) for v in (base[name], value))
+        except Exception:
+            return 2
+        change, moved = after - before, value - base[name]
+        if moved and change and math.isfinite(change):
+            signs.add(1 if (change > 0) == (moved > 0) else -1)
+    return 0 if not signs else (signs.pop() if len(signs) == 1 else 2)
+
+
+def _pick(found: Any, index: int) -> float:
+    return float(found[index] if isinstance(found, (list, tuple)) else found)
+
+
+class _Missing:
+    """Stands for a metric that is not there, with the error to raise."""
+
+    def __init__(self, error: ObjectiveError) -> None:
+        self.error = error
+
+
+def _missing(name: str, metrics: Metrics, argument: str | None = None) -> Any:
+    known = scored_names(metrics)
+    close = get_close_matches(name, known, n=1, cutoff=0.5) or get_close_matches(f"eval_{name}", known, n=1, cutoff=0.5)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    given = f"{argument}={name!r}" if argument else f"{name!r}"
+    error = ObjectiveError(f"{given} is not among the metrics of evaluation: {', '.join(known) or 'none'}.{hint}")
+    return error if argument else _Missing(error)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, (int, float)):
+        return True
+    return hasattr(value, "item") and getattr(value, "ndim", 0) == 0 and isinstance(value.item(), (int, float))
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, _Missing):
+        raise value.error
+    if not _is_number(value):
+        raise ObjectiveError(
+            f"{name} is {value!r}, a {type(value).__name__}; expected one number. Pass metric= with another name."
+        )
+    return float(value)

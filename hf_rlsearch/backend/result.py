@@ -1,0 +1,257 @@
+"""What a search returns: every trial, the best one, the gain over the user's own arguments, ways to use it."""
+
+import datetime
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from hf_rlsearch._typing import Params
+
+BASELINE, SEARCH, CONFIRM = "baseline", "search", "confirm"
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A finished or interrupted search; equal on every rank.
+
+    Attributes:
+        study: The Optuna study; on ranks other than 0 a copy of it in memory.
+        metric: Name of the objective.
+        output_dir: Where the trials wrote.
+        stopped_by: Why the search ended: "n_trials", "timeout", "study.stop", "interrupted".
+        n_trials: Total number of trials asked for.
+    """
+
+    study: optuna.Study
+    metric: str
+    output_dir: str
+    stopped_by: str
+    n_trials: int
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """Every trial, in order."""
+        return self.study.get_trials(deepcopy=False)
+
+    @property
+    def directions(self) -> list[str]:
+        """ "minimize" or "maximize" for each objective."""
+        return [direction.name.lower() for direction in self.study.directions]
+
+    @property
+    def best_trials(self) -> list[FrozenTrial]:
+        """The best trial, or with several directions those that no other beats in all of them; empty if none completed."""
+        complete = [t for t in self.trials if t.state == TrialState.COMPLETE and role(t) != CONFIRM]
+        if not complete:
+            return []
+        if len(self.directions) > 1:
+            numbers = {trial.number for trial in complete}
+            return [trial for trial in self.study.best_trials if trial.number in numbers]
+        return [min(complete, key=lambda t: (-self._gain_sign() * float(t.values[0]), t.number))]
+
+    @property
+    def best_trial(self) -> FrozenTrial | None:
+        """The best trial; with several directions the first of the best; None if none completed."""
+        best = self.best_trials
+        return best[0] if best else None
+
+    @property
+    def baseline(self) -> FrozenTrial | None:
+        """The trial of the user's own arguments, None if it was switched off."""
+        return next((trial for trial in self.trials if role(trial) == BASELINE), None)
+
+    @property
+    def gain(self) -> float | None:
+        """How much better the best trial is than the user's own arguments, at least 0; None if that is not known."""
+        best, baseline = self.best_trial, self.baseline
+        if len(self.directions) > 1 or best is None or baseline is None or baseline.state != TrialState.COMPLETE:
+            return None
+        return self._gain_sign() * (float(best.values[0]) - float(baseline.values[0]))
+
+    def hyperparameters(self, trial: FrozenTrial) -> Params:
+        """A trial's hyperparameters, the exact values that it was trained with."""
+        return dict(trial.user_attrs.get("hyperparameters", trial.params))
+
+    def trials_dataframe(self) -> Any:
+        """One row for each trial: number, role, state, values, hyperparameters, seconds, and how it failed."""
+        import pandas as pd
+
+        return pd.DataFrame([self._row(trial) for trial in self.trials])
+
+    def summary(self) -> str:
+        """Two or three lines for people."""
+        best = self.best_trial
+        if best is None:
+            return f"No trial of {len(self.trials)} completed. See trials_dataframe()['failure'] for the reasons."
+        lines = [f"{self.metric}: {_numbers(best.values)} in trial {best.number} of {len(self.trials)}"]
+        if self.gain is not None and self.baseline is not None:
+            yours = _numbers(self.baseline.values)
+            lines.append(
+                f"your own arguments: {yours}, gain {self.gain:.4g}"
+                if self.gain > 0
+                else f"no gain found over your own arguments ({yours})"
+            )
+        lines.append(f"hyperparameters: {self.hyperparameters(best)}")
+        return "\n".join(lines)
+
+    def apply(self, trainer: Any) -> Any:
+        """Gives a Trainer the best trial's arguments, so that ``train()`` repeats that trial.
+
+        Unlike setting ``trainer.args`` fields one by one, this refreshes what the Trainer has derived from them, such as
+        the batch size, and lets ``model_init`` build the best trial's model.
+
+        Args:
+            trainer: The one that was searched or another of the same kind; its ``output_dir`` is kept.
+
+        Returns:
+            The same Trainer.
+
+        Raises:
+            SearchFailed: No trial completed.
+        """
+        from hf_rlsearch.backend.finish import apply_trial
+        from hf_rlsearch.errors import SearchFailed
+
+        if self.best_trial is None:
+            raise SearchFailed("There is no best trial to apply: none completed.")
+        return apply_trial(trainer, self.best_trial)
+
+    def report(self, path: str | Path) -> Path:
+        """Writes a report of the search as one HTML file.
+
+        Args:
+            path: Of the file.
+
+        Returns:
+            Its path.
+        """
+        from hf_rlsearch.report import write_report
+
+        return write_report(self.study, path)
+
+    def to_json(self) -> Params:
+        """The whole result as plain data: what ``from_json`` reads."""
+        return {
+            "metric": self.metric,
+            "output_dir": self.output_dir,
+            "stopped_by": self.stopped_by,
+            "n_trials": self.n_trials,
+            "study_name": self.study.study_name,
+            "directions": self.directions,
+            "user_attrs": json.loads(json.dumps(self.study.user_attrs)),
+            "best_trial": None if self.best_trial is None else self.best_trial.number,
+            "gain": self.gain,
+            "trials": [trial_to_json(trial) for trial in self.trials],
+        }
+
+    @classmethod
+    def from_json(cls, data: Params) -> "SearchResult":
+        """A result from ``to_json``, its study in memory."""
+        study = optuna.create_study(
+            study_name=data["study_name"], directions=data["directions"], storage=optuna.storages.InMemoryStorage()
+        )
+        for name, value in data["user_attrs"].items():
+            study.set_user_attr(name, value)
+        study.add_trials([trial_from_json(trial) for trial in data["trials"]])
+        return cls(
+            study=study,
+            metric=data["metric"],
+            output_dir=data["output_dir"],
+            stopped_by=data["stopped_by"],
+            n_trials=data["n_trials"],
+        )
+
+    def _gain_sign(self) -> float:
+        return 1.0 if self.study.directions[0] == StudyDirection.MAXIMIZE else -1.0
+
+    def _row(self, trial: FrozenTrial) -> Params:
+        values = list(trial.values or [math.nan] * len(self.directions))
+        failure = trial.user_attrs.get("failure") or {}
+        return {
+            "number": trial.number,
+            "role": role(trial),
+            "state": trial.state.name.lower(),
+            **{("value" if len(values) == 1 else f"value_{i}"): value for i, value in enumerate(values)},
+            **{f"params_{name}": value for name, value in self.hyperparameters(trial).items()},
+            "seconds": trial.user_attrs.get("seconds"),
+            "failure": failure.get("reason"),
+        }
+
+
+def role(trial: FrozenTrial) -> str:
+    """What a trial was for: "baseline", "search" or "confirm"."""
+    return str(trial.user_attrs.get("role", SEARCH))
+
+
+def trial_to_json(trial: FrozenTrial) -> Params:
+    """A trial as plain data."""
+    return {
+        "number": trial.number,
+        "state": trial.state.name,
+        "values": trial.values,
+        "params": trial.params,
+        "distributions": {name: distribution_to_json(d) for name, d in trial.distributions.items()},
+        "intermediate_values": {str(step): value for step, value in trial.intermediate_values.items()},
+        "user_attrs": trial.user_attrs,
+        "system_attrs": trial.system_attrs,
+        "start": _stamp(trial.datetime_start),
+        "complete": _stamp(trial.datetime_complete),
+    }
+
+
+def trial_from_json(data: Params) -> FrozenTrial:
+    """The inverse of ``trial_to_json``."""
+    return FrozenTrial(
+        number=data["number"],
+        trial_id=data["number"],
+        state=TrialState[data["state"]],
+        value=None,
+        values=data["values"],
+        params=data["params"],
+        distributions={name: json_to_distribution(text) for name, text in data["distributions"].items()},
+        intermediate_values={int(step): value for step, value in data["intermediate_values"].items()},
+        user_attrs=data["user_attrs"],
+        system_attrs=data["system_attrs"],
+        datetime_start=_time(data["start"]),
+        datetime_complete=_time(data["complete"]),
+    )
+
+
+def best_runs(result: SearchResult, multi: bool) -> Any:
+    """What the Trainer returns: a ``BestRun``, or a list of them for several directions."""
+    runs = [_run(result, trial, multi) for trial in result.best_trials]
+    if multi:
+        return runs
+    return runs[0] if runs else _bestrun_class()("", math.nan, {}, result)
+
+
+def _run(result: SearchResult, trial: FrozenTrial, multi: bool) -> Any:
+    values: Sequence[float] = list(trial.values)
+    objective = values if multi else values[0]
+    return _bestrun_class()(str(trial.number), objective, result.hyperparameters(trial), result)
+
+
+def _bestrun_class() -> Any:
+    from transformers.trainer_utils import BestRun
+
+    return BestRun
+
+
+def _stamp(when: datetime.datetime | None) -> str | None:
+    return None if when is None else when.isoformat()
+
+
+def _time(text: str | None) -> datetime.datetime | None:
+    return None if text is None else datetime.datetime.fromisoformat(text)
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)

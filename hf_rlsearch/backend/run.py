@@ -1,0 +1,229 @@
+"""The trial loop: rank 0 decides, every rank trains, all agree on how it ended."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hf_rlsearch._typing import Params
+from hf_rlsearch.backend import checkpoints
+from hf_rlsearch.backend.chief import Chief, optimize_loop
+from hf_rlsearch.backend.choices import choose_pruner, choose_sampler
+from hf_rlsearch.backend.distributed import STOP, Ranks
+from hf_rlsearch.backend.drawing import Drawer
+from hf_rlsearch.backend.failures import Failure
+from hf_rlsearch.backend.identity import identity
+from hf_rlsearch.backend.objective import Objective
+from hf_rlsearch.backend.probe import probe_metrics
+from hf_rlsearch.backend.result import SearchResult, best_runs
+from hf_rlsearch.backend.settings import Settings
+from hf_rlsearch.backend.sources import FactorySource, TrainerSource
+from hf_rlsearch.backend.storage import open_study, quiet_optuna
+from hf_rlsearch.backend.trial import COMPLETE, FAILED, PRUNED, Monitor, Outcome, Plan, run_trial
+
+Source = TrainerSource | FactorySource
+
+
+def run_search(source: Source, settings: Settings) -> Any:
+    """Searches, and leaves the Trainer with the best arguments and model.
+
+    Args:
+        source: Of the trials' Trainers.
+        settings: Of the search.
+
+    Returns:
+        A ``BestRun``, or a list of them for several directions; the same on every rank.
+    """
+    ranks = Ranks()
+    with stop_signals(), quiet_optuna(), source:
+        search = Search(source, settings, ranks)
+        result = search.run()
+        search.finish(result)
+        return best_runs(result, search.objective.multi)
+
+
+class Search:
+    """One search on one rank.
+
+    Args:
+        source: Of the trials' Trainers.
+        settings: Of the search.
+        ranks: The processes of the search.
+    """
+
+    def __init__(self, source: Source, settings: Settings, ranks: Ranks) -> None:
+        self._source, self._settings, self._ranks = source, settings, ranks
+        self._drawer: Drawer = ranks.together(lambda: source.drawer(settings))
+        self.objective: Objective = ranks.together(lambda: probe_metrics(source, settings))
+        self._chief: Chief | None = None
+        # Weights of the best trial that could not be, or were not to be, kept on disk.
+        self._in_memory: tuple[int, dict[str, Any]] | None = None
+        ranks.decide(self._open)
+
+    def run(self) -> SearchResult:
+        """Runs trials until a reason to stop; the result holds all of them."""
+        if self._chief is None:
+            return self._loop()
+        try:
+            with optimize_loop(self._chief.study):
+                return self._loop()
+        finally:
+            self._chief.progress.close()
+
+    def finish(self, result: SearchResult) -> None:
+        """Gives the Trainer the best arguments and model, or back as it was if no trial completed."""
+        best = result.best_trial
+        if best is None:
+            self._source.restore()
+            return
+        weights = self._in_memory[1] if self._in_memory and self._in_memory[0] == best.number else None
+        load = checkpoints.loader(best.user_attrs.get("checkpoint"), weights)
+        params = {} if best.user_attrs.get("role") == "baseline" else dict(best.params)
+        self._source.finish(best.user_attrs.get("values", {}), params, load)
+
+    def _open(self) -> Params:
+        """Rank 0: opens the study and prepares to decide."""
+        settings, source = self._settings, self._source
+        n_objectives = len(self.objective.directions)
+        opened = open_study(
+            output_dir=source.frozen.value("output_dir"),
+            identity=identity(
+                space=self._drawer.space,
+                objective=self.objective,
+                frozen=source.frozen,
+                searched=self._drawer.searched,
+                trainer=source.reference,
+            ),
+            directions=self.objective.directions,
+            n_trials=settings.n_trials,
+            sampler=choose_sampler(settings, self._drawer.space, n_objectives),
+            pruner=choose_pruner(settings, n_objectives),
+            storage=settings.storage,
+            study_name=settings.study_name,
+            load_if_exists=settings.load_if_exists,
+            resume=settings.resume,
+        )
+        self._chief = Chief(
+            opened,
+            self._drawer,
+            self.objective,
+            settings,
+            model=getattr(source.reference, "model", None),
+            world_size=self._ranks.size,
+            alone=settings.storage is None,
+            quiet=bool(getattr(source.reference.args, "disable_tqdm", False)),
+        )
+        return {}
+
+    def _loop(self) -> SearchResult:
+        while True:
+            message = self._ranks.decide(self._next)
+            if message["kind"] == STOP:
+                return self._result(message["reason"])
+            message.pop("kind")
+            plan = Plan.from_json(message)
+            error = self._train(plan)
+            self._ranks.decide(lambda error=error: self._check(error))
+
+    def _next(self) -> Params:
+        assert self._chief is not None
+        return self._chief.next()
+
+    def _check(self, error: BaseException | None) -> Params:
+        """Rank 0: goes on after a failed trial, or raises."""
+        assert self._chief is not None
+        if error is not None and not isinstance(error, self._settings.caught):
+            raise error
+        self._chief.check_failures(error)
+        return {}
+
+    def _train(self, plan: Plan) -> BaseException | None:
+        """Trains one configuration on all ranks and records it; returns the exception that it failed with."""
+        chief = self._chief
+        report: Callable[[int, float], bool] = chief.report if chief is not None else (lambda step, value: False)
+        monitor = Monitor(plan, self.objective, self._ranks, report)
+        trainer: Any = None
+        error: BaseException | None = None
+        try:
+            trainer = self._source.trainer_for(plan, self._drawer, self.objective, monitor)
+            outcome, error = run_trial(trainer, plan, monitor, self.objective)
+        except Exception as caught:
+            error = caught
+            outcome = Outcome(status=FAILED, failure=Failure.from_error(caught, rank=self._ranks.rank))
+        outcome = self._agree(outcome)
+        if outcome.status == COMPLETE:
+            outcome = self._keep(trainer, plan, outcome)
+        trainer = None
+        self._source.release()
+        if chief is not None:
+            chief.record(plan, outcome)
+        return error
+
+    def _agree(self, outcome: Outcome) -> Outcome:
+        """One outcome for all ranks: a failure on any of them fails the trial, what rank 0 measured counts."""
+        reports = self._ranks.gather(
+            {
+                "status": outcome.status,
+                "values": list(outcome.values),
+                "failure": None if outcome.failure is None else outcome.failure.to_json(),
+            }
+        )
+        failures = [Failure(**report["failure"]) for report in reports if report["failure"] is not None]
+        if failures:
+            first = next((failure for failure in failures if failure.kind != "lost"), failures[0])
+            outcome.status, outcome.failure, outcome.values = FAILED, first, ()
+        else:
+            outcome.status, outcome.values = reports[0]["status"], tuple(reports[0]["values"])
+        return outcome
+
+    def _keep(self, trainer: Any, plan: Plan, outcome: Outcome) -> Outcome:
+        """Puts a good trial's model where it is found after the search."""
+        chief = self._chief
+        decision = self._ranks.broadcast(
+            {"disk": chief.keeps(outcome), "best": chief.is_best(outcome)} if chief is not None else None
+        )
+        if decision["disk"]:
+            outcome.checkpoint = checkpoints.save_scored(trainer, plan.folder)
+        on_disk = self._ranks.broadcast({"checkpoint": outcome.checkpoint})["checkpoint"]
+        outcome.checkpoint = on_disk
+        if decision["best"] and on_disk is None:
+            weights = checkpoints.copy_weights(trainer)
+            self._in_memory = None if weights is None else (plan.number, weights)
+        return outcome
+
+    def _result(self, reason: str) -> SearchResult:
+        chief = self._chief
+        result = None
+        if chief is not None:
+            result = SearchResult(
+                study=chief.study,
+                metric=", ".join(self.objective.names),
+                output_dir=chief.folder,
+                stopped_by=reason,
+                n_trials=self._settings.n_trials,
+            )
+            chief.progress.close()
+            chief.progress.say(result.summary())
+        data = self._ranks.broadcast(result.to_json() if result is not None and self._ranks.size > 1 else None)
+        return result if result is not None else SearchResult.from_json(data)
+
+
+@contextmanager
+def stop_signals() -> Iterator[None]:
+    """Lets SIGTERM end a search as Ctrl-C does: the Trainer is put back and the storage stays consistent."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+__all__ = ["PRUNED", "Search", "run_search", "stop_signals"]

@@ -1,0 +1,138 @@
+"""The public door: ``hf_rlsearch.search`` and what ``hyperparameter_search(backend="rl")`` calls."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from hf_rlsearch._typing import Params
+from hf_rlsearch.backend.default_space import default_hp_space, without_epochs
+from hf_rlsearch.backend.objective import UNSET_DIRECTION
+from hf_rlsearch.backend.run import run_search
+from hf_rlsearch.backend.settings import Settings
+from hf_rlsearch.backend.sources import FactorySource, TrainerSource
+from hf_rlsearch.errors import ArgumentsError
+
+
+def search(
+    trainer: Any,
+    hp_space: Callable[[Any], Params] | None = None,
+    *,
+    compute_objective: Callable[[dict[str, Any]], Any] | None = None,
+    n_trials: int = 20,
+    direction: str | Sequence[str] = UNSET_DIRECTION,
+    hp_name: Callable[[Any], str] | None = None,
+    metric: str | Sequence[str] | None = None,
+    sampler: Any = None,
+    pruner: Any = None,
+    storage: Any = None,
+    study_name: str | None = None,
+    load_if_exists: bool = False,
+    resume: bool = True,
+    baseline: bool = True,
+    timeout: float | None = None,
+    target: float | None = None,
+    catch: Any = (Exception,),
+    max_failed_trials: int | None = None,
+    gc_after_trial: bool = True,
+    n_jobs: int = 1,
+    keep_checkpoints: int = 1,
+    weights: str | None = None,
+    roles: Mapping[str, str] | None = None,
+    n_points: Mapping[str, int] | int | None = None,
+    budget: float | None = None,
+    confirm: int = 0,
+    published: Sequence[Params] = (),
+    seed: int | None = None,
+) -> Any:
+    """Searches the hyperparameters of a Trainer.
+
+    The same as ``trainer.hyperparameter_search(backend="rl", ...)``, without that method. Afterwards the Trainer has the
+    best arguments and the best model; after an exception it is what it was before.
+
+    Args:
+        trainer: A ``transformers.Trainer`` with a ``model_init``; or a function ``make_trainer(values)`` that returns a fresh
+            trainer, for those that build their model themselves. Called with ``{}`` it returns your own configuration.
+        hp_space: Suggests values on a trial and returns them by name of a training argument.
+        compute_objective: Makes one number of the metrics, or one for each direction.
+        n_trials: Total number of trials, those of an interrupted run and the baseline included.
+        direction: "minimize", "maximize" or a list of these; inferred from the metric's name if left out.
+        hp_name: Names a trial's folder and run.
+        metric: The metric to optimise, as evaluation names it, ``eval_`` may be left out.
+        sampler: An Optuna sampler instead of ours.
+        pruner: An Optuna pruner instead of ours.
+        storage: An Optuna storage or its URL instead of an SQLite file in ``output_dir``.
+        study_name: Names the study; an existing one is an error unless ``load_if_exists``.
+        load_if_exists: As in Optuna.
+        resume: Continue an unfinished search of the same script in the default storage.
+        baseline: Trial 0 is the Trainer's own arguments.
+        timeout: Seconds after which no new trial begins.
+        target: Objective value at which the search ends.
+        catch: Exceptions that fail a trial and let the search go on.
+        max_failed_trials: Failed trials at which the search ends; a quarter of ``n_trials``, at least three.
+        gc_after_trial: Accepted as in Optuna; memory is always freed.
+        n_jobs: Only 1; start several processes with one storage instead.
+        keep_checkpoints: Number of best trials whose model stays on disk.
+        weights: Weights of the agent instead of the bundled ones.
+        roles: Role of a hyperparameter by name, where its name does not tell.
+        n_points: Number of levels of numeric hyperparameters, of all or by name.
+        budget: Number of full trainings to spend.
+        confirm: Number of best configurations to train again under new seeds.
+        published: Configurations known to work, to be considered first.
+        seed: Of the sampler.
+
+    Returns:
+        ``BestRun``, whose ``run_summary`` is a ``SearchResult``; a list of them for a list of directions.
+
+    Raises:
+        SearchSpaceError, ObjectiveError, ArgumentsError, StorageError, WeightsError: Before the first training, with the
+            Trainer left as it was.
+        SearchFailed: Too many trials failed.
+    """
+    given = {
+        name: value for name, value in locals().items() if name not in ("trainer", "hp_space", "compute_objective")
+    }
+    settings = Settings(hp_space=hp_space or default_hp_space, compute_objective=_own(compute_objective), **given)
+    is_factory = callable(trainer) and not hasattr(trainer, "train")
+    source = FactorySource(trainer) if is_factory else TrainerSource(trainer)
+    return run_search(source, _with_fitting_space(settings, source.frozen))
+
+
+def search_from_trainer(
+    trainer: Any, *, n_trials: int, direction: str | Sequence[str], options: Mapping[str, Any]
+) -> Any:
+    """The search that a Trainer was asked for with ``backend="rl"``.
+
+    Args:
+        trainer: With ``hp_space``, ``hp_name`` and ``compute_objective`` set by ``hyperparameter_search``.
+        n_trials: Total number of trials.
+        direction: One, several, or the unset one.
+        options: The free keyword arguments.
+    """
+    is_default = getattr(getattr(trainer.hp_space, "__self__", None), "name", None) == "rl"
+    settings = Settings.from_options(
+        options,
+        hp_space=default_hp_space if is_default else trainer.hp_space,
+        compute_objective=_own(trainer.compute_objective),
+        n_trials=n_trials,
+        direction=direction,
+        hp_name=trainer.hp_name,
+    )
+    source = TrainerSource(trainer)
+    return run_search(source, _with_fitting_space(settings, source.frozen))
+
+
+def _own(compute_objective: Any) -> Any:
+    """None for the Trainer's default: a sum of all metrics is no objective."""
+    from transformers.trainer_utils import default_compute_objective
+
+    if compute_objective is not None and not callable(compute_objective):
+        raise ArgumentsError(f"compute_objective={compute_objective!r} given, expected a function of the metrics.")
+    return None if compute_objective is default_compute_objective else compute_objective
+
+
+def _with_fitting_space(settings: Settings, frozen: Any) -> Settings:
+    """Leaves the epochs out of the default space where ``max_steps`` decides."""
+    import dataclasses
+
+    if settings.hp_space is default_hp_space and "max_steps" in frozen.names and frozen.value("max_steps") > 0:
+        return dataclasses.replace(settings, hp_space=without_epochs)
+    return settings

@@ -1,0 +1,106 @@
+"""The arguments of a search, checked before anything is touched."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from hf_rlsearch._typing import Params
+from hf_rlsearch.backend.default_space import default_hp_space
+from hf_rlsearch.backend.objective import UNSET_DIRECTION
+from hf_rlsearch.errors import ArgumentsError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that ``hf_rlsearch.search`` takes besides the Trainer; see there for the meaning of each.
+
+    Raises:
+        ArgumentsError: A value that rules the search out.
+    """
+
+    hp_space: Callable[[Any], Any] = default_hp_space
+    compute_objective: Callable[[dict[str, Any]], Any] | None = None
+    n_trials: int = 20
+    direction: str | Sequence[str] = UNSET_DIRECTION
+    hp_name: Callable[[Any], str] | None = None
+    metric: str | Sequence[str] | None = None
+    sampler: Any = None
+    pruner: Any = None
+    storage: Any = None
+    study_name: str | None = None
+    load_if_exists: bool = False
+    resume: bool = True
+    baseline: bool = True
+    timeout: float | None = None
+    target: float | None = None
+    catch: Any = (Exception,)
+    max_failed_trials: int | None = None
+    gc_after_trial: bool = True
+    n_jobs: int = 1
+    keep_checkpoints: int = 1
+    weights: str | None = None
+    roles: Mapping[str, str] | None = None
+    n_points: Mapping[str, int] | int | None = None
+    budget: float | None = None
+    confirm: int = 0
+    published: Sequence[Params] = ()
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _whole("n_trials", self.n_trials, at_least=1)
+        _whole("keep_checkpoints", self.keep_checkpoints, at_least=0)
+        _whole("confirm", self.confirm, at_least=0)
+        if self.max_failed_trials is not None:
+            _whole("max_failed_trials", self.max_failed_trials, at_least=1)
+        if self.timeout is not None and not self.timeout > 0:
+            raise ArgumentsError(f"timeout={self.timeout!r} given, expected seconds greater than 0, or None.")
+        if self.budget is not None and not self.budget > 0:
+            raise ArgumentsError(
+                f"budget={self.budget!r} given, expected a number of full trainings greater than 0, or None."
+            )
+        if self.n_jobs != 1:
+            raise ArgumentsError(
+                f"n_jobs={self.n_jobs!r} given, expected 1: threads would train one Trainer with each other's arguments. Start "
+                "several processes with the same study_name, storage and load_if_exists=True instead."
+            )
+        if not callable(self.hp_space):
+            raise ArgumentsError(
+                f"hp_space={self.hp_space!r} given, expected a function of a trial that returns a dict."
+            )
+
+    @property
+    def failures_allowed(self) -> int:
+        """The number of failed trials at which the search ends."""
+        return self.max_failed_trials if self.max_failed_trials is not None else max(3, self.n_trials // 4)
+
+    @property
+    def caught(self) -> tuple[type[BaseException], ...]:
+        """The exceptions after which the search goes on."""
+        return tuple(self.catch) if isinstance(self.catch, (tuple, list)) else (self.catch,)
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any], **given: Any) -> "Settings":
+        """Settings from the Trainer's free keyword arguments.
+
+        Raises:
+            TypeError: An unknown one, with the nearest name.
+        """
+        options = dict(options)
+        if "directions" in options:
+            given["direction"] = options.pop("directions")
+        known = {field.name for field in dataclasses.fields(cls)}
+        for name in options:
+            if name not in known:
+                close = get_close_matches(name, known, n=1)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                raise TypeError(
+                    f"hyperparameter_search(backend='rl') got an unexpected keyword argument {name!r}.{hint}"
+                )
+        return cls(**{**given, **options})
+
+
+def _whole(name: str, value: Any, *, at_least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+        raise ArgumentsError(f"{name}={value!r} given, expected a whole number, at least {at_least}.")

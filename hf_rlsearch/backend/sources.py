@@ -1,0 +1,166 @@
+"""Where the Trainer of a trial comes from: the user's own one, set up anew, or a fresh one from a factory."""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from hf_rlsearch._typing import Params
+from hf_rlsearch.backend.arguments import FrozenArguments
+from hf_rlsearch.backend.compat import TrainerSeat, check_trainer, release_memory, takes_trial
+from hf_rlsearch.backend.drawing import Drawer, make_drawer
+from hf_rlsearch.backend.objective import Objective
+from hf_rlsearch.backend.settings import Settings
+from hf_rlsearch.backend.trial import Monitor, Plan, SharedTrial
+from hf_rlsearch.errors import ArgumentsError
+
+
+def with_run(args: Any, plan: Plan, objective: Objective | None) -> Any:
+    """Points a trial's arguments to its own folder and name, and its best checkpoint to the objective."""
+    args.output_dir = plan.folder
+    if "run_name" in vars(args):
+        args.run_name = f"{args.run_name}-{plan.name}" if args.run_name else plan.name
+    follows = objective.follows if objective is not None else None
+    # "loss" is what TrainingArguments fills in by itself with load_best_model_at_end.
+    if (
+        follows is not None
+        and args.load_best_model_at_end
+        and args.metric_for_best_model in (None, "loss", "eval_loss")
+    ):
+        args.metric_for_best_model, args.greater_is_better = follows
+    return args
+
+
+class TrainerSource:
+    """The user's Trainer, lent for the time of the search.
+
+    Args:
+        trainer: With a ``model_init``.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        check_trainer(trainer)
+        if trainer.model_init is None:
+            raise ArgumentsError(
+                "The Trainer has no model_init, so every trial would go on training the same model. Pass "
+                "Trainer(model_init=...) instead of model=..."
+            )
+        if trainer.train_dataset is None:
+            raise ArgumentsError("The Trainer has no train_dataset. Pass one to it.")
+        self.reference = trainer
+        self.frozen = FrozenArguments(trainer.args)
+        self.seat = TrainerSeat(trainer)
+        self._model_init = trainer.model_init
+
+    def __enter__(self) -> "TrainerSource":
+        self.seat.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.seat.__exit__(kind, error, trace)
+
+    def drawer(self, settings: Settings) -> Drawer:
+        """Finds and checks the search space."""
+        return make_drawer(
+            settings.hp_space, self._model_init, self.frozen, roles=settings.roles, n_points=settings.n_points
+        )
+
+    def probe(self) -> Any:
+        """The Trainer for an evaluation of the untrained model, callbacks left out."""
+        return self.seat.prepare(self.frozen.original(), callbacks=False)
+
+    def trainer_for(self, plan: Plan, drawer: Drawer, objective: Objective, monitor: Monitor | None) -> Any:
+        """The Trainer, ready to train one configuration."""
+        args = with_run(drawer.arguments(plan.values), plan, objective)
+        return self.seat.prepare(args, name=plan.name, on_metrics=monitor)
+
+    def release(self) -> None:
+        """Frees what the last trial left."""
+        self.seat.release()
+
+    def restore(self) -> None:
+        """Gives the Trainer back as it was."""
+        self.seat.restore()
+
+    def finish(self, values: Params, params: Params, load: Callable[[Any], None] | None) -> None:
+        """Leaves the best arguments and model in the Trainer; ``model_init`` builds that model from now on."""
+        args = self.frozen.with_values({name: value for name, value in values.items() if name in self.frozen.names})
+        self.seat.finish(args, model_init=bound_model_init(self._model_init, params), load=load)
+
+
+class FactorySource:
+    """A fresh trainer for each trial, for trainers that take no ``model_init`` or build their model themselves.
+
+    Args:
+        make_trainer: Called with the values of ``hp_space``; with an empty dict for the user's own configuration.
+    """
+
+    def __init__(self, make_trainer: Callable[[Params], Any]) -> None:
+        self._make = make_trainer
+        try:
+            self.reference = make_trainer({})
+        except Exception as error:
+            raise ArgumentsError(
+                f"make_trainer({{}}) raised {type(error).__name__}: {error}. Without values it has to return your own "
+                "configuration: use params.get('learning_rate', 5e-5)."
+            ) from error
+        self.frozen = FrozenArguments(self.reference.args)
+        self._current: Any = None
+
+    def __enter__(self) -> "FactorySource":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def drawer(self, settings: Settings) -> Drawer:
+        """Finds and checks the search space; any name may be searched."""
+        return make_drawer(
+            settings.hp_space, None, self.frozen, roles=settings.roles, n_points=settings.n_points, any_name=True
+        )
+
+    def probe(self) -> Any:
+        """The trainer of the user's own configuration."""
+        return self.reference
+
+    def trainer_for(self, plan: Plan, drawer: Drawer, objective: Objective, monitor: Monitor | None) -> Any:
+        """A fresh trainer of one configuration."""
+        self._current = trainer = self._make(dict(plan.values))
+        with_run(trainer.args, plan, objective)
+        handler = getattr(trainer, "callback_handler", None)
+        if handler is not None:
+            from hf_rlsearch.backend.compat import drop_progress
+
+            drop_progress(handler)
+        if monitor is not None:
+            trainer._report_to_hp_search = lambda trial, step, metrics: monitor(trainer, metrics)
+        return trainer
+
+    def release(self) -> None:
+        """Lets go of the last trial's trainer."""
+        if self._current is not None and hasattr(self._current, "accelerator"):
+            self._current.accelerator.free_memory()
+        self._current = None
+        release_memory()
+
+    def restore(self) -> None:
+        """Nothing to give back."""
+
+    def finish(self, values: Params, params: Params, load: Callable[[Any], None] | None) -> None:
+        """Nothing to leave behind: the best checkpoint is in the result."""
+
+
+def bound_model_init(model_init: Callable[..., Any], params: Params) -> Callable[..., Any] | None:
+    """``model_init`` that builds the best trial's model when called without a trial; None if it takes none anyway."""
+    if not params or not takes_trial(model_init):
+        return None
+    original = getattr(model_init, "original", model_init)
+
+    def best_model_init(trial: Any = None) -> Any:
+        return original(SharedTrial(params, 0) if trial is None else trial)
+
+    best_model_init.original = original  # type: ignore[attr-defined]
+    return best_model_init

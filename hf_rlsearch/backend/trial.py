@@ -1,0 +1,268 @@
+"""One trial on one rank: train, evaluate, report, stop when told; never raise through a collective."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.trial import FixedTrial
+
+from hf_rlsearch._typing import Params
+from hf_rlsearch.backend.arguments import plain
+from hf_rlsearch.backend.distributed import Ranks
+from hf_rlsearch.backend.failures import Failure, diverged
+from hf_rlsearch.backend.objective import Objective
+from hf_rlsearch.errors import ObjectiveError, SearchSpaceError
+
+COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
+# The axis of learning curves: this many units are the whole of a trial's own training, whatever its batch size.
+FULL_TRAINING = 10_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all ranks are to train next; travels as plain data.
+
+    Attributes:
+        number: The trial's number in the study.
+        params: Every hyperparameter, those of ``model_init`` included; empty for the user's own arguments.
+        values: What ``hp_space`` returned: training arguments by name.
+        folder: Where the trial writes.
+        name: What ``hp_name`` answered, or "run-<number>".
+        role: "baseline" (the user's own arguments), "search" or "confirm".
+        resume_from: A complete checkpoint of this trial, None to begin anew.
+        reported: Steps of the learning curve that are in the storage already.
+    """
+
+    number: int
+    params: Params
+    values: Params
+    folder: str
+    name: str
+    role: str = "search"
+    resume_from: str | None = None
+    reported: tuple[int, ...] = ()
+
+    def to_json(self) -> Params:
+        """As plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Plan":
+        """The inverse of ``to_json``."""
+        return cls(**{**data, "reported": tuple(data["reported"])})
+
+
+@dataclass
+class Outcome:
+    """How a trial ended.
+
+    Attributes:
+        status: "complete", "pruned" or "failed".
+        values: Objective value(s) of the scored evaluation; empty if failed.
+        metrics: All metrics of the scored evaluation.
+        failure: Set if failed.
+        seconds: Wall-clock time on this rank.
+        peak_memory: Bytes; of the device, or of the process on a CPU.
+        step: Training steps done.
+        checkpoint: Folder that holds exactly the scored model, if one was written.
+    """
+
+    status: str
+    values: tuple[float, ...] = ()
+    metrics: Params = field(default_factory=dict)
+    failure: Failure | None = None
+    seconds: float = 0.0
+    peak_memory: int = 0
+    step: int = 0
+    checkpoint: str | None = None
+
+
+class SharedTrial(FixedTrial):
+    """What ``model_init(trial)`` and callbacks see on every rank: all values are known, none is drawn.
+
+    Args:
+        params: Every hyperparameter of the trial.
+        number: The trial's number.
+    """
+
+    def __init__(self, params: Params, number: int) -> None:
+        super().__init__(dict(params), number)
+
+    @property
+    def params(self) -> Params:
+        """Every hyperparameter, suggested yet or not."""
+        return dict(self._params)
+
+    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        if name not in self._params:
+            raise SearchSpaceError(
+                f"model_init asks for {name!r}, which was not drawn for trial {self.number} (drawn: {sorted(self._params)}). "
+                "Let it ask for the same hyperparameters whenever hp_space gives the same values."
+            )
+        return super()._suggest(name, distribution)
+
+
+@dataclass
+class Evaluation:
+    """One evaluation during training.
+
+    Attributes:
+        step: Training step.
+        metrics: As the Trainer merged them.
+        values: Objective value(s).
+    """
+
+    step: int
+    metrics: Params
+    values: tuple[float, ...]
+
+
+# Called on rank 0 only with the fraction of training done, in 1..FULL_TRAINING, and the objective; True prunes the trial.
+Report = Callable[[int, float], bool]
+
+
+class Monitor:
+    """Listens to the evaluations of one trial and tells all ranks whether to go on.
+
+    Args:
+        plan: The trial.
+        objective: How evaluations are scored.
+        ranks: Who has to agree.
+        report: Stores a point of the learning curve and asks the pruner; called on rank 0.
+    """
+
+    def __init__(self, plan: Plan, objective: Objective, ranks: Ranks, report: Report) -> None:
+        self._plan, self._objective, self._ranks, self._report = plan, objective, ranks, report
+        self.evaluations: list[Evaluation] = []
+        self.pruned = False
+        self.failure: Failure | None = None
+
+    def __call__(self, trainer: Any, metrics: Mapping[str, Any]) -> None:
+        """Scores one evaluation; rank 0 decides, all ranks follow."""
+        step = trainer.state.global_step
+        decision = self._ranks.broadcast(self._judge(trainer.state, metrics) if self._ranks.decides else None)
+        self.evaluations.append(Evaluation(step, dict(metrics), tuple(decision["values"])))
+        self.pruned = decision["stop"] == PRUNED
+        if decision["failure"] is not None:
+            self.failure = Failure(**decision["failure"])
+        if decision["stop"] is not None:
+            trainer.control.should_training_stop = True
+            trainer.control.should_save = False
+
+    def _judge(self, state: Any, metrics: Mapping[str, Any]) -> Params:
+        """Rank 0's decision on one evaluation, as plain data; its own exceptions become a failed trial."""
+        step = int(state.global_step)
+        try:
+            values = self._objective(metrics)
+            reason = diverged(values, metrics)
+            if reason is not None:
+                failure = Failure(kind="nan", reason=f"Diverged: {reason}", step=step)
+                return {"stop": FAILED, "values": (), "failure": failure.to_json()}
+            point = max(1, round(FULL_TRAINING * step / max(1, state.max_steps)))
+            last = step >= state.max_steps
+            prune = (
+                len(values) == 1 and point not in self._plan.reported and self._report(point, values[0]) and not last
+            )
+        except Exception as error:
+            return {"stop": FAILED, "values": (), "failure": Failure.from_error(error, step=step).to_json()}
+        return {"stop": PRUNED if prune else None, "values": values, "failure": None}
+
+
+def run_trial(trainer: Any, plan: Plan, monitor: Monitor, objective: Objective) -> tuple[Outcome, Exception | None]:
+    """Trains one configuration on this rank.
+
+    Args:
+        trainer: Prepared for this trial; reports to ``monitor``.
+        plan: The trial.
+        monitor: Holds what was evaluated.
+        objective: How evaluations are scored.
+
+    Returns:
+        The outcome, and the exception that it failed with. KeyboardInterrupt and SystemExit pass through.
+    """
+    begun, error = time.perf_counter(), None
+    try:
+        outcome = _train(trainer, plan, monitor, objective)
+    except Exception as caught:
+        error = caught
+        failure = Failure.from_error(caught, rank=_rank(trainer), step=_step(trainer))
+        outcome = Outcome(status=FAILED, failure=failure)
+    outcome.seconds = time.perf_counter() - begun
+    outcome.peak_memory = peak_memory()
+    outcome.step = _step(trainer) or 0
+    return outcome, error
+
+
+def _train(trainer: Any, plan: Plan, monitor: Monitor, objective: Objective) -> Outcome:
+    trial = None if plan.role == "baseline" else SharedTrial(plan.params, plan.number)
+    given: Params = {} if trial is None or getattr(trainer, "model_init", None) is None else {"trial": trial}
+    if plan.resume_from is not None:
+        given["resume_from_checkpoint"] = plan.resume_from
+    trainer.train(**given)
+    if monitor.failure is not None:
+        return Outcome(status=FAILED, failure=monitor.failure)
+    if monitor.pruned:
+        last = monitor.evaluations[-1]
+        return Outcome(status=PRUNED, values=last.values, metrics=plain(last.metrics))
+    scored = _scored(trainer, monitor, objective)
+    reason = diverged(scored.values, scored.metrics)
+    if reason is not None:
+        return Outcome(status=FAILED, failure=Failure(kind="nan", reason=f"Diverged: {reason}", step=_step(trainer)))
+    return Outcome(status=COMPLETE, values=scored.values, metrics=plain(scored.metrics))
+
+
+def _scored(trainer: Any, monitor: Monitor, objective: Objective) -> Evaluation:
+    """The evaluation of exactly the model that the trial ends with."""
+    state, evaluations = trainer.state, _with_earlier(trainer, monitor.evaluations, objective)
+    if trainer.args.load_best_model_at_end and evaluations:
+        at_best = [e for e in evaluations if e.step == state.best_global_step]
+        if at_best:
+            return at_best[-1]
+        if len(objective.directions) == 1:
+            best = evaluations[0]
+            for evaluation in evaluations[1:]:
+                best = evaluation if objective.better(evaluation.values[0], best.values[0]) else best
+            return best
+    if evaluations and evaluations[-1].step == state.global_step:
+        return evaluations[-1]
+    metrics = trainer.evaluate()
+    return Evaluation(state.global_step, dict(metrics), objective(metrics))
+
+
+def _with_earlier(trainer: Any, evaluations: list[Evaluation], objective: Objective) -> list[Evaluation]:
+    """Adds the evaluations of a resumed trial that happened before its checkpoint, from the Trainer's own log."""
+    known = {evaluation.step for evaluation in evaluations}
+    earlier: dict[int, Params] = {}
+    for entry in trainer.state.log_history:
+        if entry.get("step") not in known and any(name.startswith("eval_") for name in entry):
+            earlier.setdefault(entry["step"], {}).update(entry)
+    found = []
+    for step, metrics in earlier.items():
+        try:
+            found.append(Evaluation(step, metrics, objective(metrics)))
+        except ObjectiveError:
+            continue
+    return sorted([*found, *evaluations], key=lambda evaluation: evaluation.step)
+
+
+def peak_memory() -> int:
+    """Most bytes in use so far on the device, or by this process where there is no CUDA device."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    import resource
+    import sys
+
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(used if sys.platform == "darwin" else used * 1024)
+
+
+def _rank(trainer: Any) -> int:
+    return int(getattr(trainer.args, "process_index", 0))
+
+
+def _step(trainer: Any) -> int | None:
+    return getattr(getattr(trainer, "state", None), "global_step", None)
