@@ -25,8 +25,9 @@ FACTS = ("n_parameters", "n_examples", "maximize", "lora", "from_scratch")
 """Facts about a task that a searcher may know; `TaskBatch.facts` holds them in this order, NaN where unknown."""
 
 _FULL, _LORA, _SCRATCH, _SGD, _GENERIC = range(5)
-_DOMAIN_SHARES = (0.27, 0.20, 0.27, 0.10, 0.16)
+_DOMAIN_SHARES = (0.27, 0.20, 0.30, 0.10, 0.13)
 _WRONG_HINTS = 0.08
+_CONDITIONAL = 0.08
 
 # Chance that a hyperparameter of this role is searched: full fine-tuning, adapters, from scratch, plain SGD, generic.
 _PRESENCE: dict[str, tuple[float, float, float, float, float]] = {
@@ -96,6 +97,7 @@ class TaskBatch:
         n_levels: B x H, 0 for padding.
         candidates: B x C x H level indices.
         candidate_mask: B x C, False for padding.
+        present: B x C x H, False for padding and where a conditional hyperparameter is not part of the candidate.
         utility: B x C noiseless value on the task's scale: 0 = median, 1 = best candidate.
         values: B x C the same in the metric's own units, larger is better.
         noise: B x C standard deviation of one training's value, in units of `utility`.
@@ -113,6 +115,7 @@ class TaskBatch:
     n_levels: IntArray
     candidates: IntArray
     candidate_mask: BoolArray
+    present: BoolArray
     utility: FloatArray
     values: FloatArray
     noise: FloatArray
@@ -174,7 +177,7 @@ class _Draw:
         presence = np.array([_PRESENCE[n] for n in names])[:, self.domain].T  # B x roles
         # Some people search everything, some only two things: a task-wide factor on all chances.
         chosen = rng.random(presence.shape) < presence * rng.uniform(0.4, 1.6, (B, 1))
-        minimal = rng.random(B) < 0.15
+        minimal = rng.random(B) < 0.2
         chosen[minimal] = False
         chosen[minimal, names.index("learning_rate")] = True
         chosen[minimal, names.index("batch_size")] = rng.random(minimal.sum()) < 0.8
@@ -298,6 +301,12 @@ class _Draw:
         small = cells <= C
         self.candidates = np.where(small[:, None, None], grid, sampled)
         self.mask = (np.arange(C) < cells[:, None]) | ~small[:, None]
+        # Conditional spaces: the second hyperparameter exists only where the first is not at its first level.
+        self.present = np.broadcast_to((self.roles >= 0)[:, None, :], self.candidates.shape).copy()
+        conditional = (rng.random(B) < _CONDITIONAL) & (self.roles[:, 2] >= 0)
+        absent = conditional[:, None] & (self.candidates[:, :, 0] == 0)
+        self.present[:, :, 1] &= ~absent
+        self.candidates[:, :, 1] = np.where(absent, 0, self.candidates[:, :, 1])
 
     # ---------------------------------------------------------------- helpers on candidates
     def _gather(self, table: FloatArray) -> FloatArray:
@@ -344,15 +353,15 @@ class _Draw:
         # Capacity: one latent appetite of the task for bigger models, shared by width, depth and vocabulary.
         appetite = normal(B)
         capacity = np.zeros((B, self.C))
-        for role, centre, spread in (("width", 9.4, 1.0), ("depth", 2.3, 0.8)):
+        for role, centre, spread in (("width", 9.0, 1.1), ("depth", 2.1, 0.8)):
             for occurrence in range(2):
                 x, has, _ = self._axis_nth(role, "log2", centre, occurrence)
-                optimum = centre + spread * (0.7 * appetite + 0.7 * normal(B)) + 0.5
+                optimum = centre + spread * (0.7 * appetite + 0.7 * normal(B)) + 0.2 * (self.data - 4.3)
                 short = np.maximum(optimum[:, None] - x, 0.0)
                 over = np.maximum(x - optimum[:, None], 0.0)
                 power = rng.uniform(1.0, 2.0, (B, 1))
                 loss += self._strength(role, has)[:, None] * (
-                    0.35 * short**power + rng.uniform(0, 0.2, (B, 1)) * over**1.5
+                    0.35 * short**power + rng.uniform(0, 0.3, (B, 1)) * over**1.5
                 )
                 capacity += np.where(has[:, None], x - centre, 0.0)
         x, has, _ = self._axis("heads", "log2", 3.0)
@@ -360,18 +369,19 @@ class _Draw:
         vocabulary, has, _ = self._axis("vocabulary", "log2", 13.0)
         # Loss per token falls with a smaller vocabulary; a score like BLEU has its best size inside the range.
         smaller = (~self.maximize) & (rng.random(B) < 0.75)
-        optimum = np.where(smaller, 8.0, 12.9 + 1.6 * normal(B))
+        optimum = np.where(smaller, 8.0, 12.2 + 1.7 * normal(B) + 0.5 * (self.data - 4.3))
         loss += self._strength("vocabulary", has)[:, None] * 0.35 * np.abs(vocabulary - optimum[:, None]) ** 1.2
 
         # The learning-rate valley.
         lr, has_lr, _ = self._axis("learning_rate", "log10", 0.0)
-        base = np.choose(self.domain, [-4.5, -3.55, -3.05, -1.7, -4.0])
+        base = np.choose(self.domain, [-4.5, -3.55, -3.2, -1.7, -4.0])
+        reference_batch = np.where(self.domain == _SCRATCH, 7.0, 5.0)[:, None]
         slope = np.where(self.domain == _SGD, 0.0, rng.normal(-0.42, 0.15, B))
         optimizer_loss, optimizer_shift = self._optimizer_effect()
         loss += optimizer_loss
         centre = (base + np.choose(self.domain, [0.35, 0.4, 0.35, 0.55, 1.0]) * normal(B))[:, None]
         centre = centre + slope[:, None] * (np.where(np.isnan(model_size), self.size[:, None], model_size) - 8.0)
-        centre = centre + rng.uniform(-0.05, 0.8, (B, 1)) * 0.301 * (effective - 5.0)
+        centre = centre + rng.uniform(-0.05, 0.8, (B, 1)) * 0.301 * (effective - reference_batch)
         centre = centre - rng.uniform(0, 0.5, (B, 1)) * 0.301 * (epochs - 1.6)
         centre = centre - rng.uniform(0, 0.5, (B, 1)) * 0.301 * capacity
         centre = centre - 0.8 * (momentum - 1.0) - rng.uniform(0, 0.6, (B, 1)) * 0.301 * (alpha - rank - 1)
@@ -389,7 +399,7 @@ class _Draw:
         self.near_edge = 1 / (1 + np.exp(-np.clip((error - edge + 0.2) / 0.12, -30, 30))) * cliff * has_lr[:, None]
 
         # Batch size at a fixed number of epochs: too large is under-trained, too small is noisy.
-        best_batch = np.choose(self.domain, [4.6, 4.2, 6.4, 5.0, 5.0]) + np.choose(self.domain, [1.0, 1.0, 1.5, 1.8, 1.5]) * normal(B)
+        best_batch = np.choose(self.domain, [4.6, 4.2, 6.6, 5.0, 5.0]) + np.choose(self.domain, [1.0, 1.0, 1.2, 1.8, 1.5]) * normal(B)
         loss += self._strength("batch_size", has_batch | has_acc)[:, None] * 0.2 * np.abs(effective - best_batch[:, None]) ** 1.6
         # More epochs help with falling returns, until small data is learnt by heart.
         overfit = np.maximum(epochs - (rng.uniform(1.5, 5.5, B) + 0.5 * (self.data - 4.3))[:, None], 0)
@@ -530,7 +540,7 @@ class _Draw:
         noise = noise * (1 + rng.uniform(0, 0.4, (B, 1)) * np.maximum(1 - utility, 0).clip(0, 5))
         return TaskBatch(
             self.roles, self.ordered & (self.roles >= 0), self.log & (self.roles >= 0), self.levels, self.sizes,
-            self.kinds, self.n_levels, self.candidates, self.mask, utility, value, noise.clip(0, 1.5), spread[:, 0], median[:, 0], self._facts(),
+            self.kinds, self.n_levels, self.candidates, self.mask, self.present, utility, value, noise.clip(0, 1.5), spread[:, 0], median[:, 0], self._facts(),
         )  # fmt: skip
 
     def _facts(self) -> FloatArray:

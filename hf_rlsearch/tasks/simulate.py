@@ -128,9 +128,8 @@ def observe_tasks(
         trained: Their trainings so far.
         targets: B x K candidate indices to score; all C where None.
     """
-    rows = np.take_along_axis(tasks.candidates, trained.chosen[..., None], axis=1)
-    rows = np.where((tasks.roles >= 0)[:, None, :], rows, -1)
-    candidates = np.where((tasks.roles >= 0)[:, None, :], tasks.candidates, -1)
+    candidates = np.where(tasks.present, tasks.candidates, -1)
+    rows = np.take_along_axis(candidates, trained.chosen[..., None], axis=1)
     mask = tasks.candidate_mask.copy()
     if targets is not None:
         candidates = np.take_along_axis(candidates, targets[..., None], axis=1)

@@ -1,0 +1,295 @@
+"""The search as a Markov decision process: `SearchEnv`, one episode = one search.
+
+It is a thin front of `BatchedSearch`, which plays B searches at once with arrays and which `vec_env.SearchVecEnv` offers to
+stable-baselines3 for meta-training: no Python loop over environments, one implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
+from hf_rlsearch.errors import ObservationError
+from hf_rlsearch.history import STATUS
+from hf_rlsearch.observation import (
+    N_CONTEXT_FEATURES,
+    N_LEVEL_FEATURES,
+    N_STATIC_FEATURES,
+    N_TRIAL_FEATURES,
+    Observation,
+    task_space_arrays,
+)
+from hf_rlsearch.tasks.curves import curves, draw_family
+from hf_rlsearch.tasks.prior import MAX_HYPERPARAMETERS, MAX_LEVELS, TaskBatch, draw
+from hf_rlsearch.tasks.simulate import Trained, observe_tasks
+
+_COMPLETE, _PRUNED, _FAILED, _RUNNING = range(len(STATUS))
+
+Tasks = Callable[[np.random.Generator, int], TaskBatch]
+"""Draws B tasks, all with the same number of candidates."""
+
+
+def prior_tasks(n_candidates: int = 64) -> Tasks:
+    """Tasks of the prior with `n_candidates` candidates each."""
+    return lambda rng, n_tasks: draw(rng, n_tasks, n_candidates)
+
+
+class BatchedSearch:
+    """B searches on B tasks, advanced together.
+
+    An action is a candidate's index (train it next, which ends the running trial) or C (train the running trial on). Where
+    `evaluations` is 1 a trial is trained to its end at once, and *continue* is never allowed.
+    """
+
+    def __init__(self, tasks: Tasks, n_envs: int, budget: int, evaluations: int, seed: int) -> None:
+        self.draw_tasks, self.B, self.budget, self.S = tasks, n_envs, budget, evaluations
+        self.rng = np.random.default_rng(seed)
+        self.T = budget * evaluations
+        self.reset()
+
+    def reset(self) -> None:
+        """Starts B new searches on new tasks."""
+        B, T, S = self.B, self.T, self.S
+        self.tasks = self.draw_tasks(self.rng, B)
+        self.space = task_space_arrays(self.tasks)
+        self.family = draw_family(self.rng, B)
+        self.C = self.tasks.candidates.shape[1]
+        self.chosen, self.steps = np.zeros((B, T), int), np.zeros((B, T), int)
+        self.curves = np.zeros((B, T, S))  # best value so far at each evaluation, 0 = median and 1 = best of the task
+        self.luck = np.zeros((B, T))
+        self.status = np.full((B, T), _PRUNED)
+        self.count, self.running = np.zeros(B, int), np.full(B, -1)
+        self.used = 0
+        self.incumbent = np.full(B, 0.0)
+
+    @property
+    def done(self) -> bool:
+        """True once the budget is used up; all B searches end together."""
+        return self.used >= self.T
+
+    def action_masks(self) -> BoolArray:
+        """B x (C + 1), True where the action may be chosen. Everything tried: every candidate may be chosen again."""
+        mask = self.tasks.candidate_mask.copy()
+        b, t = np.nonzero(np.arange(self.T) < self.count[:, None])
+        mask[b, self.chosen[b, t]] = False
+        mask = np.where(mask.any(1, keepdims=True), mask, self.tasks.candidate_mask)
+        return np.concatenate([mask, (self.running >= 0)[:, None]], axis=1)
+
+    def step(self, actions: IntArray) -> FloatArray:
+        """Trains one evaluation further.
+
+        Args:
+            actions: B indices in [0, C]. A masked one has a defined outcome: *continue* with nothing running trains the
+                first allowed candidate, a candidate that was tried is trained again.
+
+        Returns:
+            B rewards: improvement of the incumbent, weighted by the share of the budget that is left to enjoy it. The sum
+            over an episode is one minus the area under the regret curve, up to a constant of the task.
+        """
+        actions = np.asarray(actions)
+        masks = self.action_masks()
+        idle = (actions == self.C) & (self.running < 0)
+        actions = np.where(idle, masks[:, : self.C].argmax(1), actions)
+        started = np.nonzero(actions < self.C)[0]
+        self._start(started, actions[started])
+        b, at = np.arange(self.B), self.running
+        self.steps[b, at] += 1
+        finished = self.steps[b, at] == self.S
+        self.status[b[finished], at[finished]] = _COMPLETE
+        self.running = np.where(finished, -1, self.running)
+        self.used += 1
+        before, self.incumbent = self.incumbent, self._incumbent()
+        left = (self.T - self.used + 1) / self.T
+        return np.asarray((np.clip(self.incumbent, 0, 1) - np.clip(before, 0, 1)) * left)
+
+    def _start(self, b: IntArray, candidates: IntArray) -> None:
+        """Ends the running trials of searches b and starts new ones there."""
+        if not len(b):
+            return
+        stopped = b[self.running[b] >= 0]
+        self.status[stopped, self.running[stopped]] = _PRUNED
+        at = self.count[b]
+        self.chosen[b, at], self.status[b, at], self.running[b] = candidates, _RUNNING, at
+        self.count[b] += 1
+        utility, noise = self.tasks.utility[b, candidates], self.tasks.noise[b, candidates]
+        self.luck[b, at] = noise * self.rng.standard_normal(len(b))
+        final = utility + self.luck[b, at]
+        fractions = np.arange(1, self.S + 1) / self.S
+        family = type(self.family)(**{k: getattr(self.family, k)[b] for k in self.family.__dataclass_fields__})
+        shown = curves(self.rng, family, final[:, None], fractions)[:, 0] if self.S > 1 else final[:, None]
+        self.curves[b, at] = np.maximum.accumulate(shown, axis=1)
+
+    def _observed(self, steps: IntArray) -> FloatArray:
+        """B x T best value of each trial after so many evaluations, on the task's scale; NaN where it got not that far."""
+        value = np.take_along_axis(self.curves, np.maximum(steps - 1, 0)[..., None], axis=2)[..., 0]
+        return np.where((steps >= 1) & (steps <= self.steps), value, np.nan)
+
+    def _incumbent(self) -> FloatArray:
+        """B, noiseless utility of the best trial as observed."""
+        value = np.nan_to_num(self._observed(self.steps), nan=-np.inf)
+        best = value.argmax(1)
+        b = np.arange(self.B)
+        return np.asarray(value[b, best] - self.luck[b, best])
+
+    def observe(self) -> Observation:
+        """The observation of all B searches."""
+        n = max(int(self.count.max()), 1)
+        median, unit = self.tasks.median[:, None], self.tasks.spread[:, None]
+        steps = self.steps[:, :n]
+        reference = np.where(self.running >= 0, np.take_along_axis(self.steps, np.maximum(self.running, 0)[:, None], 1)[:, 0], self.S)
+
+        def shown(at: IntArray) -> FloatArray:
+            padded = np.zeros_like(self.steps)
+            padded[:, :n] = at
+            return self._observed(padded)[:, :n] * unit + median
+
+        at_reference = shown(np.broadcast_to(reference[:, None], steps.shape))
+        trained = Trained(
+            chosen=self.chosen[:, :n],
+            values=shown(steps),
+            fidelity=steps / self.S,
+            status=self.status[:, :n],
+            mask=np.arange(n) < self.count[:, None],
+            at_reference=np.where(reference[:, None] >= self.S, shown(steps), at_reference),
+            at_half=shown(steps // 2),
+        )
+        return observe_tasks(self.space, self.tasks, trained)
+
+
+def observation_space(n_candidates: int, n_trials: int) -> spaces.Dict:
+    """Gymnasium's description of a flat observation: float32 boxes of one dimension, padded to fixed shapes."""
+    H, L = MAX_HYPERPARAMETERS, MAX_LEVELS
+
+    def box(*shape: int, low: float = -10.0, high: float = 10.0) -> spaces.Box:
+        return spaces.Box(low, high, (int(np.prod(shape)),), np.float32)
+
+    return spaces.Dict(
+        {
+            "static": box(H, N_STATIC_FEATURES),
+            "level_features": box(H, L, N_LEVEL_FEATURES),
+            "trials": box(n_trials, H, low=-1.0, high=float(L)),
+            "trial_features": box(n_trials, N_TRIAL_FEATURES),
+            "candidates": box(n_candidates, H, low=-1.0, high=float(L)),
+            "context": box(N_CONTEXT_FEATURES),
+            "budget": box(2, low=0.0, high=1.0),
+            "action_mask": box(n_candidates + 1, low=0.0, high=1.0),
+        }
+    )
+
+
+def flatten(search: BatchedSearch) -> dict[str, FloatArray]:
+    """The observation of `BatchedSearch` in the shapes of `observation_space`, with a leading B."""
+    seen = search.observe()
+    B, n = seen.trial_mask.shape
+
+    def pad(array: FloatArray | IntArray, fill: float) -> FloatArray:
+        out = np.full((B, search.T, array.shape[2]), fill, np.float32)
+        out[:, :n] = np.where(seen.trial_mask[..., None], array, fill)
+        return out
+
+    left = 1 - search.used / search.T
+    arrays = {
+        "static": seen.space.static,
+        "level_features": seen.space.level_features,
+        "trials": pad(seen.trials, -1.0),
+        "trial_features": pad(seen.trial_features, 0.0),
+        "candidates": seen.candidates,
+        "context": seen.context,
+        "budget": np.broadcast_to(np.array([left, min(1.0, search.budget / 50)]), (B, 2)),
+        "action_mask": search.action_masks(),
+    }
+    limits = observation_space(search.C, search.T)
+    return {
+        key: np.clip(value.reshape(B, -1), limits[key].low, limits[key].high).astype(np.float32)
+        for key, value in arrays.items()
+    }
+
+
+class SearchEnv(gym.Env[dict[str, FloatArray], int]):
+    """One episode is one search.
+
+    ## Description
+    A budget of full trainings is spent on a task with C candidates. Each step trains the chosen candidate, or the running
+    trial, for one evaluation.
+
+    ## Action space
+    `Discrete(C + 1)`: a candidate's index, or C to continue the running trial. `action_masks()` says what is allowed; a
+    masked action has a defined outcome (see `BatchedSearch.step`), so that agents without masks can be trained too.
+
+    ## Observation space
+    `Dict` of float32 boxes, each flattened row by row:
+
+    | key | shape | meaning |
+    |---|---|---|
+    | `static` | H x features | role, range and number of levels of each hyperparameter |
+    | `level_features` | H x L x features | position, absolute value and kind of each level |
+    | `trials` | T x H | level indices of what was trained, -1 for padding |
+    | `trial_features` | T x features | value on the history's own scale, rank, fidelity, status, earlier values |
+    | `candidates` | C x H | level indices of what can be trained |
+    | `context` | features | known facts, scale of the history |
+    | `budget` | 2 | share left in [0, 1]; budget / 50 full trainings |
+    | `action_mask` | C + 1 | 1 where the action is allowed |
+
+    ## Rewards
+    Improvement of the incumbent on the task's scale (0 = median, 1 = best), times the share of the budget that is left.
+
+    ## Starting state
+    A task drawn by `tasks`, nothing trained.
+
+    ## Episode end
+    Terminated when the budget is used up; never truncated.
+
+    ## Arguments
+    `tasks` draws the task of each episode, `budget` counts full trainings, `evaluations` per training, `seed`.
+
+    ## Version history
+    v1: first version, observation format 1.
+    """
+
+    metadata = {"render_modes": []}
+
+    def __init__(self, *, tasks: Tasks | None = None, budget: int = 20, evaluations: int = 1, seed: int = 0) -> None:
+        check_budget(budget, evaluations)
+        self._tasks, self._budget, self._evaluations = tasks or prior_tasks(), budget, evaluations
+        self._search = BatchedSearch(self._tasks, 1, budget, evaluations, seed)
+        self.observation_space = observation_space(self._search.C, self._search.T)
+        self.action_space = spaces.Discrete(self._search.C + 1)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, FloatArray], dict[str, Any]]:
+        """Starts a search; `seed` makes this and all following tasks reproducible."""
+        super().reset(seed=seed)
+        if seed is not None:
+            self._search.rng = np.random.default_rng(seed)
+        self._search.reset()
+        return self._observation(), {}
+
+    def step(self, action: int) -> tuple[dict[str, FloatArray], float, bool, bool, dict[str, Any]]:
+        """Trains one evaluation further; see the class."""
+        reward = float(self._search.step(np.array([int(action)]))[0])
+        return self._observation(), reward, self._search.done, False, {"regret": 1 - float(self._search.incumbent[0])}
+
+    def action_masks(self) -> BoolArray:
+        """C + 1, True where the action may be chosen (the method that sb3-contrib's MaskablePPO asks for)."""
+        return np.asarray(self._search.action_masks()[0])
+
+    def _observation(self) -> dict[str, FloatArray]:
+        return {key: value[0] for key, value in flatten(self._search).items()}
+
+
+def check_budget(budget: int, evaluations: int) -> None:
+    """Refuses counts below one.
+
+    Raises:
+        ObservationError: A count is below one.
+    """
+    if budget < 1 or evaluations < 1:
+        raise ObservationError(
+            f"budget={budget} and evaluations={evaluations}: both count from 1 (full trainings; evaluations of each)."
+        )
