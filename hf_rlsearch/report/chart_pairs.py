@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hf_rlsearch.report.chart_space import has
 from hf_rlsearch.report.drawing import Dot, Drawing, Line, Rect, Text, blend, sheet
 from hf_rlsearch.report.frame import Frame, Key, legend, tick_count
 from hf_rlsearch.report.records import SearchRecord
@@ -106,9 +107,11 @@ def _cells(
     counts: dict[tuple[int, int], int] = {}
     for trial in search.trials:
         value = trial.score()
-        if value is None or any(a.name not in trial.params for a in axes):
+        if value is None or not all(has(search, trial, a.name) for a in axes):
             continue
         cell = (axes[0].nearest_level(trial.params[axes[0].name]), axes[1].nearest_level(trial.params[axes[1].name]))
+        if min(cell) < 0:  # a choice that is none of the levels: the user's own
+            continue
         counts[cell] = counts.get(cell, 0) + 1
         if cell not in best or search.better(value, best[cell]):
             best[cell] = value

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
+from optuna.distributions import CategoricalDistribution
+
 from hf_rlsearch.report.drawing import LINE_RAMP, Dot, Drawing, Line, Text, blend, sheet
 from hf_rlsearch.report.frame import STATUS_LOOK, Frame
 from hf_rlsearch.report.records import SearchRecord, TrialRecord
@@ -12,7 +16,16 @@ _NARROWEST = 104.0  # pixels per column of the parallel coordinates, so that the
 
 def hyperparameter_scale(search: SearchRecord, name: str) -> Linear | Log | Category:
     """The scale of hyperparameter `name` over everything that was tried."""
-    return scale_of(search.distributions[name], [t.params[name] for t in search.trials if name in t.params])
+    return scale_of(search.distributions[name], [t.params[name] for t in search.trials if has(search, t, name)])
+
+
+def has(search: SearchRecord, trial: TrialRecord, name: str) -> bool:
+    """Whether `trial` has a value of hyperparameter `name` that can be placed; a user's own may be of another kind."""
+    if name not in trial.params:
+        return False
+    value = trial.params[name]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return is_number or isinstance(search.distributions[name], CategoricalDistribution)
 
 
 def goodness(search: SearchRecord) -> dict[int, float]:
@@ -38,7 +51,7 @@ def _slice(search: SearchRecord, name: str, y: Linear) -> Drawing:
     best = search.best()
     for trial in sorted(search.trials, key=lambda t: t is best):
         value = trial.score()
-        if value is None or name not in trial.params:
+        if value is None or not has(search, trial, name):
             continue
         color, kind = STATUS_LOOK[trial.status]
         px, py = frame.at(trial.params[name], value)
@@ -59,7 +72,7 @@ def _slice(search: SearchRecord, name: str, y: Linear) -> Drawing:
 def parallel_coordinates(search: SearchRecord, *, narrow: bool = False) -> Drawing | None:
     """One line per trial through all hyperparameters, coloured by its rank."""
     ranks = goodness(search)
-    names = [n for n in search.distributions if any(n in t.params and t.number in ranks for t in search.trials)]
+    names = [n for n in search.distributions if any(has(search, t, n) and t.number in ranks for t in search.trials)]
     if not names:
         return None
     drawing = sheet(
@@ -79,8 +92,12 @@ def parallel_coordinates(search: SearchRecord, *, narrow: bool = False) -> Drawi
     columns = [60 + i * room for i in range(len(scales))]
     best = search.best()
     for trial in sorted((t for t in search.trials if t.number in ranks), key=lambda t: ranks[t.number]):
-        row = [*(trial.params.get(n) for n in names), trial.score()]
-        places = [(x, s.place(v)) for x, s, v in zip(columns, scales, row, strict=True) if v is not None]
+        places = [
+            (x, s.place(trial.params[n]))
+            for x, s, n in zip(columns, scales, names, strict=False)
+            if has(search, trial, n)
+        ]
+        places.append((columns[-1], scales[-1].place(trial.score())))
         drawing.add(_trial_line(drawing, trial, places, ranks[trial.number], is_best=trial is best))
     for x, scale, label in zip(columns, scales, [*names, search.metrics[0]], strict=True):
         _column(drawing, x, scale, shorten(label, max(int(room / 7), 6)))

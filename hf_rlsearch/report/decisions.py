@@ -141,15 +141,12 @@ def _contributions(stored: Any) -> tuple[tuple[str, float], ...]:
 
 
 def _attended(stored: Any) -> tuple[tuple[int, float], ...]:
-    """A list of [number, weight] pairs, of {"trial", "weight"} dicts, or a dict number -> weight."""
-    if isinstance(stored, dict):
-        stored = list(stored.items())
+    """From a list of [number, weight] pairs, the largest weight first; anything else counts as absent."""
     pairs = []
     for entry in stored if isinstance(stored, list) else ():
-        raw = (entry.get("trial"), entry.get("weight")) if isinstance(entry, dict) else tuple(entry)[:2]
-        weight = _float(raw[1]) if len(raw) == 2 else None
-        if weight is not None and str(raw[0]).isdigit():
-            pairs.append((int(raw[0]), weight))
+        weight = _float(entry[1]) if isinstance(entry, list) and len(entry) == 2 else None
+        if weight is not None and isinstance(entry[0], int):
+            pairs.append((entry[0], weight))
     return tuple(sorted(pairs, key=lambda pair: -pair[1]))
 
 

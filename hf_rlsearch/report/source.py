@@ -61,7 +61,9 @@ def _pick(storage: optuna.storages.BaseStorage, study_name: str | None, source: 
     names = sorted(summary.study_name for summary in optuna.get_all_study_summaries(storage))
     if study_name is None and len(names) == 1:
         return names[0]
-    listed = ", ".join(map(repr, names)) or "none"
+    if not names:
+        raise StorageError(f"{source!r} holds no study: no search has begun in it, or it is no Optuna storage.")
+    listed = ", ".join(map(repr, names))
     if study_name is None:
         raise StorageError(f"{source!r} holds {len(names)} studies ({listed}): name one, study_name=... or --study.")
     if study_name not in names:

@@ -1,0 +1,56 @@
+import itertools
+import warnings
+
+import numpy as np
+import optuna
+import pytest
+
+from hf_rlsearch.report import SearchRecord
+from hf_rlsearch.report.analysis import expected_best, importances, incumbents, summarize
+
+
+@pytest.mark.parametrize("minimize", [True, False])
+def test_expected_best_is_the_mean_over_all_draws(minimize: bool) -> None:
+    values = [0.3, 0.9, 0.5]
+    choose = min if minimize else max
+    by_hand = [np.mean([choose(draw) for draw in itertools.product(values, repeat=n)]) for n in (1, 2, 3)]
+    np.testing.assert_allclose(expected_best(values, minimize=minimize, n_draws=3), by_hand)
+
+
+def test_incumbents_never_get_worse_and_count_every_training(study: optuna.Study) -> None:
+    search = SearchRecord.from_study(study)
+    entries = incumbents(search)
+    best = [e.best for e in entries if e.best is not None]
+    assert best == sorted(best, reverse=True)
+    assert entries[-1].spent == pytest.approx(sum(t.fidelity for t in search.trials))
+    assert best[-1] == study.best_value
+
+
+def test_summary_gain_is_over_the_users_own_arguments(study: optuna.Study) -> None:
+    summary = summarize(SearchRecord.from_study(study))
+    assert summary.gain == pytest.approx(study.trials[0].value - study.best_value)
+    assert summary.spent < summary.full == 22 + 2 * 0.125  # 22 that ran or were stopped, 2 that failed after an eighth
+    assert summary.counts == {"complete": 17, "pruned": 5, "failed": 2}
+
+
+def test_importances_name_the_one_that_matters(make_study: "type[optuna.Study]") -> None:
+    study = make_study(60)
+    found = importances(study, SearchRecord.from_study(study))
+    assert set(found) == {"PED-ANOVA", "fANOVA"}
+    for shares in found.values():
+        assert max(shares, key=lambda name: shares[name]) == "learning_rate"
+
+
+def test_importances_of_too_few_or_equal_trials_are_empty_not_an_error() -> None:
+    study = optuna.create_study()
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1) * 0, n_trials=6)
+    found = importances(study, SearchRecord.from_study(study))
+    assert all(set(shares) <= {"x"} for shares in found.values())
+    assert importances(optuna.create_study(), SearchRecord.from_study(optuna.create_study())) == {}
+
+
+def test_importances_leave_optunas_settings_alone(study: optuna.Study) -> None:
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    with warnings.catch_warnings():
+        importances(study, SearchRecord.from_study(study))
+    assert optuna.logging.get_verbosity() == optuna.logging.INFO

@@ -1,0 +1,45 @@
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
+
+from hf_rlsearch.errors import ArgumentsError
+from hf_rlsearch.report import explain
+
+
+def test_stored_decision_is_told_in_words(study: optuna.Study) -> None:
+    number = next(t.number for t in study.trials if t.state == TrialState.COMPLETE and t.number > 3)
+    reason = explain(study, number)
+    text = reason.to_text()
+    assert text.startswith(f"Trial {number} (complete): learning_rate=")
+    assert reason.contributions == (("learning_rate", 0.4), ("weight_decay", -0.1))
+    assert [n for n, _ in reason.attended] == [number - 3, number - 2, number - 1]
+    assert "31%" in text
+
+
+def test_own_arguments_stops_and_failures_are_told(study: optuna.Study) -> None:
+    assert "your own arguments" in explain(study, 0).to_text()
+    pruned = next(t.number for t in study.trials if t.state == TrialState.PRUNED)
+    assert "stopped after 25% of a full training" in explain(study, pruned).to_text()
+    failed = next(t.number for t in study.trials if t.state == TrialState.FAIL)
+    assert "It failed: OutOfMemoryError" in explain(study, failed).to_text()
+
+
+def test_without_a_stored_decision_it_says_so() -> None:
+    study = optuna.create_study()
+    study.add_trial(create_trial(value=1.0, params={"x": 0.5}, distributions={"x": FloatDistribution(0, 1)}))
+    assert "stored no reason" in explain(study, 0).to_text()
+
+
+@pytest.mark.parametrize(
+    "stored", [{"attended": 3}, {"contributions": [1]}, {"attended": [[1]]}, {"attended": [None]}, {"alternative": 3}]
+)
+def test_a_decision_of_another_shape_is_no_error(stored: dict[str, object]) -> None:
+    study = optuna.create_study()
+    study.add_trial(create_trial(value=1.0, system_attrs={"rl:decision": stored}))
+    assert explain(study, 0).to_text()
+
+
+def test_unknown_trial_is_named(study: optuna.Study) -> None:
+    with pytest.raises(ArgumentsError, match="no trial 99; its trials are 0 to 23"):
+        explain(study, 99)

@@ -1,0 +1,84 @@
+import math
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
+
+from hf_rlsearch.report import SearchRecord
+
+X = {"x": FloatDistribution(0.0, 1.0)}
+
+
+def add(study: optuna.Study, **kwargs: object) -> None:
+    study.add_trial(create_trial(params={"x": 0.5}, distributions=X, **kwargs))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def maximizing() -> optuna.Study:
+    return optuna.create_study(direction="maximize")
+
+
+def test_values_keep_the_users_sign(maximizing: optuna.Study) -> None:
+    add(maximizing, value=0.7)
+    add(maximizing, value=0.9)
+    search = SearchRecord.from_study(maximizing)
+    assert search.minimize == (False,)
+    best = search.best()
+    assert best is not None
+    assert best.values == (0.9,)
+
+
+def test_an_objective_that_is_no_number_is_a_failure_with_a_reason(maximizing: optuna.Study) -> None:
+    add(maximizing, value=math.inf)
+    (trial,) = SearchRecord.from_study(maximizing).trials
+    assert (trial.status, trial.values) == ("failed", None)
+    assert "inf" in (trial.failure or "")
+
+
+@pytest.mark.parametrize(
+    ("attrs", "reason", "traceback"),
+    [
+        ({"failure": {"reason": "ValueError: no", "traceback": "File a"}}, "ValueError: no", "File a"),
+        ({"failure": "Traceback (most recent call last):\n  File a\nValueError: no"}, "ValueError: no", "File a"),
+        ({"failure": "gave up"}, "gave up", ""),
+        ({}, "no reason was stored", ""),
+    ],
+)
+def test_reason_of_a_failure(maximizing: optuna.Study, attrs: dict[str, object], reason: str, traceback: str) -> None:
+    add(maximizing, state=TrialState.FAIL, user_attrs=attrs)
+    (trial,) = SearchRecord.from_study(maximizing).trials
+    assert trial.failure == reason
+    assert traceback in trial.traceback
+
+
+def test_fidelity_is_a_share_of_the_training(maximizing: optuna.Study) -> None:
+    add(maximizing, value=1.0, intermediate_values={10: 0.5, 20: 1.0}, user_attrs={})
+    add(maximizing, state=TrialState.PRUNED, value=0.4, intermediate_values={5: 0.4})
+    assert [t.fidelity for t in SearchRecord.from_study(maximizing).trials] == [1.0, 0.25]
+
+
+def test_steps_of_our_own_trials_are_ten_thousandths(maximizing: optuna.Study) -> None:
+    add(maximizing, state=TrialState.PRUNED, value=0.4, intermediate_values={2500: 0.4}, user_attrs={"role": "search"})
+    search = SearchRecord.from_study(maximizing)
+    assert (search.fractions, search.trials[0].fidelity) == (True, 0.25)
+
+
+def test_confirmations_are_no_candidates_for_the_best(maximizing: optuna.Study) -> None:
+    add(maximizing, value=0.7)
+    add(maximizing, value=0.8, user_attrs={"role": "confirm"})
+    best = SearchRecord.from_study(maximizing).best()
+    assert best is not None
+    assert best.number == 0
+
+
+def test_stored_hyperparameters_go_before_the_suggested_ones(maximizing: optuna.Study) -> None:
+    add(maximizing, value=0.7, user_attrs={"hyperparameters": {"x": 0.51}})
+    assert SearchRecord.from_study(maximizing).trials[0].params == {"x": 0.51}
+
+
+def test_damaged_attributes_count_as_absent(maximizing: optuna.Study) -> None:
+    add(maximizing, value=0.7, user_attrs={"metrics": "{", "seconds": "x"}, system_attrs={"rl:decision": "[1]"})
+    (trial,) = SearchRecord.from_study(maximizing).trials
+    assert (trial.metrics, trial.decision) == ({}, {})
+    assert trial.seconds is not None

@@ -1,0 +1,55 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages.journal import JournalFileBackend
+
+from hf_rlsearch.errors import StorageError
+from hf_rlsearch.report import open_study
+
+
+@pytest.fixture
+def database(tmp_path: Path, make_study: Callable[..., optuna.Study]) -> Path:
+    path = tmp_path / "search.db"
+    make_study(2, storage=f"sqlite:///{path}", name="first")
+    return path
+
+
+def test_study_path_and_url_open_the_same(database: Path) -> None:
+    study = open_study(database)
+    assert open_study(study) is study
+    assert open_study(str(database)).study_name == open_study(f"sqlite:///{database}").study_name == "first"
+
+
+def test_journal_files_open(tmp_path: Path, make_study: Callable[..., optuna.Study]) -> None:
+    path = tmp_path / "journal.log"
+    make_study(2, storage=optuna.storages.JournalStorage(JournalFileBackend(str(path))), name="j")
+    assert open_study(path).study_name == "j"
+
+
+def test_a_missing_file_is_not_made(tmp_path: Path) -> None:
+    path = tmp_path / "no.db"
+    with pytest.raises(StorageError, match=r"There is no storage at .*no\.db"):
+        open_study(f"sqlite:///{path}")
+    assert not path.exists()
+
+
+def test_several_studies_must_be_named(database: Path, make_study: Callable[..., optuna.Study]) -> None:
+    make_study(1, storage=f"sqlite:///{database}", name="second")
+    with pytest.raises(StorageError, match="2 studies \\('first', 'second'\\): name one"):
+        open_study(database)
+    assert open_study(database, study_name="second").study_name == "second"
+    with pytest.raises(StorageError, match="Did you mean 'second'"):
+        open_study(database, study_name="secnd")
+
+
+def test_a_foreign_file_is_no_storage(tmp_path: Path) -> None:
+    path = tmp_path / "notes.db"
+    path.write_text("hello " * 400)
+    with pytest.raises(StorageError, match="cannot be opened as an Optuna storage"):
+        open_study(path)
+    other = tmp_path / "notes.txt"
+    other.write_text("hello\n")
+    with pytest.raises(StorageError, match="holds no study"):
+        open_study(other)
