@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from optuna.distributions import BaseDistribution
@@ -75,7 +76,7 @@ class History:
         started.sort(key=lambda trial: trial.number)
         status = np.array([_STATUS_OF[trial.state] for trial in started], dtype=np.int64)
         signs = np.array([1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in directions])
-        curves = tuple(_curve(trial, signs) for trial in started)
+        curves = _curves(started, signs)
         finals = _final_values(started, signs)
         status[(status == COMPLETE) & ~np.isfinite(finals).all(axis=1)] = FAILED
         return cls(
@@ -174,14 +175,19 @@ def _params(trial: FrozenTrial) -> Params:
     return {**decision.get("params", {}), **trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
-def _curve(trial: FrozenTrial, signs: FloatArray) -> FloatArray:
-    """(S, 2) finite reports in order of steps; Optuna allows reports only with one objective."""
-    reports = trial.intermediate_values
-    if not reports or len(signs) != 1:
-        return np.empty((0, 2))
-    curve = np.array(sorted(reports.items()), dtype=np.float64)
-    curve[:, 1] *= signs[0]
-    return curve[np.isfinite(curve[:, 1])]
+def _curves(trials: Sequence[FrozenTrial], signs: FloatArray) -> tuple[FloatArray, ...]:
+    """Of each trial (S, 2) finite reports in order of steps; Optuna allows reports only with one objective."""
+    if len(signs) != 1:
+        return (np.empty((0, 2)),) * len(trials)
+    reports = [trial.intermediate_values for trial in trials]
+    # all trials at once: a thousand small arrays would take as long as the agent's decision
+    owner = np.repeat(np.arange(len(trials)), [len(report) for report in reports])
+    points = np.array([point for report in reports for point in report.items()], dtype=np.float64).reshape(-1, 2)
+    order = np.lexsort((points[:, 0], owner))
+    order = order[np.isfinite(points[order, 1])]
+    points, owner = points[order] * [1.0, signs[0]], owner[order]
+    ends = np.searchsorted(owner, np.arange(len(trials) + 1)).tolist()
+    return tuple(points[start:end] for start, end in pairwise(ends))
 
 
 def _final_values(trials: Sequence[FrozenTrial], signs: FloatArray) -> FloatArray:

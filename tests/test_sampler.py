@@ -4,7 +4,9 @@ The agents here are small: they choose by a rule that a test can check. The cont
 """
 
 import json
+import os
 import pickle
+import subprocess
 import sys
 import threading
 import time
@@ -173,13 +175,10 @@ def test_a_resumed_search_goes_on_as_if_it_had_not_stopped(random: RuleAgent, tm
 
 
 def test_a_sampler_survives_pickling_in_the_middle_of_a_search(random: RuleAgent) -> None:
-    whole = optuna.create_study(
-        sampler=RLSampler(seed=1, search_space=SPACE, published=[{"n": 1}], facts={"lora": 1.0})
-    )
+    options: dict[str, Any] = {"search_space": SPACE, "published": [{"n": 1}], "facts": {"lora": 1.0}}
+    whole = optuna.create_study(sampler=RLSampler(seed=1, **options))
     whole.optimize(objective, n_trials=6)
-    study = optuna.create_study(
-        sampler=RLSampler(seed=1, search_space=SPACE, published=[{"n": 1}], facts={"lora": 1.0})
-    )
+    study = optuna.create_study(sampler=RLSampler(seed=1, **options))
     for _ in range(3):
         study.sampler = pickle.loads(pickle.dumps(study.sampler))
         study.sampler.reseed_rng()
@@ -413,6 +412,17 @@ def test_a_study_of_a_thousand_trials_costs_milliseconds_per_ask(first: RuleAgen
     assert min(times) < 0.25
 
 
+def test_all_trials_are_read_once_per_trial(first: RuleAgent, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = optuna.create_study(sampler=RLSampler(seed=0))
+    study.optimize(objective, n_trials=2)
+    reads, read = [], study._storage.get_all_trials
+    monkeypatch.setattr(
+        study._storage, "get_all_trials", lambda *a, **k: reads.append(k.get("states")) or read(*a, **k)
+    )
+    objective(study.ask())
+    assert reads.count(None) == 1  # ask() itself looks for waiting trials only
+
+
 @pytest.mark.parametrize(
     ("keywords", "error", "text"),
     [
@@ -440,5 +450,28 @@ def test_choices_that_no_storage_keeps_are_refused(random: RuleAgent) -> None:
         trial.suggest_categorical("x", [[1], [2]])
 
 
-def test_constructing_a_sampler_loads_no_agent() -> None:
-    assert "hf_rlsearch.agent" in sys.modules or RLSampler(seed=0) is not None
+def test_torch_is_loaded_by_the_first_decision_only() -> None:
+    code = "import sys; from hf_rlsearch.sampler import RLSampler; RLSampler(seed=0); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+@pytest.mark.slow
+def test_the_bundled_agent_makes_the_same_search_in_a_process_with_another_hash_seed() -> None:
+    code = (
+        "import optuna; from hf_rlsearch.sampler import RLSampler; optuna.logging.set_verbosity(40)\n"
+        "s = optuna.create_study(sampler=RLSampler(seed=0))\n"
+        "s.optimize(lambda t: t.suggest_float('x', 0, 1) + t.suggest_int('n', 0, 9)\n"
+        "    + len(t.suggest_categorical('c', ['a', 'bb'])), n_trials=6)\n"
+        "print([t.params for t in s.trials])"
+    )
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1"},
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert outputs[0] == outputs[1] != ""
