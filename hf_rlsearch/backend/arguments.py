@@ -19,6 +19,12 @@ from typing import Any, Union, get_args, get_origin
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import SearchSpaceError
 
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text, for tables that would be long lists."""
+    return frozenset(text.split())
+
+
 # Deprecated names whose value the new name's would override in ``TrainingArguments.__post_init__``.
 _ALIASES = {
     "gradient_checkpointing": "activation_checkpointing",
@@ -41,8 +47,14 @@ _POSITIVE = frozenset({"per_device_train_batch_size", "per_device_eval_batch_siz
 _AT_LEAST_ONE = frozenset({"per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"})
 _NOT_NEGATIVE = frozenset({"learning_rate", "weight_decay", "max_grad_norm", "adam_epsilon", "label_smoothing_factor"})
 # Where a run writes and how it talks; neither changes what is trained.
-_NOT_IDENTITY = frozenset(
-    ["output_dir", "logging_dir", "run_name", "report_to", "disable_tqdm", "log_level", "log_level_replica", "log_on_each_node", "hub_token", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "push_to_hub", "local_rank", "ddp_timeout", "ddp_backend", "save_total_limit", "logging_steps", "logging_strategy", "logging_first_step", "logging_nan_inf_filter", "project", "trackio_space_id", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor", "resume_from_checkpoint", "use_cpu", "do_train", "do_eval", "do_predict"]
+_NOT_IDENTITY = words(
+    """
+    output_dir logging_dir run_name report_to disable_tqdm log_level log_level_replica log_on_each_node
+    hub_token hub_model_id hub_strategy hub_private_repo hub_always_push push_to_hub local_rank ddp_timeout
+    ddp_backend save_total_limit logging_steps logging_strategy logging_first_step logging_nan_inf_filter
+    project trackio_space_id dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers
+    dataloader_prefetch_factor resume_from_checkpoint use_cpu do_train do_eval do_predict
+    """
 )
 
 
@@ -96,7 +108,8 @@ class FrozenArguments:
             values: By field name; cast to the field's annotated type.
 
         Raises:
-            SearchSpaceError: Unknown field, value of the wrong type or out of range, or refused by the arguments' class.
+            SearchSpaceError: Unknown field, value of the wrong type or out of range, or refused by the arguments'
+            class.
         """
         cast = {name: self.cast(name, value) for name, value in values.items()}
         fresh = _copy(self._args)
@@ -119,7 +132,8 @@ class FrozenArguments:
             result = cast_to(self._hints[name], value)
         except (TypeError, ValueError) as error:
             raise SearchSpaceError(
-                f"hp_space gives {name}={value!r}, but TrainingArguments.{name} is {_describe(self._hints[name])}: {error}. "
+                f"hp_space gives {name}={value!r}, but TrainingArguments.{name} is {_describe(self._hints[name])}: "
+                f"{error}. "
                 "Suggest values of that type."
             ) from error
         _check_range(name, result)

@@ -148,7 +148,8 @@ class Chief:
             return
         last = (failed[-1].user_attrs.get("failure") or {}).get("reason", "unknown")
         raise SearchFailed(
-            f"{len(failed)} of {self._settings.n_trials} trials have failed, the last one with: {last}. The search stops at "
+            f"{len(failed)} of {self._settings.n_trials} trials have failed, the last one with: {last}. The search "
+            f"stops at "
             f"{self._settings.failures_allowed} (max_failed_trials). The finished trials are kept in study "
             f"{self.study.study_name!r}; see the attribute 'failure' of each trial for its traceback."
         ) from error

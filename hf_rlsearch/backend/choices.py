@@ -6,20 +6,21 @@ from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.space import SearchSpace
 
 
-def choose_sampler(settings: Settings, space: SearchSpace, n_objectives: int) -> optuna.samplers.BaseSampler:
+def choose_sampler(settings: Settings, space: SearchSpace, *, seed: int) -> optuna.samplers.BaseSampler:
     """The user's sampler, else ours with the pretrained agent.
 
     Args:
         settings: Of the search.
         space: Every hyperparameter of it.
-        n_objectives: Number of directions.
+        seed: Of ours where the user gave none, so that a script run again searches in the same way.
     """
     if settings.sampler is not None:
-        return settings.sampler
+        chosen: optuna.samplers.BaseSampler = settings.sampler
+        return chosen
     from hf_rlsearch.sampler import RLSampler
 
     return RLSampler(
-        seed=settings.seed,
+        seed=seed if settings.seed is None else settings.seed,
         n_trials=settings.n_trials,
         weights=settings.weights,
         search_space=space,
@@ -27,6 +28,6 @@ def choose_sampler(settings: Settings, space: SearchSpace, n_objectives: int) ->
     )
 
 
-def choose_pruner(settings: Settings, n_objectives: int) -> optuna.pruners.BasePruner:
+def choose_pruner(settings: Settings) -> optuna.pruners.BasePruner:
     """The user's pruner, else none: every trial is trained to its end."""
     return settings.pruner if settings.pruner is not None else optuna.pruners.NopPruner()

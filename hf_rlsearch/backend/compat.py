@@ -1,6 +1,7 @@
 """Every touch of the Trainer's private parts.
 
-Tested with transformers 5.23 and accelerate 1.15. A search drives ``Trainer.train()`` without making the Trainer believe
+Tested with transformers 5.23 and accelerate 1.15. A search drives ``Trainer.train()`` without making the Trainer
+believe
 that a built-in backend runs, so it must itself do what ``Trainer._hp_search_setup`` and the constructor do with changed
 arguments: ``TrainerSeat.prepare`` does, and ``TrainerSeat.__exit__`` puts everything back.
 """
@@ -9,7 +10,8 @@ import copy
 import gc
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -48,7 +50,8 @@ def check_trainer(trainer: Any) -> None:
 
         raise ArgumentsError(
             f"{type(trainer).__name__} has no {', '.join(missing)}; expected a transformers.Trainer, versions "
-            f"{TESTED_TRANSFORMERS[0]} to {TESTED_TRANSFORMERS[1]} are tested and {transformers.__version__} is installed. "
+            f"{TESTED_TRANSFORMERS[0]} to {TESTED_TRANSFORMERS[1]} are tested and {transformers.__version__} is "
+            f"installed. "
             "For other trainers pass a factory make_trainer(params) to hf_rlsearch.search."
         )
 
@@ -56,6 +59,23 @@ def check_trainer(trainer: Any) -> None:
 def takes_trial(model_init: Callable[..., Any] | None) -> bool:
     """Whether ``model_init`` has an argument for the trial, as the Trainer counts it."""
     return model_init is not None and len(inspect.signature(model_init).parameters) == 1
+
+
+@contextmanager
+def calm() -> Iterator[None]:
+    """The time of a search: no progress bars for files written, and garbage collection looks at new objects only."""
+    from transformers.utils import logging as hf_logging
+
+    bars = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    # Thousands of modules and classes live for ever; scanning them after each trial takes longer than small trials do.
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if bars:
+            hf_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def release_memory() -> None:
@@ -158,7 +178,8 @@ class TrainerSeat:
         Args:
             args: The best trial's arguments, with the user's own ``output_dir``.
             model_init: What the Trainer's ``model_init`` is from now on; None keeps the user's.
-            load: Puts the best weights into ``trainer.model``, a fresh model of the best trial; None keeps the old model.
+            load: Puts the best weights into ``trainer.model``, a fresh model of the best trial; None keeps the old
+            model.
         """
         trainer = self.trainer
         self._reset()
@@ -183,7 +204,7 @@ class TrainerSeat:
         current.update(self._noted)
 
     def _park_model(self) -> bool:
-        """Moves the user's model to main memory for the time of the search, so that trials have the device for themselves."""
+        """Moves the user's model to main memory during the search, so that trials have the device for themselves."""
         model = self.trainer.model
         movable = getattr(self.trainer, "place_model_on_device", False) and not getattr(
             model, "quantization_method", None
@@ -215,7 +236,7 @@ def fresh_model(trainer: Any, trial: Any = None) -> Any:
 
 
 def load_checkpoint(trainer: Any, folder: str) -> None:
-    """Loads the weights in a folder into ``trainer.model``: plain, sharded, adapters, FSDP or DeepSpeed, as the Trainer does."""
+    """Loads a folder's weights into ``trainer.model`` as the Trainer does: plain, adapters, FSDP or DeepSpeed."""
     state = trainer.state
     before = state.best_model_checkpoint
     state.best_model_checkpoint = folder
@@ -270,7 +291,8 @@ def _rebuild_accelerator(trainer: Any) -> None:
 
         if trainer.args.deepspeed is None:
             raise ArgumentsError(
-                "DeepSpeed is on through the launcher alone. Set TrainingArguments(deepspeed=...), so that its configuration "
+                "DeepSpeed is on through the launcher alone. Set TrainingArguments(deepspeed=...), so that its "
+                "configuration "
                 "can be rebuilt for each trial."
             )
         trainer.accelerator.free_memory()

@@ -2,7 +2,8 @@
 
 The ranges hold every setting in BERT's, RoBERTa's, ELECTRA's, ALBERT's, DeBERTa's and LoRA's own tables:
 
-* learning_rate: from 5e-6 (DeBERTa-large) to 1e-3 (LoRA needs about ten times the rate of full fine-tuning), logarithmic.
+* learning_rate: from 5e-6 (DeBERTa-large) to 1e-3 (LoRA needs about ten times the rate of full fine-tuning),
+logarithmic.
 * per_device_train_batch_size: 8, 16, 32, 64; smaller ones are a matter of memory, not of quality.
 * num_train_epochs: 1 to 5, left out where ``max_steps`` is set.
 * weight_decay: 0, 0.01, 0.1, the three published values.

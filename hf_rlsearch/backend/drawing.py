@@ -73,7 +73,8 @@ class Drawer:
             model: The Trainer's, whose configuration may name what ``model_init`` suggests.
 
         Returns:
-            Params to record, each in its distribution, the nearest value where the user's own lies outside; and the exact
+            Params to record, each in its distribution, the nearest value where the user's own lies outside; and the
+            exact
             values by name. Names whose value is not known are in neither.
         """
         config = getattr(model, "config", None)

@@ -9,8 +9,7 @@ from typing import Any
 from hf_rlsearch._typing import Params
 
 _PEER_LOST = re.compile(
-    r"connection (closed|reset|refused)|broken pipe|\[.*gloo.*\]|gloo|NCCL|process ?group|socket|peer|timed out waiting|"
-    r"application timeout",
+    r"connection (closed|reset|refused)|broken pipe|gloo|nccl|process ?group|socket|peer|timed out waiting",
     re.IGNORECASE,
 )
 # Enough for the frames that matter, small enough for a column of a database.

@@ -56,7 +56,7 @@ def identity(
 
 
 def data_fingerprint(data: Any) -> str:
-    """A short text for a data set: its kind, its length and a hash of some rows if reading them twice gives the same."""
+    """A short text for a data set: kind, length, and a hash of some rows if reading them twice gives the same."""
     if data is None:
         return "none"
     if isinstance(data, Mapping) and not hasattr(data, "num_rows"):
@@ -77,7 +77,7 @@ def model_fingerprint(model: Any) -> str:
         return "none"
     config = getattr(model, "config", None)
     facts = {
-        "config": plain(config.to_dict()) if hasattr(config, "to_dict") else str(config),
+        "config": plain(config),
         "shapes": {name: list(value.shape) for name, value in model.named_parameters()},
     }
     return f"{type(model).__name__} {_hash(dumps(facts))}"

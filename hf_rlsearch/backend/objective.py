@@ -12,16 +12,24 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from hf_rlsearch.backend.arguments import words
 from hf_rlsearch.errors import ObjectiveError
 
 Metrics = Mapping[str, Any]
 MINIMIZE, MAXIMIZE = "minimize", "maximize"
 
-_LOWER = frozenset(
-    ["loss", "losses", "perplexity", "ppl", "wer", "cer", "ter", "mer", "wil", "hter", "mse", "rmse", "mae", "mape", "error", "errors", "err", "nll", "brier", "ece", "crossentropy", "entropy", "bpb", "bpc", "latency", "distance", "fid", "hamming"]
+_LOWER = words(
+    """
+    loss losses perplexity ppl wer cer ter mer wil hter mse rmse mae mape error errors err nll brier ece
+    crossentropy entropy bpb bpc latency distance fid hamming
+    """
 )
-_HIGHER = frozenset(
-    ["accuracy", "acc", "f1", "precision", "recall", "matthews", "mcc", "correlation", "pearson", "pearsonr", "spearman", "spearmanr", "bleu", "sacrebleu", "chrf", "rouge", "rouge1", "rouge2", "rougel", "rougelsum", "meteor", "comet", "bertscore", "auc", "auroc", "auprc", "map", "ndcg", "mrr", "em", "exact", "exactmatch", "r2", "kappa", "iou", "dice", "specificity", "sensitivity", "gleu", "spearmanr"]
+_HIGHER = words(
+    """
+    accuracy acc f1 precision recall matthews mcc correlation pearson pearsonr spearman spearmanr bleu sacrebleu
+    chrf rouge rouge1 rouge2 rougel rougelsum meteor comet bertscore auc auroc auprc map ndcg mrr em exact
+    exactmatch r2 kappa iou dice specificity sensitivity gleu spearmanr
+    """
 )
 # Keys that the Trainer adds to every evaluation and that say nothing about the model.
 _BOOKKEEPING = re.compile(
@@ -75,7 +83,8 @@ class Objective:
         values = tuple(found) if isinstance(found, (list, tuple)) else (found,)
         if len(values) != len(self.directions):
             raise ObjectiveError(
-                f"compute_objective returned {len(values)} value(s) ({found!r}), expected {len(self.directions)}, one for "
+                f"compute_objective returned {len(values)} value(s) ({found!r}), expected {len(self.directions)}, "
+                f"one for "
                 f"each direction {list(self.directions)}."
             )
         return tuple(_number("compute_objective", value) for value in values)
@@ -116,7 +125,8 @@ def resolve(
         direction: "minimize", "maximize", a list of these, or ``UNSET_DIRECTION``.
 
     Raises:
-        ObjectiveError: Nothing to optimise, more than one thing, a name that does not exist, an objective that no metric
+        ObjectiveError: Nothing to optimise, more than one thing, a name that does not exist, an objective that no
+        metric
             changes, or a direction that contradicts the metric.
     """
     given = _given_directions(direction)
@@ -124,7 +134,8 @@ def resolve(
     if compute_objective is not None:
         if metric is not None:
             raise ObjectiveError(
-                f"metric={metric!r} and compute_objective are both given. Pass one of them: metric names what to optimise, "
+                f"metric={metric!r} and compute_objective are both given. Pass one of them: metric names what to "
+                f"optimise, "
                 "compute_objective computes it."
             )
         return _resolve_function(probe, compute_objective, given, multi)
@@ -161,7 +172,8 @@ def _resolve_names(
         return tuple(_full_name(name, probe, "metric") for name in asked), "metric="
     if n_wanted > 1:
         raise ObjectiveError(
-            f"{n_wanted} directions are given but neither compute_objective nor metric. Pass metric=[...] with {n_wanted} of "
+            f"{n_wanted} directions are given but neither compute_objective nor metric. Pass metric=[...] with "
+            f"{n_wanted} of "
             f"{found}, or a compute_objective that returns {n_wanted} values."
         )
     best = getattr(args, "metric_for_best_model", None)
@@ -177,11 +189,13 @@ def _resolve_names(
             return (losses[0],), "no other metric is computed"
     if not found:
         raise ObjectiveError(
-            f"Evaluation gives no number to optimise, only {sorted(probe)}. Give the Trainer labels (label_names=...) or a "
+            f"Evaluation gives no number to optimise, only {sorted(probe)}. Give the Trainer labels "
+            f"(label_names=...) or a "
             "compute_metrics."
         )
     raise ObjectiveError(
-        f"Evaluation gives several metrics: {', '.join(others or found)}. Pass metric={(others or found)[0]!r} or another of "
+        f"Evaluation gives several metrics: {', '.join(others or found)}. Pass metric={(others or found)[0]!r} or "
+        f"another of "
         "them, set metric_for_best_model, or pass compute_objective."
     )
 
@@ -216,7 +230,8 @@ def _settle(name: str, given: str | None, implied: str | None) -> str:
         return implied or MAXIMIZE
     if implied is not None and given != implied:
         raise ObjectiveError(
-            f"direction={given!r} contradicts {name!r}, which is better when {'larger' if implied == MAXIMIZE else 'smaller'}."
+            f"direction={given!r} contradicts {name!r}, which is better when "
+            f"{'larger' if implied == MAXIMIZE else 'smaller'}."
             f" Pass direction={implied!r} or leave direction out; to search for the worst on purpose, pass a "
             "compute_objective with the sign turned."
         )
@@ -231,7 +246,8 @@ def _resolve_function(
         found = function(dict(probe))
     except Exception as error:
         raise ObjectiveError(
-            f"compute_objective raised {type(error).__name__}: {error} on the metrics {sorted(probe)} of the untrained model. "
+            f"compute_objective raised {type(error).__name__}: {error} on the metrics {sorted(probe)} of the "
+            f"untrained model. "
             "Change it to use these names."
         ) from error
     n_values = len(found) if isinstance(found, (list, tuple)) else 1
@@ -263,7 +279,8 @@ def _function_direction(
     slopes = _slopes(probe, function, index)
     if not any(slopes.values()):
         raise ObjectiveError(
-            f"compute_objective is constant: it does not change with any of {sorted(slopes)}. Let it return one of them, or "
+            f"compute_objective is constant: it does not change with any of {sorted(slopes)}. Let it return one of "
+            f"them, or "
             "pass metric= instead."
         )
     implied = {_towards(name, slope) for name, slope in slopes.items() if slope} - {None}

@@ -47,7 +47,8 @@ def _evaluate(trainer: Any) -> Mapping[str, Any]:
             return dict(trainer.evaluate())
         except Exception as error:
             raise ObjectiveError(
-                f"Evaluating the untrained model raised {type(error).__name__}: {error}. Make trainer.evaluate() work first."
+                f"Evaluating the untrained model raised {type(error).__name__}: {error}. Make trainer.evaluate() "
+                f"work first."
             ) from error
 
 

@@ -1,7 +1,8 @@
 """Makes ``trainer.hyperparameter_search(backend="rl")`` known to transformers, without importing transformers.
 
 transformers keeps its backends in a closed enum and a table, and has no entry point for others. Both are extended here,
-together, when their modules are loaded: at once if they are, else by an import hook, so that ``import hf_rlsearch`` costs
+together, when their modules are loaded: at once if they are, else by an import hook, so that ``import hf_rlsearch``
+costs
 nothing before or after ``import transformers``. The default backend stays what it was, because ours is added last.
 
 Tested with transformers 5.23 (Python 3.11 to 3.13).
@@ -101,7 +102,7 @@ def _make_backend(base: type) -> type:
 
 
 def _wrap_search(trainer_module: ModuleType) -> None:
-    """Lets ``hyperparameter_search`` tell a direction that was given from its default, and clean up after its own errors."""
+    """Lets ``hyperparameter_search`` tell a given direction from its default, and clean up after its own errors."""
     cls = trainer_module.Trainer
     original = cls.__dict__.get("hyperparameter_search")
     if original is None or getattr(original, "_hf_rlsearch", False):
@@ -161,7 +162,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def _run_after(loader: Any, extend: Callable[[ModuleType], None]) -> None:
-    """Replaces the loader's ``exec_module`` on this one loader object, so that it stays the loader that tools expect."""
+    """Replaces ``exec_module`` on this one loader object, so that it stays the kind of loader that tools expect."""
     execute = loader.exec_module
 
     def exec_module(module: ModuleType) -> None:

@@ -48,7 +48,7 @@ class SearchResult:
 
     @property
     def best_trials(self) -> list[FrozenTrial]:
-        """The best trial, or with several directions those that no other beats in all of them; empty if none completed."""
+        """The best trial; with several directions those that none beats in all of them; empty if none completed."""
         complete = [t for t in self.trials if t.state == TrialState.COMPLETE and role(t) != CONFIRM]
         if not complete:
             return []
@@ -105,7 +105,8 @@ class SearchResult:
     def apply(self, trainer: Any) -> Any:
         """Gives a Trainer the best trial's arguments, so that ``train()`` repeats that trial.
 
-        Unlike setting ``trainer.args`` fields one by one, this refreshes what the Trainer has derived from them, such as
+        Unlike setting ``trainer.args`` fields one by one, this refreshes what the Trainer has derived from them, such
+        as
         the batch size, and lets ``model_init`` build the best trial's model.
 
         Args:

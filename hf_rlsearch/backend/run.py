@@ -4,12 +4,14 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend import checkpoints
 from hf_rlsearch.backend.chief import Chief, optimize_loop
 from hf_rlsearch.backend.choices import choose_pruner, choose_sampler
+from hf_rlsearch.backend.compat import calm
 from hf_rlsearch.backend.distributed import STOP, Ranks
 from hf_rlsearch.backend.drawing import Drawer
 from hf_rlsearch.backend.failures import Failure
@@ -36,7 +38,7 @@ def run_search(source: Source, settings: Settings) -> Any:
         A ``BestRun``, or a list of them for several directions; the same on every rank.
     """
     ranks = Ranks()
-    with stop_signals(), quiet_optuna(), source:
+    with stop_signals(), quiet_optuna(), calm(), source:
         search = Search(source, settings, ranks)
         result = search.run()
         search.finish(result)
@@ -85,7 +87,6 @@ class Search:
     def _open(self) -> Params:
         """Rank 0: opens the study and prepares to decide."""
         settings, source = self._settings, self._source
-        n_objectives = len(self.objective.directions)
         opened = open_study(
             output_dir=source.frozen.value("output_dir"),
             identity=identity(
@@ -97,8 +98,8 @@ class Search:
             ),
             directions=self.objective.directions,
             n_trials=settings.n_trials,
-            sampler=choose_sampler(settings, self._drawer.space, n_objectives),
-            pruner=choose_pruner(settings, n_objectives),
+            sampler=choose_sampler(settings, self._drawer.space, seed=self._seed()),
+            pruner=choose_pruner(settings),
             storage=settings.storage,
             study_name=settings.study_name,
             load_if_exists=settings.load_if_exists,
@@ -116,6 +117,11 @@ class Search:
         )
         return {}
 
+    def _seed(self) -> int:
+        """The user's training seed: it makes the whole script repeatable, the search included."""
+        seed = self._source.frozen.value("seed") if "seed" in self._source.frozen.names else 0
+        return abs(int(seed or 0))
+
     def _loop(self) -> SearchResult:
         while True:
             message = self._ranks.decide(self._next)
@@ -124,7 +130,7 @@ class Search:
             message.pop("kind")
             plan = Plan.from_json(message)
             error = self._train(plan)
-            self._ranks.decide(lambda error=error: self._check(error))
+            self._ranks.decide(partial(self._check, error))
 
     def _next(self) -> Params:
         assert self._chief is not None

@@ -45,11 +45,13 @@ def search(
 ) -> Any:
     """Searches the hyperparameters of a Trainer.
 
-    The same as ``trainer.hyperparameter_search(backend="rl", ...)``, without that method. Afterwards the Trainer has the
+    The same as ``trainer.hyperparameter_search(backend="rl", ...)``, without that method. Afterwards the Trainer has
+    the
     best arguments and the best model; after an exception it is what it was before.
 
     Args:
-        trainer: A ``transformers.Trainer`` with a ``model_init``; or a function ``make_trainer(values)`` that returns a fresh
+        trainer: A ``transformers.Trainer`` with a ``model_init``; or a function ``make_trainer(values)`` that returns
+        a fresh
             trainer, for those that build their model themselves. Called with ``{}`` it returns your own configuration.
         hp_space: Suggests values on a trial and returns them by name of a training argument.
         compute_objective: Makes one number of the metrics, or one for each direction.
@@ -83,7 +85,8 @@ def search(
         ``BestRun``, whose ``run_summary`` is a ``SearchResult``; a list of them for a list of directions.
 
     Raises:
-        SearchSpaceError, ObjectiveError, ArgumentsError, StorageError, WeightsError: Before the first training, with the
+        SearchSpaceError, ObjectiveError, ArgumentsError, StorageError, WeightsError: Before the first training, with
+        the
             Trainer left as it was.
         SearchFailed: Too many trials failed.
     """

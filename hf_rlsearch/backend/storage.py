@@ -1,7 +1,8 @@
 """Where trials are kept, which study a search belongs to, and what is left over from an interrupted one.
 
 By default an SQLite file in ``output_dir``. There a search is identified by what it is: space, objective, direction,
-arguments that are not searched, data and model. The same script run again continues an unfinished search of that identity,
+arguments that are not searched, data and model. The same script run again continues an unfinished search of that
+identity,
 and begins a new one if the last is finished or anything differs. A study that the user names follows Optuna's
 ``load_if_exists``.
 """
@@ -166,7 +167,8 @@ def _check_sqlite(path: Path) -> None:
         connection.close()
     if answer != ("ok",):
         raise StorageError(
-            f"{path} is damaged ({answer[0] if answer else 'no answer'}). Move it away to begin a new search, or put a copy back."
+            f"{path} is damaged ({answer[0] if answer else 'no answer'}). Move it away to begin a new search, or "
+            f"put a copy back."
         )
 
 
@@ -178,7 +180,8 @@ def _clear_errors(where: Any) -> Any:
         raise
     except (OSError, sqlite3.Error, optuna.exceptions.StorageInternalError, RuntimeError) as error:
         raise StorageError(
-            f"The storage {where} cannot be used: {type(error).__name__}: {str(error).splitlines()[0]}. Check that the folder "
+            f"The storage {where} cannot be used: {type(error).__name__}: {str(error).splitlines()[0]}. Check that "
+            f"the folder "
             "can be written to and that no other program holds the file, or pass storage=."
         ) from error
     except Exception as error:
@@ -198,13 +201,11 @@ def _named(
 ) -> Opened:
     """A study that the user names: Optuna's rules, and the check that it is a study of this search."""
     study = None
-    if study_name is not None and load_if_exists:
-        known = {summary for summary in optuna.get_all_study_names(storage)}
-        if study_name in known:
-            study = optuna.load_study(
-                study_name=study_name, storage=storage, sampler=make["sampler"], pruner=make["pruner"]
-            )
-            _check_same_search(study, identity, make["directions"])
+    if load_if_exists and study_name is not None and study_name in optuna.get_all_study_names(storage):
+        study = optuna.load_study(
+            study_name=study_name, storage=storage, sampler=make["sampler"], pruner=make["pruner"]
+        )
+        _check_same_search(study, identity, make["directions"])
     if study is None:
         study = optuna.create_study(study_name=study_name, storage=storage, load_if_exists=False, **make)
     n_before = len(study.get_trials(deepcopy=False))
@@ -274,7 +275,8 @@ def _check_same_search(study: optuna.Study, identity: Params, directions: list[s
         changed = differences({"space": old["space"]}, {"space": identity["space"]})
     if changed:
         raise StorageError(
-            f"Study {study.study_name!r} is of another search space: {'; '.join(changed[:3])}. Use another study_name or storage."
+            f"Study {study.study_name!r} is of another search space: {'; '.join(changed[:3])}. Use another "
+            f"study_name or storage."
         )
 
 

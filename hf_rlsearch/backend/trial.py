@@ -98,7 +98,8 @@ class SharedTrial(FixedTrial):
     def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
         if name not in self._params:
             raise SearchSpaceError(
-                f"model_init asks for {name!r}, which was not drawn for trial {self.number} (drawn: {sorted(self._params)}). "
+                f"model_init asks for {name!r}, which was not drawn for trial {self.number} (drawn: "
+                f"{sorted(self._params)}). "
                 "Let it ask for the same hyperparameters whenever hp_space gives the same values."
             )
         return super()._suggest(name, distribution)
@@ -119,7 +120,8 @@ class Evaluation:
     values: tuple[float, ...]
 
 
-# Called on rank 0 only with the fraction of training done, in 1..FULL_TRAINING, and the objective; True prunes the trial.
+# Called on rank 0 only with the fraction of training done, in 1..FULL_TRAINING, and the objective; True prunes the
+# trial.
 Report = Callable[[int, float], bool]
 
 
