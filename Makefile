@@ -60,10 +60,10 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.test: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(RUN) -m pip install -q -c constraints.txt -e ".[report,test]"
+	$(RUN) -m pip install -q -c constraints.txt -e ".[report,recipes,test]"
 	touch $@ $(VENV)/.demo
 
 $(OLDEST)/.test: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python -m pip install -q -c constraints-oldest.txt -e ".[report,test]"
+	$(OLDEST)/bin/python -m pip install -q -c constraints-oldest.txt -e ".[report,recipes,test]"
 	touch $@

@@ -65,6 +65,7 @@ MAY_NAME: dict[str, set[str]] = {
     "sacrebleu": {"metrics"},
     "rouge_score": {"metrics"},
     "rich": {"report", "backend", "demo", "cli", "meta_train"},
+    "packaging": {"backend", "cli"},
     "tqdm": {"backend"},
 }
 ANYWHERE = {"numpy"}

@@ -14,7 +14,7 @@ import optuna
 
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.report.records import SearchRecord, TrialRecord
-from hf_rlsearch.report.scales import number, show
+from hf_rlsearch.report.scales import show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ def _sentences(search: SearchRecord, trial: TrialRecord) -> list[str]:
     elif not trial.decision:
         lines.append("The sampler that chose this trial stored no reason.")
     else:
-        lines.append(_choice(search, trial.decision))
+        lines.append(_choice(search, trial))
     if trial.status == "pruned":
         lines.append(_stop(trial))
     elif trial.status == "failed":
@@ -95,14 +95,16 @@ def _sentences(search: SearchRecord, trial: TrialRecord) -> list[str]:
     return lines
 
 
-def _choice(search: SearchRecord, decision: Mapping[str, Any]) -> str:
-    if isinstance(decision.get("reason"), str):
-        text = str(decision["reason"])
-        return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
-    chance = _float(decision.get("improvement"))
-    if chance is not None:
-        return f"The agent gave it a chance of {chance:.0%} to become the best trial so far."
-    return "The agent chose it among the candidates of the search space."
+def _choice(search: SearchRecord, trial: TrialRecord) -> str:
+    decision = trial.decision
+    if decision.get("source") == "design":
+        return "The agent chose it to lie far from everything tried so far: the space is too wide for a prediction."
+    chance = _float(decision.get("chance"))
+    if chance is None:
+        return "The agent chose it among the candidates of the search space."
+    if not any(t.values for t in search.trials if t.number < trial.number):
+        return "The agent chose it before there was any result, from what it knows about such trainings."
+    return f"The agent gave it a chance of {chance:.0%} to beat the best trial so far."
 
 
 def _stop(trial: TrialRecord) -> str:
@@ -114,24 +116,32 @@ def _stop(trial: TrialRecord) -> str:
     return f"It was stopped {spent}: its chance to become the best trial had fallen to {chance:.1%}."
 
 
+# Predictions are on the scale of the task: 1 is the distance from its median configuration to its best one.
 _FACT_NAMES = {
+    "source": "decided by",
     "probability": "probability of this choice",
-    "mean": "predicted objective",
-    "std": "predicted spread",
-    "improvement": "chance to become the best",
+    "chance": "chance to beat the best so far",
+    "improvement": "expected improvement",
+    "mean": "predicted difference to the best so far",
+    "spread": "spread of that prediction",
     "n_candidates": "candidates scored",
-    "mode": "decided by",
 }
+_PERCENT = {"probability", "chance"}
 
 
 def _facts(decision: Mapping[str, Any]) -> list[tuple[str, str]]:
-    facts = [(label, _show(decision[key])) for key, label in _FACT_NAMES.items() if key in decision]
+    facts = [(label, _fact(key, decision[key])) for key, label in _FACT_NAMES.items() if key in decision]
     other = decision.get("alternative")
     if isinstance(other, dict):
-        told = ", ".join(f"{_FACT_NAMES.get(k, k)} {_show(v)}" for k, v in other.items() if k != "params")
+        told = ", ".join(f"{_FACT_NAMES[k]} {_fact(k, v)}" for k, v in other.items() if k in _FACT_NAMES)
         params = other.get("params")
-        facts.append(("best alternative", f"{_params(params)}: {told}" if isinstance(params, dict) else told))
+        facts.append(("best alternative", f"{_params(params)} ({told})" if isinstance(params, dict) else told))
     return facts
+
+
+def _fact(key: str, value: Any) -> str:
+    plain = _float(value)
+    return f"{plain:.1%}" if key in _PERCENT and plain is not None else show(value)
 
 
 def _contributions(stored: Any) -> tuple[tuple[str, float], ...]:
@@ -152,10 +162,6 @@ def _attended(stored: Any) -> tuple[tuple[int, float], ...]:
 
 def _float(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _show(value: Any) -> str:
-    return number(value) if isinstance(value, float) else show(value)
 
 
 def _params(params: Mapping[str, Any]) -> str:

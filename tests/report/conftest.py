@@ -46,10 +46,12 @@ def loss(params: dict[str, Any]) -> float:
 
 def decision(rng: random.Random, number: int, expected: float) -> dict[str, Any]:
     return {
+        "source": "policy",
         "probability": 0.125,
-        "mean": expected,
-        "std": 0.04,
-        "improvement": 0.31,
+        "improvement": 0.02,
+        "chance": 0.31,
+        "mean": round(0.5 - expected, 5),
+        "spread": 0.04,
         "contributions": {"learning_rate": 0.4, "weight_decay": -0.1},
         "attended": [[n, 0.25] for n in range(max(0, number - 3), number)],
     }

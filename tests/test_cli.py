@@ -1,0 +1,206 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import warnings
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import create_trial
+
+from hf_rlsearch.cli import main
+
+COMMANDS = ("demo", "run", "report", "explain", "replay", "space", "weights", "doctor", "completion")
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    """An SQLite file with one study of three trials; the second is the best."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    path = tmp_path / "search.db"
+    study = optuna.create_study(storage=f"sqlite:///{path}", study_name="s")
+    for value in (0.5, 0.25, 0.75):
+        attrs = {"arguments": {"learning_rate": value}, "role": "search"}
+        trial = create_trial(
+            value=value, params={"x": value}, distributions={"x": FloatDistribution(0, 1)}, user_attrs=attrs
+        )
+        study.add_trial(trial)
+    return str(path)
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"\n    {name}" in text for name in COMMANDS)
+
+
+@pytest.mark.parametrize("argv", [[], ["no-such-command"], ["report"], ["explain", "x.db", "five"]])
+def test_wrong_usage_ends_with_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(argv)
+    assert end.value.code == 2
+    assert "usage: hf-rlsearch" in capsys.readouterr().err
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, hf_rlsearch.cli as cli; cli.build_parser(); "
+        "print([m for m in ('torch', 'optuna', 'transformers.trainer', 'rich', 'numpy') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert run.stdout.strip() == "[]"
+
+
+def test_report_writes_all_that_was_asked_for(
+    database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, plots, table = tmp_path / "r.html", tmp_path / "plots", tmp_path / "t.csv"
+    argv = ["report", f"sqlite:///{database}", "-o", str(page), "--plots", str(plots), "--csv", str(table), "--table"]
+    assert main(argv) == 0
+    assert "<!doctype html>" in page.read_text()
+    assert (plots / "best-so-far.svg").is_file()
+    assert len(table.read_text().splitlines()) == 4
+    out = capsys.readouterr().out
+    assert f"report: {page}" in out
+    assert "*1" in out
+
+
+def test_what_cannot_be_done_ends_with_1_and_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "sqlite:///no.db"]) == 1
+    assert "hf-rlsearch: There is no storage at 'no.db'" in capsys.readouterr().err
+    assert not Path("no.db").exists()
+
+
+def test_explain_one_and_all(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", database, "1"]) == 0
+    assert capsys.readouterr().out.startswith("Trial 1 (complete): x=0.25")
+    assert main(["explain", database]) == 0
+    assert capsys.readouterr().out.count("Trial ") == 3
+    assert main(["explain", database, "7"]) == 1
+    assert "no trial 7; its trials are 0 to 2" in capsys.readouterr().err
+
+
+def test_replay_prints_the_best_trial(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", database]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"trial": 1, "hyperparameters": {"x": 0.25}, "arguments": {"learning_rate": 0.25}}
+    assert main(["replay", database, "9"]) == 1
+    assert "no trial 9" in capsys.readouterr().err
+
+
+def test_space_of_a_family_and_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["space", "bert"]) == 0
+    assert "learning_rate" in capsys.readouterr().out
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "def hp_space(trial):\n    return {'weight_decay': trial.suggest_float('weight_decay', 0, 0.2, step=0.1)}\n"
+    )
+    assert main(["space", f"{file}:hp_space"]) == 0
+    out = capsys.readouterr().out
+    assert "1 hyperparameters, 3 candidates" in out
+    assert "0, 0.1, 0.2" in out
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("brt", "no model family"),
+        ("no_such_file.py:hp_space", "There is no file 'no_such_file.py'"),
+        ("no_such_module:hp_space", "There is no module 'no_such_module'"),
+        ("hf_rlsearch.errors:StorageEror", "Did you mean 'StorageError'"),
+        ("hf_rlsearch.cli:FAILED", "is a int, expected a function"),
+    ],
+)
+def test_space_of_something_else(target: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["space", target]) == 1
+    assert reason in capsys.readouterr().err
+
+
+def test_weights_are_listed_and_their_card_is_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["weights"]) == 0
+    name = capsys.readouterr().out.split()[0]
+    assert main(["weights", name]) == 0
+    assert "observation_format" in json.loads(capsys.readouterr().out)
+    assert main(["weights", str(tmp_path / "no.safetensors")]) == 1
+    assert "there are no weights" in capsys.readouterr().err
+
+
+def test_run_passes_arguments_and_the_exit_code_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "mine.py"
+    recipe.write_text("import sys\nprint(__name__, sys.argv[1:])\nsys.exit(3)\n")
+    before = list(sys.argv)
+    assert main(["run", str(recipe), "--epochs", "2"]) == 3
+    assert capsys.readouterr().out == "__main__ ['--epochs', '2']\n"
+    assert sys.argv == before
+
+
+def test_run_lists_recipes_without_running_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "zebra.py").write_text('"""Counts stripes.\n\nMore."""\nraise SystemExit(9)\n')
+    monkeypatch.chdir(tmp_path)
+    assert main(["run"]) == 0
+    assert "zebra" in (out := capsys.readouterr().out)
+    assert "Counts stripes." in out
+    assert main(["run", "zebr"]) == 1
+    assert "Did you mean 'zebra'?" in capsys.readouterr().err
+
+
+def test_doctor_finds_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from hf_rlsearch.cli import doctor
+
+    monkeypatch.setattr(doctor, "_TRIALS", {"good": lambda: "works", "bad": _raise})
+    monkeypatch.setattr(doctor, "_installed", lambda name: None if name == "accelerate" else "99.0")
+    assert main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert "FAIL accelerate is missing" in out
+    assert "ok   good: works" in out
+    assert "FAIL bad: it broke" in out
+    assert "2 problems." in out
+
+
+def _raise() -> str:
+    raise OSError("it\nbroke")
+
+
+@pytest.mark.slow
+def test_doctor_is_well_here() -> None:
+    """In a process of its own, since it loads everything."""
+    run = subprocess.run([sys.executable, "-m", "hf_rlsearch", "doctor"], capture_output=True, text=True, timeout=110)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "All is well." in run.stdout
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes_commands_and_options() -> None:
+    script = textwrap.dedent(
+        """
+        eval "$("$PYTHON" -m hf_rlsearch completion bash)"
+        COMP_WORDS=(hf-rlsearch repo); COMP_CWORD=1; _hf_rlsearch; echo "${COMPREPLY[@]}"
+        COMP_WORDS=(hf-rlsearch report --pl); COMP_CWORD=2; _hf_rlsearch; echo "${COMPREPLY[@]}"
+        """
+    )
+    run = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHON": sys.executable}
+    )
+    assert run.stdout.split() == ["report", "--plots"]
+
+
+def test_broken_pipe_is_no_error(database: str) -> None:
+    command = f"{sys.executable} -m hf_rlsearch explain {database} | head -c 5"
+    run = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, timeout=60)
+    assert run.stderr == ""
+    assert run.stdout == "Trial"
+
+
+def test_commands_raise_no_warning(database: str, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert main(["report", database, "-o", str(tmp_path / "r.html")]) == 0
