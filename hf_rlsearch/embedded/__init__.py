@@ -1,0 +1,33 @@
+"""What a first search needs and every installation has: two tiny pretrained checkpoints and two real text data sets.
+
+Nothing here touches the network: the checkpoints ship with the package, the text is the standard library's own.
+"""
+
+import difflib
+from pathlib import Path
+
+from hf_rlsearch.embedded.data import TOPICS, classification_dataset, language_modeling_dataset
+from hf_rlsearch.errors import ArgumentsError
+
+__all__ = ["CHECKPOINTS", "TOPICS", "classification_dataset", "language_modeling_dataset", "path"]
+
+CHECKPOINTS: tuple[str, ...] = ("bert-tiny", "gpt2-tiny")
+
+
+def path(name: str) -> str:
+    """Returns the folder of an embedded checkpoint, to be given to ``from_pretrained``.
+
+    Args:
+        name: ``"bert-tiny"`` (masked language model) or ``"gpt2-tiny"`` (causal language model).
+
+    Returns:
+        The absolute path of a folder with configuration, tokenizer, weights (safetensors) and a card.
+
+    Raises:
+        ArgumentsError: there is no embedded checkpoint of that name.
+    """
+    if name not in CHECKPOINTS:
+        near = difflib.get_close_matches(str(name), CHECKPOINTS, n=1, cutoff=0.3)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ArgumentsError(f"no embedded checkpoint is called {name!r}; there are {list(CHECKPOINTS)}.{hint}")
+    return str(Path(__file__).parent / name)
