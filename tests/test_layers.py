@@ -53,7 +53,7 @@ MAY_NAME: dict[str, set[str]] = {
     "optuna": {"space", "history", "sampler", "pruner", "report", "backend", "demo", "cli"},
     "gymnasium": {"env", "vec_env", "policy", "agent", "meta_train"},
     "stable_baselines3": {"policy.sb3", "vec_env", "agent", "meta_train"},
-    "transformers": {"backend", "demo", "__init__", "metrics.perplexity"},
+    "transformers": {"backend", "demo", "__init__", "metrics.perplexity", "cli.doctor"},
     "accelerate": {"backend", "demo"},
     "datasets": {"embedded", "metrics", "backend", "demo"},
     "evaluate": {"metrics"},
