@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from decimal import Decimal
 from itertools import pairwise
+from numbers import Real
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -63,8 +64,8 @@ def make_levels(
 
 
 def is_number(value: object) -> bool:
-    """True for a finite int or float that is not a bool: something that has a place on an axis."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """True for a finite number, also of numpy, that is not a bool: something that has a place on an axis."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_logarithmic(levels: tuple[Any, ...], distribution: BaseDistribution) -> bool:
@@ -155,12 +156,12 @@ def _stepped_floats(distribution: FloatDistribution, n_points: int) -> list[floa
 
 
 def _round_log(low: float, high: float, i: int, count: int) -> float:
-    """The i-th of ``count`` points a constant factor apart, to two digits where that does not leave the range."""
+    """The i-th of ``count`` points a constant factor apart, to two or three digits where that changes little."""
     share = i / (count - 1)
     exact = math.exp((1 - share) * math.log(low) + share * math.log(high))
     spacing = (math.log(high) - math.log(low)) / (count - 1)
-    rounded = float(f"{exact:.1e}")
-    return rounded if low < rounded < high and spacing > 0.2 else min(max(exact, low), high)
+    rounded = float(f"{exact:.{1 if spacing > 0.2 else 2}e}")
+    return rounded if low < rounded < high and spacing > 0.02 else min(max(exact, low), high)
 
 
 def _round_count(low: float, high: float) -> int:
