@@ -455,6 +455,20 @@ def test_torch_is_loaded_by_the_first_decision_only() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
+def test_decisions_take_one_thread_and_leave_the_rest_to_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    before, during = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        install(monkeypatch, RuleAgent(lambda allowed, rng: during.append(torch.get_num_threads()) or allowed[0]))
+        study = optuna.create_study(sampler=RLSampler(seed=0, search_space=SPACE))
+        study.optimize(objective, n_trials=6, n_jobs=2)
+        assert set(during) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.slow
 def test_the_bundled_agent_makes_the_same_search_in_a_process_with_another_hash_seed() -> None:
     code = (

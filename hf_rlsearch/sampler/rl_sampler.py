@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial
 from hf_rlsearch._typing import IntArray, Params
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.history import DECISION_KEY, History, stable_distributions
+from hf_rlsearch.sampler.threads import one_torch_thread
 from hf_rlsearch.sampler.tried import already_tried, conditional_names
 from hf_rlsearch.space import Hyperparameter, SearchSpace, infer_role
 from hf_rlsearch.space.candidates import unique_rows
@@ -179,7 +180,8 @@ class RLSampler(BaseSampler):
         n_remaining = None if self._n_trials is None else max(self._n_trials - number, 1)
         facts = {"maximize": float(list(study.directions) == [StudyDirection.MAXIMIZE]), **self._facts}
         agent = load_agent(self._weights)
-        return agent.decide(space, history, rows, mask=mask, n_remaining=n_remaining, facts=facts, rng=rng)
+        with one_torch_thread():
+            return agent.decide(space, history, rows, mask=mask, n_remaining=n_remaining, facts=facts, rng=rng)
 
     def _history(self, study: Study, trial: FrozenTrial) -> History:
         trials = study._get_trials(deepcopy=False, use_cache=True)
