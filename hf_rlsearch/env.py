@@ -124,14 +124,23 @@ class BatchedSearch:
         shown = curves(self.rng, family, final[:, None], fractions)[:, 0] if self.S > 1 else final[:, None]
         self.curves[b, at] = np.maximum.accumulate(shown, axis=1)
 
-    def _observed(self, steps: IntArray) -> FloatArray:
-        """B x T best value of each trial after so many evaluations, on the task's scale; NaN where it got not that far."""
-        value = np.take_along_axis(self.curves, np.maximum(steps - 1, 0)[..., None], axis=2)[..., 0]
-        return np.where((steps >= 1) & (steps <= self.steps), value, np.nan)
+    def observed(self, steps: IntArray) -> FloatArray:
+        """Best values after so many evaluations, on the task's scale.
+
+        Args:
+            steps: B x n, of the first n trials.
+
+        Returns:
+            B x n, NaN where a trial did not get that far.
+        """
+        n = steps.shape[1]
+        at = np.clip(steps - 1, 0, self.S - 1)[..., None]
+        value = np.take_along_axis(self.curves[:, :n], at, axis=2)[..., 0]
+        return np.where((steps >= 1) & (steps <= self.steps[:, :n]), value, np.nan)
 
     def _incumbent(self) -> FloatArray:
         """B, noiseless utility of the best trial as observed."""
-        value = np.nan_to_num(self._observed(self.steps), nan=-np.inf)
+        value = np.nan_to_num(self.observed(self.steps[:, : max(int(self.count.max()), 1)]), nan=-np.inf)
         best = value.argmax(1)
         b = np.arange(self.B)
         return np.asarray(value[b, best] - self.luck[b, best])
@@ -144,9 +153,7 @@ class BatchedSearch:
         reference = np.where(self.running >= 0, np.take_along_axis(self.steps, np.maximum(self.running, 0)[:, None], 1)[:, 0], self.S)
 
         def shown(at: IntArray) -> FloatArray:
-            padded = np.zeros_like(self.steps)
-            padded[:, :n] = at
-            return self._observed(padded)[:, :n] * unit + median
+            return self.observed(at) * unit + median
 
         at_reference = shown(np.broadcast_to(reference[:, None], steps.shape))
         trained = Trained(

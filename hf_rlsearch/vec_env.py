@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,19 +17,37 @@ class SearchVecEnv(VecEnv):
     """B searches at once as a stable-baselines3 `VecEnv`; all episodes have the same length and end together."""
 
     def __init__(
-        self, *, tasks: Tasks | None = None, n_envs: int = 32, budget: int = 20, evaluations: int = 1, seed: int = 0
+        self,
+        *,
+        tasks: Tasks | None = None,
+        n_envs: int = 32,
+        budget: int = 20,
+        evaluations: int = 1,
+        seed: int = 0,
+        encode: Callable[[BatchedSearch], dict[str, FloatArray]] = flatten,
+        space: spaces.Dict | None = None,
     ) -> None:
+        """Makes B searches.
+
+        Args:
+            tasks: Draws the tasks of each episode; the prior where not given.
+            n_envs: B.
+            budget: Full trainings per search.
+            evaluations: Evaluations per full training.
+            seed: Of tasks and noise.
+            encode: Makes observations, each with a leading B; those of `SearchEnv` where not given.
+            space: What `encode` returns, without the leading B.
+        """
         check_budget(budget, evaluations)
         self.search = BatchedSearch(tasks or prior_tasks(), n_envs, budget, evaluations, seed)
-        self.render_mode = None
-        super().__init__(
-            n_envs, observation_space(self.search.C, self.search.T), spaces.Discrete(self.search.C + 1)
-        )  # fmt: skip
+        self.encode, self.render_mode = encode, None
+        space = space or observation_space(self.search.C, self.search.T)
+        super().__init__(n_envs, space, spaces.Discrete(self.search.C + 1))
 
     def reset(self) -> dict[str, FloatArray]:  # type: ignore[override]
         """Starts B searches."""
         self.search.reset()
-        return flatten(self.search)
+        return self.encode(self.search)
 
     def step_async(self, actions: IntArray) -> None:
         """Keeps the actions for `step_wait`."""
@@ -40,11 +59,11 @@ class SearchVecEnv(VecEnv):
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         ended = self.search.done
         if ended:
-            last = flatten(self.search)
+            last = self.encode(self.search)
             for i, info in enumerate(infos):
                 info["terminal_observation"] = {key: value[i] for key, value in last.items()}
             self.search.reset()
-        return flatten(self.search), rewards.astype(np.float32), np.full(self.num_envs, ended), infos
+        return self.encode(self.search), rewards.astype(np.float32), np.full(self.num_envs, ended), infos
 
     def close(self) -> None:
         """Nothing to free."""

@@ -53,3 +53,45 @@ def candidate_features(logits: Tensor, bins: Tensor, mask: Tensor) -> Tensor:
     large = (p * (bins > 0.2)).sum(-1)
     rank = torch.log1p(order.float()) / 3
     return torch.stack([(log_ei + 4) / 3, log_ei - best, chance * 2 - 1, mean, spread, upper, rank, large * 2 - 1], -1)
+
+
+def search_features(
+    candidates: Tensor,
+    mask: Tensor,
+    running: Tensor,
+    fidelity: Tensor,
+    n_left: Tensor,
+    n_total: Tensor,
+) -> Tensor:
+    """Summarises a search.
+
+    Args:
+        candidates: B x C x len(CANDIDATE_FEATURES).
+        mask: B x C, True where the candidate may be chosen.
+        running: B, row of the running trial among the candidates, -1 where nothing runs.
+        fidelity: B, of the running trial, in [0, 1).
+        n_left: B full trainings that are left.
+        n_total: B full trainings of the whole budget; NaN where it is not known.
+
+    Returns:
+        B x len(SEARCH_FEATURES), each about in [-3, 3].
+    """
+    known = ~torch.isnan(n_total)
+    total = torch.where(known, n_total, torch.ones_like(n_total))
+    left = torch.where(known, n_left, torch.zeros_like(n_left))
+    allowed = candidates.masked_fill(~mask[..., None], -4.0)
+    at = running.clamp(min=0)[:, None, None].expand(-1, 1, candidates.shape[2])
+    own = torch.gather(candidates, 1, at)[:, 0] * (running >= 0)[:, None]
+    zero_if_unknown = known.float()
+    columns = [
+        left / total,
+        torch.log1p(left) / 3 * zero_if_unknown,
+        torch.log1p((total - left).clamp(min=0)) / 3 * zero_if_unknown,
+        allowed[..., 0].max(1).values,
+        allowed[..., 2].max(1).values,
+        (running >= 0).float(),
+        *(own[:, i] for i in (0, 2, 3, 4)),
+        fidelity * (running >= 0),
+        zero_if_unknown,
+    ]
+    return torch.stack(columns, dim=-1)

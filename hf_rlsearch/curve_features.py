@@ -1,0 +1,128 @@
+"""What the stop rule sees of a running trial: its curve against all other curves of the search.
+
+One builder for meta-training and for live searches. Everything is on the fraction-of-training axis and on the search's own
+scale, so neither the metric nor the number of evaluations matters.
+
+Letters: B searches, T other trials.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hf_rlsearch._typing import BoolArray, FloatArray
+
+CURVE_FEATURES = (
+    "fidelity",
+    "log_fidelity",
+    "gap_to_incumbent",
+    "rank_here",
+    "n_here",
+    "gap_to_best_here",
+    "gap_to_median_here",
+    "slope",
+    "usual_gain",
+    "high_gain",
+    "power_law",
+    "power_law_gap_here",
+    "n_complete",
+    "share_left",
+    "n_left",
+    "n_done",
+    "n_trials",
+)
+_EXPONENT = 0.6  # of the power law used for extrapolation; between the 0.4 and 0.9 that cover most of the prior's curves
+
+
+def curve_features(
+    fidelity: FloatArray,
+    value: FloatArray,
+    value_at_half: FloatArray,
+    others_here: FloatArray,
+    others_best: FloatArray,
+    others_complete: BoolArray,
+    n_left: FloatArray,
+    n_total: FloatArray,
+) -> FloatArray:
+    """Describes running trials.
+
+    Args:
+        fidelity: B, of the running trial, in (0, 1].
+        value: B best value so far of the running trial, larger is better.
+        value_at_half: B the same at half of that fidelity; NaN where nothing was reported so early.
+        others_here: B x T best value of each other trial up to the same fidelity, NaN where it did not get there.
+        others_best: B x T best value of each other trial, NaN for padding and failures.
+        others_complete: B x T, True where a trial was trained to its end.
+        n_left: B full trainings left in the budget, NaN where there is no budget.
+        n_total: B full trainings of the whole budget, NaN where there is none.
+
+    Returns:
+        B x len(CURVE_FEATURES), float32 in [-3, 3].
+    """
+    here = np.concatenate([others_here, value[:, None]], axis=1)
+    final = np.concatenate([others_best, value[:, None]], axis=1)
+    incumbent = _nan(np.nanmax, final)
+    unit = _unit(final)
+    unit_here = _unit(here)
+    gain = np.where(others_complete, others_best - others_here, np.nan)
+    slope = np.where(np.isnan(value_at_half), 0.0, value - value_at_half)
+    growth = (1 - fidelity**_EXPONENT) / (2**_EXPONENT - 1)
+    reached = ~np.isnan(others_here)
+    n_here = reached.sum(1)
+    beaten = (others_here < value[:, None]) & reached
+    best_here, median_here = _nan(np.nanmax, here), _quantile(here, 0.5)
+    best_other = np.where(n_here > 0, np.where(reached, others_here, -np.inf).max(1, initial=-np.inf), value)
+    known = ~np.isnan(n_total)
+    left, total = np.where(known, n_left, 10.0), np.where(known, n_total, 20.0)
+    columns = [
+        fidelity,
+        np.log10(np.maximum(fidelity, 1e-3)) / 2,
+        _squash((value - incumbent) / unit),
+        np.where(n_here > 0, beaten.sum(1) / np.maximum(n_here, 1), 0.5),
+        np.log1p(n_here) / 3,
+        _squash((value - best_other) / unit_here),
+        _squash((value - median_here) / unit_here),
+        _squash(slope / unit),
+        _squash((value + np.nan_to_num(_quantile(gain, 0.5)) - incumbent) / unit),
+        _squash((value + np.nan_to_num(_quantile(gain, 0.9)) - incumbent) / unit),
+        _squash((value + slope * growth - incumbent) / unit),
+        _squash((value - best_here) / unit_here),
+        np.log1p(others_complete.sum(1)) / 3,
+        left / np.maximum(total, 1e-6),
+        np.log1p(np.maximum(left, 0)) / 3,
+        np.log1p(np.maximum(total - left, 0)) / 3,
+        np.log1p((~np.isnan(others_best)).sum(1)) / 4,
+    ]
+    return np.clip(np.stack(columns, axis=1), -3, 3).astype(np.float32)
+
+
+def leads(value: FloatArray, others_here: FloatArray) -> BoolArray:
+    """B, True where no other trial was better at the same fidelity: such a trial is never stopped."""
+    return ~(np.nan_to_num(others_here, nan=-np.inf) > value[:, None]).any(1)
+
+
+def _squash(x: FloatArray) -> FloatArray:
+    """Linear near zero, logarithmic beyond: differences of losses have heavy tails."""
+    return np.sign(x) * np.log1p(np.abs(x))
+
+
+def _unit(values: FloatArray) -> FloatArray:
+    """B distances from best to median, or to worst, or one where all are equal."""
+    best, median, worst = _nan(np.nanmax, values), _quantile(values, 0.5), _nan(np.nanmin, values)
+    unit = np.where(best > median, best - median, best - worst)
+    return np.where(unit > 1e-12, unit, np.maximum(np.abs(best) * 1e-2, 1e-6))
+
+
+def _nan(function: object, values: FloatArray) -> FloatArray:
+    """A row-wise nan-function; every row has at least one number."""
+    return np.asarray(function(values, axis=1))  # type: ignore[operator]
+
+
+def _quantile(values: FloatArray, q: float) -> FloatArray:
+    """B quantiles of the numbers in each row, NaN for a row without any; nanquantile would warn and is slow."""
+    if not values.shape[1]:
+        return np.full(len(values), np.nan)
+    ordered = np.sort(values, axis=1)
+    count = (~np.isnan(values)).sum(1)
+    at = np.clip(np.round(q * (count - 1)).astype(int), 0, None)
+    return np.where(count > 0, ordered[np.arange(len(values)), at], np.nan)

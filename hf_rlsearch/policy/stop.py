@@ -1,0 +1,54 @@
+"""The stop rule: a small network on the features of a running trial. PPO trains it; numpy evaluates it at every report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from stable_baselines3 import PPO
+from torch import Tensor
+
+from hf_rlsearch._typing import FloatArray
+from hf_rlsearch.curve_features import CURVE_FEATURES
+from hf_rlsearch.errors import WeightsError
+
+_LAYERS = ("mlp_extractor.policy_net.0", "mlp_extractor.policy_net.2", "action_net")
+
+
+class StopRule:
+    """Features -> log-odds of stopping.
+
+    Args:
+        tensors: "stop.0.weight" to "stop.2.bias", as `export` makes them.
+
+    Raises:
+        WeightsError: A tensor is missing or has another shape.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        try:
+            self._layers = [(tensors[f"stop.{i}.weight"].numpy(), tensors[f"stop.{i}.bias"].numpy()) for i in range(3)]
+        except KeyError as error:
+            raise WeightsError(f"the weights hold no stop rule: {error} is missing. Use weights that were trained with one.") from error
+        wanted, got = len(CURVE_FEATURES) + 1, self._layers[0][0].shape[1]
+        if wanted != got:
+            raise WeightsError(f"the stop rule reads {got} features, this version of hf_rlsearch makes {wanted}.")
+
+    def log_odds(self, features: FloatArray) -> FloatArray:
+        """B x len(CURVE_FEATURES) -> B log-odds of stopping trials that may be stopped."""
+        x = np.concatenate([features, np.ones((len(features), 1))], axis=1)
+        for weight, bias in self._layers[:-1]:
+            x = np.tanh(x @ weight.T + bias)
+        weight, bias = self._layers[-1]
+        logits = x @ weight.T + bias
+        return np.asarray(logits[:, 1] - logits[:, 0])
+
+
+def export(model: PPO) -> dict[str, Tensor]:
+    """The tensors of a stop rule that PPO trained with two hidden layers."""
+    state = model.policy.state_dict()
+    return {
+        f"stop.{i}.{part}": state[f"{layer}.{part}"].detach().cpu().clone()
+        for i, layer in enumerate(_LAYERS)
+        for part in ("weight", "bias")
+    }

@@ -1,0 +1,126 @@
+"""The stop rule's own Markov decision process: at each evaluation, train this trial on or stop it.
+
+Which candidate comes next is not chosen here: a simulated searcher of random skill proposes it, so that the rule works with
+any sampler. The numbers of evaluations and of trainings differ from episode to episode.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
+
+from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
+from hf_rlsearch.curve_features import CURVE_FEATURES, curve_features, leads
+from hf_rlsearch.env import BatchedSearch, Tasks, prior_tasks
+
+CONTINUE, STOP = 0, 1
+BUDGETS = (2, 4, 8, 16)
+EVALUATIONS = (4, 8, 16, 24)
+
+
+class StopSearch(BatchedSearch):
+    """B searches whose candidates are proposed by simulated searchers; only stopping is to be decided."""
+
+    def __init__(self, n_envs: int, seed: int, tasks: Tasks | None = None) -> None:
+        super().__init__(tasks or prior_tasks(128), n_envs, BUDGETS[0], EVALUATIONS[0], seed)
+
+    def reset(self) -> None:
+        """Starts B searches with a new budget and a new number of evaluations."""
+        self.budget, self.S = int(self.rng.choice(BUDGETS)), int(self.rng.choice(EVALUATIONS))
+        self.T = self.budget * self.S
+        super().reset()
+        self.skill = self.rng.uniform(0, 1, self.B) * (self.rng.random(self.B) < 0.7)
+
+    def propose(self) -> IntArray:
+        """B candidates: the best of a few draws, of more the more a searcher has seen and the abler it is."""
+        allowed = self.action_masks()[:, :-1]
+        looks = 1 + np.floor(self.skill * np.minimum(self.count, 30)).astype(int)
+        keys = np.where(allowed, self.rng.random(allowed.shape), np.inf)
+        nearest = np.argpartition(keys, 30, axis=1)[:, :31] if keys.shape[1] > 31 else np.argsort(keys, axis=1)
+        order = np.take_along_axis(nearest, np.argsort(np.take_along_axis(keys, nearest, 1), axis=1), axis=1)
+        guess = np.take_along_axis(self.tasks.utility, order, 1) + 0.5 * self.rng.standard_normal(order.shape)
+        valid = (np.arange(order.shape[1]) < looks[:, None]) & np.take_along_axis(allowed, order, 1)
+        valid[:, 0] = True
+        return np.asarray(order[np.arange(self.B), np.where(valid, guess, -np.inf).argmax(1)])
+
+    def decide(self, stop: BoolArray) -> FloatArray:
+        """Stops or continues the running trials, trains one evaluation further, returns B rewards."""
+        fresh = stop | (self.running < 0)
+        return self.step(np.where(fresh, self.propose(), self.C))
+
+    def describe(self) -> tuple[FloatArray, BoolArray]:
+        """B x len(CURVE_FEATURES), zero where nothing runs, and B flags of trials that may be stopped."""
+        b, n = np.arange(self.B), max(int(self.count.max()), 1)
+        at = np.maximum(self.running, 0)
+        idle = self.running < 0
+        steps = self.steps[b, at]
+        here = self.observed(np.broadcast_to(np.maximum(steps, 1)[:, None], (self.B, n)))
+        best = self.observed(self.steps[:, :n])
+        own, half = here[b, at], self.observed(np.maximum(steps // 2, 1)[:, None].repeat(n, 1))[b, at]
+        half = np.where(steps >= 2, half, np.nan)
+        own_column = np.arange(n) == at[:, None]
+        others_here, others_best = np.where(own_column, np.nan, here), np.where(own_column, np.nan, best)
+        complete = (self.status[:, :n] == 0) & ~np.isnan(others_best)
+        left = np.full(self.B, (self.T - self.used) / self.S)
+        value = np.where(idle, 0.0, np.nan_to_num(own))
+        features = curve_features(
+            np.maximum(steps, 1) / self.S, value, half, others_here, others_best, complete, left,
+            np.full(self.B, float(self.budget)),
+        )  # fmt: skip
+        return features * ~idle[:, None], ~idle & ~leads(value, others_here)
+
+
+class StopVecEnv(VecEnv):
+    """B `StopSearch` episodes for stable-baselines3. Actions: 0 continue, 1 stop; observation: features and the mask."""
+
+    def __init__(self, *, n_envs: int = 128, seed: int = 0, tasks: Tasks | None = None) -> None:
+        self.search, self.render_mode = StopSearch(n_envs, seed, tasks), None
+        space = spaces.Box(-3.0, 3.0, (len(CURVE_FEATURES) + 1,), np.float32)
+        super().__init__(n_envs, space, spaces.Discrete(2))
+
+    def reset(self) -> FloatArray:  # type: ignore[override]
+        """Starts B searches."""
+        self.search.reset()
+        return self._observe()
+
+    def step_async(self, actions: IntArray) -> None:
+        """Keeps the actions for `step_wait`."""
+        self._actions = actions
+
+    def step_wait(self) -> tuple[FloatArray, FloatArray, BoolArray, list[dict[str, Any]]]:  # type: ignore[override]
+        """One evaluation further; ended searches start anew."""
+        rewards = self.search.decide((self._actions == STOP) & self._may_stop)
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        ended = self.search.done
+        if ended:
+            last = self._observe()
+            for i, info in enumerate(infos):
+                info["terminal_observation"] = last[i]
+            self.search.reset()
+        return self._observe(), rewards.astype(np.float32), np.full(self.num_envs, ended), infos
+
+    def _observe(self) -> FloatArray:
+        features, self._may_stop = self.search.describe()
+        return np.concatenate([features, self._may_stop[:, None]], axis=1).astype(np.float32)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """The same attribute for every search asked for."""
+        return [getattr(self, attr_name)] * len(list(self._get_indices(indices)))
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Sets an attribute of the whole batch."""
+        setattr(self, attr_name, value)
+
+    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
+        """Nothing can be called on one search of a batch."""
+        raise AttributeError(f"StopVecEnv has no method {method_name!r} for one search.")
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        """Never: the batch holds no single environments."""
+        return [False] * len(list(self._get_indices(indices)))
