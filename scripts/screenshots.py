@@ -60,7 +60,8 @@ def _place(browser: Any, selector: str) -> tuple[float, float]:
     """Top and height of a part, opened first if it can be: two of the reasons, so that a reader sees what is inside."""
     script = """document.querySelector('nav').style.position = 'static';
         [...document.querySelectorAll('#why details')].slice(3, 5).forEach(d => d.open = true);
-        const b = document.querySelector(arguments[0]).getBoundingClientRect(); return [b.top + scrollY, b.height + 16]"""
+        const b = document.querySelector(arguments[0]).getBoundingClientRect();
+        return [b.top + scrollY, b.height + 16]"""
     top, height = browser.execute_script(script, selector)
     return top, height
 

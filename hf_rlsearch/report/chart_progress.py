@@ -111,7 +111,7 @@ def trial_bars(
     best = search.best()
     keys = [Key("block", key.color, key.text) for key in status_keys([t.status for t, _, _ in bars])]
     keys += [Key("block", "good", "best")] if best else []
-    x = Linear(first - 0.5, last + 0.5, min(tick_count(drawing), last - first + 1))
+    x = Linear(first - 0.5, last + 0.5, tick_count(drawing), whole=True)
     frame = Frame(drawing=drawing, x=x, y=y, top=legend(drawing, keys, label))
     frame.axes("trial", label)
     width = max(frame.width / (last - first + 1) * 0.74, 1.0)

@@ -35,17 +35,19 @@ def goodness(search: SearchRecord) -> dict[int, float]:
     return {n: i / max(len(ordered) - 1, 1) for i, n in enumerate(ordered)}
 
 
-def slices(search: SearchRecord, *, limit: int = 12) -> list[Drawing]:
+def slices(search: SearchRecord, *, narrow: bool = False, limit: int = 12) -> list[Drawing]:
     """Objective against each hyperparameter, one drawing each, at most `limit`."""
     values = [t.values[0] for t in search.scored() if t.values]
     if not values:
         return []
     y = robust(values, minimize=search.minimize[0])
-    return [_slice(search, name, y) for name in list(search.distributions)[:limit]]
+    names = list(search.distributions)[:limit]
+    kind = "half" if len(names) in (1, 2, 4) else "small"  # two or three to a row, whichever leaves no hole
+    return [_slice(search, name, y, kind=kind, narrow=narrow) for name in names]
 
 
-def _slice(search: SearchRecord, name: str, y: Linear) -> Drawing:
-    drawing = sheet(f"slice-{name}", name, "", kind="small", height=240, narrow=False)
+def _slice(search: SearchRecord, name: str, y: Linear, *, kind: str, narrow: bool) -> Drawing:
+    drawing = sheet(f"slice-{name}", name, "", kind=kind, height=240, narrow=narrow)
     frame = Frame(drawing=drawing, x=hyperparameter_scale(search, name), y=y, left=52, bottom=28)
     frame.axes("", search.metrics[0])
     best = search.best()

@@ -27,14 +27,15 @@ def learning_curves(search: SearchRecord, *, narrow: bool = False) -> Drawing | 
     unit = 100 / search.max_step if search.fractions else 1.0
     high = max(step * unit for t in trials for step, _ in t.curve)
     values = [v for t in trials for _, v in t.curve]
+    own = search.baseline()
     frame = Frame(
         drawing=drawing,
         x=Linear(0, (100.0 if search.fractions else high) * 1.01 or 1.0, tick_count(drawing)),
-        y=robust(values, minimize=search.minimize[0]),
+        y=robust(values, minimize=search.minimize[0], keep=[v for _, v in own.curve] if own else [], share=0.9),
         top=legend(drawing, _curve_keys(search, trials), search.metrics[0]),
     )
     frame.axes("% of the trial's training" if search.fractions else "step", search.metrics[0])
-    best, own = search.best(), search.baseline()
+    best = search.best()
     for trial in sorted(trials, key=lambda t: (t is best, t is own)):  # the two that matter last, on top
         _draw_curve(frame, trial, unit, is_best=trial is best, is_own=trial is own)
     return drawing

@@ -37,7 +37,7 @@ _PAGE = """<!doctype html>
 <main>
 {body}
 </main>
-<footer>Made by hf_rlsearch {version} on {made}.</footer>
+<footer>Made by hf_rlsearch {version} on {made}.{trained}</footer>
 <script>{script}</script>
 </body></html>
 """
@@ -82,12 +82,14 @@ def to_html(study: optuna.Study) -> str:
         html_trials.failures(search),
         html_trials.table(search),
     ]
-    return _page(search.name, "\n".join(part for part in parts if part))
+    return _page(search.name, "\n".join(part for part in parts if part), search.versions)
 
 
-def _page(title: str, body: str) -> str:
+def _page(title: str, body: str, versions: dict[str, str]) -> str:
     folder = files("hf_rlsearch.report")
+    told = ", ".join(f"{name} {version}" for name, version in versions.items())
     return _PAGE.format(
+        trained=escape(f" The last trial ran with {told}." if told else ""),
         title=escape(title),
         body=body,
         colors=";".join(f"--{name}:{value}" for name, value in PALETTE.items()),
@@ -108,11 +110,9 @@ def _plots(key: str, title: str, wanted: Sequence[str], desk: dict[str, Drawing]
 
 
 def _figure(desk: Drawing, phone: Drawing) -> str:
-    """Both widths of a plot; the style shows one. Small ones fit either page as they are."""
-    svg = f'<div class="scroll">{to_svg(desk)}</div>'
-    if desk.kind != "small":
-        svg = f'<div class="scroll desk">{to_svg(desk)}</div>'
-        svg += f'<div class="scroll phone" style="--least:{phone.width:g}px">{to_svg(phone)}</div>'
+    """Both widths of a plot; the style shows one."""
+    svg = f'<div class="scroll desk">{to_svg(desk)}</div>'
+    svg += f'<div class="scroll phone" style="--least:{phone.width:g}px">{to_svg(phone)}</div>'
     caption = f"<figcaption>{escape(desk.caption)}</figcaption>" if desk.caption else ""
     head = f'<figure class="{desk.kind}" id="plot-{escape(desk.name)}"><h3>{escape(desk.title)}</h3>'
     return f"{head}{svg}{caption}</figure>"

@@ -14,12 +14,14 @@ def head(search: SearchRecord, summary: Summary, links: Sequence[tuple[str, str]
     """Title, links to the sections (anchor, name), and tiles with the numbers that matter most."""
     arrow = [("smaller" if m else "larger") + " is better" for m in search.minimize]
     objective = " and ".join(f"<b>{escape(n)}</b>, {a}" for n, a in zip(search.metrics, arrow, strict=True))
+    total = search.attributes.get("n_trials")
+    n_trials = f"{len(search.trials)} of {total}" if isinstance(total, int) else str(len(search.trials))
     counts = ", ".join(f"{n} {status}" for status, n in summary.counts.items()) or "none yet"
     nav = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, title in links)
     tiles = "".join(_tile(*tile) for tile in _tiles(summary))
     return (
         f'<header><p class="kind">Hyperparameter search</p><h1>{escape(search.name)}</h1>'
-        f"<p>{objective} · {len(search.trials)} trials: {counts}</p></header>"
+        f"<p>{objective} · {n_trials} trials: {counts}</p></header>"
         f'\n<nav>{nav}</nav>\n<div class="tiles">{tiles}</div>'
     )
 

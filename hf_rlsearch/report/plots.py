@@ -57,7 +57,7 @@ def draw_all(search: SearchRecord, shares: dict[str, dict[str, float]], *, narro
     ranked = list(dict.fromkeys([*chart_pairs.by_importance(shares), *search.distributions]))
     if len(ranked) > 1:
         drawings.append(chart_pairs.heat_map(search, (ranked[0], ranked[1]), narrow=narrow))
-    drawings += chart_space.slices(search)
+    drawings += chart_space.slices(search, narrow=narrow)
     return {d.name: d for d in drawings if d is not None}
 
 

@@ -89,6 +89,7 @@ class SearchRecord:
         max_step: The step of a full training.
         fractions: True where steps are ten-thousandths of a trial's own training.
         attributes: User attributes of the study.
+        versions: Of the libraries that the last trial ran with, by name; empty where nobody stored them.
     """
 
     name: str
@@ -99,6 +100,7 @@ class SearchRecord:
     max_step: float
     fractions: bool
     attributes: dict[str, Any]
+    versions: dict[str, str]
 
     @classmethod
     def from_study(cls, study: optuna.Study) -> SearchRecord:
@@ -116,6 +118,7 @@ class SearchRecord:
             max_step=max_step,
             fractions=fractions,
             attributes=dict(study.user_attrs),
+            versions={k: str(v) for k, v in _json(frozen[-1].user_attrs.get("versions")).items()} if frozen else {},
         )
 
     def with_status(self, *status: str) -> list[TrialRecord]:
@@ -148,11 +151,14 @@ def _longest(trials: list[FrozenTrial]) -> float:
 
 
 def _metric_names(study: optuna.Study) -> tuple[str, ...]:
-    names = study.metric_names or study.user_attrs.get("metric")
-    names = [names] if isinstance(names, str) else names
-    if names and len(names) == len(study.directions):
-        return tuple(map(str, names))
+    """As Optuna knows them, else as the backend stored them with what identifies the search, else generic ones."""
+    stored = (
+        study.metric_names or study.user_attrs.get("metric") or study.user_attrs.get("identity", {}).get("objective")
+    )
+    names = [stored] if isinstance(stored, str) else stored
     n = len(study.directions)
+    if isinstance(names, list | tuple) and len(names) == n:
+        return tuple(map(str, names))
     return ("objective",) if n == 1 else tuple(f"objective {i}" for i in range(n))
 
 

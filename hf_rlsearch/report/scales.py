@@ -22,11 +22,12 @@ class Scale(Protocol):
 
 @dataclass(frozen=True)
 class Linear:
-    """Even spacing from `low` to `high`."""
+    """Even spacing from `low` to `high`, with about `count` ticks, all of them whole numbers if `whole`."""
 
     low: float
     high: float
     count: int = 5
+    whole: bool = False
 
     @classmethod
     def around(cls, values: Sequence[float], *, margin: float = 0.05, count: int = 5) -> Linear:
@@ -42,6 +43,7 @@ class Linear:
     def ticks(self) -> list[tuple[float, str]]:
         """Multiples of 1, 2, 2.5 or 5 times a power of ten, about `count` of them."""
         step = nice_step((self.high - self.low) / self.count)
+        step = max(round(step), 1) if self.whole else step
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [(self.place(i * step), number(i * step)) for i in range(first, last + 1)]
 
@@ -77,13 +79,13 @@ class Category:
     choices: tuple[Any, ...]
 
     def place(self, value: Any) -> float:
-        """See Scale; the places of equal choices are equal, and True is not 1."""
-        index = next(i for i, c in enumerate(self.choices) if c == value and type(c) is type(value))
+        """See Scale; 8 and 8.0 are the same choice, 1 and True are not."""
+        index = next(i for i, choice in enumerate(self.choices) if _same(choice, value))
         return (index + 0.5) / len(self.choices)
 
     def ticks(self) -> list[tuple[float, str]]:
         """Every choice."""
-        return [(self.place(c), shorten(str(c), 14)) for c in self.choices]
+        return [(self.place(c), shorten(show(c), 14)) for c in self.choices]
 
 
 def scale_of(distribution: BaseDistribution, values: Sequence[Any]) -> Linear | Log | Category:
@@ -91,18 +93,18 @@ def scale_of(distribution: BaseDistribution, values: Sequence[Any]) -> Linear | 
     if isinstance(distribution, CategoricalDistribution):
         choices = list(distribution.choices)
         for value in values:  # one at a time: a value may be of a kind that no set can hold
-            choices += [] if _holds(choices, value) else [value]
+            choices += [] if any(_same(c, value) for c in choices) else [value]
         return Category(tuple(choices))
     assert isinstance(distribution, FloatDistribution | IntDistribution)  # Optuna has no others
     numbers = [float(v) for v in values if isinstance(v, int | float) and (v > 0 or not distribution.log)]
     low, high = min([distribution.low, *numbers]), max([distribution.high, *numbers])
     if low == high:
         return Linear.around([low])
-    return Log(low, high) if distribution.log else Linear(low, high)
+    return Log(low, high) if distribution.log else Linear(low, high, whole=isinstance(distribution, IntDistribution))
 
 
-def _holds(choices: Sequence[Any], value: Any) -> bool:
-    return any(c == value and type(c) is type(value) for c in choices)
+def _same(a: Any, b: Any) -> bool:
+    return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
 
 
 def nice_step(step: float) -> float:
@@ -111,22 +113,23 @@ def nice_step(step: float) -> float:
     return min((f * power for f in (1, 2, 2.5, 5, 10)), key=lambda nice: abs(math.log(nice / step)))
 
 
-def robust(values: Sequence[float], *, minimize: bool, keep: Sequence[float] = ()) -> Linear:
+def robust(values: Sequence[float], *, minimize: bool, keep: Sequence[float] = (), share: float = 0.75) -> Linear:
     """A range for objectives that a few diverged trainings cannot flatten.
 
     Args:
         values: At least one, in the user's sign.
         minimize: Whether smaller is better; only the bad side is ever cut.
-        keep: Values that should be seen, and are unless they would shrink everything else to a quarter.
+        keep: Values that should be seen, and are unless they would shrink everything else to an eighth.
+        share: Of the values that are certain to be seen, in (0, 1].
 
     Returns:
-        From the best value to the worst, or to somewhat beyond three quarters of them where the rest is far off.
+        From the best value to the worst, or to somewhat beyond `share` of them where the rest is far off.
     """
     ordered = sorted(values, reverse=not minimize)
-    best, most, worst = ordered[0], ordered[(3 * (len(ordered) - 1)) // 4], ordered[-1]
+    best, most, worst = ordered[0], ordered[int(share * (len(ordered) - 1))], ordered[-1]
     far = abs(worst - best) > 3 * abs(most - best) > 0
     limit = best + 1.5 * (most - best) if far else worst
-    reach = 4 * abs(limit - best)
+    reach = 8 * abs(limit - best)
     return Linear.around([best, limit, *(v for v in keep if abs(v - best) <= reach)], margin=0.06)
 
 

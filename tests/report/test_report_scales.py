@@ -1,5 +1,5 @@
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from hf_rlsearch.report.scales import Category, Linear, Log, duration, number, robust, scale_of, size
 
@@ -41,4 +41,9 @@ def test_scale_holds_values_outside_of_the_distribution() -> None:
     category = scale_of(CategoricalDistribution([True, False]), [1, [2]])
     assert isinstance(category, Category)
     assert category.choices == (True, False, 1, [2])
+    assert category.place(1.0) == category.place(1)
     assert category.place(True) != category.place(1)
+
+
+def test_ticks_of_whole_numbers_are_whole() -> None:
+    assert [text for _, text in scale_of(IntDistribution(1, 4), []).ticks()] == ["1", "2", "3", "4"]
