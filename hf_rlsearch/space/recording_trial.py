@@ -76,6 +76,9 @@ class RecordingTrial(BaseTrial):
         """Kept for this run only."""
         self._user_attrs[key] = value
 
+    def set_system_attr(self, key: str, value: Any) -> None:
+        """Accepted and dropped; Optuna 4 asks every trial for it."""
+
     def set_constraint(self, key: str, value: float) -> None:
         """Kept for this run only."""
         self._constraints[key] = value
@@ -94,6 +97,11 @@ class RecordingTrial(BaseTrial):
     def user_attrs(self) -> dict[str, Any]:
         """What ``set_user_attr`` got."""
         return dict(self._user_attrs)
+
+    @property
+    def system_attrs(self) -> dict[str, Any]:
+        """Always empty; Optuna 4 asks every trial for it."""
+        return {}
 
     @property
     def constraints(self) -> dict[str, float]:
