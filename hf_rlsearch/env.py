@@ -50,6 +50,7 @@ class BatchedSearch:
         self.draw_tasks, self.B, self.budget, self.S = tasks, n_envs, budget, evaluations
         self.rng = np.random.default_rng(seed)
         self.T = budget * evaluations
+        self._luck: FloatArray | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -66,6 +67,10 @@ class BatchedSearch:
         self.count, self.running = np.zeros(B, int), np.full(B, -1)
         self.used = 0
         self.incumbent = np.full(B, 0.0)
+
+    def fix_luck(self, seed: int) -> None:
+        """Decides the noise of every (task, candidate) now, so that policies on these tasks can be compared in pairs."""
+        self._luck = np.random.default_rng(seed).standard_normal((self.B, self.C))
 
     @property
     def done(self) -> bool:
@@ -117,7 +122,8 @@ class BatchedSearch:
         self.chosen[b, at], self.status[b, at], self.running[b] = candidates, _RUNNING, at
         self.count[b] += 1
         utility, noise = self.tasks.utility[b, candidates], self.tasks.noise[b, candidates]
-        self.luck[b, at] = noise * self.rng.standard_normal(len(b))
+        drawn = self._luck[b, candidates] if self._luck is not None else self.rng.standard_normal(len(b))
+        self.luck[b, at] = noise * drawn
         final = utility + self.luck[b, at]
         fractions = np.arange(1, self.S + 1) / self.S
         family = type(self.family)(**{k: getattr(self.family, k)[b] for k in self.family.__dataclass_fields__})

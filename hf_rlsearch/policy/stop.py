@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from stable_baselines3 import PPO
 from torch import Tensor
 
 from hf_rlsearch._typing import FloatArray
 from hf_rlsearch.curve_features import CURVE_FEATURES
 from hf_rlsearch.errors import WeightsError
 
-_LAYERS = ("mlp_extractor.policy_net.0", "mlp_extractor.policy_net.2", "action_net")
-
 
 class StopRule:
     """Features -> log-odds of stopping.
 
     Args:
-        tensors: "stop.0.weight" to "stop.2.bias", as `export` makes them.
+        tensors: "stop.0.weight" to "stop.2.bias", as meta-training writes them.
 
     Raises:
         WeightsError: A tensor is missing or has another shape.
@@ -42,13 +39,3 @@ class StopRule:
         weight, bias = self._layers[-1]
         logits = x @ weight.T + bias
         return np.asarray(logits[:, 1] - logits[:, 0])
-
-
-def export(model: PPO) -> dict[str, Tensor]:
-    """The tensors of a stop rule that PPO trained with two hidden layers."""
-    state = model.policy.state_dict()
-    return {
-        f"stop.{i}.{part}": state[f"{layer}.{part}"].detach().cpu().clone()
-        for i, layer in enumerate(_LAYERS)
-        for part in ("weight", "bias")
-    }

@@ -19,6 +19,9 @@ from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.knowledge import KINDS
 from hf_rlsearch.space import ROLES
 
+PRIOR_VERSION = "1"
+"""Raised with every change of what is drawn; the card of the weights names it."""
+
 MAX_HYPERPARAMETERS = 12
 MAX_LEVELS = 17
 FACTS = ("n_parameters", "n_examples", "maximize", "lora", "from_scratch")

@@ -1,0 +1,163 @@
+"""RLPruner: asks the meta-trained stop rule whether an Optuna trial deserves more training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from optuna.pruners import BasePruner
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from hf_rlsearch._typing import FloatArray
+from hf_rlsearch.curve_features import curve_features, leads
+from hf_rlsearch.errors import ArgumentsError
+from hf_rlsearch.history import COMPLETE, FAILED, STOP_KEY, History
+
+if TYPE_CHECKING:
+    from hf_rlsearch.policy.stop import StopRule
+
+DECISIONS_PER_TRAINING = 24
+"""A trial that reports more often is judged this often: the finest that the rule was trained for."""
+
+
+class RLPruner(BasePruner):
+    """Stops trials that are not worth their remaining training.
+
+    A policy trained by PPO looks at the running curve, at all other curves of the study and at what is left of the budget.
+    The trial that leads at its fidelity is never stopped, so a study never stops everything.
+
+    Reports must be on one axis for all trials, and of the best value or of the value as it is: both work. Works alone, with
+    any sampler.
+
+    Example:
+        >>> import optuna
+        >>> from hf_rlsearch import RLPruner
+        >>> study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=10))
+
+    Args:
+        max_resource: Step of a full training, as reported, above 0; the largest step of a finished trial where not given,
+            and then the first trial is never stopped.
+        budget: Full trainings that the study will spend in all, above 0, where that is known; the rule is bolder with much
+            left.
+        weights: Name or path of the agent's weights; the bundled ones where not given.
+
+    Raises:
+        ArgumentsError: An argument is out of range.
+    """
+
+    def __init__(
+        self, *, max_resource: float | None = None, budget: float | None = None, weights: str | Path | None = None
+    ) -> None:
+        for name, value in (("max_resource", max_resource), ("budget", budget)):
+            if value is not None and not value > 0:
+                raise ArgumentsError(f"{name}={value!r}: expected a number above 0, or None where it is not known.")
+        self._max_resource, self._budget, self._weights = max_resource, budget, weights
+        self._finished: dict[tuple[str, int], _Curve | None] = {}
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        """True if the trial should stop now.
+
+        Raises:
+            ValueError: The study has several directions; Optuna knows no pruning there.
+        """
+        if not trial.intermediate_values:
+            return False
+        others = [t for t in study._get_trials(deepcopy=False, use_cache=True) if t.number != trial.number]
+        resource = self._max_resource or _longest(others)
+        steps = sorted(trial.intermediate_values)
+        if resource is None or not _is_due(steps, resource):
+            return False
+        own = _Curve.of(trial, study)
+        rest = [curve for t in others if (curve := self._curve(t, study)) is not None]
+        return own is not None and self._stops(study, trial, own, rest, resource)
+
+    def _curve(self, trial: FrozenTrial, study: Study) -> _Curve | None:
+        """The curve of another trial; those of finished trials, which cannot change, are read once."""
+        if not trial.state.is_finished():
+            return _Curve.of(trial, study)
+        key = (study.study_name, trial.number)
+        if key not in self._finished:
+            self._finished[key] = _Curve.of(trial, study)
+        return self._finished[key]
+
+    def _stops(self, study: Study, trial: FrozenTrial, own: _Curve, rest: list[_Curve], resource: float) -> bool:
+        step = own.steps[-1]
+        fidelity = min(step / resource, 1.0)
+        here = np.array([[c.best_by(step) if c.steps[-1] >= step else np.nan for c in rest]])
+        value = own.best[-1:]
+        if leads(value, here)[0]:
+            return False
+        total = np.nan if self._budget is None else float(self._budget)
+        used = sum(1.0 if c.complete else min(c.steps[-1] / resource, 1.0) for c in rest) + fidelity
+        features = curve_features(
+            np.array([fidelity]),
+            value,
+            np.array([own.best_by(step / 2)]),
+            here,
+            np.array([[c.best[-1] for c in rest]]),
+            np.array([[c.complete for c in rest]]),
+            np.array([max(total - used, 0.0)]),
+            np.array([total]),
+        )
+        odds = float(_stop_rule(self._weights).log_odds(features)[0])
+        reason = {"fidelity": round(float(fidelity), 4), "probability": round(float(1 / (1 + np.exp(-odds))), 4)}
+        study._storage.set_trial_system_attr(trial._trial_id, STOP_KEY, reason)
+        return odds > 0
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """The best value so far of one trial at each of its reports, larger is better.
+
+    Attributes:
+        steps: S, ascending, above 0.
+        best: S, running maximum.
+        complete: The trial was trained to its end.
+    """
+
+    steps: FloatArray
+    best: FloatArray
+    complete: bool
+
+    @classmethod
+    def of(cls, trial: FrozenTrial, study: Study) -> _Curve | None:
+        """None for a trial without a usable report: failed at once, waiting, or reporting NaN."""
+        history = History.from_trials([trial], study.directions)
+        if not len(history) or history.status[0] == FAILED or not len(history.curves[0]):
+            return None
+        curve = history.curves[0][history.curves[0][:, 0] > 0]
+        if not len(curve):
+            return None
+        return cls(curve[:, 0], np.maximum.accumulate(curve[:, 1]), bool(history.status[0] == COMPLETE))
+
+    def best_by(self, step: float) -> float:
+        """The best value up to a step, NaN where nothing was reported so early."""
+        at = int(np.searchsorted(self.steps, step * (1 + 1e-9), side="right"))
+        return float(self.best[at - 1]) if at else float("nan")
+
+
+def _longest(trials: list[FrozenTrial]) -> float | None:
+    """The largest step that a finished trial reported, None where none did."""
+    steps = [t.last_step for t in trials if t.state == TrialState.COMPLETE and t.last_step is not None]
+    return float(max(steps)) if steps and max(steps) > 0 else None
+
+
+def _is_due(steps: list[int], resource: float) -> bool:
+    """Whether the last report crossed into another of the fractions at which trials are judged."""
+    before = steps[-2] if len(steps) > 1 else 0
+    slots = [int(s / resource * DECISIONS_PER_TRAINING) for s in (before, steps[-1])]
+    return slots[1] > slots[0] or len(steps) == 1
+
+
+@lru_cache(maxsize=4)
+def _stop_rule(weights: str | Path | None) -> StopRule:
+    from hf_rlsearch.policy.stop import StopRule
+    from hf_rlsearch.weights.load import load_weights
+
+    return StopRule(load_weights(weights)[0])
+
+
