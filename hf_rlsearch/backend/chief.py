@@ -27,6 +27,9 @@ from hf_rlsearch.errors import SearchFailed
 
 logger = logging.getLogger(__name__)
 
+# A trial that takes the whole process with it this often is given up.
+_MAX_ATTEMPTS = 5
+
 _STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
 
 
@@ -176,6 +179,10 @@ class Chief:
     def _plan(self, trial: optuna.Trial) -> Plan:
         baseline = trial.user_attrs.get("role") == BASELINE
         trial.set_user_attr(OWNER, owner())
+        attempts = int(trial.user_attrs.get("attempts", 0)) + 1
+        trial.set_user_attr("attempts", attempts)
+        if attempts > _MAX_ATTEMPTS:
+            raise SearchFailed(f"The process ended {_MAX_ATTEMPTS} times while it trained trial {trial.number}.")
         if baseline:
             recorded, exact = self._drawer.of_the_user(self._model)
             for name in recorded:

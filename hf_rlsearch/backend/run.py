@@ -22,7 +22,8 @@ from hf_rlsearch.backend.result import SearchResult, best_runs
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.sources import FactorySource, TrainerSource
 from hf_rlsearch.backend.storage import open_study, quiet_optuna
-from hf_rlsearch.backend.trial import COMPLETE, FAILED, PRUNED, Monitor, Outcome, Plan, run_trial
+from hf_rlsearch.backend.trial import COMPLETE, FAILED, Monitor, Outcome, Plan, run_trial
+from hf_rlsearch.errors import SearchFailed
 
 Source = TrainerSource | FactorySource
 
@@ -157,31 +158,42 @@ class Search:
         except Exception as caught:
             error = caught
             outcome = Outcome(status=FAILED, failure=Failure.from_error(caught, rank=self._ranks.rank))
-        outcome = self._agree(outcome)
-        if outcome.status == COMPLETE:
-            outcome = self._keep(trainer, plan, outcome)
-        trainer = None
-        self._source.release()
+        try:
+            outcome = self._agree(outcome, raised=error is not None)
+            if outcome.status == COMPLETE:
+                outcome = self._keep(trainer, plan, outcome)
+        except SearchFailed:
+            self._record_loss(plan, outcome)
+            raise
+        finally:
+            trainer = None
+            self._source.release()
         if chief is not None:
             chief.record(plan, outcome)
         return error
 
-    def _agree(self, outcome: Outcome) -> Outcome:
+    def _agree(self, outcome: Outcome, *, raised: bool) -> Outcome:
         """One outcome for all ranks: a failure on any of them fails the trial, what rank 0 measured counts."""
-        reports = self._ranks.gather(
-            {
-                "status": outcome.status,
-                "values": list(outcome.values),
-                "failure": None if outcome.failure is None else outcome.failure.to_json(),
-            }
-        )
+        report = {
+            "status": outcome.status,
+            "values": list(outcome.values),
+            "failure": None if outcome.failure is None else outcome.failure.to_json(),
+        }
+        reports = self._ranks.settle(report, failed=raised, let_go=self._source.release)
         failures = [Failure(**report["failure"]) for report in reports if report["failure"] is not None]
         if failures:
             first = next((failure for failure in failures if failure.kind != "lost"), failures[0])
             outcome.status, outcome.failure, outcome.values = FAILED, first, ()
+        elif any(report["status"] != reports[0]["status"] for report in reports):
+            raise AssertionError(f"The ranks disagree on how the trial ended: {[r['status'] for r in reports]}.")
         else:
             outcome.status, outcome.values = reports[0]["status"], tuple(reports[0]["values"])
         return outcome
+
+    def _record_loss(self, plan: Plan, outcome: Outcome) -> None:
+        """Rank 0, before the job ends: the trial that a rank was lost in has failed, and is not tried for ever."""
+        if self._chief is not None and outcome.failure is not None and outcome.failure.kind != "lost":
+            self._chief.record(plan, outcome)
 
     def _keep(self, trainer: Any, plan: Plan, outcome: Outcome) -> Outcome:
         """Puts a good trial's model where it is found after the search."""
@@ -230,6 +242,3 @@ def stop_signals() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-__all__ = ["PRUNED", "Search", "run_search", "stop_signals"]
