@@ -72,7 +72,9 @@ class Agent:
         try:
             self.predictor.load_state_dict(own)
         except RuntimeError as error:
-            raise WeightsError(f"weights {card.name!r} do not fit the network that their card describes: {error}") from error
+            raise WeightsError(
+                f"weights {card.name!r} do not fit the network that their card describes: {error}"
+            ) from error
 
     def decide(
         self,
@@ -122,7 +124,7 @@ class Agent:
     ) -> Tensor:
         """C x N_BINS predicted probabilities of each candidate's improvement over the best trial."""
         observation = live_observation(space, shorten(history), candidates, mask, facts)
-        return self.predictor(Arrays.of(observation))[0].softmax(-1)
+        return torch.as_tensor(self.predictor(Arrays.of(observation))[0].softmax(-1))
 
 
 def shorten(history: History, limit: int = MAX_TRIALS) -> History:

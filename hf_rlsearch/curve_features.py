@@ -1,12 +1,15 @@
 """What the stop rule sees of a running trial: its curve against all other curves of the search.
 
-One builder for meta-training and for live searches. Everything is on the fraction-of-training axis and on the search's own
-scale, so neither the metric nor the number of evaluations matters.
+One builder for meta-training and for live searches. Everything is on the fraction-of-training axis and on the search's
+own scale, so neither the metric nor the number of evaluations matters.
 
 Letters: B searches, T other trials.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +34,9 @@ CURVE_FEATURES = (
     "n_done",
     "n_trials",
 )
-_EXPONENT = 0.6  # of the power law used for extrapolation; between the 0.4 and 0.9 that cover most of the prior's curves
+_EXPONENT = (
+    0.6  # of the power law used for extrapolation; between the 0.4 and 0.9 that cover most of the prior's curves
+)
 
 
 def curve_features(
@@ -93,17 +98,17 @@ def curve_features(
         np.log1p(np.maximum(total - left, 0)) / 3,
         np.log1p((~np.isnan(others_best)).sum(1)) / 4,
     ]
-    return np.clip(np.stack(columns, axis=1), -3, 3).astype(np.float32)
+    return np.asarray(np.clip(np.stack(columns, axis=1), -3, 3), np.float32)
 
 
 def leads(value: FloatArray, others_here: FloatArray) -> BoolArray:
     """B, True where no other trial was better at the same fidelity: such a trial is never stopped."""
-    return ~(np.nan_to_num(others_here, nan=-np.inf) > value[:, None]).any(1)
+    return np.asarray(~(np.nan_to_num(others_here, nan=-np.inf) > value[:, None]).any(1))
 
 
 def _squash(x: FloatArray) -> FloatArray:
     """Linear near zero, logarithmic beyond: differences of losses have heavy tails."""
-    return np.sign(x) * np.log1p(np.abs(x))
+    return np.asarray(np.sign(x) * np.log1p(np.abs(x)))
 
 
 def _unit(values: FloatArray) -> FloatArray:
@@ -113,9 +118,9 @@ def _unit(values: FloatArray) -> FloatArray:
     return np.where(unit > 1e-12, unit, np.maximum(np.abs(best) * 1e-2, 1e-6))
 
 
-def _nan(function: object, values: FloatArray) -> FloatArray:
+def _nan(function: Callable[..., Any], values: FloatArray) -> FloatArray:
     """A row-wise nan-function; every row has at least one number."""
-    return np.asarray(function(values, axis=1))  # type: ignore[operator]
+    return np.asarray(function(values, axis=1))
 
 
 def _quantile(values: FloatArray, q: float) -> FloatArray:

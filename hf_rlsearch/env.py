@@ -1,7 +1,7 @@
 """The search as a Markov decision process: `SearchEnv`, one episode = one search.
 
-It is a thin front of `BatchedSearch`, which plays B searches at once with arrays and which `vec_env.SearchVecEnv` offers to
-stable-baselines3 for meta-training: no Python loop over environments, one implementation.
+It is a thin front of `BatchedSearch`, which plays B searches at once with arrays and which `vec_env.SearchVecEnv`
+offers to stable-baselines3 for meta-training: no Python loop over environments, one implementation.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def prior_tasks(n_candidates: int = 64) -> Tasks:
 class BatchedSearch:
     """B searches on B tasks, advanced together.
 
-    An action is a candidate's index (train it next, which ends the running trial) or C (train the running trial on). Where
-    `evaluations` is 1 a trial is trained to its end at once, and *continue* is never allowed.
+    An action is a candidate's index (train it next, which ends the running trial) or C (train the running trial on).
+    Where `evaluations` is 1 a trial is trained to its end at once, and *continue* is never allowed.
     """
 
     def __init__(self, tasks: Tasks, n_envs: int, budget: int, evaluations: int, seed: int) -> None:
@@ -69,7 +69,7 @@ class BatchedSearch:
         self.incumbent = np.full(B, 0.0)
 
     def fix_luck(self, seed: int) -> None:
-        """Decides the noise of every (task, candidate) now, so that policies on these tasks can be compared in pairs."""
+        """Decides the noise of every (task, candidate) now, so that policies on these tasks compare in pairs."""
         self._luck = np.random.default_rng(seed).standard_normal((self.B, self.C))
 
     @property
@@ -93,8 +93,8 @@ class BatchedSearch:
                 first allowed candidate, a candidate that was tried is trained again.
 
         Returns:
-            B rewards: improvement of the incumbent, weighted by the share of the budget that is left to enjoy it. The sum
-            over an episode is one minus the area under the regret curve, up to a constant of the task.
+            B rewards: improvement of the incumbent, weighted by the share of the budget that is left to enjoy it. The
+            sum over an episode is one minus the area under the regret curve, up to a constant of the task.
         """
         actions = np.asarray(actions)
         masks = self.action_masks()
@@ -156,7 +156,9 @@ class BatchedSearch:
         n = max(int(self.count.max()), 1)
         median, unit = self.tasks.median[:, None], self.tasks.spread[:, None]
         steps = self.steps[:, :n]
-        reference = np.where(self.running >= 0, np.take_along_axis(self.steps, np.maximum(self.running, 0)[:, None], 1)[:, 0], self.S)
+        reference = np.where(
+            self.running >= 0, np.take_along_axis(self.steps, np.maximum(self.running, 0)[:, None], 1)[:, 0], self.S
+        )
 
         def shown(at: IntArray) -> FloatArray:
             return self.observed(at) * unit + median
@@ -174,25 +176,33 @@ class BatchedSearch:
         return observe_tasks(self.space, self.tasks, trained)
 
 
+# Lowest and highest value per key of an observation; features are scaled, what lies beyond is clipped.
+_LEVEL_RANGE = (-1.0, float(MAX_LEVELS))
+_RANGES = {"trials": _LEVEL_RANGE, "candidates": _LEVEL_RANGE, "budget": (0.0, 1.0), "action_mask": (0.0, 1.0)}
+_FEATURE_RANGE = (-10.0, 10.0)
+
+
 def observation_space(n_candidates: int, n_trials: int) -> spaces.Dict:
-    """Gymnasium's description of a flat observation: float32 boxes of one dimension, padded to fixed shapes."""
+    """Gymnasium's description of a flat observation: float32 boxes of one dimension, padded to fixed shapes.
+
+    Args:
+        n_candidates: C.
+        n_trials: T, evaluations of a whole episode: every one may start a trial.
+    """
     H, L = MAX_HYPERPARAMETERS, MAX_LEVELS
-
-    def box(*shape: int, low: float = -10.0, high: float = 10.0) -> spaces.Box:
-        return spaces.Box(low, high, (int(np.prod(shape)),), np.float32)
-
-    return spaces.Dict(
-        {
-            "static": box(H, N_STATIC_FEATURES),
-            "level_features": box(H, L, N_LEVEL_FEATURES),
-            "trials": box(n_trials, H, low=-1.0, high=float(L)),
-            "trial_features": box(n_trials, N_TRIAL_FEATURES),
-            "candidates": box(n_candidates, H, low=-1.0, high=float(L)),
-            "context": box(N_CONTEXT_FEATURES),
-            "budget": box(2, low=0.0, high=1.0),
-            "action_mask": box(n_candidates + 1, low=0.0, high=1.0),
-        }
-    )
+    sizes = {
+        "static": H * N_STATIC_FEATURES,
+        "level_features": H * L * N_LEVEL_FEATURES,
+        "trials": n_trials * H,
+        "trial_features": n_trials * N_TRIAL_FEATURES,
+        "candidates": n_candidates * H,
+        "context": N_CONTEXT_FEATURES,
+        "budget": 2,
+        "action_mask": n_candidates + 1,
+    }
+    boxes: dict[str, spaces.Space[Any]]
+    boxes = {key: spaces.Box(*_RANGES.get(key, _FEATURE_RANGE), (size,), np.float32) for key, size in sizes.items()}
+    return spaces.Dict(boxes)
 
 
 def flatten(search: BatchedSearch) -> dict[str, FloatArray]:
@@ -216,19 +226,18 @@ def flatten(search: BatchedSearch) -> dict[str, FloatArray]:
         "budget": np.broadcast_to(np.array([left, min(1.0, search.budget / 50)]), (B, 2)),
         "action_mask": search.action_masks(),
     }
-    limits = observation_space(search.C, search.T)
     return {
-        key: np.clip(value.reshape(B, -1), limits[key].low, limits[key].high).astype(np.float32)
+        key: np.clip(value.reshape(B, -1), *_RANGES.get(key, _FEATURE_RANGE)).astype(np.float32)
         for key, value in arrays.items()
     }
 
 
-class SearchEnv(gym.Env[dict[str, FloatArray], int]):
+class SearchEnv(gym.Env[dict[str, Any], np.int64]):
     """One episode is one search.
 
     ## Description
-    A budget of full trainings is spent on a task with C candidates. Each step trains the chosen candidate, or the running
-    trial, for one evaluation.
+    A budget of full trainings is spent on a task with C candidates. Each step trains the chosen candidate, or the
+    running trial, for one evaluation.
 
     ## Action space
     `Discrete(C + 1)`: a candidate's index, or C to continue the running trial. `action_masks()` says what is allowed; a
@@ -283,7 +292,7 @@ class SearchEnv(gym.Env[dict[str, FloatArray], int]):
         self._search.reset()
         return self._observation(), {}
 
-    def step(self, action: int) -> tuple[dict[str, FloatArray], float, bool, bool, dict[str, Any]]:
+    def step(self, action: int | np.integer[Any]) -> tuple[dict[str, FloatArray], float, bool, bool, dict[str, Any]]:
         """Trains one evaluation further; see the class."""
         reward = float(self._search.step(np.array([int(action)]))[0])
         return self._observation(), reward, self._search.done, False, {"regret": 1 - float(self._search.incumbent[0])}

@@ -1,7 +1,8 @@
-"""What names and numbers say before anything has been trained: the size and family of a backbone, the kind of an optimizer.
+"""What names and numbers say before anything is trained: size and family of a backbone, the kind of an optimizer.
 
-A category such as ``opt-350m`` is a mystery to a sampler that only sees "one of four"; here it is a decoder of 350 million
-parameters. The tables are short on purpose: what is not recognised is simply unknown, which the policy was trained for too.
+A category such as ``opt-350m`` is a mystery to a sampler that only sees "one of four"; here it is a decoder of 350
+million parameters. The tables are short on purpose: what is not recognised is simply unknown, which the policy was
+trained for too.
 """
 
 from __future__ import annotations
@@ -48,8 +49,9 @@ _KIND_PATTERNS: tuple[tuple[str, str], ...] = (
     (r"^(false|no|off|none)$", "off"),
 )
 
-# Millions of parameters of checkpoints whose names say "base" or "large" rather than a number. Rounded, from their model
-# cards and papers (BERT: Devlin et al. 2019; RoBERTa: Liu et al. 2019; ELECTRA: Clark et al. 2020; T5: Raffel et al. 2020).
+# Millions of parameters of checkpoints whose names say "base" or "large" rather than a number. Rounded, from their
+# model cards and papers (BERT: Devlin et al. 2019; RoBERTa: Liu et al. 2019; ELECTRA: Clark et al. 2020; T5: Raffel et
+# al. 2020).
 _NAMED_SIZES: tuple[tuple[str, float], ...] = (
     (r"electra.*small", 14),
     (r"electra.*large", 335),
@@ -108,7 +110,8 @@ def log10_parameters(value: Any) -> float:
     return next((6.0 + math.log10(size) for pattern, size in _NAMED_SIZES if re.search(pattern, text)), math.nan)
 
 
-# Role -> (scale of the axis, centre, width). The centre is a usual value of fine-tuning, the width about one "large step".
+# Role -> (scale of the axis, centre, width). The centre is a usual value of fine-tuning, the width about one "large
+# step".
 _ABSOLUTE: dict[str, tuple[str, float, float]] = {
     "learning_rate": ("log10", -4.0, 1.0),
     "batch_size": ("log2", 5.0, 2.0),
@@ -151,7 +154,7 @@ def absolute(role: str, values: FloatArray) -> FloatArray:
             "linear": lambda v: v,
             "complement": lambda v: -np.log10(np.clip(1.0 - v, 1e-4, 1.0)),
         }[scale](np.asarray(values, dtype=float))
-    return np.nan_to_num(np.clip((axis - centre) / width, -4.0, 4.0))
+    return np.asarray(np.nan_to_num(np.clip((axis - centre) / width, -4.0, 4.0)))
 
 
 def size_hint(values: list[Any]) -> tuple[FloatArray, IntArray]:

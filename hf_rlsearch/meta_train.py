@@ -111,7 +111,7 @@ def train_stop_rule(settings: StopTraining, folder: Path) -> dict[str, Tensor]:
 
 
 def train_choice(settings: ChoiceTraining, predictor: Predictor, folder: Path, device: str) -> PPO:
-    """PPO on the decision head, the predictor frozen; episodes as long as `n_steps`, so that nothing is bootstrapped."""
+    """PPO on the decision head, the predictor frozen; episodes are as long as `n_steps`: nothing is bootstrapped."""
     model = PPO(
         SearchPolicy,
         _choice_env(settings, predictor, settings.n_envs, settings.seed, device),
@@ -217,10 +217,16 @@ def main(arguments: list[str] | None = None) -> None:
         observation_format=OBSERVATION_FORMAT,
         network=config.to_dict(),
         prior=PRIOR_VERSION,
-        training={"predictor": asdict(predicting), "stop": asdict(stopping), "choice": asdict(choosing), "device": device},
+        training={
+            "predictor": asdict(predicting),
+            "stop": asdict(stopping),
+            "choice": asdict(choosing),
+            "device": device,
+        },
         gates={"choice": verdict},
         versions={name: version(name) for name in ("torch", "stable-baselines3", "gymnasium", "numpy")},
-        limits="Spaces of 1-12 hyperparameters and searches of up to 40 trials were trained on; beyond, see docs/meta_training.md.",
+        limits="Trained on spaces of 1-12 hyperparameters and searches of up to 40 trials; beyond, see "
+        "docs/meta_training.md.",
     )
     save_weights(args.out, tensors, card)
 

@@ -1,8 +1,8 @@
 """What the policy sees: one builder for the environments and for the live sampler, so that the two cannot drift apart.
 
-Everything is batched: arrays carry a leading B, the number of searches side by side (1 in a live search). Configurations
-are rows of level indices into a table of levels, so a level is described once, however many candidates use it; values that
-a history has off the grid are appended to the table as further levels.
+Everything is batched: arrays carry a leading B, the number of searches side by side (1 in a live search).
+Configurations are rows of level indices into a table of levels, so a level is described once, however many candidates
+use it; values that a history has off the grid are appended to the table as further levels.
 
 Letters: B searches, T trials, C candidates, H hyperparameters, L levels.
 """
@@ -110,7 +110,9 @@ def space_arrays(
     axis = np.where(real & ordered[..., None], axis, 0.0)
     has_size = real & ~np.isnan(sizes)
     zero = real & ordered[..., None] & (levels == 0)
-    features = np.stack([positions, axis, zero, np.where(has_size, (np.nan_to_num(sizes) - 8.0), 0.0), has_size, real], -1)
+    features = np.stack(
+        [positions, axis, zero, np.where(has_size, (np.nan_to_num(sizes) - 8.0), 0.0), has_size, real], -1
+    )
     features = np.concatenate([features, np.eye(len(KINDS))[kinds]], axis=-1) * real[..., None]
     lowest = np.where(on_grid & real, axis, np.inf).min(2)
     highest = np.where(on_grid & real, axis, -np.inf).max(2)
@@ -122,7 +124,9 @@ def space_arrays(
     return SpaceArrays(static.astype(np.float32), features.astype(np.float32), positions.astype(np.float32), ordered)
 
 
-def _positions(levels: FloatArray, log: BoolArray, ordered: BoolArray, real: BoolArray, on_grid: BoolArray) -> FloatArray:
+def _positions(
+    levels: FloatArray, log: BoolArray, ordered: BoolArray, real: BoolArray, on_grid: BoolArray
+) -> FloatArray:
     """Level -> [0, 1] between the lowest and the highest level of the grid; the index for categories."""
     with np.errstate(divide="ignore", invalid="ignore"):
         x = np.where(log[..., None], np.log(np.maximum(levels, 1e-30)), levels)
@@ -186,20 +190,27 @@ def observe(
     Raises:
         ObservationError: The arrays disagree in B, T, C or H.
     """
-    if trials.shape[0] != candidates.shape[0] or trials.shape[2] != candidates.shape[2]:
-        raise ObservationError(
-            f"trials {trials.shape} and candidates {candidates.shape} disagree; expected B x T x H and B x C x H."
-        )
+    _check_shapes(
+        space.ordered.shape,
+        trials.shape,
+        candidates.shape,
+        per_trial=(values, fidelity, status, trial_mask, at_reference, at_half),
+        candidate_mask=candidate_mask,
+        facts=facts,
+    )
     known = trial_mask & np.isfinite(values)
     complete = known & (status == STATUS.index("complete"))
     # The scale comes from finished trials; values on the way count only while nothing has finished.
     basis = np.where(complete.any(1, keepdims=True), complete, known)
     scale = _Scale.of(values, basis)
+    columns: list[FloatArray | BoolArray]
     columns = [scale.compressed(values, known), scale.clipped(values, known), scale.rank(values, known)]
     columns += [scale.is_best, known, fidelity * known]
     columns += [scale.compressed(v, known & np.isfinite(v)) for v in (at_reference, at_half)]
     columns += [known & np.isfinite(at_half)]
-    features = np.concatenate([np.stack(columns, axis=-1), np.eye(len(STATUS))[status]], axis=-1) * trial_mask[..., None]
+    features = (
+        np.concatenate([np.stack(columns, axis=-1), np.eye(len(STATUS))[status]], axis=-1) * trial_mask[..., None]
+    )
     maximize = facts[:, FACTS.index("maximize")]
     bounded = np.nan_to_num(maximize) * (np.abs(scale.best) <= 1.0)
     context = np.stack(
@@ -218,6 +229,30 @@ def observe(
         space, trials, features.astype(np.float32), trial_mask, incumbent, candidates, candidate_mask,
         context.astype(np.float32),
     )  # fmt: skip
+
+
+def _check_shapes(
+    space: tuple[int, ...],
+    trials: tuple[int, ...],
+    candidates: tuple[int, ...],
+    *,
+    per_trial: Sequence[FloatArray | IntArray | BoolArray],
+    candidate_mask: BoolArray,
+    facts: FloatArray,
+) -> None:
+    """Raises where the arrays of `observe` do not belong together."""
+    if len(trials) != 3 or len(candidates) != 3 or not space == (trials[0], trials[2]) == candidates[::2]:
+        raise ObservationError(
+            f"trials {trials}, candidates {candidates} and a space of {space} hyperparameters disagree; expected "
+            "B x T x H, B x C x H and B x H."
+        )
+    wrong = sorted({array.shape for array in per_trial} - {trials[:2]})
+    if wrong:
+        raise ObservationError(f"there are {trials[:2]} trials, but values of them have shape {wrong}; expected B x T.")
+    if candidate_mask.shape != candidates[:2]:
+        raise ObservationError(f"the mask {candidate_mask.shape} is not one of {candidates[:2]} candidates (B x C).")
+    if facts.shape != (trials[0], len(FACTS)):
+        raise ObservationError(f"facts have shape {facts.shape}, expected {(trials[0], len(FACTS))}: {FACTS}.")
 
 
 @dataclass(frozen=True)
@@ -331,7 +366,8 @@ def _best_up_to(history: History, fidelity: FloatArray) -> FloatArray:
     best = np.full(len(history.params), np.nan)
     for t, (curve, own, limit) in enumerate(zip(history.curves, history.fidelity, fidelity, strict=True)):
         if len(curve) and own > 0:
-            at = curve[:, 0] / curve[-1, 0] * own
+            # The last report is of all that was trained, also where steps count from 0 and there is only one.
+            at = curve[:, 0] / curve[-1, 0] * own if curve[-1, 0] > 0 else np.full(len(curve), own)
             seen = curve[at <= limit + 1e-9, 1]
             best[t] = seen.max() if len(seen) else np.nan
     return best
@@ -382,6 +418,8 @@ def _live_space_arrays(space: SearchSpace, extra: Sequence[Sequence[float]]) -> 
     ordered = np.array([h.ordered for h in hyperparameters])
     log = np.array([h.log for h in hyperparameters])
     # Appended levels describe where trials were, not how fine the grid is: only grid levels count as such.
-    arrays = space_arrays(roles[None], ordered[None], log[None], levels[None], sizes[None], kinds[None], n_levels[None], n_grid[None])
+    arrays = space_arrays(
+        roles[None], ordered[None], log[None], levels[None], sizes[None], kinds[None], n_levels[None], n_grid[None]
+    )
     arrays.static[..., 3] = n_grid / 8.0
     return arrays

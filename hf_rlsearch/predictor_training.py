@@ -122,7 +122,7 @@ def _loss(
 
 
 def _targets(rng: np.random.Generator, tasks: TaskBatch, trained: Trained, n_targets: int) -> IntArray:
-    """B x n_targets candidates: the last trial, half by closeness to the best, the rest at random; values are not used."""
+    """B x n_targets candidates: the last trial, half by closeness to the best, the rest at random; values unused."""
     B, C = tasks.candidate_mask.shape
     noise, blocked = rng.random((B, C)), np.where(tasks.candidate_mask, 0.0, np.inf)
     if not trained.mask.shape[1]:
@@ -140,7 +140,7 @@ def _targets(rng: np.random.Generator, tasks: TaskBatch, trained: Trained, n_tar
 
 
 def improvement_labels(tasks: TaskBatch, chosen: IntArray, incumbent: IntArray, targets: IntArray) -> Tensor:
-    """B x K index of the bin of each target's noiseless improvement over the incumbent (over the median without one)."""
+    """B x K bin index of each target's noiseless improvement over the incumbent (over the median without one)."""
     utility = compress(torch.as_tensor(tasks.utility))
     best = torch.as_tensor(np.take_along_axis(chosen, np.maximum(incumbent, 0)[:, None], axis=1))
     reference = torch.gather(utility, 1, best).where(torch.as_tensor(incumbent >= 0)[:, None], torch.tensor(0.0))
@@ -149,8 +149,10 @@ def improvement_labels(tasks: TaskBatch, chosen: IntArray, incumbent: IntArray, 
 
 
 @torch.no_grad()
-def simulate_searches(network: Predictor, tasks: TaskBatch, n_trials: int, seed: int, device: str = "cpu") -> FloatArray:
-    """Searches by expected improvement: n_trials x B regret of the incumbent, clipped to [0, 1], 1 = median of the task."""
+def simulate_searches(
+    network: Predictor, tasks: TaskBatch, n_trials: int, seed: int, device: str = "cpu"
+) -> FloatArray:
+    """Searches by expected improvement: n_trials x B regret of the incumbent in [0, 1], 1 = median of the task."""
     B = len(tasks)
     space = task_space_arrays(tasks)
     chosen, values = np.zeros((B, 0), int), np.zeros((B, 0))
@@ -187,9 +189,7 @@ def _save(
     (folder / "predictor.partial").replace(folder / "predictor.checkpoint.safetensors")
 
 
-def _resume(
-    folder: Path, network: Predictor, optimizer: torch.optim.Optimizer, settings: PredictorTraining
-) -> int:
+def _resume(folder: Path, network: Predictor, optimizer: torch.optim.Optimizer, settings: PredictorTraining) -> int:
     """Loads the checkpoint of the same settings, if there is one; returns the step to go on from."""
     path = folder / "predictor.checkpoint.safetensors"
     folder.mkdir(parents=True, exist_ok=True)

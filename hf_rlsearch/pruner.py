@@ -27,11 +27,11 @@ DECISIONS_PER_TRAINING = 24
 class RLPruner(BasePruner):
     """Stops trials that are not worth their remaining training.
 
-    A policy trained by PPO looks at the running curve, at all other curves of the study and at what is left of the budget.
-    The trial that leads at its fidelity is never stopped, so a study never stops everything.
+    A policy trained by PPO looks at the running curve, at all other curves of the study and at what is left of the
+    budget. The trial that leads at its fidelity is never stopped, so a study never stops everything.
 
-    Reports must be on one axis for all trials, and of the best value or of the value as it is: both work. Works alone, with
-    any sampler.
+    Reports must be on one axis for all trials, and of the best value or of the value as it is: both work. Works alone,
+    with any sampler.
 
     Example:
         >>> import optuna
@@ -39,10 +39,10 @@ class RLPruner(BasePruner):
         >>> study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=10))
 
     Args:
-        max_resource: Step of a full training, as reported, above 0; the largest step of a finished trial where not given,
-            and then the first trial is never stopped.
-        budget: Full trainings that the study will spend in all, above 0, where that is known; the rule is bolder with much
-            left.
+        max_resource: Step of a full training, as reported, above 0; the largest step of a finished trial where not
+            given, and then the first trial is never stopped.
+        budget: Full trainings that the study will spend in all, above 0, where that is known; the rule is bolder with
+            much left.
         weights: Name or path of the agent's weights; the bundled ones where not given.
 
     Raises:
@@ -159,5 +159,3 @@ def _stop_rule(weights: str | Path | None) -> StopRule:
     from hf_rlsearch.weights.load import load_weights
 
     return StopRule(load_weights(weights)[0])
-
-

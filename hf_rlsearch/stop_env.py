@@ -1,7 +1,7 @@
 """The stop rule's own Markov decision process: at each evaluation, train this trial on or stop it.
 
-Which candidate comes next is not chosen here: a simulated searcher of random skill proposes it, so that the rule works with
-any sampler. The numbers of evaluations and of trainings differ from episode to episode.
+Which candidate comes next is not chosen here: a simulated searcher of random skill proposes it, so that the rule works
+with any sampler. The numbers of evaluations and of trainings differ from episode to episode.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ class StopSearch(BatchedSearch):
 
 
 class StopVecEnv(VecEnv):
-    """B `StopSearch` episodes for stable-baselines3. Actions: 0 continue, 1 stop; observation: features and the mask."""
+    """B `StopSearch` episodes for stable-baselines3. Actions: 0 continue, 1 stop; observation: features and mask."""
 
     def __init__(self, *, n_envs: int = 128, seed: int = 0, tasks: Tasks | None = None) -> None:
         self.search, self.render_mode = StopSearch(n_envs, seed, tasks), None
         space = spaces.Box(-3.0, 3.0, (len(CURVE_FEATURES) + 1,), np.float32)
         super().__init__(n_envs, space, spaces.Discrete(2))
 
-    def reset(self) -> FloatArray:  # type: ignore[override]
+    def reset(self) -> FloatArray:
         """Starts B searches."""
         self.search.reset()
         return self._observe()
@@ -90,7 +90,7 @@ class StopVecEnv(VecEnv):
         """Keeps the actions for `step_wait`."""
         self._actions = actions
 
-    def step_wait(self) -> tuple[FloatArray, FloatArray, BoolArray, list[dict[str, Any]]]:  # type: ignore[override]
+    def step_wait(self) -> tuple[FloatArray, FloatArray, BoolArray, list[dict[str, Any]]]:
         """One evaluation further; ended searches start anew."""
         rewards = self.search.decide((self._actions == STOP) & self._may_stop)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]

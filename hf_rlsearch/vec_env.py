@@ -44,7 +44,7 @@ class SearchVecEnv(VecEnv):
         space = space or observation_space(self.search.C, self.search.T)
         super().__init__(n_envs, space, spaces.Discrete(self.search.C + 1))
 
-    def reset(self) -> dict[str, FloatArray]:  # type: ignore[override]
+    def reset(self) -> dict[str, FloatArray]:
         """Starts B searches."""
         self.search.reset()
         return self.encode(self.search)
@@ -53,7 +53,7 @@ class SearchVecEnv(VecEnv):
         """Keeps the actions for `step_wait`."""
         self._actions = actions
 
-    def step_wait(self) -> tuple[dict[str, FloatArray], FloatArray, BoolArray, list[dict[str, Any]]]:  # type: ignore[override]
+    def step_wait(self) -> tuple[dict[str, FloatArray], FloatArray, BoolArray, list[dict[str, Any]]]:
         """Advances all searches; ended ones start anew, their last observation is in the infos."""
         rewards = self.search.step(self._actions)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]

@@ -1,7 +1,7 @@
 """What the decision head sees of each candidate: the predictor's distribution in a few numbers.
 
-The predictor stays as likelihood trained it; PPO learns on top of these numbers only. Training all weights by PPO destroyed
-the distribution that they are computed from (see docs/meta_training.md).
+The predictor stays as likelihood trained it; PPO learns on top of these numbers only. Training all weights by PPO
+destroyed the distribution that they are computed from (see docs/meta_training.md).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SEARCH_FEATURES = (
 
 
 def log_expected_improvement(probabilities: Tensor, bins: Tensor) -> Tensor:
-    """Natural logarithm of the expected improvement, floored at exp(-12); shape of `probabilities` without its last axis."""
+    """Natural logarithm of the expected improvement, at least -12; shape of `probabilities` without its last axis."""
     return torch.log((probabilities * bins.clamp(min=0)).sum(-1) + 6e-6)
 
 

@@ -1,8 +1,8 @@
 """The decision head: what PPO trains on top of the frozen predictor.
 
-It starts as a good rule and learns what the rule lacks. For candidates the rule is expected improvement; for the running
-trial it is expected improvement per training still to be paid, against the best candidate's. Both are myopic: what is left
-of the budget, and what a trial teaches beyond itself, is for PPO to add.
+It starts as a good rule and learns what the rule lacks. For candidates the rule is expected improvement; for the
+running trial it is expected improvement per training still to be paid, against the best candidate's. Both are myopic:
+what is left of the budget, and what a trial teaches beyond itself, is for PPO to add.
 
 Letters: B searches, C candidates.
 """
@@ -15,7 +15,9 @@ from torch.nn import functional as F
 
 from hf_rlsearch.policy.features import CANDIDATE_FEATURES, SEARCH_FEATURES
 
-_SHARPNESS = 3.0  # logits per unit of log expected improvement: how far the starting policy explores during meta-training
+_SHARPNESS = (
+    3.0  # logits per unit of log expected improvement: how far the starting policy explores during meta-training
+)
 
 
 class DecisionHead(nn.Module):
@@ -52,7 +54,7 @@ class DecisionHead(nn.Module):
         column = {name: search[:, i] for i, name in enumerate(SEARCH_FEATURES)}
         price = torch.log(1.05 - column["running_fidelity"])
         rule = 3 * (column["running_log_ei"] - column["best_log_ei"]) - price
-        return 2.0 * rule + self.gate(search)[:, 0]
+        return torch.as_tensor(2.0 * rule + self.gate(search)[:, 0])
 
 
 def _zero_last(n_in: int, width: int, n_out: int) -> nn.Sequential:

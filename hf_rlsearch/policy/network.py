@@ -1,14 +1,15 @@
 """The predictor: attention from candidates to finished trials, and a distribution of outcomes per candidate.
 
-Permutation-invariant over trials, equivariant over candidates and hyperparameters, any number of either. A configuration is
-the sum of the embeddings of its levels; a level is embedded once per search from its role and absolute value, the marginal
-picture that the history gives of it, and the other hyperparameters of the space. Attention is biased by a learned distance
-between configurations, so that it starts as kernel regression and learns what a kernel cannot.
+Permutation-invariant over trials, equivariant over candidates and hyperparameters, any number of either. A
+configuration is the sum of the embeddings of its levels; a level is embedded once per search from its role and absolute
+value, the marginal picture that the history gives of it, and the other hyperparameters of the space. Attention is
+biased by a learned distance between configurations, so that it starts as kernel regression and learns what a kernel
+cannot.
 
 Letters: B searches, T trials, C candidates, H hyperparameters, L levels, W width.
 
-Sources: in-context prediction from a prior, Müller et al. 2023 (PFNs4BO, ICML); attention over trials for hyperparameter
-search, Maraval et al. 2023 (NAP, NeurIPS); outcome bins, Müller et al. 2022 (arXiv:2112.10510).
+Sources: in-context prediction from a prior, Müller et al. 2023 (PFNs4BO, ICML); attention over trials for
+hyperparameter search, Maraval et al. 2023 (NAP, NeurIPS); outcome bins, Müller et al. 2022 (arXiv:2112.10510).
 """
 
 from __future__ import annotations
@@ -102,12 +103,16 @@ def _mlp(n_in: int, width: int, n_out: int) -> nn.Sequential:
 
 
 class BiasedAttention(nn.Module):
-    """Multi-head attention whose logits carry an additive bias, with one learned key that stands for "no such trial"."""
+    """Multi-head attention whose logits carry an additive bias; one learned key stands for "no such trial"."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query, self.key_value, self.out = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
+        self.query, self.key_value, self.out = (
+            nn.Linear(width, width),
+            nn.Linear(width, 2 * width),
+            nn.Linear(width, width),
+        )
         self.null_key, self.null_value = nn.Parameter(torch.zeros(1, 1, width)), nn.Parameter(torch.zeros(1, 1, width))
 
     def forward(self, x: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
@@ -157,6 +162,7 @@ class Predictor(nn.Module):
         self.history = nn.ModuleList(Block(W, heads) for _ in range(config.history_blocks))
         self.cross = nn.ModuleList(Block(W, heads) for _ in range(config.candidate_blocks))
         self.head = nn.Sequential(nn.LayerNorm(W), _mlp(W, 2 * W, N_BINS))
+        self.bins: Tensor
         self.register_buffer("bins", bin_values(), persistent=False)
 
     def forward(self, arrays: Arrays) -> Tensor:
@@ -178,7 +184,7 @@ class Predictor(nn.Module):
             trials = block(trials, trials, among[:, i * heads : (i + 1) * heads])
         for i, block in enumerate(self.cross):
             candidates = block(candidates, trials, towards[:, i * heads : (i + 1) * heads])
-        return candidates
+        return torch.as_tensor(candidates)
 
     def _levels(self, arrays: Arrays, context: Tensor) -> tuple[Tensor, Tensor]:
         """B x H x L x W embeddings of all levels, and B x H x W of the hyperparameters.
@@ -204,7 +210,10 @@ class Predictor(nn.Module):
         """N x N_MARGINALS: what the history says of each level alone, at two kernel widths, and of the incumbent."""
         index = arrays.trials.transpose(1, 2)[b, h]  # N x T
         known = (index >= 0) & (arrays.trial_mask & (arrays.trial_features[..., 4] > 0))[b]
-        value, rank = arrays.trial_features[b, :, 0], arrays.trial_features[b, :, 2]  # 0 best, negative below; in [0, 1]
+        value, rank = (
+            arrays.trial_features[b, :, 0],
+            arrays.trial_features[b, :, 2],
+        )  # 0 best, negative below; in [0, 1]
         ordered, own = arrays.ordered[b, h], arrays.positions[b, h, level]
         places = arrays.positions[b, h]
         gap = (own[:, None] - torch.gather(places, 1, index.clamp(min=0))).abs()
@@ -213,7 +222,11 @@ class Predictor(nn.Module):
         for width in (0.08, 0.3):
             weight = torch.exp(-0.5 * (gap / width) ** 2) * known
             mass = weight.sum(-1)
-            features += [(weight * value).sum(-1) / (mass + 0.3), (weight * rank).sum(-1) / (mass + 0.3), torch.log1p(mass)]
+            features += [
+                (weight * value).sum(-1) / (mass + 0.3),
+                (weight * rank).sum(-1) / (mass + 0.3),
+                torch.log1p(mass),
+            ]
         if index.shape[1]:
             best = torch.gather(index, 1, arrays.incumbent[b].clamp(min=0)[:, None])[:, 0]
             has = ((arrays.incumbent[b] >= 0) & (best >= 0)).float()

@@ -1,4 +1,4 @@
-"""The actor-critic that stable-baselines3's PPO trains: masks in logits and entropy, features from the frozen predictor."""
+"""The actor-critic that stable-baselines3's PPO trains: masked logits and entropy, features of the frozen predictor."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class FeatureEncoder:
 
 
 class SearchPolicy(ActorCriticPolicy):
-    """`DecisionHead` in stable-baselines3's terms; a masked action has probability zero and adds nothing to the entropy."""
+    """`DecisionHead` in stable-baselines3's terms; masked actions have probability zero and add no entropy."""
 
     def _build(self, lr_schedule: Callable[[float], float]) -> None:
         self.head = DecisionHead()

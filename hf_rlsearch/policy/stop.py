@@ -1,4 +1,4 @@
-"""The stop rule: a small network on the features of a running trial. PPO trains it; numpy evaluates it at every report."""
+"""The stop rule: a small network on the features of a running trial. PPO trains it, numpy evaluates it per report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ class StopRule:
         try:
             self._layers = [(tensors[f"stop.{i}.weight"].numpy(), tensors[f"stop.{i}.bias"].numpy()) for i in range(3)]
         except KeyError as error:
-            raise WeightsError(f"the weights hold no stop rule: {error} is missing. Use weights that were trained with one.") from error
+            raise WeightsError(
+                f"the weights hold no stop rule: {error} is missing. Use weights that were trained with one."
+            ) from error
         wanted, got = len(CURVE_FEATURES) + 1, self._layers[0][0].shape[1]
         if wanted != got:
             raise WeightsError(f"the stop rule reads {got} features, this version of hf_rlsearch makes {wanted}.")

@@ -1,8 +1,9 @@
 """Simulated learning curves: what a training's evaluations look like on the way to its final value.
 
-All trainings of a task start near the same value (chance, or the loss of an untrained model) and approach their own final
-value by a power law. On top: late bloomers, curves that cross, plateaus of warm-up, over-fitting after a peak, divergence,
-and noise of evaluation. The axis is the fraction of the trial's own training, so trials of any length compare.
+All trainings of a task start near the same value (chance, or the loss of an untrained model) and approach their own
+final value by a power law. On top: late bloomers, curves that cross, plateaus of warm-up, over-fitting after a peak,
+divergence, and noise of evaluation. The axis is the fraction of the trial's own training, so trials of any length
+compare.
 
 Letters: B tasks, N trainings, S evaluations.
 

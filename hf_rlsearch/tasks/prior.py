@@ -1,10 +1,10 @@
 """The prior: simulated trainings of language models, drawn in batches.
 
-A task is a search space (roles, levels in real units) and a value for every candidate. Most tasks are built from what is
-known of such trainings: a valley of learning rates whose place depends on model size, batch size, optimizer and adapters, a
-cliff of divergence beyond it, saturation and over-fitting in epochs and capacity, dominant backbones, weak regularisers. A
-share of tasks are generic functions, and a share carries roles that mislead, so that the policy doubts a hint which the
-data contradict. `docs/prior.md` says what is drawn and from which source the numbers come.
+A task is a search space (roles, levels in real units) and a value for every candidate. Most tasks are built from what
+is known of such trainings: a valley of learning rates whose place depends on model size, batch size, optimizer and
+adapters, a cliff of divergence beyond it, saturation and over-fitting in epochs and capacity, dominant backbones, weak
+regularisers. A share of tasks are generic functions, and a share carries roles that mislead, so that the policy doubts
+a hint which the data contradict. `docs/prior.md` says what is drawn and from which source the numbers come.
 
 Letters: B tasks, C candidates, H hyperparameters, L levels.
 """
@@ -234,7 +234,9 @@ class _Draw:
         rng, n, domain = self.rng, len(b), self.domain[b]
         u = rng.uniform
         if name == "learning_rate":
-            low = 10 ** np.choose(domain, [u(-6.3, -4.7, n), u(-6, -3.8, n), u(-5, -3.2, n), u(-5, -2.5, n), u(-6, -3, n)])
+            low = 10 ** np.choose(
+                domain, [u(-6.3, -4.7, n), u(-6, -3.8, n), u(-5, -3.2, n), u(-5, -2.5, n), u(-6, -3, n)]
+            )
             width = np.choose(domain, [u(0.5, 2.8, n), u(0.6, 3.2, n), u(0.4, 2.2, n), u(1.0, 3.5, n), u(0.5, 3, n)])
             return low, np.minimum(low * 10**width, 3.0), np.ones(n, bool)
         if name == "weight_decay":
@@ -270,7 +272,11 @@ class _Draw:
         low = 2.0 ** u(a, b_, n)
         if name == "batch_size":  # pre-training counts sequences by the hundred
             low = low * np.where((domain == _SCRATCH) & (rng.random(n) < 0.6), 4.0, 1.0)
-        return low, low * 2.0 ** u(c, d, n), rng.random(n) < (0.5 if name in ("epochs", "generic_numeric", "depth") else 0.9)
+        return (
+            low,
+            low * 2.0 ** u(c, d, n),
+            rng.random(n) < (0.5 if name in ("epochs", "generic_numeric", "depth") else 0.9),
+        )
 
     def _categorical_levels(self, name: str, b: IntArray, h: IntArray) -> None:
         rng, n = self.rng, len(b)
@@ -321,7 +327,9 @@ class _Draw:
         here = self.roles == ROLES.index(role)
         slot = here.argmax(1)
         raw = np.take_along_axis(self.levels, slot[:, None, None], axis=1)[:, 0]  # B x L
-        value = np.take_along_axis(raw, np.take_along_axis(self.candidates, slot[:, None, None], axis=2)[..., 0], axis=1)
+        value = np.take_along_axis(
+            raw, np.take_along_axis(self.candidates, slot[:, None, None], axis=2)[..., 0], axis=1
+        )
         with np.errstate(divide="ignore", invalid="ignore"):
             x = {
                 "log10": np.log10(np.maximum(value, 1e-7)),
@@ -356,17 +364,17 @@ class _Draw:
         # Capacity: one latent appetite of the task for bigger models, shared by width, depth and vocabulary.
         appetite = normal(B)
         capacity = np.zeros((B, self.C))
-        for role, centre, spread in (("width", 9.0, 1.1), ("depth", 2.1, 0.8)):
+        for role, usual, taste in (("width", 9.0, 1.1), ("depth", 2.1, 0.8)):
             for occurrence in range(2):
-                x, has, _ = self._axis_nth(role, "log2", centre, occurrence)
-                optimum = centre + spread * (0.7 * appetite + 0.7 * normal(B)) + 0.2 * (self.data - 4.3)
+                x, has, _ = self._axis_nth(role, "log2", usual, occurrence)
+                optimum = usual + taste * (0.7 * appetite + 0.7 * normal(B)) + 0.2 * (self.data - 4.3)
                 short = np.maximum(optimum[:, None] - x, 0.0)
                 over = np.maximum(x - optimum[:, None], 0.0)
                 power = rng.uniform(1.0, 2.0, (B, 1))
                 loss += self._strength(role, has)[:, None] * (
                     0.35 * short**power + rng.uniform(0, 0.3, (B, 1)) * over**1.5
                 )
-                capacity += np.where(has[:, None], x - centre, 0.0)
+                capacity += np.where(has[:, None], x - usual, 0.0)
         x, has, _ = self._axis("heads", "log2", 3.0)
         loss += self._strength("heads", has)[:, None] * (x - 3 - 1.5 * normal((B, 1))) ** 2 * 0.3
         vocabulary, has, _ = self._axis("vocabulary", "log2", 13.0)
@@ -396,24 +404,45 @@ class _Draw:
         lr_strength = np.maximum(self._strength("learning_rate", has_lr), 0.0)[:, None]
         loss += lr_strength * 0.6 * valley
         # Beyond an edge trainings diverge or collapse to a constant guess; warm-up and clipping move the edge.
-        edge = rng.uniform(0.35, 1.4, (B, 1)) + rng.uniform(0, 4, (B, 1)) * np.minimum(warmup, 0.1) - 0.05 * np.maximum(capacity, 0)
+        edge = (
+            rng.uniform(0.35, 1.4, (B, 1))
+            + rng.uniform(0, 4, (B, 1)) * np.minimum(warmup, 0.1)
+            - 0.05 * np.maximum(capacity, 0)
+        )
         cliff = rng.random((B, 1)) < 0.65
         self.diverged = cliff & (error > edge) & has_lr[:, None]
         self.near_edge = 1 / (1 + np.exp(-np.clip((error - edge + 0.2) / 0.12, -30, 30))) * cliff * has_lr[:, None]
 
         # Batch size at a fixed number of epochs: too large is under-trained, too small is noisy.
-        best_batch = np.choose(self.domain, [4.6, 4.2, 6.6, 5.0, 5.0]) + np.choose(self.domain, [1.0, 1.0, 1.2, 1.8, 1.5]) * normal(B)
-        loss += self._strength("batch_size", has_batch | has_acc)[:, None] * 0.2 * np.abs(effective - best_batch[:, None]) ** 1.6
+        best_batch = np.choose(self.domain, [4.6, 4.2, 6.6, 5.0, 5.0]) + np.choose(
+            self.domain, [1.0, 1.0, 1.2, 1.8, 1.5]
+        ) * normal(B)
+        loss += (
+            self._strength("batch_size", has_batch | has_acc)[:, None]
+            * 0.2
+            * np.abs(effective - best_batch[:, None]) ** 1.6
+        )
         # More epochs help with falling returns, until small data is learnt by heart.
         overfit = np.maximum(epochs - (rng.uniform(1.5, 5.5, B) + 0.5 * (self.data - 4.3))[:, None], 0)
-        loss += self._strength("epochs", has_epochs)[:, None] * (1.6 * np.exp2(-rng.uniform(0.5, 1.5, (B, 1)) * epochs) + rng.uniform(0, 0.5, (B, 1)) * overfit)
-        loss += self._strength("warmup", has_warmup)[:, None] * (np.abs(warmup - np.abs(rng.normal(0.08, 0.06, (B, 1)))) / 0.1) ** 1.3
-        loss += self._strength("momentum", has_momentum)[:, None] * np.abs(momentum - rng.normal(1.0, 0.35, (B, 1))) ** 1.5
+        loss += self._strength("epochs", has_epochs)[:, None] * (
+            1.6 * np.exp2(-rng.uniform(0.5, 1.5, (B, 1)) * epochs) + rng.uniform(0, 0.5, (B, 1)) * overfit
+        )
+        loss += (
+            self._strength("warmup", has_warmup)[:, None]
+            * (np.abs(warmup - np.abs(rng.normal(0.08, 0.06, (B, 1)))) / 0.1) ** 1.3
+        )
+        loss += (
+            self._strength("momentum", has_momentum)[:, None] * np.abs(momentum - rng.normal(1.0, 0.35, (B, 1))) ** 1.5
+        )
         best_decay = rng.normal(-2.2, 1.2, (B, 1)) - 1.2 * (self.domain == _SGD)[:, None]
         heavy = np.maximum(decay - np.maximum(best_decay, rng.normal(-1.3, 0.5, (B, 1))), 0)
         sgd_penalty = np.where(self.domain == _SGD, rng.uniform(1, 8, B), rng.uniform(0, 1, B))[:, None]
-        loss += self._strength("weight_decay", has_decay)[:, None] * (0.1 * np.abs(decay - best_decay) + 2 * sgd_penalty * heavy)
-        loss += self._strength("lora_rank", has_rank)[:, None] * (1.5 * np.exp2(-rank / 1.5) + rng.uniform(0, 0.15, (B, 1)) * rank)
+        loss += self._strength("weight_decay", has_decay)[:, None] * (
+            0.1 * np.abs(decay - best_decay) + 2 * sgd_penalty * heavy
+        )
+        loss += self._strength("lora_rank", has_rank)[:, None] * (
+            1.5 * np.exp2(-rank / 1.5) + rng.uniform(0, 0.15, (B, 1)) * rank
+        )
         loss += self._strength("lora_alpha", has_alpha)[:, None] * 0.3 * np.abs(alpha - rng.normal(4.8, 1.0, (B, 1)))
         for role, centre_, spread_, unit in (
             ("dropout", 0.08, 0.10, 0.15),
@@ -421,7 +450,9 @@ class _Draw:
             ("layer_decay", 0.88, 0.08, 0.12),
         ):
             x, has, _ = self._axis(role, "linear", 0.0)
-            loss += self._strength(role, has)[:, None] * np.minimum(np.abs(x - rng.normal(centre_, spread_, (B, 1))) / unit, 8) ** rng.uniform(1, 2, (B, 1))
+            loss += self._strength(role, has)[:, None] * np.minimum(
+                np.abs(x - rng.normal(centre_, spread_, (B, 1))) / unit, 8
+            ) ** rng.uniform(1, 2, (B, 1))
         x, has, _ = self._axis("gradient_clipping", "log10", 0.0)
         loss += self._strength("gradient_clipping", has)[:, None] * np.abs(x - rng.normal(0, 0.6, (B, 1)))
         x, has, _ = self._axis("max_length", "log2", 7.0)
@@ -436,7 +467,9 @@ class _Draw:
         collapse = np.maximum(np.where(np.isfinite(worst), worst, 1.0), 1.0) * rng.uniform(0.7, 2.0, (B, 1))
         return np.where(self.diverged, collapse, loss)
 
-    def _axis_nth(self, role: str, transform: str, default: float, occurrence: int) -> tuple[FloatArray, BoolArray, IntArray]:
+    def _axis_nth(
+        self, role: str, transform: str, default: float, occurrence: int
+    ) -> tuple[FloatArray, BoolArray, IntArray]:
         """`_axis` of the first or second hyperparameter of a role (embedding and feed-forward width, say)."""
         here = self.roles == ROLES.index(role)
         if occurrence == 0:
@@ -468,8 +501,13 @@ class _Draw:
         rng, (B, H, L) = self.rng, self.levels.shape
         here = self.roles == ROLES.index("optimizer")
         mean_loss, mean_shift = np.zeros(len(KINDS)), np.zeros(len(KINDS))
-        for name, loss, shift in (("adaptive", 0, 0), ("sgd", 1.0, 1.8), ("adafactor", 0.4, 0.5), ("sign", 0.4, -0.6)):
-            mean_loss[KINDS.index(name)], mean_shift[KINDS.index(name)] = loss, shift
+        for name, worse, higher in (
+            ("adaptive", 0, 0),
+            ("sgd", 1.0, 1.8),
+            ("adafactor", 0.4, 0.5),
+            ("sign", 0.4, -0.6),
+        ):
+            mean_loss[KINDS.index(name)], mean_shift[KINDS.index(name)] = worse, higher
         strength = _lognormal(rng, _STRENGTH["optimizer"], 0.7, (B, 1))
         loss = self._gather(mean_loss[self.kinds] + rng.normal(0, 0.5, (B, H, L)))
         shift = self._gather(mean_shift[self.kinds] + rng.normal(0, 0.2, (B, H, L)))
@@ -481,7 +519,8 @@ class _Draw:
         mean = np.zeros(len(KINDS))
         mean[KINDS.index("constant")], mean[KINDS.index("other_schedule")] = 1.2, 0.3
         table = mean[self.kinds] + rng.normal(0, 0.5, (B, H, L))
-        return (self._gather(table) * here[:, None, :]).sum(2) * _lognormal(rng, _STRENGTH["scheduler"], 0.8, (B, 1))
+        loss = (self._gather(table) * here[:, None, :]).sum(2)
+        return np.asarray(loss * _lognormal(rng, _STRENGTH["scheduler"], 0.8, (B, 1)))
 
     # ---------------------------------------------------------------- values from generic functions
     def _positions(self) -> FloatArray:
@@ -543,7 +582,8 @@ class _Draw:
         noise = noise * (1 + rng.uniform(0, 0.4, (B, 1)) * np.maximum(1 - utility, 0).clip(0, 5))
         return TaskBatch(
             self.roles, self.ordered & (self.roles >= 0), self.log & (self.roles >= 0), self.levels, self.sizes,
-            self.kinds, self.n_levels, self.candidates, self.mask, self.present, utility, value, noise.clip(0, 1.5), spread[:, 0], median[:, 0], self._facts(),
+            self.kinds, self.n_levels, self.candidates, self.mask, self.present, utility, value, noise.clip(0, 1.5),
+            spread[:, 0], median[:, 0], self._facts(),
         )  # fmt: skip
 
     def _facts(self) -> FloatArray:

@@ -82,8 +82,8 @@ class Trained:
 def train_partly(rng: np.random.Generator, tasks: TaskBatch, chosen: IntArray, mask: BoolArray) -> Trained:
     """Trains the chosen candidates, some of them not to the end: a search with a stop rule.
 
-    A third of the tasks knows final values only. Elsewhere curves are known, the worse trials were pruned more often, and
-    in half of them the last trial is still running.
+    A third of the tasks knows final values only. Elsewhere curves are known, the worse trials were pruned more often,
+    and in half of them the last trial is still running.
     """
     final = measure(rng, tasks, chosen)
     B, T = final.shape
@@ -99,7 +99,9 @@ def train_partly(rng: np.random.Generator, tasks: TaskBatch, chosen: IntArray, m
     points = np.stack([fidelity, np.minimum(reference, fidelity), fidelity / 2], axis=-1)
     shown = curves(rng, draw_family(rng, B), scaled, points) * unit[..., None] + median[..., None]
     value = np.where(partial, shown[..., 0], final)
-    at_reference = np.where(reference >= 1, value, np.where(fidelity >= reference, np.minimum(shown[..., 1], value), np.nan))
+    at_reference = np.where(
+        reference >= 1, value, np.where(fidelity >= reference, np.minimum(shown[..., 1], value), np.nan)
+    )
     at_half = np.minimum(shown[..., 2], value)
     failed = rng.random((B, T)) < 0.03
     status = np.select(
@@ -107,7 +109,7 @@ def train_partly(rng: np.random.Generator, tasks: TaskBatch, chosen: IntArray, m
     )
     trained = Trained(chosen, value, fidelity, status, mask, at_reference, at_half)
     plain = Trained.complete(chosen, final, mask)
-    blind = (rng.random(B) < 0.4)[:, None]
+    blind = rng.random((B, 1)) < 0.4
     mixed = {
         name: np.where(blind, getattr(plain, name), getattr(trained, name))
         for name in ("values", "fidelity", "status", "at_reference", "at_half")

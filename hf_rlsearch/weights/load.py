@@ -53,10 +53,14 @@ class Card:
             data = json.loads(text)
             unknown = set(data) - {f.name for f in fields(cls)}
             if unknown:
-                raise WeightsError(f"{source} has a card with unknown keys {sorted(unknown)}; install a newer hf_rlsearch.")
+                raise WeightsError(
+                    f"{source} has a card with unknown keys {sorted(unknown)}; install a newer hf_rlsearch."
+                )
             return cls(**data)
         except (TypeError, json.JSONDecodeError) as error:
-            raise WeightsError(f"{source} has no readable card ({error}). Expected weights saved by hf_rlsearch.") from error
+            raise WeightsError(
+                f"{source} has no readable card ({error}). Expected weights saved by hf_rlsearch."
+            ) from error
 
     def to_json(self) -> str:
         """The card as indented JSON with sorted keys."""
@@ -72,7 +76,9 @@ def resolve(weights: str | Path | None) -> Path:
     name = str(weights) if weights is not None else BUNDLED[0]
     path = Path(__file__).parent / f"{name}.safetensors" if name in BUNDLED else Path(name)
     if not path.is_file():
-        raise WeightsError(f"there are no weights {name!r}. Give one of {list(BUNDLED)} or the path of a .safetensors file.")
+        raise WeightsError(
+            f"there are no weights {name!r}. Give one of {list(BUNDLED)} or the path of a .safetensors file."
+        )
     return path
 
 
@@ -91,9 +97,13 @@ def load_weights(weights: str | Path | None = None) -> tuple[dict[str, Tensor], 
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path.name!r} is not a readable safetensors file ({error}). Download or train it again.") from error
+        raise WeightsError(
+            f"{path.name!r} is not a readable safetensors file ({error}). Download or train it again."
+        ) from error
     if "card" not in metadata:
-        raise WeightsError(f"{path.name!r} holds no weights of hf_rlsearch: its header has no card, only {sorted(metadata)}.")
+        raise WeightsError(
+            f"{path.name!r} holds no weights of hf_rlsearch: its header has no card, only {sorted(metadata)}."
+        )
     card = Card.from_json(metadata["card"], repr(path.name))
     if card.observation_format != OBSERVATION_FORMAT:
         raise WeightsError(
