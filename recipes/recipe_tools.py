@@ -1,0 +1,62 @@
+"""What every recipe needs and none is about: reading its arguments, saying what is missing, printing the result."""
+
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import datasets
+import transformers
+
+T = TypeVar("T")
+
+
+def read_args(cls: type[T], argv: Sequence[str] | None = None) -> T:
+    """Reads a dataclass from the command line, or from one YAML or JSON file with the same names."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = transformers.HfArgumentParser(cls)
+    if len(words) == 1 and words[0].endswith((".yaml", ".yml")):
+        return parser.parse_yaml_file(words[0])[0]
+    if len(words) == 1 and words[0].endswith(".json"):
+        return parser.parse_json_file(words[0])[0]
+    return parser.parse_args_into_dataclasses(words)[0]
+
+
+def be_quiet() -> None:
+    """Leaves the output to the search: no bars for loading a checkpoint per trial, no advice for a single training."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")
+
+
+@contextmanager
+def hub_or_advice(name: str) -> Iterator[None]:
+    """Turns the many errors of an unreachable Hub into one that names the way out."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise SystemExit(
+            f"{name!r} could not be loaded: {reason}\n"
+            "Without a network: --offline uses the checkpoint and the data that ship with hf_rlsearch; a folder on "
+            "this machine may be given instead of a name."
+        ) from error
+
+
+def objective(backend: str, metric: str) -> dict[str, Any]:
+    """The keyword argument that makes a metric the objective: ours takes its name, the others want a function."""
+    if backend == "rl":
+        return {"metric": metric}
+    return {"compute_objective": lambda metrics: metrics[f"eval_{metric}"]}
+
+
+def print_result(best: Any, metric: str, started: float) -> None:
+    """Prints the best trial; for our backend also the gain over the arguments that the recipe began with."""
+    print(f"best {metric}: {best.objective:.4f} in run {best.run_id}, {time.monotonic() - started:.0f} s")
+    print(f"hyperparameters: {best.hyperparameters}")
+    result = best.run_summary
+    if result is not None and getattr(result, "gain", None) is not None:
+        print(f"gain over trial 0, your own arguments: {result.gain + 0.0:.4f}")
