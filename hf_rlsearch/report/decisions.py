@@ -1,7 +1,7 @@
 """Why a trial was chosen or stopped: what the sampler and the pruner stored with it, in words.
 
-Everything is read from the trial's system attribute ``rl:decision``. Other samplers store nothing there; then the
-explanation says so.
+Everything is read from the trial's system attributes ``rl:decision`` and ``rl:stop``. Other samplers and pruners store
+nothing there; then the explanation says so.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def explain(source: optuna.Study | SearchRecord, number: int) -> Explanation:
     return Explanation(
         trial=trial,
         sentences=tuple(_sentences(search, trial)),
-        facts=tuple(_facts(decision)),
+        facts=(*_facts(decision), *_stop_facts(trial)),
         contributions=_contributions(decision.get("contributions")),
         attended=_attended(decision.get("attended")),
     )
@@ -109,11 +109,10 @@ def _choice(search: SearchRecord, trial: TrialRecord) -> str:
 
 def _stop(trial: TrialRecord) -> str:
     spent = f"after {trial.fidelity:.0%} of a full training"
-    stop = trial.decision.get("stop")
-    chance = _float(stop.get("chance")) if isinstance(stop, dict) else None
-    if chance is None:
+    sure = _float(trial.stop.get("probability"))
+    if sure is None:
         return f"It was stopped {spent}."
-    return f"It was stopped {spent}: its chance to become the best trial had fallen to {chance:.1%}."
+    return f"It was stopped {spent}: with {sure:.0%} certainty the rest was not worth its price."
 
 
 # Predictions are on the scale of the task: 1 is the distance from its median configuration to its best one.
@@ -137,6 +136,14 @@ def _facts(decision: Mapping[str, Any]) -> list[tuple[str, str]]:
         params = other.get("params")
         facts.append(("best alternative", f"{_params(params)} ({told})" if isinstance(params, dict) else told))
     return facts
+
+
+def _stop_facts(trial: TrialRecord) -> list[tuple[str, str]]:
+    """The last judgement of a trial that was allowed to go on; that of a stopped one is told in words."""
+    sure, at = _float(trial.stop.get("probability")), _float(trial.stop.get("fidelity"))
+    if sure is None or at is None or trial.status == "pruned":
+        return []
+    return [("last asked whether to stop", f"at {at:.0%} of a full training, {sure:.0%} certain that it should")]
 
 
 def _fact(key: str, value: Any) -> str:

@@ -17,8 +17,8 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
+from hf_rlsearch.history import DECISION_KEY, STOP_KEY
 
-DECISION_KEY = "rl:decision"
 FRACTION_STEPS = 10_000
 _STATUS = {
     TrialState.COMPLETE: "complete",
@@ -48,6 +48,7 @@ class TrialRecord:
         failure: Why it failed, in one line; None where it did not.
         traceback: Of the failure; empty where there is none.
         decision: What the sampler stored about its choice; empty where another sampler chose.
+        stop: What the pruner stored about its last judgement; empty where it never judged.
         metrics: All numbers of the scored evaluation.
         arguments: The resolved training arguments; empty in studies of other origin.
     """
@@ -66,6 +67,7 @@ class TrialRecord:
     failure: str | None
     traceback: str
     decision: dict[str, Any]
+    stop: dict[str, Any]
     metrics: dict[str, float]
     arguments: dict[str, Any]
 
@@ -187,6 +189,7 @@ def _record(trial: FrozenTrial, max_step: float) -> TrialRecord:
         failure=failure,
         traceback=trace,
         decision=_json(trial.system_attrs.get(DECISION_KEY)),
+        stop=_json(trial.system_attrs.get(STOP_KEY)),
         metrics={k: float(v) for k, v in _json(attrs.get("metrics")).items() if _number(v) is not None},
         arguments=_json(attrs.get("arguments")),
     )

@@ -57,6 +57,11 @@ def decision(rng: random.Random, number: int, expected: float) -> dict[str, Any]
     }
 
 
+def reasons(rng: random.Random, number: int, final: float) -> dict[str, Any]:
+    stop = {"fidelity": 0.25, "probability": 0.97}
+    return {"rl:decision": json.dumps(decision(rng, number, final)), "rl:stop": stop}
+
+
 def make_trial(number: int, rng: random.Random, *, n_evals: int, best: float, clock: float) -> FrozenTrial:
     params = dict(OWN) if number == 0 else draw_params(rng)
     final = loss(params)
@@ -86,7 +91,7 @@ def make_trial(number: int, rng: random.Random, *, n_evals: int, best: float, cl
                 else {}
             ),
         },
-        system_attrs={} if number == 0 else {"rl:decision": json.dumps(decision(rng, number, final))},
+        system_attrs={} if number == 0 else reasons(rng, number, final),
     )
     trial.datetime_start = BEGUN + timedelta(seconds=clock)
     trial.datetime_complete = trial.datetime_start + timedelta(seconds=seconds)

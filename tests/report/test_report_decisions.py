@@ -20,7 +20,10 @@ def test_stored_decision_is_told_in_words(study: optuna.Study) -> None:
 def test_own_arguments_stops_and_failures_are_told(study: optuna.Study) -> None:
     assert "your own arguments" in explain(study, 0).to_text()
     pruned = next(t.number for t in study.trials if t.state == TrialState.PRUNED)
-    assert "stopped after 25% of a full training" in explain(study, pruned).to_text()
+    told = explain(study, pruned).to_text()
+    assert "stopped after 25% of a full training: with 97% certainty the rest was not worth its price" in told
+    complete = next(t.number for t in study.trials[1:] if t.state == TrialState.COMPLETE)
+    assert "at 25% of a full training, 97% certain that it should" in explain(study, complete).to_text()
     failed = next(t.number for t in study.trials if t.state == TrialState.FAIL)
     assert "It failed: OutOfMemoryError" in explain(study, failed).to_text()
 
