@@ -17,8 +17,11 @@ def choose_sampler(settings: Settings, space: SearchSpace, *, seed: int) -> optu
     if settings.sampler is not None:
         chosen: optuna.samplers.BaseSampler = settings.sampler
         return chosen
+    from hf_rlsearch.agent import load_agent
     from hf_rlsearch.sampler import RLSampler
 
+    # Weights that cannot be used are told before the first training, not in its place.
+    load_agent(settings.weights)
     return RLSampler(
         seed=seed if settings.seed is None else settings.seed,
         n_trials=settings.n_trials,

@@ -257,6 +257,8 @@ def _resolve_function(
             f"compute_objective returned {n_values} value(s) ({found!r}), expected {wanted}: direction is "
             f"{list(given) if multi else (given[0] if given else MINIMIZE)!r}."
         )
+    for value in found if isinstance(found, (list, tuple)) else (found,):
+        _number("compute_objective", value)
     names = (name,) if n_values == 1 else tuple(f"{name}[{i}]" for i in range(n_values))
     directions = tuple(_function_direction(probe, function, i, given[i] if given else None) for i in range(n_values))
     follows = _followed(_slopes(probe, function, 0), directions[0]) if n_values == 1 else None

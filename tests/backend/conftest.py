@@ -100,7 +100,8 @@ def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
         trainer: Trainer | None = None
 
         def compute(prediction: Any) -> dict[str, Any]:
-            assert trainer is not None and score is not None
+            assert trainer is not None
+            assert score is not None
             return {"accuracy": score(trainer.args, trainer.state)}
 
         trainer = cls(

@@ -1,7 +1,7 @@
 """What users of the built-in optuna backend suffer from: each property fails there and holds here.
 
-One assertion for both backends. "optuna" is expected to fail, strictly: should a new transformers mend a defect, the test
-says so.
+One assertion for both backends. "optuna" is expected to fail, strictly: should a new transformers mend a defect, the
+test says so.
 """
 
 from collections.abc import Callable
