@@ -23,6 +23,7 @@ LAYERS: dict[str, float] = {
     "_version": 0,
     "knowledge": 0.5,
     "presets": 1,
+    "optim": 4,
     "space": 1,
     "history": 1.5,
     "metrics": 1,
