@@ -15,9 +15,10 @@ from torch import Tensor
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.errors import WeightsError
 from hf_rlsearch.history import History
-from hf_rlsearch.observation import live_observation
+from hf_rlsearch.observation import Observation, live_observation
 from hf_rlsearch.policy.features import log_expected_improvement
 from hf_rlsearch.policy.network import Arrays, NetworkConfig, Predictor
+from hf_rlsearch.policy.threads import one_torch_thread
 from hf_rlsearch.space import SearchSpace
 from hf_rlsearch.weights.load import Card, load_weights
 
@@ -67,11 +68,11 @@ class Agent:
 
     def __init__(self, tensors: Mapping[str, Tensor], card: Card) -> None:
         self.card = card
-        self.predictor = Predictor(NetworkConfig(**card.network)).eval()
         own = {k.removeprefix("predictor."): v for k, v in tensors.items() if k.startswith("predictor.")}
         try:
+            self.predictor = Predictor(NetworkConfig(**card.network)).eval()
             self.predictor.load_state_dict(own)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             raise WeightsError(
                 f"weights {card.name!r} do not fit the network that their card describes: {error}"
             ) from error
@@ -87,7 +88,7 @@ class Agent:
         facts: Mapping[str, float],
         rng: np.random.Generator,
     ) -> Decision:
-        """Chooses the candidate to train next.
+        """Chooses the candidate to train next; takes one thread, see `hf_rlsearch.policy.threads`.
 
         Args:
             space: The search space.
@@ -100,8 +101,14 @@ class Agent:
         """
         if len(space.hyperparameters) > MAX_HYPERPARAMETERS:
             return Decision(_farthest(space, history, candidates, mask, rng), "design", 1.0)
-        probabilities = self._predict(space, history, candidates, mask, facts)
+        observation = live_observation(space, shorten(history), candidates, mask, facts)
+        with one_torch_thread(), torch.inference_mode():
+            return self._by_expected_improvement(observation, mask, rng)
+
+    def _by_expected_improvement(self, observation: Observation, mask: BoolArray, rng: np.random.Generator) -> Decision:
+        """The allowed candidate of the largest expected improvement over the best trial."""
         bins = self.predictor.bins
+        probabilities = self.predictor(Arrays.of(observation))[0].softmax(-1)  # C x N_BINS
         score = log_expected_improvement(probabilities, bins).double().numpy()
         score = np.where(mask, score + 1e-9 * rng.random(len(score)), -np.inf)
         index = int(score.argmax())
@@ -117,14 +124,6 @@ class Agent:
             mean,
             float(((p * (bins - mean) ** 2).sum()).sqrt()),
         )
-
-    @torch.inference_mode()
-    def _predict(
-        self, space: SearchSpace, history: History, candidates: IntArray, mask: BoolArray, facts: Mapping[str, float]
-    ) -> Tensor:
-        """C x N_BINS predicted probabilities of each candidate's improvement over the best trial."""
-        observation = live_observation(space, shorten(history), candidates, mask, facts)
-        return torch.as_tensor(self.predictor(Arrays.of(observation))[0].softmax(-1))
 
 
 def shorten(history: History, limit: int = MAX_TRIALS) -> History:

@@ -363,39 +363,48 @@ def live_observation(
 
 def _best_up_to(history: History, fidelity: FloatArray) -> FloatArray:
     """T best values that each trial had reported by a fidelity, NaN where it has no report that early."""
-    best = np.full(len(history.params), np.nan)
-    for t, (curve, own, limit) in enumerate(zip(history.curves, history.fidelity, fidelity, strict=True)):
-        if len(curve) and own > 0:
-            # The last report is of all that was trained, also where steps count from 0 and there is only one.
-            at = curve[:, 0] / curve[-1, 0] * own if curve[-1, 0] > 0 else np.full(len(curve), own)
-            seen = curve[at <= limit + 1e-9, 1]
-            best[t] = seen.max() if len(seen) else np.nan
-    return best
+    best = np.full(len(history.params), -np.inf)
+    if not any(map(len, history.curves)):
+        return np.full(len(best), np.nan)
+    # All curves at once: one by one a hundred trials would take longer than the network.
+    owner = np.repeat(np.arange(len(best)), [len(curve) for curve in history.curves])
+    step, value = np.concatenate(history.curves).T
+    last, own = np.zeros(len(best)), np.asarray(history.fidelity, float)
+    last[owner] = step  # steps ascend, so the last one stays
+    # The last report is of all that was trained, also where steps count from 0 and there is only one.
+    at = np.where(last[owner] > 0, step / np.maximum(last[owner], 1e-300), 1.0) * own[owner]
+    seen = (at <= fidelity[owner] + 1e-9) & (own[owner] > 0)
+    np.maximum.at(best, owner[seen], value[seen])
+    return np.where(np.isneginf(best), np.nan, best)
 
 
 def _trial_levels(space: SearchSpace, history: History) -> tuple[IntArray, list[list[float]]]:
     """T x H level indices, and per hyperparameter the numbers that were appended beyond its grid."""
-    H = len(space.hyperparameters)
-    trials = np.full((len(history.params), H), -1)
-    extra: list[list[float]] = [[] for _ in range(H)]
-    for h, hyperparameter in enumerate(space.hyperparameters):
+    columns, extra = [], []
+    for hyperparameter in space.hyperparameters:
         known = {_key(level): i for i, level in enumerate(hyperparameter.levels)}
-        for t, params in enumerate(history.params):
-            if hyperparameter.name not in params:
-                continue
-            value = params[hyperparameter.name]
-            if _key(value) not in known:
-                if not hyperparameter.ordered or not _is_number(value):
-                    continue  # a category that this space does not have: as good as missing
-                known[_key(value)] = len(hyperparameter.levels) + len(extra[h])
-                extra[h].append(float(value))
-            trials[t, h] = known[_key(value)]
-    return trials, extra
+        added: list[float] = []
+        column = []
+        for params in history.params:
+            key = _key(params[hyperparameter.name]) if hyperparameter.name in params else _MISSING
+            # A category that this space does not have is as good as missing.
+            if key not in known and hyperparameter.ordered and isinstance(key, float):
+                known[key] = len(hyperparameter.levels) + len(added)
+                added.append(key)
+            column.append(known.get(key, -1))
+        columns.append(column)
+        extra.append(added)
+    return np.array(columns, int).reshape(len(columns), len(history.params)).T, extra
 
 
-def _key(value: object) -> tuple[str, object]:
-    """A dictionary key under which 1, 1.0 agree and True, "1" do not."""
-    return ("number", float(value)) if _is_number(value) else (type(value).__name__, value)  # type: ignore[arg-type]
+_MISSING = object()
+
+
+def _key(value: object) -> object:
+    """A dictionary key under which 1 and 1.0 agree, but not True and "1": numbers are floats, all else has its type."""
+    if type(value) is float:
+        return value
+    return float(value) if _is_number(value) else (type(value), value)  # type: ignore[arg-type]
 
 
 def _is_number(value: object) -> bool:

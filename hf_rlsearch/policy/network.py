@@ -178,8 +178,9 @@ class Predictor(nn.Module):
         candidates = self._sum_levels(levels, arrays.candidates)
         candidates = candidates + self.candidate_in(torch.cat([candidates, context[:, None].expand_as(candidates)], -1))
         heads, split = self.config.heads, self.config.history_blocks * self.config.heads
-        among = self._bias(arrays, arrays.trials, scales[..., :split])
-        towards = self._bias(arrays, arrays.candidates, scales[..., split:])
+        costs = self._costs(arrays)
+        among = self._bias(costs, arrays.trials, scales[..., :split], arrays.trial_mask)
+        towards = self._bias(costs, arrays.candidates, scales[..., split:], arrays.trial_mask)
         for i, block in enumerate(self.history):
             trials = block(trials, trials, among[:, i * heads : (i + 1) * heads])
         for i, block in enumerate(self.cross):
@@ -246,21 +247,31 @@ class Predictor(nn.Module):
         picked = torch.gather(flat, 1, index).view(B, rows.shape[1], H, W)
         return (picked * (rows >= 0)[..., None]).sum(2)
 
-    def _bias(self, arrays: Arrays, rows: Tensor, scales: Tensor) -> Tensor:
-        """Minus the learned squared distance from rows to trials, B x heads x N x T; padding is far away."""
-        own, other = self._at(arrays, rows), self._at(arrays, arrays.trials)
-        gap = (own[:, :, None] - other[:, None]).abs()  # B x N x T x H
-        differs = (rows[:, :, None] != arrays.trials[:, None]).float()
-        gap = torch.where(arrays.ordered[:, None, None], gap, differs)
-        missing = (rows < 0)[:, :, None] | (arrays.trials < 0)[:, None]
-        gap = gap.masked_fill(missing, 0.5) * arrays.static[:, None, None, :, 0]
-        distance = torch.einsum("bnth,bhk->bknt", gap**2 + 0.3 * gap, scales)
-        return (-distance).masked_fill(~arrays.trial_mask[:, None, None], -1e4)
+    @staticmethod
+    def _costs(arrays: Arrays) -> Tensor:
+        """B x H x (L + 1) x T: what a row pays for a level where a trial has its own; the last level is "missing".
+
+        By level rather than by row: there are far fewer levels than candidates.
+        """
+        index = arrays.trials.transpose(1, 2)  # B x H x T
+        other = torch.gather(arrays.positions, 2, index.clamp(min=0))
+        gap = (arrays.positions[..., None] - other[:, :, None]).abs()
+        level = torch.arange(arrays.positions.shape[2], device=index.device)
+        gap = torch.where(arrays.ordered[..., None, None], gap, (level[:, None] != index[:, :, None]).float())
+        gap = (
+            F.pad(gap.masked_fill((index < 0)[:, :, None], 0.5), (0, 0, 0, 1), value=0.5) * arrays.static[..., :1, None]
+        )
+        return gap**2 + 0.3 * gap
 
     @staticmethod
-    def _at(arrays: Arrays, rows: Tensor) -> Tensor:
-        """Positions of rows of level indices, B x N x H."""
-        return torch.gather(arrays.positions, 2, rows.clamp(min=0).transpose(1, 2)).transpose(1, 2)
+    def _bias(costs: Tensor, rows: Tensor, scales: Tensor, trial_mask: Tensor) -> Tensor:
+        """Minus the learned distance from rows to trials, B x heads x N x T; padding is far away."""
+        B, H, L, T = costs.shape
+        level = torch.where(rows < 0, L - 1, rows) + torch.arange(H, device=rows.device) * L
+        index = (level + torch.arange(B, device=rows.device)[:, None, None] * (H * L)).flatten()
+        picked = costs.reshape(B * H * L, T).index_select(0, index).view(B, rows.shape[1], H, T)
+        distance = torch.matmul(scales.transpose(1, 2)[:, None], picked).transpose(1, 2)  # B x heads x N x T
+        return (-distance).masked_fill(~trial_mask[:, None, None], -1e4)
 
 
 def expected_improvement(logits: Tensor, bins: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from optuna.trial import FrozenTrial
 from hf_rlsearch._typing import IntArray, Params
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.history import DECISION_KEY, History, stable_distributions
-from hf_rlsearch.sampler.threads import one_torch_thread
 from hf_rlsearch.sampler.tried import already_tried, conditional_names
 from hf_rlsearch.space import Hyperparameter, SearchSpace, infer_role
 from hf_rlsearch.space.candidates import unique_rows
@@ -23,8 +22,9 @@ from hf_rlsearch.space.roles import check_role
 if TYPE_CHECKING:
     from hf_rlsearch.agent import Decision
 
-# Enough to hold a neighbourhood of the best trials and a sample of the rest; scoring them takes milliseconds.
-_MAX_CANDIDATES = 2048
+# Enough to hold a neighbourhood of the best trials and a sample of the rest; scoring them takes milliseconds
+# (scripts/benchmark_ask.py).
+_MAX_CANDIDATES = 1024
 _N_INCUMBENTS = 5
 # Trials started at nearly the same time; older ones that never suggested anything were killed.
 _N_SIMULTANEOUS = 8
@@ -180,8 +180,7 @@ class RLSampler(BaseSampler):
         n_remaining = None if self._n_trials is None else max(self._n_trials - number, 1)
         facts = {"maximize": float(list(study.directions) == [StudyDirection.MAXIMIZE]), **self._facts}
         agent = load_agent(self._weights)
-        with one_torch_thread():
-            return agent.decide(space, history, rows, mask=mask, n_remaining=n_remaining, facts=facts, rng=rng)
+        return agent.decide(space, history, rows, mask=mask, n_remaining=n_remaining, facts=facts, rng=rng)
 
     def _history(self, study: Study, trial: FrozenTrial) -> History:
         trials = study._get_trials(deepcopy=False, use_cache=True)

@@ -1,8 +1,12 @@
 """One thread for the agent's small network."""
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import torch
 
 _deciding = threading.Lock()
 
@@ -15,8 +19,6 @@ def one_torch_thread() -> Iterator[None]:
     thread makes a decision more than ten times slower. Threads of the same process (``n_jobs``) take turns, since the
     number is theirs together: the last one to leave must not keep the training that follows on one thread.
     """
-    import torch
-
     with _deciding:
         before = torch.get_num_threads()
         torch.set_num_threads(1)
