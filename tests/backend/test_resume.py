@@ -1,0 +1,160 @@
+"""The same script run again continues an unfinished search, and only that."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from transformers import Trainer
+
+from tests.backend.conftest import Rows, rates, run, states, stored, tiny_model
+
+MakeTrainer = Callable[..., Trainer]
+
+
+def stops_in(number: int, at_step: int = 1) -> type[Trainer]:
+    """A Trainer whose process ends in one trial."""
+
+    class Stops(Trainer):
+        def training_step(self, *args: Any, **kwargs: Any) -> Any:
+            if self.state.global_step == at_step and Path(self.args.output_dir).name == f"run-{number}":
+                raise SystemExit
+            return super().training_step(*args, **kwargs)
+
+    return Stops
+
+
+def interrupted(make_trainer: MakeTrainer, number: int, at_step: int = 1, hp_space: Any = rates, **args: Any) -> None:
+    with pytest.raises(SystemExit):
+        run(make_trainer(cls=stops_in(number, at_step), **args), "rl", hp_space, n_trials=4)
+
+
+def test_the_rest_is_as_if_nothing_had_happened(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    interrupted(make_trainer, 2)
+    resumed = run(make_trainer(), "rl", n_trials=4).run_summary
+    whole = run(make_trainer(output_dir=str(tmp_path / "other")), "rl", n_trials=4).run_summary
+    assert states(resumed.study) == [TrialState.COMPLETE] * 4
+    assert [trial.params for trial in resumed.trials] == [trial.params for trial in whole.trials]
+    assert [trial.value for trial in resumed.trials] == [trial.value for trial in whole.trials]
+
+
+def test_an_interrupted_trial_continues_from_its_checkpoint(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    args: dict[str, Any] = {"save_strategy": "epoch", "num_train_epochs": 3}
+    interrupted(make_trainer, 1, at_step=10, **args)
+    steps: list[int] = []
+
+    class Counts(Trainer):
+        def training_step(self, *given: Any, **kwargs: Any) -> Any:
+            if Path(self.args.output_dir).name == "run-1":
+                steps.append(self.state.global_step)
+            return super().training_step(*given, **kwargs)
+
+    resumed = run(make_trainer(cls=Counts, **args), "rl", n_trials=4).run_summary
+    whole = run(make_trainer(output_dir=str(tmp_path / "other"), **args), "rl", n_trials=4).run_summary
+    assert steps[0] == 8
+    assert [trial.value for trial in resumed.trials] == [trial.value for trial in whole.trials]
+    assert resumed.trials[1].intermediate_values == whole.trials[1].intermediate_values
+
+
+def test_half_a_checkpoint_is_not_used(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    args: dict[str, Any] = {"save_strategy": "epoch", "num_train_epochs": 3}
+    interrupted(make_trainer, 1, at_step=10, **args)
+    (tmp_path / "out" / "run-1" / "checkpoint-8" / "trainer_state.json").write_text('{"epoch": 2.')
+    resumed = run(make_trainer(**args), "rl", n_trials=4).run_summary
+    whole = run(make_trainer(output_dir=str(tmp_path / "other"), **args), "rl", n_trials=4).run_summary
+    assert [trial.value for trial in resumed.trials] == [trial.value for trial in whole.trials]
+
+
+def test_it_is_said_in_one_line(make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture) -> None:
+    interrupted(make_trainer, 2)
+    with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
+        run(make_trainer(), "rl", n_trials=4)
+    assert "is continued: 2 of 4 trials are finished" in caplog.text
+    assert "Trial 2 was interrupted and is taken up again" in caplog.text
+
+
+def test_a_finished_search_is_followed_by_a_new_one(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    first = run(make_trainer(), "rl", n_trials=1)
+    second = run(make_trainer(), "rl", n_trials=1)
+    assert [b.run_summary.study.study_name for b in (first, second)] == ["search-1", "search-2"]
+    assert second.run_summary.output_dir == str(tmp_path / "out" / "search-2")
+    assert (tmp_path / "out" / "run-0").is_dir()
+
+
+def test_more_trials_extend_a_search(make_trainer: MakeTrainer) -> None:
+    run(make_trainer(), "rl", n_trials=1)
+    assert len(run(make_trainer(), "rl", n_trials=3).run_summary.trials) == 3
+
+
+def test_resume_false_begins_anew(make_trainer: MakeTrainer) -> None:
+    interrupted(make_trainer, 2)
+    best = run(make_trainer(), "rl", n_trials=2, resume=False)
+    assert best.run_summary.study.study_name == "search-2"
+
+
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        ({"weight_decay": 0.1}, "arguments.weight_decay: 0.0 -> 0.1"),
+        (
+            {"hp_space": lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-1)}},
+            "space.learning_rate",
+        ),
+        ({"model_init": lambda: tiny_model(0.3)}, "model: "),
+        ({"metric": "loss"}, "objective: "),
+        ({"rows": 48}, "train_data: "),
+    ],
+)
+def test_another_search_is_not_continued(
+    make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture, changed: dict[str, Any], match: str
+) -> None:
+    score = lambda args, state: 0.5  # noqa: E731
+    interrupted(make_trainer, 1, score=score)
+    space, metric, rows = changed.pop("hp_space", rates), changed.pop("metric", "accuracy"), changed.pop("rows", 64)
+    trainer = make_trainer(score=score, **changed)
+    trainer.train_dataset = Rows(rows, 0)
+    with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
+        best = run(trainer, "rl", space, n_trials=2, metric=metric)
+    assert best.run_summary.study.study_name == "search-2"
+    assert match in caplog.text
+
+
+def test_a_named_study_follows_load_if_exists(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    options: Any = {"storage": f"sqlite:///{tmp_path / 's.db'}", "study_name": "mine"}
+    run(make_trainer(), "rl", n_trials=1, **options)
+    with pytest.raises(optuna.exceptions.DuplicatedStudyError):
+        run(make_trainer(), "rl", n_trials=2, **options)
+    run(make_trainer(), "rl", n_trials=2, load_if_exists=True, **options)
+    assert len(stored(options["storage"]).trials) == 2
+
+
+def test_a_journal_storage(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    def storage() -> Any:
+        backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "journal.log"))
+        return optuna.storages.JournalStorage(backend)
+
+    options: Any = {"study_name": "mine", "load_if_exists": True}
+    with pytest.raises(SystemExit):
+        run(make_trainer(cls=stops_in(1)), "rl", n_trials=2, storage=storage(), **options)
+    best = run(make_trainer(), "rl", n_trials=2, storage=storage(), **options)
+    assert states(best.run_summary.study) == [TrialState.COMPLETE] * 2
+
+
+def test_trials_of_a_living_process_are_left_alone(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 's.db'}"
+    options: Any = {"storage": url, "study_name": "mine", "load_if_exists": True}
+    run(make_trainer(), "rl", n_trials=1, **options)
+    stored(url).ask().suggest_float("learning_rate", 1e-5, 1e-1, log=True)
+    best = run(make_trainer(), "rl", n_trials=2, **options)
+    assert states(best.run_summary.study) == [TrialState.COMPLETE, TrialState.RUNNING, TrialState.COMPLETE]
+
+
+def test_a_trial_that_always_ends_the_process_is_given_up(make_trainer: MakeTrainer) -> None:
+    for _ in range(5):
+        interrupted(make_trainer, 1)
+    best = run(make_trainer(), "rl", n_trials=4)
+    assert states(best.run_summary.study)[1] == TrialState.FAIL
+    assert "ended 5 times" in best.run_summary.trials[1].user_attrs["failure"]["reason"]

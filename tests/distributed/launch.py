@@ -1,0 +1,46 @@
+"""Starts two ranks with torchrun under a time limit: a deadlock is a red test, not a hung job."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def launch(
+    folder: Path, *scenarios: str, backend: str = "rl", limit: float = 280, group_seconds: float = 60, restarts: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """Runs scenarios on two ranks, one after the other.
+
+    Raises:
+        subprocess.TimeoutExpired: They took longer than the limit; both ranks are gone then.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    command += ["--nproc-per-node=2", f"--max-restarts={restarts}", "-m", "tests.distributed.worker"]
+    command += [str(folder), backend, str(group_seconds), *scenarios]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
+    return subprocess.CompletedProcess(command, process.returncode, output, "")
+
+
+def seen(folder: Path, scenario: str) -> list[dict[str, Any]]:
+    """What each rank wrote."""
+    return [json.loads((folder / f"{scenario}-{rank}.json").read_text()) for rank in range(2)]

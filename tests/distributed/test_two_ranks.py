@@ -1,0 +1,151 @@
+"""Two gloo processes: whatever happens to a trial, both ranks leave it together and return the same result."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.distributed.launch import launch, seen
+
+SCENARIOS = [
+    "plain",
+    "prune",
+    "raise_on_all",
+    "raise_on_rank_0",
+    "raise_on_rank_1",
+    "oom_on_rank_0",
+    "oom_on_rank_1",
+    "evaluation_raises",
+    "end_raises",
+    "nan",
+    "space_raises",
+    "objective_raises",
+    "timeout",
+    "stop",
+    "target",
+    "wrong_space",
+    "too_many_failures",
+    "catch_nothing",
+]
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All scenarios in one launch: most of the time goes into starting Python twice."""
+    path = tmp_path_factory.mktemp("ranks")
+    run = launch(path, *SCENARIOS)
+    assert run.returncode == 0, run.stdout[-6000:]
+    return path
+
+
+def both(folder: Path, scenario: str) -> dict[str, Any]:
+    first, second = seen(folder, scenario)
+    assert first == second
+    return first
+
+
+def test_plain(folder: Path) -> None:
+    found = both(folder, "plain")
+    assert found["states"] == ["COMPLETE"] * 3
+    assert found["evaluated"] == found["best"][1]
+
+
+def test_hyperparameters_of_the_model_are_known_on_all_ranks(folder: Path) -> None:
+    found = both(folder, "stop")
+    assert found["dropout"] == 0.1
+
+
+def test_a_pruned_trial_ends_on_all_ranks(folder: Path) -> None:
+    found = both(folder, "prune")
+    assert found["states"] == ["PRUNED"] * 3
+    assert found["steps"] == [4] * 3
+
+
+@pytest.mark.parametrize("where", ["all", "rank_0", "rank_1"])
+def test_an_exception_fails_the_trial_and_the_search_goes_on(folder: Path, where: str) -> None:
+    found = both(folder, f"raise_on_{where}")
+    assert found["states"] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert found["failures"][1] == "ValueError: boom"
+    assert found["evaluated"] == found["best"][1]
+
+
+@pytest.mark.parametrize("where", ["rank_0", "rank_1"])
+def test_out_of_memory_on_one_rank(folder: Path, where: str) -> None:
+    found = both(folder, f"oom_on_{where}")
+    assert found["states"] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert found["kinds"][1] == "oom"
+
+
+@pytest.mark.parametrize("scenario", ["evaluation_raises", "end_raises"])
+def test_an_exception_outside_of_training_steps(folder: Path, scenario: str) -> None:
+    assert both(folder, scenario)["failures"] == [None, "ValueError: boom", None]
+
+
+def test_a_diverged_trial_ends_on_all_ranks(folder: Path) -> None:
+    found = both(folder, "nan")
+    assert found["states"] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert found["kinds"][1] == "nan"
+    assert found["steps"][1] == 4
+
+
+def test_hp_space_raising(folder: Path) -> None:
+    assert both(folder, "space_raises")["failures"] == [None, "LookupError: boom", None]
+
+
+def test_compute_objective_raising(folder: Path) -> None:
+    found = both(folder, "objective_raises")
+    assert found["failures"] == [None, "LookupError: boom", None]
+    assert found["steps"][1] == 4
+
+
+@pytest.mark.parametrize(("scenario", "reason"), [("timeout", "timeout"), ("stop", "study.stop"), ("target", "target")])
+def test_a_search_ends_early_on_all_ranks(folder: Path, scenario: str, reason: str) -> None:
+    found = both(folder, scenario)
+    assert found["stopped_by"] == reason
+    assert len(found["states"]) < 9
+
+
+@pytest.mark.parametrize(
+    ("scenario", "error", "text"),
+    [
+        ("wrong_space", "SearchSpaceError", "Did you mean 'learning_rate'"),
+        ("too_many_failures", "SearchFailed", "ValueError: boom"),
+    ],
+)
+def test_errors_are_raised_on_all_ranks(folder: Path, scenario: str, error: str, text: str) -> None:
+    found = both(folder, scenario)
+    assert found["error"] == error
+    assert text in found["text"]
+    assert found["flag"] == "None"
+
+
+def test_an_exception_that_is_not_caught_ends_all_ranks(folder: Path) -> None:
+    errors = {found["error"] for found in seen(folder, "catch_nothing")}
+    assert errors <= {"ValueError", "SearchFailed"}
+
+
+@pytest.mark.slow
+def test_a_killed_rank_and_a_restart(tmp_path: Path) -> None:
+    run = launch(tmp_path, "kill_on_rank_1", restarts=1)
+    assert run.returncode == 0, run.stdout[-6000:]
+    found = both(tmp_path, "kill_on_rank_1")
+    assert found["states"] == ["COMPLETE"] * 3
+    assert found["evaluated"] == found["best"][1]
+
+
+@pytest.mark.slow
+def test_a_hanging_rank_ends_the_job_and_the_same_command_resumes(tmp_path: Path) -> None:
+    run = launch(tmp_path, "hang_on_rank_1", group_seconds=15)
+    assert run.returncode != 0
+    assert "start the same command again" in run.stdout
+    run = launch(tmp_path, "hang_on_rank_1", group_seconds=15)
+    assert run.returncode == 0, run.stdout[-6000:]
+    assert len(both(tmp_path, "hang_on_rank_1")["states"]) == 3
+
+
+@pytest.mark.slow
+def test_the_optuna_backend_hangs_when_a_trial_is_pruned(tmp_path: Path) -> None:
+    with pytest.raises(subprocess.TimeoutExpired):
+        launch(tmp_path, "prune", backend="optuna", limit=90)

@@ -1,0 +1,180 @@
+"""What each rank of the two-process tests runs: the scenarios named on the command line, one search each.
+
+Started by torchrun. Writes what it saw to ``<folder>/<scenario>-<rank>.json``.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+import torch.distributed as dist
+from transformers import Trainer, TrainingArguments
+
+import hf_rlsearch  # noqa: F401
+from tests.backend.conftest import Rows, Scripted, rates, tiny_model
+
+RANK = int(os.environ["RANK"])
+RESTARTS = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+TRIAL_1 = "run-1"
+
+
+def in_trial_1(trainer: Trainer) -> bool:
+    return Path(trainer.args.output_dir).name == TRIAL_1 and trainer.state.global_step == 1
+
+
+class Breaks(Trainer):
+    """Raises, hangs or dies in the second step of trial 1, on the ranks that the scenario says."""
+
+    scenario = ""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if in_trial_1(self):
+            what, _, where = self.scenario.partition("_on_")
+            if where in ("all", f"rank_{RANK}"):
+                self.act(what)
+        return super().training_step(*args, **kwargs)
+
+    def act(self, what: str) -> None:
+        if what == "raise":
+            raise ValueError("boom")
+        if what == "oom":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        if what == "hang" and not (Path(self.args.output_dir).parent / "hung").exists():
+            (Path(self.args.output_dir).parent / "hung").touch()
+            time.sleep(600)
+        if what == "kill" and RESTARTS == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class BreaksInEvaluation(Trainer):
+    """Raises in the evaluation of trial 1, on rank 1 only."""
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        if RANK == 1 and Path(self.args.output_dir).name == TRIAL_1:
+            raise ValueError("boom")
+        return super().evaluate(*args, **kwargs)
+
+
+class BreaksAtTheEnd(Trainer):
+    """Raises after the last collective of trial 1, on rank 1 only."""
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().train(*args, **kwargs)
+        if RANK == 1 and Path(self.args.output_dir).name == TRIAL_1:
+            raise ValueError("boom")
+        return output
+
+
+class Diverges(Trainer):
+    """The loss of trial 1 is not a number."""
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        loss = super().compute_loss(*args, **kwargs)
+        if Path(self.args.output_dir).name != TRIAL_1:
+            return loss
+        return (loss[0] * float("nan"), loss[1]) if isinstance(loss, tuple) else loss * float("nan")
+
+
+def raising_space(trial: Any) -> dict[str, Any]:
+    if isinstance(trial, optuna.Trial) and trial.number == 1:
+        raise LookupError("boom")
+    return rates(trial)
+
+
+class RaisingObjective:
+    """Raises in trial 1."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+
+    def __call__(self, metrics: dict[str, float]) -> float:
+        if Path(self._trainer.args.output_dir).name == TRIAL_1:
+            raise LookupError("boom")
+        return metrics["eval_loss"]
+
+
+def wrong_space(trial: Any) -> dict[str, Any]:
+    return {"learnig_rate": trial.suggest_float("learnig_rate", 1e-5, 1e-1)}
+
+
+def model_init(trial: Any = None) -> Any:
+    return tiny_model(0.1 if trial is None else trial.suggest_float("dropout", 0.0, 0.5))
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "prune": {"pruner": optuna.pruners.ThresholdPruner(upper=0.0)},
+    "timeout": {"timeout": 0.01, "n_trials": 200},
+    "stop": {"sampler": optuna.samplers.GridSampler({"learning_rate": [1e-3, 1e-2], "dropout": [0.1]}), "n_trials": 9},
+    "target": {"target": 100.0},
+    "space_raises": {"hp_space": raising_space},
+    "wrong_space": {"hp_space": wrong_space},
+    "too_many_failures": {"max_failed_trials": 1},
+    "catch_nothing": {"catch": ()},
+}
+TRAINERS: dict[str, type[Trainer]] = {
+    "nan": Diverges,
+    "evaluation_raises": BreaksInEvaluation,
+    "end_raises": BreaksAtTheEnd,
+}
+SCENARIO_OF = {"too_many_failures": "raise_on_rank_1", "catch_nothing": "raise_on_rank_1"}
+
+
+def make_trainer(scenario: str, folder: Path) -> Trainer:
+    cls = TRAINERS.get(scenario) or type("Here", (Breaks,), {"scenario": SCENARIO_OF.get(scenario, scenario)})
+    args = TrainingArguments(
+        output_dir=str(folder / scenario),
+        eval_strategy="epoch",
+        save_strategy="epoch" if scenario.startswith("kill") else "no",
+        num_train_epochs=2,
+        per_device_train_batch_size=8,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    return cls(args=args, model_init=model_init, train_dataset=Rows(64, 0), eval_dataset=Rows(32, 1))
+
+
+def search(scenario: str, folder: Path, backend: str) -> dict[str, Any]:
+    trainer = make_trainer(scenario, folder)
+    options: dict[str, Any] = {"hp_space": rates, "n_trials": 3, **OPTIONS.get(scenario, {})}
+    if scenario == "objective_raises":
+        options["compute_objective"] = RaisingObjective(trainer)
+    if backend == "rl":
+        options.setdefault("sampler", Scripted(learning_rate=[1e-3, 1e-4, 1e-2, 1e-3], dropout=[0.2, 0.3, 0.4, 0.0]))
+    try:
+        best = trainer.hyperparameter_search(backend=backend, **options)
+    except Exception as error:
+        return {"error": type(error).__name__, "text": str(error), "flag": str(trainer.hp_search_backend)}
+    result = best.run_summary
+    return {
+        "best": [best.run_id, best.objective, best.hyperparameters],
+        "states": [trial.state.name for trial in result.trials],
+        "failures": [(trial.user_attrs.get("failure") or {}).get("reason") for trial in result.trials],
+        "kinds": [(trial.user_attrs.get("failure") or {}).get("kind") for trial in result.trials],
+        "steps": [trial.user_attrs.get("steps") for trial in result.trials],
+        "stopped_by": result.stopped_by,
+        "evaluated": trainer.evaluate()["eval_loss"],
+        "dropout": trainer.model.config.hidden_dropout_prob,
+    }
+
+
+def main(folder: Path, backend: str, seconds: float, scenarios: list[str]) -> None:
+    torch.set_num_threads(1)
+    # Before TrainingArguments, which would begin a process group with a limit of half an hour.
+    dist.init_process_group("gloo", timeout=timedelta(seconds=seconds))
+    for scenario in scenarios:
+        seen = search(scenario, folder, backend)
+        (folder / f"{scenario}-{RANK}.json").write_text(json.dumps(seen))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4:])
