@@ -84,14 +84,17 @@ def descend(rows: Rows, *, eta: float, gradient_scale: float | None, n_steps: in
 
 
 def search(args: Args, train: Rows, validation: Rows) -> optuna.Study:
-    """Lets the agent choose eta and lambda; a divergent pair is a failed trial that it learns from."""
+    """Lets the agent choose eta and lambda; a pair that diverges is a failed trial, which it learns from as well."""
+    untrained = error(torch.zeros_like(train[0][:1]).T, validation)
 
     def validation_error(trial: optuna.Trial) -> float:
+        """The decimal logarithm of the validation error, because the errors span many powers of ten."""
         eta = trial.suggest_float("eta", 1e-3, 10.0, log=True)
         gradient_scale = trial.suggest_float("gradient_scale", 1e-3, 1.0, log=True)
-        return error(descend(train, eta=eta, gradient_scale=gradient_scale, n_steps=args.n_steps), validation)
+        reached = error(descend(train, eta=eta, gradient_scale=gradient_scale, n_steps=args.n_steps), validation)
+        return math.log10(reached) if reached < 10 * untrained else math.nan
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler = RLSampler(seed=args.seed, n_trials=args.n_trials)
     study = optuna.create_study(direction="minimize", sampler=sampler)
     study.enqueue_trial({"eta": 0.01, "gradient_scale": 1 / math.sqrt(args.n_steps)})

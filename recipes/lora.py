@@ -1,0 +1,142 @@
+"""Fine-tune with LoRA: rank, alpha, dropout and target modules are hyperparameters like the others.
+
+    python recipes/lora.py --model google-bert/bert-base-uncased --data stanfordnlp/sst2 --text sentence
+    python recipes/lora.py --offline               # embedded checkpoint and sentences
+
+Adapters want learning rates about ten times those of full fine-tuning (see ``hf_rlsearch.presets.preset("lora")``).
+Needs peft: ``pip install "hf_rlsearch[recipes]"``.
+"""
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import transformers
+from datasets import DatasetDict, load_dataset
+from peft import LoraConfig, TaskType, get_peft_model
+from recipe_tools import be_quiet, hub_or_advice, objective, print_result, read_args
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
+
+import hf_rlsearch  # noqa: F401  registers backend="rl"
+from hf_rlsearch import embedded
+from hf_rlsearch.metrics import load_metric
+from hf_rlsearch.presets import preset
+
+TARGETS = {"query and value": ["query", "value"], "attention": ["query", "key", "value"], "all": "all-linear"}
+
+
+@dataclass
+class Args:
+    """Searches training arguments and adapter of a text classifier."""
+
+    model: str = field(default="google-bert/bert-base-uncased", metadata={"help": "name on the Hub, or a folder"})
+    data: str = field(default="stanfordnlp/sst2", metadata={"help": "name on the Hub, with a column 'label'"})
+    text: str = field(default="sentence", metadata={"help": "column of the texts"})
+    offline: bool = field(default=False, metadata={"help": "embedded checkpoint and sentences, no network"})
+    smoke: bool = field(default=False, metadata={"help": "two tiny trials, to see that everything runs"})
+    backend: str = field(default="rl", metadata={"help": "rl, or another backend of transformers to compare with"})
+    n_trials: int = field(default=12, metadata={"help": "trials, trial 0 (these arguments as they are) included"})
+    timeout: float | None = field(default=None, metadata={"help": "seconds after which no new trial begins"})
+    n_train: int | None = field(default=None, metadata={"help": "rows to train on, all if left out"})
+    n_validation: int | None = field(default=None, metadata={"help": "rows to validate on, all if left out"})
+    max_length: int = field(default=64, metadata={"help": "tokens per text, the rest is cut off"})
+    seed: int = field(default=42, metadata={"help": "seed of the rows, the trainings and the search"})
+    output: str = field(default="runs/lora", metadata={"help": "folder of trials and storage"})
+
+
+def load_rows(args: Args) -> DatasetDict:
+    """Returns ``train`` and ``validation`` with the columns ``text`` and ``label``."""
+    if args.offline:
+        return embedded.classification_dataset(args.seed, args.n_train or 600, args.n_validation or 300)
+    with hub_or_advice(args.data):
+        rows = load_dataset(args.data)
+    wanted = {"train": args.n_train, "validation": args.n_validation}
+    rows = DatasetDict({split: rows[split].shuffle(seed=args.seed) for split in wanted})
+    for split, n_rows in wanted.items():
+        rows[split] = rows[split].select(range(min(n_rows or len(rows[split]), len(rows[split]))))
+    return rows if args.text == "text" else rows.rename_column(args.text, "text")
+
+
+def adapter(trial: Any = None) -> LoraConfig:
+    """The adapter of trial 0 without a trial, else the one that the trial suggests; alpha as a multiple of the rank."""
+    rank, ratio, dropout, target = 8, 2, 0.0, "query and value"
+    if trial is not None:
+        rank = trial.suggest_categorical("lora_rank", [2, 4, 8, 16, 32])
+        ratio = trial.suggest_categorical("lora_alpha_ratio", [1, 2, 4])
+        dropout = trial.suggest_categorical("lora_dropout", [0.0, 0.1])
+        target = trial.suggest_categorical("lora_target", list(TARGETS))
+    return LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=rank,
+        lora_alpha=ratio * rank,
+        lora_dropout=dropout,
+        target_modules=TARGETS[target],
+    )
+
+
+def hp_space(trial: Any) -> dict[str, Any]:
+    """The training arguments; the adapter is suggested in ``model_init``."""
+    return {
+        "learning_rate": trial.suggest_float("learning_rate", 5e-5, 3e-2, log=True),
+        "per_device_train_batch_size": trial.suggest_categorical("per_device_train_batch_size", [8, 16, 32]),
+        "num_train_epochs": trial.suggest_int("num_train_epochs", 2, 5),
+    }
+
+
+def make_trainer(args: Args) -> Trainer:
+    """Makes the Trainer whose arguments are trial 0."""
+    name = embedded.path("bert-tiny") if args.offline else args.model
+    rows = load_rows(args)
+    n_labels = len(set(rows["train"]["label"]) | set(rows["validation"]["label"]))
+    with hub_or_advice(name):
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    rows = rows.map(lambda batch: tokenizer(batch["text"], truncation=True, max_length=args.max_length), batched=True)
+    metric = load_metric("accuracy")
+
+    def model_init(trial: Any = None) -> Any:
+        base = AutoModelForSequenceClassification.from_pretrained(name, num_labels=n_labels)
+        return get_peft_model(base, adapter(trial))
+
+    return Trainer(
+        model_init=model_init,
+        args=TrainingArguments(
+            output_dir=args.output,
+            eval_strategy="epoch",
+            per_device_eval_batch_size=64,
+            seed=args.seed,
+            report_to="none",
+            disable_tqdm=False,
+        ),
+        train_dataset=rows["train"],
+        eval_dataset=rows["validation"],
+        processing_class=tokenizer,
+        compute_metrics=lambda prediction: metric.compute(
+            predictions=prediction.predictions.argmax(-1), references=prediction.label_ids
+        ),
+    )
+
+
+def main(argv: list[str] | None = None) -> Any:
+    """Reads the arguments, searches, prints what was found."""
+    args = read_args(Args, argv)
+    if args.smoke:
+        args = replace(args, n_trials=2, n_train=24, n_validation=16)
+    be_quiet()
+    transformers.set_seed(args.seed)
+    started = time.monotonic()
+    ours = {"published": preset("lora").published} if args.backend == "rl" else {}
+    best = make_trainer(args).hyperparameter_search(
+        hp_space=hp_space,
+        direction="maximize",
+        n_trials=args.n_trials,
+        timeout=args.timeout,
+        backend=args.backend,
+        **objective(args.backend, "accuracy"),
+        **ours,
+    )
+    print_result(best, "accuracy", started)
+    return best
+
+
+if __name__ == "__main__":
+    main()
