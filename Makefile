@@ -45,8 +45,8 @@ chaos: $(VENV)/.test ## Kill, starve and break real searches, then look at what 
 benchmark: $(VENV)/.test ## Rebuild the table of the README
 	$(RUN) scripts/benchmark.py
 
-screenshots: $(VENV)/.test ## Rebuild the pictures under docs/ (needs chromium and chromium-driver)
-	$(RUN) scripts/screenshots.py
+screenshots: $(VENV)/.test ## Rebuild docs/images from SOURCE, or the demo (needs chromium, chromium-driver)
+	$(RUN) scripts/screenshots.py $(or $(SOURCE),runs/demo/hf_rlsearch.db)
 
 clean: ## Remove environments and caches
 	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         StorageError,
         WeightsError,
     )
+    from hf_rlsearch.pruner import RLPruner
     from hf_rlsearch.sampler import RLSampler
 
 _HOME = {
@@ -29,6 +30,7 @@ _HOME = {
     "HfRlSearchError": "errors",
     "ObjectiveError": "errors",
     "ObservationError": "errors",
+    "RLPruner": "pruner",
     "RLSampler": "sampler",
     "SearchFailed": "errors",
     "SearchResult": "backend.result",
@@ -42,6 +44,7 @@ __all__ = [
     "HfRlSearchError",
     "ObjectiveError",
     "ObservationError",
+    "RLPruner",
     "RLSampler",
     "SearchFailed",
     "SearchResult",

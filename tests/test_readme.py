@@ -1,0 +1,74 @@
+"""The README's code runs as it stands and prints what the README says."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+NUMBER = r"-?\d+(?:\.\d+)?(?:e-?\d+)?"
+
+
+def blocks(language: str) -> list[str]:
+    """The code blocks of a language, in the order of the text."""
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, flags=re.DOTALL)
+
+
+def shape(text: str) -> str:
+    """`text` with every number replaced: what the README promises is the form, the digits depend on the machine."""
+    return re.sub(NUMBER, "#", text.strip())
+
+
+def run(code: str, folder: Path) -> str:
+    """Runs `code` as a file in an empty folder and returns what it printed."""
+    (folder / "example.py").write_text(code, encoding="utf-8")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "example.py"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1100, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_first_example_prints_what_the_readme_says(tmp_path: Path) -> None:
+    printed = run(blocks("python")[0], tmp_path)
+    assert shape(printed) == shape(blocks("text")[0])
+    best = float(re.findall(rf"eval_accuracy: ({NUMBER}) in trial", printed)[0])
+    own, gain = (float(x) for x in re.findall(rf"arguments: ({NUMBER}), gain ({NUMBER})", printed)[0])
+    assert gain > 0
+    assert best == pytest.approx(own + gain, abs=2e-4)
+    assert float(printed.splitlines()[-2]) == pytest.approx(best, abs=1e-4)  # the model in the trainer is the best one
+    assert (tmp_path / "runs/readme/report.html").is_file()
+
+
+def test_sampler_and_pruner_alone(tmp_path: Path) -> None:
+    printed = run(blocks("python")[1], tmp_path)
+    assert shape(printed) == "{'learning_rate': #}"
+
+
+def test_files_and_commands_exist() -> None:
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", TEXT) if "://" not in link]
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+    makefile = (ROOT / "Makefile").read_text()
+    assert [t for t in re.findall(r"`make ([\w-]+)`", TEXT) if f"\n{t}:" not in makefile] == []
+
+
+def test_versions_are_those_of_the_constraints() -> None:
+    for column, name in ((1, "constraints-oldest.txt"), (2, "constraints.txt")):
+        pins = dict(line.split("==") for line in (ROOT / name).read_text().splitlines() if "==" in line)
+        table = re.findall(
+            r"^\| (transformers|optuna|stable-baselines3) \| (\S+) \| (\S+) \|$", TEXT, flags=re.MULTILINE
+        )
+        assert {row[0]: row[column] for row in table} == {row[0]: pins[row[0]] for row in table} != {}
+
+
+def test_first_screen_has_the_example() -> None:
+    head = TEXT[: TEXT.index("## ")]
+    assert TEXT.splitlines().index("```python") < 15
+    assert "When not to use it" in head
