@@ -1,0 +1,94 @@
+"""Histories of simulated searches."""
+
+import numpy as np
+import pytest
+
+from hf_rlsearch.history import STATUS
+from hf_rlsearch.observation import task_space_arrays
+from hf_rlsearch.tasks.prior import draw
+from hf_rlsearch.tasks.simulate import Trained, draw_history, measure, observe_tasks, train_partly
+
+TASKS = draw(np.random.default_rng(0), 60, 40)
+ROWS = np.arange(60)[:, None]
+
+
+def test_histories_hold_different_allowed_candidates() -> None:
+    chosen, mask = draw_history(np.random.default_rng(1), TASKS, 12)
+    for b in range(60):
+        trials = chosen[b, mask[b]]
+        assert len(set(trials.tolist())) == len(trials)
+        assert TASKS.candidate_mask[b, trials].all()
+
+
+def test_histories_have_all_lengths_and_leave_something_to_choose() -> None:
+    chosen, mask = draw_history(np.random.default_rng(1), TASKS, 12)
+    assert chosen.shape == mask.shape == (60, 12)
+    assert {0, 12} <= set(mask.sum(1).tolist())
+    assert (mask.sum(1) < TASKS.candidate_mask.sum(1)).all()
+    assert (mask == (np.arange(12) < mask.sum(1, keepdims=True))).all()
+
+
+def test_some_histories_are_greedy() -> None:
+    tasks = draw(np.random.default_rng(0), 300, 60)
+    chosen, mask = draw_history(np.random.default_rng(1), tasks, 20)
+    utility = np.clip(np.take_along_axis(tasks.utility, chosen, 1), -3, 1)
+    early, late = utility[:, :3][mask[:, :3]].mean(), utility[:, 10:][mask[:, 10:]].mean()
+    assert late > early + 0.1
+
+
+def test_a_measurement_is_the_value_and_its_noise() -> None:
+    chosen = np.zeros((60, 400), int)
+    chosen[:] = TASKS.candidate_mask.argmax(1)[:, None]
+    values = measure(np.random.default_rng(0), TASKS, chosen)
+    truth = np.take_along_axis(TASKS.values, chosen[:, :1], 1)[:, 0]
+    sigma = np.take_along_axis(TASKS.noise, chosen[:, :1], 1)[:, 0] * TASKS.spread
+    assert (np.abs(values.mean(1) - truth) < 5 * sigma / 20).all()
+    np.testing.assert_allclose(values.std(1), sigma, rtol=0.25)
+
+
+@pytest.mark.parametrize("length", [0, 1, 15])
+def test_partly_trained_histories_are_consistent(length: int) -> None:
+    rng = np.random.default_rng(3)
+    chosen, mask = draw_history(rng, TASKS, length)
+    trained = train_partly(rng, TASKS, chosen, mask)
+    names = np.array(STATUS)[trained.status]
+    assert (np.isnan(trained.values) == (names == "failed")).all()
+    assert (trained.fidelity[names == "complete"] == 1).all()
+    assert ((trained.fidelity > 0) & (trained.fidelity <= 1)).all()
+    assert (trained.fidelity[names == "running"] < 1).all()
+    at_reference, at_half = trained.at_reference, trained.at_half
+    value = np.where(np.isnan(trained.values), np.inf, trained.values)
+    assert (at_reference[~np.isnan(at_reference)] <= value[~np.isnan(at_reference)] + 1e-9).all()
+    assert (at_half[~np.isnan(at_half)] <= value[~np.isnan(at_half)] + 1e-9).all()
+
+
+def test_all_states_of_trials_occur() -> None:
+    rng = np.random.default_rng(3)
+    chosen, mask = draw_history(rng, TASKS, 15)
+    trained = train_partly(rng, TASKS, chosen, mask)
+    assert set(trained.status[mask].tolist()) == set(range(len(STATUS)))
+    running = (trained.status == STATUS.index("running")) & mask
+    assert (running.sum(1) <= 1).all()
+    b, t = np.nonzero(running)
+    assert (t == mask.sum(1)[b] - 1).all()
+
+
+def test_what_was_tried_is_masked_and_targets_are_not() -> None:
+    chosen, mask = draw_history(np.random.default_rng(1), TASKS, 5)
+    trained = Trained.complete(chosen, measure(np.random.default_rng(2), TASKS, chosen), mask)
+    space = task_space_arrays(TASKS)
+    allowed = observe_tasks(space, TASKS, trained).candidate_mask
+    b, t = np.nonzero(mask)
+    assert not allowed[b, chosen[b, t]].any()
+    assert allowed.sum() == TASKS.candidate_mask.sum() - len(b)
+    targets = np.tile(np.arange(7), (60, 1))
+    scored = observe_tasks(space, TASKS, trained, targets)
+    np.testing.assert_array_equal(scored.candidate_mask, TASKS.candidate_mask[:, :7])
+
+
+def test_trials_are_rows_of_the_candidates_that_were_chosen() -> None:
+    chosen, mask = draw_history(np.random.default_rng(1), TASKS, 5)
+    trained = Trained.complete(chosen, np.zeros(chosen.shape), mask)
+    observation = observe_tasks(task_space_arrays(TASKS), TASKS, trained)
+    np.testing.assert_array_equal(observation.trials, observation.candidates[ROWS, chosen])
+    assert (observation.candidates[~np.broadcast_to(TASKS.present, observation.candidates.shape)] == -1).all()
