@@ -37,7 +37,6 @@ LAYERS: dict[str, float] = {
     "stop_env": 3.5,
     "policy": 4,
     "weights": 4,
-    "optim": 4,
     "agent": 5,
     "predictor_training": 5,
     "meta_train": 5.5,
