@@ -189,9 +189,10 @@ class Rendezvous:
             SearchFailed: A rank did not come within twice the group's time limit.
         """
         import torch.distributed as dist
+        from torch.distributed import distributed_c10d
 
         self._n_met += 1
-        store = dist.PrefixStore(f"hf_rlsearch/{self._n_met}", self._store)
+        store = distributed_c10d.PrefixStore(f"hf_rlsearch/{self._n_met}", self._store)
         store.set(f"report/{self._rank}", json.dumps(report))
         if "nccl" in self._backend:
             raise SearchFailed(self._lost(report))
@@ -204,7 +205,7 @@ class Rendezvous:
         reports = [json.loads(store.get(f"report/{rank}").decode()) for rank in range(self._size)]
         dist.init_process_group(
             self._backend,
-            store=dist.PrefixStore("group", store),
+            store=distributed_c10d.PrefixStore("group", store),
             rank=self._rank,
             world_size=self._size,
             timeout=self._timeout,

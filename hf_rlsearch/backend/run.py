@@ -4,7 +4,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from hf_rlsearch._typing import Params
@@ -130,28 +129,29 @@ class Search:
                 return self._result(message["reason"])
             message.pop("kind")
             plan = Plan.from_json(message)
-            error = self._train(plan)
-            self._ranks.decide(partial(self._check, error))
+            fatal = self._train(plan)
+            if fatal is not None:
+                raise fatal
+            self._ranks.decide(self._check)
 
     def _next(self) -> Params:
         assert self._chief is not None
         return self._chief.next()
 
-    def _check(self, error: BaseException | None) -> Params:
+    def _check(self) -> Params:
         """Rank 0: goes on after a failed trial, or raises."""
         assert self._chief is not None
-        if error is not None and not isinstance(error, self._settings.caught):
-            raise error
-        self._chief.check_failures(error)
+        self._chief.check_failures(None)
         return {}
 
-    def _train(self, plan: Plan) -> BaseException | None:
-        """Trains one configuration on all ranks and records it; returns the exception that it failed with."""
+    def _train(self, plan: Plan) -> Exception | None:
+        """Trains one configuration on all ranks and records it; returns an exception that has to end the search."""
         chief = self._chief
         report: Callable[[int, float], bool] = chief.report if chief is not None else (lambda step, value: False)
         monitor = Monitor(plan, self.objective, self._ranks, report)
         trainer: Any = None
-        error: BaseException | None = None
+        error: Exception | None = None
+        fatal: Exception | None = None
         try:
             trainer = self._source.trainer_for(plan, self._drawer, self.objective, monitor)
             outcome, error = run_trial(trainer, plan, monitor, self.objective)
@@ -159,7 +159,7 @@ class Search:
             error = caught
             outcome = Outcome(status=FAILED, failure=Failure.from_error(caught, rank=self._ranks.rank))
         try:
-            outcome = self._agree(outcome, raised=error is not None)
+            outcome, fatal = self._agree(outcome, error)
             if outcome.status == COMPLETE:
                 outcome = self._keep(trainer, plan, outcome)
         except SearchFailed:
@@ -170,25 +170,36 @@ class Search:
             self._source.release()
         if chief is not None:
             chief.record(plan, outcome)
-        return error
+        return fatal
 
-    def _agree(self, outcome: Outcome, *, raised: bool) -> Outcome:
-        """One outcome for all ranks: a failure on any of them fails the trial, what rank 0 measured counts."""
+    def _agree(self, outcome: Outcome, error: Exception | None) -> tuple[Outcome, Exception | None]:
+        """One outcome for all ranks: a failure on any of them fails the trial, what rank 0 measured counts.
+
+        Returns:
+            The outcome, and the exception to raise if the failure is one that the search may not go on after.
+        """
         report = {
+            "caught": error is None or isinstance(error, self._settings.caught),
             "status": outcome.status,
             "values": list(outcome.values),
             "failure": None if outcome.failure is None else outcome.failure.to_json(),
         }
-        reports = self._ranks.settle(report, failed=raised, let_go=self._source.release)
-        failures = [Failure(**report["failure"]) for report in reports if report["failure"] is not None]
+        reports = self._ranks.settle(report, failed=error is not None, let_go=self._source.release)
+        failures = [Failure(**each["failure"]) for each in reports if each["failure"] is not None]
         if failures:
             first = next((failure for failure in failures if failure.kind != "lost"), failures[0])
             outcome.status, outcome.failure, outcome.values = FAILED, first, ()
-        elif any(report["status"] != reports[0]["status"] for report in reports):
+            return outcome, None if reports[first.rank]["caught"] else self._fatal(first, error)
+        if any(each["status"] != reports[0]["status"] for each in reports):
             raise AssertionError(f"The ranks disagree on how the trial ended: {[r['status'] for r in reports]}.")
-        else:
-            outcome.status, outcome.values = reports[0]["status"], tuple(reports[0]["values"])
-        return outcome
+        outcome.status, outcome.values = reports[0]["status"], tuple(reports[0]["values"])
+        return outcome, None
+
+    def _fatal(self, failure: Failure, error: Exception | None) -> Exception:
+        """What this rank raises for a failure that ``catch`` leaves out: its own exception, or news of another's."""
+        if failure.rank == self._ranks.rank and error is not None:
+            return error
+        return SearchFailed(f"Rank {failure.rank} ended the search with {failure.reason}")
 
     def _record_loss(self, plan: Plan, outcome: Outcome) -> None:
         """Rank 0, before the job ends: the trial that a rank was lost in has failed, and is not tried for ever."""

@@ -126,7 +126,7 @@ TRAINERS: dict[str, type[Trainer]] = {
 SCENARIO_OF = {"too_many_failures": "raise_on_rank_1", "catch_nothing": "raise_on_rank_1"}
 
 
-def make_trainer(scenario: str, folder: Path) -> Trainer:
+def make_trainer(scenario: str, folder: Path, backend: str) -> Trainer:
     cls = TRAINERS.get(scenario) or type("Here", (Breaks,), {"scenario": SCENARIO_OF.get(scenario, scenario)})
     args = TrainingArguments(
         output_dir=str(folder / scenario),
@@ -139,11 +139,12 @@ def make_trainer(scenario: str, folder: Path) -> Trainer:
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
-    return cls(args=args, model_init=model_init, train_dataset=Rows(64, 0), eval_dataset=Rows(32, 1))
+    build = model_init if backend == "rl" else (lambda: tiny_model())
+    return cls(args=args, model_init=build, train_dataset=Rows(64, 0), eval_dataset=Rows(32, 1))
 
 
 def search(scenario: str, folder: Path, backend: str) -> dict[str, Any]:
-    trainer = make_trainer(scenario, folder)
+    trainer = make_trainer(scenario, folder, backend)
     options: dict[str, Any] = {"hp_space": rates, "n_trials": 3, **OPTIONS.get(scenario, {})}
     if scenario == "objective_raises":
         options["compute_objective"] = RaisingObjective(trainer)
@@ -152,6 +153,8 @@ def search(scenario: str, folder: Path, backend: str) -> dict[str, Any]:
     try:
         best = trainer.hyperparameter_search(backend=backend, **options)
     except Exception as error:
+        if scenario.startswith(("hang", "kill")):
+            raise
         return {"error": type(error).__name__, "text": str(error), "flag": str(trainer.hp_search_backend)}
     result = best.run_summary
     return {
