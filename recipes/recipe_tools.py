@@ -1,5 +1,6 @@
 """What every recipe needs and none is about: reading its arguments, saying what is missing, printing the result."""
 
+import os
 import sys
 import time
 import warnings
@@ -55,7 +56,9 @@ def objective(backend: str, metric: str) -> dict[str, Any]:
 
 
 def print_result(best: Any, metric: str, started: float) -> None:
-    """Prints the best trial; for our backend also the gain over the arguments that the recipe began with."""
+    """Prints the best trial, once; for our backend also the gain over the arguments that the recipe began with."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     print(f"best {metric}: {best.objective:.4f} in run {best.run_id}, {time.monotonic() - started:.0f} s")
     print(f"hyperparameters: {best.hyperparameters}")
     result = best.run_summary
