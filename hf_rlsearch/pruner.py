@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,16 +55,19 @@ class RLPruner(BasePruner):
         self, *, max_resource: float | None = None, budget: float | None = None, weights: str | Path | None = None
     ) -> None:
         for name, value in (("max_resource", max_resource), ("budget", budget)):
-            if value is not None and not value > 0:
-                raise ArgumentsError(f"{name}={value!r}: expected a number above 0, or None where it is not known.")
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if value is not None and not (number and 0 < value < math.inf):
+                raise ArgumentsError(
+                    f"{name}={value!r}: expected a finite number above 0, or None where it is not known."
+                )
         self._max_resource, self._budget, self._weights = max_resource, budget, weights
-        self._finished: dict[tuple[str, int], _Curve | None] = {}
+        self._finished: dict[tuple[str, int, datetime | None], _Curve | None] = {}
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        """True if the trial should stop now.
+        """True if the trial should stop now; never in a study with several directions, where Optuna has no reports.
 
         Raises:
-            ValueError: The study has several directions; Optuna knows no pruning there.
+            WeightsError: The weights are missing or hold no stop rule.
         """
         if not trial.intermediate_values:
             return False
@@ -79,7 +84,7 @@ class RLPruner(BasePruner):
         """The curve of another trial; those of finished trials, which cannot change, are read once."""
         if not trial.state.is_finished():
             return _Curve.of(trial, study)
-        key = (study.study_name, trial.number)
+        key = (study.study_name, trial.number, trial.datetime_complete)  # names may come again in another storage
         if key not in self._finished:
             self._finished[key] = _Curve.of(trial, study)
         return self._finished[key]

@@ -3,9 +3,9 @@
     python scripts/renew_golden.py [--weights rl-v1]
 
 Run it after the bundled weights have been replaced. The observations are renewed with the scores only where
-Run it after the bundled weights have been replaced. The observations are renewed with the scores only where
 `--observations` is given: they are stored as arrays, so that a change of the prior or of the observation builder does
 not pass unseen.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,254 @@
+"""RLPruner in real studies. The rules here are extreme ones: what they stop is decided by the pruner around them."""
+
+import math
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from optuna.trial import TrialState
+
+from hf_rlsearch.curve_features import CURVE_FEATURES
+from hf_rlsearch.errors import ArgumentsError, WeightsError
+from hf_rlsearch.history import STOP_KEY
+from hf_rlsearch.policy.stop import StopRule
+from hf_rlsearch.pruner import DECISIONS_PER_TRAINING, RLPruner
+from hf_rlsearch.weights.load import load_weights, save_weights
+
+Rules = Callable[[str], Path]
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    yield
+    optuna.logging.set_verbosity(before)
+
+
+@pytest.fixture(scope="module")
+def rules(tmp_path_factory: pytest.TempPathFactory) -> Rules:
+    """Weights whose stop rule always stops, never stops, or does as random numbers say."""
+    folder, card = tmp_path_factory.mktemp("weights"), replace(load_weights()[1], name="test")
+
+    def make(kind: str) -> Path:
+        generator = torch.Generator().manual_seed(0)
+        shapes = [(8, len(CURVE_FEATURES) + 1), (8, 8), (2, 8)]
+        tensors = {}
+        for i, shape in enumerate(shapes):
+            scale = 1.0 if kind == "random" else 0.0
+            tensors[f"stop.{i}.weight"] = torch.randn(shape, generator=generator) * scale
+            tensors[f"stop.{i}.bias"] = torch.zeros(shape[0])
+        if kind != "random":
+            tensors["stop.2.bias"] = torch.tensor([0.0, 5.0 if kind == "always" else -5.0])
+        path = folder / f"{kind}.safetensors"
+        if kind == "none":
+            tensors = {"other": torch.zeros(1)}
+        if not path.exists():
+            save_weights(path, tensors, card)
+        return path
+
+    return make
+
+
+def objective(qualities: list[float], n_reports: int = 5, sign: float = 1.0, stride: int = 1) -> Any:
+    """Trial n reports and returns quality n, the same at every step."""
+
+    def train(trial: optuna.Trial) -> float:
+        value = sign * qualities[trial.number]
+        for step in range(1, n_reports + 1):
+            trial.report(value, step * stride)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return value
+
+    return train
+
+
+def run(pruner: RLPruner, qualities: list[float], direction: str = "maximize", **settings: Any) -> optuna.Study:
+    study = optuna.create_study(direction=direction, pruner=pruner, sampler=optuna.samplers.RandomSampler(seed=0))
+    sign = 1.0 if direction == "maximize" else -1.0
+    study.optimize(objective(qualities, sign=sign, **settings), n_trials=len(qualities))
+    return study
+
+
+def pruned(study: optuna.Study) -> list[int]:
+    return [t.number for t in study.trials if t.state == TrialState.PRUNED]
+
+
+QUALITIES = [0.3, 0.1, 0.5, 0.4, 0.9, 0.2, 0.95, 0.9]
+LEADERS = [0, 2, 4, 6]  # better than all before
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_the_leader_is_never_pruned_and_the_rest_is_at_once(rules: Rules, direction: str) -> None:
+    study = run(RLPruner(max_resource=5, weights=rules("always")), QUALITIES, direction)
+    assert pruned(study) == [n for n in range(8) if n not in LEADERS]
+    assert all(study.trials[n].last_step == 1 for n in pruned(study))
+
+
+def test_equal_trials_lead_together(rules: Rules) -> None:
+    assert pruned(run(RLPruner(max_resource=5, weights=rules("always")), [0.5] * 4)) == []
+
+
+def test_a_rule_that_never_stops_prunes_nothing(rules: Rules) -> None:
+    assert pruned(run(RLPruner(max_resource=5, weights=rules("never")), QUALITIES)) == []
+
+
+def test_it_leads_who_leads_at_the_same_step(rules: Rules) -> None:
+    """A trial that is behind all final values, but ahead of what they were at its step, goes on."""
+    pruner = RLPruner(max_resource=4, weights=rules("always"))
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    curves = [[0.1, 0.2, 0.8, 0.9], [0.3, 0.3, 0.3, 0.3]]
+
+    def train(trial: optuna.Trial) -> float:
+        for step, value in enumerate(curves[trial.number], 1):
+            trial.report(value, step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return curves[trial.number][-1]
+
+    study.optimize(train, n_trials=2)
+    assert study.trials[1].state == TrialState.PRUNED
+    assert study.trials[1].last_step == 3
+
+
+def test_without_a_resource_the_first_trial_tells_it(rules: Rules) -> None:
+    study = run(RLPruner(weights=rules("always")), QUALITIES)
+    assert pruned(study) == [n for n in range(8) if n not in LEADERS]
+    assert study.trials[0].state == TrialState.COMPLETE
+
+
+def test_trials_without_reports_are_left_alone(rules: Rules) -> None:
+    study = optuna.create_study(pruner=RLPruner(max_resource=5, weights=rules("always")))
+    study.optimize(lambda trial: float(trial.should_prune()), n_trials=3)
+    assert [t.value for t in study.trials] == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_reports_that_are_no_numbers_are_survived(rules: Rules, bad: float) -> None:
+    study = run(RLPruner(max_resource=5, weights=rules("always")), [0.5, bad, 0.3, 0.7])
+    assert pruned(study) == [2]
+    with_early_loss = optuna.create_study(
+        direction="maximize", pruner=RLPruner(max_resource=3, weights=rules("always"))
+    )
+    with_early_loss.add_trial(optuna.trial.create_trial(value=0.5, intermediate_values={1: 0.5, 2: 0.5, 3: 0.5}))
+    trial = with_early_loss.ask()
+    trial.report(bad, 1)
+    assert not trial.should_prune()
+    trial.report(0.1, 2)
+    assert trial.should_prune()
+
+
+def test_reports_from_step_zero_are_fine(rules: Rules) -> None:
+    study = optuna.create_study(direction="maximize", pruner=RLPruner(weights=rules("always")))
+
+    def train(trial: optuna.Trial) -> float:
+        for step in range(3):
+            trial.report(-trial.number, step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return -float(trial.number)
+
+    study.optimize(train, n_trials=3)
+    assert pruned(study) == [1, 2]
+
+
+def test_failed_and_waiting_trials_count_for_nothing(rules: Rules) -> None:
+    study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=5, weights=rules("always")))
+    failed = optuna.trial.create_trial(state=TrialState.FAIL, intermediate_values={1: 9.0})
+    study.add_trial(failed)
+    study.enqueue_trial({})
+    study.enqueue_trial({})
+    trial = study.ask()
+    trial.report(0.1, 1)
+    assert not trial.should_prune()
+
+
+def test_studies_with_several_directions_run_unpruned(rules: Rules) -> None:
+    pruner = RLPruner(max_resource=5, weights=rules("always"))
+    study = optuna.create_study(directions=["maximize", "minimize"], pruner=pruner)
+    study.optimize(lambda trial: (trial.suggest_float("x", 0, 1), 1.0), n_trials=3)
+    assert pruned(study) == []
+    assert not pruner.prune(study, study.trials[0])
+
+
+def test_a_pruner_survives_pickling_with_what_it_knows(rules: Rules) -> None:
+    pruner = RLPruner(max_resource=5, budget=8, weights=rules("random"))
+    study = run(pruner, QUALITIES)
+    copy = pickle.loads(pickle.dumps(pruner))
+    trial = study.ask()
+    trial.report(0.35, 2)
+    frozen = study.trials[-1]
+    assert copy.prune(study, frozen) == pruner.prune(study, frozen)
+    fresh = pickle.loads(pickle.dumps(RLPruner(max_resource=5, budget=8, weights=rules("random"))))
+    assert pruned(run(fresh, QUALITIES)) == pruned(study)
+
+
+def test_directions_are_alike_for_any_rule(rules: Rules) -> None:
+    results = []
+    for direction in ("maximize", "minimize"):
+        study = run(RLPruner(max_resource=5, budget=6, weights=rules("random")), QUALITIES * 2, direction)
+        results.append([(t.state, t.last_step, t.system_attrs.get(STOP_KEY)) for t in study.trials])
+    assert results[0] == results[1]
+
+
+def test_the_axis_may_be_of_any_unit(rules: Rules) -> None:
+    results = []
+    for stride in (1, 1000):
+        pruner = RLPruner(max_resource=5 * stride, weights=rules("random"))
+        study = run(pruner, QUALITIES, stride=stride)
+        results.append([(t.state, t.system_attrs.get(STOP_KEY)) for t in study.trials])
+    assert results[0] == results[1]
+
+
+def test_a_judged_trial_says_why(rules: Rules) -> None:
+    study = run(RLPruner(max_resource=5, weights=rules("always")), QUALITIES)
+    reason = study.trials[1].system_attrs[STOP_KEY]
+    assert reason["fidelity"] == 0.2
+    assert reason["probability"] == pytest.approx(1 / (1 + np.exp(-5)), abs=1e-4)
+    assert STOP_KEY not in study.trials[0].system_attrs
+
+
+def test_frequent_reports_are_judged_now_and_then(rules: Rules, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    real = StopRule.log_odds
+
+    def counted(self: StopRule, features: np.ndarray) -> np.ndarray:
+        calls.append(features[0, CURVE_FEATURES.index("fidelity")])
+        return real(self, features)
+
+    monkeypatch.setattr(StopRule, "log_odds", counted)
+    run(RLPruner(max_resource=200, weights=rules("never")), [1.0, 0.0], n_reports=200)
+    assert DECISIONS_PER_TRAINING - 1 <= len(calls) <= DECISIONS_PER_TRAINING + 1
+    assert (np.diff(calls) > 0).all()
+
+
+def test_the_budget_reaches_the_rule(rules: Rules, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def log_odds(self: StopRule, features: np.ndarray) -> np.ndarray:
+        seen.append(features[0, CURVE_FEATURES.index("share_left")])
+        return np.array([-1.0])
+
+    monkeypatch.setattr(StopRule, "log_odds", log_odds)
+    run(RLPruner(max_resource=1, budget=4, weights=rules("never")), [1.0, 0.5, 0.2], n_reports=1)
+    assert seen == pytest.approx([0.5, 0.25])
+
+
+# --------------------------------------------------------------------------------------------------- what is refused
+@pytest.mark.parametrize("name", ["max_resource", "budget"])
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "10", True])
+def test_arguments_out_of_range_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(ArgumentsError, match=f"{name}={value!r}: expected a finite number above 0, or None"):
+        RLPruner(**{name: value})
+
+
+def test_weights_without_a_stop_rule_are_refused(rules: Rules) -> None:
+    with pytest.raises(WeightsError, match="hold no stop rule"):
+        run(RLPruner(max_resource=5, weights=rules("none")), QUALITIES)
