@@ -13,7 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.backend import checkpoints
+from hf_rlsearch.backend import checkpoints, confirm
 from hf_rlsearch.backend.distributed import RUN, STOP
 from hf_rlsearch.backend.drawing import Drawer, suggest
 from hf_rlsearch.backend.failures import Failure
@@ -21,8 +21,8 @@ from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.progress import Progress
 from hf_rlsearch.backend.result import BASELINE, CONFIRM, SEARCH, role
 from hf_rlsearch.backend.settings import Settings
-from hf_rlsearch.backend.storage import OWNER, Opened, finished, owner, requeue_interrupted
-from hf_rlsearch.backend.trial import COMPLETE, FAILED, PRUNED, Outcome, Plan, SharedTrial
+from hf_rlsearch.backend.storage import OBJECTIVE, OWNER, Opened, finished, owner, requeue_interrupted
+from hf_rlsearch.backend.trial import COMPLETE, FAILED, FULL_TRAINING, PRUNED, Outcome, Plan, SharedTrial
 from hf_rlsearch.errors import SearchFailed
 
 logger = logging.getLogger(__name__)
@@ -63,18 +63,21 @@ class Chief:
         self._drawer, self._objective, self._settings = drawer, objective, settings
         self._model, self._world_size = model, world_size
         self._trial: optuna.Trial | None = None
+        self._confirmed = False
         self._deadline = math.inf if settings.timeout is None else time.monotonic() + settings.timeout
         again = requeue_interrupted(self.study, alone=alone)
         if opened.resumed and settings.sampler is not None:
             # A seeded sampler would draw again what it drew in the first run.
             self.study.sampler.reseed_rng()
-        self.progress = Progress(n_trials=settings.n_trials, n_done=len(finished(self.study)), quiet=quiet)
+        self.progress = Progress(n_trials=settings.most_trials, n_done=len(finished(self.study)), quiet=quiet)
         self.progress.say(opened.note)
         self.progress.say(
             f"Objective: {', '.join(objective.names)}, {', '.join(objective.directions)} ({objective.why})."
         )
         for number in again:
             self.progress.say(f"Trial {number} was interrupted and is taken up again.")
+        if OBJECTIVE not in self.study.user_attrs:
+            self.study.set_user_attr(OBJECTIVE, objective.to_json())
         self._enqueue_baseline()
 
     def next(self) -> Params:
@@ -85,7 +88,7 @@ class Chief:
         """
         while True:
             reason = self._reason_to_stop()
-            if reason is not None:
+            if reason is not None and not (reason != "timeout" and self._enqueue_confirmation()):
                 return {"kind": STOP, "reason": reason}
             self._trial = self.study.ask()
             try:
@@ -98,7 +101,9 @@ class Chief:
         """Stores a point of the running trial's learning curve; True if the pruner stops the trial."""
         assert self._trial is not None
         self._trial.report(value, step)
-        return bool(self._trial.should_prune())
+        # The user's own configuration and confirmations are trained to their end: they are what others are compared to.
+        is_search = self._trial.user_attrs.get("role") == SEARCH
+        return is_search and len(self.study.directions) == 1 and bool(self._trial.should_prune())
 
     def keeps(self, outcome: Outcome) -> bool:
         """Whether a finished trial's model is among the best k, so that it has to be on disk."""
@@ -107,12 +112,16 @@ class Chief:
         assert self._trial is not None
         if len(self.study.directions) > 1:
             return True
+        if role_of(self._trial) == CONFIRM:
+            return False
+        if role_of(self._trial) == BASELINE and self._settings.confirm:
+            return True
         better = [t for t in self._ranking() if not self._objective.better(outcome.values[0], float(t.values[0]))]
-        return len(better) < self._settings.keep_checkpoints
+        return len(better) < self._n_kept()
 
     def is_best(self, outcome: Outcome) -> bool:
         """Whether a trial that has just ended beats all before it."""
-        if outcome.status != COMPLETE:
+        if outcome.status != COMPLETE or role_of(self._trial) == CONFIRM:
             return False
         ranking = self._ranking()
         return not ranking or self._objective.better(outcome.values[0], float(ranking[0].values[0]))
@@ -138,7 +147,7 @@ class Chief:
             told = self.study.tell(trial, state=_STATES[outcome.status], skip_if_finished=True)
         self._trial = None
         self._show(plan, told, outcome)
-        self._discard_checkpoints(told)
+        self._discard_checkpoints()
 
     def check_failures(self, error: BaseException | None) -> None:
         """Ends the search if too many trials have failed; diverged ones do not count, they are an answer.
@@ -151,7 +160,7 @@ class Chief:
             return
         last = (failed[-1].user_attrs.get("failure") or {}).get("reason", "unknown")
         raise SearchFailed(
-            f"{len(failed)} of {self._settings.n_trials} trials have failed, the last one with: {last}. The search "
+            f"{len(failed)} of {self._settings.most_trials} trials have failed, the last one with: {last}. The search "
             f"stops at "
             f"{self._settings.failures_allowed} (max_failed_trials). The finished trials are kept in study "
             f"{self.study.study_name!r}; see the attribute 'failure' of each trial for its traceback."
@@ -161,12 +170,14 @@ class Chief:
         study: Any = self.study
         waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         n_done = len([t for t in finished(self.study) if role(t) != CONFIRM])
-        if n_done >= self._settings.n_trials and not any(self._is_ours(t) for t in waiting):
+        if n_done >= self._settings.most_trials and not any(self._is_ours(t) for t in waiting):
             return "n_trials"
         if study._stop_flag:
             return "study.stop"
         if time.monotonic() >= self._deadline:
             return "timeout"
+        if self._settings.budget is not None and self.spent() >= self._settings.budget:
+            return "budget"
         target, ranking = self._settings.target, self._ranking()
         if target is not None and ranking and not self._objective.better(target, float(ranking[0].values[0])):
             return "target"
@@ -183,12 +194,13 @@ class Chief:
         trial.set_user_attr("attempts", attempts)
         if attempts > _MAX_ATTEMPTS:
             raise SearchFailed(f"The process ended {_MAX_ATTEMPTS} times while it trained trial {trial.number}.")
-        if baseline:
+        if trial.user_attrs.get("role") == CONFIRM:
+            params, values, exact = self._repeat(trial)
+        elif baseline:
             recorded, exact = self._drawer.of_the_user(self._model)
             for name in recorded:
                 suggest(trial, name, self._drawer.space.distributions[name])
-            params: Params = {}
-            values: Params = {}
+            params, values = {}, {}
         else:
             params, values = self._drawer.draw(trial)
             exact = params
@@ -228,11 +240,64 @@ class Chief:
             return f"run-{trial.number}"
         return str(self._settings.hp_name(SharedTrial(params or dict(trial.params), trial.number)))
 
+    def spent(self) -> float:
+        """Full trainings so far; a pruned or failed trial counts for the part that was trained."""
+        return sum(
+            1.0 if t.state == TrialState.COMPLETE else max(t.intermediate_values, default=0) / FULL_TRAINING
+            for t in finished(self.study)
+            if role(t) != CONFIRM
+        )
+
+    def discard_all_but_the_best(self) -> None:
+        """After the confirmations: only as many models stay as the user wants."""
+        self._confirmed = True
+        self._discard_checkpoints()
+
+    def _enqueue_confirmation(self) -> bool:
+        """Puts the next confirmation into the queue; False when there is none to make."""
+        if self._settings.confirm == 0 or len(self.study.directions) > 1:
+            return False
+        trials = self.study.get_trials(deepcopy=False)
+        if any(t.state == TrialState.WAITING and role(t) == CONFIRM for t in trials):
+            return True
+        own = next((t for t in trials if role(t) == BASELINE and t.state == TrialState.COMPLETE), None)
+        numbers = confirm.candidates(self._ranking(), own, self._settings.confirm)
+        maximize = self._objective.directions[0] == "maximize"
+        run = confirm.next_run(numbers, trials, seed=int(self._drawer.frozen.value("seed")), maximize=maximize)
+        if run is None:
+            return False
+        number, seed = run
+        attributes = {"role": CONFIRM, confirm.OF: number, confirm.SEED: seed}
+        self.study.enqueue_trial(trials[number].params, user_attrs=attributes)
+        return True
+
+    def _repeat(self, trial: optuna.Trial) -> tuple[Params, Params, Params]:
+        """Params, values and exact hyperparameters of the trial that this one confirms, under its own seed."""
+        original = self.study.get_trials(deepcopy=False)[trial.user_attrs[confirm.OF]]
+        for name, distribution in original.distributions.items():
+            suggest(trial, name, distribution)
+        params = {} if role(original) == BASELINE else dict(original.params)
+        values = {**original.user_attrs.get("values", {}), "seed": trial.user_attrs[confirm.SEED]}
+        return params, values, dict(original.user_attrs.get("hyperparameters", original.params))
+
+    def _n_kept(self) -> int:
+        """Models on disk; until the confirmations are made, all that may win them."""
+        n_kept = self._settings.keep_checkpoints
+        return n_kept if self._confirmed or n_kept == 0 else max(n_kept, self._settings.confirm)
+
     def _enqueue_baseline(self) -> None:
         if not self._settings.baseline or self.study.get_trials(deepcopy=False):
             return
         recorded, _ = self._drawer.of_the_user(self._model)
         self.study.enqueue_trial(recorded, user_attrs={"role": BASELINE})
+
+    def _kept_in_order(self) -> list[FrozenTrial]:
+        """The ranking, the winner of the confirmations first."""
+        best = confirm.winner(
+            confirm.confirmations(finished(self.study)), maximize=self._objective.directions[0] == "maximize"
+        )
+        first = best.number if best is not None and self._confirmed else None
+        return sorted(self._ranking(), key=lambda t: t.number != first)
 
     def _ranking(self) -> list[FrozenTrial]:
         """Complete trials of a single objective, best first, earlier ones first among equals."""
@@ -242,12 +307,14 @@ class Chief:
         complete = [t for t in finished(self.study) if t.state == TrialState.COMPLETE and role(t) != CONFIRM]
         return sorted(complete, key=lambda t: (sign * float(t.values[0]), t.number))
 
-    def _discard_checkpoints(self, told: FrozenTrial) -> None:
+    def _discard_checkpoints(self) -> None:
         """Leaves the best k checkpoints on disk."""
         if len(self.study.directions) > 1:
             kept = {trial.number for trial in self.study.best_trials}
         else:
-            kept = {trial.number for trial in self._ranking()[: self._settings.keep_checkpoints]}
+            kept = {trial.number for trial in self._kept_in_order()[: self._n_kept()]}
+        if self._settings.confirm and not self._confirmed:
+            kept |= {trial.number for trial in finished(self.study) if role(trial) == BASELINE}
         for trial in finished(self.study):
             folder = trial.user_attrs.get("folder")
             if folder is None or not Path(folder).is_dir():
@@ -294,6 +361,11 @@ def versions() -> Params:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
     }
+
+
+def role_of(trial: optuna.Trial | None) -> str:
+    """The role of a running trial."""
+    return str(trial.user_attrs.get("role", SEARCH)) if trial is not None else SEARCH
 
 
 def _kind(trial: FrozenTrial) -> str:

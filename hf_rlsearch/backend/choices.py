@@ -3,6 +3,7 @@
 import optuna
 
 from hf_rlsearch.backend.settings import Settings
+from hf_rlsearch.backend.trial import FULL_TRAINING
 from hf_rlsearch.space import SearchSpace
 
 
@@ -24,13 +25,29 @@ def choose_sampler(settings: Settings, space: SearchSpace, *, seed: int) -> optu
     load_agent(settings.weights)
     return RLSampler(
         seed=seed if settings.seed is None else settings.seed,
-        n_trials=settings.n_trials,
+        n_trials=settings.most_trials,
         weights=settings.weights,
         search_space=space,
         published=settings.published,
     )
 
 
-def choose_pruner(settings: Settings) -> optuna.pruners.BasePruner:
-    """The user's pruner, else none: every trial is trained to its end."""
-    return settings.pruner if settings.pruner is not None else optuna.pruners.NopPruner()
+def choose_pruner(settings: Settings, n_objectives: int) -> optuna.pruners.BasePruner:
+    """The user's pruner, else our stop rule; none where several objectives or weights without one rule it out.
+
+    Args:
+        settings: Of the search.
+        n_objectives: Number of directions.
+    """
+    if settings.pruner is not None:
+        chosen: optuna.pruners.BasePruner = settings.pruner
+        return chosen
+    from hf_rlsearch.policy.stop import StopRule
+    from hf_rlsearch.pruner import RLPruner
+    from hf_rlsearch.weights.load import load_weights
+
+    tensors = load_weights(settings.weights)[0]
+    if n_objectives > 1 or not any(name.startswith("stop.") for name in tensors):
+        return optuna.pruners.NopPruner()
+    StopRule(tensors)
+    return RLPruner(max_resource=FULL_TRAINING, budget=settings.budget, weights=settings.weights)

@@ -89,6 +89,38 @@ class Objective:
             )
         return tuple(_number("compute_objective", value) for value in values)
 
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, ``compute_objective`` left out."""
+        return {
+            "names": list(self.names),
+            "directions": list(self.directions),
+            "multi": self.multi,
+            "computed": self.function is not None,
+            "follows": None if self.follows is None else list(self.follows),
+        }
+
+    @classmethod
+    def from_json(
+        cls, data: Mapping[str, Any], compute_objective: Callable[[dict[str, Any]], Any] | None = None
+    ) -> "Objective":
+        """The inverse of ``to_json``.
+
+        Raises:
+            ObjectiveError: The objective was computed, and ``compute_objective`` is not given.
+        """
+        if data["computed"] and compute_objective is None:
+            raise ObjectiveError(
+                f"The objective was computed by {data['names'][0]!r}: pass that function as compute_objective."
+            )
+        return cls(
+            names=tuple(data["names"]),
+            directions=tuple(data["directions"]),
+            multi=data["multi"],
+            function=compute_objective if data["computed"] else None,
+            why="the study",
+            follows=None if data["follows"] is None else (data["follows"][0], data["follows"][1]),
+        )
+
     def better(self, value: float, other: float) -> bool:
         """Whether the first value of a single objective beats the second."""
         return value > other if self.directions[0] == MAXIMIZE else value < other

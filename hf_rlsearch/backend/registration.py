@@ -115,8 +115,10 @@ def _wrap_search(trainer_module: ModuleType) -> None:
         if str(getattr(bound.arguments.get("backend"), "value", bound.arguments.get("backend"))) != NAME:
             return original(self, *args, **kwargs)
         from hf_rlsearch.backend.objective import UNSET_DIRECTION
+        from hf_rlsearch.backend.settings import UNSET_TRIALS
 
         bound.arguments.setdefault("direction", UNSET_DIRECTION)
+        bound.arguments.setdefault("n_trials", UNSET_TRIALS)
         before = {
             name: self.__dict__.get(name) for name in ("hp_search_backend", "hp_space", "hp_name", "compute_objective")
         }

@@ -3,7 +3,7 @@
 import datetime
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
+from hf_rlsearch.backend import confirm
 
 BASELINE, SEARCH, CONFIRM = "baseline", "search", "confirm"
 
@@ -55,6 +56,9 @@ class SearchResult:
         if len(self.directions) > 1:
             numbers = {trial.number for trial in complete}
             return [trial for trial in self.study.best_trials if trial.number in numbers]
+        confirmed = confirm.winner(self.confirmations, maximize=self._maximize)
+        if confirmed is not None:
+            return [trial for trial in complete if trial.number == confirmed.number]
         return [min(complete, key=lambda t: (-self._gain_sign() * float(t.values[0]), t.number))]
 
     @property
@@ -70,11 +74,25 @@ class SearchResult:
 
     @property
     def gain(self) -> float | None:
-        """How much better the best trial is than the user's own arguments, at least 0; None if that is not known."""
+        """How much better the best trial scored than the user's own arguments; None if that is not known."""
         best, baseline = self.best_trial, self.baseline
         if len(self.directions) > 1 or best is None or baseline is None or baseline.state != TrialState.COMPLETE:
             return None
         return self._gain_sign() * (float(best.values[0]) - float(baseline.values[0]))
+
+    @property
+    def confirmations(self) -> list[confirm.Confirmation]:
+        """The best few and the user's own configuration under new seeds; empty without ``confirm=``."""
+        return confirm.confirmations(self.trials)
+
+    @property
+    def confirmed_gain(self) -> confirm.Gain | None:
+        """The gain over the user's own arguments under new seeds, with its interval; None if that is not known."""
+        found = {confirmation.number: confirmation for confirmation in self.confirmations}
+        best, own = self.best_trial, self.baseline
+        if best is None or own is None or best.number not in found or own.number not in found:
+            return None
+        return confirm.gain(found[best.number], found[own.number], maximize=self._maximize)
 
     def hyperparameters(self, trial: FrozenTrial) -> Params:
         """A trial's hyperparameters, the exact values that it was trained with."""
@@ -99,6 +117,7 @@ class SearchResult:
                 if self.gain > 0
                 else f"no gain found over your own arguments ({yours})"
             )
+        lines += self._confirmed_lines()
         lines.append(f"hyperparameters: {self.hyperparameters(best)}")
         return "\n".join(lines)
 
@@ -124,6 +143,36 @@ class SearchResult:
         if self.best_trial is None:
             raise SearchFailed("There is no best trial to apply: none completed.")
         return apply_trial(trainer, self.best_trial)
+
+    def replay(
+        self,
+        trainer: Any,
+        number: int,
+        *,
+        seed: int | None = None,
+        compute_objective: Callable[[dict[str, Any]], Any] | None = None,
+    ) -> tuple[float, ...]:
+        """Trains one trial again, in a temporary folder; the Trainer is what it was afterwards.
+
+        On the same machine with the same versions, number of processes and threads the objective is equal to the last
+        bit.
+
+        Args:
+            trainer: As it was given to the search.
+            number: Of the trial; not one that was pruned or failed.
+            seed: A new one instead of the trial's.
+            compute_objective: Needed where the search had one.
+
+        Returns:
+            The objective value(s).
+
+        Raises:
+            ArgumentsError: There is no such complete trial, or ``compute_objective`` is missing.
+            SearchFailed: The training fails this time.
+        """
+        from hf_rlsearch.backend.replay import replay
+
+        return replay(trainer, self.study, number, seed=seed, compute_objective=compute_objective)
 
     def report(self, path: str | Path) -> Path:
         """Writes a report of the search as one HTML file.
@@ -170,8 +219,24 @@ class SearchResult:
             n_trials=data["n_trials"],
         )
 
+    def _confirmed_lines(self) -> list[str]:
+        found = {confirmation.number: confirmation for confirmation in self.confirmations}
+        best, gained = self.best_trial, self.confirmed_gain
+        if best is None or best.number not in found:
+            return []
+        new = found[best.number]
+        lines = [f"under {len(new.values)} new seeds: {new.mean:.4g} ± {new.spread:.2g}"]
+        if gained is not None and best is not self.baseline:
+            interval = f"{gained.mean:.4g} ({gained.low:.4g} to {gained.high:.4g})"
+            lines.append(f"confirmed gain {interval}" if gained.found else f"no gain found under new seeds: {interval}")
+        return lines
+
+    @property
+    def _maximize(self) -> bool:
+        return self.study.directions[0] == StudyDirection.MAXIMIZE
+
     def _gain_sign(self) -> float:
-        return 1.0 if self.study.directions[0] == StudyDirection.MAXIMIZE else -1.0
+        return 1.0 if self._maximize else -1.0
 
     def _row(self, trial: FrozenTrial) -> Params:
         values = list(trial.values or [math.nan] * len(self.directions))

@@ -1,5 +1,6 @@
 """The trial loop: rank 0 decides, every rank trains, all agree on how it ended."""
 
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -45,6 +46,9 @@ def run_search(source: Source, settings: Settings) -> Any:
         return best_runs(result, search.objective.multi)
 
 
+logger = logging.getLogger(__name__)
+
+
 class Search:
     """One search on one rank.
 
@@ -81,6 +85,8 @@ class Search:
             return
         weights = self._in_memory[1] if self._in_memory and self._in_memory[0] == best.number else None
         load = checkpoints.loader(best.user_attrs.get("checkpoint"), weights)
+        if load is None:
+            logger.warning("The model of trial %d is not on disk: trainer.train() trains it again.", best.number)
         params = {} if best.user_attrs.get("role") == "baseline" else dict(best.params)
         self._source.finish(best.user_attrs.get("values", {}), params, load)
 
@@ -97,9 +103,9 @@ class Search:
                 trainer=source.reference,
             ),
             directions=self.objective.directions,
-            n_trials=settings.n_trials,
+            n_trials=settings.most_trials,
             sampler=choose_sampler(settings, self._drawer.space, seed=self._seed()),
-            pruner=choose_pruner(settings),
+            pruner=choose_pruner(settings, len(self.objective.directions)),
             storage=settings.storage,
             study_name=settings.study_name,
             load_if_exists=settings.load_if_exists,
@@ -153,7 +159,7 @@ class Search:
         error: Exception | None = None
         fatal: Exception | None = None
         try:
-            trainer = self._source.trainer_for(plan, self._drawer, self.objective, monitor)
+            trainer = self._source.trainer_for(plan, self.objective, monitor)
             outcome, error = run_trial(trainer, plan, monitor, self.objective)
         except Exception as caught:
             error = caught
@@ -225,12 +231,13 @@ class Search:
         chief = self._chief
         result = None
         if chief is not None:
+            chief.discard_all_but_the_best()
             result = SearchResult(
                 study=chief.study,
                 metric=", ".join(self.objective.names),
                 output_dir=chief.folder,
                 stopped_by=reason,
-                n_trials=self._settings.n_trials,
+                n_trials=self._settings.most_trials,
             )
             chief.progress.close()
             chief.progress.say(result.summary())

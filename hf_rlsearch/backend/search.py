@@ -7,7 +7,7 @@ from hf_rlsearch._typing import Params
 from hf_rlsearch.backend.default_space import default_hp_space, without_epochs
 from hf_rlsearch.backend.objective import UNSET_DIRECTION
 from hf_rlsearch.backend.run import run_search
-from hf_rlsearch.backend.settings import Settings
+from hf_rlsearch.backend.settings import UNSET_TRIALS, Settings
 from hf_rlsearch.backend.sources import FactorySource, TrainerSource
 from hf_rlsearch.errors import ArgumentsError
 
@@ -17,7 +17,7 @@ def search(
     hp_space: Callable[[Any], Params] | None = None,
     *,
     compute_objective: Callable[[dict[str, Any]], Any] | None = None,
-    n_trials: int = 20,
+    n_trials: int = UNSET_TRIALS,
     direction: str | Sequence[str] = UNSET_DIRECTION,
     hp_name: Callable[[Any], str] | None = None,
     metric: str | Sequence[str] | None = None,
@@ -76,8 +76,8 @@ def search(
         weights: Weights of the agent instead of the bundled ones.
         roles: Role of a hyperparameter by name, where its name does not tell.
         n_points: Number of levels of numeric hyperparameters, of all or by name.
-        budget: Number of full trainings to spend.
-        confirm: Number of best configurations to train again under new seeds.
+        budget: Number of full trainings to spend, on as many trials as that gives where ``n_trials`` is left out.
+        confirm: Number of best configurations to train again under new seeds, with your own; the best mean wins.
         published: Configurations known to work, to be considered first.
         seed: Of the sampler.
 

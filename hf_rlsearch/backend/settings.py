@@ -1,6 +1,7 @@
 """The arguments of a search, checked before anything is touched."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -10,6 +11,15 @@ from hf_rlsearch._typing import Params
 from hf_rlsearch.backend.default_space import default_hp_space
 from hf_rlsearch.backend.objective import UNSET_DIRECTION
 from hf_rlsearch.errors import ArgumentsError
+
+
+class UnsetTrials(int):
+    """The default number of trials, told apart from the same number written by the user."""
+
+
+UNSET_TRIALS = UnsetTrials(20)
+# A trial costs at least this share of a full training, so a budget cannot be split without end.
+_SMALLEST_SHARE = 1 / 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +32,7 @@ class Settings:
 
     hp_space: Callable[[Any], Any] = default_hp_space
     compute_objective: Callable[[dict[str, Any]], Any] | None = None
-    n_trials: int = 20
+    n_trials: int = UNSET_TRIALS
     direction: str | Sequence[str] = UNSET_DIRECTION
     hp_name: Callable[[Any], str] | None = None
     metric: str | Sequence[str] | None = None
@@ -72,9 +82,16 @@ class Settings:
             )
 
     @property
+    def most_trials(self) -> int:
+        """The total number of trials; with a budget and no number given, as many as the budget can be split into."""
+        if self.budget is not None and isinstance(self.n_trials, UnsetTrials):
+            return math.ceil(self.budget / _SMALLEST_SHARE)
+        return int(self.n_trials)
+
+    @property
     def failures_allowed(self) -> int:
         """The number of failed trials at which the search ends."""
-        return self.max_failed_trials if self.max_failed_trials is not None else max(3, self.n_trials // 4)
+        return self.max_failed_trials if self.max_failed_trials is not None else max(3, self.most_trials // 4)
 
     @property
     def caught(self) -> tuple[type[BaseException], ...]:

@@ -70,9 +70,10 @@ class TrainerSource:
         """The Trainer for an evaluation of the untrained model, callbacks left out."""
         return self.seat.prepare(self.frozen.original(), callbacks=False)
 
-    def trainer_for(self, plan: Plan, drawer: Drawer, objective: Objective, monitor: Monitor | None) -> Any:
+    def trainer_for(self, plan: Plan, objective: Objective, monitor: Monitor | None) -> Any:
         """The Trainer, ready to train one configuration."""
-        args = with_run(drawer.arguments(plan.values), plan, objective)
+        values = {name: value for name, value in plan.values.items() if name in self.frozen.names}
+        args = with_run(self.frozen.with_values(values), plan, objective)
         return self.seat.prepare(args, name=plan.name, on_metrics=monitor)
 
     def release(self) -> None:
@@ -126,7 +127,7 @@ class FactorySource:
         """The trainer of the user's own configuration."""
         return self.reference
 
-    def trainer_for(self, plan: Plan, drawer: Drawer, objective: Objective, monitor: Monitor | None) -> Any:
+    def trainer_for(self, plan: Plan, objective: Objective, monitor: Monitor | None) -> Any:
         """A fresh trainer of one configuration."""
         self._current = trainer = self._make(dict(plan.values))
         with_run(trainer.args, plan, objective)

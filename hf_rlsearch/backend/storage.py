@@ -24,7 +24,7 @@ from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import StorageError
 
 FILE = "hf_rlsearch.db"
-IDENTITY, FOLDER, N_TRIALS, OWNER, CLOSED = "identity", "folder", "n_trials", "owner", "closed"
+IDENTITY, FOLDER, N_TRIALS, OWNER, OBJECTIVE = "identity", "folder", "n_trials", "owner", "objective"
 # Seconds that SQLite waits for another process that writes.
 _SQLITE_PATIENCE = 30
 
@@ -223,7 +223,7 @@ def _by_identity(
     if resume and names:
         last = optuna.load_study(study_name=names[-1], storage=storage, sampler=make["sampler"], pruner=make["pruner"])
         n_done, changed = len(finished(last)), differences(last.user_attrs.get(IDENTITY, {}), identity)
-        open_end = n_done < n_trials and not last.user_attrs.get(CLOSED, False)
+        open_end = n_done < n_trials
         if open_end and not changed:
             _describe(last, identity, output_dir, n_trials)
             n_begun = len(last.get_trials(deepcopy=False))

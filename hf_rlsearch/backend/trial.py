@@ -198,7 +198,7 @@ def run_trial(trainer: Any, plan: Plan, monitor: Monitor, objective: Objective) 
 
 
 def _train(trainer: Any, plan: Plan, monitor: Monitor, objective: Objective) -> Outcome:
-    trial = None if plan.role == "baseline" else SharedTrial(plan.params, plan.number)
+    trial = SharedTrial(plan.params, plan.number) if plan.params else None
     given: Params = {} if trial is None or getattr(trainer, "model_init", None) is None else {"trial": trial}
     if plan.resume_from is not None:
         given["resume_from_checkpoint"] = plan.resume_from

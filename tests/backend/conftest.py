@@ -125,7 +125,7 @@ def rates(trial: Any) -> dict[str, Any]:
 def run(trainer: Trainer, backend: str, hp_space: Any = rates, **options: Any) -> Any:
     """The search of a test, the same for both backends: all trials are drawn, none is the user's own configuration."""
     if backend == "rl":
-        options.setdefault("baseline", False)
+        options = {"baseline": False, "pruner": optuna.pruners.NopPruner(), **options}
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

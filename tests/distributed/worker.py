@@ -149,6 +149,7 @@ def search(scenario: str, folder: Path, backend: str) -> dict[str, Any]:
     if scenario == "objective_raises":
         options["compute_objective"] = RaisingObjective(trainer)
     if backend == "rl":
+        options.setdefault("pruner", optuna.pruners.NopPruner())
         options.setdefault("sampler", Scripted(learning_rate=[1e-3, 1e-4, 1e-2, 1e-3], dropout=[0.2, 0.3, 0.4, 0.0]))
     try:
         best = trainer.hyperparameter_search(backend=backend, **options)

@@ -1,0 +1,74 @@
+"""Trains a finished trial again, exactly."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from hf_rlsearch.backend.compat import calm
+from hf_rlsearch.backend.distributed import Ranks
+from hf_rlsearch.backend.objective import Objective
+from hf_rlsearch.backend.sources import FactorySource, TrainerSource
+from hf_rlsearch.backend.storage import OBJECTIVE
+from hf_rlsearch.backend.trial import COMPLETE, Monitor, Plan, run_trial
+from hf_rlsearch.errors import ArgumentsError, SearchFailed
+
+
+def replay(
+    trainer: Any,
+    study: optuna.Study,
+    number: int,
+    *,
+    seed: int | None = None,
+    compute_objective: Callable[[dict[str, Any]], Any] | None = None,
+) -> tuple[float, ...]:
+    """Trains one trial of a study again; see ``SearchResult.replay``.
+
+    Args:
+        trainer: A Trainer, or the factory of the search.
+        study: With the trials of a search.
+        number: Of the trial.
+        seed: A new one instead of the trial's.
+        compute_objective: Needed where the search had one.
+    """
+    trials = study.get_trials(deepcopy=False)
+    if not 0 <= number < len(trials) or trials[number].state != TrialState.COMPLETE:
+        complete = [trial.number for trial in trials if trial.state == TrialState.COMPLETE]
+        raise ArgumentsError(f"Trial {number} is not a complete trial of this study; those are {complete}.")
+    objective = Objective.from_json(study.user_attrs[OBJECTIVE], compute_objective)
+    is_factory = callable(trainer) and not hasattr(trainer, "train")
+    source = FactorySource(trainer) if is_factory else TrainerSource(trainer)
+    with calm(), tempfile.TemporaryDirectory() as folder, source:
+        try:
+            return _train(source, _plan(trials[number], folder, seed), objective)
+        finally:
+            source.restore()
+
+
+def _plan(trial: optuna.trial.FrozenTrial, folder: str, seed: int | None) -> Plan:
+    values = dict(trial.user_attrs.get("values", {}))
+    if seed is not None:
+        values["seed"] = seed
+    # A trial without values was the user's own configuration, or its confirmation under another seed.
+    own = trial.user_attrs.get("role") == "baseline" or set(trial.user_attrs.get("values", {})) == {"seed"}
+    return Plan(
+        number=trial.number,
+        params={} if own else dict(trial.params),
+        values=values,
+        folder=str(Path(folder, f"run-{trial.number}")),
+        name=f"run-{trial.number}",
+        role=str(trial.user_attrs.get("role", "search")),
+    )
+
+
+def _train(source: TrainerSource | FactorySource, plan: Plan, objective: Objective) -> tuple[float, ...]:
+    monitor = Monitor(plan, objective, Ranks(), lambda step, value: False)
+    outcome, error = run_trial(source.trainer_for(plan, objective, monitor), plan, monitor, objective)
+    source.release()
+    if outcome.status != COMPLETE:
+        reason = outcome.failure.reason if outcome.failure is not None else outcome.status
+        raise SearchFailed(f"Trial {plan.number} fails this time: {reason}") from error
+    return outcome.values
