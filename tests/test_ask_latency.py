@@ -1,0 +1,46 @@
+"""How long a choice may take; `scripts/benchmark_ask.py` measures the same and prints it."""
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import optuna
+import pytest
+
+from hf_rlsearch.space import SearchSpace
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("benchmark_ask", ROOT / "scripts" / "benchmark_ask.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    yield
+    optuna.logging.set_verbosity(before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_trials", [20, 100, 1000])
+def test_a_choice_is_quick(benchmark: ModuleType, n_trials: int) -> None:
+    """On the processor, so that a busy machine fails no test; the fastest of several: the first loads the weights."""
+    study = benchmark.study_with(benchmark.small, n_trials)
+    _, processor = benchmark.times(study, benchmark.small, 10)
+    assert min(processor) < benchmark.BUDGET[n_trials]
+
+
+def test_the_benchmark_measures_256_candidates(benchmark: ModuleType) -> None:
+    space = SearchSpace.from_functions(benchmark.small)
+    assert (space.n_candidates, len(space.names)) == (256, 6)
+    assert SearchSpace.from_functions(benchmark.large).n_candidates > 10_000
