@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from datasets import ClassLabel, DatasetDict, load_dataset
 from recipe_tools import be_quiet, hub_or_advice, objective, print_result, read_args
@@ -107,6 +108,7 @@ def make_trainer(args: Args) -> Trainer:
             eval_strategy="epoch",
             per_device_eval_batch_size=64,
             bf16=args.bf16,
+            use_cpu=not torch.cuda.is_available(),  # bfloat16 without a GPU has to be asked for twice
             seed=args.seed,
             report_to="none",
             disable_tqdm=False,
