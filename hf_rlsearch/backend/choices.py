@@ -29,6 +29,7 @@ def choose_sampler(settings: Settings, space: SearchSpace, *, seed: int) -> optu
         weights=settings.weights,
         search_space=space,
         published=settings.published,
+        max_resource=FULL_TRAINING,
     )
 
 

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial
 from hf_rlsearch._typing import IntArray, Params
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.history import DECISION_KEY, History, stable_distributions
+from hf_rlsearch.sampler.memory import out_of_memory
 from hf_rlsearch.sampler.tried import already_tried, conditional_names
 from hf_rlsearch.space import Hyperparameter, SearchSpace, infer_role
 from hf_rlsearch.space.candidates import unique_rows
@@ -177,6 +178,9 @@ class RLSampler(BaseSampler):
         mask = ~already_tried(space, history, rows)
         if not mask.any():
             mask[:] = True
+        fits = ~out_of_memory(space, study._get_trials(deepcopy=False, use_cache=True), rows)
+        if (mask & fits).any():
+            mask &= fits
         n_remaining = None if self._n_trials is None else max(self._n_trials - number, 1)
         facts = {"maximize": float(list(study.directions) == [StudyDirection.MAXIMIZE]), **self._facts}
         agent = load_agent(self._weights)

@@ -188,3 +188,20 @@ def test_a_signal_leaves_storage_and_trainer_whole(make_trainer: MakeTrainer, nu
     assert trainer.args.output_dir.endswith("out")
     best = run(make_trainer(score=lambda args, state: 0.5), "rl", n_trials=3)
     assert states(best.run_summary.study) == [COMPLETE] * 3
+
+
+def test_what_ran_out_of_memory_is_not_tried_again(make_trainer: MakeTrainer) -> None:
+    class Small(Trainer):
+        def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            if self.args.per_device_train_batch_size >= 8:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return super().training_step(*args, **kwargs)
+
+    def space(trial: Any) -> dict[str, Any]:
+        name = "per_device_train_batch_size"
+        return {**rates(trial), name: trial.suggest_categorical(name, [4, 8, 16, 32])}
+
+    trainer = make_trainer(cls=Small, max_steps=2, per_device_train_batch_size=8)
+    result = run(trainer, "rl", space, n_trials=5, baseline=True).run_summary
+    assert result.trials[0].user_attrs["failure"]["kind"] == "oom"
+    assert [trial.params["per_device_train_batch_size"] for trial in result.trials[1:]] == [4] * 4
