@@ -40,7 +40,10 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"\n    {name}" in text for name in COMMANDS)
 
 
-@pytest.mark.parametrize("argv", [[], ["no-such-command"], ["report"], ["explain", "x.db", "five"]])
+@pytest.mark.parametrize(
+    "argv",
+    [[], ["no-such-command"], ["report"], ["weights", "a", "b"], ["doctor", "--fast"], ["explain", "x.db", "five"]],
+)
 def test_wrong_usage_ends_with_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(argv)
@@ -140,6 +143,19 @@ def test_run_passes_arguments_and_the_exit_code_on(tmp_path: Path, capsys: pytes
     assert sys.argv == before
 
 
+def test_run_finds_the_neighbours_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a_neighbour.py").write_text("NAME = 'found'\n")
+    (tmp_path / "mine.py").write_text("import a_neighbour\nprint(a_neighbour.NAME)\n")
+    assert main(["run", str(tmp_path / "mine.py")]) == 0
+    assert capsys.readouterr().out == "found\n"
+    assert str(tmp_path) not in sys.path
+
+
+def test_options_of_the_demo_reach_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--help"]) == 0
+    assert "--n_trials" in capsys.readouterr().out
+
+
 def test_run_lists_recipes_without_running_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -204,3 +220,31 @@ def test_commands_raise_no_warning(database: str, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert main(["report", database, "-o", str(tmp_path / "r.html")]) == 0
+
+
+@pytest.mark.slow
+def test_a_trial_is_trained_again_bit_by_bit(tmp_path: Path) -> None:
+    """In processes of their own: one searches, another replays."""
+    script = tmp_path / "mine.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            from hf_rlsearch.demo import Args, hp_space, make_trainer
+
+            def make():
+                return make_trainer(Args(n_train=60, n_validation=40, output={str(tmp_path / "runs")!r}))
+
+            if __name__ == "__main__":
+                make().hyperparameter_search(hp_space, backend="rl", n_trials=3, metric="accuracy")
+            """
+        )
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    options = {"capture_output": True, "text": True, "timeout": 110, "env": environment, "cwd": tmp_path}
+    search = subprocess.run([sys.executable, str(script)], **options)
+    assert search.returncode == 0, search.stderr
+    command = [sys.executable, "-m", "hf_rlsearch", "replay", str(tmp_path / "runs" / "hf_rlsearch.db")]
+    for number in ("0", "2"):
+        replay = subprocess.run([*command, number, "--trainer", "mine.py:make"], **options)
+        assert replay.returncode == 0, replay.stdout + replay.stderr
+        assert "The replay is equal to the trial." in replay.stdout

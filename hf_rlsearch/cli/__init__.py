@@ -42,7 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code, see the module.
     """
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    if getattr(args, "takes_all", False):
+        args.arguments = rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         code: int = args.run(args)
         sys.stdout.flush()

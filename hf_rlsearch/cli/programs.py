@@ -15,11 +15,8 @@ from hf_rlsearch.errors import ArgumentsError
 
 def add_commands(commands: Any) -> None:
     """Adds the commands of this module."""
-    demo = commands.add_parser(
-        "demo", help="a real search on the embedded checkpoint, no network needed", add_help=False
-    )
-    demo.add_argument("arguments", nargs=argparse.REMAINDER, help="given to the demo")
-    demo.set_defaults(run=run_demo)
+    demo = commands.add_parser("demo", help="a real search on the embedded checkpoint, no network", add_help=False)
+    demo.set_defaults(run=run_demo, takes_all=True)  # its options, --help among them, are the demo's own
     run = commands.add_parser("run", help="a recipe by name: fine-tuning searches in one file each")
     run.add_argument("recipe", nargs="?", help="name of a recipe, or a Python file; without it the recipes are listed")
     run.add_argument("arguments", nargs=argparse.REMAINDER, help="given to the recipe; --help shows them")
@@ -80,8 +77,10 @@ def _first_line(file: Path) -> str:
 
 def _run(arguments: list[str], *, module: str | None = None, path: Path | None = None) -> int:
     """Runs a program in this process with its own arguments; its exit code is ours."""
-    before = sys.argv
+    before = sys.argv, list(sys.path)
     sys.argv = [str(path or module), *arguments]
+    if path is not None:
+        sys.path.insert(0, str(path.resolve().parent))  # as Python does for a script, which may import its neighbours
     try:
         if module is not None:
             runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -93,5 +92,5 @@ def _run(arguments: list[str], *, module: str | None = None, path: Path | None =
             return 1
         return end.code or 0
     finally:
-        sys.argv = before
+        sys.argv, sys.path[:] = before
     return 0
