@@ -7,6 +7,7 @@ offers to stable-baselines3 for meta-training: no Python loop over environments,
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import gymnasium as gym
@@ -39,6 +40,24 @@ def prior_tasks(n_candidates: int = 64) -> Tasks:
     return lambda rng, n_tasks: draw(rng, n_tasks, n_candidates)
 
 
+def repeated(tasks: Tasks, times: int) -> Tasks:
+    """Every task `times` times in a row: searches on the same task, to compare policies with themselves."""
+
+    def draw_repeated(rng: np.random.Generator, n_tasks: int) -> TaskBatch:
+        batch = tasks(rng, n_tasks // times)
+        return TaskBatch(**{f.name: np.repeat(getattr(batch, f.name), times, axis=0) for f in fields(batch)})
+
+    return draw_repeated
+
+
+def relative(rewards: FloatArray, group: int) -> FloatArray:
+    """B rewards minus the mean of each `group` in a row; unchanged for groups of one."""
+    if group == 1:
+        return rewards
+    grouped = rewards.reshape(-1, group)
+    return np.asarray((grouped - grouped.mean(1, keepdims=True)).ravel())
+
+
 class BatchedSearch:
     """B searches on B tasks, advanced together.
 
@@ -68,9 +87,15 @@ class BatchedSearch:
         self.used = 0
         self.incumbent = np.full(B, 0.0)
 
-    def fix_luck(self, seed: int) -> None:
-        """Decides the noise of every (task, candidate) now, so that policies on these tasks compare in pairs."""
-        self._luck = np.random.default_rng(seed).standard_normal((self.B, self.C))
+    def fix_luck(self, seed: int, repeats: int = 1) -> None:
+        """Decides the noise of every (task, candidate) now, so that policies on these tasks can be compared in pairs.
+
+        Args:
+            seed: Of the noise.
+            repeats: So many searches in a row share it; see `repeated`.
+        """
+        noise = np.random.default_rng(seed).standard_normal((self.B // repeats, self.C))
+        self._luck = np.repeat(noise, repeats, axis=0)
 
     @property
     def done(self) -> bool:

@@ -24,6 +24,7 @@ from stable_baselines3 import PPO
 from torch import Tensor
 
 from hf_rlsearch._typing import FloatArray, IntArray
+from hf_rlsearch.curve_features import CURVE_FEATURES
 from hf_rlsearch.env import BatchedSearch, prior_tasks
 from hf_rlsearch.observation import OBSERVATION_FORMAT
 from hf_rlsearch.policy.features import CANDIDATE_FEATURES
@@ -36,6 +37,9 @@ from hf_rlsearch.vec_env import SearchVecEnv
 from hf_rlsearch.weights.load import Card, save_weights
 
 _STOP_LAYERS = ("mlp_extractor.policy_net.0", "mlp_extractor.policy_net.2", "action_net")
+GROUP = 8
+"""Searches that share a task during PPO, see `SearchVecEnv`."""
+
 Policy = Callable[[dict[str, FloatArray]], IntArray]
 
 
@@ -51,7 +55,7 @@ class StopTraining:
         seed: Of everything.
     """
 
-    steps: int = 1_500_000
+    steps: int = 600_000
     n_envs: int = 128
     n_steps: int = 64
     learning_rate: float = 7e-4
@@ -76,7 +80,7 @@ class ChoiceTraining:
     n_envs: int = 64
     n_candidates: int = 64
     budget: int = 16
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     seed: int = 2
     gate_tasks: int = 2048
 
@@ -88,17 +92,19 @@ def train_stop_rule(settings: StopTraining, folder: Path) -> dict[str, Tensor]:
         return load_file(path)
     model = PPO(
         "MlpPolicy",
-        StopVecEnv(n_envs=settings.n_envs, seed=settings.seed),
+        StopVecEnv(n_envs=settings.n_envs, seed=settings.seed, group=GROUP),
         n_steps=settings.n_steps,
         batch_size=2048,
         n_epochs=5,
         gamma=1.0,  # an episode's sum of rewards is what is wanted; it is finite
+        gae_lambda=0.97,
         learning_rate=lambda left: settings.learning_rate * left + 1e-5,
-        ent_coef=0.002,
+        ent_coef=0.004,
         policy_kwargs={"net_arch": [64, 64]},
         device="cpu",
         seed=settings.seed,
     )
+    _clone_halving(model, settings)
     model.learn(settings.steps)
     state = model.policy.state_dict()
     tensors = {
@@ -110,14 +116,34 @@ def train_stop_rule(settings: StopTraining, folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def _clone_halving(model: PPO, settings: StopTraining, steps: int = 300) -> None:
+    """Starts the stop rule as "keep the better third at every evaluation".
+
+    A policy that stops at random stops every trial early, never sees that patience pays, and collapses to always stopping.
+    """
+    env = StopVecEnv(n_envs=settings.n_envs, seed=settings.seed + 1000)
+    observations = env.reset()
+    rank = CURVE_FEATURES.index("rank_here")
+    for _ in range(steps):
+        odds = 8.0 * (0.6 - observations[:, rank]) - 1.0
+        stop = torch.as_tensor(1 / (1 + np.exp(-odds)))
+        tensor = torch.as_tensor(observations)
+        logits = model.policy.get_distribution(tensor).distribution.logits  # type: ignore[union-attr]
+        loss = torch.nn.functional.binary_cross_entropy(logits.exp()[:, 1], stop.float())
+        model.policy.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        model.policy.optimizer.step()
+        observations, *_ = env.step((np.random.default_rng(_).random(len(stop)) < stop.numpy()).astype(int))
+
+
 def train_choice(settings: ChoiceTraining, predictor: Predictor, folder: Path, device: str) -> PPO:
     """PPO on the decision head, the predictor frozen; episodes are as long as `n_steps`: nothing is bootstrapped."""
     model = PPO(
         SearchPolicy,
-        _choice_env(settings, predictor, settings.n_envs, settings.seed, device),
+        _choice_env(settings, predictor, settings.n_envs, settings.seed, device, GROUP),
         n_steps=settings.budget,
         batch_size=256,
-        n_epochs=4,
+        n_epochs=8,
         gamma=1.0,
         learning_rate=lambda left: settings.learning_rate * left + 1e-5,
         ent_coef=0.001,
@@ -133,8 +159,11 @@ def train_choice(settings: ChoiceTraining, predictor: Predictor, folder: Path, d
     return model
 
 
-def _choice_env(settings: ChoiceTraining, predictor: Predictor, n_envs: int, seed: int, device: str) -> SearchVecEnv:
+def _choice_env(
+    settings: ChoiceTraining, predictor: Predictor, n_envs: int, seed: int, device: str, group: int = 1
+) -> SearchVecEnv:
     return SearchVecEnv(
+        group=group,
         tasks=prior_tasks(settings.n_candidates),
         n_envs=n_envs,
         budget=settings.budget,

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.curve_features import CURVE_FEATURES, curve_features, leads
-from hf_rlsearch.env import BatchedSearch, Tasks, prior_tasks
+from hf_rlsearch.env import BatchedSearch, Tasks, prior_tasks, relative, repeated
 
 CONTINUE, STOP = 0, 1
 BUDGETS = (2, 4, 8, 16)
@@ -24,15 +24,19 @@ EVALUATIONS = (4, 8, 16, 24)
 class StopSearch(BatchedSearch):
     """B searches whose candidates are proposed by simulated searchers; only stopping is to be decided."""
 
-    def __init__(self, n_envs: int, seed: int, tasks: Tasks | None = None) -> None:
-        super().__init__(tasks or prior_tasks(128), n_envs, BUDGETS[0], EVALUATIONS[0], seed)
+    def __init__(self, n_envs: int, seed: int, tasks: Tasks | None = None, group: int = 1) -> None:
+        self.group = group
+        super().__init__(repeated(tasks or prior_tasks(128), group), n_envs, BUDGETS[0], EVALUATIONS[0], seed)
 
     def reset(self) -> None:
         """Starts B searches with a new budget and a new number of evaluations."""
         self.budget, self.S = int(self.rng.choice(BUDGETS)), int(self.rng.choice(EVALUATIONS))
         self.T = self.budget * self.S
         super().reset()
-        self.skill = self.rng.uniform(0, 1, self.B) * (self.rng.random(self.B) < 0.7)
+        first = np.arange(self.B) // self.group * self.group  # a group shares task, kind of curves, skill and luck
+        self.family = type(self.family)(**{k: v[first] for k, v in vars(self.family).items()})
+        self.skill = (self.rng.uniform(0, 1, self.B) * (self.rng.random(self.B) < 0.7))[first]
+        self.fix_luck(int(self.rng.integers(2**31)), self.group)
 
     def propose(self) -> IntArray:
         """B candidates: the best of a few draws, of more the more a searcher has seen and the abler it is."""
@@ -47,9 +51,16 @@ class StopSearch(BatchedSearch):
         return np.asarray(order[np.arange(self.B), np.where(valid, guess, -np.inf).argmax(1)])
 
     def decide(self, stop: BoolArray) -> FloatArray:
-        """Stops or continues the running trials, trains one evaluation further, returns B rewards."""
+        """Stops or continues the running trials and trains one evaluation further.
+
+        Returns:
+            B rewards: improvement of the incumbent, half of it weighted by the share of the budget that is left, so that an
+            episode's sum counts the area under the regret curve and the final regret alike.
+        """
         fresh = stop | (self.running < 0)
-        return self.step(np.where(fresh, self.propose(), self.C))
+        before = np.clip(self.incumbent, 0, 1)
+        area = self.step(np.where(fresh, self.propose(), self.C))
+        return 0.5 * (area + np.clip(self.incumbent, 0, 1) - before)
 
     def describe(self) -> tuple[FloatArray, BoolArray]:
         """B x len(CURVE_FEATURES), zero where nothing runs, and B flags of trials that may be stopped."""
@@ -76,8 +87,8 @@ class StopSearch(BatchedSearch):
 class StopVecEnv(VecEnv):
     """B `StopSearch` episodes for stable-baselines3. Actions: 0 continue, 1 stop; observation: features and mask."""
 
-    def __init__(self, *, n_envs: int = 128, seed: int = 0, tasks: Tasks | None = None) -> None:
-        self.search, self.render_mode = StopSearch(n_envs, seed, tasks), None
+    def __init__(self, *, n_envs: int = 128, seed: int = 0, group: int = 1, tasks: Tasks | None = None) -> None:
+        self.search, self.render_mode = StopSearch(n_envs, seed, tasks, group), None
         space = spaces.Box(-3.0, 3.0, (len(CURVE_FEATURES) + 1,), np.float32)
         super().__init__(n_envs, space, spaces.Discrete(2))
 
@@ -92,7 +103,7 @@ class StopVecEnv(VecEnv):
 
     def step_wait(self) -> tuple[FloatArray, FloatArray, BoolArray, list[dict[str, Any]]]:
         """One evaluation further; ended searches start anew."""
-        rewards = self.search.decide((self._actions == STOP) & self._may_stop)
+        rewards = relative(self.search.decide((self._actions == STOP) & self._may_stop), self.search.group)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         ended = self.search.done
         if ended:

@@ -10,9 +10,16 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
-from hf_rlsearch.env import BatchedSearch, Tasks, check_budget, flatten, observation_space, prior_tasks
-
-
+from hf_rlsearch.env import (
+    BatchedSearch,
+    Tasks,
+    check_budget,
+    flatten,
+    observation_space,
+    prior_tasks,
+    relative,
+    repeated,
+)
 class SearchVecEnv(VecEnv):
     """B searches at once as a stable-baselines3 `VecEnv`; all episodes have the same length and end together."""
 
@@ -24,6 +31,7 @@ class SearchVecEnv(VecEnv):
         budget: int = 20,
         evaluations: int = 1,
         seed: int = 0,
+        group: int = 1,
         encode: Callable[[BatchedSearch], dict[str, FloatArray]] = flatten,
         space: spaces.Dict | None = None,
     ) -> None:
@@ -35,19 +43,27 @@ class SearchVecEnv(VecEnv):
             budget: Full trainings per search.
             evaluations: Evaluations per full training.
             seed: Of tasks and noise.
+            group: So many searches in a row share task and luck, and their rewards are relative to the group's mean at
+                the same step: most of the variance of a return is the task's, not the policy's.
             encode: Makes observations, each with a leading B; those of `SearchEnv` where not given.
             space: What `encode` returns, without the leading B.
         """
         check_budget(budget, evaluations)
-        self.search = BatchedSearch(tasks or prior_tasks(), n_envs, budget, evaluations, seed)
+        self.search = BatchedSearch(repeated(tasks or prior_tasks(), group), n_envs, budget, evaluations, seed)
+        self.group, self._luck = group, np.random.default_rng([seed, 1])
         self.encode, self.render_mode = encode, None
         space = space or observation_space(self.search.C, self.search.T)
         super().__init__(n_envs, space, spaces.Discrete(self.search.C + 1))
 
     def reset(self) -> dict[str, FloatArray]:
         """Starts B searches."""
-        self.search.reset()
+        self._restart()
         return self.encode(self.search)
+
+    def _restart(self) -> None:
+        self.search.reset()
+        if self.group > 1:
+            self.search.fix_luck(int(self._luck.integers(2**31)), self.group)
 
     def step_async(self, actions: IntArray) -> None:
         """Keeps the actions for `step_wait`."""
@@ -55,14 +71,14 @@ class SearchVecEnv(VecEnv):
 
     def step_wait(self) -> tuple[dict[str, FloatArray], FloatArray, BoolArray, list[dict[str, Any]]]:
         """Advances all searches; ended ones start anew, their last observation is in the infos."""
-        rewards = self.search.step(self._actions)
+        rewards = relative(self.search.step(self._actions), self.group)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         ended = self.search.done
         if ended:
             last = self.encode(self.search)
             for i, info in enumerate(infos):
                 info["terminal_observation"] = {key: value[i] for key, value in last.items()}
-            self.search.reset()
+            self._restart()
         return self.encode(self.search), rewards.astype(np.float32), np.full(self.num_envs, ended), infos
 
     def close(self) -> None:
