@@ -85,6 +85,30 @@ _STRENGTH: dict[str, float] = {
     "generic_categorical": 0.25,
 }
 
+# Linear axes: the usual lowest level, and where the highest one lies.
+_LINEAR_RANGE: dict[str, tuple[float, float, float]] = {
+    "warmup": (0.0, 0.1, 0.35),
+    "dropout": (0.0, 0.15, 0.85),
+    "label_smoothing": (0.0, 0.1, 0.3),
+    "momentum": (0.0, 0.9, 0.99),
+    "layer_decay": (0.6, 0.9, 1.0),
+}
+# Logarithmic axes: log2 of the lowest level, and doublings from there to the highest, each from a range.
+_LOG2_RANGE: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
+    "batch_size": ((2, 6), (1, 5)),
+    "epochs": ((0, 2), (1, 4.5)),
+    "lora_rank": ((0, 4), (1, 6)),
+    "lora_alpha": ((2, 5), (1, 4)),
+    "width": ((6, 9), (1, 4)),
+    "depth": ((0, 3), (1, 3)),
+    "heads": ((0, 3), (1, 3)),
+    "vocabulary": ((9, 13.5), (1, 5)),
+    "accumulation": ((0, 1), (1, 4)),
+    "max_length": ((5, 8), (1, 4)),
+    "gradient_clipping": ((-4, 0), (1, 5)),
+    "generic_numeric": ((-8, 6), (0.5, 10)),
+}
+
 
 @dataclass(frozen=True)
 class TaskBatch:
@@ -243,32 +267,11 @@ class _Draw:
             log = rng.random(n) < 0.55
             low = np.where(log, 10 ** u(-6, -2.5, n), 0.0)
             return low, np.where(log, low * 10 ** u(1, 4, n), 10 ** u(-2, -0.5, n)).clip(low * 2 + 1e-4, 0.5), log
-        linear = {
-            "warmup": (0.0, 0.1, 0.35),
-            "dropout": (0.0, 0.15, 0.85),
-            "label_smoothing": (0.0, 0.1, 0.3),
-            "momentum": (0.0, 0.9, 0.99),
-            "layer_decay": (0.6, 0.9, 1.0),
-        }
-        if name in linear:
-            floor, first, last = linear[name]
+        if name in _LINEAR_RANGE:
+            floor, first, last = _LINEAR_RANGE[name]
             low = np.where(rng.random(n) < 0.7, floor, u(floor, (floor + first) / 2, n))
             return low, np.maximum(u(first, last, n), low + 0.02), np.zeros(n, bool)
-        powers = {  # log2 of the lowest level, doublings up to the highest
-            "batch_size": ((2, 6), (1, 5)),
-            "epochs": ((0, 2), (1, 4.5)),
-            "lora_rank": ((0, 4), (1, 6)),
-            "lora_alpha": ((2, 5), (1, 4)),
-            "width": ((6, 9), (1, 4)),
-            "depth": ((0, 3), (1, 3)),
-            "heads": ((0, 3), (1, 3)),
-            "vocabulary": ((9, 13.5), (1, 5)),
-            "accumulation": ((0, 1), (1, 4)),
-            "max_length": ((5, 8), (1, 4)),
-            "gradient_clipping": ((-4, 0), (1, 5)),
-            "generic_numeric": ((-8, 6), (0.5, 10)),
-        }
-        (a, b_), (c, d) = powers[name]
+        (a, b_), (c, d) = _LOG2_RANGE[name]
         low = 2.0 ** u(a, b_, n)
         if name == "batch_size":  # pre-training counts sequences by the hundred
             low = low * np.where((domain == _SCRATCH) & (rng.random(n) < 0.6), 4.0, 1.0)
@@ -345,23 +348,49 @@ class _Draw:
 
     # ---------------------------------------------------------------- values from what is known
     def _structured_loss(self) -> FloatArray:
+        """Sum of the known effects, each added in place; 0 for the best candidate. The order of draws is fixed."""
         rng, B = self.rng, self.B
-        normal = rng.standard_normal
         loss = np.zeros((B, self.C))
-
         model_loss, model_size = self._model_effect()
         loss += model_loss
-        batch, has_batch, _ = self._axis("batch_size", "log2", rng.uniform(3, 7, B))
-        accumulation, has_acc, _ = self._axis("accumulation", "log2", 0.0)
-        effective = batch + accumulation
-        epochs, has_epochs, _ = self._axis("epochs", "log2", 1.6)
-        warmup, has_warmup, _ = self._axis("warmup", "linear", rng.choice([0.0, 0.06, 0.1], B))
-        momentum, has_momentum, _ = self._axis("momentum", "complement", 1.0)
-        decay, has_decay, _ = self._axis("weight_decay", "log10", -2.0)
-        rank, has_rank, _ = self._axis("lora_rank", "log2", 3.0)
-        alpha, has_alpha, _ = self._axis("lora_alpha", "log2", 4.0)
+        axes, has = self._known_axes()
+        capacity = self._add_capacity(loss)
+        self._add_heads_and_vocabulary(loss)
+        error = self._add_valley(loss, axes, model_size, capacity)
+        self._find_cliff(error, axes["warmup"], capacity)
+        self._add_schedule_length(loss, axes, has)
+        self._add_regularisers(loss, axes, has)
+        loss += self._schedule_effect()
+        # What nobody has a formula for: generic hyperparameters, interactions.
+        named = np.isin(self.roles, [ROLES.index(r) for r in ("generic_numeric", "generic_categorical")])
+        loss += 0.5 * self._additive(named, strength=0.3)
+        loss += _lognormal(rng, 0.06, 0.9, (B, 1)) * self._random_features(self.roles >= 0)
+        loss -= np.where(self.mask, loss, np.inf).min(1, keepdims=True)
+        worst = np.where(self.mask & ~self.diverged, loss, -np.inf).max(1, keepdims=True)
+        collapse = np.maximum(np.where(np.isfinite(worst), worst, 1.0), 1.0) * rng.uniform(0.7, 2.0, (B, 1))
+        return np.where(self.diverged, collapse, loss)
 
-        # Capacity: one latent appetite of the task for bigger models, shared by width, depth and vocabulary.
+    def _known_axes(self) -> tuple[dict[str, FloatArray], dict[str, BoolArray]]:
+        """Values of the roles that act together, each B x C on its own axis, and B flags: is it searched?"""
+        rng, B = self.rng, self.B
+        read = {
+            "batch_size": self._axis("batch_size", "log2", rng.uniform(3, 7, B)),
+            "accumulation": self._axis("accumulation", "log2", 0.0),
+            "epochs": self._axis("epochs", "log2", 1.6),
+            "warmup": self._axis("warmup", "linear", rng.choice([0.0, 0.06, 0.1], B)),
+            "momentum": self._axis("momentum", "complement", 1.0),
+            "weight_decay": self._axis("weight_decay", "log10", -2.0),
+            "lora_rank": self._axis("lora_rank", "log2", 3.0),
+            "lora_alpha": self._axis("lora_alpha", "log2", 4.0),
+        }
+        axes = {name: value for name, (value, _, _) in read.items()}
+        axes["effective_batch"] = axes["batch_size"] + axes["accumulation"]
+        return axes, {name: has for name, (_, has, _) in read.items()}
+
+    def _add_capacity(self, loss: FloatArray) -> FloatArray:
+        """Width and depth; returns B x C doublings beyond the usual size."""
+        rng, B, normal = self.rng, self.B, self.rng.standard_normal
+        # One latent appetite of the task for bigger models, shared by width and depth.
         appetite = normal(B)
         capacity = np.zeros((B, self.C))
         for role, usual, taste in (("width", 9.0, 1.1), ("depth", 2.1, 0.8)):
@@ -375,6 +404,10 @@ class _Draw:
                     0.35 * short**power + rng.uniform(0, 0.3, (B, 1)) * over**1.5
                 )
                 capacity += np.where(has[:, None], x - usual, 0.0)
+        return capacity
+
+    def _add_heads_and_vocabulary(self, loss: FloatArray) -> None:
+        rng, B, normal = self.rng, self.B, self.rng.standard_normal
         x, has, _ = self._axis("heads", "log2", 3.0)
         loss += self._strength("heads", has)[:, None] * (x - 3 - 1.5 * normal((B, 1))) ** 2 * 0.3
         vocabulary, has, _ = self._axis("vocabulary", "log2", 13.0)
@@ -383,89 +416,105 @@ class _Draw:
         optimum = np.where(smaller, 8.0, 12.2 + 1.7 * normal(B) + 0.5 * (self.data - 4.3))
         loss += self._strength("vocabulary", has)[:, None] * 0.35 * np.abs(vocabulary - optimum[:, None]) ** 1.2
 
-        # The learning-rate valley.
-        lr, has_lr, _ = self._axis("learning_rate", "log10", 0.0)
+    def _add_valley(
+        self, loss: FloatArray, axes: dict[str, FloatArray], model_size: FloatArray, capacity: FloatArray
+    ) -> FloatArray:
+        """The learning-rate valley and the optimizer; returns B x C decades between the rate and its best place."""
+        rng, B = self.rng, self.B
+        lr, self.has_lr, _ = self._axis("learning_rate", "log10", 0.0)
         base = np.choose(self.domain, [-4.5, -3.55, -3.2, -1.7, -4.0])
         reference_batch = np.where(self.domain == _SCRATCH, 7.0, 5.0)[:, None]
         slope = np.where(self.domain == _SGD, 0.0, rng.normal(-0.42, 0.15, B))
         optimizer_loss, optimizer_shift = self._optimizer_effect()
         loss += optimizer_loss
-        centre = (base + np.choose(self.domain, [0.35, 0.4, 0.35, 0.55, 1.0]) * normal(B))[:, None]
+        centre = (base + np.choose(self.domain, [0.35, 0.4, 0.35, 0.55, 1.0]) * rng.standard_normal(B))[:, None]
         centre = centre + slope[:, None] * (np.where(np.isnan(model_size), self.size[:, None], model_size) - 8.0)
-        centre = centre + rng.uniform(-0.05, 0.8, (B, 1)) * 0.301 * (effective - reference_batch)
-        centre = centre - rng.uniform(0, 0.5, (B, 1)) * 0.301 * (epochs - 1.6)
+        centre = centre + rng.uniform(-0.05, 0.8, (B, 1)) * 0.301 * (axes["effective_batch"] - reference_batch)
+        centre = centre - rng.uniform(0, 0.5, (B, 1)) * 0.301 * (axes["epochs"] - 1.6)
         centre = centre - rng.uniform(0, 0.5, (B, 1)) * 0.301 * capacity
-        centre = centre - 0.8 * (momentum - 1.0) - rng.uniform(0, 0.6, (B, 1)) * 0.301 * (alpha - rank - 1)
+        scale = axes["lora_alpha"] - axes["lora_rank"] - 1
+        centre = centre - 0.8 * (axes["momentum"] - 1.0) - rng.uniform(0, 0.6, (B, 1)) * 0.301 * scale
         centre = centre + optimizer_shift
         error = lr - centre
         left, right = _lognormal(rng, 0.75, 0.35, (B, 1)), _lognormal(rng, 0.55, 0.35, (B, 1))
         power = rng.uniform(1.3, 2.4, (B, 1))
         valley = np.where(error < 0, np.abs(error / left) ** power, np.abs(error / right) ** power)
-        lr_strength = np.maximum(self._strength("learning_rate", has_lr), 0.0)[:, None]
-        loss += lr_strength * 0.6 * valley
-        # Beyond an edge trainings diverge or collapse to a constant guess; warm-up and clipping move the edge.
+        strength = np.maximum(self._strength("learning_rate", self.has_lr), 0.0)[:, None]
+        loss += strength * 0.6 * valley
+        return np.asarray(error)
+
+    def _find_cliff(self, error: FloatArray, warmup: FloatArray, capacity: FloatArray) -> None:
+        """Beyond an edge trainings diverge or collapse to a constant guess; warm-up and capacity move the edge."""
+        rng, B = self.rng, self.B
         edge = (
             rng.uniform(0.35, 1.4, (B, 1))
             + rng.uniform(0, 4, (B, 1)) * np.minimum(warmup, 0.1)
             - 0.05 * np.maximum(capacity, 0)
         )
         cliff = rng.random((B, 1)) < 0.65
-        self.diverged = cliff & (error > edge) & has_lr[:, None]
-        self.near_edge = 1 / (1 + np.exp(-np.clip((error - edge + 0.2) / 0.12, -30, 30))) * cliff * has_lr[:, None]
+        has = self.has_lr[:, None]
+        self.diverged = cliff & (error > edge) & has
+        self.near_edge = 1 / (1 + np.exp(-np.clip((error - edge + 0.2) / 0.12, -30, 30))) * cliff * has
 
+    def _add_schedule_length(self, loss: FloatArray, axes: dict[str, FloatArray], has: dict[str, BoolArray]) -> None:
+        """Batch size, epochs and warm-up: how many steps there are, and how large."""
+        rng, B = self.rng, self.B
         # Batch size at a fixed number of epochs: too large is under-trained, too small is noisy.
-        best_batch = np.choose(self.domain, [4.6, 4.2, 6.6, 5.0, 5.0]) + np.choose(
-            self.domain, [1.0, 1.0, 1.2, 1.8, 1.5]
-        ) * normal(B)
-        loss += (
-            self._strength("batch_size", has_batch | has_acc)[:, None]
-            * 0.2
-            * np.abs(effective - best_batch[:, None]) ** 1.6
-        )
+        centre, width = ([4.6, 4.2, 6.6, 5.0, 5.0], [1.0, 1.0, 1.2, 1.8, 1.5])
+        best_batch = np.choose(self.domain, centre) + np.choose(self.domain, width) * rng.standard_normal(B)
+        distance = np.abs(axes["effective_batch"] - best_batch[:, None])
+        loss += self._strength("batch_size", has["batch_size"] | has["accumulation"])[:, None] * 0.2 * distance**1.6
         # More epochs help with falling returns, until small data is learnt by heart.
+        epochs = axes["epochs"]
         overfit = np.maximum(epochs - (rng.uniform(1.5, 5.5, B) + 0.5 * (self.data - 4.3))[:, None], 0)
-        loss += self._strength("epochs", has_epochs)[:, None] * (
+        loss += self._strength("epochs", has["epochs"])[:, None] * (
             1.6 * np.exp2(-rng.uniform(0.5, 1.5, (B, 1)) * epochs) + rng.uniform(0, 0.5, (B, 1)) * overfit
         )
         loss += (
-            self._strength("warmup", has_warmup)[:, None]
-            * (np.abs(warmup - np.abs(rng.normal(0.08, 0.06, (B, 1)))) / 0.1) ** 1.3
+            self._strength("warmup", has["warmup"])[:, None]
+            * (np.abs(axes["warmup"] - np.abs(rng.normal(0.08, 0.06, (B, 1)))) / 0.1) ** 1.3
         )
+
+    def _add_regularisers(self, loss: FloatArray, axes: dict[str, FloatArray], has: dict[str, BoolArray]) -> None:
+        """Momentum, weight decay, adapters, and the weak ones."""
+        rng, B, sgd = self.rng, self.B, self.domain == _SGD
         loss += (
-            self._strength("momentum", has_momentum)[:, None] * np.abs(momentum - rng.normal(1.0, 0.35, (B, 1))) ** 1.5
+            self._strength("momentum", has["momentum"])[:, None]
+            * np.abs(axes["momentum"] - rng.normal(1.0, 0.35, (B, 1))) ** 1.5
         )
-        best_decay = rng.normal(-2.2, 1.2, (B, 1)) - 1.2 * (self.domain == _SGD)[:, None]
+        decay, rank, alpha = axes["weight_decay"], axes["lora_rank"], axes["lora_alpha"]
+        best_decay = rng.normal(-2.2, 1.2, (B, 1)) - 1.2 * sgd[:, None]
         heavy = np.maximum(decay - np.maximum(best_decay, rng.normal(-1.3, 0.5, (B, 1))), 0)
-        sgd_penalty = np.where(self.domain == _SGD, rng.uniform(1, 8, B), rng.uniform(0, 1, B))[:, None]
-        loss += self._strength("weight_decay", has_decay)[:, None] * (
-            0.1 * np.abs(decay - best_decay) + 2 * sgd_penalty * heavy
+        penalty = np.where(sgd, rng.uniform(1, 8, B), rng.uniform(0, 1, B))[:, None]
+        loss += self._strength("weight_decay", has["weight_decay"])[:, None] * (
+            0.1 * np.abs(decay - best_decay) + 2 * penalty * heavy
         )
-        loss += self._strength("lora_rank", has_rank)[:, None] * (
+        loss += self._strength("lora_rank", has["lora_rank"])[:, None] * (
             1.5 * np.exp2(-rank / 1.5) + rng.uniform(0, 0.15, (B, 1)) * rank
         )
-        loss += self._strength("lora_alpha", has_alpha)[:, None] * 0.3 * np.abs(alpha - rng.normal(4.8, 1.0, (B, 1)))
-        for role, centre_, spread_, unit in (
+        loss += (
+            self._strength("lora_alpha", has["lora_alpha"])[:, None]
+            * 0.3
+            * np.abs(alpha - rng.normal(4.8, 1.0, (B, 1)))
+        )
+        self._add_weak_regularisers(loss)
+
+    def _add_weak_regularisers(self, loss: FloatArray) -> None:
+        """Those with a best place of their own that nothing else moves."""
+        rng, B = self.rng, self.B
+        for role, centre, spread, unit in (
             ("dropout", 0.08, 0.10, 0.15),
             ("label_smoothing", 0.07, 0.07, 0.1),
             ("layer_decay", 0.88, 0.08, 0.12),
         ):
             x, has, _ = self._axis(role, "linear", 0.0)
             loss += self._strength(role, has)[:, None] * np.minimum(
-                np.abs(x - rng.normal(centre_, spread_, (B, 1))) / unit, 8
+                np.abs(x - rng.normal(centre, spread, (B, 1))) / unit, 8
             ) ** rng.uniform(1, 2, (B, 1))
         x, has, _ = self._axis("gradient_clipping", "log10", 0.0)
         loss += self._strength("gradient_clipping", has)[:, None] * np.abs(x - rng.normal(0, 0.6, (B, 1)))
         x, has, _ = self._axis("max_length", "log2", 7.0)
         loss += self._strength("max_length", has)[:, None] * np.exp2(-(x - rng.uniform(4.5, 7.5, (B, 1))))
-        loss += self._schedule_effect()
-        # What nobody has a formula for: generic hyperparameters, interactions.
-        named = np.isin(self.roles, [ROLES.index(r) for r in ("generic_numeric", "generic_categorical")])
-        loss += 0.5 * self._additive(named, strength=0.3)
-        loss += _lognormal(rng, 0.06, 0.9, (B, 1)) * self._random_features(self.roles >= 0)
-        loss -= np.where(self.mask, loss, np.inf).min(1, keepdims=True)
-        worst = np.where(self.mask & ~self.diverged, loss, -np.inf).max(1, keepdims=True)
-        collapse = np.maximum(np.where(np.isfinite(worst), worst, 1.0), 1.0) * rng.uniform(0.7, 2.0, (B, 1))
-        return np.where(self.diverged, collapse, loss)
 
     def _axis_nth(
         self, role: str, transform: str, default: float, occurrence: int
