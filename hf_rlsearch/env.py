@@ -41,9 +41,17 @@ def prior_tasks(n_candidates: int = 64) -> Tasks:
 
 
 def repeated(tasks: Tasks, times: int) -> Tasks:
-    """Every task `times` times in a row: searches on the same task, to compare policies with themselves."""
+    """Every task `times` times in a row: searches on the same task, to compare policies with themselves.
+
+    Raises:
+        ObservationError: When drawing a number of tasks that is no multiple of `times`.
+    """
 
     def draw_repeated(rng: np.random.Generator, n_tasks: int) -> TaskBatch:
+        if n_tasks % times:
+            raise ObservationError(
+                f"{n_tasks} searches cannot be put in groups of {times}: give a multiple of {times}."
+            )
         batch = tasks(rng, n_tasks // times)
         return TaskBatch(**{f.name: np.repeat(getattr(batch, f.name), times, axis=0) for f in fields(batch)})
 

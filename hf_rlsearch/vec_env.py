@@ -20,6 +20,8 @@ from hf_rlsearch.env import (
     relative,
     repeated,
 )
+
+
 class SearchVecEnv(VecEnv):
     """B searches at once as a stable-baselines3 `VecEnv`; all episodes have the same length and end together."""
 

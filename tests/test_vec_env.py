@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from stable_baselines3 import PPO
 
-from hf_rlsearch.env import BatchedSearch, SearchEnv, flatten, prior_tasks
+from hf_rlsearch.env import BatchedSearch, SearchEnv, flatten, prior_tasks, relative
 from hf_rlsearch.errors import ObservationError
 from hf_rlsearch.stop_env import BUDGETS, EVALUATIONS, STOP, StopSearch, StopVecEnv
 from hf_rlsearch.vec_env import SearchVecEnv
@@ -93,6 +93,44 @@ def test_ppo_trains_on_the_batch() -> None:
 def test_counts_below_one_are_refused() -> None:
     with pytest.raises(ObservationError, match="budget=0"):
         SearchVecEnv(tasks=TASKS, budget=0)
+
+
+# -------------------------------------------------------------------------------------------------------------- groups
+def test_a_group_shares_its_task_and_its_luck() -> None:
+    env = SearchVecEnv(tasks=TASKS, n_envs=6, budget=3, seed=0, group=3)
+    observation = env.reset()
+    for key, value in observation.items():
+        np.testing.assert_array_equal(value[[0, 0, 3, 3]], value[[1, 2, 4, 5]], err_msg=key)
+    assert not np.array_equal(observation["level_features"][0], observation["level_features"][3])
+    env.step(np.array([0, 0, 1, 0, 1, 1]))
+    shown = env.search.curves[:, 0, 0]
+    assert shown[0] == shown[1] != shown[2]
+    assert shown[3] != shown[4] == shown[5]
+
+
+def test_rewards_of_a_group_are_relative_to_its_mean() -> None:
+    together = SearchVecEnv(tasks=TASKS, n_envs=6, budget=3, seed=0, group=3)
+    together.reset()
+    actions = np.array([0, 1, 2, 2, 1, 0])
+    _, rewards, _, _ = together.step(actions)
+    np.testing.assert_allclose(rewards.reshape(2, 3).sum(1), 0, atol=1e-6)
+    assert np.abs(rewards).max() > 0
+    np.testing.assert_allclose(relative(np.array([1.0, 3.0, 5.0, 5.0]), 2), [-1, 1, 0, 0])
+    np.testing.assert_array_equal(relative(np.array([1.0, 3.0]), 1), [1, 3])
+
+
+def test_groups_change_task_and_luck_with_every_episode() -> None:
+    env = SearchVecEnv(tasks=TASKS, n_envs=4, budget=1, seed=0, group=2)
+    first = env.reset()
+    luck = env.search._luck
+    second = env.step(np.zeros(4, int))[0]
+    assert not np.array_equal(first["level_features"], second["level_features"])
+    assert not np.array_equal(luck, env.search._luck)
+
+
+def test_a_group_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ObservationError, match="7 searches cannot be put in groups of 2"):
+        SearchVecEnv(tasks=TASKS, n_envs=7, budget=2, group=2)
 
 
 # ------------------------------------------------------------------------------------------------------ the stop rule
