@@ -44,9 +44,11 @@ LAYERS: dict[str, float] = {
     "pruner": 6,
     "report": 6,
     "embedded": 6,
+    "backend.confirm": 5,  # only statistics of trials; the report tells them too
     "backend": 7,
     "__init__": 8,
     "demo": 8,
+    "recipe_tools": 8,
     "cli": 9,
     "__main__": 9.5,
 }
@@ -56,9 +58,9 @@ MAY_NAME: dict[str, set[str]] = {
     "optuna": {"space", "history", "sampler", "pruner", "report", "backend", "demo", "cli"},
     "gymnasium": {"env", "vec_env", "stop_env", "policy", "agent", "meta_train"},
     "stable_baselines3": {"policy.sb3", "vec_env", "stop_env", "agent", "meta_train"},
-    "transformers": {"backend", "demo", "__init__", "metrics.perplexity", "cli.doctor"},
+    "transformers": {"recipe_tools", "backend", "demo", "__init__", "metrics.perplexity", "cli.doctor"},
     "accelerate": {"backend", "demo"},
-    "datasets": {"embedded", "metrics", "backend", "demo"},
+    "datasets": {"recipe_tools", "embedded", "metrics", "backend", "demo"},
     "evaluate": {"metrics"},
     "safetensors": {"weights", "policy", "agent", "predictor_training", "meta_train", "backend"},
     "pandas": {"backend"},

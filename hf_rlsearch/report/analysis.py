@@ -13,6 +13,8 @@ import numpy as np
 import optuna
 
 from hf_rlsearch._typing import FloatArray
+from hf_rlsearch.backend.confirm import Gain
+from hf_rlsearch.backend.confirm import gain as paired_gain
 from hf_rlsearch.report.records import SearchRecord, TrialRecord
 
 
@@ -129,6 +131,7 @@ class Summary:
         best: The incumbent.
         baseline: The trial of the user's own arguments.
         gain: How much better the incumbent is, above zero is better; None where either is unknown.
+        confirmed: The same under new seeds, with its interval; None without confirmations.
         spent: Full trainings spent.
         full: Full trainings that the same trials would have cost without stopping any.
         seconds: From the first beginning to the last end.
@@ -139,6 +142,7 @@ class Summary:
     best: TrialRecord | None
     baseline: TrialRecord | None
     gain: float | None
+    confirmed: Gain | None
     spent: float
     full: float
     seconds: float | None
@@ -160,6 +164,7 @@ def summarize(search: SearchRecord) -> Summary:
         best=best,
         baseline=baseline,
         gain=gain,
+        confirmed=_confirmed(search, best, baseline),
         spent=sum(t.fidelity for t in search.trials),
         full=float(len([t for t in ran if t.status != "failed"]))
         + sum(t.fidelity for t in ran if t.status == "failed"),
@@ -167,3 +172,10 @@ def summarize(search: SearchRecord) -> Summary:
         memory=max((t.memory for t in search.trials if t.memory), default=None),
         counts={s: n for s in ("complete", "pruned", "failed", "running") if (n := len(search.with_status(s)))},
     )
+
+
+def _confirmed(search: SearchRecord, best: TrialRecord | None, baseline: TrialRecord | None) -> Gain | None:
+    found = {c.number: c for c in search.confirmations}
+    if best is None or baseline is None or not {best.number, baseline.number} <= set(found):
+        return None
+    return paired_gain(found[best.number], found[baseline.number], maximize=not search.minimize[0])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from hf_rlsearch.backend.confirm import Confirmation
 from hf_rlsearch.report.chart_progress import trial_bars
-from hf_rlsearch.report.drawing import Dot, Drawing, Line, sheet
+from hf_rlsearch.report.drawing import Dot, Drawing, Line, Rect, Text, sheet
 from hf_rlsearch.report.frame import STATUS_LOOK, Frame, Key, legend, status_keys, tick_count
 from hf_rlsearch.report.records import SearchRecord, TrialRecord
 from hf_rlsearch.report.scales import Linear, duration, number, robust
@@ -97,3 +98,49 @@ def memory_per_trial(search: SearchRecord, *, narrow: bool = False) -> Drawing |
     unit, name = (1e9, "GB") if most >= 1e9 else (1e6, "MB")
     bars = [(t, memory[t.number] / unit, show_size(t.memory)) for t in search.trials if t.number in memory]
     return trial_bars(drawing, search, bars, y=Linear(0, most / unit * 1.08 or 1.0, 4), label=name)
+
+
+def confirmations(search: SearchRecord, *, narrow: bool = False) -> Drawing | None:
+    """The configurations that were trained again under new seeds."""
+    seen = {t.number: t.values[0] for t in search.scored() if t.values}
+    found = [c for c in search.confirmations if c.number in seen]
+    if not found:
+        return None
+    drawing = sheet(
+        "confirmations",
+        "The best under new seeds",
+        "The best of many noisy scores looks better than it is, so the best few and your own arguments were trained "
+        "again. Dots are new seeds, the bar is their mean, the cross is the score that the search had seen.",
+        kind="wide",
+        height=74 + 34 * len(found),
+        narrow=narrow,
+    )
+    values = [v for c in found for v in (*c.values.values(), seen[c.number])]
+    x = Linear.around(values, count=tick_count(drawing))
+    frame = Frame(drawing=drawing, x=x, y=Linear(0, len(found)), left=96, top=16)
+    frame.x_ticks(grid=True)
+    name = search.metrics[0]
+    drawing.add(Text(x=frame.left + frame.width / 2, y=drawing.height - 8, text=name, anchor="middle", color="soft"))
+    best, own = search.best(), search.baseline()
+    for row, confirmation in enumerate(found):
+        is_best = best is not None and confirmation.number == best.number
+        is_own = own is not None and confirmation.number == own.number
+        label = "your own" if is_own else f"trial {confirmation.number}"
+        color = "good" if is_best else "ink" if is_own else "accent"
+        y = frame.top + (row + 0.5) * frame.height / len(found)
+        drawing.add(Text(x=frame.left - 10, y=y + 4, text=label, anchor="end", bold=is_best))
+        _draw_seeds(frame, confirmation, seen[confirmation.number], y, color)
+    return drawing
+
+
+def _draw_seeds(frame: Frame, confirmation: Confirmation, seen: float, y: float, color: str) -> None:
+    mean = frame.at_x(confirmation.mean)
+    n = confirmation.number
+    mark = Rect(
+        x=mean - 1.5, y=y - 11, width=3, height=22, color=color, trial=n, tip=f"mean {number(confirmation.mean)}"
+    )
+    cross = Dot(x=frame.at_x(seen), y=y, kind="cross", color="soft", trial=n, tip=f"in the search: {number(seen)}")
+    frame.drawing.add(cross, mark)
+    for seed, value in confirmation.values.items():
+        tip = f"seed {seed}: {number(value)}"
+        frame.drawing.add(Dot(x=frame.at_x(value), y=y, size=4.5, color=color, opacity=0.7, trial=n, tip=tip))

@@ -81,7 +81,9 @@ def _sentences(search: SearchRecord, trial: TrialRecord) -> list[str]:
     if trial.role == "baseline":
         lines.append("These are your own arguments, run first so that the gain of the search can be told.")
     elif trial.role == "confirm":
-        lines.append("A repetition of the best trial under another seed, to confirm it.")
+        lines.append(
+            "One of the best configurations again, under a new seed, to see whether it was the seed that was good."
+        )
     elif not trial.decision:
         lines.append("The sampler that chose this trial stored no reason.")
     else:

@@ -21,7 +21,7 @@ from hf_rlsearch.report.svg import palette_css, to_svg
 
 # Anchor, title and plots of each section; a name that ends with a dash stands for all that begin so.
 _SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("progress", "Progress", ("best-so-far", "trade-off")),
+    ("progress", "Progress", ("best-so-far", "trade-off", "confirmations")),
     ("allocation", "Where the compute went", ("allocation", "gantt", "learning-curves")),
     ("space", "What was searched", ("parallel", "importance", "heat-map", "slice-")),
     ("cost", "What it cost", ("time", "memory")),

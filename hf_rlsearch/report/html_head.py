@@ -36,6 +36,11 @@ def _tiles(summary: Summary) -> Iterable[tuple[str, str, str]]:
     if summary.gain is not None:
         note = "over your own arguments" if summary.gain > 0 else "nothing better was found"
         yield "Gain", f"+{number(summary.gain)}" if summary.gain > 0 else "0", note
+    if summary.confirmed is not None:
+        c = summary.confirmed
+        sign = "+" if c.mean > 0 else ""
+        note = f"{number(c.low, 3)} to {number(c.high, 3)} under new seeds"
+        yield "Confirmed gain", f"{sign}{number(c.mean)}", note if c.found else f"not certain: {note}"
     saved = 1 - summary.spent / summary.full if summary.full else 0.0
     note = f"full trainings; {saved:.0%} saved by stopping" if saved > 0.005 else "full trainings; none was stopped"
     yield "Compute", f"{summary.spent:.3g} of {summary.full:.3g}", note
@@ -45,7 +50,7 @@ def _tiles(summary: Summary) -> Iterable[tuple[str, str, str]]:
 
 
 def _tile(name: str, value: str, note: str) -> str:
-    good = " good" if name == "Gain" and value != "0" else ""
+    good = " good" if name.endswith(("Gain", "gain")) and value.startswith("+") else ""
     text = f"<span>{escape(name)}</span><strong>{escape(value)}</strong><small>{escape(note)}</small>"
     return f'<div class="tile{good}">{text}</div>'
 

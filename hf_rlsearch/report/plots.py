@@ -19,6 +19,7 @@ from hf_rlsearch.report.svg import to_svg
 _DRAW: tuple[Callable[..., Drawing | None], ...] = (
     chart_progress.best_so_far,
     chart_pairs.trade_off,
+    chart_trials.confirmations,
     chart_progress.allocation,
     chart_progress.gantt,
     chart_trials.learning_curves,
@@ -29,6 +30,7 @@ _DRAW: tuple[Callable[..., Drawing | None], ...] = (
 PLOTS: tuple[str, ...] = (
     "best-so-far",
     "trade-off",
+    "confirmations",
     "allocation",
     "gantt",
     "learning-curves",

@@ -17,6 +17,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
+from hf_rlsearch.backend.confirm import OF, SEED, Confirmation, confirmations, winner
 from hf_rlsearch.history import DECISION_KEY, STOP_KEY
 
 FRACTION_STEPS = 10_000
@@ -90,6 +91,7 @@ class SearchRecord:
         distributions: Of every hyperparameter that any trial used, in the order of first use.
         max_step: The step of a full training.
         fractions: True where steps are ten-thousandths of a trial's own training.
+        confirmations: The best few and the user's own configuration under new seeds, where they were trained so.
         attributes: User attributes of the study.
         versions: Of the libraries that the last trial ran with, by name; empty where nobody stored them.
     """
@@ -101,6 +103,7 @@ class SearchRecord:
     distributions: dict[str, BaseDistribution]
     max_step: float
     fractions: bool
+    confirmations: tuple[Confirmation, ...]
     attributes: dict[str, Any]
     versions: dict[str, str]
 
@@ -119,6 +122,7 @@ class SearchRecord:
             distributions=distributions,
             max_step=max_step,
             fractions=fractions,
+            confirmations=tuple(confirmations([t for t in frozen if {OF, SEED} <= set(t.user_attrs)])),
             attributes=dict(study.user_attrs),
             versions={k: str(v) for k, v in _json(frozen[-1].user_attrs.get("versions")).items()} if frozen else {},
         )
@@ -132,8 +136,11 @@ class SearchRecord:
         return [t for t in self.trials if t.values is not None and t.role != "confirm"]
 
     def best(self) -> TrialRecord | None:
-        """The incumbent on the first objective; None before any trial is complete."""
+        """The winner of the confirmations, else the incumbent on the first objective; None before any is complete."""
         trials = self.scored()
+        confirmed = winner(self.confirmations, maximize=not self.minimize[0])
+        if confirmed is not None:
+            trials = [t for t in trials if t.number == confirmed.number] or trials
         choose = min if self.minimize[0] else max
         return choose(trials, key=lambda t: t.values[0]) if trials else None  # type: ignore[index]
 

@@ -4,9 +4,11 @@ import warnings
 import numpy as np
 import optuna
 import pytest
+from optuna.trial import create_trial
 
 from hf_rlsearch.report import SearchRecord
 from hf_rlsearch.report.analysis import expected_best, importances, incumbents, summarize
+from hf_rlsearch.report.chart_trials import confirmations
 
 
 @pytest.mark.parametrize("minimize", [True, False])
@@ -31,6 +33,27 @@ def test_summary_gain_is_over_the_users_own_arguments(study: optuna.Study) -> No
     assert summary.gain == pytest.approx(study.trials[0].value - study.best_value)
     assert summary.spent < summary.full == 22 + 2 * 0.125  # 22 that ran or were stopped, 2 that failed after an eighth
     assert summary.counts == {"complete": 17, "pruned": 5, "failed": 2}
+
+
+def test_confirmations_decide_the_best_and_the_gain_has_an_interval() -> None:
+    study = optuna.create_study(direction="maximize")
+    for value, attrs in (
+        (0.5, {"role": "baseline"}),
+        (0.9, {"role": "search"}),
+        (0.8, {"role": "search"}),
+        *((v, {"role": "confirm", "confirms": 0, "seed": s}) for s, v in ((1, 0.5), (2, 0.52))),
+        *((v, {"role": "confirm", "confirms": 1, "seed": s}) for s, v in ((1, 0.6), (2, 0.61))),
+        *((v, {"role": "confirm", "confirms": 2, "seed": s}) for s, v in ((1, 0.79), (2, 0.8))),
+    ):
+        study.add_trial(create_trial(value=value, user_attrs=attrs))
+    search = SearchRecord.from_study(study)
+    summary = summarize(search)
+    assert summary.best is not None
+    assert summary.best.number == 2  # trial 1 was luck
+    assert summary.confirmed is not None
+    assert summary.confirmed.mean == pytest.approx(0.285)
+    assert summary.confirmed.low < 0.285 < summary.confirmed.high
+    assert confirmations(search) is not None
 
 
 def test_importances_name_the_one_that_matters(make_study: "type[optuna.Study]") -> None:

@@ -75,7 +75,9 @@ def test_every_plot_is_visible_and_the_page_does_not_scroll_sideways(browser: An
         const shown = [...f.querySelectorAll('svg')].filter(s => s.getBoundingClientRect().width > 300);
         return [f.id, shown.length, shown[0]?.querySelectorAll('[data-t], rect').length]; })"""
     plots = {name: (shown, marks) for name, shown, marks in browser.execute_script(script)}
-    wanted = {f"plot-{n}" for n in PLOTS if "<" not in n} - {"plot-trade-off"} | {"plot-slice-learning_rate"}
+    wanted = {f"plot-{n}" for n in PLOTS if "<" not in n} - {"plot-trade-off", "plot-confirmations"} | {
+        "plot-slice-learning_rate"
+    }
     assert wanted <= set(plots)
     assert [name for name, (shown, marks) in plots.items() if shown != 1 or marks < 4] == []
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width

@@ -10,7 +10,7 @@ from hf_rlsearch.report import PLOTS, SearchRecord, write_plots
 from hf_rlsearch.report.plots import draw_all
 from hf_rlsearch.report.svg import to_svg
 
-ALWAYS = {name for name in PLOTS if "<" not in name} - {"trade-off"}
+ALWAYS = {name for name in PLOTS if "<" not in name} - {"trade-off", "confirmations"}
 
 
 def test_every_plot_is_drawn(study: optuna.Study) -> None:

@@ -66,7 +66,8 @@ def test_steps_of_our_own_trials_are_ten_thousandths(maximizing: optuna.Study) -
 
 def test_confirmations_are_no_candidates_for_the_best(maximizing: optuna.Study) -> None:
     add(maximizing, value=0.7)
-    add(maximizing, value=0.8, user_attrs={"role": "confirm"})
+    add(maximizing, value=0.8, user_attrs={"role": "confirm", "confirms": 0, "seed": 1})
+    add(maximizing, value=0.9, user_attrs={"role": "confirm"})  # of another origin
     best = SearchRecord.from_study(maximizing).best()
     assert best is not None
     assert best.number == 0
