@@ -13,13 +13,13 @@ from typing import Any
 import torch
 import transformers
 from datasets import ClassLabel, DatasetDict, load_dataset
-from recipe_tools import be_quiet, hub_or_advice, objective, print_result, read_args
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
 import hf_rlsearch  # noqa: F401  registers backend="rl"
 from hf_rlsearch import embedded
 from hf_rlsearch.metrics import load_metric
 from hf_rlsearch.presets import preset
+from hf_rlsearch.recipe_tools import be_quiet, hub_or_advice, objective, print_result, read_args
 
 # task -> its columns of text
 TASKS = {

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import transformers
 from datasets import Dataset
-from recipe_tools import be_quiet, objective, print_result, read_args
 from sklearn.datasets import load_digits
 from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification
 
 import hf_rlsearch  # noqa: F401  registers backend="rl"
 from hf_rlsearch.metrics import load_metric
+from hf_rlsearch.recipe_tools import be_quiet, objective, print_result, read_args
 
 
 @dataclass

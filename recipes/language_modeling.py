@@ -15,7 +15,6 @@ from typing import Any
 
 import transformers
 from datasets import Dataset, DatasetDict, load_dataset
-from recipe_tools import be_quiet, hub_or_advice, objective, print_result, read_args
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -29,6 +28,7 @@ from transformers import (
 import hf_rlsearch  # noqa: F401  registers backend="rl"
 from hf_rlsearch import embedded
 from hf_rlsearch.presets import preset
+from hf_rlsearch.recipe_tools import be_quiet, hub_or_advice, objective, print_result, read_args
 
 
 @dataclass

@@ -14,13 +14,13 @@ from typing import Any
 import transformers
 from datasets import DatasetDict, load_dataset
 from peft import LoraConfig, TaskType, get_peft_model
-from recipe_tools import be_quiet, hub_or_advice, objective, print_result, read_args
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
 import hf_rlsearch  # noqa: F401  registers backend="rl"
 from hf_rlsearch import embedded
 from hf_rlsearch.metrics import load_metric
 from hf_rlsearch.presets import preset
+from hf_rlsearch.recipe_tools import be_quiet, hub_or_advice, objective, print_result, read_args
 
 TARGETS = {"query and value": ["query", "value"], "attention": ["query", "key", "value"], "all": "all-linear"}
 

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
-from recipe_tools import read_args
 from sklearn.datasets import make_regression
 
 from hf_rlsearch import RLSampler
 from hf_rlsearch.optim import ReparameterizedUpdate
+from hf_rlsearch.recipe_tools import read_args
 
 
 @dataclass

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 import transformers
 from datasets import Dataset, load_dataset
-from recipe_tools import be_quiet, hub_or_advice, print_result, read_args
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 import hf_rlsearch
 from hf_rlsearch import embedded
+from hf_rlsearch.recipe_tools import be_quiet, hub_or_advice, print_result, read_args
 
 
 @dataclass

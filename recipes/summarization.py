@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import transformers
 from datasets import Dataset, DatasetDict, load_dataset
-from recipe_tools import be_quiet, hub_or_advice, objective, print_result, read_args
 from transformers import (
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
@@ -25,6 +24,7 @@ import hf_rlsearch  # noqa: F401  registers backend="rl"
 from hf_rlsearch import embedded
 from hf_rlsearch.metrics import load_metric
 from hf_rlsearch.presets import preset
+from hf_rlsearch.recipe_tools import be_quiet, hub_or_advice, objective, print_result, read_args
 
 
 @dataclass

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import transformers
 from datasets import Dataset, DatasetDict, load_dataset
-from recipe_tools import be_quiet, hub_or_advice, objective, print_result, read_args
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForSeq2SeqLM,
@@ -29,6 +28,7 @@ from transformers import (
 
 import hf_rlsearch  # noqa: F401  registers backend="rl"
 from hf_rlsearch.metrics import load_metric
+from hf_rlsearch.recipe_tools import be_quiet, hub_or_advice, objective, print_result, read_args
 
 
 @dataclass

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import transformers
 
+from hf_rlsearch import recipe_tools
+
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 NEEDS = {
     "glue": "sklearn",
@@ -26,7 +28,7 @@ NEEDS = {
     "translation": "sacrebleu",
 }
 QUICK = ("glue", "reparameterized_regression", "image_classification")
-SEARCHES = tuple(sorted(path.stem for path in RECIPES.glob("*.py") if path.stem != "recipe_tools"))
+SEARCHES = tuple(sorted(path.stem for path in RECIPES.glob("*.py")))
 OTHERS = tuple(name for name in SEARCHES if name not in QUICK)
 
 
@@ -95,13 +97,13 @@ def test_other_backend_runs_the_same_recipe(tmp_path: Path) -> None:
 
 
 def test_arguments_from_a_file(tmp_path: Path) -> None:
-    tools, glue = recipe("recipe_tools"), recipe("glue")
+    glue = recipe("glue")
     (tmp_path / "a.yaml").write_text("task: cola\nn_trials: 3\nbf16: true\n")
     (tmp_path / "a.json").write_text(json.dumps({"task": "cola", "n_trials": 3, "bf16": True}))
     expected = glue.Args(task="cola", n_trials=3, bf16=True)
-    assert tools.read_args(glue.Args, [str(tmp_path / "a.yaml")]) == expected
-    assert tools.read_args(glue.Args, [str(tmp_path / "a.json")]) == expected
-    assert tools.read_args(glue.Args, ["--task", "cola", "--n_trials", "3", "--bf16"]) == expected
+    assert recipe_tools.read_args(glue.Args, [str(tmp_path / "a.yaml")]) == expected
+    assert recipe_tools.read_args(glue.Args, [str(tmp_path / "a.json")]) == expected
+    assert recipe_tools.read_args(glue.Args, ["--task", "cola", "--n_trials", "3", "--bf16"]) == expected
 
 
 @pytest.mark.parametrize("name", SEARCHES)

@@ -1,0 +1,105 @@
+"""What every recipe needs and none is about: reading its arguments, saying what is missing, printing the result.
+
+The recipes are files to copy and to change; these helpers are here so that a copy runs anywhere.
+"""
+
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import datasets
+import transformers
+
+T = TypeVar("T")
+
+
+def read_args(cls: type[T], argv: Sequence[str] | None = None) -> T:
+    """Reads a dataclass from the command line, or from one YAML or JSON file with the same names.
+
+    Args:
+        cls: the dataclass; the help of a field is its metadata ``help``.
+        argv: the words of the command line without the program; those of this process if left out.
+
+    Returns:
+        The filled dataclass.
+
+    Raises:
+        SystemExit: ``--help``, or a word that no field has.
+        ValueError: a name in the file that no field has.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = transformers.HfArgumentParser(cls)  # type: ignore[arg-type]
+    found: tuple[T, ...]
+    if len(words) == 1 and words[0].endswith((".yaml", ".yml")):
+        found = parser.parse_yaml_file(words[0])
+    elif len(words) == 1 and words[0].endswith(".json"):
+        found = parser.parse_json_file(words[0])
+    else:
+        found = parser.parse_args_into_dataclasses(words)
+    return found[0]
+
+
+def be_quiet() -> None:
+    """Leaves the output to the search: no bars for loading a checkpoint per trial, no advice for a single training."""
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    datasets.disable_progress_bars()
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers.*")
+
+
+@contextmanager
+def hub_or_advice(name: str) -> Iterator[None]:
+    """Turns the many errors of an unreachable Hub into one that names the way out.
+
+    Args:
+        name: the checkpoint or data set that is loaded inside.
+
+    Raises:
+        SystemExit: it could not be loaded; the text tells why, and what works without a network.
+    """
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise SystemExit(
+            f"{name!r} could not be loaded: {reason}\n"
+            "Without a network: --offline uses the checkpoint and the data that ship with hf_rlsearch; a folder on "
+            "this machine may be given instead of a name."
+        ) from error
+
+
+def objective(backend: str, metric: str) -> dict[str, Any]:
+    """Names the objective for ``hyperparameter_search``: ours takes a metric's name, the others want a function.
+
+    Args:
+        backend: ``"rl"`` or another backend of transformers.
+        metric: as ``compute_metrics`` names it.
+
+    Returns:
+        The one keyword argument.
+    """
+    if backend == "rl":
+        return {"metric": metric}
+    return {"compute_objective": lambda metrics: metrics[f"eval_{metric}"]}
+
+
+def print_result(best: Any, metric: str, started: float) -> None:
+    """Prints the best trial, on rank 0 alone; for our backend also what was gained over trial 0.
+
+    Args:
+        best: the ``BestRun``.
+        metric: name of the objective.
+        started: ``time.monotonic()`` when the recipe began.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
+    print(f"best {metric}: {best.objective:.4f} in run {best.run_id}, {time.monotonic() - started:.0f} s")
+    print(f"hyperparameters: {best.hyperparameters}")
+    result = best.run_summary
+    if result is not None and getattr(result, "gain", None) is not None:
+        print(f"gain over trial 0, your own arguments: {result.gain + 0.0:.4f}")
