@@ -171,6 +171,16 @@ def test_the_best_candidate_first_earns_everything() -> None:
     np.testing.assert_allclose(search.step(best), 1.0)
 
 
+def test_the_incumbent_is_what_was_observed_best_and_counts_without_its_luck() -> None:
+    search = BatchedSearch(TASKS, n_envs=40, budget=3, evaluations=1, seed=1)
+    for action in (0, 1):
+        search.step(np.full(40, action))
+    observed = search.curves[:, :2, 0]
+    best = observed.argmax(1)
+    np.testing.assert_allclose(search.incumbent, search.tasks.utility[np.arange(40), best])
+    assert np.abs(search.incumbent - observed.max(1)).max() > 1e-3
+
+
 def test_fixed_luck_pairs_policies() -> None:
     rewards = []
     for first in (0, 1):

@@ -118,6 +118,16 @@ def test_it_leads_who_leads_at_the_same_step(rules: Rules) -> None:
     assert study.trials[1].last_step == 3
 
 
+def test_trials_that_stopped_before_are_no_comparison(rules: Rules) -> None:
+    study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=5, weights=rules("always")))
+    study.add_trial(optuna.trial.create_trial(state=TrialState.PRUNED, value=0.9, intermediate_values={1: 0.9}))
+    trial = study.ask()
+    trial.report(0.5, 1)
+    assert trial.should_prune()
+    trial.report(0.5, 2)
+    assert not trial.should_prune()
+
+
 def test_without_a_resource_the_first_trial_tells_it(rules: Rules) -> None:
     study = run(RLPruner(weights=rules("always")), QUALITIES)
     assert pruned(study) == [n for n in range(8) if n not in LEADERS]

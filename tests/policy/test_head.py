@@ -61,6 +61,13 @@ def test_a_single_allowed_action_has_no_entropy() -> None:
     assert CategoricalDistribution(C + 1).proba_distribution(logits).entropy().abs().max() == 0
 
 
+def test_continuing_can_be_the_only_allowed_action() -> None:
+    mask = torch.zeros(B, C + 1, dtype=torch.bool)
+    mask[:, -1] = True
+    logits, _ = trained_head()(*inputs(), mask)
+    assert logits.softmax(1)[:, -1].tolist() == [1.0] * B
+
+
 def test_the_probabilities_of_candidates_and_continuing_add_up() -> None:
     logits, _ = trained_head()(*inputs(), torch.ones(B, C + 1, dtype=torch.bool))
     np.testing.assert_allclose(logits.exp().sum(1).detach(), 1, rtol=1e-5)
