@@ -74,6 +74,13 @@ class Chief:
         self.progress.say(
             f"Objective: {', '.join(objective.names)}, {', '.join(objective.directions)} ({objective.why})."
         )
+        others = {t.user_attrs.get("world_size", world_size) for t in finished(self.study)} - {world_size}
+        if others:
+            self.progress.say(
+                f"Earlier trials ran on {sorted(others)} processes, this run on {world_size}: effective batch "
+                f"sizes, and "
+                "with them objectives, are not comparable."
+            )
         for number in again:
             self.progress.say(f"Trial {number} was interrupted and is taken up again.")
         if OBJECTIVE not in self.study.user_attrs:

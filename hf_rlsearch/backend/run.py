@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from hf_rlsearch._typing import Params
@@ -21,7 +22,7 @@ from hf_rlsearch.backend.probe import probe_metrics
 from hf_rlsearch.backend.result import SearchResult, best_runs
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.sources import FactorySource, TrainerSource
-from hf_rlsearch.backend.storage import open_study, quiet_optuna
+from hf_rlsearch.backend.storage import open_study, quiet_optuna, storage_errors
 from hf_rlsearch.backend.trial import COMPLETE, FAILED, Monitor, Outcome, Plan, run_trial
 from hf_rlsearch.errors import SearchFailed
 
@@ -142,7 +143,11 @@ class Search:
 
     def _next(self) -> Params:
         assert self._chief is not None
-        return self._chief.next()
+        with storage_errors(self._where()):
+            return self._chief.next()
+
+    def _where(self) -> Any:
+        return self._settings.storage or self._source.frozen.value("output_dir")
 
     def _check(self) -> Params:
         """Rank 0: goes on after a failed trial, or raises."""
@@ -174,9 +179,14 @@ class Search:
         finally:
             trainer = None
             self._source.release()
-        if chief is not None:
-            chief.record(plan, outcome)
+        self._ranks.decide(partial(self._record, plan, outcome))
         return fatal
+
+    def _record(self, plan: Plan, outcome: Outcome) -> Params:
+        assert self._chief is not None
+        with storage_errors(self._where()):
+            self._chief.record(plan, outcome)
+        return {}
 
     def _agree(self, outcome: Outcome, error: Exception | None) -> tuple[Outcome, Exception | None]:
         """One outcome for all ranks: a failure on any of them fails the trial, what rank 0 measured counts.

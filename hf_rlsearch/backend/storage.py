@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +98,21 @@ def open_study(
         return _by_identity(opened_storage, identity, output_dir, n_trials, resume, make)
 
 
+@contextmanager
+def storage_errors(where: Any) -> Iterator[None]:
+    """Tells of a storage that stops working during a search, instead of the database's own pages of text.
+
+    Raises:
+        StorageError: From the database's error.
+    """
+    try:
+        yield
+    except Exception as error:
+        if _is_storage_error(error):
+            raise _cannot_be_used(where, error) from error
+        raise
+
+
 def finished(study: optuna.Study) -> list[FrozenTrial]:
     """The trials that count towards ``n_trials``: complete, pruned and failed."""
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
@@ -173,21 +188,29 @@ def _check_sqlite(path: Path) -> None:
 
 
 @contextmanager
-def _clear_errors(where: Any) -> Any:
+def _clear_errors(where: Any) -> Iterator[None]:
     try:
         yield
     except (StorageError, optuna.exceptions.DuplicatedStudyError):
         raise
-    except (OSError, sqlite3.Error, optuna.exceptions.StorageInternalError, RuntimeError) as error:
-        raise StorageError(
-            f"The storage {where} cannot be used: {type(error).__name__}: {str(error).splitlines()[0]}. Check that "
-            f"the folder "
-            "can be written to and that no other program holds the file, or pass storage=."
-        ) from error
     except Exception as error:
-        if type(error).__module__.startswith("sqlalchemy"):
-            raise StorageError(f"The storage {where} cannot be used: {str(error).splitlines()[0]}.") from error
+        if isinstance(error, (OSError, RuntimeError)) or _is_storage_error(error):
+            raise _cannot_be_used(where, error) from error
         raise
+
+
+def _is_storage_error(error: Exception) -> bool:
+    return isinstance(error, (sqlite3.Error, optuna.exceptions.StorageInternalError)) or type(
+        error
+    ).__module__.startswith("sqlalchemy")
+
+
+def _cannot_be_used(where: Any, error: Exception) -> StorageError:
+    return StorageError(
+        f"The storage {where} cannot be used: {type(error).__name__}: {str(error).splitlines()[0]}. Finished trials "
+        f"are "
+        "kept. Check that the folder can be written to and that no other program holds the file, or pass storage=."
+    )
 
 
 def _named(
