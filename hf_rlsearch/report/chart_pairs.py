@@ -8,7 +8,7 @@ from hf_rlsearch.report.chart_space import has
 from hf_rlsearch.report.drawing import Dot, Drawing, Line, Rect, Text, blend, sheet
 from hf_rlsearch.report.frame import Frame, Key, legend, tick_count
 from hf_rlsearch.report.records import SearchRecord
-from hf_rlsearch.report.scales import Linear, number, shorten, show
+from hf_rlsearch.report.scales import Linear, number, shorten, shorten_name, show
 from hf_rlsearch.space import Hyperparameter, infer_role
 
 _HEIGHT = 380.0
@@ -37,7 +37,7 @@ def importance_bars(shares: dict[str, dict[str, float]], *, narrow: bool = False
     frame = Frame(drawing=drawing, x=Linear(0, most), y=Linear(0, 1), left=left, right=44, top=top, bottom=12)
     block = frame.height / len(names)
     for i, name in enumerate(names):
-        _importance_row(frame, name, shares, colors, y=top + (i + 0.5) * block, label=shorten(name, longest))
+        _importance_row(frame, name, shares, colors, y=top + (i + 0.5) * block, label=shorten_name(name, longest))
     return drawing
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from optuna.distributions import CategoricalDistribution
 
 from hf_rlsearch.report.drawing import LINE_RAMP, Dot, Drawing, Line, Text, blend, sheet
-from hf_rlsearch.report.frame import STATUS_LOOK, Frame
+from hf_rlsearch.report.frame import STATUS_LOOK, Frame, thinned
 from hf_rlsearch.report.records import SearchRecord, TrialRecord
-from hf_rlsearch.report.scales import Category, Linear, Log, number, robust, scale_of, shorten, show
+from hf_rlsearch.report.scales import Category, Linear, Log, number, robust, scale_of, shorten_name, show
 
 _NARROWEST = 104.0  # pixels per column of the parallel coordinates, so that their names can be read
 
@@ -35,13 +36,12 @@ def goodness(search: SearchRecord) -> dict[int, float]:
     return {n: i / max(len(ordered) - 1, 1) for i, n in enumerate(ordered)}
 
 
-def slices(search: SearchRecord, *, narrow: bool = False, limit: int = 12) -> list[Drawing]:
-    """Objective against each hyperparameter, one drawing each, at most `limit`."""
+def slices(search: SearchRecord, names: Sequence[str], *, narrow: bool = False) -> list[Drawing]:
+    """Objective against each of the hyperparameters `names`, one drawing each."""
     values = [t.values[0] for t in search.scored() if t.values]
     if not values:
         return []
     y = robust(values, minimize=search.minimize[0])
-    names = list(search.distributions)[:limit]
     kind = "half" if len(names) in (1, 2, 4) else "small"  # two or three to a row, whichever leaves no hole
     return [_slice(search, name, y, kind=kind, narrow=narrow) for name in names]
 
@@ -102,7 +102,7 @@ def parallel_coordinates(search: SearchRecord, *, narrow: bool = False) -> Drawi
         places.append((columns[-1], scales[-1].place(trial.score())))
         drawing.add(_trial_line(drawing, trial, places, ranks[trial.number], is_best=trial is best))
     for x, scale, label in zip(columns, scales, [*names, search.metrics[0]], strict=True):
-        _column(drawing, x, scale, shorten(label, max(int(room / 7), 6)))
+        _column(drawing, x, scale, shorten_name(label, max(int(room / 8.8), 6)))
     return drawing
 
 
@@ -129,7 +129,7 @@ def _trial_line(
 def _column(drawing: Drawing, x: float, scale: Linear | Log | Category, label: str) -> None:
     drawing.add(Line(points=((x, _column_y(drawing, 0)), (x, _column_y(drawing, 1))), color="soft", width=1.2))
     drawing.add(Text(x=x, y=26, text=label, anchor="middle", bold=True))
-    for place, text in scale.ticks():
+    for place, text in thinned(scale.ticks(), int(drawing.height / 18)):
         if 0 <= place <= 1:
             y = _column_y(drawing, place)
             drawing.add(Line(points=((x - 4, y), (x, y)), color="soft", width=1))

@@ -18,6 +18,11 @@ STATUS_LOOK: dict[str, tuple[str, str]] = {
 }
 
 
+def thinned(ticks: Sequence[tuple[float, str]], room: int) -> Sequence[tuple[float, str]]:
+    """Every so many-th of `ticks`, so that at most `room` are left, at least one."""
+    return ticks[:: max(-(-len(ticks) // max(room, 1)), 1)]
+
+
 def tick_count(drawing: Drawing) -> int:
     """How many ticks of x have room."""
     return max(int(drawing.width / 100), 3)
@@ -80,7 +85,9 @@ class Frame:
 
     def x_ticks(self, *, grid: bool = False) -> None:
         """Draws the ticks of x, with lines through the data area if `grid`."""
-        for place, label in self.x.ticks():
+        ticks = self.x.ticks()
+        needed = 10 + 6.6 * max((len(label) for _, label in ticks), default=0)
+        for place, label in thinned(ticks, int(self.width / needed)):
             x = self.left + place * self.width
             if grid:
                 self.drawing.add(_line((x, self.top), (x, self.floor), "rule"))

@@ -13,7 +13,7 @@ import optuna
 from hf_rlsearch._version import __version__
 from hf_rlsearch.report import html_head, html_trials
 from hf_rlsearch.report.analysis import importances, summarize
-from hf_rlsearch.report.drawing import PALETTE, Drawing
+from hf_rlsearch.report.drawing import NARROW, PALETTE, WIDTHS, Drawing
 from hf_rlsearch.report.plots import draw_all
 from hf_rlsearch.report.records import SearchRecord
 from hf_rlsearch.report.source import open_study
@@ -111,8 +111,11 @@ def _plots(key: str, title: str, wanted: Sequence[str], desk: dict[str, Drawing]
 
 def _figure(desk: Drawing, phone: Drawing) -> str:
     """Both widths of a plot; the style shows one."""
-    svg = f'<div class="scroll desk">{to_svg(desk)}</div>'
-    svg += f'<div class="scroll phone" style="--least:{phone.width:g}px">{to_svg(phone)}</div>'
+    svg = "".join(
+        f'<div class="scroll {device}" style="--least:{drawing.width if drawing.width > usual else 0:g}px">'
+        f"{to_svg(drawing)}</div>"
+        for device, drawing, usual in (("desk", desk, WIDTHS[desk.kind]), ("phone", phone, NARROW))
+    )
     caption = f"<figcaption>{escape(desk.caption)}</figcaption>" if desk.caption else ""
     head = f'<figure class="{desk.kind}" id="plot-{escape(desk.name)}"><h3>{escape(desk.title)}</h3>'
     return f"{head}{svg}{caption}</figure>"

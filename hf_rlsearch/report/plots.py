@@ -27,6 +27,7 @@ _DRAW: tuple[Callable[..., Drawing | None], ...] = (
     chart_trials.time_per_trial,
     chart_trials.memory_per_trial,
 )
+_MAX_SLICES = 12  # the most important ones; more would bury the rest of the page
 PLOTS: tuple[str, ...] = (
     "best-so-far",
     "trade-off",
@@ -59,7 +60,7 @@ def draw_all(search: SearchRecord, shares: dict[str, dict[str, float]], *, narro
     ranked = list(dict.fromkeys([*chart_pairs.by_importance(shares), *search.distributions]))
     if len(ranked) > 1:
         drawings.append(chart_pairs.heat_map(search, (ranked[0], ranked[1]), narrow=narrow))
-    drawings += chart_space.slices(search, narrow=narrow)
+    drawings += chart_space.slices(search, ranked[:_MAX_SLICES], narrow=narrow)
     return {d.name: d for d in drawings if d is not None}
 
 

@@ -175,3 +175,11 @@ def size(n_bytes: float | None) -> str:
 def shorten(text: str, width: int) -> str:
     """`text` cut to `width` characters, the cut marked."""
     return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def shorten_name(name: str, width: int) -> str:
+    """`name` cut in its middle to `width` characters: names that are alike mostly differ at their end."""
+    if len(name) <= width:
+        return name
+    tail = (width - 1) // 2
+    return f"{name[: width - 1 - tail]}…{name[len(name) - tail :]}"

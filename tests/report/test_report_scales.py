@@ -1,7 +1,7 @@
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from hf_rlsearch.report.scales import Category, Linear, Log, duration, number, robust, scale_of, size
+from hf_rlsearch.report.scales import Category, Linear, Log, duration, number, robust, scale_of, shorten_name, size
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,8 @@ def test_scale_holds_values_outside_of_the_distribution() -> None:
 
 def test_ticks_of_whole_numbers_are_whole() -> None:
     assert [text for _, text in scale_of(IntDistribution(1, 4), []).ticks()] == ["1", "2", "3", "4"]
+
+
+def test_names_are_cut_in_the_middle() -> None:
+    assert shorten_name("per_device_train_batch_size", 11) == "per_d…_size"
+    assert shorten_name("seed", 4) == "seed"
