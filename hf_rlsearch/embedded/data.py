@@ -95,12 +95,10 @@ def _labelled_sentences(*, validation: bool) -> list[tuple[str, str]]:
     """All (sentence, topic) of one split; a sentence of two topics, or of both splits, is ambiguous and left out."""
     topic_of = {module: topic for topic, modules in TOPICS.items() for module in modules.split()}
     seen: dict[str, set[tuple[str, bool]]] = {}
-    for docstring in docstrings():
-        topic = topic_of.get(docstring.module)
-        if topic is not None:
-            place = (topic, held_out(docstring.text))
-            for sentence in sentences(docstring.text):
-                seen.setdefault(sentence, set()).add(place)
+    for docstring in docstrings(frozenset(topic_of)):
+        place = (topic_of[docstring.module], held_out(docstring.text))
+        for sentence in sentences(docstring.text):
+            seen.setdefault(sentence, set()).add(place)
     unique = ((sentence, *next(iter(places))) for sentence, places in seen.items() if len(places) == 1)
     return [(sentence, topic) for sentence, topic, is_held_out in unique if is_held_out == validation]
 

@@ -5,6 +5,7 @@ The sources are parsed, never imported, so reading them runs no code and needs n
 
 import ast
 import functools
+import os
 import re
 import sysconfig
 from collections.abc import Iterator
@@ -37,9 +38,12 @@ class Docstring:
     text: str
 
 
-@functools.lru_cache(maxsize=1)
-def docstrings() -> tuple[Docstring, ...]:
-    """Reads every docstring of the running Python's standard library (about three seconds, once per process).
+@functools.lru_cache(maxsize=2)
+def docstrings(modules: frozenset[str] | None = None) -> tuple[Docstring, ...]:
+    """Reads the docstrings of the running Python's standard library (up to three seconds, once per process).
+
+    Args:
+        modules: top-level names to read, all if left out.
 
     Returns:
         The docstrings of modules, classes and functions in the order of file names and of the source, so that the
@@ -49,7 +53,8 @@ def docstrings() -> tuple[Docstring, ...]:
         HfRlSearchError: this Python came without the sources of its standard library.
     """
     root = Path(sysconfig.get_path("stdlib"))
-    found = tuple(docstring for path in _source_files(root) for docstring in _read(path, root))
+    files = [path for path in _source_files(root) if modules is None or _module(path, root) in modules]
+    found = tuple(docstring for path in files for docstring in _read(path, root))
     if not found:
         raise HfRlSearchError(
             f"no docstrings found below {str(root)!r}: this Python has no sources of its standard library (a frozen or "
@@ -72,11 +77,18 @@ def sentences(text: str) -> list[str]:
 
 
 def _source_files(root: Path) -> list[Path]:
-    return sorted(path for path in root.rglob("*.py") if not _LEFT_OUT & set(path.relative_to(root).parts))
+    found = []
+    for folder, below, names in os.walk(root):
+        below[:] = [name for name in below if name not in _LEFT_OUT]  # not even looked into: they can be huge
+        found += [Path(folder) / name for name in names if name.endswith(".py")]
+    return sorted(found)
+
+
+def _module(path: Path, root: Path) -> str:
+    return path.relative_to(root).parts[0].removesuffix(".py")
 
 
 def _read(path: Path, root: Path) -> Iterator[Docstring]:
-    module = path.relative_to(root).parts[0].removesuffix(".py")
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, OSError):
@@ -85,7 +97,7 @@ def _read(path: Path, root: Path) -> Iterator[Docstring]:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             text = ast.get_docstring(node)
             if text:
-                yield Docstring(module=module, text=text)
+                yield Docstring(module=_module(path, root), text=text)
 
 
 def _is_prose(sentence: str) -> bool:
