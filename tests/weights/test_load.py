@@ -1,8 +1,11 @@
 """Weights files: what is read, what is refused and in which words, and that nothing is ever unpickled."""
 
+import ast
 import builtins
 import json
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import hf_rlsearch
 from hf_rlsearch.agent import load_agent
 from hf_rlsearch.errors import WeightsError
 from hf_rlsearch.observation import OBSERVATION_FORMAT
@@ -137,3 +141,26 @@ def test_loading_never_calls_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, name, refuse)
     load_agent.cache_clear()
     assert load_agent().card.name == BUNDLED[0]
+
+
+def test_importing_and_loading_in_a_fresh_process_never_calls_pickle() -> None:
+    code = (
+        "import pickle\n"
+        "def refuse(*_, **__): raise AssertionError('something was unpickled')\n"
+        "pickle.load = pickle.loads = refuse\n"
+        "import torch; torch.load = refuse\n"
+        "from hf_rlsearch.agent import load_agent; print(load_agent().card.name)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.returncode) == (BUNDLED[0], 0), done.stderr
+
+
+@pytest.mark.parametrize("folder", ["weights", "policy", "tasks", "sampler", "."])
+def test_no_module_around_the_agent_names_pickle(folder: str) -> None:
+    package = Path(hf_rlsearch.__file__).parent
+    for source in (package / folder).glob("*.py"):
+        names = {node.id for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.Name)}
+        imports = [n for n in ast.walk(ast.parse(source.read_text())) if isinstance(n, (ast.Import, ast.ImportFrom))]
+        modules = {alias.name for n in imports for alias in n.names} | {getattr(n, "module", None) for n in imports}
+        assert not {"pickle", "cloudpickle", "joblib", "dill"} & (names | modules), source
+        assert "torch.load(" not in source.read_text(), source
