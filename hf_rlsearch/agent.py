@@ -15,8 +15,9 @@ from torch import Tensor
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.errors import WeightsError
 from hf_rlsearch.history import History
-from hf_rlsearch.observation import Observation, live_observation
-from hf_rlsearch.policy.features import log_expected_improvement
+from hf_rlsearch.observation import live_observation
+from hf_rlsearch.policy.features import candidate_features, log_expected_improvement, search_features
+from hf_rlsearch.policy.head import DecisionHead
 from hf_rlsearch.policy.network import Arrays, NetworkConfig, Predictor
 from hf_rlsearch.policy.threads import one_torch_thread
 from hf_rlsearch.space import SearchSpace
@@ -24,6 +25,7 @@ from hf_rlsearch.weights.load import Card, load_weights
 
 MAX_TRIALS = 160
 """Trials that the network looks at; of a longer history the better half and the latest, so that asking stays quick."""
+_SHARPNESS = 3.0  # of the probability shown where no policy decided: expected improvement to this power, normalised
 MAX_HYPERPARAMETERS = 24
 """Beyond this many the prior says nothing; candidates are then spread evenly."""
 
@@ -68,10 +70,12 @@ class Agent:
 
     def __init__(self, tensors: Mapping[str, Tensor], card: Card) -> None:
         self.card = card
-        own = {k.removeprefix("predictor."): v for k, v in tensors.items() if k.startswith("predictor.")}
         try:
             self.predictor = Predictor(NetworkConfig(**card.network)).eval()
-            self.predictor.load_state_dict(own)
+            self.predictor.load_state_dict(part(tensors, "predictor"))
+            self.head = DecisionHead().eval() if part(tensors, "head") else None
+            if self.head is not None:
+                self.head.load_state_dict(part(tensors, "head"))
         except (RuntimeError, TypeError) as error:
             raise WeightsError(
                 f"weights {card.name!r} do not fit the network that their card describes: {error}"
@@ -103,27 +107,46 @@ class Agent:
             return Decision(_farthest(space, history, candidates, mask, rng), "design", 1.0)
         observation = live_observation(space, shorten(history), candidates, mask, facts)
         with one_torch_thread(), torch.inference_mode():
-            return self._by_expected_improvement(observation, mask, rng)
+            logits = self.predictor(Arrays.of(observation))
+            if self.head is not None and n_remaining is not None:
+                scores = self._policy_scores(logits, mask, n_remaining, len(history))
+                return self._decision("policy", scores, logits[0].softmax(-1), mask, rng)
+            expected = log_expected_improvement(logits[0].softmax(-1), self.predictor.bins)
+            return self._decision("predictor", _SHARPNESS * expected, logits[0].softmax(-1), mask, rng)
 
-    def _by_expected_improvement(self, observation: Observation, mask: BoolArray, rng: np.random.Generator) -> Decision:
-        """The allowed candidate of the largest expected improvement over the best trial."""
+    def _policy_scores(self, logits: Tensor, mask: BoolArray, n_remaining: int, n_done: int) -> Tensor:
+        """C log-probabilities of the decision head, which knows how much of the budget is left."""
+        assert self.head is not None
+        allowed = torch.as_tensor(mask)[None]
+        candidates = candidate_features(logits, self.predictor.bins, allowed)
+        left, total = torch.tensor([float(n_remaining)]), torch.tensor([float(n_remaining + n_done)])
+        search = search_features(candidates, allowed, torch.tensor([-1]), torch.zeros(1), left, total)
+        actions = torch.cat([allowed, torch.zeros(1, 1, dtype=torch.bool)], dim=1)
+        return torch.as_tensor(self.head(candidates, search, actions)[0][0, :-1])
+
+    def _decision(
+        self, source: str, scores: Tensor, probabilities: Tensor, mask: BoolArray, rng: np.random.Generator
+    ) -> Decision:
+        """The allowed candidate of the largest score, ties at random; C scores as unnormalised log-probabilities."""
         bins = self.predictor.bins
-        probabilities = self.predictor(Arrays.of(observation))[0].softmax(-1)  # C x N_BINS
-        score = log_expected_improvement(probabilities, bins).double().numpy()
-        score = np.where(mask, score + 1e-9 * rng.random(len(score)), -np.inf)
+        score = np.where(mask, scores.double().numpy() + 1e-9 * rng.random(len(mask)), -np.inf)
         index = int(score.argmax())
-        p = probabilities[index]
+        weight, p = np.exp(score - score.max()), probabilities[index]
         mean = float((p * bins).sum())
-        weight = np.exp(3.0 * (score - score.max()))
         return Decision(
             index,
-            "predictor",
+            source,
             float(weight[index] / weight.sum()),
             float((p * bins.clamp(min=0)).sum()),
             float((p * (bins > 0.004)).sum()),
             mean,
             float(((p * (bins - mean) ** 2).sum()).sqrt()),
         )
+
+
+def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors of one part of the weights ("predictor", "head", "stop") by their own names; empty where it is missing."""
+    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
 
 
 def shorten(history: History, limit: int = MAX_TRIALS) -> History:

@@ -55,7 +55,7 @@ class StopTraining:
         seed: Of everything.
     """
 
-    steps: int = 600_000
+    steps: int = 3_000_000
     n_envs: int = 128
     n_steps: int = 64
     learning_rate: float = 7e-4
@@ -76,7 +76,7 @@ class ChoiceTraining:
         gate_tasks: Fresh tasks on which the gate compares.
     """
 
-    steps: int = 150_000
+    steps: int = 120_000
     n_envs: int = 64
     n_candidates: int = 64
     budget: int = 16
@@ -119,7 +119,7 @@ def train_stop_rule(settings: StopTraining, folder: Path) -> dict[str, Tensor]:
 def _clone_halving(model: PPO, settings: StopTraining, steps: int = 300) -> None:
     """Starts the stop rule as "keep the better third at every evaluation".
 
-    A policy that stops at random stops every trial early, never sees that patience pays, and collapses to always stopping.
+    A policy that stops at random ends all trials early, never sees that patience pays, and collapses to stopping always.
     """
     env = StopVecEnv(n_envs=settings.n_envs, seed=settings.seed + 1000)
     observations = env.reset()

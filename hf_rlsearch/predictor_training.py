@@ -44,7 +44,7 @@ class PredictorTraining:
         seed: Of everything.
     """
 
-    steps: int = 16_000
+    steps: int = 8_000
     batch_size: int = 64
     n_targets: int = 48
     reuse: int = 3

@@ -19,6 +19,7 @@ from hf_rlsearch.env import BatchedSearch, Tasks, prior_tasks, relative, repeate
 CONTINUE, STOP = 0, 1
 BUDGETS = (2, 4, 8, 16)
 EVALUATIONS = (4, 8, 16, 24)
+_LOOKS = 64  # candidates that the ablest simulated searcher compares before it proposes one
 
 
 class StopSearch(BatchedSearch):
@@ -35,18 +36,21 @@ class StopSearch(BatchedSearch):
         super().reset()
         first = np.arange(self.B) // self.group * self.group  # a group shares task, kind of curves, skill and luck
         self.family = type(self.family)(**{k: v[first] for k, v in vars(self.family).items()})
-        self.skill = (self.rng.uniform(0, 1, self.B) * (self.rng.random(self.B) < 0.7))[first]
+        self.skill = (self.rng.uniform(0, 1, self.B) * (self.rng.random(self.B) < 0.75))[first]
+        self.error = self.rng.uniform(0.05, 0.5, self.B)[first]
         self.fix_luck(int(self.rng.integers(2**31)), self.group)
 
     def propose(self) -> IntArray:
-        """B candidates: the best of a few draws, of more the more a searcher has seen and the abler it is."""
+        """B candidates: each the best of some draws, as far as a searcher can tell; of more draws as it has seen more."""
         allowed = self.action_masks()[:, :-1]
-        looks = 1 + np.floor(self.skill * np.minimum(self.count, 30)).astype(int)
+        n = min(_LOOKS, allowed.shape[1])
         keys = np.where(allowed, self.rng.random(allowed.shape), np.inf)
-        nearest = np.argpartition(keys, 30, axis=1)[:, :31] if keys.shape[1] > 31 else np.argsort(keys, axis=1)
-        order = np.take_along_axis(nearest, np.argsort(np.take_along_axis(keys, nearest, 1), axis=1), axis=1)
-        guess = np.take_along_axis(self.tasks.utility, order, 1) + 0.5 * self.rng.standard_normal(order.shape)
-        valid = (np.arange(order.shape[1]) < looks[:, None]) & np.take_along_axis(allowed, order, 1)
+        drawn = np.argpartition(keys, n - 1, axis=1)[:, :n]
+        order = np.take_along_axis(drawn, np.argsort(np.take_along_axis(keys, drawn, 1), axis=1), axis=1)
+        error = self.error[:, None] * self.rng.standard_normal(order.shape)
+        guess = np.take_along_axis(self.tasks.utility, order, 1) + error
+        looks = 1 + np.floor(self.skill * 4 * self.count).astype(int)
+        valid = (np.arange(n) < looks[:, None]) & np.take_along_axis(allowed, order, 1)
         valid[:, 0] = True
         return np.asarray(order[np.arange(self.B), np.where(valid, guess, -np.inf).argmax(1)])
 
@@ -54,8 +58,8 @@ class StopSearch(BatchedSearch):
         """Stops or continues the running trials and trains one evaluation further.
 
         Returns:
-            B rewards: improvement of the incumbent, half of it weighted by the share of the budget that is left, so that an
-            episode's sum counts the area under the regret curve and the final regret alike.
+            B rewards: improvement of the incumbent, half of it weighted by the share of the budget that is left, so that
+            an episode's sum counts the area under the regret curve and the final regret alike.
         """
         fresh = stop | (self.running < 0)
         before = np.clip(self.incumbent, 0, 1)
