@@ -344,8 +344,6 @@ def live_observation(
     arrays = _live_space_arrays(space, extra)
     row = np.array([[facts.get(name, np.nan) for name in FACTS]], dtype=float)
     values, fidelity = np.asarray(history.values, float), np.asarray(history.fidelity, float)
-    running = np.asarray(history.status) == STATUS.index("running")
-    reference = float(fidelity[running].max()) if running.any() else 1.0
     return observe(
         arrays,
         row,
@@ -356,9 +354,22 @@ def live_observation(
         np.ones((1, len(trials)), bool),
         np.asarray(candidates)[None],
         np.asarray(mask, bool)[None],
-        _best_up_to(history, np.full(len(trials), reference))[None],
+        _at_reference(history)[None],
         _best_up_to(history, fidelity / 2)[None],
     )
+
+
+def _at_reference(history: History) -> FloatArray:
+    """T values at the fidelity of the running trial that is furthest; the value itself where nothing has come that far.
+
+    As in simulated searches: a trial whose curve nobody recorded is compared by what it reached.
+    """
+    running = history.status == STATUS.index("running")
+    reference = float(np.max(history.fidelity, initial=0.0, where=running))
+    if reference <= 0:
+        return np.asarray(history.values, float)
+    unrecorded = np.array([len(curve) == 0 for curve in history.curves], dtype=bool)
+    return np.where(unrecorded, history.values, _best_up_to(history, np.full(len(unrecorded), reference)))
 
 
 def _best_up_to(history: History, fidelity: FloatArray) -> FloatArray:

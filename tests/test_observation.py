@@ -170,6 +170,42 @@ def test_curves_are_read_at_the_fidelity_of_the_running_trial() -> None:
     assert features[:, HAS_HALF].tolist() == [1, 0, 1]
 
 
+@pytest.mark.parametrize("status", [COMPLETE, RUNNING])
+def test_trials_without_curves_are_compared_by_what_they_reached(status: int) -> None:
+    """Also while another worker's trial runs that has reported nothing yet."""
+    history = history_of(
+        random_rows(4),
+        np.array([0.1, 0.5, 0.9, np.nan]),
+        status=np.array([COMPLETE, COMPLETE, COMPLETE, status]),
+        fidelity=np.array([1.0, 1.0, 1.0, 0.0 if status == RUNNING else 1.0]),
+    )
+    features = seen(history).trial_features[0, :3]
+    np.testing.assert_array_equal(features[:, AT_REFERENCE], features[:, COMPRESSED])
+    assert features[0, AT_REFERENCE] < -0.5
+
+
+def test_a_live_search_is_described_like_a_simulated_one() -> None:
+    """The same four trials through both doors: finished ones without curves, nothing running."""
+    rows, values = random_rows(4), np.array([0.3, 0.1, 0.8, 0.5])
+    live = seen(history_of(rows, values), maximize=1.0)
+    simulated = Trained.complete(np.arange(4)[None], values[None], np.ones((1, 4), bool))
+    direct = observe(
+        space=live.space,
+        facts=np.array([[1.0 if name == "maximize" else np.nan for name in FACTS]]),
+        trials=rows[None],
+        values=simulated.values,
+        fidelity=simulated.fidelity,
+        status=simulated.status,
+        trial_mask=simulated.mask,
+        candidates=CANDIDATES[None],
+        candidate_mask=ALLOWED[None],
+        at_reference=simulated.at_reference,
+        at_half=simulated.at_half,
+    )
+    for name in ("trials", "trial_features", "trial_mask", "incumbent", "candidates", "context"):
+        np.testing.assert_array_equal(getattr(live, name), getattr(direct, name), err_msg=name)
+
+
 @pytest.mark.filterwarnings("error")
 def test_reports_at_step_zero_are_of_all_that_was_trained() -> None:
     curve = np.array([[0.0, 0.5]])
