@@ -145,7 +145,7 @@ class Agent:
 
 
 def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The tensors of one part of the weights ("predictor", "head", "stop") by their own names; empty where it is missing."""
+    """The tensors of one part ("predictor", "head", "stop") by their own names, empty if there are none."""
     return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
 
 

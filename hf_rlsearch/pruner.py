@@ -26,6 +26,10 @@ DECISIONS_PER_TRAINING = 24
 """A trial that reports more often is judged this often: the finest that the rule was trained for."""
 
 
+_LONGER_LOOK = 4
+"""A configuration that is trained again after it was stopped gets at least so many times the training it had then."""
+
+
 class RLPruner(BasePruner):
     """Stops trials that are not worth their remaining training.
 
@@ -75,6 +79,9 @@ class RLPruner(BasePruner):
         resource = self._max_resource or _longest(others)
         steps = sorted(trial.intermediate_values)
         if resource is None or not _is_due(steps, resource):
+            return False
+        stopped = [t.last_step or 0 for t in others if t.state == TrialState.PRUNED and t.params == trial.params]
+        if steps[-1] < _LONGER_LOOK * max(stopped, default=0):
             return False
         own = _Curve.of(trial, study)
         rest = [curve for t in others if (curve := self._curve(t, study)) is not None]

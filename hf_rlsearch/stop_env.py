@@ -41,7 +41,7 @@ class StopSearch(BatchedSearch):
         self.fix_luck(int(self.rng.integers(2**31)), self.group)
 
     def propose(self) -> IntArray:
-        """B candidates: each the best of some draws, as far as a searcher can tell; of more draws as it has seen more."""
+        """B candidates: each the best of some draws as far as a searcher can tell; of more, the more it has seen."""
         allowed = self.action_masks()[:, :-1]
         n = min(_LOOKS, allowed.shape[1])
         keys = np.where(allowed, self.rng.random(allowed.shape), np.inf)
@@ -58,13 +58,13 @@ class StopSearch(BatchedSearch):
         """Stops or continues the running trials and trains one evaluation further.
 
         Returns:
-            B rewards: improvement of the incumbent, half of it weighted by the share of the budget that is left, so that
-            an episode's sum counts the area under the regret curve and the final regret alike.
+            B rewards: improvement of the incumbent, half of it weighted by the share of the budget that is left: an
+            episode's sum counts the area under the regret curve and the final regret alike.
         """
         fresh = stop | (self.running < 0)
         before = np.clip(self.incumbent, 0, 1)
         area = self.step(np.where(fresh, self.propose(), self.C))
-        return 0.5 * (area + np.clip(self.incumbent, 0, 1) - before)
+        return np.asarray(0.5 * (area + np.clip(self.incumbent, 0, 1) - before))
 
     def describe(self) -> tuple[FloatArray, BoolArray]:
         """B x len(CURVE_FEATURES), zero where nothing runs, and B flags of trials that may be stopped."""

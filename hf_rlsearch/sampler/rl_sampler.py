@@ -15,7 +15,7 @@ from hf_rlsearch._typing import IntArray, Params
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.history import DECISION_KEY, History, stable_distributions
 from hf_rlsearch.sampler.memory import out_of_memory
-from hf_rlsearch.sampler.tried import already_tried, conditional_names
+from hf_rlsearch.sampler.tried import already_tried, conditional_names, second_chances
 from hf_rlsearch.space import Hyperparameter, SearchSpace, infer_role
 from hf_rlsearch.space.candidates import unique_rows
 from hf_rlsearch.space.roles import check_role
@@ -175,7 +175,7 @@ class RLSampler(BaseSampler):
         from hf_rlsearch.agent import load_agent  # torch and the weights are loaded by the first decision
 
         history = history.select(history.decided)
-        mask = ~already_tried(space, history, rows)
+        mask = ~already_tried(space, history.select(~second_chances(history)), rows)
         if not mask.any():
             mask[:] = True
         fits = ~out_of_memory(space, study._get_trials(deepcopy=False, use_cache=True), rows)

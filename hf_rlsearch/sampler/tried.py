@@ -1,5 +1,7 @@
 """Which candidates have been trained already."""
 
+from collections import Counter
+
 import numpy as np
 
 from hf_rlsearch._typing import BoolArray, IntArray
@@ -38,6 +40,17 @@ def already_tried(space: SearchSpace, history: History, rows: IntArray) -> BoolA
         same_pattern = partial & (missing == pattern).all(axis=1)
         tried |= matches(rows[:, ~pattern], levels[same_pattern][:, ~pattern])
     return tried
+
+
+def second_chances(history: History) -> BoolArray:
+    """(T,) True for pruned trials whose params nobody else trained: the agent may propose them once more.
+
+    A trial may have been stopped on little evidence; when nothing new looks better, it deserves a longer look.
+    """
+    keys = [tuple(sorted(params.items())) for params in history.params]
+    once = {key for key, count in Counter(keys).items() if count == 1}
+    pruned = (history.status == PRUNED).tolist()
+    return np.array([was and key in once for key, was in zip(keys, pruned, strict=True)], dtype=bool)
 
 
 def exact_levels(space: SearchSpace, history: History) -> IntArray:
