@@ -112,6 +112,17 @@ class Chief:
         is_search = self._trial.user_attrs.get("role") == SEARCH
         return is_search and len(self.study.directions) == 1 and bool(self._trial.should_prune())
 
+    def halved(self, plan: Plan) -> None:
+        """Notes that the running trial goes on with a smaller batch per device."""
+        assert self._trial is not None
+        args = self._drawer.arguments(plan.values)
+        self._trial.set_user_attr("values", plan.values)
+        self._trial.set_user_attr("arguments", self._drawer.frozen.to_json(args))
+        self.progress.say(
+            f"Trial {plan.number} ran out of memory and begins again with per_device_train_batch_size="
+            f"{args.per_device_train_batch_size}, gradient_accumulation_steps={args.gradient_accumulation_steps}."
+        )
+
     def keeps(self, outcome: Outcome) -> bool:
         """Whether a finished trial's model is among the best k, so that it has to be on disk."""
         if outcome.status != COMPLETE or self._settings.keep_checkpoints == 0:

@@ -1,9 +1,9 @@
 """Every touch of the Trainer's private parts.
 
-Tested with transformers 5.23 and accelerate 1.15. A search drives ``Trainer.train()`` without making the Trainer
-believe
-that a built-in backend runs, so it must itself do what ``Trainer._hp_search_setup`` and the constructor do with changed
-arguments: ``TrainerSeat.prepare`` does, and ``TrainerSeat.__exit__`` puts everything back.
+Tested with transformers 5.0 to 5.23 and accelerate 1.4 to 1.15. A search drives ``Trainer.train()`` without making the
+Trainer believe that a built-in backend runs, so it must itself do what ``Trainer._hp_search_setup`` and the
+constructor do
+with changed arguments: ``TrainerSeat.prepare`` does, and ``TrainerSeat.__exit__`` puts everything back.
 """
 
 import copy
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from hf_rlsearch.errors import ArgumentsError
 
-TESTED_TRANSFORMERS = ("5.23.0", "5.23.0")
+TESTED_TRANSFORMERS = ("5.0.0", "5.23.0")
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ together, when their modules are loaded: at once if they are, else by an import 
 costs
 nothing before or after ``import transformers``. The default backend stays what it was, because ours is added last.
 
-Tested with transformers 5.23 (Python 3.11 to 3.13).
+Tested with transformers 5.0 to 5.23.
 """
 
 import functools

@@ -157,6 +157,23 @@ class Search:
 
     def _train(self, plan: Plan) -> Exception | None:
         """Trains one configuration on all ranks and records it; returns an exception that has to end the search."""
+        outcome, fatal = self._attempt(plan)
+        while (smaller := self._smaller(plan, outcome)) is not None:
+            plan = smaller
+            if self._chief is not None:
+                self._chief.halved(plan)
+            outcome, fatal = self._attempt(plan)
+        self._ranks.decide(partial(self._record, plan, outcome))
+        return fatal
+
+    def _smaller(self, plan: Plan, outcome: Outcome) -> Plan | None:
+        """What to train instead of a trial that ran out of memory, the same on all ranks; None for nothing."""
+        if not self._settings.halve_batch or outcome.failure is None or outcome.failure.kind != "oom":
+            return None
+        return plan.with_half_the_batch(self._drawer.arguments(plan.values))
+
+    def _attempt(self, plan: Plan) -> tuple[Outcome, Exception | None]:
+        """One training on all ranks; the outcome they agree on, and an exception that has to end the search."""
         chief = self._chief
         report: Callable[[int, float], bool] = chief.report if chief is not None else (lambda step, value: False)
         monitor = Monitor(plan, self.objective, self._ranks, report)
@@ -179,8 +196,7 @@ class Search:
         finally:
             trainer = None
             self._source.release()
-        self._ranks.decide(partial(self._record, plan, outcome))
-        return fatal
+        return outcome, fatal
 
     def _record(self, plan: Plan, outcome: Outcome) -> Params:
         assert self._chief is not None

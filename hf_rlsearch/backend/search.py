@@ -34,6 +34,7 @@ def search(
     max_failed_trials: int | None = None,
     gc_after_trial: bool = True,
     n_jobs: int = 1,
+    halve_batch: bool = False,
     keep_checkpoints: int = 1,
     weights: str | None = None,
     roles: Mapping[str, str] | None = None,
@@ -72,6 +73,9 @@ def search(
         max_failed_trials: Failed trials at which the search ends; a quarter of ``n_trials``, at least three.
         gc_after_trial: Accepted as in Optuna; memory is always freed.
         n_jobs: Only 1; start several processes with one storage instead.
+        halve_batch: A trial that runs out of memory is trained again with half the batch per device and twice the
+        gradient
+            accumulation, which keeps the effective batch; down to a batch of 1.
         keep_checkpoints: Number of best trials whose model stays on disk.
         weights: Weights of the agent instead of the bundled ones.
         roles: Role of a hyperparameter by name, where its name does not tell.

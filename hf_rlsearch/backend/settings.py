@@ -49,6 +49,7 @@ class Settings:
     max_failed_trials: int | None = None
     gc_after_trial: bool = True
     n_jobs: int = 1
+    halve_batch: bool = False
     keep_checkpoints: int = 1
     weights: str | None = None
     roles: Mapping[str, str] | None = None

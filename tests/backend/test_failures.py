@@ -205,3 +205,23 @@ def test_what_ran_out_of_memory_is_not_tried_again(make_trainer: MakeTrainer) ->
     result = run(trainer, "rl", space, n_trials=5, baseline=True).run_summary
     assert result.trials[0].user_attrs["failure"]["kind"] == "oom"
     assert [trial.params["per_device_train_batch_size"] for trial in result.trials[1:]] == [4] * 4
+
+
+def test_half_the_batch_twice_the_accumulation(make_trainer: MakeTrainer) -> None:
+    seen: list[tuple[int, int]] = []
+
+    class Small(Trainer):
+        def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            sizes = (self.args.per_device_train_batch_size, self.args.gradient_accumulation_steps)
+            if sizes not in seen:
+                seen.append(sizes)
+            if self.args.per_device_train_batch_size > 4:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return super().training_step(*args, **kwargs)
+
+    trainer = make_trainer(cls=Small)
+    best = run(trainer, "rl", n_trials=1, halve_batch=True)
+    assert seen == [(16, 1), (8, 2), (4, 4)]
+    assert states(best.run_summary.study) == [COMPLETE]
+    assert trainer.args.gradient_accumulation_steps == 4
+    assert best.run_summary.trials[0].user_attrs["arguments"]["per_device_train_batch_size"] == 4
