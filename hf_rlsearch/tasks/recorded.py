@@ -149,7 +149,7 @@ class RecordedTask:
         key = tuple(int(i) for i in levels)
         if len(key) != len(self.n_levels) or any(not 0 <= i < n for i, n in zip(key, self.n_levels, strict=True)):
             raise ArgumentsError(
-                f"levels {key} of {self.name!r}: expected one of {self.n_levels.tolist()} levels each."
+                f"levels {key} of {self.name!r}: expected one each of {self.n_levels.tolist()} levels."
             )
         if key not in self._nearest:
             self._nearest[key] = self._search(np.array(key))

@@ -1,0 +1,135 @@
+"""Compares samplers with pruners on recorded learning curves, by the compute they need.
+
+    python scripts/benchmark_pruners.py --tables TABLES --out runs.json --report table.md --figure regret.svg
+
+Only tasks with curves are used. The budget is counted in full trainings: checkpoints over those of an average training.
+The best checkpoint seen counts, of pruned trials as well. See docs/benchmark.md.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before numpy and torch are loaded: they read the number of threads once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import _benchmarking as bench
+import numpy as np
+import optuna
+from _peers import OptunaSearch, prepare
+
+from hf_rlsearch import RLPruner, RLSampler
+from hf_rlsearch._typing import FloatArray
+from hf_rlsearch.errors import WeightsError
+from hf_rlsearch.policy.stop import StopRule
+from hf_rlsearch.tasks.recorded import RecordedTask, load_tasks
+from hf_rlsearch.weights.load import load_weights, resolve
+
+POINTS = (1, 3, 5, 10, 20)
+COMPARED_AT = 10
+
+SAMPLERS: dict[str, Callable[[RecordedTask, int, str | None], optuna.samplers.BaseSampler]] = {
+    "random": lambda task, seed, weights: optuna.samplers.RandomSampler(seed=seed),
+    "TPE": lambda task, seed, weights: optuna.samplers.TPESampler(seed=seed),
+    "ours": lambda task, seed, weights: RLSampler(seed=seed, weights=weights, max_resource=task.max_resource),
+}
+PRUNERS: dict[str, Callable[[RecordedTask, int, str | None], optuna.pruners.BasePruner]] = {
+    "none": lambda task, budget, weights: optuna.pruners.NopPruner(),
+    "median": lambda task, budget, weights: optuna.pruners.MedianPruner(),
+    "hyperband": lambda task, budget, weights: optuna.pruners.HyperbandPruner(
+        min_resource=1, max_resource=task.max_resource, reduction_factor=3
+    ),
+    "halving": lambda task, budget, weights: optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
+    "ours": lambda task, budget, weights: RLPruner(max_resource=task.max_resource, budget=budget, weights=weights),
+}
+PAIRS = tuple(f"{sampler} + {pruner}" for sampler in SAMPLERS for pruner in PRUNERS)
+OURS = "ours + ours"
+
+
+def run_cell(cell: bench.Cell, *, tables: Path, budget: int, weights: str | None) -> dict[str, Any]:
+    """One search: regret of the best checkpoint seen after each full training, and the number of trials."""
+    pair, name, seed = cell
+    return search(pair, _task(tables, name), seed, budget, weights)
+
+
+@lru_cache(maxsize=64)
+def _task(tables: Path, name: str) -> RecordedTask:
+    return load_tasks(tables, names=[name])[0]
+
+
+def search(pair: str, task: RecordedTask, seed: int, budget: int, weights: str | None) -> dict[str, Any]:
+    """Trains until the budget is spent; the last trial may end in the middle."""
+    own = bench.seed_of(task.name, seed)
+    prepare(own)
+    sampler, pruner = pair.split(" + ")
+    study = OptunaSearch(
+        task,
+        SAMPLERS[sampler](task, own, weights),
+        PRUNERS[pruner](task, budget, weights),
+        values=sampler == "ours",
+    )
+    spend, seen, n_trials = round(budget * task.full_training), np.empty(0), 0
+    while len(seen) < spend:
+        curve = task.curve(study.ask())[: spend - len(seen)]
+        seen = np.concatenate([seen, train(study, task, curve)])
+        n_trials += 1
+    ends = np.array([round(n * task.full_training) for n in range(1, budget + 1)]) - 1
+    best = np.minimum.accumulate(task.regret(seen))
+    return {"regret": best[ends].round(6).tolist(), "trials": n_trials}
+
+
+def train(study: OptunaSearch, task: RecordedTask, curve: FloatArray) -> FloatArray:
+    """Trains the trial asked for last, to its end or until it is pruned; returns the checkpoints seen."""
+    for step, value in enumerate(curve, 1):
+        study.trial.report(float(value), step)
+        if step < len(curve) and study.trial.should_prune():
+            study.study.tell(study.trial, state=optuna.trial.TrialState.PRUNED)
+            return curve[:step]
+    study.tell(float(curve.max() if task.maximize else curve.min()))
+    return curve
+
+
+def available(wanted: Sequence[str] | None, weights: str | None) -> list[str]:
+    """The pairs to run; says which are left out and why."""
+    if unknown := sorted(set(wanted or ()) - set(PAIRS)):
+        raise SystemExit(f"there are no pairs {unknown}: choose from {list(PAIRS)}.")
+    try:
+        StopRule(load_weights(weights)[0])
+    except WeightsError as error:
+        print(f"pairs with our pruner: left out, {error}")
+        return [pair for pair in wanted or PAIRS if not pair.endswith("+ ours")]
+    return list(wanted or PAIRS)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs what is missing, then prints the tables."""
+    parser = bench.parser(__doc__, "pairs")
+    parser.add_argument("--budget", type=int, default=20, help="full trainings of each search")
+    args = parser.parse_args(arguments)
+    tasks = [t for t in load_tasks(args.tables, families=args.families, names=args.tasks) if t.has_curves]
+    if not tasks:
+        raise SystemExit(f"none of the chosen tasks of {args.tables} has learning curves.")
+    pairs = available(args.pairs, args.weights)
+    digest = hashlib.sha256(resolve(args.weights).read_bytes()).hexdigest()[:12]
+    made = {pair: digest if "ours" in pair else "peer" for pair in PAIRS}
+    results = bench.Results(args.out, {"budget": args.budget})
+    results.drop_stale(made)
+    run = partial(run_cell, tables=args.tables, budget=args.budget, weights=args.weights)
+    bench.run_cells(
+        results, [(p, t.name, s) for s in range(args.seeds) for p in pairs for t in tasks], run, made, args.jobs
+    )
+    curves = bench.collect(results, PAIRS, tasks)
+    ours = OURS if OURS in curves else "ours + none"
+    text = bench.report(curves, POINTS, ours=ours, reference="TPE + none", point=COMPARED_AT)
+    bench.finish(text, curves, report=args.report, figure=args.figure, label="compute, full trainings")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Compares RLSampler with its peers on recorded tables: the same tasks, the same seeds, one run.
+
+    python scripts/benchmark_samplers.py --tables TABLES --out runs.json --report table.md --figure regret.svg
+
+See docs/benchmark.md for what is measured. Interrupted, it goes on where it ended; finished searches are not repeated.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before numpy and torch are loaded: they read the number of threads once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import _benchmarking as bench
+import numpy as np
+from _peers import PEERS, prepare, variants
+
+from hf_rlsearch.tasks.recorded import RecordedTask, load_tasks
+from hf_rlsearch.weights.load import resolve
+
+POINTS = (1, 3, 5, 10, 20, 50)
+COMPARED_AT = 20
+
+
+def run_cell(cell: bench.Cell, *, tables: Path, n_trials: int, weights: dict[str, str | None]) -> dict[str, Any]:
+    """One search: regret of the best so far after each trial, and milliseconds on the processor per choice."""
+    method, name, seed = cell
+    return search(method, _task(tables, name), seed, n_trials, weights.get(method))
+
+
+@lru_cache(maxsize=64)
+def _task(tables: Path, name: str) -> RecordedTask:
+    return load_tasks(tables, names=[name])[0]
+
+
+def search(method: str, task: RecordedTask, seed: int, n_trials: int, weights: str | None) -> dict[str, Any]:
+    """Asking for a configuration again costs a trial like any other."""
+    own = bench.seed_of(task.name, seed)
+    prepare(own)
+    peer = PEERS[method].start(task, own, n_trials, weights)
+    values, seconds = [], 0.0
+    for _ in range(n_trials):
+        began = time.process_time()
+        levels = peer.ask()
+        seconds += time.process_time() - began
+        values.append(task.value(levels))
+        peer.tell(values[-1])
+    regret = np.minimum.accumulate(task.regret(np.array(values)))
+    return {"regret": regret.round(6).tolist(), "ms": round(1e3 * seconds / n_trials, 2)}
+
+
+def milliseconds(method: str, task: RecordedTask, n_trials: int, weights: str | None, repeats: int) -> float:
+    """Median time of a choice on the processor after `n_trials` random trials; the first is not counted."""
+    prepare(0)
+    peer = PEERS[method].start(task, 0, n_trials + repeats + 1, weights)
+    peer.preload(np.random.default_rng(0).integers(0, task.n_levels, size=(n_trials, len(task.n_levels))))
+    times: list[float] = []
+    for _ in range(repeats + 1):
+        began = time.process_time()
+        levels = peer.ask()
+        times.append(time.process_time() - began)
+        peer.tell(task.value(levels))
+    return round(1e3 * float(np.median(times[1:])), 2)
+
+
+def measure_times(
+    results: bench.Results,
+    methods: Sequence[str],
+    tasks: Sequence[RecordedTask],
+    sizes: Sequence[int],
+    weights: dict[str, str | None],
+    made: dict[str, str],
+) -> None:
+    """Times that are not known yet, on the task with the most hyperparameters; few repeats of slow choices."""
+    task = max(tasks, key=lambda t: len(t.hyperparameters))
+    known = results.extra.setdefault("ms", {})
+    for method in methods:
+        for size in sizes:
+            key = f"{method}|{size}"
+            if known.get(key, {}).get("made_by") == made[method]:
+                continue
+            took = milliseconds(method, task, size, weights.get(method), 5 if size <= 100 else 2)
+            known[key] = {"ms": took, "made_by": made[method]}
+            print(f"{method}: {took:.1f} ms per choice after {size} trials", flush=True)
+            results.write()
+
+
+def times_table(results: bench.Results) -> str:
+    """Milliseconds by method and number of trials."""
+    known: dict[str, dict[str, Any]] = results.extra.get("ms", {})
+    sizes = sorted({int(key.split("|")[1]) for key in known})
+    rows = [[m, *(f"{known[k]['ms']:.1f}" if (k := f"{m}|{n}") in known else "" for n in sizes)] for m in PEERS]
+    table = bench.table(["ms per choice after", *(f"{n} trials" for n in sizes)], [r for r in rows if any(r[1:])])
+    return f"\n### Time of a choice, on the processor, one thread\n\n{table}" if known else ""
+
+
+def made_by(weights: dict[str, str | None]) -> dict[str, str]:
+    """What a method's results depend on besides the settings: the weights it uses, if any."""
+    return {
+        m: hashlib.sha256(resolve(weights[m]).read_bytes()).hexdigest()[:12] if m in weights else "peer" for m in PEERS
+    }
+
+
+def available(wanted: Sequence[str] | None, weights: dict[str, str | None]) -> list[str]:
+    """The methods to run; says which are left out and why."""
+    if unknown := sorted(set(wanted or ()) - set(PEERS)):
+        raise SystemExit(f"there are no samplers {unknown}: choose from {list(PEERS)}.")
+    found = []
+    for name in wanted or PEERS:
+        if PEERS[name].missing():
+            print(f"{name}: left out, the module {PEERS[name].needs} is not installed")
+        elif PEERS[name].ours and name not in weights:
+            print(f"{name}: left out, PPO has trained nothing in these weights, so it equals ours")
+        else:
+            found.append(name)
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs what is missing, then prints the tables."""
+    parser = bench.parser(__doc__, "samplers")
+    parser.add_argument("--trials", type=int, default=50, help="of each search")
+    parser.add_argument("--times", type=int, nargs="*", default=[20, 100, 1000], help="trials before a timed choice")
+    args = parser.parse_args(arguments)
+    tasks = load_tasks(args.tables, families=args.families, names=args.tasks)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = variants(args.weights, Path(folder))
+        methods = available(args.samplers, weights)
+        results = bench.Results(args.out, {"trials": args.trials})
+        results.drop_stale(made := made_by(weights))
+        run = partial(run_cell, tables=args.tables, n_trials=args.trials, weights=weights)
+        cells = [(m, t.name, s) for s in range(args.seeds) for m in methods for t in tasks]
+        bench.run_cells(results, cells, run, made, args.jobs)
+        measure_times(results, methods, tasks, args.times, weights, made)
+    curves = bench.collect(results, PEERS, tasks)
+    text = bench.report(curves, POINTS, ours="ours", reference="TPE", point=COMPARED_AT) + times_table(results)
+    bench.finish(text, curves, report=args.report, figure=args.figure, label="trials")
+
+
+if __name__ == "__main__":
+    main()

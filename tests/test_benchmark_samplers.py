@@ -1,0 +1,222 @@
+"""The benchmarks of `scripts/`: their statistics on known answers, and small runs on a made-up table."""
+
+import importlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import optuna
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+REAL = SCRIPTS.parent.parent / "shared" / "bench" / "tables"
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The scripts import each other by their bare names; Optuna's verbosity, which they turn down, is put back."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    verbosity = optuna.logging.get_verbosity()
+    yield
+    optuna.logging.set_verbosity(verbosity)
+
+
+@pytest.fixture
+def bench() -> ModuleType:
+    return importlib.import_module("_benchmarking")
+
+
+@pytest.fixture
+def samplers() -> ModuleType:
+    return importlib.import_module("benchmark_samplers")
+
+
+@pytest.fixture
+def pruners() -> ModuleType:
+    return importlib.import_module("benchmark_pruners")
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Path:
+    """Two families of one task each: 5 x 3 configurations, curves of four checkpoints, the best in the middle."""
+    meta = {}
+    for family, direction, sign in (("losses", "minimize", 1), ("scores", "maximize", -1)):
+        lines = ["hp:learning_rate,hp:optimizer,objective,curve"]
+        for i, rate in enumerate((1e-5, 3e-5, 1e-4, 3e-4, 1e-3)):
+            for j, optimizer in enumerate(("adam", "sgd", "lion")):
+                end = sign * (1 + abs(i - 2) + 0.4 * j)
+                curve = " ".join(str(end + sign * rest) for rest in (3, 2, 1, 0))
+                lines.append(f"{rate},{optimizer},{end},{curve}")
+        (tmp_path / f"{family}.csv").write_text("\n".join(lines))
+        meta[f"{family}_a"] = {
+            "path": f"{family}.csv",
+            "family": family,
+            "direction": direction,
+            "hyperparameters": [
+                {"name": "learning_rate", "levels": [1e-5, 3e-5, 1e-4, 3e-4, 1e-3], "ordered": True, "log": True},
+                {"name": "optimizer", "levels": ["adam", "sgd", "lion"], "ordered": False, "log": False},
+            ],
+        }
+    (tmp_path / "tasks.json").write_text(json.dumps(meta))
+    return tmp_path
+
+
+def test_families_weigh_the_same_whatever_their_size(bench: ModuleType) -> None:
+    curves = bench.Curves({"large": np.zeros((9, 2, 1)), "small": np.ones((1, 2, 1))})
+    assert curves.mean().tolist() == [0.5]
+    np.testing.assert_allclose(curves.resampled(50), 0.5)
+
+
+def test_the_interval_is_that_of_the_mean(bench: ModuleType) -> None:
+    """One task per family: only seeds are drawn again, and the spread is the standard error."""
+    noise = np.random.default_rng(0).random((1, 100, 1))
+    low, high = bench.interval(bench.Curves({"a": noise}).resampled()[:, 0])
+    assert low < noise.mean() < high
+    assert (high - low) / 2 == pytest.approx(1.96 * noise.std() / 10, rel=0.1)
+
+
+def test_differences_are_paired(bench: ModuleType) -> None:
+    """A constant gap between noisy methods is known exactly, because both are resampled alike."""
+    noise = np.random.default_rng(0).random((3, 4, 2)) / 2
+    curves = {"ours": bench.Curves({"a": noise}), "peer": bench.Curves({"a": noise + 0.25})}
+    text = bench.difference_table(curves, "ours", [1, 2])
+    assert "| peer | all | +0.250 [+0.250, +0.250] | +0.250 [+0.250, +0.250] |" in text
+
+
+def test_wins_count_ties_half(bench: ModuleType) -> None:
+    first = np.array([[[0.0], [0.5], [0.5], [1.0]]])
+    second = np.array([[[0.1], [0.5], [0.6], [0.0]]])
+    text = bench.win_table({"a": bench.Curves({"f": first}), "b": bench.Curves({"f": second})}, 1)
+    assert "| a |  | 62% |" in text
+    assert "| b | 38% |  |" in text
+
+
+def test_budget_until_the_reference_is_reached(bench: ModuleType) -> None:
+    slow = np.array([[[1.0, 0.5, 0.2]]])
+    curves = {"TPE": slow, "quick": np.array([[[0.4, 0.1, 0.1]]]), "never": np.ones((1, 1, 3))}
+    text = bench.reached_table({m: bench.Curves({"f": c}) for m, c in curves.items()}, "TPE", 3)
+    assert "| TPE | 3 | 3.0 |" in text
+    assert "| quick | 2 | 2.0 |" in text
+    assert "| never | not reached | 4.0 |" in text
+
+
+def test_only_seeds_that_are_complete_count(bench: ModuleType, samplers: ModuleType, tables: Path) -> None:
+    tasks = samplers.load_tasks(tables)
+    results = bench.Results(tables / "out.json", {})
+    for cell in (("a", "losses_a", 0), ("a", "losses_a", 1), ("a", "scores_a", 0), ("b", "losses_a", 0)):
+        results.cells[results.key(cell)] = {"regret": [3.0]}
+    curves = bench.collect(results, ["a", "b"], tasks)
+    assert list(curves) == ["a"]
+    assert curves["a"].n_seeds == 1
+    assert curves["a"].mean().tolist() == [1.0]  # clipped
+
+
+def test_seeds_are_those_of_the_task_alone(bench: ModuleType) -> None:
+    assert bench.seed_of("a", 0) == bench.seed_of("a", 0) < 2**31
+    assert len({bench.seed_of(task, seed) for task in "abc" for seed in range(50)}) == 150
+
+
+def run(script: ModuleType, tables: Path, *options: str) -> dict[str, object]:
+    script.main(["--tables", str(tables), "--out", str(tables / "out.json"), "--seeds", "2", *options])
+    stored: dict[str, object] = json.loads((tables / "out.json").read_text())
+    return stored
+
+
+def test_a_run_goes_on_where_it_ended(
+    samplers: ModuleType, tables: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--trials", "5", "--times", "20"]
+    first = run(samplers, tables, *options, "--samplers", "random", "ours")
+    cells = first["cells"]
+    assert isinstance(cells, dict)
+    assert len(cells) == 8
+    assert all(len(c["regret"]) == 5 and np.all(np.diff(c["regret"]) <= 0) for c in cells.values())
+    searched = []
+    original = samplers.search
+    monkeypatch.setattr(samplers, "search", lambda *a: searched.append(a[0]) or original(*a))
+    report, figure = tables / "table.md", tables / "figure.svg"
+    second = run(
+        samplers, tables, *options, "--samplers", "random", "TPE", "--report", str(report), "--figure", str(figure)
+    )
+    assert set(searched) == {"TPE"}
+    assert second["cells"].items() >= cells.items()  # type: ignore[attr-defined]
+    text = report.read_text()
+    for part in ("equal weight", "losses (1 tasks)", "Difference, paired", "wins @5", "budget for TPE @5", "20 trials"):
+        assert part in text
+    assert text in capsys.readouterr().out
+    assert figure.read_text().startswith("<?xml")
+
+
+def test_the_same_cell_is_the_same_search(samplers: ModuleType, tables: Path) -> None:
+    task = samplers.load_tasks(tables)[0]
+    for method in ("random", "TPE, 4 start-up", "ours"):
+        first, second = (samplers.search(method, task, 1, 6, None)["regret"] for _ in range(2))
+        assert first == second
+
+
+def test_searches_of_other_weights_are_forgotten(bench: ModuleType, tmp_path: Path) -> None:
+    results = bench.Results(tmp_path / "out.json", {})
+    results.cells = {"ours|a|0": {"made_by": "old"}, "random|a|0": {"made_by": "peer"}}
+    results.drop_stale({"ours": "new", "random": "peer"})
+    assert list(results.cells) == ["random|a|0"]
+
+
+def test_other_settings_and_unknown_names_are_refused(samplers: ModuleType, pruners: ModuleType, tables: Path) -> None:
+    run(samplers, tables, "--trials", "2", "--times", "--samplers", "random")
+    with pytest.raises(SystemExit, match="give another --out"):
+        run(samplers, tables, "--trials", "3", "--times", "--samplers", "random")
+    with pytest.raises(SystemExit, match=r"no samplers \['hyperopt'\]"):
+        run(samplers, tables, "--samplers", "hyperopt")
+    with pytest.raises(SystemExit, match=r"no pairs \['a \+ b'\]"):
+        run(pruners, tables, "--pairs", "a + b")
+
+
+def test_variants_without_training(samplers: ModuleType, tmp_path: Path) -> None:
+    """An untrained network is other weights than ours; where PPO has trained nothing, there is no row without it."""
+    from safetensors.torch import load_file, save_file
+
+    from hf_rlsearch.weights.load import load_weights, resolve
+
+    variants = samplers.variants(None, tmp_path)
+    ours, untrained = (load_weights(variants[m])[0] for m in ("ours", "ours, from scratch"))
+    assert any(not ours[k].equal(v) for k, v in untrained.items())
+    tensors = {k: v for k, v in load_file(resolve(None)).items() if not k.startswith("head.")}
+    card = load_weights(None)[1].to_json()
+    for head, expected in (({}, False), ({"head.0": tensors[next(iter(tensors))].clone()}, True)):
+        save_file({**tensors, **head}, tmp_path / "own.safetensors", metadata={"card": card})
+        variants = samplers.variants(str(tmp_path / "own.safetensors"), tmp_path)
+        assert ("ours, no PPO" in variants) == expected
+    assert not any(k.startswith("head.") for k in load_weights(variants["ours, no PPO"])[0])
+
+
+@pytest.mark.parametrize(
+    ("pair", "prunes"), [("random + none", False), ("TPE + hyperband", None), ("ours + halving", True)]
+)
+def test_the_budget_is_counted_in_full_trainings(
+    pruners: ModuleType, tables: Path, pair: str, prunes: bool | None
+) -> None:
+    """Whether so few trials are enough for Hyperband to prune any depends on their brackets."""
+    for task in pruners.load_tasks(tables):
+        result = pruners.search(pair, task, 0, 4, None)
+        assert len(result["regret"]) == 4
+        assert np.all(np.diff(result["regret"]) <= 0)
+        assert result["trials"] >= 4
+        assert prunes is None or (result["trials"] > 4) == prunes
+
+
+def test_a_run_of_the_pruners(pruners: ModuleType, tables: Path) -> None:
+    report = tables / "table.md"
+    run(pruners, tables, "--budget", "3", "--pairs", "TPE + none", "ours + none", "--report", str(report))
+    assert "budget for TPE + none @3" in report.read_text()
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not REAL.is_dir(), reason="the recorded tables are not beside this repository")
+def test_on_a_real_table(samplers: ModuleType, tmp_path: Path) -> None:
+    task = samplers.load_tasks(REAL, names=["steplaw_moe_Na590M_k1_D8B"])[0]
+    for method in ("random", "ours"):
+        regret = samplers.search(method, task, 0, 5, None)["regret"]
+        assert len(regret) == 5
+        assert regret[-1] >= 0
