@@ -15,6 +15,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from hf_rlsearch.agent import MAX_HYPERPARAMETERS, MAX_TRIALS, Agent, Decision, load_agent, shorten
 from hf_rlsearch.errors import WeightsError
 from hf_rlsearch.history import COMPLETE, RUNNING, History
+from hf_rlsearch.policy.head import DecisionHead
 from hf_rlsearch.policy.network import NetworkConfig
 from hf_rlsearch.space import SearchSpace
 from hf_rlsearch.weights.load import load_weights
@@ -31,11 +32,14 @@ def decide(
     space: SearchSpace = SPACE,
     agent: Agent | None = None,
     seed: int = 0,
+    n_remaining: int | None = None,
     **facts: float,
 ) -> Decision:
     mask = np.ones(len(rows), bool) if mask is None else mask
     rng = np.random.default_rng(seed)
-    return (agent or load_agent()).decide(space, history, rows, mask=mask, n_remaining=None, facts=facts, rng=rng)
+    return (agent or load_agent()).decide(
+        space, history, rows, mask=mask, n_remaining=n_remaining, facts=facts, rng=rng
+    )
 
 
 # ------------------------------------------------------------------------------------------------- what it may choose
@@ -214,3 +218,47 @@ def test_weights_of_another_size_work() -> None:
     config = NetworkConfig(width=16, heads=2, history_blocks=1, candidate_blocks=1)
     agent = Agent(tensors, replace(load_weights()[1], network=config.to_dict()))
     assert decide(random_history(3), agent=agent).source == "predictor"
+
+
+# ------------------------------------------------------------------------------------------------- the decision head
+def with_head(scale: float, seed: int = 0) -> Agent:
+    """The bundled predictor with a head of random weights; with scale 0 an untrained one."""
+    tensors, card = load_weights()
+    generator = torch.Generator().manual_seed(seed)
+    own = {k: v for k, v in tensors.items() if not k.startswith("head.")}
+    for name, value in DecisionHead().state_dict().items():
+        own[f"head.{name}"] = torch.randn(value.shape, generator=generator) * scale
+    return Agent(own, card)
+
+
+def test_the_head_decides_where_the_budget_is_known() -> None:
+    agent, history = with_head(0.5), random_history(4)
+    mask = np.zeros(len(GRID), bool)
+    mask[::5] = True
+    for n_remaining, source in ((None, "predictor"), (6, "policy"), (1, "policy")):
+        decision = decide(history, mask=mask, agent=agent, n_remaining=n_remaining)
+        assert decision.source == source
+        assert mask[decision.index]
+        assert 0 < decision.probability <= 1
+
+
+def test_an_untrained_head_chooses_what_the_predictor_chooses() -> None:
+    for seed in range(5):
+        history = random_history(5, seed)
+        blind = decide(history, agent=with_head(0.0))
+        planned = decide(history, agent=with_head(0.0), n_remaining=4)
+        assert planned.improvement == pytest.approx(blind.improvement, rel=1e-3)
+
+
+def test_the_head_may_plan_otherwise_near_the_end() -> None:
+    agents = [with_head(1.0, seed) for seed in range(4)]
+    histories = [random_history(5, seed) for seed in range(4)]
+    early = [decide(h, agent=a, n_remaining=40).index for a in agents for h in histories]
+    late = [decide(h, agent=a, n_remaining=1).index for a in agents for h in histories]
+    assert early != late
+
+
+def test_a_head_that_does_not_fit_is_refused() -> None:
+    tensors, card = load_weights()
+    with pytest.raises(WeightsError, match="do not fit the network"):
+        Agent({**tensors, "head.value.0.weight": torch.zeros(2, 2)}, card)

@@ -11,6 +11,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from hf_rlsearch.curve_features import CURVE_FEATURES
@@ -57,9 +58,10 @@ def rules(tmp_path_factory: pytest.TempPathFactory) -> Rules:
 
 
 def objective(qualities: list[float], n_reports: int = 5, sign: float = 1.0, stride: int = 1) -> Any:
-    """Trial n reports and returns quality n, the same at every step."""
+    """Trial n has params of its own; it reports and returns quality n, the same at every step."""
 
     def train(trial: optuna.Trial) -> float:
+        trial.suggest_float("x", 0, 1)
         value = sign * qualities[trial.number]
         for step in range(1, n_reports + 1):
             trial.report(value, step * stride)
@@ -79,6 +81,13 @@ def run(pruner: RLPruner, qualities: list[float], direction: str = "maximize", *
 
 def pruned(study: optuna.Study) -> list[int]:
     return [t.number for t in study.trials if t.state == TrialState.PRUNED]
+
+
+X = FloatDistribution(0, 1)
+
+
+def finished(state: TrialState, x: float, **columns: Any) -> optuna.trial.FrozenTrial:
+    return optuna.trial.create_trial(state=state, params={"x": x}, distributions={"x": X}, **columns)
 
 
 QUALITIES = [0.3, 0.1, 0.5, 0.4, 0.9, 0.2, 0.95, 0.9]
@@ -107,6 +116,7 @@ def test_it_leads_who_leads_at_the_same_step(rules: Rules) -> None:
     curves = [[0.1, 0.2, 0.8, 0.9], [0.3, 0.3, 0.3, 0.3]]
 
     def train(trial: optuna.Trial) -> float:
+        trial.suggest_float("x", 0, 1)
         for step, value in enumerate(curves[trial.number], 1):
             trial.report(value, step)
             if trial.should_prune():
@@ -120,12 +130,27 @@ def test_it_leads_who_leads_at_the_same_step(rules: Rules) -> None:
 
 def test_trials_that_stopped_before_are_no_comparison(rules: Rules) -> None:
     study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=5, weights=rules("always")))
-    study.add_trial(optuna.trial.create_trial(state=TrialState.PRUNED, value=0.9, intermediate_values={1: 0.9}))
-    trial = study.ask()
+    study.add_trial(finished(TrialState.PRUNED, x=0.1, intermediate_values={1: 0.9}))
+    trial = study.ask({"x": X})
     trial.report(0.5, 1)
     assert trial.should_prune()
     trial.report(0.5, 2)
     assert not trial.should_prune()
+
+
+def test_a_configuration_that_was_stopped_gets_a_longer_look_the_second_time(rules: Rules) -> None:
+    study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=20, weights=rules("always")))
+    study.add_trial(finished(TrialState.COMPLETE, 0.9, value=1.0, intermediate_values=dict.fromkeys(range(1, 21), 1.0)))
+    study.add_trial(finished(TrialState.PRUNED, 0.3, intermediate_values={1: 0.2, 2: 0.2}))
+    for x, last in ((0.3, 8), (0.4, 1)):  # four times the two steps it had; an unknown one has no such grace
+        study.enqueue_trial({"x": x})
+        trial = study.ask({"x": X})
+        for step in range(1, 21):
+            trial.report(0.2, step)
+            if trial.should_prune():
+                break
+        assert step == last
+        study.tell(trial, state=TrialState.PRUNED)
 
 
 def test_without_a_resource_the_first_trial_tells_it(rules: Rules) -> None:
@@ -159,6 +184,7 @@ def test_reports_from_step_zero_are_fine(rules: Rules) -> None:
     study = optuna.create_study(direction="maximize", pruner=RLPruner(weights=rules("always")))
 
     def train(trial: optuna.Trial) -> float:
+        trial.suggest_float("x", 0, 1)
         for step in range(3):
             trial.report(-trial.number, step)
             if trial.should_prune():
