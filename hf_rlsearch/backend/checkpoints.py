@@ -16,18 +16,21 @@ _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "
 logger = logging.getLogger(__name__)
 
 
-def last_complete(folder: str, *, world_size: int) -> str | None:
+def last_complete(folder: str, *, world_size: int, evaluates_epochs: bool = False) -> str | None:
     """The newest checkpoint of a trial that was written to its end.
 
     Args:
         folder: The trial's.
         world_size: Number of processes; each has written its random state.
+        evaluates_epochs: Training evaluates at the end of each epoch. A checkpoint of the last step of an epoch can
+        have
+            been written just before that evaluation, which a training continued from it would leave out.
 
     Returns:
         Its path; None where there is none that a training can be continued from exactly.
     """
     found = sorted(_checkpoints(folder), key=_step_of, reverse=True)
-    return next((str(path) for path in found if _is_complete(path, world_size)), None)
+    return next((str(path) for path in found if _is_complete(path, world_size, evaluates_epochs)), None)
 
 
 def scored_checkpoint(trainer: Any, folder: str) -> str | None:
@@ -113,17 +116,25 @@ def _has_weights(path: Path) -> bool:
     return path.is_dir() and any(any(path.glob(pattern)) for pattern in _WEIGHTS)
 
 
-def _is_complete(path: Path, world_size: int) -> bool:
+def _is_complete(path: Path, world_size: int, evaluates_epochs: bool) -> bool:
     """The Trainer writes trainer_state.json last on rank 0; other ranks write only their random state."""
     try:
-        json.loads((path / "trainer_state.json").read_text())
+        state = json.loads((path / "trainer_state.json").read_text())
     except (OSError, ValueError):
+        return False
+    if evaluates_epochs and _lacks_evaluation(state):
         return False
     names = ["rng_state.pth"] if world_size == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size)]
     optimizer = any((path / name).exists() for name in ("optimizer.pt", "optimizer.bin")) or any(
         path.glob("global_step*")
     )
     return _has_weights(path) and optimizer and all((path / name).exists() for name in names) and _readable(path)
+
+
+def _lacks_evaluation(state: dict[str, Any]) -> bool:
+    step = state["global_step"]
+    evaluated = {entry.get("step") for entry in state["log_history"] if any(key.startswith("eval_") for key in entry)}
+    return float(state["epoch"] or 0).is_integer() and step not in evaluated
 
 
 def _readable(path: Path) -> bool:

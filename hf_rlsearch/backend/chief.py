@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend import checkpoints, confirm
+from hf_rlsearch.backend.arguments import plain
 from hf_rlsearch.backend.distributed import RUN, STOP
 from hf_rlsearch.backend.drawing import Drawer, suggest
 from hf_rlsearch.backend.failures import Failure
@@ -27,8 +28,8 @@ from hf_rlsearch.errors import SearchFailed
 
 logger = logging.getLogger(__name__)
 
-# A trial that takes the whole process with it this often is given up.
-_MAX_ATTEMPTS = 5
+# A trial that takes the whole process with it this often, without getting any further, is given up.
+_MAX_ATTEMPTS = 10
 
 _STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
 
@@ -208,8 +209,7 @@ class Chief:
     def _plan(self, trial: optuna.Trial) -> Plan:
         baseline = trial.user_attrs.get("role") == BASELINE
         trial.set_user_attr(OWNER, owner())
-        attempts = int(trial.user_attrs.get("attempts", 0)) + 1
-        trial.set_user_attr("attempts", attempts)
+        attempts = self._attempts(trial)
         if attempts > _MAX_ATTEMPTS:
             raise SearchFailed(f"The process ended {_MAX_ATTEMPTS} times while it trained trial {trial.number}.")
         if trial.user_attrs.get("role") == CONFIRM:
@@ -237,7 +237,8 @@ class Chief:
         }
         for key, value in facts.items():
             trial.set_user_attr(key, value)
-        resume_from = checkpoints.last_complete(folder, world_size=self._world_size)
+        by_epochs = plain(getattr(args, "eval_strategy", None)) == "epoch"
+        resume_from = checkpoints.last_complete(folder, world_size=self._world_size, evaluates_epochs=by_epochs)
         frozen = self.study._storage.get_trial(trial._trial_id)
         checkpoints.discard_incomplete(folder, keep=resume_from)
         plan = Plan(
@@ -252,6 +253,16 @@ class Chief:
         )
         self.progress.begun(plan.number, plan.role, exact)
         return plan
+
+    @staticmethod
+    def _attempts(trial: optuna.Trial) -> int:
+        """How often the trial was begun since it last got further."""
+        known = trial.study._storage.get_trial(trial._trial_id)
+        reached = max(known.intermediate_values, default=0)
+        last = known.user_attrs.get("attempts") or {"n": 0, "reached": 0}
+        n = 1 if reached > last["reached"] else last["n"] + 1
+        trial.set_user_attr("attempts", {"n": n, "reached": reached})
+        return int(n)
 
     def _name(self, trial: optuna.Trial, params: Params) -> str:
         if self._settings.hp_name is None:

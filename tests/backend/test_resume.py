@@ -68,6 +68,24 @@ def test_half_a_checkpoint_is_not_used(make_trainer: MakeTrainer, tmp_path: Path
     assert [trial.value for trial in resumed.trials] == [trial.value for trial in whole.trials]
 
 
+def test_a_checkpoint_from_just_before_an_evaluation_is_not_used(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    """With saving by steps and evaluation by epochs, the last step of an epoch is saved first and evaluated then."""
+    args: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 2}
+
+    class StopsBeforeEvaluation(Trainer):
+        def evaluate(self, *given: Any, **kwargs: Any) -> Any:
+            if Path(self.args.output_dir).name == "run-1" and self.state.global_step == 4:
+                raise SystemExit
+            return super().evaluate(*given, **kwargs)
+
+    with pytest.raises(SystemExit):
+        run(make_trainer(cls=StopsBeforeEvaluation, **args), "rl", n_trials=2)
+    resumed = run(make_trainer(**args), "rl", n_trials=2).run_summary
+    whole = run(make_trainer(output_dir=str(tmp_path / "other"), **args), "rl", n_trials=2).run_summary
+    assert resumed.trials[1].intermediate_values == whole.trials[1].intermediate_values
+    assert resumed.trials[1].value == whole.trials[1].value
+
+
 def test_it_is_said_in_one_line(make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture) -> None:
     interrupted(make_trainer, 2)
     with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
@@ -153,8 +171,8 @@ def test_trials_of_a_living_process_are_left_alone(make_trainer: MakeTrainer, tm
 
 
 def test_a_trial_that_always_ends_the_process_is_given_up(make_trainer: MakeTrainer) -> None:
-    for _ in range(5):
+    for _ in range(10):
         interrupted(make_trainer, 1)
     best = run(make_trainer(), "rl", n_trials=4)
     assert states(best.run_summary.study)[1] == TrialState.FAIL
-    assert "ended 5 times" in best.run_summary.trials[1].user_attrs["failure"]["reason"]
+    assert "ended 10 times" in best.run_summary.trials[1].user_attrs["failure"]["reason"]
