@@ -228,7 +228,7 @@ def test_threads_do_not_train_the_same_candidate(first: RuleAgent) -> None:
     assert distinct(params(study)) == 12
 
 
-def test_failed_pruned_and_nan_trials_are_shown_and_not_repeated(random: RuleAgent) -> None:
+def test_failed_and_nan_trials_are_shown_and_not_repeated_pruned_ones_once_at_most(random: RuleAgent) -> None:
     study = optuna.create_study(sampler=RLSampler(seed=0, search_space=SPACE))
 
     def troubled(trial: Any) -> float:
@@ -243,7 +243,10 @@ def test_failed_pruned_and_nan_trials_are_shown_and_not_repeated(random: RuleAge
         return value
 
     study.optimize(troubled, n_trials=12, catch=(RuntimeError,))
-    assert distinct(params(study)) == 12
+    tried = params(study)
+    pruned = [t.params for t in study.trials if t.state == optuna.trial.TrialState.PRUNED]
+    assert all(tried.count(p) == 1 for p in tried if p not in pruned)
+    assert all(tried.count(p) <= 2 for p in pruned)
     assert [STATUS[i] for i in random.calls[-1].history.status[:4]] == ["complete", "failed", "failed", "pruned"]
 
 
@@ -379,7 +382,9 @@ def test_hyperband_studies(random: RuleAgent) -> None:
         return value
 
     study.optimize(reporting, n_trials=10)
-    assert distinct(params(study)) == 10
+    complete = [t.params for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
+    assert distinct(complete) == len(complete)
+    assert all(params(study).count(p) <= 2 for p in params(study))
 
 
 @pytest.mark.slow
