@@ -78,7 +78,7 @@ class OptunaSearch:
             study_name=task.name, direction=task.direction, sampler=sampler, pruner=pruner or optuna.pruners.NopPruner()
         )
         self.task = task
-        self.space = {
+        self.space: dict[str, optuna.distributions.BaseDistribution] = {
             h.name: optuna.distributions.IntDistribution(0, len(h.levels) - 1)
             if h.ordered and not values
             else optuna.distributions.CategoricalDistribution(h.levels)
@@ -90,7 +90,7 @@ class OptunaSearch:
         self.trial = self.study.ask()
         suggested = [self.trial._suggest(name, distribution) for name, distribution in self.space.items()]
         return [
-            value if isinstance(d, optuna.distributions.IntDistribution) else d.choices.index(value)
+            d.choices.index(value) if isinstance(d, optuna.distributions.CategoricalDistribution) else value
             for value, d in zip(suggested, self.space.values(), strict=True)
         ]
 
@@ -102,7 +102,7 @@ class OptunaSearch:
         """Adds finished trials."""
         for row in levels:
             params = {
-                name: int(i) if isinstance(d, optuna.distributions.IntDistribution) else d.choices[i]
+                name: d.choices[i] if isinstance(d, optuna.distributions.CategoricalDistribution) else int(i)
                 for i, (name, d) in zip(row, self.space.items(), strict=True)
             }
             self.study.add_trial(
@@ -224,7 +224,7 @@ PEERS: dict[str, Peer] = {
     "ours, no PPO": Peer(partial(_ours, roles=True), ours=True),
     "ours, from scratch": Peer(partial(_ours, roles=True), ours=True),
 }
-"""By name. The last two are ours with other weights, see `variants`."""
+"""By name. Weights of ours come from `variants`."""
 
 
 def variants(weights: str | None, folder: Path) -> dict[str, str | None]:
