@@ -67,7 +67,9 @@ def smoke(name: str, tmp_path: Path, *more: str) -> Any:
 
 def check(best: Any, printed: str) -> None:
     result = best.run_summary
-    assert [trial.state.name for trial in result.trials] == ["COMPLETE"] * 2
+    first, second = (trial.state.name for trial in result.trials)
+    assert first == "COMPLETE"
+    assert second in ("COMPLETE", "PRUNED")
     assert math.isfinite(best.objective)
     assert result.baseline.number == 0
     assert f"{best.objective:.4f}" in printed
