@@ -11,6 +11,10 @@ export MKL_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
+# Folder of recorded trainings for `make benchmark`, study for `make screenshots`.
+TABLES ?= ../shared/data
+SOURCE ?= runs/demo/hf_rlsearch.db
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint check-all check-oldest meta-train chaos benchmark screenshots clean
 
@@ -42,11 +46,12 @@ meta-train: $(VENV)/.test ## Train the shipped agent anew (hours; see docs/meta_
 chaos: $(VENV)/.test ## Kill, starve and break real searches, then look at what is left
 	$(RUN) -m pytest -q -m "slow or not slow" tests/chaos tests/distributed
 
-benchmark: $(VENV)/.test ## Rebuild the table of the README
-	$(RUN) scripts/benchmark.py
+benchmark: $(VENV)/.test ## Rebuild the table of the README from recorded trainings in TABLES (docs/benchmark.md)
+	$(RUN) scripts/benchmark_samplers.py --tables $(TABLES) --out runs/samplers.json --report runs/samplers.md \
+		--figure docs/images/regret.svg
 
 screenshots: $(VENV)/.test ## Rebuild docs/images from SOURCE, or the demo (needs chromium, chromium-driver)
-	$(RUN) scripts/screenshots.py $(or $(SOURCE),runs/demo/hf_rlsearch.db)
+	$(RUN) scripts/screenshots.py $(SOURCE)
 
 clean: ## Remove environments and caches
 	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -65,5 +70,5 @@ $(VENV)/.test: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(OLDEST)/.test: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python -m pip install -q -c constraints-oldest.txt -e ".[report,recipes,test]"
+	$(OLDEST)/bin/python -m pip install -q -c constraints-oldest.txt -e ".[report,test]"
 	touch $@
