@@ -11,8 +11,7 @@ export MKL_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-# Folder of recorded trainings for `make benchmark`, study for `make screenshots`.
-TABLES ?= ../shared/data
+# The storage that `make screenshots` shows.
 SOURCE ?= runs/demo/hf_rlsearch.db
 
 .DEFAULT_GOAL := help
@@ -47,6 +46,7 @@ chaos: $(VENV)/.test ## Kill, starve and break real searches, then look at what 
 	$(RUN) -m pytest -q -m "slow or not slow" tests/chaos tests/distributed
 
 benchmark: $(VENV)/.test ## Rebuild the table of the README from recorded trainings in TABLES (docs/benchmark.md)
+	@test -n "$(TABLES)" || { echo "Say where the recorded trainings are: make benchmark TABLES=folder"; exit 2; }
 	$(RUN) scripts/benchmark_samplers.py --tables $(TABLES) --out runs/samplers.json --report runs/samplers.md \
 		--figure docs/images/regret.svg
 
