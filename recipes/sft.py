@@ -55,12 +55,12 @@ def split_docstring(row: dict[str, str]) -> dict[str, str]:
 
 
 def hp_space(trial: Any) -> dict[str, Any]:
-    """Fields of ``SFTConfig``, those of TRL included."""
+    """Fields of ``SFTConfig``; none that changes which tokens are scored, else losses could not be compared."""
     return {
         "learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-2, log=True),
         "per_device_train_batch_size": trial.suggest_categorical("per_device_train_batch_size", [4, 8, 16]),
         "num_train_epochs": trial.suggest_int("num_train_epochs", 1, 3),
-        "completion_only_loss": trial.suggest_categorical("completion_only_loss", [True, False]),
+        "lr_scheduler_type": trial.suggest_categorical("lr_scheduler_type", ["linear", "cosine", "constant"]),
     }
 
 
