@@ -1,5 +1,6 @@
 """Bad input is a clear error before the first training, and the Trainer is what it was."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,13 @@ from typing import Any
 import optuna
 import pytest
 import torch
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 from hf_rlsearch import ArgumentsError, ObjectiveError, SearchSpaceError, StorageError, WeightsError, search
 from tests.backend.conftest import rates, run, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
+FIELDS = {field.name for field in dataclasses.fields(TrainingArguments)}
 
 
 class NeverTrains(Trainer):
@@ -46,7 +48,11 @@ def one(name: str, *choices: Any) -> Any:
     ("space", "match"),
     [
         (one("learnig_rate", 1e-4, 1e-3), "'learnig_rate'.*Did you mean 'learning_rate'"),
-        (one("warmup_ratio", 0.1, 0.2), "warmup_steps takes a fraction"),
+        pytest.param(
+            one("warmup_ratio", 0.1, 0.2),
+            "warmup_steps takes a fraction",
+            marks=pytest.mark.skipif("warmup_ratio" in FIELDS, reason="this transformers still has warmup_ratio"),
+        ),
         (one("per_device_train_batch_size", 4, "many"), "per_device_train_batch_size='many'.*int"),
         (one("per_device_train_batch_size", 0, 4), "per_device_train_batch_size=0, expected at least 1"),
         (one("per_device_train_batch_size", 4, 4.5), "4.5.*whole number"),

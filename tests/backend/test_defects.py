@@ -1,7 +1,7 @@
 """What users of the built-in optuna backend suffer from: each property fails there and holds here.
 
 One assertion for both backends. "optuna" is expected to fail, strictly: should a new transformers mend a defect, the
-test says so.
+test says so. Some of the defects are younger than the oldest transformers that is supported; there it may pass.
 """
 
 from collections.abc import Callable
@@ -10,14 +10,19 @@ from typing import Any
 
 import optuna
 import pytest
+import transformers
+from packaging.version import Version
 from transformers import Trainer, TrainingArguments
 
 from tests.backend.conftest import Scripted, finished, run, stored
 
+STRICT = Version(transformers.__version__) >= Version("5.23")
+
 
 def on_both(raises: Any = AssertionError) -> Any:
     """Parametrises over the backends, optuna failing with the given exception."""
-    fails = pytest.param("optuna", marks=pytest.mark.xfail(raises=raises, strict=True, reason="defect of the backend"))
+    defect = pytest.mark.xfail(raises=raises, strict=STRICT, reason="defect of the backend")
+    fails = pytest.param("optuna", marks=defect)
     return pytest.mark.parametrize("backend", [fails, "rl"])
 
 
