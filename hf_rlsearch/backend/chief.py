@@ -65,6 +65,7 @@ class Chief:
         self._model, self._world_size = model, world_size
         self._trial: optuna.Trial | None = None
         self._confirmed = False
+        self._reported: set[int] = set()
         self._deadline = math.inf if settings.timeout is None else time.monotonic() + settings.timeout
         again = requeue_interrupted(self.study, alone=alone)
         if opened.resumed and settings.sampler is not None:
@@ -108,7 +109,12 @@ class Chief:
     def report(self, step: int, value: float) -> bool:
         """Stores a point of the running trial's learning curve; True if the pruner stops the trial."""
         assert self._trial is not None
-        self._trial.report(value, step)
+        if step < max(self._reported, default=0):
+            # A resumed trial passed here before, and was told to go on.
+            return False
+        if step not in self._reported:
+            self._trial.report(value, step)
+            self._reported.add(step)
         # The user's own configuration and confirmations are trained to their end: they are what others are compared to.
         is_search = self._trial.user_attrs.get("role") == SEARCH
         return is_search and len(self.study.directions) == 1 and bool(self._trial.should_prune())
@@ -239,7 +245,7 @@ class Chief:
             trial.set_user_attr(key, value)
         by_epochs = plain(getattr(args, "eval_strategy", None)) == "epoch"
         resume_from = checkpoints.last_complete(folder, world_size=self._world_size, evaluates_epochs=by_epochs)
-        frozen = self.study._storage.get_trial(trial._trial_id)
+        self._reported = set(self.study._storage.get_trial(trial._trial_id).intermediate_values)
         checkpoints.discard_incomplete(folder, keep=resume_from)
         plan = Plan(
             number=trial.number,
@@ -249,7 +255,6 @@ class Chief:
             name=name,
             role=str(trial.user_attrs["role"]),
             resume_from=resume_from,
-            reported=tuple(frozen.intermediate_values),
         )
         self.progress.begun(plan.number, plan.role, exact)
         return plan

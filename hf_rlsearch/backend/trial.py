@@ -32,7 +32,6 @@ class Plan:
         name: What ``hp_name`` answered, or "run-<number>".
         role: "baseline" (the user's own arguments), "search" or "confirm".
         resume_from: A complete checkpoint of this trial, None to begin anew.
-        reported: Steps of the learning curve that are in the storage already.
     """
 
     number: int
@@ -42,7 +41,6 @@ class Plan:
     name: str
     role: str = "search"
     resume_from: str | None = None
-    reported: tuple[int, ...] = ()
 
     def to_json(self) -> Params:
         """As plain data."""
@@ -51,7 +49,7 @@ class Plan:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Plan":
         """The inverse of ``to_json``."""
-        return cls(**{**data, "reported": tuple(data["reported"])})
+        return cls(**data)
 
     def with_half_the_batch(self, args: Any) -> "Plan | None":
         """The same trial with half the batch per device and twice the accumulation; None if the batch is 1 or odd.
@@ -176,9 +174,7 @@ class Monitor:
                 return {"stop": FAILED, "values": (), "failure": failure.to_json()}
             point = max(1, round(FULL_TRAINING * step / max(1, state.max_steps)))
             last = step >= state.max_steps
-            prune = (
-                len(values) == 1 and point not in self._plan.reported and self._report(point, values[0]) and not last
-            )
+            prune = len(values) == 1 and self._report(point, values[0]) and not last
         except Exception as error:
             return {"stop": FAILED, "values": (), "failure": Failure.from_error(error, step=step).to_json()}
         return {"stop": PRUNED if prune else None, "values": values, "failure": None}

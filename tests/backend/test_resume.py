@@ -86,6 +86,22 @@ def test_a_checkpoint_from_just_before_an_evaluation_is_not_used(make_trainer: M
     assert resumed.trials[1].value == whole.trials[1].value
 
 
+def test_a_trial_killed_before_the_pruner_was_asked_is_pruned_then(make_trainer: MakeTrainer) -> None:
+    class Dies(optuna.pruners.ThresholdPruner):
+        def prune(self, study: Any, trial: Any) -> bool:
+            raise SystemExit
+
+    def low(args: Any, state: Any) -> float:
+        return 0.2
+
+    with pytest.raises(SystemExit):
+        run(make_trainer(score=low, num_train_epochs=3), "rl", n_trials=1, pruner=Dies(lower=0.5))
+    pruner = optuna.pruners.ThresholdPruner(lower=0.5)
+    result = run(make_trainer(score=low, num_train_epochs=3), "rl", n_trials=1, pruner=pruner).run_summary
+    assert states(result.study) == [TrialState.PRUNED]
+    assert list(result.trials[0].intermediate_values) == [3333]
+
+
 def test_it_is_said_in_one_line(make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture) -> None:
     interrupted(make_trainer, 2)
     with caplog.at_level(logging.INFO, logger="hf_rlsearch"):

@@ -1,6 +1,8 @@
 """The script that is killed again and again: one search, in one process or under torchrun.
 
-Writes ``<folder>/done.json`` when it reaches its end.
+Touches ``<folder>/started`` before the search and ``<folder>/begun`` when it begins to train; writes
+``<folder>/done.json``
+when it reaches its end.
 """
 
 import json
@@ -12,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import hf_rlsearch  # noqa: F401
 from tests.backend.conftest import Rows, tiny_model
@@ -26,6 +28,16 @@ def model_init(trial: Any = None) -> Any:
 
 def space(trial: Any) -> dict[str, Any]:
     return {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True)}
+
+
+class Tells(TrainerCallback):
+    """Says that training has begun."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._path.touch()
 
 
 def main(folder: Path) -> None:
@@ -45,8 +57,14 @@ def main(folder: Path) -> None:
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
-    trainer = Trainer(args=args, model_init=model_init, train_dataset=Rows(64, 0), eval_dataset=Rows(32, 1))
-    (folder / "begun").touch()
+    trainer = Trainer(
+        args=args,
+        model_init=model_init,
+        train_dataset=Rows(64, 0),
+        eval_dataset=Rows(32, 1),
+        callbacks=[Tells(folder / "begun")],
+    )
+    (folder / "started").touch()
     best = trainer.hyperparameter_search(hp_space=space, backend="rl", n_trials=N_TRIALS)
     if args.process_index == 0:
         trials = best.run_summary.trials
