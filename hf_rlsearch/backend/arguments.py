@@ -41,6 +41,9 @@ _NOT_SEARCHABLE = frozenset(
         "do_train",
         "do_eval",
         "resume_from_checkpoint",
+        # Which checkpoint a trial keeps is settled once, by the objective; trials that differ in it cannot be compared.
+        "metric_for_best_model",
+        "greater_is_better",
     }
 )
 _POSITIVE = frozenset({"per_device_train_batch_size", "per_device_eval_batch_size", "num_train_epochs"})
@@ -113,6 +116,8 @@ class FrozenArguments:
         """
         cast = {name: self.cast(name, value) for name, value in values.items()}
         fresh = _copy(self._args)
+        if "logging_steps" in cast and "eval_steps" not in cast and _is_derived(fresh):
+            fresh.eval_steps = None
         for name, value in cast.items():
             setattr(fresh, name, value)
             if _ALIASES.get(name) in self._hints:
@@ -271,6 +276,11 @@ def _copy(args: Any) -> Any:
         if isinstance(value, (dict, list)) or type(value).__name__ == "AcceleratorConfig":
             setattr(fresh, name, copy.deepcopy(value))
     return fresh
+
+
+def _is_derived(args: Any) -> bool:
+    """Whether ``eval_steps`` is what TrainingArguments fills in from ``logging_steps`` where it is left out."""
+    return getattr(args, "eval_steps", None) is not None and args.eval_steps == getattr(args, "logging_steps", None)
 
 
 def _annotations(cls: type) -> dict[str, Any]:

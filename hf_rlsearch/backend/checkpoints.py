@@ -76,6 +76,11 @@ def discard(folder: str, *, keep: str | None = None) -> None:
         return
 
 
+def holds_any(folder: str) -> bool:
+    """Whether a folder has checkpoints or a model in it already, of whatever training."""
+    return any(True for _ in _checkpoints(folder)) or Path(folder, MODEL_FOLDER).is_dir()
+
+
 def discard_incomplete(folder: str, *, keep: str | None) -> None:
     """Deletes what an interrupted trial left behind its last complete checkpoint."""
     for path in _checkpoints(folder):

@@ -2,8 +2,10 @@
 
 import logging
 import math
+import os
 import platform
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,7 +44,7 @@ class Chief:
         drawer: Draws configurations.
         objective: What is optimised.
         settings: Of the search.
-        model: The user's, for the hyperparameters of his own configuration.
+        config: Of the user's model, for the hyperparameters of his own configuration.
         world_size: Number of processes.
         alone: No other search can be working on the study.
         quiet: Nothing is printed.
@@ -55,14 +57,14 @@ class Chief:
         objective: Objective,
         settings: Settings,
         *,
-        model: Any,
+        config: Any,
         world_size: int,
         alone: bool,
         quiet: bool,
     ) -> None:
         self.study, self.folder = opened.study, opened.folder
         self._drawer, self._objective, self._settings = drawer, objective, settings
-        self._model, self._world_size = model, world_size
+        self._config, self._world_size = config, world_size
         self._trial: optuna.Trial | None = None
         self._confirmed = False
         self._reported: set[int] = set()
@@ -83,6 +85,9 @@ class Chief:
                 f"sizes, and "
                 "with them objectives, are not comparable."
             )
+        evaluates = plain(getattr(drawer.frozen.original(), "eval_strategy", None))
+        if settings.pruner is not None and evaluates == "no" and "eval_strategy" not in drawer.searched:
+            self.progress.say("The pruner stops no trial, because eval_strategy='no' evaluates none during training.")
         for number in again:
             self.progress.say(f"Trial {number} was interrupted and is taken up again.")
         if OBJECTIVE not in self.study.user_attrs:
@@ -102,6 +107,9 @@ class Chief:
             self._trial = self.study.ask()
             try:
                 return {"kind": RUN, **self._plan(self._trial).to_json()}
+            except optuna.TrialPruned:
+                # hp_space or model_init refuses the combination: no failure, and nothing was trained.
+                self.record(None, Outcome(status=PRUNED))
             except Exception as error:
                 self.record(None, Outcome(status=FAILED, failure=Failure.from_error(error)))
                 self.check_failures(error)
@@ -214,6 +222,7 @@ class Chief:
 
     def _plan(self, trial: optuna.Trial) -> Plan:
         baseline = trial.user_attrs.get("role") == BASELINE
+        begun = trial.user_attrs.get("folder")
         trial.set_user_attr(OWNER, owner())
         attempts = self._attempts(trial)
         if attempts > _MAX_ATTEMPTS:
@@ -221,15 +230,15 @@ class Chief:
         if trial.user_attrs.get("role") == CONFIRM:
             params, values, exact = self._repeat(trial)
         elif baseline:
-            recorded, exact = self._drawer.of_the_user(self._model)
+            recorded, exact = self._drawer.of_the_user(self._config)
             for name in recorded:
                 suggest(trial, name, self._drawer.space.distributions[name])
             params, values = {}, {}
         else:
             params, values = self._drawer.draw(trial)
             exact = params
-            trial.set_user_attr("role", trial.user_attrs.get("role", SEARCH))
-        name = self._name(trial, params)
+            trial.set_user_attr("role", SEARCH)
+        name = self._name(trial, params, begun)
         folder = str(Path(self.folder, name))
         args = self._drawer.arguments(values)
         facts = {
@@ -244,7 +253,9 @@ class Chief:
         for key, value in facts.items():
             trial.set_user_attr(key, value)
         by_epochs = plain(getattr(args, "eval_strategy", None)) == "epoch"
-        resume_from = checkpoints.last_complete(folder, world_size=self._world_size, evaluates_epochs=by_epochs)
+        resume_from = None
+        if begun is not None:
+            resume_from = checkpoints.last_complete(folder, world_size=self._world_size, evaluates_epochs=by_epochs)
         self._reported = set(self.study._storage.get_trial(trial._trial_id).intermediate_values)
         checkpoints.discard_incomplete(folder, keep=resume_from)
         plan = Plan(
@@ -269,10 +280,32 @@ class Chief:
         trial.set_user_attr("attempts", {"n": n, "reached": reached})
         return int(n)
 
-    def _name(self, trial: optuna.Trial, params: Params) -> str:
+    def _name(self, trial: optuna.Trial, params: Params, begun: str | None) -> str:
+        """What ``hp_name`` answers, with a number behind it where that folder is another trial's or holds a model."""
+        if begun is not None and Path(begun).is_relative_to(self.folder):
+            return str(Path(begun).relative_to(self.folder))
+        wanted = self._wanted_name(trial, params)
+        others = self.study.get_trials(deepcopy=False)
+        taken = {t.user_attrs.get("folder") for t in others if t.number != trial.number}
+        for name in (wanted, *(f"{wanted}-{i}" for i in range(2, len(others) + _MAX_ATTEMPTS))):
+            folder = str(Path(self.folder, name))
+            if folder not in taken and not checkpoints.holds_any(folder):
+                return name
+        return f"{wanted}-{uuid.uuid4().hex[:8]}"
+
+    def _wanted_name(self, trial: optuna.Trial, params: Params) -> str:
+        usual = f"run-{trial.number}"
         if self._settings.hp_name is None:
-            return f"run-{trial.number}"
-        return str(self._settings.hp_name(SharedTrial(params or dict(trial.params), trial.number)))
+            return usual
+        try:
+            name = str(self._settings.hp_name(SharedTrial(params or dict(trial.params), trial.number)))
+        except Exception:
+            if params:
+                raise
+            # The user's own configuration may lack hyperparameters that only model_init knows.
+            return usual
+        inside = os.path.normpath(name)
+        return usual if inside in ("", os.curdir) or inside.startswith((os.pardir, os.sep)) else name
 
     def spent(self) -> float:
         """Full trainings so far; a pruned or failed trial counts for the part that was trained."""
@@ -322,7 +355,7 @@ class Chief:
     def _enqueue_baseline(self) -> None:
         if not self._settings.baseline or self.study.get_trials(deepcopy=False):
             return
-        recorded, _ = self._drawer.of_the_user(self._model)
+        recorded, _ = self._drawer.of_the_user(self._config)
         self.study.enqueue_trial(recorded, user_attrs={"role": BASELINE})
 
     def _kept_in_order(self) -> list[FrozenTrial]:
@@ -364,7 +397,7 @@ class Chief:
             result = f"failed{at}{where}: {outcome.failure.reason}"
         else:
             values = ", ".join(f"{value:.4g}" for value in outcome.values)
-            result = values if outcome.status == COMPLETE else f"pruned at {values}"
+            result = values if outcome.status == COMPLETE else f"pruned at {values or 'the start'}"
         shown = told.user_attrs.get("hyperparameters", told.params)
         self.progress.ended(told.number, role(told), shown, result, best, outcome.seconds)
 

@@ -1,9 +1,14 @@
 """The one place where the default sampler and pruner are chosen."""
 
+from collections.abc import Sequence
+from difflib import get_close_matches
+
 import optuna
 
+from hf_rlsearch._typing import Params
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.trial import FULL_TRAINING
+from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.space import SearchSpace
 
 
@@ -18,6 +23,7 @@ def choose_sampler(settings: Settings, space: SearchSpace, *, seed: int) -> optu
     if settings.sampler is not None:
         chosen: optuna.samplers.BaseSampler = settings.sampler
         return chosen
+    _check_published(settings.published, space)
     from hf_rlsearch.agent import load_agent
     from hf_rlsearch.sampler import RLSampler
 
@@ -30,6 +36,19 @@ def choose_sampler(settings: Settings, space: SearchSpace, *, seed: int) -> optu
         search_space=space,
         published=settings.published,
         max_resource=FULL_TRAINING,
+    )
+
+
+def _check_published(published: Sequence[Params], space: SearchSpace) -> None:
+    """Settings may name more than is searched, but not nothing of it."""
+    named = sorted({name for setting in published for name in setting})
+    if not named or set(named) & set(space.names):
+        return
+    close = [match for name in named for match in get_close_matches(name, space.names, n=1)]
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ArgumentsError(
+        f"published names {', '.join(named)}, none of which is searched; expected some of "
+        f"{', '.join(space.names)}.{hint}"
     )
 
 

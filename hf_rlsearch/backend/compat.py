@@ -119,6 +119,7 @@ class TrainerSeat:
     def restore(self) -> None:
         """Puts every attribute back and the model where it was."""
         self._reset()
+        _set_precision(self.trainer.args)
         if self._moved:
             self.trainer._move_model_to_device(self.trainer.model, self.trainer.args.device)
             self._moved = False
@@ -297,4 +298,23 @@ def _rebuild_accelerator(trainer: Any) -> None:
             )
         trainer.accelerator.free_memory()
         AcceleratorState()._reset_state()
+    _forget_precision(trainer.args)
     trainer.create_accelerator_and_postprocess()
+
+
+def _forget_precision(args: Any) -> None:
+    """Accelerate holds one precision for the whole process, and refuses a Trainer with another one."""
+    from accelerate.state import AcceleratorState
+
+    wanted = getattr(args, "mixed_precision", None)
+    if wanted is not None and AcceleratorState._shared_state.get("_mixed_precision", wanted) != wanted:
+        # The processes and the device stay as they are.
+        AcceleratorState._reset_state()
+
+
+def _set_precision(args: Any) -> None:
+    """Tells an accelerator that is put back, and reads the process-wide state, of its own precision again."""
+    from accelerate.state import AcceleratorState
+
+    if "_mixed_precision" in AcceleratorState._shared_state and hasattr(args, "mixed_precision"):
+        AcceleratorState._shared_state["_mixed_precision"] = args.mixed_precision

@@ -1,8 +1,9 @@
 """The search space as the backend needs it: found by dry runs, checked against the arguments, drawn on rank 0."""
 
+import functools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,21 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FixedTrial
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.backend.arguments import FrozenArguments, check_searchable, plain, unknown_name
+from hf_rlsearch.backend.arguments import FrozenArguments, check_searchable, plain, unknown_name, words
 from hf_rlsearch.backend.compat import takes_trial
-from hf_rlsearch.backend.identity import keep_randomness
+from hf_rlsearch.backend.identity import hash_of, keep_randomness
 from hf_rlsearch.errors import SearchSpaceError
 from hf_rlsearch.space import SearchSpace, record
 
 # Configurations that are checked against the arguments' own rules before the first training.
 _N_CHECKED = 64
+# User attributes of a trial that the search writes.
+_OWN_ATTRIBUTES = words(
+    """
+    role owner attempts hyperparameters values arguments seed world_size folder versions seconds peak_memory steps
+    metrics checkpoint failure confirms
+    """
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,9 @@ class Drawer:
         frozen: The user's arguments.
         from_model: Names that ``model_init`` suggests.
         searched: Argument names that ``hp_space`` sets.
+        computed: What it sets them to where that is not simply the suggested value of that name: a constant, or a hash
+            of what it makes of example configurations.
+        transformed: The names among these whose value is no constant.
     """
 
     space: SearchSpace
@@ -40,6 +51,8 @@ class Drawer:
     frozen: FrozenArguments
     from_model: frozenset[str]
     searched: frozenset[str]
+    computed: Params = field(default_factory=dict)
+    transformed: frozenset[str] = frozenset()
 
     def draw(self, trial: optuna.Trial) -> tuple[Params, Params]:
         """Draws the whole configuration, so that it can be sent to other ranks before any of them builds a model.
@@ -66,18 +79,17 @@ class Drawer:
         """The training arguments of a configuration; values that only ``model_init`` reads are left out."""
         return self.frozen.with_values({name: v for name, v in values.items() if name in self.frozen.names})
 
-    def of_the_user(self, model: Any) -> tuple[Params, Params]:
+    def of_the_user(self, config: Any) -> tuple[Params, Params]:
         """The user's own configuration in the terms of the space.
 
         Args:
-            model: The Trainer's, whose configuration may name what ``model_init`` suggests.
+            config: Of the Trainer's model; it may name what ``model_init`` suggests.
 
         Returns:
             Params to record, each in its distribution, the nearest value where the user's own lies outside; and the
             exact
             values by name. Names whose value is not known are in neither.
         """
-        config = getattr(model, "config", None)
         recorded, exact = {}, {}
         for hyperparameter in self.space.hyperparameters:
             name = hyperparameter.name
@@ -90,6 +102,8 @@ class Drawer:
             level = -1 if inside else hyperparameter.nearest_level(value)
             if inside or level >= 0:
                 recorded[name] = value if inside else hyperparameter.levels[level]
+        for name in sorted(self.transformed & self.frozen.names):
+            exact[name] = plain(self.frozen.value(name))
         return recorded, exact
 
 
@@ -123,6 +137,7 @@ def make_drawer(
     )
     read_by_model = (watch.names if watch else set()) | set(seen.from_model_init)
     check_searchable(seen.returned)
+    _check_attributes(seen.user_attributes)
     if not any_name:
         for name in sorted(seen.returned - frozen.names - read_by_model):
             raise unknown_name(name, frozen.names, model_init_takes_trial=watch is not None)
@@ -134,8 +149,10 @@ def make_drawer(
         from_model=frozenset(seen.from_model_init) - frozenset(seen.returned),
         searched=frozenset(seen.returned),
     )
-    _check_values(drawer)
-    return drawer
+    made = _check_values(drawer)
+    computed = _computed(made)
+    changing = {n for n in computed if any(v[n] != computed[n] for _, v in made if n in v)}
+    return replace(drawer, computed=computed, transformed=frozenset(changing))
 
 
 def suggest(trial: Any, name: str, distribution: BaseDistribution) -> Any:
@@ -196,6 +213,24 @@ class _WatchedTrial:
         return value
 
 
+class _Example(FixedTrial):
+    """A trial of an example configuration."""
+
+    @functools.cached_property
+    def study(self) -> optuna.Study:
+        """A study without trials."""
+        return optuna.create_study()
+
+
+def _check_attributes(names: Collection[str]) -> None:
+    taken = sorted(set(names) & _OWN_ATTRIBUTES)
+    if taken:
+        raise SearchSpaceError(
+            f"hp_space sets the user attribute {taken[0]!r}, which the search itself writes. Give yours another name, "
+            f"such as 'my_{taken[0]}'."
+        )
+
+
 def _returned(values: Any) -> Params:
     if not isinstance(values, Mapping):
         raise SearchSpaceError(
@@ -204,13 +239,35 @@ def _returned(values: Any) -> Params:
     return dict(values)
 
 
-def _check_values(drawer: Drawer) -> None:
-    """Tries configurations that show every level at least once on the arguments' own rules."""
+def _check_values(drawer: Drawer) -> list[tuple[Params, Params]]:
+    """Tries configurations that show every level at least once on the arguments' own rules.
+
+    Returns:
+        Each with what ``hp_space`` made of it.
+    """
+    made = []
     for params in _examples(drawer.space):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            values = _returned(drawer.hp_space(FixedTrial(params)))
+            try:
+                values = _returned(drawer.hp_space(_Example(params)))
+                again = _returned(drawer.hp_space(_Example(params)))
+            except optuna.TrialPruned:
+                continue  # a combination that hp_space refuses is never trained
         drawer.arguments(values)
+        made.append((params, {name: plain(v) for name, v in values.items() if plain(again.get(name)) == plain(v)}))
+    return made
+
+
+def _computed(made: Sequence[tuple[Params, Params]]) -> Params:
+    """By name what is returned besides suggested values; see ``Drawer.computed``."""
+    found = {}
+    for name in sorted({name for _, values in made for name in values}):
+        pairs = [(values[name], plain(params.get(name))) for params, values in made if name in values]
+        if any(value != suggested for value, suggested in pairs):
+            answers = [value for value, _ in pairs]
+            found[name] = answers[0] if all(answer == answers[0] for answer in answers) else hash_of(answers)
+    return found
 
 
 def _examples(space: SearchSpace) -> Sequence[Params]:

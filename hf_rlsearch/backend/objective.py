@@ -7,7 +7,7 @@ metric by name, its direction follows from the name, and whatever is ambiguous i
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -127,11 +127,22 @@ class Objective:
 
 
 def direction_of(name: str) -> str | None:
-    """The direction that a metric's name implies, None for an unknown name."""
-    words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
-    if any(word in _LOWER for word in words):
-        return MINIMIZE
-    return MAXIMIZE if any(word in _HIGHER for word in words) else None
+    """The direction that a metric's name implies, None for an unknown name.
+
+    Where it has words of both kinds the last one counts: "error_detection_f1" is an F1, "hamming_loss" a loss.
+    """
+    known = _known_words(name)
+    return known[-1] if known else None
+
+
+def _is_certain(name: str) -> bool:
+    return len(set(_known_words(name))) == 1
+
+
+def _known_words(name: str) -> list[str]:
+    """The directions of the words of a name that have one, in order."""
+    parts = re.split(r"[^a-z0-9]+", name.lower())
+    return [MINIMIZE if part in _LOWER else MAXIMIZE for part in parts if part in _LOWER or part in _HIGHER]
 
 
 def scored_names(metrics: Metrics) -> list[str]:
@@ -170,10 +181,11 @@ def resolve(
                 f"optimise, "
                 "compute_objective computes it."
             )
-        return _resolve_function(probe, compute_objective, given, multi)
+        return _resolve_function(probe, compute_objective, given, multi, args)
     names, why = _resolve_names(probe, args, metric, n_wanted=len(given) if multi else 1)
     directions = tuple(
-        _settle(name, given[i] if given else None, _implied(name, args, metric is None)) for i, name in enumerate(names)
+        _settle(name, given[i] if given else None, _implied(name, args, given[i] if given else None))
+        for i, name in enumerate(names)
     )
     follows = (names[0], directions[0] == MAXIMIZE) if len(names) == 1 else None
     return Objective(names=names, directions=directions, multi=multi, function=None, why=why, follows=follows)
@@ -240,42 +252,62 @@ def _full_name(name: str, probe: Metrics, argument: str) -> str:
     raise _missing(name, probe, argument)
 
 
-def _implied(name: str, args: Any, from_args: bool) -> str | None:
+def _implied(name: str, args: Any, given: str | None) -> str | None:
     """The direction from the name, checked against ``greater_is_better`` where that speaks of the same metric."""
-    implied = direction_of(name)
-    best, greater = getattr(args, "metric_for_best_model", None), getattr(args, "greater_is_better", None)
-    if best is None or greater is None or name not in (best, f"eval_{best}"):
+    implied, stated = direction_of(name), _stated(name, args)
+    if stated is None:
         return implied
-    stated = MAXIMIZE if greater else MINIMIZE
-    if implied is not None and stated != implied:
+    best, greater = args.metric_for_best_model, args.greater_is_better
+    if given is not None and given != stated:
+        raise ObjectiveError(
+            f"direction={given!r} contradicts greater_is_better={greater} of metric_for_best_model={best!r}. Set "
+            f"greater_is_better={given == MAXIMIZE}: the best checkpoint of each trial is chosen by it."
+        )
+    if given is None and implied is not None and stated != implied:
         raise ObjectiveError(
             f"greater_is_better={greater} contradicts metric_for_best_model={best!r}, which is better when "
-            f"{'larger' if implied == MAXIMIZE else 'smaller'}. Set greater_is_better={implied == MAXIMIZE}: the best "
-            "checkpoint of each trial is chosen by it."
+            f"{_when(implied)}. Set greater_is_better={implied == MAXIMIZE}: the best checkpoint of each trial is "
+            f"chosen by it. If {_when(stated)} really is better, pass direction={stated!r} too."
         )
     return stated
+
+
+def _stated(name: str, args: Any) -> str | None:
+    """The direction that ``greater_is_better`` gives to a metric, None where it speaks of another one."""
+    best, greater = getattr(args, "metric_for_best_model", None), getattr(args, "greater_is_better", None)
+    if best is None or greater is None or name not in (best, f"eval_{best}"):
+        return None
+    return MAXIMIZE if greater else MINIMIZE
+
+
+def _when(direction: str) -> str:
+    return "larger" if direction == MAXIMIZE else "smaller"
 
 
 def _settle(name: str, given: str | None, implied: str | None) -> str:
     if given is None:
         # As the Trainer does for metric_for_best_model: a name it does not know is better when larger.
         return implied or MAXIMIZE
-    if implied is not None and given != implied:
+    if implied is not None and given != implied and _is_certain(name):
         raise ObjectiveError(
-            f"direction={given!r} contradicts {name!r}, which is better when "
-            f"{'larger' if implied == MAXIMIZE else 'smaller'}."
-            f" Pass direction={implied!r} or leave direction out; to search for the worst on purpose, pass a "
-            "compute_objective with the sign turned."
+            f"direction={given!r} contradicts {name!r}, which is better when {_when(implied)}. Pass "
+            f"direction={implied!r} or leave direction out. If {_when(given)} really is better, "
+            f"{_off_switch(name, given)}"
         )
     return given
 
 
+def _off_switch(name: str, direction: str) -> str:
+    return f"say so in the arguments too: metric_for_best_model={name!r}, greater_is_better={direction == MAXIMIZE}."
+
+
 def _resolve_function(
-    probe: Metrics, function: Callable[[dict[str, Any]], Any], given: tuple[str, ...], multi: bool
+    probe: Metrics, function: Callable[[dict[str, Any]], Any], given: tuple[str, ...], multi: bool, args: Any
 ) -> Objective:
     name = getattr(function, "__name__", type(function).__name__)
+    metrics = _Watched(probe)
     try:
-        found = function(dict(probe))
+        found = function(metrics)
     except Exception as error:
         raise ObjectiveError(
             f"compute_objective raised {type(error).__name__}: {error} on the metrics {sorted(probe)} of the "
@@ -292,11 +324,22 @@ def _resolve_function(
     for value in found if isinstance(found, (list, tuple)) else (found,):
         _number("compute_objective", value)
     names = (name,) if n_values == 1 else tuple(f"{name}[{i}]" for i in range(n_values))
-    directions = tuple(_function_direction(probe, function, i, given[i] if given else None) for i in range(n_values))
-    follows = _followed(_slopes(probe, function, 0), directions[0]) if n_values == 1 else None
-    return Objective(
-        names=names, directions=directions, multi=multi, function=function, why="compute_objective", follows=follows
+    names_read = [one for one in scored_names(probe) if one in metrics.read]
+    elsewhere = not metrics.read and _may_look_elsewhere(function)
+    # A pure function that shows no reading may have copied the metrics in a way that is not seen.
+    tried = names_read if metrics.read or elsewhere else scored_names(probe)
+    slopes = _slopes(probe, function, tried, n_values)
+    if not elsewhere and not all(any(of_one.values()) for of_one in slopes):
+        raise ObjectiveError(
+            f"compute_objective is constant: it does not change with any of {sorted(scored_names(probe))}. Let it "
+            f"return one of them, or pass metric= instead."
+        )
+    directions = tuple(
+        _function_direction(of_one, given[i] if given else None, args) for i, of_one in enumerate(slopes)
     )
+    follows = _followed(slopes[0], directions[0]) if n_values == 1 else None
+    why = "compute_objective, which reads no metric of the evaluation" if elsewhere else "compute_objective"
+    return Objective(names=names, directions=directions, multi=multi, function=function, why=why, follows=follows)
 
 
 def _followed(slopes: dict[str, int], direction: str) -> tuple[str, bool] | None:
@@ -307,58 +350,122 @@ def _followed(slopes: dict[str, int], direction: str) -> tuple[str, bool] | None
     return (name, (direction == MAXIMIZE) == (slope > 0)) if slope in (-1, 1) else None
 
 
-def _function_direction(
-    probe: Metrics, function: Callable[[dict[str, Any]], Any], index: int, given: str | None
-) -> str:
-    slopes = _slopes(probe, function, index)
-    if not any(slopes.values()):
-        raise ObjectiveError(
-            f"compute_objective is constant: it does not change with any of {sorted(slopes)}. Let it return one of "
-            f"them, or "
-            "pass metric= instead."
-        )
-    implied = {_towards(name, slope) for name, slope in slopes.items() if slope} - {None}
+def _function_direction(slopes: dict[str, int], given: str | None, args: Any) -> str:
+    used = {name: slope for name, slope in slopes.items() if slope}
+    implied = {_towards(name, slope) for name, slope in used.items()} - {None}
     if len(implied) != 1:
         # Nothing to go by: the Trainer's documented default.
         return given or MINIMIZE
     (only,) = implied
-    used = next(name for name, slope in slopes.items() if _towards(name, slope) == only)
-    if given is not None and given != only and None not in {_towards(n, s) for n, s in slopes.items() if s}:
+    if given is None or given == only or not all(_is_certain(name) and used[name] in (-1, 1) for name in used):
+        return given or str(only)
+    name, slope = next((n, s) for n, s in used.items() if _towards(n, s) == only)
+    wanted = given if slope > 0 else _opposite(given)
+    if _stated(name, args) != wanted:
         raise ObjectiveError(
-            f"direction={given!r} contradicts compute_objective, which follows {used!r} so that {only} is better. Pass "
-            f"direction={only!r} or turn the sign in compute_objective."
+            f"direction={given!r} contradicts compute_objective, which follows {name!r} so that {only} is better. Pass "
+            f"direction={only!r} or turn the sign in compute_objective. If {_when(wanted)} {name!r} really is better, "
+            f"{_off_switch(name, wanted)}"
         )
-    return given or str(only)
+    return given
+
+
+def _opposite(direction: str) -> str:
+    return MINIMIZE if direction == MAXIMIZE else MAXIMIZE
 
 
 def _towards(name: str, slope: int) -> str | None:
     implied = direction_of(name)
     if implied is None or slope not in (-1, 1):
         return None
-    return implied if slope > 0 else (MINIMIZE if implied == MAXIMIZE else MAXIMIZE)
+    return implied if slope > 0 else _opposite(implied)
 
 
-def _slopes(probe: Metrics, function: Callable[[dict[str, Any]], Any], index: int) -> dict[str, int]:
-    """For each metric: 1 or -1 where the objective rises or falls with it, 2 where it does either, 0 where neither."""
+def _slopes(
+    probe: Metrics, function: Callable[[dict[str, Any]], Any], names: Sequence[str], n_values: int
+) -> list[dict[str, int]]:
+    """For each value, by metric: 1 or -1 where it rises or falls with it, 2 where it does either, 0 where neither."""
     base = {k: (0.5 if _is_number(v) and not math.isfinite(v) else v) for k, v in probe.items()}
-    return {name: _slope(base, name, function, index) for name in scored_names(probe)}
+    found: list[dict[str, int]] = [{} for _ in range(n_values)]
+    try:
+        before = _values(function(dict(base))) if names else ()
+    except Exception:
+        return [dict.fromkeys(names, 2) for _ in found]
+    for name in names:
+        for index, slope in enumerate(_slope(base, name, function, before)):
+            found[index][name] = slope
+    return found
 
 
-def _slope(base: dict[str, Any], name: str, function: Callable[[dict[str, Any]], Any], index: int) -> int:
-    signs = set()
+def _slope(
+    base: dict[str, Any], name: str, function: Callable[[dict[str, Any]], Any], before: tuple[float, ...]
+) -> list[int]:
+    signs: list[set[int]] = [set() for _ in before]
     for value in (base[name] + 0.1, base[name] - 0.1, base[name] + 10.0, 0.0, 1.0, base[name] * 2):
         try:
-            before, after = (_pick(function({**base, name: v}), index) for v in (base[name], value))
+            after = _values(function({**base, name: value}))
         except Exception:
-            return 2
-        change, moved = after - before, value - base[name]
-        if moved and change and math.isfinite(change):
-            signs.add(1 if (change > 0) == (moved > 0) else -1)
-    return 0 if not signs else (signs.pop() if len(signs) == 1 else 2)
+            return [2] * len(before)
+        for seen, old, new in zip(signs, before, after, strict=False):
+            change, moved = new - old, value - base[name]
+            if moved and change and math.isfinite(change):
+                seen.add(1 if (change > 0) == (moved > 0) else -1)
+    return [0 if not seen else (seen.pop() if len(seen) == 1 else 2) for seen in signs]
 
 
-def _pick(found: Any, index: int) -> float:
-    return float(found[index] if isinstance(found, (list, tuple)) else found)
+def _values(found: Any) -> tuple[float, ...]:
+    return tuple(float(value) for value in (found if isinstance(found, (list, tuple)) else (found,)))
+
+
+def _may_look_elsewhere(function: Any) -> bool:
+    """Whether a function can measure something that is not in its argument, such as another data set."""
+    code = getattr(function, "__code__", None)
+    return code is None or bool(code.co_names or code.co_freevars)
+
+
+class _Watched(dict[str, Any]):
+    """Metrics that remember which of them were read."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        super().__init__(metrics)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As of a dict."""
+        self.read.add(name)
+        return super().get(name, default)
+
+    def pop(self, name: str, *default: Any) -> Any:
+        """As of a dict."""
+        self.read.add(name)
+        return super().pop(name, *default)
+
+    def __iter__(self) -> Iterator[str]:
+        self.read.update(super().keys())
+        return super().__iter__()
+
+    def keys(self) -> Any:
+        """As of a dict; all that follow may be read."""
+        self.read.update(super().keys())
+        return super().keys()
+
+    def values(self) -> Any:
+        """As of a dict."""
+        self.read.update(super().keys())
+        return super().values()
+
+    def items(self) -> Any:
+        """As of a dict."""
+        self.read.update(super().keys())
+        return super().items()
+
+    def copy(self) -> dict[str, Any]:
+        """As of a dict."""
+        return dict(self.items())
 
 
 class _Missing:

@@ -79,7 +79,7 @@ def _make_backend(base: type) -> type:
             """Always: this code would not run otherwise."""
             return True
 
-        def run(self, trainer: Any, n_trials: int, direction: str | Sequence[str], **kwargs: Any) -> Any:
+        def run(self, trainer: Any, n_trials: int | None, direction: str | Sequence[str], **kwargs: Any) -> Any:
             """Runs the search that the Trainer was asked for.
 
             Args:

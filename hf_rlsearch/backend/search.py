@@ -17,7 +17,7 @@ def search(
     hp_space: Callable[[Any], Params] | None = None,
     *,
     compute_objective: Callable[[dict[str, Any]], Any] | None = None,
-    n_trials: int = UNSET_TRIALS,
+    n_trials: int | None = UNSET_TRIALS,
     direction: str | Sequence[str] = UNSET_DIRECTION,
     hp_name: Callable[[Any], str] | None = None,
     metric: str | Sequence[str] | None = None,
@@ -55,15 +55,17 @@ def search(
         a fresh
             trainer, for those that build their model themselves. Called with ``{}`` it returns your own configuration.
         hp_space: Suggests values on a trial and returns them by name of a training argument.
-        compute_objective: Makes one number of the metrics, or one for each direction.
-        n_trials: Total number of trials, those of an interrupted run and the baseline included.
+        compute_objective: Makes one number of the metrics, or one for each direction. Before the first training it is
+            called a few times on made-up values of the metrics that it reads.
+        n_trials: Total number of trials, those of an interrupted run and the baseline included; None for as many as
+            ``timeout`` or ``budget`` allow.
         direction: "minimize", "maximize" or a list of these; inferred from the metric's name if left out.
         hp_name: Names a trial's folder and run.
         metric: The metric to optimise, as evaluation names it, ``eval_`` may be left out.
         sampler: An Optuna sampler instead of ours.
         pruner: An Optuna pruner instead of ours.
         storage: An Optuna storage or its URL instead of an SQLite file in ``output_dir``.
-        study_name: Names the study; an existing one is an error unless ``load_if_exists``.
+        study_name: Names the study; in a ``storage`` of yours an existing one is an error unless ``load_if_exists``.
         load_if_exists: As in Optuna.
         resume: Continue an unfinished search of the same script in the default storage.
         baseline: Trial 0 is the Trainer's own arguments.
@@ -82,7 +84,7 @@ def search(
         n_points: Number of levels of numeric hyperparameters, of all or by name.
         budget: Number of full trainings to spend, on as many trials as that gives where ``n_trials`` is left out.
         confirm: Number of best configurations to train again under new seeds, with your own; the best mean wins.
-        published: Configurations known to work, to be considered first.
+        published: Configurations known to work, to be considered first; names outside of the space are left out.
         seed: Of the sampler.
 
     Returns:
@@ -104,7 +106,7 @@ def search(
 
 
 def search_from_trainer(
-    trainer: Any, *, n_trials: int, direction: str | Sequence[str], options: Mapping[str, Any]
+    trainer: Any, *, n_trials: int | None, direction: str | Sequence[str], options: Mapping[str, Any]
 ) -> Any:
     """The search that a Trainer was asked for with ``backend="rl"``.
 

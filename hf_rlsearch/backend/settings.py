@@ -5,9 +5,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from numbers import Integral
 from typing import Any
 
 from hf_rlsearch._typing import Params
+from hf_rlsearch.backend.checked import check_options
 from hf_rlsearch.backend.default_space import default_hp_space
 from hf_rlsearch.backend.objective import UNSET_DIRECTION
 from hf_rlsearch.errors import ArgumentsError
@@ -20,6 +22,8 @@ class UnsetTrials(int):
 UNSET_TRIALS = UnsetTrials(20)
 # A trial costs at least this share of a full training, so a budget cannot be split without end.
 _SMALLEST_SHARE = 1 / 8
+# Trials where only a timeout is given: more than any search gets to.
+_MANY = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,7 @@ class Settings:
 
     hp_space: Callable[[Any], Any] = default_hp_space
     compute_objective: Callable[[dict[str, Any]], Any] | None = None
-    n_trials: int = UNSET_TRIALS
+    n_trials: int | None = UNSET_TRIALS
     direction: str | Sequence[str] = UNSET_DIRECTION
     hp_name: Callable[[Any], str] | None = None
     metric: str | Sequence[str] | None = None
@@ -60,7 +64,9 @@ class Settings:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        _whole("n_trials", self.n_trials, at_least=1)
+        check_options(self)
+        if self.n_trials is not None or (self.timeout is None and self.budget is None):
+            _whole("n_trials", self.n_trials, at_least=1)
         _whole("keep_checkpoints", self.keep_checkpoints, at_least=0)
         _whole("confirm", self.confirm, at_least=0)
         if self.max_failed_trials is not None:
@@ -85,19 +91,21 @@ class Settings:
     @property
     def most_trials(self) -> int:
         """The total number of trials; with a budget and no number given, as many as the budget can be split into."""
-        if self.budget is not None and isinstance(self.n_trials, UnsetTrials):
+        if self.budget is not None and (self.n_trials is None or isinstance(self.n_trials, UnsetTrials)):
             return math.ceil(self.budget / _SMALLEST_SHARE)
-        return int(self.n_trials)
+        return _MANY if self.n_trials is None else int(self.n_trials)
 
     @property
     def failures_allowed(self) -> int:
         """The number of failed trials at which the search ends."""
-        return self.max_failed_trials if self.max_failed_trials is not None else max(3, self.most_trials // 4)
+        if self.max_failed_trials is not None:
+            return self.max_failed_trials
+        return max(3, (UNSET_TRIALS if self.n_trials is None else self.most_trials) // 4)
 
     @property
     def caught(self) -> tuple[type[BaseException], ...]:
         """The exceptions after which the search goes on."""
-        return tuple(self.catch) if isinstance(self.catch, (tuple, list)) else (self.catch,)
+        return tuple(self.catch) if isinstance(self.catch, (tuple, list, set, frozenset)) else (self.catch,)
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any], **given: Any) -> "Settings":
@@ -121,5 +129,5 @@ class Settings:
 
 
 def _whole(name: str, value: Any, *, at_least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < at_least:
         raise ArgumentsError(f"{name}={value!r} given, expected a whole number, at least {at_least}.")

@@ -6,7 +6,7 @@ from typing import Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend.arguments import FrozenArguments
-from hf_rlsearch.backend.compat import TrainerSeat, check_trainer, release_memory, takes_trial
+from hf_rlsearch.backend.compat import TrainerSeat, check_trainer, fresh_model, release_memory, takes_trial
 from hf_rlsearch.backend.drawing import Drawer, make_drawer
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.settings import Settings
@@ -68,7 +68,11 @@ class TrainerSource:
 
     def probe(self) -> Any:
         """The Trainer for an evaluation of the untrained model, callbacks left out."""
-        return self.seat.prepare(self.frozen.original(), callbacks=False)
+        trainer = self.seat.prepare(self.frozen.original(), callbacks=False)
+        if trainer.model is None:
+            # As another backend's search leaves it.
+            trainer.model = trainer.model_wrapped = trainer.callback_handler.model = fresh_model(trainer)
+        return trainer
 
     def trainer_for(self, plan: Plan, objective: Objective, monitor: Monitor | None) -> Any:
         """The Trainer, ready to train one configuration."""

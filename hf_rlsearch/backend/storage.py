@@ -3,8 +3,8 @@
 By default an SQLite file in ``output_dir``. There a search is identified by what it is: space, objective, direction,
 arguments that are not searched, data and model. The same script run again continues an unfinished search of that
 identity,
-and begins a new one if the last is finished or anything differs. A study that the user names follows Optuna's
-``load_if_exists``.
+and begins a new one if the last is finished or anything differs. A study in a storage that the user names follows
+Optuna's ``load_if_exists``.
 """
 
 import json
@@ -82,7 +82,8 @@ def open_study(
         sampler: Given to the study.
         pruner: Given to the study.
         storage: The user's, None for SQLite in ``output_dir``.
-        study_name: The user's, None to find it by identity.
+        study_name: The user's; in the default storage the first search of that name has it as it is, later ones a
+            number behind it.
         load_if_exists: As in Optuna, for a study that the user names.
         resume: False always begins anew in the default storage.
 
@@ -93,9 +94,9 @@ def open_study(
     make = {"sampler": sampler, "pruner": pruner, "directions": list(directions)}
     with _clear_errors(storage or Path(output_dir, FILE)):
         opened_storage = _open_storage(storage, output_dir)
-        if storage is not None or study_name is not None:
+        if storage is not None or (study_name is not None and load_if_exists):
             return _named(opened_storage, study_name, load_if_exists, identity, output_dir, n_trials, make)
-        return _by_identity(opened_storage, identity, output_dir, n_trials, resume, make)
+        return _by_identity(opened_storage, study_name, identity, output_dir, n_trials, resume, make)
 
 
 @contextmanager
@@ -123,13 +124,23 @@ def requeue_interrupted(study: optuna.Study, *, alone: bool) -> list[int]:
 
     Args:
         study: The study.
-        alone: No other process can be working on it, so every running trial is a left-over.
+        alone: Only one process may work on it, so every running trial is a left-over unless its process is alive.
 
     Returns:
         Their numbers.
+
+    Raises:
+        StorageError: Another process is running this very search.
     """
     again = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        who = trial.user_attrs.get(OWNER)
+        if alone and who is not None and _is_here(who) and not _owner_is_gone(who):
+            raise StorageError(
+                f"Process {who['pid']} is running this search: it trains trial {trial.number} of study "
+                f"{study.study_name!r}. Wait for it, give another output_dir, or let several processes share a search "
+                "with storage=, study_name= and load_if_exists=True."
+            )
         if alone or _owner_is_gone(trial.user_attrs.get(OWNER)):
             # The one way back into the queue that keeps the number, the params and the learning curve.
             study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
@@ -232,16 +243,26 @@ def _named(
     if study is None:
         study = optuna.create_study(study_name=study_name, storage=storage, load_if_exists=False, **make)
     n_before = len(study.get_trials(deepcopy=False))
+    changed = differences(study.user_attrs.get(IDENTITY, identity), identity)
     _describe(study, identity, output_dir, n_trials)
     note = f"Study {study.study_name!r} is continued: it has {n_before} trials." if n_before else ""
+    if n_before and changed:
+        note += f" This script differs from the one that began it: {'; '.join(changed[:3])}."
     return Opened(study, str(study.user_attrs.get(FOLDER, output_dir)), bool(n_before), note)
 
 
 def _by_identity(
-    storage: Any, identity: Params, output_dir: str, n_trials: int, resume: bool, make: dict[str, Any]
+    storage: Any,
+    study_name: str | None,
+    identity: Params,
+    output_dir: str,
+    n_trials: int,
+    resume: bool,
+    make: dict[str, Any],
 ) -> Opened:
-    names = [name for name in optuna.get_all_study_names(storage) if name.startswith("search-")]
-    names.sort(key=lambda name: int(name.split("-")[1]))
+    prefix, first = ("search", "search-1") if study_name is None else (study_name, study_name)
+    numbers = {name: _number_of(name, prefix, first) for name in optuna.get_all_study_names(storage)}
+    names = sorted((name for name in numbers if numbers[name]), key=lambda name: numbers[name])
     note = ""
     if resume and names:
         last = optuna.load_study(study_name=names[-1], storage=storage, sampler=make["sampler"], pruner=make["pruner"])
@@ -260,11 +281,19 @@ def _by_identity(
             note = f"A new search begins, because the unfinished one in {output_dir} differs: {'; '.join(changed[:3])}."
         else:
             note = f"A new search begins, because the last one in {output_dir} is finished."
-    number = 1 + (int(names[-1].split("-")[1]) if names else 0)
-    study = optuna.create_study(study_name=f"search-{number}", storage=storage, **make)
+    number = 1 + (numbers[names[-1]] if names else 0)
+    study = optuna.create_study(study_name=first if number == 1 else f"{prefix}-{number}", storage=storage, **make)
     folder = output_dir if number == 1 else str(Path(output_dir, study.study_name))
     _describe(study, identity, folder, n_trials)
     return Opened(study, folder, False, note)
+
+
+def _number_of(name: str, prefix: str, first: str) -> int:
+    """Which search of a name a study is, from 1; 0 for a study of another name."""
+    if name == first:
+        return 1
+    end = name.removeprefix(f"{prefix}-")
+    return int(end) if end != name and end.isdecimal() else 0
 
 
 def _describe(study: optuna.Study, identity: Params, folder: str, n_trials: int) -> None:
@@ -296,6 +325,14 @@ def _check_same_search(study: optuna.Study, identity: Params, directions: list[s
         )
     else:
         changed = differences({"space": old["space"]}, {"space": identity["space"]})
+        keys = old.keys() & {"objective", "follows"}
+        before, now = ({key: each[key] for key in keys} for each in (old, identity))
+        optimised = differences(before, now)
+        if optimised:
+            raise StorageError(
+                f"Study {study.study_name!r} has another objective: {'; '.join(optimised)}. Its values cannot be "
+                "compared with this search's. Use another study_name or storage, or optimise what it optimises."
+            )
     if changed:
         raise StorageError(
             f"Study {study.study_name!r} is of another search space: {'; '.join(changed[:3])}. Use another "
@@ -303,8 +340,12 @@ def _check_same_search(study: optuna.Study, identity: Params, directions: list[s
         )
 
 
+def _is_here(who: Any) -> bool:
+    return isinstance(who, Mapping) and who.get("host") == os.uname().nodename
+
+
 def _owner_is_gone(who: Any) -> bool:
-    if not isinstance(who, Mapping) or who.get("host") != os.uname().nodename:
+    if not _is_here(who):
         return False
     pid = int(who["pid"])
     try:
@@ -318,9 +359,11 @@ def _owner_is_gone(who: Any) -> bool:
 
 
 def _begun(pid: int) -> str | None:
-    """When a process began, in ticks since the machine did; None where the system does not tell."""
+    """When a process began, in ticks since the machine did; None if it has ended or the system does not tell."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        # A killed process is listed until its parent has asked for its end.
+        return None if fields[0] in "ZX" else fields[19]
     except (OSError, IndexError):
         return None
 

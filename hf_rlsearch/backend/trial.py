@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from optuna import TrialPruned
 from optuna.distributions import BaseDistribution
 from optuna.trial import FixedTrial
 
@@ -195,6 +196,8 @@ def run_trial(trainer: Any, plan: Plan, monitor: Monitor, objective: Objective) 
     begun, error = time.perf_counter(), None
     try:
         outcome = _train(trainer, plan, monitor, objective)
+    except TrialPruned as caught:
+        outcome, error = _gave_up(trainer, monitor, caught)
     except Exception as caught:
         error = caught
         failure = Failure.from_error(caught, rank=_rank(trainer), step=_step(trainer))
@@ -221,6 +224,18 @@ def _train(trainer: Any, plan: Plan, monitor: Monitor, objective: Objective) -> 
     if reason is not None:
         return Outcome(status=FAILED, failure=Failure(kind="nan", reason=f"Diverged: {reason}", step=_step(trainer)))
     return Outcome(status=COMPLETE, values=scored.values, metrics=plain(scored.metrics))
+
+
+def _gave_up(trainer: Any, monitor: Monitor, error: TrialPruned) -> tuple[Outcome, Exception | None]:
+    """A trial that model_init or a callback ended itself; a rank that does so alone has failed the others."""
+    if int(getattr(trainer.args, "world_size", 1)) > 1:
+        return Outcome(
+            status=FAILED, failure=Failure.from_error(error, rank=_rank(trainer), step=_step(trainer))
+        ), error
+    if not monitor.evaluations:
+        return Outcome(status=PRUNED), None
+    last = monitor.evaluations[-1]
+    return Outcome(status=PRUNED, values=last.values, metrics=plain(last.metrics)), None
 
 
 def _scored(trainer: Any, monitor: Monitor, objective: Objective) -> Evaluation:

@@ -34,12 +34,14 @@ class Recording:
         conditional: Names that some complete run did without.
         returned: Keys of the dicts that ``hp_space`` returned, that is the training arguments it sets.
         from_model_init: Names suggested by ``model_init``.
+        user_attributes: Keys that the functions gave to ``trial.set_user_attr``.
     """
 
     distributions: dict[str, BaseDistribution]
     conditional: frozenset[str]
     returned: frozenset[str]
     from_model_init: frozenset[str]
+    user_attributes: frozenset[str] = frozenset()
 
 
 def record(hp_space: Callable[[Any], Any], model_init: Callable[..., Any] | None = None) -> Recording:
@@ -72,6 +74,7 @@ class _Recorder:
         self.complete_runs: list[frozenset[str]] = []
         self.returned: set[str] = set()
         self.from_model_init: set[str] = set()
+        self.user_attributes: set[str] = set()
         self.n_runs = self.quiet_runs = 0
         self.model_init_seconds = 0.0
 
@@ -92,13 +95,15 @@ class _Recorder:
                 self.complete_runs.append(frozenset(trial.distributions))
         except TrialPruned:
             pass  # a way to refuse a combination; what was suggested before still counts
+        self.user_attributes.update(trial.user_attrs)
         self._merge(trial.distributions)
         self.n_runs += 1
 
     def result(self) -> Recording:
         missing = {name for name in self.distributions for run in self.complete_runs if name not in run}
         returned, from_model_init = frozenset(self.returned), frozenset(self.from_model_init)
-        return Recording(self.distributions, frozenset(missing), returned, from_model_init)
+        attributes = frozenset(self.user_attributes)
+        return Recording(self.distributions, frozenset(missing), returned, from_model_init, attributes)
 
     def _run_hp_space(self, trial: RecordingTrial) -> None:
         returned = _call("hp_space", self.hp_space, trial)

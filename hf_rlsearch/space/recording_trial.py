@@ -1,6 +1,7 @@
 """A trial without a study, which answers suggestions with made-up values and remembers what was asked."""
 
 import datetime
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from numbers import Real
@@ -14,6 +15,7 @@ from optuna.distributions import (
     IntDistribution,
     check_distribution_compatibility,
 )
+from optuna.study import Study, create_study
 from optuna.trial import BaseTrial
 
 from hf_rlsearch._typing import Params
@@ -107,6 +109,11 @@ class RecordingTrial(BaseTrial):
     def constraints(self) -> dict[str, float]:
         """What ``set_constraint`` got."""
         return dict(self._constraints)
+
+    @functools.cached_property
+    def study(self) -> Study:
+        """A study without trials, as the first trial of a search would find it."""
+        return create_study()
 
     @property
     def datetime_start(self) -> datetime.datetime | None:

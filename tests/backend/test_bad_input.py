@@ -61,6 +61,8 @@ def one(name: str, *choices: Any) -> Any:
         (one("dataloader_drop_last", "maybe", "no"), "dataloader_drop_last='maybe'.*True or False"),
         (one("lr_scheduler_type", "linear", "cosin"), "cosin is not a valid SchedulerType"),
         (one("output_dir", "a", "b"), "'output_dir'.*Leave it out"),
+        (one("metric_for_best_model", "loss", "accuracy"), "'metric_for_best_model'.*Leave it out"),
+        (lambda trial: (trial.set_user_attr("role", "x"), rates(trial))[1], "user attribute 'role'"),
         (lambda trial: {"learning_rate": 1e-4}, "empty"),
         (lambda trial: trial.suggest_float("learning_rate", 1e-5, 1e-1), "expected a dict"),
         (lambda trial: {}[trial.number], "hp_space"),
@@ -77,6 +79,8 @@ def test_search_space(trainer: Trainer, space: Any, match: str) -> None:
         ({"metric": "acuracy"}, "Did you mean 'eval_accuracy'"),
         ({"direction": "minimize"}, "direction='minimize' contradicts 'eval_accuracy'"),
         ({"direction": "down"}, "direction='down'.*'minimize' or 'maximize'"),
+        ({"direction": None}, "direction=None given"),
+        ({"metric": 5}, "metric=5 given, expected the name"),
         ({"direction": ["maximize", "minimize"]}, "2 directions"),
         ({"compute_objective": lambda m: 0.5}, "constant"),
         ({"compute_objective": lambda m: m["eval_runtime"]}, "constant"),
@@ -125,6 +129,22 @@ def test_an_evaluation_that_fails_is_found_first(make_trainer: MakeTrainer) -> N
         ({"timeout": 0}, "timeout=0"),
         ({"keep_checkpoints": -1}, "keep_checkpoints=-1"),
         ({"max_failed_trials": 0}, "max_failed_trials=0"),
+        ({"n_trials": None}, "n_trials=None"),
+        ({"timeout": "10"}, "timeout='10' given, expected a number"),
+        ({"budget": "a"}, "budget='a' given, expected a number"),
+        ({"target": "x"}, "target='x' given, expected a number"),
+        ({"hp_name": "x"}, "hp_name='x' given, expected a function"),
+        ({"study_name": 3}, "study_name=3 given, expected text"),
+        ({"storage": 5}, "storage=5 given, expected an Optuna storage"),
+        ({"sampler": "tpe"}, r"sampler='tpe' given.*TPESampler\(\)"),
+        ({"sampler": optuna.samplers.TPESampler}, "the class TPESampler; call it"),
+        ({"pruner": "median"}, r"pruner='median' given.*MedianPruner\(\)"),
+        ({"catch": "RuntimeError"}, "catch='RuntimeError' given, expected an exception class"),
+        ({"catch": None}, "catch=None given"),
+        ({"published": {"learning_rate": 1e-3}}, "expected a list of dicts"),
+        ({"published": [{"learnig_rate": 1e-3}]}, "none of which is searched.*Did you mean 'learning_rate'"),
+        ({"confirm": 1, "direction": ["minimize"]}, "confirm=1 given with a list of directions"),
+        ({"target": 0.5, "direction": ["minimize"]}, "target=0.5 given with a list of directions"),
     ],
 )
 def test_arguments(trainer: Trainer, options: Any, match: str) -> None:
@@ -199,6 +219,16 @@ def test_storage_of_another_direction(trainer: Trainer, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     optuna.create_study(study_name="s", storage=url, direction="minimize")
     refuses(StorageError, "has directions", trainer, storage=url, study_name="s", load_if_exists=True)
+
+
+def test_storage_of_another_objective(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    options: Any = {"storage": f"sqlite:///{tmp_path / 'studies.db'}", "study_name": "s", "load_if_exists": True}
+    metrics = lambda prediction: {"f1": 0.9, "accuracy": 0.1}  # noqa: E731
+    run(make_trainer(metrics=metrics), "rl", n_trials=1, metric="f1", **options)
+    other = make_trainer(cls=NeverTrains, metrics=metrics)
+    refuses(StorageError, "another objective: .*eval_f1.*eval_accuracy", other, metric="accuracy", **options)
+    computed = {"compute_objective": lambda m: m["eval_accuracy"], **options}
+    refuses(StorageError, "another objective", other, **computed)
 
 
 def test_the_trainer_is_restored_after_an_error_in_the_middle(make_trainer: MakeTrainer) -> None:

@@ -19,7 +19,7 @@ from hf_rlsearch import SearchFailed
 from tests.backend.conftest import Scripted, rates, run, states, stored, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
-COMPLETE, FAIL = TrialState.COMPLETE, TrialState.FAIL
+COMPLETE, FAIL, PRUNED = TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED
 
 
 class Breaks(Trainer):
@@ -121,6 +121,29 @@ def test_hp_space_raising_in_the_middle(make_trainer: MakeTrainer) -> None:
     result = run(make_trainer(), "rl", space, n_trials=3).run_summary
     assert states(result.study) == [COMPLETE, FAIL, COMPLETE]
     assert result.trials[1].user_attrs["failure"]["reason"] == "LookupError: no such place"
+
+
+def test_a_refused_combination_is_pruned_and_no_failure(make_trainer: MakeTrainer) -> None:
+    def space(trial: Any) -> dict[str, Any]:
+        values = rates(trial)
+        if values["learning_rate"] > 1e-2:
+            raise optuna.TrialPruned
+        return values
+
+    sampler = Scripted(learning_rate=[1e-4, 5e-2, 6e-2, 7e-2, 1e-3])
+    result = run(make_trainer(), "rl", space, n_trials=5, max_failed_trials=1, sampler=sampler).run_summary
+    assert states(result.study) == [COMPLETE, PRUNED, PRUNED, PRUNED, COMPLETE]
+
+
+def test_model_init_may_refuse_a_combination(make_trainer: MakeTrainer) -> None:
+    def model_init(trial: Any = None) -> Any:
+        if trial is not None and trial.suggest_int("heads", 1, 2) == 2:
+            raise optuna.TrialPruned
+        return tiny_model()
+
+    sampler = Scripted(heads=[1, 2], learning_rate=[1e-4, 1e-4])
+    result = run(make_trainer(model_init=model_init), "rl", n_trials=2, sampler=sampler).run_summary
+    assert states(result.study) == [COMPLETE, PRUNED]
 
 
 def test_compute_objective_raising_in_the_middle(make_trainer: MakeTrainer) -> None:

@@ -1,6 +1,7 @@
 """The same script run again continues an unfinished search, and only that."""
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 from optuna.trial import TrialState
 from transformers import Trainer
 
+from hf_rlsearch import StorageError
+from hf_rlsearch.backend.storage import _begun
 from tests.backend.conftest import Rows, rates, run, states, stored, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
@@ -25,6 +28,18 @@ def stops_in(number: int, at_step: int = 1) -> type[Trainer]:
             return super().training_step(*args, **kwargs)
 
     return Stops
+
+
+def epochs(n: int) -> Any:
+    return lambda trial: {**rates(trial), "num_train_epochs": n}
+
+
+def times(factor: float) -> Any:
+    return lambda metrics: metrics["eval_f1"] * factor
+
+
+def owner_of(pid: int) -> dict[str, Any]:
+    return {"host": os.uname().nodename, "pid": pid, "begun": _begun(pid)}
 
 
 def interrupted(make_trainer: MakeTrainer, number: int, at_step: int = 1, hp_space: Any = rates, **args: Any) -> None:
@@ -192,3 +207,52 @@ def test_a_trial_that_always_ends_the_process_is_given_up(make_trainer: MakeTrai
     best = run(make_trainer(), "rl", n_trials=4)
     assert states(best.run_summary.study)[1] == TrialState.FAIL
     assert "ended 10 times" in best.run_summary.trials[1].user_attrs["failure"]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"hp_space": epochs(1)}, {"hp_space": epochs(2)}),
+        ({"compute_objective": lambda m: m["eval_f1"]}, {"compute_objective": lambda m: m["eval_accuracy"]}),
+        ({"compute_objective": times(1)}, {"compute_objective": times(2)}),
+    ],
+)
+def test_what_functions_return_is_part_of_the_identity(
+    make_trainer: MakeTrainer, first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    given: dict[str, Any] = {"metrics": lambda prediction: {"f1": 0.9, "accuracy": 0.1}}
+    first, second = ({"metric": None if "compute_objective" in o else "f1", **o} for o in (first, second))
+    with pytest.raises(SystemExit):
+        run(make_trainer(cls=stops_in(1), **given), "rl", n_trials=2, **first)
+    again = run(make_trainer(cls=stops_in(1), **given), "rl", n_trials=1, **first)
+    assert again.run_summary.study.study_name == "search-2"
+    with pytest.raises(SystemExit):
+        run(make_trainer(cls=stops_in(1), **given), "rl", n_trials=2, **first)
+    assert run(make_trainer(**given), "rl", n_trials=2, **second).run_summary.study.study_name == "search-3"
+
+
+def test_a_name_alone_is_resumed_as_a_search_without_name(make_trainer: MakeTrainer) -> None:
+    with pytest.raises(SystemExit):
+        run(make_trainer(cls=stops_in(1)), "rl", n_trials=2, study_name="mine")
+    names = [run(make_trainer(), "rl", n_trials=2, study_name="mine").run_summary.study.study_name for _ in range(2)]
+    assert names == ["mine", "mine-2"]
+
+
+def test_the_same_script_in_a_second_process_is_refused(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    interrupted(make_trainer, 1)
+    study = stored(f"sqlite:///{tmp_path / 'out' / 'hf_rlsearch.db'}")
+    study._storage.set_trial_user_attr(study.trials[1]._trial_id, "owner", owner_of(os.getppid()))
+    with pytest.raises(StorageError, match=f"Process {os.getppid()} is running this search: it trains trial 1"):
+        run(make_trainer(), "rl", n_trials=4)
+    assert states(study) == [TrialState.COMPLETE, TrialState.RUNNING]
+
+
+def test_checkpoints_of_another_training_are_neither_used_nor_deleted(
+    make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    args: dict[str, Any] = {"save_strategy": "epoch", "output_dir": str(tmp_path / "out" / "run-0")}
+    make_trainer(**args).train()
+    result = run(make_trainer(save_strategy="epoch", num_train_epochs=2), "rl", n_trials=1).run_summary
+    assert (tmp_path / "out" / "run-0" / "checkpoint-4").is_dir()
+    assert result.trials[0].user_attrs["folder"] == str(tmp_path / "out" / "run-0-2")
+    assert len(result.trials[0].intermediate_values) == 2

@@ -1,6 +1,7 @@
 """What a search gives its user: results, the Trainer afterwards, names, callbacks, several objectives, factories."""
 
 import json
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -207,6 +208,103 @@ def test_names_of_folders(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     )
     folders = {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()}
     assert folders == {f"rate-{trial.params['learning_rate']:.0e}" for trial in best.run_summary.trials}
+
+
+def test_the_same_name_for_all_folders(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    trainer = make_trainer(score=by_rate, save_strategy="epoch")
+    best = run(
+        trainer, "rl", n_trials=3, sampler=Scripted(learning_rate=[1e-3, 1e-4, 1e-5]), hp_name=lambda trial: "same"
+    )
+    assert [Path(t.user_attrs["folder"]).name for t in best.run_summary.trials] == ["same", "same-2", "same-3"]
+    assert (tmp_path / "out" / "same" / "checkpoint-4").is_dir()
+    assert best.run_summary.best_trial.number == 0
+    expected = best.run_summary.best_trial.user_attrs["metrics"]["eval_loss"]
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["", "..", "../elsewhere", "/tmp"])
+def test_a_name_that_leads_out_of_the_folder_is_not_used(make_trainer: MakeTrainer, tmp_path: Path, name: str) -> None:
+    result = run(make_trainer(), "rl", n_trials=1, hp_name=lambda trial: name).run_summary
+    assert result.trials[0].user_attrs["folder"] == str(tmp_path / "out" / "run-0")
+
+
+def test_a_name_from_what_the_users_configuration_lacks(make_trainer: MakeTrainer) -> None:
+    def model_init(trial: Any = None) -> Any:
+        return tiny_model(0.1 if trial is None else trial.suggest_float("drop", 0.2, 0.5))
+
+    trainer = make_trainer(model_init=model_init)
+    result = run(
+        trainer, "rl", n_trials=2, baseline=True, hp_name=lambda trial: f"drop-{trial.params['drop']:.1f}"
+    ).run_summary
+    assert states(result.study) == [TrialState.COMPLETE] * 2
+    assert Path(result.trials[0].user_attrs["folder"]).name == "run-0"
+
+
+def test_after_a_search_of_another_backend(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(score=by_rate)
+    run(trainer, "optuna", n_trials=1, direction="maximize")
+    assert trainer.model is None
+    assert run(trainer, "rl", n_trials=1).objective > 0
+    assert trainer.model is not None
+
+
+def test_precision_can_be_searched(make_trainer: MakeTrainer) -> None:
+    used = []
+
+    class Notes(Trainer):
+        def training_step(self, *args: Any, **kwargs: Any) -> Any:
+            used.append((self.args.bf16, self.accelerator.mixed_precision))
+            return super().training_step(*args, **kwargs)
+
+    trainer = make_trainer(cls=Notes)
+    before = trainer.accelerator.mixed_precision
+    space = lambda trial: {"bf16": trial.suggest_categorical("bf16", [True, False])}  # noqa: E731
+    result = run(trainer, "rl", space, n_trials=3, sampler=Scripted(bf16=[True, False, True])).run_summary
+    assert states(result.study) == [TrialState.COMPLETE] * 3
+    assert list(dict.fromkeys(used)) == [(True, "bf16"), (False, "no")]
+
+    def interrupts(args: Any, state: Any) -> float:
+        if state.global_step:
+            raise KeyboardInterrupt
+        return 0.5
+
+    trainer = make_trainer(score=interrupts, bf16=False)
+    with pytest.raises(KeyboardInterrupt):
+        run(trainer, "rl", space, n_trials=1, sampler=Scripted(bf16=[True]))
+    assert trainer.accelerator.mixed_precision == before == "no"
+
+
+def test_transformed_values_of_the_users_configuration_are_known(make_trainer: MakeTrainer) -> None:
+    def space(trial: Any) -> dict[str, Any]:
+        return {"learning_rate": 10 ** trial.suggest_float("exponent", -5, -1), "num_train_epochs": 1}
+
+    best = run(make_trainer(learning_rate=1e-3), "rl", space, n_trials=1, baseline=True)
+    assert best.hyperparameters == {"learning_rate": 1e-3}
+
+
+def test_n_trials_none_ends_by_timeout(make_trainer: MakeTrainer) -> None:
+    result = run(make_trainer(), "rl", n_trials=None, timeout=0.01).run_summary
+    assert result.stopped_by == "timeout"
+
+
+def test_eval_steps_follow_logging_steps_as_the_arguments_say(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(eval_strategy="steps", logging_steps=4)
+    space = lambda trial: {"logging_steps": trial.suggest_int("logging_steps", 1, 2)}  # noqa: E731
+    result = run(trainer, "rl", space, n_trials=1, sampler=Scripted(logging_steps=[2])).run_summary
+    assert result.trials[0].user_attrs["arguments"]["eval_steps"] == 2
+
+
+def test_a_trial_may_look_at_its_study(make_trainer: MakeTrainer) -> None:
+    def space(trial: Any) -> dict[str, Any]:
+        return {"learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-3 + len(trial.study.trials) * 0)}
+
+    assert states(run(make_trainer(), "rl", space, n_trials=1).run_summary.study) == [TrialState.COMPLETE]
+
+
+def test_a_pruner_without_evaluations_is_said(make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
+        run(make_trainer(eval_strategy="no"), "rl", n_trials=1, pruner=optuna.pruners.MedianPruner())
+    assert "The pruner stops no trial, because eval_strategy='no'" in caplog.text
 
 
 class Counting(TrainerCallback):
