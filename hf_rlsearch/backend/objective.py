@@ -5,17 +5,16 @@ accuracy search, adds accuracy to F1, and becomes a timing once ``evaluate()`` w
 metric by name, its direction follows from the name, and whatever is ambiguous is an error before the first training.
 """
 
-import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
 from hf_rlsearch.backend.arguments import words
+from hf_rlsearch.backend.slopes import Metrics, Watched, is_number, may_look_elsewhere, slopes_of
 from hf_rlsearch.errors import ObjectiveError
 
-Metrics = Mapping[str, Any]
 MINIMIZE, MAXIMIZE = "minimize", "maximize"
 
 _LOWER = words(
@@ -147,7 +146,7 @@ def _known_words(name: str) -> list[str]:
 
 def scored_names(metrics: Metrics) -> list[str]:
     """The keys that say something about the model, numbers only."""
-    return [name for name, value in metrics.items() if not _BOOKKEEPING.search(name) and _is_number(value)]
+    return [name for name, value in metrics.items() if not _BOOKKEEPING.search(name) and is_number(value)]
 
 
 def resolve(
@@ -305,7 +304,7 @@ def _resolve_function(
     probe: Metrics, function: Callable[[dict[str, Any]], Any], given: tuple[str, ...], multi: bool, args: Any
 ) -> Objective:
     name = getattr(function, "__name__", type(function).__name__)
-    metrics = _Watched(probe)
+    metrics = Watched(probe)
     try:
         found = function(metrics)
     except Exception as error:
@@ -325,10 +324,10 @@ def _resolve_function(
         _number("compute_objective", value)
     names = (name,) if n_values == 1 else tuple(f"{name}[{i}]" for i in range(n_values))
     names_read = [one for one in scored_names(probe) if one in metrics.read]
-    elsewhere = not metrics.read and _may_look_elsewhere(function)
+    elsewhere = not metrics.read and may_look_elsewhere(function)
     # A pure function that shows no reading may have copied the metrics in a way that is not seen.
     tried = names_read if metrics.read or elsewhere else scored_names(probe)
-    slopes = _slopes(probe, function, tried, n_values)
+    slopes = slopes_of(probe, function, tried, n_values)
     if not elsewhere and not all(any(of_one.values()) for of_one in slopes):
         raise ObjectiveError(
             f"compute_objective is constant: it does not change with any of {sorted(scored_names(probe))}. Let it "
@@ -381,93 +380,6 @@ def _towards(name: str, slope: int) -> str | None:
     return implied if slope > 0 else _opposite(implied)
 
 
-def _slopes(
-    probe: Metrics, function: Callable[[dict[str, Any]], Any], names: Sequence[str], n_values: int
-) -> list[dict[str, int]]:
-    """For each value, by metric: 1 or -1 where it rises or falls with it, 2 where it does either, 0 where neither."""
-    base = {k: (0.5 if _is_number(v) and not math.isfinite(v) else v) for k, v in probe.items()}
-    found: list[dict[str, int]] = [{} for _ in range(n_values)]
-    try:
-        before = _values(function(dict(base))) if names else ()
-    except Exception:
-        return [dict.fromkeys(names, 2) for _ in found]
-    for name in names:
-        for index, slope in enumerate(_slope(base, name, function, before)):
-            found[index][name] = slope
-    return found
-
-
-def _slope(
-    base: dict[str, Any], name: str, function: Callable[[dict[str, Any]], Any], before: tuple[float, ...]
-) -> list[int]:
-    signs: list[set[int]] = [set() for _ in before]
-    for value in (base[name] + 0.1, base[name] - 0.1, base[name] + 10.0, 0.0, 1.0, base[name] * 2):
-        try:
-            after = _values(function({**base, name: value}))
-        except Exception:
-            return [2] * len(before)
-        for seen, old, new in zip(signs, before, after, strict=False):
-            change, moved = new - old, value - base[name]
-            if moved and change and math.isfinite(change):
-                seen.add(1 if (change > 0) == (moved > 0) else -1)
-    return [0 if not seen else (seen.pop() if len(seen) == 1 else 2) for seen in signs]
-
-
-def _values(found: Any) -> tuple[float, ...]:
-    return tuple(float(value) for value in (found if isinstance(found, (list, tuple)) else (found,)))
-
-
-def _may_look_elsewhere(function: Any) -> bool:
-    """Whether a function can measure something that is not in its argument, such as another data set."""
-    code = getattr(function, "__code__", None)
-    return code is None or bool(code.co_names or code.co_freevars)
-
-
-class _Watched(dict[str, Any]):
-    """Metrics that remember which of them were read."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        super().__init__(metrics)
-        self.read: set[str] = set()
-
-    def __getitem__(self, name: str) -> Any:
-        self.read.add(name)
-        return super().__getitem__(name)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """As of a dict."""
-        self.read.add(name)
-        return super().get(name, default)
-
-    def pop(self, name: str, *default: Any) -> Any:
-        """As of a dict."""
-        self.read.add(name)
-        return super().pop(name, *default)
-
-    def __iter__(self) -> Iterator[str]:
-        self.read.update(super().keys())
-        return super().__iter__()
-
-    def keys(self) -> Any:
-        """As of a dict; all that follow may be read."""
-        self.read.update(super().keys())
-        return super().keys()
-
-    def values(self) -> Any:
-        """As of a dict."""
-        self.read.update(super().keys())
-        return super().values()
-
-    def items(self) -> Any:
-        """As of a dict."""
-        self.read.update(super().keys())
-        return super().items()
-
-    def copy(self) -> dict[str, Any]:
-        """As of a dict."""
-        return dict(self.items())
-
-
 class _Missing:
     """Stands for a metric that is not there, with the error to raise."""
 
@@ -484,18 +396,10 @@ def _missing(name: str, metrics: Metrics, argument: str | None = None) -> Any:
     return error if argument else _Missing(error)
 
 
-def _is_number(value: Any) -> bool:
-    if isinstance(value, bool):
-        return False
-    if isinstance(value, (int, float)):
-        return True
-    return hasattr(value, "item") and getattr(value, "ndim", 0) == 0 and isinstance(value.item(), (int, float))
-
-
 def _number(name: str, value: Any) -> float:
     if isinstance(value, _Missing):
         raise value.error
-    if not _is_number(value):
+    if not is_number(value):
         raise ObjectiveError(
             f"{name} is {value!r}, a {type(value).__name__}; expected one number. Pass metric= with another name."
         )
