@@ -22,7 +22,7 @@ from hf_rlsearch.backend.probe import probe_metrics
 from hf_rlsearch.backend.result import SearchResult, best_runs
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.sources import FactorySource, TrainerSource
-from hf_rlsearch.backend.storage import open_study, quiet_optuna, storage_errors
+from hf_rlsearch.backend.storage import RETURNED, open_study, quiet_optuna, storage_errors
 from hf_rlsearch.backend.trial import COMPLETE, FAILED, Monitor, Outcome, Plan, run_trial
 from hf_rlsearch.errors import SearchFailed
 
@@ -44,6 +44,7 @@ def run_search(source: Source, settings: Settings) -> Any:
         search = Search(source, settings, ranks)
         result = search.run()
         search.finish(result)
+        search.close()
         return best_runs(result, search.objective.multi)
 
 
@@ -77,6 +78,11 @@ class Search:
                 return self._loop()
         finally:
             self._chief.progress.close()
+
+    def close(self) -> None:
+        """Notes that the result is about to be given back, so that the same script begins a new search next time."""
+        if self._chief is not None:
+            self._chief.study.set_user_attr(RETURNED, True)
 
     def finish(self, result: SearchResult) -> None:
         """Gives the Trainer the best arguments and model, or back as it was if no trial completed."""

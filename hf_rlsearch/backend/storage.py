@@ -25,6 +25,8 @@ from hf_rlsearch.errors import StorageError
 
 FILE = "hf_rlsearch.db"
 IDENTITY, FOLDER, N_TRIALS, OWNER, OBJECTIVE = "identity", "folder", "n_trials", "owner", "objective"
+# Set when the call that ran the search has given its result back.
+RETURNED = "returned"
 # Seconds that SQLite waits for another process that writes.
 _SQLITE_PATIENCE = 30
 
@@ -267,7 +269,8 @@ def _by_identity(
     if resume and names:
         last = optuna.load_study(study_name=names[-1], storage=storage, sampler=make["sampler"], pruner=make["pruner"])
         n_done, changed = len(finished(last)), differences(last.user_attrs.get(IDENTITY, {}), identity)
-        open_end = n_done < n_trials
+        # Killed after the last trial and before the call returned, a search has a result that nobody has seen.
+        open_end = n_done < n_trials or not last.user_attrs.get(RETURNED, False)
         if open_end and not changed:
             _describe(last, identity, output_dir, n_trials)
             n_begun = len(last.get_trials(deepcopy=False))
@@ -301,6 +304,7 @@ def _describe(study: optuna.Study, identity: Params, folder: str, n_trials: int)
         study.set_user_attr(IDENTITY, identity)
         study.set_user_attr(FOLDER, folder)
     study.set_user_attr(N_TRIALS, n_trials)
+    study.set_user_attr(RETURNED, False)
 
 
 def _check_same_search(study: optuna.Study, identity: Params, directions: list[str]) -> None:

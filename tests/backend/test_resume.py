@@ -256,3 +256,18 @@ def test_checkpoints_of_another_training_are_neither_used_nor_deleted(
     assert (tmp_path / "out" / "run-0" / "checkpoint-4").is_dir()
     assert result.trials[0].user_attrs["folder"] == str(tmp_path / "out" / "run-0-2")
     assert len(result.trials[0].intermediate_values) == 2
+
+
+def test_a_result_that_was_never_returned_is_returned(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(self: Any, result: Any) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hf_rlsearch.backend.run.Search.finish", killed)
+        with pytest.raises(SystemExit):
+            run(make_trainer(), "rl", n_trials=1)
+    best = run(make_trainer(), "rl", n_trials=1)
+    assert best.run_summary.study.study_name == "search-1"
+    assert len(best.run_summary.trials) == 1
