@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ IDENTITY, FOLDER, N_TRIALS, OWNER, OBJECTIVE = "identity", "folder", "n_trials",
 RETURNED = "returned"
 # Seconds that SQLite waits for another process that writes.
 _SQLITE_PATIENCE = 30
+# Seconds that a search waits for the end of another process that runs it.
+_PATIENCE = 20
 
 logger = logging.getLogger(__name__)
 
@@ -134,15 +137,10 @@ def requeue_interrupted(study: optuna.Study, *, alone: bool) -> list[int]:
     Raises:
         StorageError: Another process is running this very search.
     """
+    if alone:
+        _check_alone(study)
     again = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        who = trial.user_attrs.get(OWNER)
-        if alone and who is not None and _is_here(who) and not _owner_is_gone(who):
-            raise StorageError(
-                f"Process {who['pid']} is running this search: it trains trial {trial.number} of study "
-                f"{study.study_name!r}. Wait for it, give another output_dir, or let several processes share a search "
-                "with storage=, study_name= and load_if_exists=True."
-            )
         if alone or _owner_is_gone(trial.user_attrs.get(OWNER)):
             # The one way back into the queue that keeps the number, the params and the learning curve.
             study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
@@ -342,6 +340,25 @@ def _check_same_search(study: optuna.Study, identity: Params, directions: list[s
             f"Study {study.study_name!r} is of another search space: {'; '.join(changed[:3])}. Use another "
             f"study_name or storage."
         )
+
+
+def _check_alone(study: optuna.Study) -> None:
+    """Gives a process that is about to end, such as a rank whose launcher was killed, the time to do so."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        owners = {trial.number: trial.user_attrs.get(OWNER) for trial in running}
+        alive = {n: who for n, who in owners.items() if who and _is_here(who) and not _owner_is_gone(who)}
+        if not alive:
+            return
+        if time.monotonic() >= deadline:
+            number, who = min(alive.items())
+            raise StorageError(
+                f"Process {who['pid']} is running this search: it trains trial {number} of study "
+                f"{study.study_name!r}. Wait for it, give another output_dir, or let several processes share a search "
+                "with storage=, study_name= and load_if_exists=True."
+            )
+        time.sleep(0.2)
 
 
 def _is_here(who: Any) -> bool:

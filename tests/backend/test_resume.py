@@ -2,6 +2,7 @@
 
 import logging
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -238,13 +239,25 @@ def test_a_name_alone_is_resumed_as_a_search_without_name(make_trainer: MakeTrai
     assert names == ["mine", "mine-2"]
 
 
-def test_the_same_script_in_a_second_process_is_refused(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+def test_the_same_script_in_a_second_process_is_refused(
+    make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_rlsearch.backend.storage._PATIENCE", 0.5)
     interrupted(make_trainer, 1)
     study = stored(f"sqlite:///{tmp_path / 'out' / 'hf_rlsearch.db'}")
     study._storage.set_trial_user_attr(study.trials[1]._trial_id, "owner", owner_of(os.getppid()))
     with pytest.raises(StorageError, match=f"Process {os.getppid()} is running this search: it trains trial 1"):
         run(make_trainer(), "rl", n_trials=4)
     assert states(study) == [TrialState.COMPLETE, TrialState.RUNNING]
+
+
+def test_a_process_that_is_ending_is_waited_for(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    interrupted(make_trainer, 1)
+    study = stored(f"sqlite:///{tmp_path / 'out' / 'hf_rlsearch.db'}")
+    with subprocess.Popen(["sleep", "2"]) as process:
+        study._storage.set_trial_user_attr(study.trials[1]._trial_id, "owner", owner_of(process.pid))
+        result = run(make_trainer(), "rl", n_trials=4).run_summary
+    assert states(result.study) == [TrialState.COMPLETE] * 4
 
 
 def test_checkpoints_of_another_training_are_neither_used_nor_deleted(
