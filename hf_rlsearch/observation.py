@@ -33,6 +33,10 @@ N_CONTEXT_FEATURES = 2 * len(FACTS) + 5
 _FACT_SCALE = np.array([[8.0, 1.0], [4.3, 1.0], [0.5, 0.5], [0.5, 0.5], [0.5, 0.5]])
 
 
+_FARTHEST = 1e5
+"""Units below the best at which values are cut off: a diverged loss of 1e290 is no worse than one of 1e5."""
+
+
 @dataclass(frozen=True)
 class SpaceArrays:
     """B search spaces as arrays; what does not change while a search runs.
@@ -303,7 +307,7 @@ class _Scale:
     def compressed(self, values: FloatArray, known: BoolArray) -> FloatArray:
         """0 for the best, -log(2) for the median, logarithmic below; values above the best stay linear up to 2."""
         below = self._below(values, known)
-        return np.where(below > 0, np.minimum(below, 2.0), -np.log1p(np.maximum(-below, 0)))
+        return np.where(below > 0, np.minimum(below, 2.0), -np.log1p(np.clip(-below, 0, _FARTHEST)))
 
     def clipped(self, values: FloatArray, known: BoolArray) -> FloatArray:
         """Linear in [-1, 1/3]: 0 for the best, -1/3 for the median."""

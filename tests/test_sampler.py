@@ -480,3 +480,14 @@ def test_the_bundled_agent_makes_the_same_search_in_a_process_with_another_hash_
         for seed in ("1", "2")
     ]
     assert outputs[0] == outputs[1] != ""
+
+
+def test_an_absurd_objective_does_not_end_the_search_in_a_wrong_corner() -> None:
+    def diverging(trial: Any) -> float:
+        rate = trial.suggest_float("learning_rate", 1e-6, 1e-1, log=True)
+        return 5e290 if rate > 1e-2 else (np.log10(rate) + 4) ** 2
+
+    study = optuna.create_study(sampler=RLSampler(seed=0, n_trials=12))
+    study.enqueue_trial({"learning_rate": 0.1})
+    study.optimize(diverging, n_trials=12)
+    assert study.best_value < 0.1
