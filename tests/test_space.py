@@ -443,7 +443,7 @@ def raises(trial: Any) -> dict[str, Any]:
         (lambda t: {"x": t.suggest_categorical("x", [t.number])}, "one name must keep its kind and choices"),
         (lambda t: {3: t.suggest_float(3, 0, 1)}, "named 3, expected a string"),
         (raises, r"hp_space raised ZeroDivisionError: .* called before the search with the values \{'n': 3\}"),
-        (lambda t: {"x": t.study.best_value}, "hp_space raised AttributeError"),
+        (lambda t: {"x": t.study.best_value}, "hp_space raised ValueError: No trials are completed"),
     ],
 )
 def test_bad_functions_are_told_before_the_search(hp_space: Any, text: str) -> None:
