@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WINDOW = 5.0
 # One kill in this many falls while the search is prepared: the storage opened, the space found.
 EARLY = 5
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = [pytest.mark.timeout(3600), pytest.mark.slow]  # minutes each; `make chaos`
 
 
 def start(folder: Path, n_ranks: int) -> subprocess.Popen[str]:
