@@ -7,6 +7,7 @@ import ast
 import difflib
 import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ def add_commands(commands: Any) -> None:
 
 
 def run_demo(args: argparse.Namespace) -> int:
-    """Runs ``hf_rlsearch.demo`` as ``python -m`` would."""
-    return _run(args.arguments, module="hf_rlsearch.demo")
+    """Runs the demo with its own options."""
+    from hf_rlsearch import demo
+
+    return _exit_code(lambda: demo.main(args.arguments))
 
 
 def run_recipe(args: argparse.Namespace) -> int:
@@ -33,7 +36,7 @@ def run_recipe(args: argparse.Namespace) -> int:
     if args.recipe is None:
         print("\n".join(_listed(recipes())))
         return 0
-    return _run(args.arguments, path=find_recipe(args.recipe))
+    return _run(args.arguments, find_recipe(args.recipe))
 
 
 def recipes() -> dict[str, Path]:
@@ -75,22 +78,24 @@ def _first_line(file: Path) -> str:
     return text.partition("\n")[0]
 
 
-def _run(arguments: list[str], *, module: str | None = None, path: Path | None = None) -> int:
-    """Runs a program in this process with its own arguments; its exit code is ours."""
+def _run(arguments: list[str], path: Path) -> int:
+    """Runs a file in this process with its own arguments; its exit code is ours."""
     before = sys.argv, list(sys.path)
-    sys.argv = [str(path or module), *arguments]
-    if path is not None:
-        sys.path.insert(0, str(path.resolve().parent))  # as Python does for a script, which may import its neighbours
+    sys.argv = [str(path), *arguments]
+    sys.path.insert(0, str(path.resolve().parent))  # as Python does for a script, which may import its neighbours
     try:
-        if module is not None:
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
-        else:
-            runpy.run_path(str(path), run_name="__main__")
+        return _exit_code(lambda: runpy.run_path(str(path), run_name="__main__"))
+    finally:
+        sys.argv, sys.path[:] = before
+
+
+def _exit_code(program: Callable[[], object]) -> int:
+    """What a program would have left to the shell; the text that it ends with goes to standard error."""
+    try:
+        program()
     except SystemExit as end:
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
             return 1
         return end.code or 0
-    finally:
-        sys.argv, sys.path[:] = before
     return 0
