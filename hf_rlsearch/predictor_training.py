@@ -27,7 +27,7 @@ from hf_rlsearch.policy.network import (
     expected_improvement,
 )
 from hf_rlsearch.tasks.prior import TaskBatch, draw
-from hf_rlsearch.tasks.simulate import Trained, draw_history, observe_tasks, train_partly
+from hf_rlsearch.tasks.simulate import Trained, draw_history, hide_hyperparameters, observe_tasks, train_partly
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class PredictorTraining:
         seed: Of everything.
     """
 
-    steps: int = 8_000
+    steps: int = 16_000
     batch_size: int = 64
     n_targets: int = 48
     reuse: int = 3
@@ -113,7 +113,8 @@ def _loss(
     chosen, mask = draw_history(rng, tasks, length)
     trained = train_partly(rng, tasks, chosen, mask)
     targets = _targets(rng, tasks, trained, settings.n_targets)
-    observation = observe_tasks(task_space_arrays(tasks), tasks, trained, targets)
+    seen = hide_hyperparameters(rng, tasks, ~mask.any(1))
+    observation = observe_tasks(task_space_arrays(seen), seen, trained, targets)
     labels = improvement_labels(tasks, chosen, observation.incumbent, targets)
     logits = network(Arrays.of(observation, device))
     losses = F.cross_entropy(logits.flatten(0, 1), labels.to(device).flatten(), reduction="none")

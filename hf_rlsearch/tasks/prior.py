@@ -19,7 +19,7 @@ from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.knowledge import KINDS
 from hf_rlsearch.space import ROLES
 
-PRIOR_VERSION = "1"
+PRIOR_VERSION = "2"
 """Raised with every change of what is drawn; the card of the weights names it."""
 
 MAX_HYPERPARAMETERS = 12
@@ -31,6 +31,7 @@ _FULL, _LORA, _SCRATCH, _SGD, _GENERIC = range(5)
 _DOMAIN_SHARES = (0.27, 0.20, 0.30, 0.10, 0.13)
 _WRONG_HINTS = 0.08
 _CONDITIONAL = 0.08
+_INFORMED_RANGES = 0.85
 
 # Chance that a hyperparameter of this role is searched: full fine-tuning, adapters, from scratch, plain SGD, generic.
 _PRESENCE: dict[str, tuple[float, float, float, float, float]] = {
@@ -414,7 +415,9 @@ class _Draw:
         # Loss per token falls with a smaller vocabulary; a score like BLEU has its best size inside the range.
         smaller = (~self.maximize) & (rng.random(B) < 0.75)
         optimum = np.where(smaller, 8.0, 12.2 + 1.7 * normal(B) + 0.5 * (self.data - 4.3))
-        loss += self._strength("vocabulary", has)[:, None] * 0.35 * np.abs(vocabulary - optimum[:, None]) ** 1.2
+        # Halving the number of tokens of a sentence doubles the loss of each: that outweighs what quality adds.
+        strength = self._strength("vocabulary", has) * np.where(smaller, 1.2, 0.35)
+        loss += strength[:, None] * np.abs(vocabulary - optimum[:, None]) ** 1.2
 
     def _add_valley(
         self, loss: FloatArray, axes: dict[str, FloatArray], model_size: FloatArray, capacity: FloatArray
@@ -422,19 +425,21 @@ class _Draw:
         """The learning-rate valley and the optimizer; returns B x C decades between the rate and its best place."""
         rng, B = self.rng, self.B
         lr, self.has_lr, _ = self._axis("learning_rate", "log10", 0.0)
-        base = np.choose(self.domain, [-4.5, -3.55, -3.2, -1.7, -4.0])
+        base = np.choose(self.domain, [-4.5, -3.55, 0.0, -1.7, -4.0])
         reference_batch = np.where(self.domain == _SCRATCH, 7.0, 5.0)[:, None]
         slope = np.where(self.domain == _SGD, 0.0, rng.normal(-0.42, 0.15, B))
         optimizer_loss, optimizer_shift = self._optimizer_effect()
         loss += optimizer_loss
-        centre = (base + np.choose(self.domain, [0.35, 0.4, 0.35, 0.55, 1.0]) * rng.standard_normal(B))[:, None]
-        centre = centre + slope[:, None] * (np.where(np.isnan(model_size), self.size[:, None], model_size) - 8.0)
+        size = np.where(np.isnan(model_size), self.size[:, None], model_size)
+        centre = base[:, None] + slope[:, None] * (size - 8.0)
+        centre = np.where(self.domain[:, None] == _SCRATCH, self._scratch_rate(size), centre)
+        centre = centre + (np.choose(self.domain, [0.35, 0.4, 0.25, 0.55, 1.0]) * rng.standard_normal(B))[:, None]
         centre = centre + rng.uniform(-0.05, 0.8, (B, 1)) * 0.301 * (axes["effective_batch"] - reference_batch)
         centre = centre - rng.uniform(0, 0.5, (B, 1)) * 0.301 * (axes["epochs"] - 1.6)
         centre = centre - rng.uniform(0, 0.5, (B, 1)) * 0.301 * capacity
         scale = axes["lora_alpha"] - axes["lora_rank"] - 1
         centre = centre - 0.8 * (axes["momentum"] - 1.0) - rng.uniform(0, 0.6, (B, 1)) * 0.301 * scale
-        centre = centre + optimizer_shift
+        centre = self._into_range(centre, lr) + optimizer_shift
         error = lr - centre
         left, right = _lognormal(rng, 0.75, 0.35, (B, 1)), _lognormal(rng, 0.55, 0.35, (B, 1))
         power = rng.uniform(1.3, 2.4, (B, 1))
@@ -442,6 +447,40 @@ class _Draw:
         strength = np.maximum(self._strength("learning_rate", self.has_lr), 0.0)[:, None]
         loss += strength * 0.6 * valley
         return np.asarray(error)
+
+    def _scratch_rate(self, size: FloatArray) -> FloatArray:
+        """B x C log10 of the best rate of training from scratch, by one of four published rules per task.
+
+        Args:
+            size: B x C log10 of parameters.
+        """
+        rng, B = self.rng, self.B
+        tokens = size + rng.uniform(0.7, 2.3, (B, 1))  # 5 to 200 per parameter; Chinchilla's is 20
+        rules = np.stack(
+            [
+                -3.22 - 0.45 * (size - 8.1),  # GPT-3 (Brown et al. 2020, table 2.1)
+                np.log10(0.3118) - 0.125 * (np.log10(6) + size + tokens),  # DeepSeek LLM (2024, section 3.1)
+                np.log10(1.79) - 0.713 * size + 0.307 * tokens,  # Step Law (Li et al. 2025)
+                np.full_like(size, -3.15),  # the Transformer's peak (Vaswani et al. 2017, 4,000 steps of warm-up)
+            ]
+        )
+        rule = np.broadcast_to(rng.integers(len(rules), size=(B, 1)), size.shape)
+        return np.clip(np.take_along_axis(rules, rule[None], axis=0)[0], -5.0, -2.3)
+
+    def _into_range(self, optimum: FloatArray, x: FloatArray) -> FloatArray:
+        """Moves most tasks' optimum towards the searched range: people search where they expect it.
+
+        Args:
+            optimum: B x C (or B x 1) place of the best value, which other hyperparameters may move.
+            x: B x C value of each candidate on the same axis.
+        """
+        rng, B = self.rng, self.B
+        real = np.where(self.mask, x, np.nan)
+        low, high = np.nanmin(real, 1, keepdims=True), np.nanmax(real, 1, keepdims=True)
+        reach = (high - low) / 2 * rng.uniform(0.1, 1.05, (B, 1))
+        away = optimum.mean(1, keepdims=True) - (low + high) / 2
+        informed = rng.random((B, 1)) < _INFORMED_RANGES
+        return np.asarray(optimum - np.where(informed, away - np.clip(away, -reach, reach), 0.0))
 
     def _find_cliff(self, error: FloatArray, warmup: FloatArray, capacity: FloatArray) -> None:
         """Beyond an edge trainings diverge or collapse to a constant guess; warm-up and capacity move the edge."""
@@ -460,9 +499,10 @@ class _Draw:
         """Batch size, epochs and warm-up: how many steps there are, and how large."""
         rng, B = self.rng, self.B
         # Batch size at a fixed number of epochs: too large is under-trained, too small is noisy.
-        centre, width = ([4.6, 4.2, 6.6, 5.0, 5.0], [1.0, 1.0, 1.2, 1.8, 1.5])
+        centre, width = ([4.6, 4.2, 6.6, 4.0, 5.0], [1.0, 1.0, 1.2, 1.5, 1.5])
         best_batch = np.choose(self.domain, centre) + np.choose(self.domain, width) * rng.standard_normal(B)
-        distance = np.abs(axes["effective_batch"] - best_batch[:, None])
+        best_batch = self._into_range(best_batch[:, None], axes["effective_batch"])
+        distance = np.abs(axes["effective_batch"] - best_batch)
         loss += self._strength("batch_size", has["batch_size"] | has["accumulation"])[:, None] * 0.2 * distance**1.6
         # More epochs help with falling returns, until small data is learnt by heart.
         epochs = axes["epochs"]

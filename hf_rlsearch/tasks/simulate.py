@@ -5,7 +5,7 @@ Uniform histories teach what data say; greedy ones (later trials are good ones) 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,6 +14,12 @@ from hf_rlsearch.history import STATUS
 from hf_rlsearch.observation import Observation, SpaceArrays, observe
 from hf_rlsearch.tasks.curves import curves, draw_family
 from hf_rlsearch.tasks.prior import TaskBatch
+
+# Shares of searches that have not begun, that have trials running without a report yet (and, of those, how many), and
+# of searches not begun whose space is known in part: an Optuna study learns it suggestion by suggestion.
+_UNTRIED = 0.08
+_PENDING, _MOST_PENDING = 0.15, 3
+_PARTLY_KNOWN = 0.5
 
 
 def draw_history(rng: np.random.Generator, tasks: TaskBatch, max_trials: int) -> tuple[IntArray, BoolArray]:
@@ -30,6 +36,7 @@ def draw_history(rng: np.random.Generator, tasks: TaskBatch, max_trials: int) ->
     B, C = tasks.candidate_mask.shape
     available = tasks.candidate_mask.sum(1)
     count = np.minimum(rng.integers(0, max_trials + 1, B), np.maximum(available - 1, 0))
+    count = np.where(rng.random(B) < _UNTRIED, 0, count)
     greed = rng.choice([0.0, 2.0, 5.0, 12.0], size=B, p=[0.4, 0.2, 0.2, 0.2]) * rng.random(B)
     scale = np.clip(tasks.utility, -3, 1)
     keys = np.where(tasks.candidate_mask, 0.0, -np.inf)
@@ -83,7 +90,8 @@ def train_partly(rng: np.random.Generator, tasks: TaskBatch, chosen: IntArray, m
     """Trains the chosen candidates, some of them not to the end: a search with a stop rule.
 
     A third of the tasks knows final values only. Elsewhere curves are known, the worse trials were pruned more often,
-    and in half of them the last trial is still running.
+    and in half of them the last trial is still running. In some tasks the latest trials run without a report yet, as
+    those of other workers do.
     """
     final = measure(rng, tasks, chosen)
     B, T = final.shape
@@ -114,9 +122,45 @@ def train_partly(rng: np.random.Generator, tasks: TaskBatch, chosen: IntArray, m
         name: np.where(blind, getattr(plain, name), getattr(trained, name))
         for name in ("values", "fidelity", "status", "at_reference", "at_half")
     }
-    mixed["values"] = np.where(failed, np.nan, mixed["values"])
+    latest = mask.sum(1, keepdims=True) - 1 - np.arange(T)
+    n_pending = rng.integers(1, _MOST_PENDING + 1, (B, 1)) * (rng.random((B, 1)) < _PENDING)
+    pending = (latest >= 0) & (latest < n_pending)
+    mixed["values"] = np.where(failed | pending, np.nan, mixed["values"])
     mixed["status"] = np.where(failed, STATUS.index("failed"), mixed["status"])
+    mixed["status"] = np.where(pending, STATUS.index("running"), mixed["status"])
+    mixed["fidelity"] = np.where(pending, 0.0, mixed["fidelity"])
+    # A running trial without a report gives no fidelity to compare at.
+    mixed["at_reference"] = np.where(n_pending > 0, mixed["values"], mixed["at_reference"])
     return Trained(chosen=chosen, mask=mask, **mixed)
+
+
+def hide_hyperparameters(rng: np.random.Generator, tasks: TaskBatch, untried: BoolArray) -> TaskBatch:
+    """Hides some hyperparameters of half of the searches that have not begun; the values stay those of all of them.
+
+    So looks the first trial of a study that learns its space from its suggestions: what follows is still unknown.
+
+    Args:
+        rng: Source of randomness.
+        tasks: B tasks.
+        untried: B, True where nothing was trained.
+    """
+    B, H = tasks.roles.shape
+    real = tasks.roles >= 0
+    order = np.where(real, rng.random((B, H)), np.inf).argsort(1).argsort(1)
+    known = np.maximum(np.ceil(rng.random(B) * real.sum(1)), 1)
+    hidden = (order >= known[:, None]) & real & (untried & (rng.random(B) < _PARTLY_KNOWN))[:, None]
+    cell = hidden[..., None]
+    return replace(
+        tasks,
+        roles=np.where(hidden, -1, tasks.roles),
+        ordered=tasks.ordered & ~hidden,
+        log=tasks.log & ~hidden,
+        levels=np.where(cell, np.nan, tasks.levels),
+        sizes=np.where(cell, np.nan, tasks.sizes),
+        kinds=np.where(cell, 0, tasks.kinds),
+        n_levels=np.where(hidden, 0, tasks.n_levels),
+        present=tasks.present & ~hidden[:, None],
+    )
 
 
 def observe_tasks(

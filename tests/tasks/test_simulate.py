@@ -6,7 +6,14 @@ import pytest
 from hf_rlsearch.history import STATUS
 from hf_rlsearch.observation import task_space_arrays
 from hf_rlsearch.tasks.prior import draw
-from hf_rlsearch.tasks.simulate import Trained, draw_history, measure, observe_tasks, train_partly
+from hf_rlsearch.tasks.simulate import (
+    Trained,
+    draw_history,
+    hide_hyperparameters,
+    measure,
+    observe_tasks,
+    train_partly,
+)
 
 TASKS = draw(np.random.default_rng(0), 60, 40)
 ROWS = np.arange(60)[:, None]
@@ -52,9 +59,10 @@ def test_partly_trained_histories_are_consistent(length: int) -> None:
     chosen, mask = draw_history(rng, TASKS, length)
     trained = train_partly(rng, TASKS, chosen, mask)
     names = np.array(STATUS)[trained.status]
-    assert (np.isnan(trained.values) == (names == "failed")).all()
+    pending = (names == "running") & (trained.fidelity == 0)
+    assert (np.isnan(trained.values) == ((names == "failed") | pending)).all()
     assert (trained.fidelity[names == "complete"] == 1).all()
-    assert ((trained.fidelity > 0) & (trained.fidelity <= 1)).all()
+    assert ((trained.fidelity > 0) & (trained.fidelity <= 1) | pending).all()
     assert (trained.fidelity[names == "running"] < 1).all()
     at_reference, at_half = trained.at_reference, trained.at_half
     value = np.where(np.isnan(trained.values), np.inf, trained.values)
@@ -68,9 +76,25 @@ def test_all_states_of_trials_occur() -> None:
     trained = train_partly(rng, TASKS, chosen, mask)
     assert set(trained.status[mask].tolist()) == set(range(len(STATUS)))
     running = (trained.status == STATUS.index("running")) & mask
-    assert (running.sum(1) <= 1).all()
-    b, t = np.nonzero(running)
+    pending = running & np.isnan(trained.values)
+    assert pending.any()
+    b, t = np.nonzero(running & ~pending)
     assert (t == mask.sum(1)[b] - 1).all()
+    b, t = np.nonzero(pending)
+    assert (t >= mask.sum(1)[b] - 3).all()
+
+
+def test_hiding_keeps_something_and_changes_only_what_is_untried() -> None:
+    untried = np.arange(len(TASKS)) % 2 == 0
+    seen = hide_hyperparameters(np.random.default_rng(0), TASKS, untried)
+    fewer = (seen.roles >= 0).sum(1) < (TASKS.roles >= 0).sum(1)
+    assert fewer[untried].any()
+    assert not fewer[~untried].any()
+    assert ((seen.roles >= 0).any(1)).all()
+    kept = seen.roles >= 0
+    assert (seen.roles[kept] == TASKS.roles[kept]).all()
+    assert not seen.present[np.broadcast_to(~kept[:, None], seen.present.shape)].any()
+    assert np.isfinite(task_space_arrays(seen).level_features).all()
 
 
 def test_what_was_tried_is_masked_and_targets_are_not() -> None:
