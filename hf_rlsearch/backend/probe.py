@@ -4,8 +4,9 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from hf_rlsearch.backend.choose_objective import resolve
 from hf_rlsearch.backend.identity import keep_randomness
-from hf_rlsearch.backend.objective import Objective, resolve
+from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.errors import ObjectiveError
 

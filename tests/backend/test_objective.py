@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from hf_rlsearch import ObjectiveError
-from hf_rlsearch.backend.objective import direction_of, resolve
+from hf_rlsearch.backend.choose_objective import resolve
+from hf_rlsearch.backend.directions import direction_of
 
 METRICS = {"eval_loss": 0.7, "eval_accuracy": 0.5, "eval_error_f1": 0.25, "eval_runtime": 1.0}
 
