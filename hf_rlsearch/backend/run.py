@@ -1,16 +1,13 @@
 """The trial loop: rank 0 decides, every rank trains, all agree on how it ended."""
 
 import logging
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend import checkpoints
-from hf_rlsearch.backend.chief import Chief, optimize_loop
+from hf_rlsearch.backend.chief import Chief
 from hf_rlsearch.backend.choices import choose_pruner, choose_sampler
 from hf_rlsearch.backend.compat import calm
 from hf_rlsearch.backend.distributed import STOP, Ranks
@@ -22,7 +19,9 @@ from hf_rlsearch.backend.probe import probe_metrics
 from hf_rlsearch.backend.result import SearchResult, best_runs
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.sources import FactorySource, TrainerSource
-from hf_rlsearch.backend.storage import RETURNED, open_study, quiet_optuna, storage_errors
+from hf_rlsearch.backend.stopping import optimize_loop, stop_signals
+from hf_rlsearch.backend.storage import RETURNED, open_study, quiet_optuna
+from hf_rlsearch.backend.storage_errors import storage_errors
 from hf_rlsearch.backend.trial import COMPLETE, FAILED, Monitor, Outcome, Plan, run_trial
 from hf_rlsearch.errors import SearchFailed
 
@@ -247,10 +246,7 @@ class Search:
 
     def _keep(self, trainer: Any, plan: Plan, outcome: Outcome) -> Outcome:
         """Puts a good trial's model where it is found after the search."""
-        chief = self._chief
-        decision = self._ranks.broadcast(
-            {"disk": chief.keeps(outcome), "best": chief.is_best(outcome)} if chief is not None else None
-        )
+        decision = self._ranks.broadcast(self._worth(outcome))
         if decision["disk"]:
             outcome.checkpoint = checkpoints.save_scored(trainer, plan.folder)
         on_disk = self._ranks.broadcast({"checkpoint": outcome.checkpoint})["checkpoint"]
@@ -260,11 +256,18 @@ class Search:
             self._in_memory = None if weights is None else (plan.number, weights)
         return outcome
 
+    def _worth(self, outcome: Outcome) -> Params | None:
+        """Rank 0: whether the model of a trial that has just ended has to be kept."""
+        if self._chief is None:
+            return None
+        standing, role = self._chief.standing, self._chief.role
+        return {"disk": standing.keeps(role, outcome), "best": standing.is_best(role, outcome)}
+
     def _result(self, reason: str) -> SearchResult:
         chief = self._chief
         result = None
         if chief is not None:
-            chief.discard_all_but_the_best()
+            chief.standing.discard_checkpoints(confirmed=True)
             result = SearchResult(
                 study=chief.study,
                 metric=", ".join(self.objective.names),
@@ -276,20 +279,3 @@ class Search:
             chief.progress.say(result.summary())
         data = self._ranks.broadcast(result.to_json() if result is not None and self._ranks.size > 1 else None)
         return result if result is not None else SearchResult.from_json(data)
-
-
-@contextmanager
-def stop_signals() -> Iterator[None]:
-    """Lets SIGTERM end a search as Ctrl-C does: the Trainer is put back and the storage stays consistent."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: Any) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from transformers import Trainer
 
 from hf_rlsearch import StorageError
-from hf_rlsearch.backend.storage import _begun
+from hf_rlsearch.backend.ownership import _begun
 from tests.backend.conftest import Rows, rates, run, states, stored, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
@@ -240,7 +240,7 @@ def test_a_name_alone_is_resumed_as_a_search_without_name(make_trainer: MakeTrai
 def test_the_same_script_in_a_second_process_is_refused(
     make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hf_rlsearch.backend.storage._PATIENCE", 0.5)
+    monkeypatch.setattr("hf_rlsearch.backend.ownership._PATIENCE", 0.5)
     interrupted(make_trainer, 1)
     study = stored(f"sqlite:///{tmp_path / 'out' / 'hf_rlsearch.db'}")
     study._storage.set_trial_user_attr(study.trials[1]._trial_id, "owner", owner_of(os.getppid()))

@@ -1,0 +1,163 @@
+"""From a trial that the study asked for to a plan for all ranks: its values, its folder, where it continues from."""
+
+import os
+import platform
+import uuid
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from hf_rlsearch._typing import Params
+from hf_rlsearch.backend import checkpoints, confirm
+from hf_rlsearch.backend.arguments import plain
+from hf_rlsearch.backend.drawing import Drawer, suggest
+from hf_rlsearch.backend.ownership import OWNER, owner
+from hf_rlsearch.backend.result import BASELINE, CONFIRM, SEARCH, role
+from hf_rlsearch.backend.settings import Settings
+from hf_rlsearch.backend.trial import Plan, SharedTrial
+from hf_rlsearch.errors import SearchFailed
+
+# A trial that takes the whole process with it this often, without getting any further, is given up.
+_MAX_ATTEMPTS = 10
+
+
+class Planner:
+    """Plans trials and writes into the storage what is needed to repeat them, before they are trained.
+
+    Args:
+        study: Of the search.
+        folder: Where its trials write.
+        drawer: Draws configurations.
+        settings: Of the search.
+        config: Of the user's model, for the hyperparameters of his own configuration.
+        world_size: Number of processes.
+    """
+
+    def __init__(
+        self, study: optuna.Study, folder: str, drawer: Drawer, settings: Settings, *, config: Any, world_size: int
+    ) -> None:
+        self._study, self._folder, self._drawer, self._settings = study, folder, drawer, settings
+        self._config, self._world_size = config, world_size
+
+    def plan(self, trial: optuna.Trial) -> tuple[Plan, Params]:
+        """The plan, and the exact hyperparameters for people to read.
+
+        Raises:
+            SearchFailed: The process has ended too often while it trained this trial.
+            optuna.TrialPruned: ``hp_space`` or ``model_init`` refuses the combination.
+        """
+        begun = trial.user_attrs.get("folder")
+        trial.set_user_attr(OWNER, owner())
+        attempts = self._attempts(trial)
+        if attempts > _MAX_ATTEMPTS:
+            raise SearchFailed(f"The process ended {_MAX_ATTEMPTS} times while it trained trial {trial.number}.")
+        params, values, exact = self._draw(trial)
+        name = self._name(trial, params, begun)
+        folder = str(Path(self._folder, name))
+        args = self._drawer.arguments(values)
+        self._note(trial, args, {"hyperparameters": exact, "values": values, "folder": folder})
+        resume_from = None if begun is None else self._last_checkpoint(folder, args)
+        checkpoints.discard_incomplete(folder, keep=resume_from)
+        plan = Plan(
+            number=trial.number,
+            params=params,
+            values=values,
+            folder=folder,
+            name=name,
+            role=str(trial.user_attrs["role"]),
+            resume_from=resume_from,
+        )
+        return plan, exact
+
+    def _draw(self, trial: optuna.Trial) -> tuple[Params, Params, Params]:
+        """Params, values of training arguments and exact hyperparameters of a trial, by its role."""
+        if trial.user_attrs.get("role") == CONFIRM:
+            return self._repeat(trial)
+        if trial.user_attrs.get("role") == BASELINE:
+            recorded, exact = self._drawer.of_the_user(self._config)
+            for name in recorded:
+                suggest(trial, name, self._drawer.space.distributions[name])
+            return {}, {}, exact
+        params, values = self._drawer.draw(trial)
+        trial.set_user_attr("role", SEARCH)
+        return params, values, params
+
+    def _repeat(self, trial: optuna.Trial) -> tuple[Params, Params, Params]:
+        """As ``_draw``, of the trial that this one confirms, under its own seed."""
+        original = self._study.get_trials(deepcopy=False)[trial.user_attrs[confirm.OF]]
+        for name, distribution in original.distributions.items():
+            suggest(trial, name, distribution)
+        params = {} if role(original) == BASELINE else dict(original.params)
+        values = {**original.user_attrs.get("values", {}), "seed": trial.user_attrs[confirm.SEED]}
+        return params, values, dict(original.user_attrs.get("hyperparameters", original.params))
+
+    def _note(self, trial: optuna.Trial, args: Any, facts: Params) -> None:
+        """Stores with the trial all that a replay needs."""
+        facts = {
+            **facts,
+            "arguments": self._drawer.frozen.to_json(args),
+            "seed": getattr(args, "seed", None),
+            "world_size": self._world_size,
+            "versions": versions(),
+        }
+        for key, value in facts.items():
+            trial.set_user_attr(key, value)
+
+    def _last_checkpoint(self, folder: str, args: Any) -> str | None:
+        by_epochs = plain(getattr(args, "eval_strategy", None)) == "epoch"
+        return checkpoints.last_complete(folder, world_size=self._world_size, evaluates_epochs=by_epochs)
+
+    @staticmethod
+    def _attempts(trial: optuna.Trial) -> int:
+        """How often the trial was begun since it last got further."""
+        known = trial.study._storage.get_trial(trial._trial_id)
+        reached = max(known.intermediate_values, default=0)
+        last = known.user_attrs.get("attempts") or {"n": 0, "reached": 0}
+        n = 1 if reached > last["reached"] else last["n"] + 1
+        trial.set_user_attr("attempts", {"n": n, "reached": reached})
+        return int(n)
+
+    def _name(self, trial: optuna.Trial, params: Params, begun: str | None) -> str:
+        """What ``hp_name`` answers, with a number behind it where that folder is another trial's or holds a model."""
+        if begun is not None and Path(begun).is_relative_to(self._folder):
+            return str(Path(begun).relative_to(self._folder))
+        wanted = self._wanted_name(trial, params)
+        others = self._study.get_trials(deepcopy=False)
+        taken = {t.user_attrs.get("folder") for t in others if t.number != trial.number}
+        for name in (wanted, *(f"{wanted}-{i}" for i in range(2, len(others) + _MAX_ATTEMPTS))):
+            folder = str(Path(self._folder, name))
+            if folder not in taken and not checkpoints.holds_any(folder):
+                return name
+        return f"{wanted}-{uuid.uuid4().hex[:8]}"
+
+    def _wanted_name(self, trial: optuna.Trial, params: Params) -> str:
+        usual = f"run-{trial.number}"
+        if self._settings.hp_name is None:
+            return usual
+        try:
+            name = str(self._settings.hp_name(SharedTrial(params or dict(trial.params), trial.number)))
+        except Exception:
+            if params:
+                raise
+            # The user's own configuration may lack hyperparameters that only model_init knows.
+            return usual
+        inside = os.path.normpath(name)
+        return usual if inside in ("", os.curdir) or inside.startswith((os.pardir, os.sep)) else name
+
+
+def versions() -> Params:
+    """The versions that decide whether a replay can be exact."""
+    import torch
+    import transformers
+
+    from hf_rlsearch._version import __version__
+
+    return {
+        "hf_rlsearch": __version__,
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+        "optuna": optuna.__version__,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+    }

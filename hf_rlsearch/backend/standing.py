@@ -1,0 +1,103 @@
+"""What a search has found so far: the ranking of its trials, what they cost, and whose models stay on disk."""
+
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from hf_rlsearch.backend import checkpoints, confirm
+from hf_rlsearch.backend.objective import Objective
+from hf_rlsearch.backend.result import BASELINE, CONFIRM, role
+from hf_rlsearch.backend.settings import Settings
+from hf_rlsearch.backend.storage import finished
+from hf_rlsearch.backend.trial import COMPLETE, FULL_TRAINING, Outcome
+
+
+class Standing:
+    """Reads it from the study, so that an interrupted search finds it as it was.
+
+    Args:
+        study: Of the search.
+        objective: What is optimised.
+        settings: Of the search.
+    """
+
+    def __init__(self, study: optuna.Study, objective: Objective, settings: Settings) -> None:
+        self._study, self._objective, self._settings = study, objective, settings
+        self._confirmed = False
+
+    @property
+    def is_multi(self) -> bool:
+        """Several directions: there is no ranking, only a Pareto front."""
+        return len(self._study.directions) > 1
+
+    def ranking(self) -> list[FrozenTrial]:
+        """Complete trials of a single objective, best first, earlier ones first among equals."""
+        if self.is_multi:
+            return []
+        sign = -1 if self._objective.directions[0] == "maximize" else 1
+        complete = [t for t in finished(self._study) if t.state == TrialState.COMPLETE and role(t) != CONFIRM]
+        return sorted(complete, key=lambda t: (sign * float(t.values[0]), t.number))
+
+    def spent(self) -> float:
+        """Full trainings so far; a pruned or failed trial counts for the part that was trained."""
+        return sum(
+            1.0 if t.state == TrialState.COMPLETE else max(t.intermediate_values, default=0) / FULL_TRAINING
+            for t in finished(self._study)
+            if role(t) != CONFIRM
+        )
+
+    def is_best(self, trial_role: str, outcome: Outcome) -> bool:
+        """Whether a trial that has just ended beats all before it."""
+        if outcome.status != COMPLETE or trial_role == CONFIRM:
+            return False
+        ranking = self.ranking()
+        return not ranking or self._objective.better(outcome.values[0], float(ranking[0].values[0]))
+
+    def keeps(self, trial_role: str, outcome: Outcome) -> bool:
+        """Whether a finished trial's model is among the best k, so that it has to be on disk."""
+        if outcome.status != COMPLETE or self._settings.keep_checkpoints == 0:
+            return False
+        if self.is_multi:
+            return True
+        if trial_role == CONFIRM:
+            return False
+        if trial_role == BASELINE and self._settings.confirm:
+            return True
+        better = [t for t in self.ranking() if not self._objective.better(outcome.values[0], float(t.values[0]))]
+        return len(better) < self._n_kept()
+
+    def discard_checkpoints(self, *, confirmed: bool = False) -> None:
+        """Leaves the best k checkpoints on disk.
+
+        Args:
+            confirmed: The confirmations are made: only as many models stay as the user wants.
+        """
+        self._confirmed = self._confirmed or confirmed
+        kept = self._kept()
+        for trial in finished(self._study):
+            folder = trial.user_attrs.get("folder")
+            if folder is None or not Path(folder).is_dir():
+                continue
+            checkpoints.discard(folder, keep=trial.user_attrs.get("checkpoint") if trial.number in kept else None)
+
+    def _kept(self) -> set[int]:
+        """The numbers of the trials whose models stay."""
+        if self.is_multi:
+            return {trial.number for trial in self._study.best_trials}
+        kept = {trial.number for trial in self._winner_first()[: self._n_kept()]}
+        if self._settings.confirm and not self._confirmed:
+            kept |= {trial.number for trial in finished(self._study) if role(trial) == BASELINE}
+        return kept
+
+    def _n_kept(self) -> int:
+        """Models on disk; until the confirmations are made, all that may win them."""
+        n_kept = self._settings.keep_checkpoints
+        return n_kept if self._confirmed or n_kept == 0 else max(n_kept, self._settings.confirm)
+
+    def _winner_first(self) -> list[FrozenTrial]:
+        """The ranking, the winner of the confirmations first."""
+        maximize = self._objective.directions[0] == "maximize"
+        best = confirm.winner(confirm.confirmations(finished(self._study)), maximize=maximize)
+        first = best.number if best is not None and self._confirmed else None
+        return sorted(self.ranking(), key=lambda t: t.number != first)
