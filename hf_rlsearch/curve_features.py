@@ -34,6 +34,17 @@ CURVE_FEATURES = (
     "n_done",
     "n_trials",
 )
+FORECAST_FEATURES = (
+    "forecast_known",
+    "forecast_gap",
+    "forecast_spread",
+    "forecast_chance",
+    "forecast_log_ei",
+    "fresh_log_ei",
+)
+"""What the predictor says of the running trial's end, and of the best candidate to train instead; zeros where nobody
+asked it. `policy.forecast` makes them."""
+STOP_FEATURES = (*CURVE_FEATURES, *FORECAST_FEATURES)
 _EXPONENT = (
     0.6  # of the power law used for extrapolation; between the 0.4 and 0.9 that cover most of the prior's curves
 )

@@ -1,11 +1,13 @@
 """The stop rule's own Markov decision process: at each evaluation, train this trial on or stop it.
 
 Which candidate comes next is not chosen here: a simulated searcher of random skill proposes it, so that the rule works
-with any sampler. The numbers of evaluations and of trainings differ from episode to episode.
+with any sampler, or, where a forecaster is given, in half of the searches the agent itself, so that it works best with
+that. The numbers of evaluations and of trainings differ from episode to episode.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,20 +15,28 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
-from hf_rlsearch.curve_features import CURVE_FEATURES, curve_features, leads
+from hf_rlsearch.curve_features import CURVE_FEATURES, STOP_FEATURES, curve_features, leads
 from hf_rlsearch.env import BatchedSearch, Tasks, prior_tasks, relative, repeated
 
 CONTINUE, STOP = 0, 1
 BUDGETS = (2, 4, 8, 16)
 EVALUATIONS = (4, 8, 16, 24)
 _LOOKS = 64  # candidates that the ablest simulated searcher compares before it proposes one
+# Shares of the searches that a forecaster knows, and, of those, that it proposes for: the rule must do without, as in a
+# space that the predictor cannot read, and with other samplers.
+_FORECAST, _OWN_PROPOSALS = 0.85, 0.65
+
+Forecasts = Callable[[BatchedSearch, BoolArray], tuple[FloatArray, IntArray]]
+"""(B searches, which of them) -> B x len(FORECAST_FEATURES) and B candidates; see `policy.forecast.Forecaster`."""
 
 
 class StopSearch(BatchedSearch):
-    """B searches whose candidates are proposed by simulated searchers; only stopping is to be decided."""
+    """B searches whose candidates are proposed by simulated searchers or the agent; only stopping is to be decided."""
 
-    def __init__(self, n_envs: int, seed: int, tasks: Tasks | None = None, group: int = 1) -> None:
-        self.group = group
+    def __init__(
+        self, n_envs: int, seed: int, tasks: Tasks | None = None, group: int = 1, forecasts: Forecasts | None = None
+    ) -> None:
+        self.group, self.forecasts = group, forecasts
         super().__init__(repeated(tasks or prior_tasks(128), group), n_envs, BUDGETS[0], EVALUATIONS[0], seed)
 
     def reset(self) -> None:
@@ -39,6 +49,10 @@ class StopSearch(BatchedSearch):
         self.skill = (self.rng.uniform(0, 1, self.B) * (self.rng.random(self.B) < 0.75))[first]
         self.error = self.rng.uniform(0.05, 0.5, self.B)[first]
         self.fix_luck(int(self.rng.integers(2**31)), self.group)
+        if self.forecasts is not None:
+            self.forecast = (self.rng.random(self.B) < _FORECAST)[first]
+            self.by_agent = (self.forecast & (self.rng.random(self.B) < _OWN_PROPOSALS))[first]
+            self.picks = np.zeros(self.B, int)
 
     def propose(self) -> IntArray:
         """B candidates: each the best of some draws as far as a searcher can tell; of more, the more it has seen."""
@@ -52,7 +66,8 @@ class StopSearch(BatchedSearch):
         looks = 1 + np.floor(self.skill * 4 * self.count).astype(int)
         valid = (np.arange(n) < looks[:, None]) & np.take_along_axis(allowed, order, 1)
         valid[:, 0] = True
-        return np.asarray(order[np.arange(self.B), np.where(valid, guess, -np.inf).argmax(1)])
+        proposed = order[np.arange(self.B), np.where(valid, guess, -np.inf).argmax(1)]
+        return np.asarray(proposed if self.forecasts is None else np.where(self.by_agent, self.picks, proposed))
 
     def decide(self, stop: BoolArray) -> FloatArray:
         """Stops or continues the running trials and trains one evaluation further.
@@ -67,7 +82,12 @@ class StopSearch(BatchedSearch):
         return np.asarray(0.5 * (area + np.clip(self.incumbent, 0, 1) - before))
 
     def describe(self) -> tuple[FloatArray, BoolArray]:
-        """B x len(CURVE_FEATURES), zero where nothing runs, and B flags of trials that may be stopped."""
+        """What the rule sees, and what it may do.
+
+        Returns:
+            B x len(CURVE_FEATURES), with a forecaster B x len(STOP_FEATURES), zero where nothing runs; and B flags of
+            trials that may be stopped.
+        """
         b, n = np.arange(self.B), max(int(self.count.max()), 1)
         at = np.maximum(self.running, 0)
         idle = self.running < 0
@@ -85,15 +105,29 @@ class StopSearch(BatchedSearch):
             np.maximum(steps, 1) / self.S, value, half, others_here, others_best, complete, left,
             np.full(self.B, float(self.budget)),
         )  # fmt: skip
-        return features * ~idle[:, None], ~idle & ~leads(value, others_here)
+        may_stop = ~idle & ~leads(value, others_here)
+        features = features * ~idle[:, None]
+        if self.forecasts is not None:
+            known, self.picks = self.forecasts(self, self.forecast & (may_stop | (idle & self.by_agent)))
+            features = np.concatenate([features, known * (may_stop & self.forecast)[:, None]], axis=1)
+        return features, may_stop
 
 
 class StopVecEnv(VecEnv):
     """B `StopSearch` episodes for stable-baselines3. Actions: 0 continue, 1 stop; observation: features and mask."""
 
-    def __init__(self, *, n_envs: int = 128, seed: int = 0, group: int = 1, tasks: Tasks | None = None) -> None:
-        self.search, self.render_mode = StopSearch(n_envs, seed, tasks, group), None
-        space = spaces.Box(-3.0, 3.0, (len(CURVE_FEATURES) + 1,), np.float32)
+    def __init__(
+        self,
+        *,
+        n_envs: int = 128,
+        seed: int = 0,
+        group: int = 1,
+        tasks: Tasks | None = None,
+        forecasts: Forecasts | None = None,
+    ) -> None:
+        self.search, self.render_mode = StopSearch(n_envs, seed, tasks, group, forecasts), None
+        n_features = len(CURVE_FEATURES if forecasts is None else STOP_FEATURES)
+        space = spaces.Box(-3.0, 3.0, (n_features + 1,), np.float32)
         super().__init__(n_envs, space, spaces.Discrete(2))
 
     def reset(self) -> FloatArray:

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from hf_rlsearch.agent import Agent
-from hf_rlsearch.curve_features import CURVE_FEATURES
+from hf_rlsearch.choice_training import acquisition, area_under_regret
+from hf_rlsearch.curve_features import STOP_FEATURES
 from hf_rlsearch.env import BatchedSearch, prior_tasks
-from hf_rlsearch.meta_train import acquisition, area_under_regret
 from hf_rlsearch.observation import OBSERVATION_FORMAT
 from hf_rlsearch.policy.features import CANDIDATE_FEATURES
 from hf_rlsearch.policy.stop import StopRule
@@ -58,7 +58,13 @@ def run(folder: Path) -> str:
     """A whole meta-training of a few steps, as a user runs it; returns what it prints."""
     command = [sys.executable, "-m", "hf_rlsearch.meta_train", "--folder", str(folder)]
     command += ["--out", str(folder / "mine.safetensors")]
-    for stage, count in {"predictor-steps": 3, "stop-steps": 8192, "choice-steps": 1024, "gate-tasks": 128}.items():
+    for stage, count in {
+        "predictor-steps": 3,
+        "stop-steps": 8192,
+        "joint-steps": 8192,
+        "choice-steps": 1024,
+        "gate-tasks": 128,
+    }.items():
         command += [f"--{stage}", str(count)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -81,7 +87,7 @@ class TestWholeRun:
             rng=np.random.default_rng(0),
         )
         assert 0 <= decision.index < len(rows)
-        odds = StopRule(tensors).log_odds(np.zeros((2, len(CURVE_FEATURES)), np.float32))
+        odds = StopRule(tensors).log_odds(np.zeros((2, len(STOP_FEATURES)), np.float32))
         assert np.isfinite(odds).all()
         assert (trained / "mine.safetensors").stat().st_size < 8e6
 

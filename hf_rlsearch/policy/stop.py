@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from hf_rlsearch._typing import FloatArray
-from hf_rlsearch.curve_features import CURVE_FEATURES
+from hf_rlsearch.curve_features import CURVE_FEATURES, STOP_FEATURES
 from hf_rlsearch.errors import WeightsError
 
 
@@ -29,13 +29,16 @@ class StopRule:
             raise WeightsError(
                 f"the weights hold no stop rule: {error} is missing. Use weights that were trained with one."
             ) from error
-        wanted, got = len(CURVE_FEATURES) + 1, self._layers[0][0].shape[1]
-        if wanted != got:
-            raise WeightsError(f"the stop rule reads {got} features, this version of hf_rlsearch makes {wanted}.")
+        got, known = self._layers[0][0].shape[1] - 1, (len(CURVE_FEATURES), len(STOP_FEATURES))
+        if got not in known:
+            raise WeightsError(f"the stop rule reads {got} features, this version of hf_rlsearch makes {known}.")
+        self.reads_forecasts = got == len(STOP_FEATURES)
+        """Whether it reads `STOP_FEATURES`, or `CURVE_FEATURES` only."""
 
     def log_odds(self, features: FloatArray) -> FloatArray:
-        """B x len(CURVE_FEATURES) -> B log-odds of stopping trials that may be stopped."""
-        x = np.concatenate([features, np.ones((len(features), 1))], axis=1)
+        """B x features -> B log-odds of stopping trials that may be stopped; what it does not read is left out."""
+        seen = features[:, : self._layers[0][0].shape[1] - 1]
+        x = np.concatenate([seen, np.ones((len(seen), 1))], axis=1)
         for weight, bias in self._layers[:-1]:
             x = np.tanh(x @ weight.T + bias)
         weight, bias = self._layers[-1]

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from hf_rlsearch.curve_features import CURVE_FEATURES
+from hf_rlsearch.curve_features import CURVE_FEATURES, STOP_FEATURES
 from hf_rlsearch.errors import WeightsError
 from hf_rlsearch.policy.stop import StopRule
 
-N = len(CURVE_FEATURES) + 1
+N = len(STOP_FEATURES) + 1
 
 
 def network() -> torch.nn.Sequential:
@@ -41,5 +41,14 @@ def test_weights_without_a_stop_rule_are_refused(name: str) -> None:
 
 
 def test_a_rule_of_other_features_is_refused() -> None:
-    with pytest.raises(WeightsError, match=f"reads {N - 1} features.* makes {N}"):
-        StopRule({**tensors(), "stop.0.weight": torch.zeros(8, N - 1)})
+    with pytest.raises(WeightsError, match=f"reads {N} features"):
+        StopRule({**tensors(), "stop.0.weight": torch.zeros(8, N + 1)})
+
+
+def test_a_rule_without_forecasts_does_not_look_at_them() -> None:
+    narrow = len(CURVE_FEATURES)
+    rule = StopRule({**tensors(), "stop.0.weight": tensors()["stop.0.weight"][:, : narrow + 1]})
+    features = np.random.default_rng(0).normal(size=(5, N - 1)).astype(np.float32)
+    assert not rule.reads_forecasts
+    assert StopRule(tensors()).reads_forecasts
+    np.testing.assert_array_equal(rule.log_odds(features), rule.log_odds(features[:, :narrow]))

@@ -1,0 +1,81 @@
+"""What the predictor says of a running trial: where it will end, and whether another candidate is worth more.
+
+The stop rule reads these numbers beside the curves. They are what makes stopping and choosing one decision: training is
+stopped when the rest of it is expected to bring less than a fresh start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
+from hf_rlsearch.curve_features import FORECAST_FEATURES
+from hf_rlsearch.env import BatchedSearch
+from hf_rlsearch.policy.features import log_expected_improvement
+from hf_rlsearch.policy.network import Arrays, Predictor
+
+_MEANINGFUL = 0.004  # improvement, in units of (best - median), below which a trial counts as no better
+
+
+def forecast_features(probabilities: Tensor, bins: Tensor, running: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    """Describes running trials by their predicted end.
+
+    Args:
+        probabilities: B x C x bins, of the improvement over the incumbent at the end of a training.
+        bins: Value of each bin.
+        running: B index of the candidate that is running; any index where none is.
+        allowed: B x C, True for candidates that may be trained next.
+
+    Returns:
+        B x len(FORECAST_FEATURES), and B index of the allowed candidate of the largest expected improvement.
+    """
+    log_ei = log_expected_improvement(probabilities, bins)
+    fresh, pick = log_ei.masked_fill(~allowed, -torch.inf).max(1)
+    row = torch.arange(len(running), device=running.device)
+    own = probabilities[row, running]
+    mean = (own * bins).sum(-1)
+    spread = (own * (bins - mean[:, None]) ** 2).sum(-1).clamp(min=1e-8).sqrt()
+    chance = (own * (bins > _MEANINGFUL)).sum(-1)
+    columns = [torch.ones_like(mean), mean, spread, 2 * chance - 1]
+    columns += [(log_ei[row, running] + 4) / 3, (fresh.clamp(min=-12.0) + 4) / 3]
+    return torch.stack(columns, dim=-1).clamp(-3, 3), pick
+
+
+class Forecaster:
+    """Asks a predictor about searches of a batch.
+
+    Args:
+        predictor: Frozen.
+        device: Where it runs.
+    """
+
+    def __init__(self, predictor: Predictor, device: str = "cpu") -> None:
+        self.predictor, self.device = predictor.eval(), device
+
+    @torch.inference_mode()
+    def __call__(self, search: BatchedSearch, wanted: BoolArray) -> tuple[FloatArray, IntArray]:
+        """Forecasts of the searches that are wanted.
+
+        Args:
+            search: B searches.
+            wanted: B.
+
+        Returns:
+            B x len(FORECAST_FEATURES), zero where not wanted, and B candidates to train next, 0 where not wanted.
+        """
+        features, picks = np.zeros((search.B, len(FORECAST_FEATURES)), np.float32), np.zeros(search.B, int)
+        rows = np.flatnonzero(wanted)
+        if not len(rows):
+            return features, picks
+        arrays = Arrays.of(search.observe(), self.device)
+        some = Arrays(*(getattr(arrays, field.name)[rows] for field in fields(Arrays)))
+        at = np.maximum(search.running[rows], 0)
+        running = torch.as_tensor(search.chosen[rows, at], device=self.device)
+        allowed = torch.as_tensor(search.action_masks()[rows, :-1], device=self.device)
+        made, pick = forecast_features(self.predictor(some).softmax(-1), self.predictor.bins, running, allowed)
+        features[rows], picks[rows] = made.cpu().numpy(), pick.cpu().numpy()
+        return features, picks
