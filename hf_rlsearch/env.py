@@ -26,7 +26,8 @@ from hf_rlsearch.observation import (
     task_space_arrays,
 )
 from hf_rlsearch.tasks.curves import curves, draw_family
-from hf_rlsearch.tasks.prior import MAX_HYPERPARAMETERS, MAX_LEVELS, TaskBatch, draw
+from hf_rlsearch.tasks.prior import TaskBatch, draw
+from hf_rlsearch.tasks.prior_space import MAX_HYPERPARAMETERS, MAX_LEVELS
 from hf_rlsearch.tasks.simulate import Trained, observe_tasks
 
 _COMPLETE, _PRUNED, _FAILED, _RUNNING = range(len(STATUS))

@@ -113,7 +113,7 @@ def _loss(
     chosen, mask = draw_history(rng, tasks, length)
     trained = train_partly(rng, tasks, chosen, mask)
     targets = _targets(rng, tasks, trained, settings.n_targets)
-    seen = hide_hyperparameters(rng, tasks, ~mask.any(1))
+    seen = hide_hyperparameters(rng, tasks, mask.sum(1) == 0)
     observation = observe_tasks(task_space_arrays(seen), seen, trained, targets)
     labels = improvement_labels(tasks, chosen, observation.incumbent, targets)
     logits = network(Arrays.of(observation, device))

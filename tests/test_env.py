@@ -168,7 +168,9 @@ def test_the_best_candidate_first_earns_everything() -> None:
 
     search = BatchedSearch(noiseless, n_envs=4, budget=3, evaluations=1, seed=0)
     best = np.where(search.tasks.candidate_mask, search.tasks.utility, -np.inf).argmax(1)
-    np.testing.assert_allclose(search.step(best), 1.0)
+    most = search.tasks.utility[np.arange(4), best]  # 1, less only where all candidates are nearly equal
+    np.testing.assert_allclose(search.step(best), most)
+    assert (most > 0.999).sum() >= 3
 
 
 def test_the_incumbent_is_what_was_observed_best_and_counts_without_its_luck() -> None:

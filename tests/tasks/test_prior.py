@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from hf_rlsearch.knowledge import KINDS
 from hf_rlsearch.space import ROLES
-from hf_rlsearch.tasks.prior import FACTS, MAX_HYPERPARAMETERS, MAX_LEVELS, TaskBatch, draw
+from hf_rlsearch.tasks.prior import FACTS, TaskBatch, draw
+from hf_rlsearch.tasks.prior_space import MAX_HYPERPARAMETERS, MAX_LEVELS
 
 TASKS = draw(np.random.default_rng(0), 300, 64)
 ROLE = {name: TASKS.roles == ROLES.index(name) for name in ROLES}
