@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
+from hf_rlsearch.decision import Alternative, Decision
 from hf_rlsearch.errors import WeightsError
 from hf_rlsearch.history import History
 from hf_rlsearch.observation import live_observation
+from hf_rlsearch.policy.contributions import shapley_values
 from hf_rlsearch.policy.features import candidate_features, log_expected_improvement, search_features
 from hf_rlsearch.policy.head import DecisionHead
-from hf_rlsearch.policy.network import Arrays, NetworkConfig, Predictor
+from hf_rlsearch.policy.network import Arrays, NetworkConfig, Predictor, Reading
+from hf_rlsearch.policy.reasons import mean_and_spread, most_attended, predicted_mean
 from hf_rlsearch.policy.threads import one_torch_thread
 from hf_rlsearch.space import SearchSpace
 from hf_rlsearch.weights.load import Card, load_weights
@@ -28,33 +29,6 @@ MAX_TRIALS = 160
 _SHARPNESS = 3.0  # of the probability shown where no policy decided: expected improvement to this power, normalised
 MAX_HYPERPARAMETERS = 24
 """Beyond this many the prior says nothing; candidates are then spread evenly."""
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Which candidate to train next, and why.
-
-    Attributes:
-        index: Row of the candidates.
-        source: "policy", "predictor" or "design": who decided.
-        probability: Of this choice, in (0, 1].
-        improvement: Expected improvement over the best trial, 1 = from the median to the best of such tasks.
-        chance: Predicted probability of any improvement.
-        mean: Predicted mean difference to the best trial, same scale.
-        spread: Predicted standard deviation, same scale.
-    """
-
-    index: int
-    source: str
-    probability: float
-    improvement: float = 0.0
-    chance: float = 0.0
-    mean: float = 0.0
-    spread: float = 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data, rounded, small enough to store with every trial."""
-        return {k: round(v, 5) if isinstance(v, float) else v for k, v in asdict(self).items()}
 
 
 class Agent:
@@ -70,6 +44,7 @@ class Agent:
 
     def __init__(self, tensors: Mapping[str, Tensor], card: Card) -> None:
         self.card = card
+        self._nothing: tuple[object, Reading] | None = None
         try:
             self.predictor = Predictor(NetworkConfig(**card.network)).eval()
             self.predictor.load_state_dict(part(tensors, "predictor"))
@@ -104,15 +79,97 @@ class Agent:
             rng: Breaks ties and spreads designs.
         """
         if len(space.hyperparameters) > MAX_HYPERPARAMETERS:
-            return Decision(_farthest(space, history, candidates, mask, rng), "design", 1.0)
-        observation = live_observation(space, shorten(history), candidates, mask, facts)
+            index = _farthest(space, history, candidates, mask, rng)
+            return Decision(index=index, source="design", n_candidates=int(mask.sum()))
+        n_done, history = len(history), shorten(history)
+        observation = live_observation(space, history, candidates, mask, facts)
         with one_torch_thread(), torch.inference_mode():
-            logits = self.predictor(Arrays.of(observation))
-            if self.head is not None and n_remaining is not None:
-                scores = self._policy_scores(logits, mask, n_remaining, len(history))
-                return self._decision("policy", scores, logits[0].softmax(-1), mask, rng)
-            expected = log_expected_improvement(logits[0].softmax(-1), self.predictor.bins)
-            return self._decision("predictor", _SHARPNESS * expected, logits[0].softmax(-1), mask, rng)
+            arrays = Arrays.of(observation)
+            reading = self.predictor.read(arrays)
+            logits = self.predictor.score(reading, arrays.candidates)
+            source, scores = self._scores(logits, mask, n_remaining, n_done)
+            order, chances = _ranked(scores, mask, rng)
+            row = candidates[order[0]]
+            contributions, beforehand = self._contributions(space, reading, row, facts, rng)
+            return Decision(
+                index=int(order[0]),
+                source=source,
+                n_candidates=int(mask.sum()),
+                alternative=self._alternative(space, candidates, order[1:], logits, chances),
+                contributions=contributions,
+                beforehand=beforehand,
+                attended=most_attended(self.predictor, reading, row, history.numbers),
+                **self._prediction(logits[0, order[0]], chances[order[0]]),
+            )
+
+    def chance_to_lead(
+        self, space: SearchSpace, history: History, number: int, *, facts: Mapping[str, float]
+    ) -> float | None:
+        """The predicted probability that a running trial, trained to its end, beats all that have ended.
+
+        Args:
+            space: The search space.
+            history: All that was trained or is running, this trial included.
+            number: Of the running trial.
+            facts: As for `decide`.
+
+        Returns:
+            In [0, 1]; None where the history lacks the trial, or the space is wider than the agent knows.
+        """
+        history = shorten(history)
+        if len(space.hyperparameters) > MAX_HYPERPARAMETERS or number not in history.numbers:
+            return None
+        at = int(np.flatnonzero(history.numbers == number)[0])
+        row, mask = np.zeros((1, len(space.names)), int), np.ones(1, bool)
+        with one_torch_thread(), torch.inference_mode():
+            arrays = Arrays.of(live_observation(space, history, row, mask, facts))
+            own = arrays.trials[:, at : at + 1]  # may have values between the levels, which no candidate has
+            logits = self.predictor.score(self.predictor.read(arrays), own)
+            return self._prediction(logits[0, 0], 1.0)["chance"]
+
+    def _scores(self, logits: Tensor, mask: BoolArray, n_remaining: int | None, n_done: int) -> tuple[str, Tensor]:
+        """Who scores, and C unnormalised log-probabilities."""
+        if self.head is not None and n_remaining is not None:
+            return "policy", self._policy_scores(logits, mask, n_remaining, n_done)
+        return "predictor", _SHARPNESS * log_expected_improvement(logits[0].softmax(-1), self.predictor.bins)
+
+    def _alternative(
+        self, space: SearchSpace, candidates: IntArray, others: IntArray, logits: Tensor, chances: FloatArray
+    ) -> Alternative | None:
+        """The first of the other candidates, None where there is none."""
+        if not len(others):
+            return None
+        prediction = self._prediction(logits[0, others[0]], chances[others[0]])
+        return Alternative(params=space.decode(candidates[others[0]]), **prediction)
+
+    def _prediction(self, logits: Tensor, probability: float) -> dict[str, float]:
+        """The numbers of a `Prediction` from the logits of one candidate and its probability of being chosen."""
+        p, bins = logits.softmax(-1), self.predictor.bins
+        mean, spread = mean_and_spread(p, bins)
+        return {
+            "probability": float(probability),
+            "improvement": float((p * bins.clamp(min=0)).sum()),
+            "chance": float((p * (bins > 0.004)).sum()),
+            "mean": float(mean),
+            "spread": float(spread),
+        }
+
+    def _contributions(
+        self, space: SearchSpace, reading: Reading, row: IntArray, facts: Mapping[str, float], rng: np.random.Generator
+    ) -> tuple[dict[str, float], ...]:
+        """What each hyperparameter contributes, with what the trials say and without."""
+        predictors = [predicted_mean(self.predictor, r) for r in (reading, self._read_nothing(space, facts))]
+        found = shapley_values(predictors, row, space.n_levels, rng)
+        return tuple(dict(zip(space.names, values.tolist(), strict=True)) for values in found)
+
+    def _read_nothing(self, space: SearchSpace, facts: Mapping[str, float]) -> Reading:
+        """The reading of a search without trials; the last one is kept, as it stays the same during a search."""
+        key = (space, tuple(sorted(facts.items())))
+        if self._nothing is None or self._nothing[0] != key:
+            row, mask = np.zeros((1, len(space.names)), int), np.ones(1, bool)
+            observation = live_observation(space, History.from_trials([], []), row, mask, facts)
+            self._nothing = key, self.predictor.read(Arrays.of(observation))
+        return self._nothing[1]
 
     def _policy_scores(self, logits: Tensor, mask: BoolArray, n_remaining: int, n_done: int) -> Tensor:
         """C log-probabilities of the decision head, which knows how much of the budget is left."""
@@ -124,24 +181,13 @@ class Agent:
         actions = torch.cat([allowed, torch.zeros(1, 1, dtype=torch.bool)], dim=1)
         return torch.as_tensor(self.head(candidates, search, actions)[0][0, :-1])
 
-    def _decision(
-        self, source: str, scores: Tensor, probabilities: Tensor, mask: BoolArray, rng: np.random.Generator
-    ) -> Decision:
-        """The allowed candidate of the largest score, ties at random; C scores as unnormalised log-probabilities."""
-        bins = self.predictor.bins
-        score = np.where(mask, scores.double().numpy() + 1e-9 * rng.random(len(mask)), -np.inf)
-        index = int(score.argmax())
-        weight, p = np.exp(score - score.max()), probabilities[index]
-        mean = float((p * bins).sum())
-        return Decision(
-            index,
-            source,
-            float(weight[index] / weight.sum()),
-            float((p * bins.clamp(min=0)).sum()),
-            float((p * (bins > 0.004)).sum()),
-            mean,
-            float(((p * (bins - mean) ** 2).sum()).sqrt()),
-        )
+
+def _ranked(scores: Tensor, mask: BoolArray, rng: np.random.Generator) -> tuple[IntArray, FloatArray]:
+    """The best and, where there is one, the second best allowed candidate, ties at random; and C probabilities."""
+    score = np.where(mask, scores.double().numpy() + 1e-9 * rng.random(len(mask)), -np.inf)
+    weight = np.exp(score - score.max())
+    order = np.argsort(-score, kind="stable")[: min(2, int(mask.sum()))]
+    return order, weight / weight.sum()
 
 
 def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -15,7 +15,8 @@ STATUS = ("complete", "pruned", "failed", "running")
 """Names of the values of ``History.status``. The weights store the order, so new ones are appended."""
 
 STOP_KEY = "rl:stop"
-"""System attribute of a trial: the fidelity at which it was last judged, and the probability of stopping it then."""
+"""System attribute of a trial: the fidelity at which it was last judged, the probability of stopping it then, and of a
+stopped one the predicted chance that it would have become the best."""
 
 DECISION_KEY = "rl:decision"
 """System attribute of a trial: what the agent chose and why. Its "params" are set before the trial suggests them."""

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from optuna.pruners import BasePruner
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import FloatArray
 from hf_rlsearch.curve_features import curve_features, leads
 from hf_rlsearch.errors import ArgumentsError
-from hf_rlsearch.history import COMPLETE, FAILED, STOP_KEY, History
+from hf_rlsearch.history import COMPLETE, FAILED, STOP_KEY, History, stable_distributions
+from hf_rlsearch.space import SearchSpace
 
 if TYPE_CHECKING:
     from hf_rlsearch.policy.stop import StopRule
@@ -117,8 +118,27 @@ class RLPruner(BasePruner):
         )
         odds = float(_stop_rule(self._weights).log_odds(features)[0])
         reason = {"fidelity": round(float(fidelity), 4), "probability": round(float(1 / (1 + np.exp(-odds))), 4)}
+        if odds > 0 and (chance := self._chance(study, trial, resource)) is not None:
+            reason["chance"] = round(chance, 4)
         study._storage.set_trial_system_attr(trial._trial_id, STOP_KEY, reason)
         return odds > 0
+
+    def _chance(self, study: Study, trial: FrozenTrial, resource: float) -> float | None:
+        """The predicted chance that the trial would have become the best; None where nothing can be predicted.
+
+        Asked only for a trial that is stopped: the rule does not need it, the reader of a report does.
+        """
+        from hf_rlsearch.agent import load_agent
+
+        trials = [*(t for t in study._get_trials(deepcopy=False, use_cache=True) if t.number != trial.number), trial]
+        distributions = stable_distributions(trials)
+        if not distributions or not _has_predictor(self._weights):
+            return None
+        history = History.from_trials(trials, study.directions, max_resource=resource)
+        facts = {"maximize": float(study.direction == StudyDirection.MAXIMIZE)}
+        space = SearchSpace.from_distributions(distributions)
+        history = history.select(history.decided)
+        return load_agent(self._weights).chance_to_lead(space, history, trial.number, facts=facts)
 
 
 @dataclass(frozen=True)
@@ -171,3 +191,10 @@ def _stop_rule(weights: str | Path | None) -> StopRule:
     from hf_rlsearch.weights.load import load_weights
 
     return StopRule(load_weights(weights)[0])
+
+
+@lru_cache(maxsize=4)
+def _has_predictor(weights: str | Path | None) -> bool:
+    from hf_rlsearch.weights.load import load_weights
+
+    return any(name.startswith("predictor.") for name in load_weights(weights)[0])

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from hf_rlsearch.agent import MAX_HYPERPARAMETERS, MAX_TRIALS, Agent, Decision, load_agent, shorten
+from hf_rlsearch.agent import MAX_HYPERPARAMETERS, MAX_TRIALS, Agent, load_agent, shorten
+from hf_rlsearch.decision import Decision
 from hf_rlsearch.errors import WeightsError
 from hf_rlsearch.history import COMPLETE, RUNNING, History
 from hf_rlsearch.policy.head import DecisionHead
@@ -98,7 +99,10 @@ def test_a_decision_explains_itself() -> None:
         assert 0 <= decision.chance <= 1
         assert decision.improvement >= max(decision.mean, 0)
         assert decision.spread > 0
+        assert decision.n_candidates == len(GRID)
+        assert set(decision.contributions) == set(decision.beforehand) == set(SPACE.names)
         assert json.loads(json.dumps(decision.to_json()))["index"] == decision.index
+        assert {number for number, _ in decision.attended} <= set(range(n_trials))
 
 
 def test_what_a_trial_had_is_told_by_its_status() -> None:
@@ -179,17 +183,17 @@ def test_absurd_values_are_survived(value: float) -> None:
 # -------------------------------------------------------------------------------------------------- threads, weights
 def test_it_decides_on_one_thread_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     agent, before, during = load_agent(), torch.get_num_threads(), []
-    forward = agent.predictor.forward
+    score = agent.predictor.score
 
     def watched(*arguments: Any) -> Any:
         during.append(torch.get_num_threads())
-        return forward(*arguments)
+        return score(*arguments)
 
-    monkeypatch.setattr(agent.predictor, "forward", watched)
+    monkeypatch.setattr(agent.predictor, "score", watched)
     torch.set_num_threads(2)
     try:
         decide(random_history(3), agent=agent)
-        assert during == [1]
+        assert set(during) == {1}
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

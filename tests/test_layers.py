@@ -33,6 +33,7 @@ LAYERS: dict[str, float] = {
     "tasks.prior_architecture": 1.8,
     "tasks.prior_training": 1.85,
     "tasks.prior_generic": 1.8,
+    "decision": 1,
     "tasks.prior": 2,
     "tasks.curves": 2,
     "observation": 2.5,

@@ -57,6 +57,11 @@ def rules(tmp_path_factory: pytest.TempPathFactory) -> Rules:
     return make
 
 
+def save_weights_of(path: Path, tensors: dict[str, torch.Tensor], card: Any) -> Path:
+    save_weights(path, tensors, card)
+    return path
+
+
 def objective(qualities: list[float], n_reports: int = 5, sign: float = 1.0, stride: int = 1) -> Any:
     """Trial n has params of its own; it reports and returns quality n, the same at every step."""
 
@@ -249,6 +254,34 @@ def test_a_judged_trial_says_why(rules: Rules) -> None:
     assert reason["fidelity"] == 0.2
     assert reason["probability"] == pytest.approx(1 / (1 + np.exp(-5)), abs=1e-4)
     assert STOP_KEY not in study.trials[0].system_attrs
+    assert "chance" not in reason  # these weights predict nothing
+
+
+def test_a_stopped_trial_tells_its_chance_to_become_the_best(rules: Rules, tmp_path: Path) -> None:
+    tensors, card = load_weights()
+    extreme = {k: v for k, v in load_weights(rules("always"))[0].items() if k.startswith("stop.")}
+    weights = save_weights_of(tmp_path / "both.safetensors", {**tensors, **extreme}, card)
+    qualities = [0.5, 0.6, 0.7, 0.8, 0.1]
+    for direction in ("maximize", "minimize"):
+        study = run(RLPruner(max_resource=5, weights=weights), qualities, direction)
+        stopped = study.trials[4]
+        assert stopped.state == TrialState.PRUNED
+        assert 0 <= stopped.system_attrs[STOP_KEY]["chance"] < 0.5
+
+
+def test_a_trial_without_hyperparameters_has_no_chance_to_tell(tmp_path: Path, rules: Rules) -> None:
+    tensors, card = load_weights()
+    extreme = {k: v for k, v in load_weights(rules("always"))[0].items() if k.startswith("stop.")}
+    weights = save_weights_of(tmp_path / "both.safetensors", {**tensors, **extreme}, card)
+    study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=2, weights=weights))
+    for value in (1.0, 0.0):
+        trial = study.ask()
+        trial.report(value, 1)
+        if value == 0.0:
+            assert trial.should_prune()
+            assert "chance" not in study.trials[1].system_attrs[STOP_KEY]
+        trial.report(value, 2)
+        study.tell(trial, value)
 
 
 def test_frequent_reports_are_judged_now_and_then(rules: Rules, monkeypatch: pytest.MonkeyPatch) -> None:

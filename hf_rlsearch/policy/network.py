@@ -27,6 +27,7 @@ from hf_rlsearch.observation import (
     N_TRIAL_FEATURES,
     Observation,
 )
+from hf_rlsearch.policy.attention import Block, mlp
 
 # Edges of the outcome bins: improvement over the incumbent on the compressed scale of `compress`. Finest around zero,
 # where the choice is made; symmetric would waste bins, as losing much or very much is the same to a searcher.
@@ -98,48 +99,25 @@ class Arrays:
         return cls(*(torch.as_tensor(a, device=device) for a in arrays))
 
 
-def _mlp(n_in: int, width: int, n_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(n_in, width), nn.GELU(), nn.Linear(width, n_out))
+@dataclass(frozen=True)
+class Reading:
+    """What the network made of B histories, to score any candidates with.
 
+    Attributes:
+        context: B x W, of the whole search.
+        levels: B x H x L x W embeddings of the levels.
+        trials: B x T x W embeddings of the trials.
+        costs: B x H x (L + 1) x T, see `Predictor._costs`.
+        scales: B x H x (blocks * heads) learned weights of the distance from candidates to trials.
+        trial_mask: B x T, False for padding.
+    """
 
-class BiasedAttention(nn.Module):
-    """Multi-head attention whose logits carry an additive bias; one learned key stands for "no such trial"."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query, self.key_value, self.out = (
-            nn.Linear(width, width),
-            nn.Linear(width, 2 * width),
-            nn.Linear(width, width),
-        )
-        self.null_key, self.null_value = nn.Parameter(torch.zeros(1, 1, width)), nn.Parameter(torch.zeros(1, 1, width))
-
-    def forward(self, x: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
-        """Attends from x (B x N x W) to memory (B x T x W) with a bias of B x heads x N x T."""
-        B, N, W = x.shape
-        key, value = self.key_value(memory).chunk(2, dim=-1)
-        key = torch.cat([self.null_key.expand(B, 1, W), key], dim=1)
-        value = torch.cat([self.null_value.expand(B, 1, W), value], dim=1)
-        bias = F.pad(bias, (1, 0))
-        split = [t.view(B, -1, self.heads, W // self.heads).transpose(1, 2) for t in (self.query(x), key, value)]
-        mixed = F.scaled_dot_product_attention(split[0], split[1], split[2], attn_mask=bias)
-        return torch.as_tensor(self.out(mixed.transpose(1, 2).reshape(B, N, W)))
-
-
-class Block(nn.Module):
-    """Pre-norm attention and feed-forward with residual connections."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.norm_x, self.norm_memory, self.norm_out = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention = BiasedAttention(width, heads)
-        self.feed_forward = _mlp(width, 2 * width, width)
-
-    def forward(self, x: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
-        """Same shapes as `BiasedAttention.forward`."""
-        x = x + self.attention(self.norm_x(x), self.norm_memory(memory), bias)
-        return torch.as_tensor(x + self.feed_forward(self.norm_out(x)))
+    context: Tensor
+    levels: Tensor
+    trials: Tensor
+    costs: Tensor
+    scales: Tensor
+    trial_mask: Tensor
 
 
 class Predictor(nn.Module):
@@ -151,41 +129,67 @@ class Predictor(nn.Module):
         super().__init__()
         self.config = config
         W, heads = config.width, config.heads
-        self.context = _mlp(N_CONTEXT_FEATURES, W, W)
-        self.level_in = _mlp(N_STATIC_FEATURES + N_LEVEL_FEATURES, W, W)
-        self.level_marginal = _mlp(W + self.N_MARGINALS, W, W)
+        self.context = mlp(N_CONTEXT_FEATURES, W, W)
+        self.level_in = mlp(N_STATIC_FEATURES + N_LEVEL_FEATURES, W, W)
+        self.level_marginal = mlp(W + self.N_MARGINALS, W, W)
         self.space_block = Block(W, heads)
-        self.level_out = _mlp(2 * W, W, W)
+        self.level_out = mlp(2 * W, W, W)
         self.scales = nn.Linear(W, config.history_blocks * heads + config.candidate_blocks * heads)
-        self.trial_in = _mlp(N_TRIAL_FEATURES, W, W)
-        self.candidate_in = _mlp(2 * W, W, W)
+        self.trial_in = mlp(N_TRIAL_FEATURES, W, W)
+        self.candidate_in = mlp(2 * W, W, W)
         self.history = nn.ModuleList(Block(W, heads) for _ in range(config.history_blocks))
         self.cross = nn.ModuleList(Block(W, heads) for _ in range(config.candidate_blocks))
-        self.head = nn.Sequential(nn.LayerNorm(W), _mlp(W, 2 * W, N_BINS))
+        self.head = nn.Sequential(nn.LayerNorm(W), mlp(W, 2 * W, N_BINS))
         self.bins: Tensor
         self.register_buffer("bins", bin_values(), persistent=False)
 
     def forward(self, arrays: Arrays) -> Tensor:
         """B x C x N_BINS logits of the improvement over the incumbent (over the median while there is none)."""
-        return torch.as_tensor(self.head(self.embed(arrays)))
+        return self.score(self.read(arrays), arrays.candidates)
 
-    def embed(self, arrays: Arrays) -> Tensor:
-        """B x C x W, what the network knows of each candidate."""
+    def read(self, arrays: Arrays) -> Reading:
+        """Everything that does not depend on the candidates; most of the work."""
         context = self.context(arrays.context)
         levels, per_hyperparameter = self._levels(arrays, context)
         scales = F.softplus(self.scales(per_hyperparameter) + 1.0) * arrays.static[..., :1]  # B x H x blocks*heads
         trials = self._sum_levels(levels, arrays.trials) + self.trial_in(arrays.trial_features) + context[:, None]
-        candidates = self._sum_levels(levels, arrays.candidates)
-        candidates = candidates + self.candidate_in(torch.cat([candidates, context[:, None].expand_as(candidates)], -1))
         heads, split = self.config.heads, self.config.history_blocks * self.config.heads
         costs = self._costs(arrays)
         among = self._bias(costs, arrays.trials, scales[..., :split], arrays.trial_mask)
-        towards = self._bias(costs, arrays.candidates, scales[..., split:], arrays.trial_mask)
         for i, block in enumerate(self.history):
             trials = block(trials, trials, among[:, i * heads : (i + 1) * heads])
-        for i, block in enumerate(self.cross):
-            candidates = block(candidates, trials, towards[:, i * heads : (i + 1) * heads])
-        return torch.as_tensor(candidates)
+        return Reading(context, levels, trials, costs, scales[..., split:], arrays.trial_mask)
+
+    def score(self, reading: Reading, candidates: Tensor) -> Tensor:
+        """B x C x N_BINS logits of B x C x H level indices; -1 for a hyperparameter that a candidate lacks."""
+        x = self._candidates(reading, candidates)
+        for block, bias in zip(self.cross, self._towards(reading, candidates), strict=True):
+            x = block(x, reading.trials, bias)
+        return torch.as_tensor(self.head(x))
+
+    def attention(self, reading: Reading, candidates: Tensor) -> Tensor:
+        """B x C x (1 + T) weights in [0, 1] that sum to one: on "no such trial" and on each trial.
+
+        The mean over heads and cross-attention blocks.
+        """
+        x, found = self._candidates(reading, candidates), []
+        for block, bias in zip(self.cross, self._towards(reading, candidates), strict=True):
+            assert isinstance(block, Block)  # a ModuleList has forgotten what it holds
+            found.append(block.weights(x, reading.trials, bias))
+            x = block(x, reading.trials, bias)
+        return torch.stack(found).mean(0)
+
+    def _candidates(self, reading: Reading, candidates: Tensor) -> Tensor:
+        """B x C x W embeddings before they look at the trials."""
+        x = self._sum_levels(reading.levels, candidates)
+        return x + torch.as_tensor(
+            self.candidate_in(torch.cat([x, reading.context[:, None].expand(-1, x.shape[1], -1)], -1))
+        )
+
+    def _towards(self, reading: Reading, candidates: Tensor) -> tuple[Tensor, ...]:
+        """Per cross-attention block B x heads x C x T, minus the distance from candidates to trials."""
+        bias = self._bias(reading.costs, candidates, reading.scales, reading.trial_mask)
+        return torch.split(bias, self.config.heads, dim=1)
 
     def _levels(self, arrays: Arrays, context: Tensor) -> tuple[Tensor, Tensor]:
         """B x H x L x W embeddings of all levels, and B x H x W of the hyperparameters.

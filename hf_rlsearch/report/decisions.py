@@ -13,8 +13,31 @@ from typing import Any
 import optuna
 
 from hf_rlsearch.errors import ArgumentsError
-from hf_rlsearch.report.records import SearchRecord, TrialRecord
+from hf_rlsearch.report.records import ONE_BY_ONE, SearchRecord, TrialRecord
 from hf_rlsearch.report.scales import show
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contribution:
+    """How much one hyperparameter's value moved the prediction for a trial.
+
+    Attributes:
+        name: Of the hyperparameter.
+        total: On the task's scale, above zero speaks for the choice.
+        beforehand: The part that was there before any trial; None where the sampler did not store it.
+        n_values: Different values that earlier trials had: with one of them, nothing was learned about the others.
+    """
+
+    name: str
+    total: float
+    beforehand: float | None
+    n_values: int
+
+    def to_text(self) -> str:
+        """As one line."""
+        tried = f"{self.n_values} value{'' if self.n_values == 1 else 's'} tried before"
+        known = "" if self.beforehand is None else f"{self.beforehand:+.3f} known beforehand, "
+        return f"{self.name}: {self.total:+.3f} ({known}{tried})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +48,14 @@ class Explanation:
         trial: The trial that was chosen.
         sentences: In plain words, most important first; never empty.
         facts: (name, value) pairs for a small table.
-        contributions: Hyperparameter -> how much it spoke for the choice, any scale, larger is more.
+        contributions: Of each hyperparameter, the largest first, whichever way it speaks.
         attended: (trial number, weight in [0, 1]) that the agent looked at most, largest first.
     """
 
     trial: TrialRecord
     sentences: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
-    contributions: tuple[tuple[str, float], ...]
+    contributions: tuple[Contribution, ...]
     attended: tuple[tuple[int, float], ...]
 
     def to_text(self) -> str:
@@ -40,8 +63,8 @@ class Explanation:
         lines = [f"Trial {self.trial.number} ({self.trial.status}): {_params(self.trial.params)}", *self.sentences]
         lines += [f"  {name}: {value}" for name, value in self.facts]
         if self.contributions:
-            lines += ["Hyperparameters by how much they spoke for the choice:"]
-            lines += [f"  {name}: {value:+.3f}" for name, value in self.contributions]
+            lines += ["What set it apart from the average candidate, in the agent's eyes:"]
+            lines += [f"  {contribution.to_text()}" for contribution in self.contributions]
         if self.attended:
             listed = ", ".join(f"trial {n} ({w:.0%})" for n, w in self.attended)
             lines.append(f"Looked at most: {listed}.")
@@ -71,7 +94,7 @@ def explain(source: optuna.Study | SearchRecord, number: int) -> Explanation:
         trial=trial,
         sentences=tuple(_sentences(search, trial)),
         facts=(*_facts(decision), *_stop_facts(trial)),
-        contributions=_contributions(decision.get("contributions")),
+        contributions=_contributions(search, trial),
         attended=_attended(decision.get("attended")),
     )
 
@@ -87,7 +110,7 @@ def _sentences(search: SearchRecord, trial: TrialRecord) -> list[str]:
     elif not trial.decision:
         lines.append("The sampler that chose this trial stored no reason.")
     else:
-        lines.append(_choice(search, trial))
+        lines += _choice(search, trial)
     if trial.status == "pruned":
         lines.append(_stop(trial))
     elif trial.status == "failed":
@@ -97,47 +120,83 @@ def _sentences(search: SearchRecord, trial: TrialRecord) -> list[str]:
     return lines
 
 
-def _choice(search: SearchRecord, trial: TrialRecord) -> str:
+def _choice(search: SearchRecord, trial: TrialRecord) -> list[str]:
     decision = trial.decision
     if decision.get("source") == "design":
-        return "The agent chose it to lie far from everything tried so far: the space is too wide for a prediction."
+        return ["The agent chose it to lie far from everything tried so far: the space is too wide for a prediction."]
+    if ONE_BY_ONE in decision:
+        names = ", ".join(decision[ONE_BY_ONE])
+        return [f"The agent chose its values one after the other ({names}): the whole space was not known yet."]
     chance = _float(decision.get("chance"))
     if chance is None:
-        return "The agent chose it among the candidates of the search space."
+        return ["The agent chose it among the candidates of the search space."]
     if not any(t.values for t in search.trials if t.number < trial.number):
-        return "The agent chose it before there was any result, from what it knows about such trainings."
-    return f"The agent gave it a chance of {chance:.0%} to beat the best trial so far."
+        return ["The agent chose it before there was any result, from what it knows about such trainings."]
+    return [f"The agent gave it a chance of {_percent(chance)} to beat the best trial so far.", *_reason(search, trial)]
+
+
+def _reason(search: SearchRecord, trial: TrialRecord) -> list[str]:
+    """The hyperparameter that moved the prediction most; nothing where none did."""
+    contributions = _contributions(search, trial)
+    if not contributions or abs(contributions[0].total) < 0.01:
+        return []
+    most = contributions[0]
+    value = f"={show(trial.params[most.name])}" if most.name in trial.params else ""
+    speaks = "for" if most.total > 0 else "against"
+    line = f"What spoke most {speaks} it was {most.name}{value}"
+    if most.beforehand is None:
+        return [f"{line}."]
+    learned = abs(most.total - most.beforehand) > abs(most.beforehand)
+    return [f"{line}, {'mostly learned from the trials' if learned else 'mostly known before the search'}."]
 
 
 def _stop(trial: TrialRecord) -> str:
     spent = f"after {trial.fidelity:.0%} of a full training"
-    sure = _float(trial.stop.get("probability"))
+    sure, chance = _float(trial.stop.get("probability")), _float(trial.stop.get("chance"))
     if sure is None:
         return f"It was stopped {spent}."
-    return f"It was stopped {spent}: with {sure:.0%} certainty the rest was not worth its price."
-
-
-# Predictions are on the scale of the task: 1 is the distance from its median configuration to its best one.
-_FACT_NAMES = {
-    "source": "decided by",
-    "probability": "probability of this choice",
-    "chance": "chance to beat the best so far",
-    "improvement": "expected improvement",
-    "mean": "predicted difference to the best so far",
-    "spread": "spread of that prediction",
-    "n_candidates": "candidates scored",
-}
-_PERCENT = {"probability", "chance"}
+    why = "" if chance is None else f" its predicted chance to become the best was {_percent(chance)}, and"
+    return f"It was stopped {spent}:{why} with {sure:.0%} certainty the rest was not worth its price."
 
 
 def _facts(decision: Mapping[str, Any]) -> list[tuple[str, str]]:
-    facts = [(label, _fact(key, decision[key])) for key, label in _FACT_NAMES.items() if key in decision]
+    """What was predicted for the choice and for the best alternative; on the task's scale, see the report's text."""
+    facts = []
+    if "source" in decision:
+        facts.append(("decided by", _SOURCES.get(decision["source"], show(decision["source"]))))
+    facts += [(name, text) for name, text in _predicted(decision) if text]
     other = decision.get("alternative")
     if isinstance(other, dict):
-        told = ", ".join(f"{_FACT_NAMES[k]} {_fact(k, v)}" for k, v in other.items() if k in _FACT_NAMES)
         params = other.get("params")
-        facts.append(("best alternative", f"{_params(params)} ({told})" if isinstance(params, dict) else told))
+        facts.append(("best alternative", _params(params) if isinstance(params, dict) else "–"))
+        facts += [(f"its {name}", text) for name, text in _predicted(other) if text]
     return facts
+
+
+_SOURCES = {
+    "predictor": "expected improvement, as predicted",
+    "policy": "the trained policy, from what is predicted",
+    "design": "distance from all trials",
+}
+
+
+def _predicted(prediction: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(name, text) of what is predicted for one candidate, an empty text where it was not stored."""
+    number = {key: _float(prediction.get(key)) for key in ("probability", "chance", "mean", "spread", "improvement")}
+    share, n = number["probability"], prediction.get("n_candidates")
+    among = f" among {show(n)} candidates" if isinstance(n, int) and n > 1 else ""
+    mean, spread = number["mean"], number["spread"]
+    likely = "" if mean is None else f"{mean:+.3f}" + ("" if spread is None else f" ± {spread:.3f}")
+    return [
+        ("probability of being chosen", "" if share is None else f"{_percent(share)}{among}"),
+        ("chance to beat the best so far", "" if number["chance"] is None else _percent(number["chance"])),
+        ("predicted difference to the best so far", likely),
+        ("expected improvement", "" if number["improvement"] is None else f"{number['improvement']:.4f}"),
+    ]
+
+
+def _percent(share: float) -> str:
+    return "less than 1%" if 0 < share < 0.01 else f"{share:.0%}"
 
 
 def _stop_facts(trial: TrialRecord) -> list[tuple[str, str]]:
@@ -148,15 +207,23 @@ def _stop_facts(trial: TrialRecord) -> list[tuple[str, str]]:
     return [("last asked whether to stop", f"at {at:.0%} of a full training, {sure:.0%} certain that it should")]
 
 
-def _fact(key: str, value: Any) -> str:
-    plain = _float(value)
-    return f"{plain:.1%}" if key in _PERCENT and plain is not None else show(value)
+def _contributions(search: SearchRecord, trial: TrialRecord) -> tuple[Contribution, ...]:
+    stored, before = trial.decision.get("contributions"), trial.decision.get("beforehand")
+    known = before if isinstance(before, dict) else {}
+    found = [
+        Contribution(
+            name=str(name), total=total, beforehand=_float(known.get(name)), n_values=_n_values(search, trial, name)
+        )
+        for name, raw in (stored.items() if isinstance(stored, dict) else ())
+        if (total := _float(raw)) is not None
+    ]
+    return tuple(sorted(found, key=lambda contribution: -abs(contribution.total)))
 
 
-def _contributions(stored: Any) -> tuple[tuple[str, float], ...]:
-    pairs = stored.items() if isinstance(stored, dict) else ()
-    known = [(str(name), value) for name, raw in pairs if (value := _float(raw)) is not None]
-    return tuple(sorted(known, key=lambda pair: -abs(pair[1])))
+def _n_values(search: SearchRecord, trial: TrialRecord, name: str) -> int:
+    """How many different values of a hyperparameter the trials before this one had that told something."""
+    earlier = [t for t in search.trials if t.number < trial.number and t.score() is not None]
+    return len({repr(t.params[name]) for t in earlier if name in t.params})
 
 
 def _attended(stored: Any) -> tuple[tuple[int, float], ...]:

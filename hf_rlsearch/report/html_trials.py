@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from hf_rlsearch.report.decisions import Explanation, explain
+from hf_rlsearch.report.decisions import Contribution, Explanation, explain
 from hf_rlsearch.report.records import SearchRecord, TrialRecord
 from hf_rlsearch.report.scales import show
 from hf_rlsearch.report.tables import columns, rows
@@ -41,16 +41,34 @@ def _params(trial: TrialRecord) -> str:
 
 
 def _contribution_bars(reason: Explanation) -> str:
+    """Two bars per hyperparameter: the whole contribution, and below it the part that was known beforehand."""
     if not reason.contributions:
         return ""
-    top = max(abs(value) for _, value in reason.contributions) or 1.0
-    bars = "".join(_bar(name, value, abs(value) / top) for name, value in reason.contributions)
-    return f'<div class="bars"><p>How much each hyperparameter spoke for the choice:</p>{bars}</div>'
+    top = max(max(abs(c.total), abs(c.beforehand or 0)) for c in reason.contributions) or 1.0
+    bars = "".join(_bar(c, top) for c in reason.contributions)
+    told = (
+        "What set it apart from the average candidate, in the agent's eyes. Thick: with all trials so far; "
+        "thin: what was known before any trial. To the right speaks for it."
+    )
+    return f'<div class="bars"><p>{told}</p>{bars}</div>'
 
 
-def _bar(name: str, value: float, share: float) -> str:
-    bar = f'<i class="{"plus" if value >= 0 else "minus"}" style="width:{share:.1%}"></i>'
-    return f'<div class="bar"><span>{escape(name)}</span>{bar}<em>{value:+.3f}</em></div>'
+def _bar(contribution: Contribution, top: float) -> str:
+    known = "" if contribution.beforehand is None else _half(contribution.beforehand, top, "known")
+    tried = f"{contribution.n_values} tried"
+    return (
+        f'<div class="bar" title="{escape(contribution.to_text())}"><span>{escape(contribution.name)}</span>'
+        f'<div class="axis">{_half(contribution.total, top, "")}{known}</div>'
+        f"<em>{contribution.total:+.3f}</em><small>{tried}</small></div>"
+    )
+
+
+def _half(value: float, top: float, kind: str) -> str:
+    """One bar from the middle of its row to the left or right."""
+    width = abs(value) / top * 50
+    left = 50.0 if value >= 0 else 50 - width
+    sign = "plus" if value >= 0 else "minus"
+    return f'<i class="{f"{sign} {kind}".strip()}" style="left:{left:.1f}%;width:{width:.1f}%"></i>'
 
 
 def failures(search: SearchRecord) -> str:

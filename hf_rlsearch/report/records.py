@@ -21,6 +21,8 @@ from hf_rlsearch.backend.confirm import OF, SEED, Confirmation, confirmations, w
 from hf_rlsearch.history import DECISION_KEY, STOP_KEY
 
 FRACTION_STEPS = 10_000
+ONE_BY_ONE = "one_by_one"
+"""Key of `TrialRecord.decision` where hyperparameters were chosen singly: name -> what was stored about each."""
 _STATUS = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -195,11 +197,20 @@ def _record(trial: FrozenTrial, max_step: float) -> TrialRecord:
         memory=_number(attrs.get("peak_memory")),
         failure=failure,
         traceback=trace,
-        decision=_json(trial.system_attrs.get(DECISION_KEY)),
+        decision=_decision(trial),
         stop=_json(trial.system_attrs.get(STOP_KEY)),
         metrics={k: float(v) for k, v in _json(attrs.get("metrics")).items() if _number(v) is not None},
         arguments=_json(attrs.get("arguments")),
     )
+
+
+def _decision(trial: FrozenTrial) -> dict[str, Any]:
+    """Of the whole configuration, else of its values one by one."""
+    if DECISION_KEY in trial.system_attrs:
+        return _json(trial.system_attrs[DECISION_KEY])
+    prefix = f"{DECISION_KEY}:"
+    single = {k.removeprefix(prefix): _json(v) for k, v in trial.system_attrs.items() if k.startswith(prefix)}
+    return {ONE_BY_ONE: single} if single else {}
 
 
 def _fidelity(trial: FrozenTrial, status: str, max_step: float) -> float:

@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution
@@ -12,6 +12,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
 from hf_rlsearch._typing import IntArray, Params
+from hf_rlsearch.decision import Decision
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.history import DECISION_KEY, History, stable_distributions
 from hf_rlsearch.sampler.memory import out_of_memory
@@ -19,9 +20,6 @@ from hf_rlsearch.sampler.tried import already_tried, conditional_names, second_c
 from hf_rlsearch.space import Hyperparameter, SearchSpace, infer_role
 from hf_rlsearch.space.candidates import unique_rows
 from hf_rlsearch.space.roles import check_role
-
-if TYPE_CHECKING:
-    from hf_rlsearch.agent import Decision
 
 # Enough to hold a neighbourhood of the best trials and a sample of the rest; scoring them takes milliseconds
 # (scripts/benchmark_ask.py).
@@ -153,7 +151,7 @@ class RLSampler(BaseSampler):
 
     def _choose(
         self, study: Study, space: SearchSpace, history: History, number: int, fixed: Params | None = None
-    ) -> tuple[Params, "Decision"]:
+    ) -> tuple[Params, Decision]:
         """The configuration of the trial with this number; ``fixed`` are values it will have in any case."""
         rng = np.random.default_rng([self._seed, number])
         rows = space.candidates(
@@ -171,7 +169,7 @@ class RLSampler(BaseSampler):
         rows: IntArray,
         number: int,
         rng: np.random.Generator,
-    ) -> "Decision":
+    ) -> Decision:
         from hf_rlsearch.agent import load_agent  # torch and the weights are loaded by the first decision
 
         history = history.select(history.decided)

@@ -52,13 +52,22 @@ def decision(rng: random.Random, number: int, expected: float) -> dict[str, Any]
         "chance": 0.31,
         "mean": round(0.5 - expected, 5),
         "spread": 0.04,
+        "n_candidates": 256,
         "contributions": {"learning_rate": 0.4, "weight_decay": -0.1},
+        "beforehand": {"learning_rate": 0.1},
+        "alternative": {
+            "probability": 0.11,
+            "chance": 0.28,
+            "mean": -0.3,
+            "spread": 0.1,
+            "params": {"learning_rate": 1e-3},
+        },
         "attended": [[n, 0.25] for n in range(max(0, number - 3), number)],
     }
 
 
 def reasons(rng: random.Random, number: int, final: float) -> dict[str, Any]:
-    stop = {"fidelity": 0.25, "probability": 0.97}
+    stop = {"fidelity": 0.25, "probability": 0.97, "chance": 0.02}
     return {"rl:decision": json.dumps(decision(rng, number, final)), "rl:stop": stop}
 
 

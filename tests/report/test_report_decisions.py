@@ -3,6 +3,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
+from hf_rlsearch import RLSampler
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.report import explain
 
@@ -12,7 +13,16 @@ def test_stored_decision_is_told_in_words(study: optuna.Study) -> None:
     reason = explain(study, number)
     text = reason.to_text()
     assert text.startswith(f"Trial {number} (complete): learning_rate=")
-    assert reason.contributions == (("learning_rate", 0.4), ("weight_decay", -0.1))
+    shown = [(c.name, c.total, c.beforehand) for c in reason.contributions]
+    assert shown == [("learning_rate", 0.4, 0.1), ("weight_decay", -0.1, None)]
+    assert reason.contributions[0].n_values == len(
+        {t.params["learning_rate"] for t in study.trials[:number] if t.intermediate_values}
+    )
+    assert "What spoke most for it was learning_rate=" in text
+    assert "mostly learned from the trials" in text
+    assert "probability of being chosen: 12% among 256 candidates" in text
+    assert "best alternative: learning_rate=0.001" in text
+    assert "its chance to beat the best so far: 28%" in text
     assert [n for n, _ in reason.attended] == [number - 3, number - 2, number - 1]
     assert "31%" in text
 
@@ -21,11 +31,21 @@ def test_own_arguments_stops_and_failures_are_told(study: optuna.Study) -> None:
     assert "your own arguments" in explain(study, 0).to_text()
     pruned = next(t.number for t in study.trials if t.state == TrialState.PRUNED)
     told = explain(study, pruned).to_text()
-    assert "stopped after 25% of a full training: with 97% certainty the rest was not worth its price" in told
+    assert (
+        "stopped after 25% of a full training: its predicted chance to become the best was 2%, and with 97% certainty"
+        in told
+    )
     complete = next(t.number for t in study.trials[1:] if t.state == TrialState.COMPLETE)
     assert "at 25% of a full training, 97% certain that it should" in explain(study, complete).to_text()
     failed = next(t.number for t in study.trials if t.state == TrialState.FAIL)
     assert "It failed: OutOfMemoryError" in explain(study, failed).to_text()
+
+
+def test_values_chosen_one_by_one_are_told() -> None:
+    study = optuna.create_study(sampler=RLSampler(seed=0))
+    study.optimize(lambda t: t.suggest_float("x", 0, 1) + t.suggest_int("n", 1, 3), n_trials=2)
+    assert "one after the other (x, n)" in explain(study, 0).to_text()
+    assert "one after the other" not in explain(study, 1).to_text()
 
 
 def test_without_a_stored_decision_it_says_so() -> None:

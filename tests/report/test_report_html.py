@@ -105,7 +105,7 @@ def test_conditional_and_odd_hyperparameters_make_a_page() -> None:
 
 def test_a_big_search_stays_small_and_fast(make_study: Callable[..., optuna.Study], tmp_path: Path) -> None:
     study = make_study(200, 100)
-    begun = time.perf_counter()
+    begun = time.process_time()  # on the processor, so that a busy machine fails no test
     path = write_report(study, tmp_path / "report.html")
-    assert time.perf_counter() - begun < 10
+    assert time.process_time() - begun < 10
     assert path.stat().st_size < 5e6

@@ -1,0 +1,80 @@
+"""What the agent decided, and why: plain data that is stored with the trial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from hf_rlsearch._typing import Params
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What the agent expects of one candidate. Differences are on the task's scale: 1 = from its median to its best.
+
+    Attributes:
+        probability: Of choosing it, among the candidates, in [0, 1].
+        improvement: Expected improvement over the best trial.
+        chance: Predicted probability of any improvement.
+        mean: Predicted mean difference to the best trial.
+        spread: Predicted standard deviation.
+    """
+
+    probability: float = 1.0
+    improvement: float = 0.0
+    chance: float = 0.0
+    mean: float = 0.0
+    spread: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alternative(Prediction):
+    """The candidate that would have been chosen without the chosen one.
+
+    Attributes:
+        params: Its configuration.
+    """
+
+    params: Params
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision(Prediction):
+    """Which candidate to train next, and why.
+
+    Attributes:
+        index: Row of the candidates.
+        source: "policy", "predictor" or "design": who decided.
+        n_candidates: How many could have been chosen.
+        alternative: The second best; None where there was no other, or nothing was predicted.
+        contributions: By hyperparameter, how much its value moves the predicted mean, see `policy.contributions`.
+        beforehand: The part of each contribution that was there before any trial: what the agent knows of such tasks.
+        attended: (trial number, weight in [0, 1]) of the trials that the agent looked at most, largest first.
+    """
+
+    index: int
+    source: str
+    n_candidates: int = 1
+    alternative: Alternative | None = None
+    contributions: Mapping[str, float] = field(default_factory=dict)
+    beforehand: Mapping[str, float] = field(default_factory=dict)
+    attended: tuple[tuple[int, float], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, rounded, small enough to store with every trial; what is empty is left out."""
+        told = {name: value for name, value in asdict(self).items() if value is not None and value not in ({}, ())}
+        other = told.pop("alternative", None)
+        rounded: dict[str, Any] = _rounded(told)
+        if other is not None:  # its params are values to be trained with, and stay as they are
+            rounded["alternative"] = {**_rounded(other), "params": other["params"]}
+        return rounded
+
+
+def _rounded(value: Any) -> Any:
+    """The same with floats of five decimals, and lists for tuples."""
+    if isinstance(value, float):
+        return round(value, 5)
+    if isinstance(value, Mapping):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return [_rounded(inner) for inner in value] if isinstance(value, tuple | list) else value
