@@ -17,6 +17,7 @@ from hf_rlsearch.history import History
 from hf_rlsearch.observation import live_observation
 from hf_rlsearch.policy.contributions import shapley_values
 from hf_rlsearch.policy.features import candidate_features, log_expected_improvement, search_features
+from hf_rlsearch.policy.forecast import forecast_features
 from hf_rlsearch.policy.head import DecisionHead
 from hf_rlsearch.policy.network import Arrays, NetworkConfig, Predictor, Reading
 from hf_rlsearch.policy.reasons import mean_and_spread, most_attended, predicted_mean
@@ -66,6 +67,7 @@ class Agent:
         n_remaining: int | None,
         facts: Mapping[str, float],
         rng: np.random.Generator,
+        temperature: float = 1.0,
     ) -> Decision:
         """Chooses the candidate to train next; takes one thread, see `hf_rlsearch.policy.threads`.
 
@@ -77,6 +79,7 @@ class Agent:
             n_remaining: Trials that are left with this one, None where nobody knows.
             facts: Known facts by name, see `hf_rlsearch.tasks.prior.FACTS`.
             rng: Breaks ties and spreads designs.
+            temperature: At least 1; the predicted distributions are taken so much flatter, see `sampler.monitor`.
         """
         if len(space.hyperparameters) > MAX_HYPERPARAMETERS:
             index = _farthest(space, history, candidates, mask, rng)
@@ -86,7 +89,7 @@ class Agent:
         with one_torch_thread(), torch.inference_mode():
             arrays = Arrays.of(observation)
             reading = self.predictor.read(arrays)
-            logits = self.predictor.score(reading, arrays.candidates)
+            logits = self.predictor.score(reading, arrays.candidates) / temperature
             source, scores = self._scores(logits, mask, n_remaining, n_done)
             order, chances = _ranked(scores, mask, rng)
             row = candidates[order[0]]
@@ -102,30 +105,42 @@ class Agent:
                 **self._prediction(logits[0, order[0]], chances[order[0]]),
             )
 
-    def chance_to_lead(
-        self, space: SearchSpace, history: History, number: int, *, facts: Mapping[str, float]
-    ) -> float | None:
-        """The predicted probability that a running trial, trained to its end, beats all that have ended.
+    def forecast(
+        self,
+        space: SearchSpace,
+        history: History,
+        number: int,
+        candidates: IntArray,
+        *,
+        mask: BoolArray,
+        facts: Mapping[str, float],
+    ) -> FloatArray | None:
+        """What becomes of a running trial if it is trained to its end, beside the best candidate to train instead.
 
         Args:
             space: The search space.
             history: All that was trained or is running, this trial included.
             number: Of the running trial.
+            candidates: C x H level indices, C at least 1.
+            mask: C, True where the candidate may be trained next.
             facts: As for `decide`.
 
         Returns:
-            In [0, 1]; None where the history lacks the trial, or the space is wider than the agent knows.
+            1 x len(FORECAST_FEATURES); None where the history lacks the trial, or the space is wider than the agent
+            knows.
         """
         history = shorten(history)
         if len(space.hyperparameters) > MAX_HYPERPARAMETERS or number not in history.numbers:
             return None
         at = int(np.flatnonzero(history.numbers == number)[0])
-        row, mask = np.zeros((1, len(space.names)), int), np.ones(1, bool)
         with one_torch_thread(), torch.inference_mode():
-            arrays = Arrays.of(live_observation(space, history, row, mask, facts))
+            arrays = Arrays.of(live_observation(space, history, candidates, mask, facts))
             own = arrays.trials[:, at : at + 1]  # may have values between the levels, which no candidate has
-            logits = self.predictor.score(self.predictor.read(arrays), own)
-            return self._prediction(logits[0, 0], 1.0)["chance"]
+            rows = torch.cat([arrays.candidates, own], dim=1)
+            chances = self.predictor.score(self.predictor.read(arrays), rows).softmax(-1)
+            allowed = torch.cat([torch.as_tensor(mask), torch.tensor([False])])[None]
+            last = torch.tensor([len(candidates)])
+            return forecast_features(chances, self.predictor.bins, last, allowed)[0].numpy()
 
     def _scores(self, logits: Tensor, mask: BoolArray, n_remaining: int | None, n_done: int) -> tuple[str, Tensor]:
         """Who scores, and C unnormalised log-probabilities."""

@@ -15,9 +15,10 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import FloatArray
-from hf_rlsearch.curve_features import curve_features, leads
+from hf_rlsearch.curve_features import FORECAST_FEATURES, curve_features, leads
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.history import COMPLETE, FAILED, STOP_KEY, History, stable_distributions
+from hf_rlsearch.sampler.tried import already_tried
 from hf_rlsearch.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -29,6 +30,10 @@ DECISIONS_PER_TRAINING = 24
 
 _LONGER_LOOK = 4
 """A configuration that is trained again after it was stopped gets at least so many times the training it had then."""
+
+# What else could be trained: enough candidates to find one that is nearly as good as the best.
+_N_CANDIDATES, _N_INCUMBENTS = 128, 5
+_NO_FORECAST = np.zeros((1, len(FORECAST_FEATURES)))
 
 
 class RLPruner(BasePruner):
@@ -116,18 +121,17 @@ class RLPruner(BasePruner):
             np.array([max(total - used, 0.0)]),
             np.array([total]),
         )
+        forecast = self._forecast(study, trial, resource)
+        features = np.concatenate([features, _NO_FORECAST if forecast is None else forecast], axis=1)
         odds = float(_stop_rule(self._weights).log_odds(features)[0])
         reason = {"fidelity": round(float(fidelity), 4), "probability": round(float(1 / (1 + np.exp(-odds))), 4)}
-        if odds > 0 and (chance := self._chance(study, trial, resource)) is not None:
-            reason["chance"] = round(chance, 4)
+        if odds > 0 and forecast is not None:
+            reason["chance"] = round(float(forecast[0, FORECAST_FEATURES.index("forecast_chance")] + 1) / 2, 4)
         study._storage.set_trial_system_attr(trial._trial_id, STOP_KEY, reason)
         return odds > 0
 
-    def _chance(self, study: Study, trial: FrozenTrial, resource: float) -> float | None:
-        """The predicted chance that the trial would have become the best; None where nothing can be predicted.
-
-        Asked only for a trial that is stopped: the rule does not need it, the reader of a report does.
-        """
+    def _forecast(self, study: Study, trial: FrozenTrial, resource: float) -> FloatArray | None:
+        """1 x len(FORECAST_FEATURES), beside what else could be trained; None where nothing can be predicted."""
         from hf_rlsearch.agent import load_agent
 
         trials = [*(t for t in study._get_trials(deepcopy=False, use_cache=True) if t.number != trial.number), trial]
@@ -135,10 +139,13 @@ class RLPruner(BasePruner):
         if not distributions or not _has_predictor(self._weights):
             return None
         history = History.from_trials(trials, study.directions, max_resource=resource)
+        history = history.select(history.decided)
         facts = {"maximize": float(study.direction == StudyDirection.MAXIMIZE)}
         space = SearchSpace.from_distributions(distributions)
-        history = history.select(history.decided)
-        return load_agent(self._weights).chance_to_lead(space, history, trial.number, facts=facts)
+        rng = np.random.default_rng([trial.number, trial.last_step or 0])
+        rows = space.candidates(rng, limit=_N_CANDIDATES, incumbents=history.best(_N_INCUMBENTS))
+        fresh = ~already_tried(space, history, rows)
+        return load_agent(self._weights).forecast(space, history, trial.number, rows, mask=fresh, facts=facts)
 
 
 @dataclass(frozen=True)
@@ -179,10 +186,13 @@ def _longest(trials: list[FrozenTrial]) -> float | None:
 
 
 def _is_due(steps: list[int], resource: float) -> bool:
-    """Whether the last report crossed into another of the fractions at which trials are judged."""
+    """Whether the last report crossed into another of the fractions at which trials are judged.
+
+    The first of them is 1/24 of a training: of what comes earlier the rule has learnt nothing.
+    """
     before = steps[-2] if len(steps) > 1 else 0
     slots = [int(s / resource * DECISIONS_PER_TRAINING) for s in (before, steps[-1])]
-    return slots[1] > slots[0] or len(steps) == 1
+    return slots[1] > slots[0]
 
 
 @lru_cache(maxsize=4)

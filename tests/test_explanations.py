@@ -11,6 +11,7 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from hf_rlsearch.agent import load_agent
+from hf_rlsearch.curve_features import FORECAST_FEATURES
 from hf_rlsearch.decision import Decision
 from hf_rlsearch.history import RUNNING
 from hf_rlsearch.space import SearchSpace
@@ -135,9 +136,9 @@ def chance(own: float) -> float:
         fidelity=np.array([1.0] * 12 + [0.5]),
         curves=(*curves, running),
     )
-    found = load_agent().chance_to_lead(space, history, 12, facts={"maximize": 1.0})
+    found = load_agent().forecast(space, history, 12, rows[:1], mask=np.ones(1, bool), facts={"maximize": 1.0})
     assert found is not None
-    return found
+    return float(found[0, FORECAST_FEATURES.index("forecast_chance")] + 1) / 2
 
 
 def test_a_running_trial_that_is_ahead_has_the_better_chance() -> None:
@@ -148,8 +149,6 @@ def test_a_running_trial_that_is_ahead_has_the_better_chance() -> None:
 
 
 def test_a_trial_that_is_not_there_has_no_chance_to_tell() -> None:
-    space = SPACES["nameless"]
-    assert (
-        load_agent().chance_to_lead(space, history_of(np.zeros((1, 6), int), np.ones(1), space=space), 7, facts={})
-        is None
-    )
+    space, row = SPACES["nameless"], np.zeros((1, 6), int)
+    history = history_of(row, np.ones(1), space=space)
+    assert load_agent().forecast(space, history, 7, row, mask=np.ones(1, bool), facts={}) is None

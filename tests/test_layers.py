@@ -48,6 +48,7 @@ LAYERS: dict[str, float] = {
     "stop_training": 5,
     "choice_training": 5.2,
     "meta_train": 5.5,
+    "sampler.tried": 5.5,
     "sampler": 6,
     "pruner": 6,
     "report": 6,

@@ -16,6 +16,7 @@ from hf_rlsearch.decision import Decision
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.history import DECISION_KEY, History, stable_distributions
 from hf_rlsearch.sampler.memory import out_of_memory
+from hf_rlsearch.sampler.monitor import temperature
 from hf_rlsearch.sampler.tried import already_tried, conditional_names, second_chances
 from hf_rlsearch.space import Hyperparameter, SearchSpace, infer_role
 from hf_rlsearch.space.candidates import unique_rows
@@ -176,13 +177,17 @@ class RLSampler(BaseSampler):
         mask = ~already_tried(space, history.select(~second_chances(history)), rows)
         if not mask.any():
             mask[:] = True
-        fits = ~out_of_memory(space, study._get_trials(deepcopy=False, use_cache=True), rows)
+        trials = study._get_trials(deepcopy=False, use_cache=True)
+        fits = ~out_of_memory(space, trials, rows)
         if (mask & fits).any():
             mask &= fits
         n_remaining = None if self._n_trials is None else max(self._n_trials - number, 1)
         facts = {"maximize": float(list(study.directions) == [StudyDirection.MAXIMIZE]), **self._facts}
+        trust = temperature(trials, study.directions)
         agent = load_agent(self._weights)
-        return agent.decide(space, history, rows, mask=mask, n_remaining=n_remaining, facts=facts, rng=rng)
+        return agent.decide(
+            space, history, rows, mask=mask, n_remaining=n_remaining, facts=facts, rng=rng, temperature=trust
+        )
 
     def _history(self, study: Study, trial: FrozenTrial) -> History:
         trials = study._get_trials(deepcopy=False, use_cache=True)
