@@ -3,16 +3,20 @@
 The recipes are files to copy and to change; these helpers are here so that a copy runs anywhere.
 """
 
+import functools
 import os
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import datasets
+import huggingface_hub
 import transformers
+from huggingface_hub import constants
 
 T = TypeVar("T")
 
@@ -54,14 +58,16 @@ def be_quiet() -> None:
 
 @contextmanager
 def hub_or_advice(name: str) -> Iterator[None]:
-    """Turns the many errors of an unreachable Hub into one that names the way out.
+    """Turns the many errors of an unreachable Hub into one that names the way out, at once instead of after retries.
 
     Args:
-        name: the checkpoint or data set that is loaded inside.
+        name: the checkpoint or data set that is loaded inside; a folder is no reason to look for the Hub.
 
     Raises:
         SystemExit: it could not be loaded; the text tells why, and what works without a network.
     """
+    if not Path(name).exists() and not _hub_answers():
+        _use_only_the_cache()
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
@@ -71,6 +77,21 @@ def hub_or_advice(name: str) -> Iterator[None]:
             "Without a network: --offline uses the checkpoint and the data that ship with hf_rlsearch; a folder on "
             "this machine may be given instead of a name."
         ) from error
+
+
+@functools.cache
+def _hub_answers() -> bool:
+    """Asks once; the libraries would ask five times for each file, with pauses of seconds in between."""
+    try:
+        huggingface_hub.get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception:  # its client has changed, and with it the kinds of errors
+        return False
+    return True
+
+
+def _use_only_the_cache() -> None:
+    """What HF_HUB_OFFLINE=1 does, for libraries that are imported already: what is cached still loads."""
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
 
 
 def objective(backend: str, metric: str) -> dict[str, Any]:
@@ -88,18 +109,24 @@ def objective(backend: str, metric: str) -> dict[str, Any]:
     return {"compute_objective": lambda metrics: metrics[f"eval_{metric}"]}
 
 
-def print_result(best: Any, metric: str, started: float) -> None:
-    """Prints the best trial, on rank 0 alone; for our backend also what was gained over trial 0.
+def print_result(best: Any, metric: str, started: float, **more: float) -> None:
+    """Prints the best trial, on rank 0 alone; our backend has told its hyperparameters and the gain already.
 
     Args:
         best: the ``BestRun``.
         metric: name of the objective.
         started: ``time.monotonic()`` when the recipe began.
+        **more: further numbers by name.
     """
-    if os.environ.get("RANK", "0") != "0":
+    if not is_first_process():
         return
+    if not hasattr(best.run_summary, "gain"):
+        print(f"hyperparameters: {best.hyperparameters}")
     print(f"best {metric}: {best.objective:.4f} in run {best.run_id}, {time.monotonic() - started:.0f} s")
-    print(f"hyperparameters: {best.hyperparameters}")
-    result = best.run_summary
-    if result is not None and getattr(result, "gain", None) is not None:
-        print(f"gain over trial 0, your own arguments: {result.gain + 0.0:.4f}")
+    for name, value in more.items():
+        print(f"{name}: {value:.4f}")
+
+
+def is_first_process() -> bool:
+    """Whether this process is alone, or rank 0 of those that ``accelerate launch`` or ``torchrun`` started."""
+    return os.environ.get("RANK", "0") == "0"

@@ -21,6 +21,9 @@ from hf_rlsearch.metrics import load_metric
 from hf_rlsearch.presets import preset
 from hf_rlsearch.recipe_tools import be_quiet, hub_or_advice, objective, print_result, read_args
 
+# a model with fewer parameters than this needs far larger learning rates than the published ones
+TINY = 2_000_000
+
 # task -> its columns of text
 TASKS = {
     "cola": ("sentence",),
@@ -121,7 +124,7 @@ def make_trainer(args: Args) -> Trainer:
 
 
 def tiny_space(trial: Any) -> dict[str, Any]:
-    """A model with half a million parameters needs far larger learning rates than the published ones."""
+    """The space for a tiny model."""
     return {
         "learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-2, log=True),
         "per_device_train_batch_size": trial.suggest_categorical("per_device_train_batch_size", [8, 16, 32]),
@@ -130,20 +133,20 @@ def tiny_space(trial: Any) -> dict[str, Any]:
     }
 
 
-def search(args: Args) -> Any:
-    """Runs the search and returns its ``BestRun``."""
-    trainer = make_trainer(args)
+def search(args: Args, trainer: Trainer, **options: Any) -> Any:
+    """Runs the search and returns its ``BestRun``; ``options`` are more arguments of ``hyperparameter_search``."""
     known = preset(trainer.model.config.model_type, args.task)
-
-    ours = {} if args.backend != "rl" or args.offline else {"published": known.published}
+    tiny = trainer.model.num_parameters() < TINY
+    ours = {} if args.backend != "rl" or tiny else {"published": known.published}
     return trainer.hyperparameter_search(
-        hp_space=tiny_space if args.offline else known.hp_space,
+        hp_space=tiny_space if tiny else known.hp_space,
         direction="maximize",
         n_trials=args.n_trials,
         timeout=args.timeout,
         backend=args.backend,
         **objective(args.backend, "score"),
         **ours,
+        **options,
     )
 
 
@@ -155,7 +158,7 @@ def main(argv: list[str] | None = None) -> Any:
     be_quiet()
     transformers.set_seed(args.seed)
     started = time.monotonic()
-    best = search(args)
+    best = search(args, make_trainer(args))
     print_result(best, "score", started)
     return best
 

@@ -146,8 +146,7 @@ def main(argv: list[str] | None = None) -> Any:
     transformers.set_seed(args.seed)
     started = time.monotonic()
     best = search(args)
-    print_result(best, "loss", started)
-    print(f"perplexity: {math.exp(best.objective):.2f}")
+    print_result(best, "loss", started, perplexity=math.exp(best.objective))
     return best
 
 

@@ -19,7 +19,7 @@ from sklearn.datasets import make_regression
 
 from hf_rlsearch import RLSampler
 from hf_rlsearch.optim import ReparameterizedUpdate
-from hf_rlsearch.recipe_tools import read_args
+from hf_rlsearch.recipe_tools import is_first_process, read_args
 
 
 @dataclass
@@ -117,10 +117,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "found by the search": error(found, test),
         "closed form": error(closed_form(train), test),
     }
-    print(f"{len(study.trials)} trials of {args.n_steps} steps, {time.monotonic() - started:.0f} s")
-    print(f"best: {study.best_params}")
-    for name, value in errors.items():
-        print(f"test error, {name}: {value:.4f}")
+    if is_first_process():  # without a Trainer nothing is shared: each process makes the same search
+        print(f"{len(study.trials)} trials of {args.n_steps} steps, {time.monotonic() - started:.0f} s")
+        print(f"best: {study.best_params}")
+        for name, value in errors.items():
+            print(f"test error, {name}: {value:.4f}")
     return {"best": study.best_params, **errors}
 
 

@@ -211,6 +211,19 @@ def hp_space(trial: Any) -> dict[str, Any]:
     }
 
 
+def search(args: Args, trainer: Seq2SeqTrainer, **options: Any) -> Any:
+    """Runs the search and returns its ``BestRun``; ``options`` are more arguments of ``hyperparameter_search``."""
+    return trainer.hyperparameter_search(
+        hp_space=hp_space,
+        direction="maximize",
+        n_trials=args.n_trials,
+        timeout=args.timeout,
+        backend=args.backend,
+        **objective(args.backend, "bleu"),
+        **options,
+    )
+
+
 def main(argv: list[str] | None = None) -> Any:
     """Reads the arguments, searches, prints what was found."""
     args = read_args(Args, argv)
@@ -219,14 +232,7 @@ def main(argv: list[str] | None = None) -> Any:
     be_quiet()
     transformers.set_seed(args.seed)
     started = time.monotonic()
-    best = make_trainer(args).hyperparameter_search(
-        hp_space=hp_space,
-        direction="maximize",
-        n_trials=args.n_trials,
-        timeout=args.timeout,
-        backend=args.backend,
-        **objective(args.backend, "bleu"),
-    )
+    best = search(args, make_trainer(args))
     print_result(best, "bleu", started)
     return best
 

