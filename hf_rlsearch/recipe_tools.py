@@ -24,6 +24,8 @@ T = TypeVar("T")
 def read_args(cls: type[T], argv: Sequence[str] | None = None) -> T:
     """Reads a dataclass from the command line, or from one YAML or JSON file with the same names.
 
+    If it has a field ``offline`` that is true, nothing in this process talks to the Hub from here on.
+
     Args:
         cls: the dataclass; the help of a field is its metadata ``help``.
         argv: the words of the command line without the program; those of this process if left out.
@@ -44,6 +46,8 @@ def read_args(cls: type[T], argv: Sequence[str] | None = None) -> T:
         found = parser.parse_json_file(words[0])
     else:
         found = parser.parse_args_into_dataclasses(words)
+    if getattr(found[0], "offline", False):
+        _use_only_the_cache()  # TRL would send telemetry
     return found[0]
 
 
@@ -110,7 +114,7 @@ def objective(backend: str, metric: str) -> dict[str, Any]:
 
 
 def print_result(best: Any, metric: str, started: float, **more: float) -> None:
-    """Prints the best trial, on rank 0 alone; our backend has told its hyperparameters and the gain already.
+    """Prints the best trial, on rank 0 alone; with our backend also the gain over trial 0.
 
     Args:
         best: the ``BestRun``.
@@ -120,9 +124,10 @@ def print_result(best: Any, metric: str, started: float, **more: float) -> None:
     """
     if not is_first_process():
         return
-    if not hasattr(best.run_summary, "gain"):
-        print(f"hyperparameters: {best.hyperparameters}")
-    print(f"best {metric}: {best.objective:.4f} in run {best.run_id}, {time.monotonic() - started:.0f} s")
+    gain = getattr(best.run_summary, "gain", None)
+    against = "" if gain is None else f", gain over trial 0, your own arguments: {gain + 0.0:.4f}"
+    print(f"best {metric}: {best.objective:.4f} in run {best.run_id}, {time.monotonic() - started:.0f} s{against}")
+    print(f"hyperparameters: {best.hyperparameters}")
     for name, value in more.items():
         print(f"{name}: {value:.4f}")
 

@@ -154,13 +154,12 @@ def reached(steps: Sequence[Sequence[float]], goal: float, budget: float) -> flo
     return min((at for at, score in steps if score >= goal - 1e-12 and at <= budget), default=np.inf)
 
 
-def interval_of_mean(values: FloatArray) -> str:
+def interval_of_mean(values: FloatArray, digits: int = 3) -> str:
     """Mean and 95 % bootstrap interval over seeds; the mean alone of a single seed."""
-    if len(values) == 1:
-        return f"{values[0]:.4g}"
     drawn = np.random.default_rng(0).integers(len(values), size=(bench.N_BOOTSTRAP, len(values)))
-    low, high = bench.interval(values[drawn].mean(1))
-    return f"{values.mean():.4g} [{low:.4g}, {high:.4g}]"
+    numbers = [values.mean(), *bench.interval(values[drawn].mean(1))]
+    mean, low, high = (f"{round(n, digits) + 0.0:.{digits}f}" for n in numbers)
+    return mean if len(values) == 1 else f"{mean} [{low}, {high}]"
 
 
 def cells_of(results: bench.Results, task: str) -> tuple[list[int], dict[str, list[dict[str, Any]]]]:
@@ -190,7 +189,7 @@ def speed_row(task: str, budget: float, cells: dict[str, list[dict[str, Any]]]) 
         for b in BACKENDS
     }
     n_reached = int(np.isfinite(seconds["rl"]).sum())
-    ours, theirs = (interval_of_mean(np.minimum(seconds[b], budget)) for b in BACKENDS)
+    ours, theirs = (interval_of_mean(np.minimum(seconds[b], budget), digits=0) for b in BACKENDS)
     return [task, f"{n_reached} of {len(goals)}", ours, theirs]
 
 

@@ -86,6 +86,12 @@ def test_empty_translations_score_zero() -> None:
     assert load_metric("sacrebleu").compute(predictions=["", ""], references=[["a b"], ["c"]])["score"] == 0.0
 
 
+def test_texts_that_vanish_match_only_themselves() -> None:
+    texts = {"predictions": ["...", "...", "a."], "references": ["!!!", "...", "a!"]}
+    scores = load_metric("exact_match").compute(**texts, ignore_punctuation=True)
+    assert scores["exact_match"] == pytest.approx(2 / 3)
+
+
 def test_rouge_is_reproducible_and_leaves_the_generator_alone() -> None:
     texts = {"predictions": [f"a b {n}" for n in range(9)], "references": [f"a {n % 2}" for n in range(9)]}
     np.random.seed(1)

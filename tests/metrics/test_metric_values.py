@@ -38,6 +38,10 @@ AGENT = {
     "references": ["the cat", "theater", "YELLING", "agent007"],
     "predictions": ["cat?", "theater", "yelling", "agent"],
 }
+SENTENCES = {
+    "references": ["The cat sat on the mat.", "Theaters are great.", "It's like comparing oranges and apples."],
+    "predictions": ["The cat sat on the mat?", "Theaters are great.", "It's like comparing apples and oranges."],
+}
 BLEU_KEYS = ["score", "counts", "totals", "precisions", "bp", "sys_len", "ref_len"]
 
 # metric, configuration, arguments, published values (rounded as published)
@@ -73,6 +77,12 @@ GOLDEN: list[tuple[str, str | None, dict[str, Any], dict[str, Any]]] = [
             "reference_length": 6,
         },
     ),
+    (
+        "bleu",
+        None,
+        {**KENOBI, "references": [["hello there general kenobi"], ["foo bar foobar"]]},
+        {"bleu": 1.0, "length_ratio": 1.0, "translation_length": 7, "reference_length": 7},
+    ),
     ("sacrebleu", None, KENOBI_TWICE, {"score": 100.0, "counts": [7, 5, 3, 1], "sys_len": 7, "ref_len": 7}),
     (
         "sacrebleu",
@@ -96,6 +106,7 @@ GOLDEN: list[tuple[str, str | None, dict[str, Any], dict[str, Any]]] = [
     ("rouge", None, {**ANKH, "use_aggregator": False}, {"rouge1": [2 / 3, 0.0]}),
     ("rouge", None, ANKH, {"rouge1": 0.333}),
     ("exact_match", None, AGENT, {"exact_match": 0.25}),
+    ("exact_match", None, SENTENCES, {"exact_match": 0.33}),
     (
         "exact_match",
         None,

