@@ -71,6 +71,7 @@ MAY_NAME: dict[str, set[str]] = {
     "accelerate": {"backend", "demo"},
     "datasets": {"recipe_tools", "embedded", "metrics", "backend", "demo"},
     "evaluate": {"metrics"},
+    "huggingface_hub": {"recipe_tools"},
     "safetensors": {"weights", "policy", "agent", "predictor_training", "stop_training", "choice_training", "backend"},
     "pandas": {"backend"},
     "matplotlib": {"report"},
