@@ -82,6 +82,7 @@ MAY_NAME: dict[str, set[str]] = {
     "rich": {"report", "backend", "demo", "cli"},
     "packaging": {"backend", "cli"},
     "tqdm": {"backend"},
+    "wandb": {"backend"},
 }
 ANYWHERE = {"numpy"}
 TORCH_FROM_LAYER = 4

@@ -17,14 +17,15 @@ from hf_rlsearch.backend.failures import Failure
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.ownership import requeue_interrupted
 from hf_rlsearch.backend.planner import Planner
-from hf_rlsearch.backend.progress import Progress
+from hf_rlsearch.backend.progress import Ended, Progress
 from hf_rlsearch.backend.result import BASELINE, CONFIRM, SEARCH, role
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.standing import Standing
 from hf_rlsearch.backend.stopping import reason_to_stop
 from hf_rlsearch.backend.storage import OBJECTIVE, Opened, finished
-from hf_rlsearch.backend.trial import COMPLETE, FAILED, PRUNED, Outcome, Plan
+from hf_rlsearch.backend.trial import COMPLETE, FAILED, FULL_TRAINING, PRUNED, Outcome, Plan
 from hf_rlsearch.errors import SearchFailed
+from hf_rlsearch.report.notes import note_trial
 
 _STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
 
@@ -67,7 +68,9 @@ class Chief:
         if opened.resumed and settings.sampler is not None:
             # A seeded sampler would draw again what it drew in the first run.
             self.study.sampler.reseed_rng()
-        self.progress = Progress(n_trials=settings.most_trials, n_done=len(finished(self.study)), quiet=quiet)
+        n_done = len([t for t in finished(self.study) if role(t) != CONFIRM])
+        _, own = drawer.of_the_user(config)
+        self.progress = Progress(n_trials=settings.most_trials, n_done=n_done, own=own, quiet=quiet)
         for line in (
             opened.note,
             *self._remarks(),
@@ -82,6 +85,11 @@ class Chief:
     def role(self) -> str:
         """The role of the running trial."""
         return str(self._trial.user_attrs.get("role", SEARCH)) if self._trial is not None else SEARCH
+
+    @property
+    def hyperparameters(self) -> Params:
+        """The exact values of the running trial."""
+        return dict(self._trial.user_attrs.get("hyperparameters", {})) if self._trial is not None else {}
 
     def next(self) -> Params:
         """The next message to all ranks: RUN with a plan, or STOP with the reason.
@@ -146,6 +154,7 @@ class Chief:
         else:
             told = self.study.tell(trial, state=_STATES[outcome.status], skip_if_finished=True)
         self._trial = None
+        note_trial(self.study, told.number)
         self._show(plan, told, outcome)
         self.standing.discard_checkpoints()
 
@@ -220,8 +229,18 @@ class Chief:
         else:
             values = ", ".join(f"{value:.4g}" for value in outcome.values)
             result = values if outcome.status == COMPLETE else f"pruned at {values or 'the start'}"
-        shown = told.user_attrs.get("hyperparameters", told.params)
-        self.progress.ended(told.number, role(told), shown, result, best, outcome.seconds)
+        reached = max(told.intermediate_values, default=0) / FULL_TRAINING
+        self.progress.ended(
+            Ended(
+                number=told.number,
+                role=role(told),
+                params=told.user_attrs.get("hyperparameters", told.params),
+                result=result,
+                best=best,
+                fidelity=1.0 if outcome.status == COMPLETE else reached,
+                seconds=outcome.seconds,
+            )
+        )
 
 
 def _kind(trial: FrozenTrial) -> str:

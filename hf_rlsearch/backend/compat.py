@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Protocol
 
+from hf_rlsearch.backend.tracking import made_anew
 from hf_rlsearch.errors import ArgumentsError
 
 TESTED_TRANSFORMERS = ("5.0.0", "5.23.0")
@@ -258,6 +259,8 @@ def is_sharded(trainer: Any) -> bool:
 
 
 def _copy_callback(callback: Any, shared: dict[int, Any]) -> Any:
+    if (new := made_anew(callback)) is not None:
+        return new
     try:
         # The memo makes references to the Trainer, its model and data stay references.
         return copy.deepcopy(callback, dict(shared))

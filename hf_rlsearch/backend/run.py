@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.backend import checkpoints
+from hf_rlsearch.backend import checkpoints, tracking
 from hf_rlsearch.backend.chief import Chief
 from hf_rlsearch.backend.choices import choose_pruner, choose_sampler
 from hf_rlsearch.backend.compat import calm
@@ -24,6 +24,7 @@ from hf_rlsearch.backend.storage import RETURNED, open_study, quiet_optuna
 from hf_rlsearch.backend.storage_errors import storage_errors
 from hf_rlsearch.backend.trial import COMPLETE, FAILED, Monitor, Outcome, Plan, run_trial
 from hf_rlsearch.errors import SearchFailed
+from hf_rlsearch.report.notes import note_study
 
 Source = TrainerSource | FactorySource
 
@@ -188,6 +189,8 @@ class Search:
         fatal: Exception | None = None
         try:
             trainer = self._source.trainer_for(plan, self.objective, monitor)
+            if chief is not None:
+                tracking.begin_run(trainer, name=plan.name, group=chief.study.study_name)
             outcome, error = run_trial(trainer, plan, monitor, self.objective)
         except Exception as caught:
             error = caught
@@ -196,6 +199,9 @@ class Search:
             outcome, fatal = self._agree(outcome, error)
             if outcome.status == COMPLETE:
                 outcome = self._keep(trainer, plan, outcome)
+            if chief is not None:
+                final = dict(zip(self.objective.names, outcome.values, strict=False))
+                tracking.end_run(trainer, hyperparameters=chief.hyperparameters, objective=final)
         except SearchFailed:
             self._record_loss(plan, outcome)
             raise
@@ -277,5 +283,6 @@ class Search:
             )
             chief.progress.close()
             chief.progress.say(result.summary())
+            note_study(chief.study, result.summary())
         data = self._ranks.broadcast(result.to_json() if result is not None and self._ranks.size > 1 else None)
         return result if result is not None else SearchResult.from_json(data)

@@ -402,7 +402,11 @@ def test_progress_is_one_line_for_each_trial(make_trainer: MakeTrainer, capsys: 
     lines = [line for line in shown.err.replace("\r", "\n").splitlines() if line.strip().startswith("Trial ")]
     assert len(lines) == 2
     assert "your own arguments" in lines[0]
-    assert "learning_rate=" in lines[1]
+    assert lines[1].split(" | ")[-1].startswith("learning_rate=")
+    assert " | best " in lines[1]
+    assert " | 100% trained in " in lines[1]
+    assert "about" in lines[0]
+    assert "left" not in lines[1]
     assert "{'eval" not in shown.out
 
 

@@ -1,0 +1,83 @@
+"""The lines that a person reads while a search runs."""
+
+import sys
+from typing import Any
+
+import pytest
+
+from hf_rlsearch.backend.progress import Ended, Progress, as_time
+
+OWN = {"learning_rate": 5e-5, "num_train_epochs": 3}
+
+
+def ended(number: int, role: str = "search", **changes: Any) -> Ended:
+    given: dict[str, Any] = {
+        "params": OWN,
+        "result": "0.8123",
+        "best": "0.8123 (trial 1)",
+        "fidelity": 1.0,
+        "seconds": 30.0,
+        **changes,
+    }
+    return Ended(number=number, role=role, **given)
+
+
+@pytest.fixture
+def lines(capsys: pytest.CaptureFixture[str]) -> Any:
+    def show(*trials: Ended, n_trials: int = 12, n_done: int = 0) -> list[str]:
+        progress = Progress(n_trials=n_trials, n_done=n_done, own=OWN, quiet=False)
+        for trial in trials:
+            progress.begun(trial.number, trial.role, trial.params)
+            progress.ended(trial)
+        progress.close()
+        shown = capsys.readouterr().err.replace("\r", "\n").splitlines()
+        return [line for line in shown if line.startswith("Trial ")]
+
+    return show
+
+
+def test_every_column_is_there(lines: Any) -> None:
+    found = lines(ended(3, params={"learning_rate": 3e-4, "num_train_epochs": 3}, fidelity=0.25))
+    assert found == [
+        "Trial  3  0.8123 | best 0.8123 (trial 1) | 25% trained in 30 s | about 6 min left | learning_rate=0.0003"
+    ]
+
+
+def test_only_what_differs_from_the_users_own_is_shown(lines: Any) -> None:
+    found = lines(ended(0, "baseline"), ended(1), ended(2, "confirm", params={"learning_rate": 1.0, "new": "x"}))
+    assert [line.split(" | ")[-1] for line in found] == [
+        "your own arguments",
+        "the same as your own arguments",
+        "learning_rate=1 new=x (under a new seed)",
+    ]
+
+
+def test_time_left_counts_what_this_run_took_and_confirmations_no_trial(lines: Any) -> None:
+    found = lines(ended(9, seconds=10), ended(10, "confirm", seconds=20), ended(10), n_done=9)
+    assert [("left" in line, line.split(" | ")[3]) for line in found] == [
+        (True, "about 20 s left"),
+        (True, "about 30 s left"),
+        (True, "about 20 s left"),
+    ]
+
+
+def test_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(n_trials=2, n_done=0, own=OWN, quiet=True)
+    progress.begun(0, "baseline", OWN)
+    progress.ended(ended(0, "baseline"))
+    progress.say("a note")
+    progress.close()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_search_that_goes_on_has_a_bar_that_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(n_trials=4, n_done=3, own=OWN, quiet=False)
+    progress.ended(ended(3))
+    progress.close()
+    assert "4/4" in capsys.readouterr().err
+    assert "tqdm" in sys.modules
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (150, "2 min"), (7500, "2 h 05 min")])
+def test_durations(seconds: float, text: str) -> None:
+    assert as_time(seconds) == text
