@@ -38,31 +38,32 @@ ROLES: tuple[str, ...] = (
 # The first pattern found in the normalised name wins, so the special comes before the general: "lr_scheduler_type" is a
 # scheduler although it holds "lr", and "lora_dropout" is a dropout. Names are matched as "_lora_dropout_".
 _PATTERNS: tuple[tuple[str, str], ...] = (
-    ("layer_decay", r"_(layer_?wise_(lr|learning_rate)_decay|llrd|layer_?wise_decay|layer_decay)_"),
+    ("layer_decay", r"_(layer_?(wise_)?(lr|learning_rate)_decay|llrd|layer_?wise_decay|layer_decay)_"),
     ("warmup", r"_warm_?ups?_"),
-    ("scheduler", r"_(schedulers?|schedule|sched)_"),
-    ("learning_rate", r"_(learning_rates?|learningrate|lrs?)_"),
-    ("weight_decay", r"_(weight_decay|weightdecay|wd|l2)_"),
-    ("accumulation", r"_(accumulation|accumulate|grad_accum|gradient_accum|accum)_"),
-    ("label_smoothing", r"_label_smoothing_"),
-    ("gradient_clipping", r"_(max_grad_norm|grad(ient)?_clip(ping)?|clip_grad(_norm)?|grad_norm|clip(ping)?_norm)_"),
+    ("scheduler", r"_(schedulers?|schedule|sched|lr_decay|annealing)_"),
+    ("learning_rate", r"_(learning_rates?|learningrate|learn_rate|lrs?|lr_?\d|eta_?0?)_"),
+    ("weight_decay", r"_(weight_?decays?|w_?decay|wd|l2|l2_reg(ulari[sz]ation)?)_"),
+    ("accumulation", r"_(accumulation|accumulate|grad_accum|gradient_accum|accum|grad(ient)?_acc|acc_steps)_"),
+    ("label_smoothing", r"_(label_smooth(ing)?|smoothing)_"),
+    ("gradient_clipping", r"_(max_grad_norm|(grad(ient)?_)?clip(ping)?|clip_grad(_norm)?|grad_norm|max_norm|clip(ping)?_(norm|value))_"),
     ("momentum", r"_(momentum|betas?|beta_?[12]|adam_beta_?[12])_"),
     ("dropout", r"_(drop_?out|drop_?path|dropout_prob|drop_rate)(_|\d)"),
     ("lora_rank", r"_(lora_(r|rank|dim)|peft_(r|rank)|adapter_rank)_"),
     ("lora_alpha", r"_(lora_alpha|peft_alpha)_"),
     ("seed", r"_(seeds?|random_state)_"),
-    ("vocabulary", r"_(vocab(ulary)?|merges|bpe_ops)_"),
-    ("max_length", r"_(max_\w*len(gth)?|seq(uence)?_len(gth)?|context_len(gth)?|n_positions|block_size)_"),
-    ("batch_size", r"_(batch_?sizes?|batch|bs)_"),
-    ("heads", r"_(heads?|num_heads|n_heads?)_"),
-    ("depth", r"_(depth|layers?|n_layers?|num_\w*layers|blocks)_"),
+    ("vocabulary", r"_(vocab(ulary)?|merges|bpe|sub_?words?|sentence_?piece|spm)_"),
+    ("max_length", r"_(max_\w*len(gth)?|maxlen|seq(uence)?_len(gth)?|context_(len(gth)?|size)|n_ctx|n_positions|block_size)_"),
+    ("batch_size", r"_((mini_?)?batch(_?sizes?)?|bsz?|mbs)_"),
+    ("heads", r"_n?heads?_"),
+    ("depth", r"_(depth|n?_?layers?|num_\w*layers|blocks)_"),
     (
         "width",
-        r"_(width|d_model|d_ff|hidden_(size|dims?|units)|intermediate_size|embed(ding)?_(size|dims?)|n_embd|units)_",
+        r"_(width|d_model|d_ff|hidden|intermediate_size|emb(ed)?(d(ing)?)?s?|n_embd|n_inner|units|neurons|channels|"
+        r"ff?n|feed_?forward|mlp(_dim)?|(model|inner)_(dim|size)|dims?)_",
     ),
-    ("epochs", r"_(epochs?|max_steps|num_steps|n_steps|train_steps|training_steps|total_steps|iterations)_"),
-    ("optimizer", r"_(optim(izers?)?)_"),
-    ("model", r"_(models?|checkpoints?|backbone|pretrained|architecture)_"),
+    ("epochs", r"_(epochs?|(max|num|n|train|training|total)_steps|iterations|(max|num|n)_updates)_"),
+    ("optimizer", r"_(opt|optim(i[sz]ers?)?)_"),
+    ("model", r"_(models?|checkpoints?|backbone|pretrained|arch(itecture)?|encoder|plm)_"),
 )
 _COMPILED = tuple((role, re.compile(pattern)) for role, pattern in _PATTERNS)
 # Written alone these are too short to be told by name; they are LoRA's when their values could be.

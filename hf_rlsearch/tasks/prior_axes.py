@@ -8,7 +8,7 @@ from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.space import ROLES
 from hf_rlsearch.tasks.prior_space import SpaceDraw, lognormal
 
-_INFORMED_RANGES = 0.85
+_INFORMED_RANGES = 0.5
 # Usual strength of each role's effect, before a task's own (log-normal) draw.
 STRENGTH: dict[str, float] = {
     "learning_rate": 1.0,
@@ -81,7 +81,7 @@ class AxisDraw(SpaceDraw):
             self.roles = original
 
     def _into_range(self, optimum: FloatArray, x: FloatArray) -> FloatArray:
-        """Moves most tasks' optimum towards the searched range: people search where they expect it.
+        """Moves half of the tasks' optimum towards the searched range: people search where they expect it.
 
         Args:
             optimum: B x C (or B x 1) place of the best value, which other hyperparameters may move.
@@ -90,7 +90,7 @@ class AxisDraw(SpaceDraw):
         rng, B = self.rng, self.B
         real = np.where(self.mask, x, np.nan)
         low, high = np.nanmin(real, 1, keepdims=True), np.nanmax(real, 1, keepdims=True)
-        reach = (high - low) / 2 * rng.uniform(0.1, 1.05, (B, 1))
+        reach = (high - low) / 2 * rng.uniform(0.3, 1.2, (B, 1))
         away = optimum.mean(1, keepdims=True) - (low + high) / 2
         informed = rng.random((B, 1)) < _INFORMED_RANGES
         return np.asarray(optimum - np.where(informed, away - np.clip(away, -reach, reach), 0.0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hf_rlsearch._typing import BoolArray, FloatArray
+from hf_rlsearch.space import ROLES
 from hf_rlsearch.tasks.prior_architecture import ArchitectureDraw
 from hf_rlsearch.tasks.prior_space import SCRATCH, SGD, lognormal
 
@@ -42,7 +43,11 @@ class TrainingDraw(ArchitectureDraw):
         return np.asarray(error)
 
     def _scratch_rate(self, size: FloatArray) -> FloatArray:
-        """B x C log10 of the best rate of training from scratch, by one of four published rules per task.
+        """B x C log10 of the best rate of training from scratch.
+
+        Language models follow one of three published rules per task. Translation systems, which search their vocabulary
+        or heads, and a third of the others lie between the defaults of their toolkits: Sockeye's 2e-4 (Hieber et al.
+        2017) and the Transformer's peak of 7e-4 (Vaswani et al. 2017).
 
         Args:
             size: B x C log10 of parameters.
@@ -54,11 +59,14 @@ class TrainingDraw(ArchitectureDraw):
                 -3.22 - 0.45 * (size - 8.1),  # GPT-3 (Brown et al. 2020, table 2.1)
                 np.log10(0.3118) - 0.125 * (np.log10(6) + size + tokens),  # DeepSeek LLM (2024, section 3.1)
                 np.log10(1.79) - 0.713 * size + 0.307 * tokens,  # Step Law (Li et al. 2025)
-                np.full_like(size, -3.15),  # the Transformer's peak (Vaswani et al. 2017, 4,000 steps of warm-up)
+                np.broadcast_to(rng.uniform(-3.7, -3.15, (B, 1)), size.shape),
             ]
         )
-        rule = np.broadcast_to(rng.integers(len(rules), size=(B, 1)), size.shape)
-        return np.asarray(np.clip(np.take_along_axis(rules, rule[None], axis=0)[0], -5.0, -2.3))
+        translation = np.isin(self.roles, [ROLES.index(r) for r in ("vocabulary", "heads")]).any(1)
+        translation |= rng.random(B) < 0.35
+        rule = np.where(translation, len(rules) - 1, rng.integers(len(rules) - 1, size=B))
+        chosen = np.take_along_axis(rules, np.broadcast_to(rule[:, None], size.shape)[None], axis=0)[0]
+        return np.asarray(np.clip(chosen, -5.0, -2.3))
 
     def _find_cliff(self, error: FloatArray, warmup: FloatArray, capacity: FloatArray) -> None:
         """Beyond an edge trainings diverge or collapse to a constant guess; warm-up and capacity move the edge."""
