@@ -22,6 +22,8 @@ CONTINUE, STOP = 0, 1
 BUDGETS = (2, 4, 8, 16)
 EVALUATIONS = (4, 8, 16, 24)
 _LOOKS = 64  # candidates that the ablest simulated searcher compares before it proposes one
+# A long episode holds hundreds of trials, and a forecast looks at all of them, at every evaluation.
+_MOST_WITH_FORECASTS = 192
 # Shares of the searches that a forecaster knows, and, of those, that it proposes for: the rule must do without, as in a
 # space that the predictor cannot read, and with other samplers.
 _FORECAST, _OWN_PROPOSALS = 0.85, 0.65
@@ -42,6 +44,8 @@ class StopSearch(BatchedSearch):
     def reset(self) -> None:
         """Starts B searches with a new budget and a new number of evaluations."""
         self.budget, self.S = int(self.rng.choice(BUDGETS)), int(self.rng.choice(EVALUATIONS))
+        while self.forecasts is not None and self.budget * self.S > _MOST_WITH_FORECASTS:
+            self.budget, self.S = int(self.rng.choice(BUDGETS)), int(self.rng.choice(EVALUATIONS))
         self.T = self.budget * self.S
         super().reset()
         first = np.arange(self.B) // self.group * self.group  # a group shares task, kind of curves, skill and luck

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from hf_rlsearch._typing import FloatArray
 from hf_rlsearch.curve_features import CURVE_FEATURES, FORECAST_FEATURES
+from hf_rlsearch.env import prior_tasks
 from hf_rlsearch.policy.forecast import Forecaster
 from hf_rlsearch.policy.network import Predictor
 from hf_rlsearch.policy.stop import StopRule
@@ -39,6 +40,8 @@ class StopTraining:
         n_steps: Decisions per search between two updates.
         learning_rate: At the start; falls linearly to zero.
         joint_steps: Decisions with forecasts of the predictor, after those without.
+        joint_envs: Searches side by side then.
+        joint_candidates: Candidates per task then.
         joint_learning_rate: The rate of these at the start.
         seed: Of everything.
     """
@@ -47,7 +50,9 @@ class StopTraining:
     n_envs: int = 128
     n_steps: int = 64
     learning_rate: float = 7e-4
-    joint_steps: int = 700_000
+    joint_steps: int = 250_000
+    joint_envs: int = 64
+    joint_candidates: int = 64
     joint_learning_rate: float = 3e-4
     seed: int = 1
 
@@ -72,7 +77,11 @@ def train_stop_rule(settings: StopTraining, predictor: Predictor, folder: Path, 
         save_file(_tensors(model), first)
     if not second.exists():
         env = StopVecEnv(
-            n_envs=settings.n_envs, seed=settings.seed + 1, group=GROUP, forecasts=Forecaster(predictor, device)
+            n_envs=settings.joint_envs,
+            seed=settings.seed + 1,
+            group=GROUP,
+            tasks=prior_tasks(settings.joint_candidates),
+            forecasts=Forecaster(predictor, device),
         )
         model = _ppo(settings, env, joint=True)
         _start_from(model, load_file(first))
@@ -167,7 +176,7 @@ def stop_gate(
 
 
 def _stop_area(rule: Callable[[FloatArray], FloatArray], forecasts: Forecaster, seed: int) -> FloatArray:
-    env = StopVecEnv(n_envs=128, seed=seed, forecasts=forecasts)
+    env = StopVecEnv(n_envs=128, seed=seed, tasks=prior_tasks(64), forecasts=forecasts)
     regrets, observations, ended = [], env.reset(), False
     while not ended:
         env.step_async((rule(observations) > 0).astype(int))
