@@ -151,6 +151,42 @@ def test_a_folder_does_not_look_for_the_hub(tmp_path: Path, attempts: list[Any])
     assert attempts == []
 
 
+SCORES = {task: {"accuracy"} for task in ("sst2", "mnli", "qnli", "rte", "wnli")} | {
+    "cola": {"matthews_correlation"},
+    "stsb": {"pearson", "spearmanr"},
+    "mrpc": {"accuracy", "f1"},
+    "qqp": {"accuracy", "f1"},
+}
+
+
+@pytest.mark.parametrize("task", SCORES)
+def test_each_task_of_glue_has_its_columns_and_metric(task: str, tmp_path: Path) -> None:
+    glue = recipe("glue")
+    assert SCORES.keys() == glue.TASKS.keys()
+    labels = [0.5, 2.0, 4.5] if task == "stsb" else [0, 1, 2] if task == "mnli" else [0, 1]
+    texts = ["a file", "no name", "the end of a line"]
+    rows = [dict.fromkeys(glue.TASKS[task], texts[i % 3]) | {"label": labels[i % len(labels)]} for i in range(12)]
+    for split in ("train", "validation"):
+        datasets.Dataset.from_list(rows).to_json(tmp_path / f"{split}.jsonl.gz", compression="gzip")
+    words = {"task": task, "data": str(tmp_path), "model": embedded.path("bert-tiny"), "output": str(tmp_path / "out")}
+    trainer = glue.make_trainer(glue.Args(**words))
+    assert trainer.model.config.num_labels == (1 if task == "stsb" else len(labels))
+    scores = trainer.evaluate()
+    assert {name.removeprefix("eval_") for name in scores} >= SCORES[task] | {"score"}
+    assert scores["eval_score"] == pytest.approx(sum(scores[f"eval_{n}"] for n in SCORES[task]) / len(SCORES[task]))
+
+
+def test_mnli_of_the_hub_is_validated_on_its_matched_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    glue = recipe("glue")
+    part = datasets.Dataset.from_list([{"premise": "a", "hypothesis": "b", "label": 0}] * 3)
+    splits = {"train": part, "validation_matched": part.select([0, 1]), "validation_mismatched": part}
+    monkeypatch.setattr(recipe_tools, "_hub_answers", lambda: True)
+    monkeypatch.setattr(glue, "load_dataset", lambda *_: datasets.DatasetDict(splits))
+    rows, columns = glue.load_rows(glue.Args(task="mnli"))
+    assert rows["validation"].num_rows == 2
+    assert columns == ("premise", "hypothesis")
+
+
 def test_number_words() -> None:
     in_words = recipe("translation").in_words
     assert in_words(21) == ("twenty one", "ein und zwanzig")
