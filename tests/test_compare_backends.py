@@ -30,17 +30,22 @@ def compare(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     datasets.enable_progress_bars()
 
 
+@pytest.fixture
+def comparing(compare: ModuleType) -> ModuleType:
+    return importlib.import_module("_comparing")
+
+
 def cell(*steps: tuple[float, float]) -> dict[str, Any]:
     return {"steps": [list(step) for step in steps], "trials": {"complete": len(steps), "pruned": 1}, "wall": 10.0}
 
 
-def test_score_and_time_of_known_searches(compare: ModuleType) -> None:
+def test_score_and_time_of_known_searches(comparing: ModuleType) -> None:
     steps = [[10.0, 0.5], [30.0, 0.8]]
-    assert [compare.score_at(steps, seconds) for seconds in (9, 10, 29, 30, 99)] == [0.0, 0.5, 0.5, 0.8, 0.8]
-    assert compare.reached(steps, 0.5, 40) == 10.0
-    assert compare.reached(steps, 0.7, 40) == 30.0
-    assert compare.reached(steps, 0.7, 20) == np.inf
-    assert compare.reached(steps, 0.9, 40) == np.inf
+    assert [comparing.score_at(steps, seconds) for seconds in (9, 10, 29, 30, 99)] == [0.0, 0.5, 0.5, 0.8, 0.8]
+    assert comparing.reached(steps, 0.5, 40) == 10.0
+    assert comparing.reached(steps, 0.7, 40) == 30.0
+    assert comparing.reached(steps, 0.7, 20) == np.inf
+    assert comparing.reached(steps, 0.9, 40) == np.inf
 
 
 def test_tables_of_known_searches(compare: ModuleType, tmp_path: Path) -> None:
@@ -72,6 +77,11 @@ def test_backends_alternate_and_a_finished_run_only_prints(
     assert "4 searches, 4 of them finished before" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="give another --out"):
         compare.main([*words, "--budget", "7"])
+    weights = tmp_path / "other.safetensors"
+    weights.write_bytes(b"other")
+    monkeypatch.setattr(compare, "resolve", lambda name: weights)
+    compare.main(words)
+    assert [backend for backend, *_ in ran[4:]] == ["rl", "rl"], "only searches of other weights are made again"
 
 
 def write_rows(folder: Path) -> None:

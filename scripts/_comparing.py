@@ -1,0 +1,88 @@
+"""The tables of `compare_backends.py`: score along the budget, and seconds until the other backend's score is held."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import _benchmarking as bench
+import numpy as np
+
+from hf_rlsearch._typing import FloatArray
+
+TASKS = {"sst2": "accuracy", "cola": "Matthews correlation", "mrpc": "mean of F1 and accuracy", "multi30k": "BLEU"}
+BACKENDS = ("rl", "optuna")
+FRACTIONS = (0.25, 0.5, 1.0)
+
+
+def score_at(steps: Sequence[Sequence[float]], seconds: float) -> float:
+    """The best score after so many seconds, 0 before the first trial has ended."""
+    return max((score for at, score in steps if at <= seconds), default=0.0)
+
+
+def reached(steps: Sequence[Sequence[float]], goal: float, budget: float) -> float:
+    """Seconds until a score is reached, infinite where it is not within the budget."""
+    return min((at for at, score in steps if score >= goal - 1e-12 and at <= budget), default=np.inf)
+
+
+def interval_of_mean(values: FloatArray, digits: int = 3) -> str:
+    """Mean and 95 % bootstrap interval over seeds; the mean alone of a single seed."""
+    drawn = np.random.default_rng(0).integers(len(values), size=(bench.N_BOOTSTRAP, len(values)))
+    numbers = [values.mean(), *bench.interval(values[drawn].mean(1))]
+    mean, low, high = (f"{round(n, digits) + 0.0:.{digits}f}" for n in numbers)
+    return mean if len(values) == 1 else f"{mean} [{low}, {high}]"
+
+
+def cells_of(results: bench.Results, task: str) -> tuple[list[int], dict[str, list[dict[str, Any]]]]:
+    """The seeds that both backends have finished on a task, and their cells."""
+    have = [{int(k.split("|")[2]) for k in results.cells if k.startswith(f"{b}|{task}|")} for b in BACKENDS]
+    seeds = sorted(set.intersection(*have))
+    return seeds, {b: [results.cells[bench.Results.key((b, task, seed))] for seed in seeds] for b in BACKENDS}
+
+
+def score_rows(task: str, budget: float, cells: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
+    """A row for each backend and one for their paired difference: scores along the budget, and trials."""
+    scores = {b: np.array([[score_at(c["steps"], f * budget) for f in FRACTIONS] for c in cells[b]]) for b in BACKENDS}
+    rows = []
+    for backend in BACKENDS:
+        trials = [[c["trials"].get(state, 0) for state in ("complete", "pruned", "fail")] for c in cells[backend]]
+        counts = " / ".join(f"{n:.1f}" for n in np.mean(trials, 0))
+        rows.append([task, backend, *map(interval_of_mean, scores[backend].T), counts])
+    difference = scores["rl"] - scores["optuna"]
+    return [*rows, [task, "rl minus optuna", *map(interval_of_mean, difference.T), ""]]
+
+
+def speed_row(task: str, budget: float, cells: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Seconds until our backend holds optuna's final score, beside those that optuna took for it."""
+    goals = [score_at(c["steps"], budget) for c in cells["optuna"]]
+    seconds = {
+        b: np.array([reached(c["steps"], goal, budget) for c, goal in zip(cells[b], goals, strict=True)])
+        for b in BACKENDS
+    }
+    n_reached = int(np.isfinite(seconds["rl"]).sum())
+    ours, theirs = (interval_of_mean(np.minimum(seconds[b], budget), digits=0) for b in BACKENDS)
+    return [task, f"{n_reached} of {len(goals)}", ours, theirs]
+
+
+def tables(results: bench.Results, tasks: Sequence[str], budget: float) -> str:
+    """Both tables as Markdown, of the seeds that both backends have finished."""
+    scores, speeds, notes = [], [], []
+    for task in tasks:
+        seeds, cells = cells_of(results, task)
+        if not seeds:
+            continue
+        scores += score_rows(f"{task}, {TASKS[task]}", budget, cells)
+        speeds.append(speed_row(task, budget, cells))
+        walls = " and ".join(f"{sum(c['wall'] for c in cells[b]):.0f} s ({b})" for b in BACKENDS)
+        notes.append(f"{task}: seeds {seeds}, wall time in all {walls}.")
+    if not scores:
+        return "No seed is finished by both backends.\n"
+    at = [f"after {fraction * budget:.0f} s" for fraction in FRACTIONS]
+    return (
+        bench.table(["task", "backend", *at, "trials complete / pruned / failed"], scores)
+        + "\n"
+        + bench.table(["task", "rl holds optuna's last score", f"after, of {budget:.0f} s", "optuna after"], speeds)
+        + "\nMeans over seeds with 95 % bootstrap intervals; a score that is not reached counts as the whole budget.\n"
+        + "\n".join(notes)
+        + "\n"
+    )
