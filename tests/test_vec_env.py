@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from stable_baselines3 import PPO
 
+from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
+from hf_rlsearch.curve_features import FORECAST_FEATURES
 from hf_rlsearch.env import BatchedSearch, SearchEnv, flatten, prior_tasks, relative
 from hf_rlsearch.errors import ObservationError
 from hf_rlsearch.stop_env import BUDGETS, EVALUATIONS, STOP, StopSearch, StopVecEnv
@@ -197,3 +199,13 @@ def test_abler_searchers_propose_better_candidates() -> None:
         return search.tasks.utility[np.arange(400), search.propose()].clip(-2, 1).mean()
 
     assert mean_utility(1.0) > mean_utility(0.0) + 0.2
+
+
+def test_episodes_with_forecasts_are_short_enough_to_forecast_in() -> None:
+    def nothing(search: BatchedSearch, wanted: BoolArray) -> tuple[FloatArray, IntArray]:
+        return np.zeros((search.B, len(FORECAST_FEATURES))), np.zeros(search.B, int)
+
+    search = StopSearch(2, 0, TASKS, forecasts=nothing)
+    for _ in range(20):
+        search.reset()
+        assert search.T <= 192
