@@ -21,6 +21,14 @@ stopped one the predicted chance that it would have become the best."""
 DECISION_KEY = "rl:decision"
 """System attribute of a trial: what the agent chose and why. Its "params" are set before the trial suggests them."""
 
+CONTINUES = "continues"
+"""User attribute of a trial: the number of the pruned one whose training it goes on with.
+
+It repeats that one's reports, so the two are one training, and the earlier one is no longer part of the history."""
+
+COST = "cost"
+"""User attribute of a trial: what its whole training costs, in full trainings; 1 where it is not set."""
+
 COMPLETE, PRUNED, FAILED, RUNNING = range(4)
 _STATUS_OF = {
     TrialState.COMPLETE: COMPLETE,
@@ -68,7 +76,8 @@ class History:
 
         With several directions ``values`` is the negative rank of non-dominated sorting: 0 on the Pareto front, -1 on
         the front that is left without it, and so on. A complete trial whose objective is nan or infinite counts as
-        failed. Waiting trials are left out: their params are not decided yet.
+        failed. Waiting trials are left out: their params are not decided yet; so are those that another trial goes on
+        with, see ``CONTINUES``.
 
         Args:
             trials: In any order; not changed.
@@ -76,7 +85,8 @@ class History:
             max_resource: Step of a full training; where not given, the largest step that any trial reported.
             exclude: Number of a trial to leave out, usually the one being decided.
         """
-        started = [t for t in trials if t.state != TrialState.WAITING and t.number != exclude]
+        gone = continued(trials)
+        started = [t for t in trials if t.state != TrialState.WAITING and t.number != exclude and t.number not in gone]
         started.sort(key=lambda trial: trial.number)
         status = np.array([_STATUS_OF[trial.state] for trial in started], dtype=np.int64)
         signs = np.array([1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in directions])
@@ -120,6 +130,15 @@ class History:
     def with_params(self, index: int, params: Params) -> "History":
         """The same trials, the one at ``index`` with other params."""
         return replace(self, params=(*self.params[:index], params, *self.params[index + 1 :]))
+
+
+def continued(trials: Iterable[FrozenTrial]) -> frozenset[int]:
+    """The numbers of the trials whose training another one goes on with, or has gone on with.
+
+    One that failed has taken nothing over: what the earlier one had reached is still all that is known.
+    """
+    going_on = (t for t in trials if t.state not in (TrialState.WAITING, TrialState.FAIL))
+    return frozenset(t.user_attrs[CONTINUES] for t in going_on if t.user_attrs.get(CONTINUES) is not None)
 
 
 def stable_distributions(trials: Iterable[FrozenTrial], *, exclude: int | None = None) -> dict[str, BaseDistribution]:

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hf_rlsearch._typing import FloatArray
 from hf_rlsearch.curve_features import FORECAST_FEATURES, curve_features, leads
 from hf_rlsearch.errors import ArgumentsError
-from hf_rlsearch.history import COMPLETE, FAILED, STOP_KEY, History, stable_distributions
+from hf_rlsearch.history import COMPLETE, COST, FAILED, STOP_KEY, History, continued, stable_distributions
 from hf_rlsearch.sampler.tried import already_tried
 from hf_rlsearch.space import SearchSpace
 
@@ -43,7 +43,13 @@ class RLPruner(BasePruner):
     budget. The trial that leads at its fidelity is never stopped, so a study never stops everything.
 
     Reports must be on one axis for all trials, and of the best value or of the value as it is: both work. Works alone,
-    with any sampler.
+    with any sampler. Two user attributes of a trial are read where they are set:
+
+    - "cost": what its whole training takes, in full trainings, where trials are of different lengths (epochs are
+      searched). Then the axis is each trial's own, up to ``max_resource`` for all, and curves are compared after the
+      same amount of training: the first third of three epochs with the whole of one.
+    - "continues": the number of a pruned trial whose training it goes on with, and whose reports it repeats. The two
+      are one curve, and are paid for once.
 
     Example:
         >>> import optuna
@@ -71,7 +77,16 @@ class RLPruner(BasePruner):
                     f"{name}={value!r}: expected a finite number above 0, or None where it is not known."
                 )
         self._max_resource, self._budget, self._weights = max_resource, budget, weights
+        self._plan_for: float | None = None
         self._finished: dict[tuple[str, int, datetime | None], _Curve | None] = {}
+
+    def plan_for(self, budget: float | None) -> None:
+        """Tells how many full trainings the study is going to get, where time or something else ends it.
+
+        Args:
+            budget: In all, those made so far included; None where nobody knows. A ``budget`` given before is the most.
+        """
+        self._plan_for = budget
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """True if the trial should stop now; never in a study with several directions, where Optuna has no reports.
@@ -81,7 +96,8 @@ class RLPruner(BasePruner):
         """
         if not trial.intermediate_values:
             return False
-        others = [t for t in study._get_trials(deepcopy=False, use_cache=True) if t.number != trial.number]
+        trials = study._get_trials(deepcopy=False, use_cache=True)
+        others = [t for t in trials if t.number != trial.number]
         resource = self._max_resource or _longest(others)
         steps = sorted(trial.intermediate_values)
         if resource is None or not _is_due(steps, resource):
@@ -90,7 +106,8 @@ class RLPruner(BasePruner):
         if steps[-1] < _LONGER_LOOK * max(stopped, default=0):
             return False
         own = _Curve.of(trial, study)
-        rest = [curve for t in others if (curve := self._curve(t, study)) is not None]
+        gone = continued([*others, trial])
+        rest = [c for t in others if t.number not in gone and (c := self._curve(t, study)) is not None]
         return own is not None and self._stops(study, trial, own, rest, resource)
 
     def _curve(self, trial: FrozenTrial, study: Study) -> _Curve | None:
@@ -105,12 +122,13 @@ class RLPruner(BasePruner):
     def _stops(self, study: Study, trial: FrozenTrial, own: _Curve, rest: list[_Curve], resource: float) -> bool:
         step = own.steps[-1]
         fidelity = min(step / resource, 1.0)
-        here = np.array([[c.best_by(step) if c.steps[-1] >= step else np.nan for c in rest]])
+        here = np.array([[c.best_after(step * own.cost) for c in rest]])
         value = own.best[-1:]
         if leads(value, here)[0]:
             return False
-        total = np.nan if self._budget is None else float(self._budget)
-        used = sum(1.0 if c.complete else min(c.steps[-1] / resource, 1.0) for c in rest) + fidelity
+        budgets = [b for b in (self._budget, self._plan_for) if b is not None]
+        total = min(budgets, default=np.nan)
+        used = sum(c.spent(resource) for c in rest) + own.spent(resource)
         features = curve_features(
             np.array([fidelity]),
             value,
@@ -156,11 +174,13 @@ class _Curve:
         steps: S, ascending, above 0.
         best: S, running maximum.
         complete: The trial was trained to its end.
+        cost: Of the trial's whole training, in full trainings.
     """
 
     steps: FloatArray
     best: FloatArray
     complete: bool
+    cost: float
 
     @classmethod
     def of(cls, trial: FrozenTrial, study: Study) -> _Curve | None:
@@ -171,12 +191,25 @@ class _Curve:
         curve = history.curves[0][history.curves[0][:, 0] > 0]
         if not len(curve):
             return None
-        return cls(curve[:, 0], np.maximum.accumulate(curve[:, 1]), bool(history.status[0] == COMPLETE))
+        cost = float(trial.user_attrs.get(COST, 1.0))
+        return cls(curve[:, 0], np.maximum.accumulate(curve[:, 1]), bool(history.status[0] == COMPLETE), cost)
 
     def best_by(self, step: float) -> float:
         """The best value up to a step, NaN where nothing was reported so early."""
         at = int(np.searchsorted(self.steps, step * (1 + 1e-9), side="right"))
         return float(self.best[at - 1]) if at else float("nan")
+
+    def best_after(self, amount: float) -> float:
+        """The best value after an amount of training, in steps of a trial of cost 1; NaN where it did not get there.
+
+        A complete trial has the value that it ended with at any later amount, too.
+        """
+        step = amount / self.cost
+        return self.best_by(step) if self.complete or self.steps[-1] * (1 + 1e-9) >= step else float("nan")
+
+    def spent(self, resource: float) -> float:
+        """Full trainings that it took."""
+        return self.cost * (1.0 if self.complete else min(float(self.steps[-1]) / resource, 1.0))
 
 
 def _longest(trials: list[FrozenTrial]) -> float | None:

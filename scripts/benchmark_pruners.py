@@ -1,6 +1,10 @@
 """Compares samplers with pruners on recorded learning curves, by the compute they need.
 
     python scripts/benchmark_pruners.py --tables TABLES --out runs.json --report table.md --figure regret.svg
+    python scripts/benchmark_pruners.py --tables TABLES --out runs.json --ablation --report ablation.md
+
+The second line compares selection only, stopping only, both, and both with trainings that go on where they were stopped
+("thaw"): a configuration proposed again after it was pruned pays the rest of its curve only.
 
 Only tasks with curves are used. The budget is counted in full trainings: checkpoints over those of an average training.
 The best checkpoint seen counts, of pruned trials as well. See docs/benchmark.md.
@@ -28,6 +32,7 @@ from _peers import OptunaSearch, prepare
 from hf_rlsearch import RLPruner, RLSampler
 from hf_rlsearch._typing import FloatArray
 from hf_rlsearch.errors import WeightsError
+from hf_rlsearch.history import CONTINUES
 from hf_rlsearch.policy.stop import StopRule
 from hf_rlsearch.tasks.recorded import RecordedTask, load_tasks
 from hf_rlsearch.weights.load import load_weights, resolve
@@ -49,8 +54,14 @@ PRUNERS: dict[str, Callable[[RecordedTask, int, str | None], optuna.pruners.Base
     "halving": lambda task, budget, weights: optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
     "ours": lambda task, budget, weights: RLPruner(max_resource=task.max_resource, budget=budget, weights=weights),
 }
-PAIRS = tuple(f"{sampler} + {pruner}" for sampler in SAMPLERS for pruner in PRUNERS)
-OURS = "ours + ours"
+OURS, THAW = "ours + ours", "ours + ours + thaw"
+PAIRS = (*(f"{sampler} + {pruner}" for sampler in SAMPLERS for pruner in PRUNERS), THAW)
+ABLATION = {
+    "selection only": "ours + none",
+    "stopping only": "random + ours",
+    "both": OURS,
+    "both, and trainings go on": THAW,
+}
 
 
 def run_cell(cell: bench.Cell, *, tables: Path, budget: int, weights: str | None) -> dict[str, Any]:
@@ -68,32 +79,69 @@ def search(pair: str, task: RecordedTask, seed: int, budget: int, weights: str |
     """Trains until the budget is spent; the last trial may end in the middle."""
     own = bench.seed_of(task.name, seed)
     prepare(own)
-    sampler, pruner = pair.split(" + ")
+    sampler, pruner, *thaw = pair.split(" + ")
     study = OptunaSearch(
         task,
         SAMPLERS[sampler](task, own, weights),
         PRUNERS[pruner](task, budget, weights),
         values=sampler == "ours",
     )
-    spend, seen, n_trials = round(budget * task.full_training), np.empty(0), 0
+    spend, seen, paused, n_trials, n_continued = round(budget * task.full_training), np.empty(0), Paused(), 0, 0
     while len(seen) < spend:
-        curve = task.curve(study.ask())[: spend - len(seen)]
-        seen = np.concatenate([seen, train(study, task, curve)])
-        n_trials += 1
+        levels = study.ask()
+        begun = paused.take(study, levels) if thaw else 0
+        curve = task.curve(levels)[: begun + spend - len(seen)]
+        new = train(study, task, curve, begun)
+        if begun + len(new) < len(curve):
+            paused.put(study, levels, begun + len(new))
+        seen = np.concatenate([seen, new])
+        n_trials, n_continued = n_trials + 1, n_continued + (begun > 0)
     ends = np.array([round(n * task.full_training) for n in range(1, budget + 1)]) - 1
     best = np.minimum.accumulate(task.regret(seen))
-    return {"regret": best[ends].round(6).tolist(), "trials": n_trials}
+    return {"regret": best[ends].round(6).tolist(), "trials": n_trials, "continued": n_continued}
 
 
-def train(study: OptunaSearch, task: RecordedTask, curve: FloatArray) -> FloatArray:
-    """Trains the trial asked for last, to its end or until it is pruned; returns the checkpoints seen."""
+class Paused:
+    """Trainings that were stopped: by configuration the trial and the checkpoints that it has seen."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[tuple[int, ...], tuple[int, int]] = {}
+
+    def put(self, study: OptunaSearch, levels: Sequence[int], n_seen: int) -> None:
+        """The trial asked for last was stopped."""
+        self._waiting[tuple(levels)] = (study.trial.number, n_seen)
+
+    def take(self, study: OptunaSearch, levels: Sequence[int]) -> int:
+        """Lets the trial asked for last go on with a stopped one of the same configuration.
+
+        Returns:
+            Checkpoints that the stopped one has seen, 0 if there is none.
+        """
+        number, n_seen = self._waiting.pop(tuple(levels), (None, 0))
+        if number is not None:
+            study.trial.set_user_attr(CONTINUES, number)
+        return n_seen
+
+
+def train(study: OptunaSearch, task: RecordedTask, curve: FloatArray, begun: int = 0) -> FloatArray:
+    """Trains the trial asked for last, to its end or until it is pruned.
+
+    Args:
+        study: It belongs to.
+        task: It is tuned on.
+        curve: Its objective at every checkpoint.
+        begun: Checkpoints that an earlier trial has paid for: they are repeated, and nothing is decided there.
+
+    Returns:
+        The new checkpoints.
+    """
     for step, value in enumerate(curve, 1):
         study.trial.report(float(value), step)
-        if step < len(curve) and study.trial.should_prune():
+        if begun < step < len(curve) and study.trial.should_prune():
             study.study.tell(study.trial, state=optuna.trial.TrialState.PRUNED)
-            return curve[:step]
+            return curve[begun:step]
     study.tell(float(curve.max() if task.maximize else curve.min()))
-    return curve
+    return curve[begun:]
 
 
 def available(wanted: Sequence[str] | None, weights: str | None) -> list[str]:
@@ -104,7 +152,7 @@ def available(wanted: Sequence[str] | None, weights: str | None) -> list[str]:
         StopRule(load_weights(weights)[0])
     except WeightsError as error:
         print(f"pairs with our pruner: left out, {error}")
-        return [pair for pair in wanted or PAIRS if not pair.endswith("+ ours")]
+        return [pair for pair in wanted or PAIRS if "+ ours" not in pair]
     return list(wanted or PAIRS)
 
 
@@ -112,11 +160,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs what is missing, then prints the tables."""
     parser = bench.parser(__doc__, "pairs")
     parser.add_argument("--budget", type=int, default=20, help="full trainings of each search")
+    parser.add_argument("--ablation", action="store_true", help="only the pairs of the ablation, in a table of it")
     args = parser.parse_args(arguments)
     tasks = [t for t in load_tasks(args.tables, families=args.families, names=args.tasks) if t.has_curves]
     if not tasks:
         raise SystemExit(f"none of the chosen tasks of {args.tables} has learning curves.")
-    pairs = available(args.pairs, args.weights)
+    pairs = available(list(ABLATION.values()) if args.ablation else args.pairs, args.weights)
     digest = hashlib.sha256(resolve(args.weights).read_bytes()).hexdigest()[:12]
     made = {pair: digest if "ours" in pair else "peer" for pair in PAIRS}
     results = bench.Results(args.out, {"budget": args.budget})
@@ -126,6 +175,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results, [(p, t.name, s) for s in range(args.seeds) for p in pairs for t in tasks], run, made, args.jobs
     )
     curves = bench.collect(results, PAIRS, tasks)
+    if args.ablation:
+        curves = {name: curves[pair] for name, pair in ABLATION.items() if pair in curves}
+        text = bench.report(curves, POINTS, ours=list(curves)[-1], reference=next(iter(curves)), point=COMPARED_AT)
+        bench.finish(text, curves, report=args.report, figure=args.figure, label="compute, full trainings")
+        return
     ours = OURS if OURS in curves else "ours + none"
     text = bench.report(curves, POINTS, ours=ours, reference="TPE + none", point=COMPARED_AT)
     bench.finish(text, curves, report=args.report, figure=args.figure, label="compute, full trainings")

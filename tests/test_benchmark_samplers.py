@@ -206,6 +206,31 @@ def test_the_budget_is_counted_in_full_trainings(
         assert prunes is None or (result["trials"] > 4) == prunes
 
 
+def test_a_training_that_goes_on_pays_the_rest_only(pruners: ModuleType, tables: Path) -> None:
+    task = next(t for t in pruners.load_tasks(tables) if t.maximize)
+    never = optuna.pruners.ThresholdPruner(lower=10.0)
+    study = pruners.OptunaSearch(task, optuna.samplers.RandomSampler(seed=0), never, values=True)
+    paused, paid = pruners.Paused(), []
+    for _ in range(4):
+        study.study.enqueue_trial(task.params([2, 0]))
+        begun = paused.take(study, levels := study.ask())
+        new = pruners.train(study, task, task.curve(levels), begun)
+        paid.append(new.tolist())
+        paused.put(study, levels, begun + len(new))
+    assert [value for new in paid for value in new] == task.curve([2, 0]).tolist()
+    trials = study.study.trials
+    assert [t.user_attrs.get("continues") for t in trials] == [None, 0, 1, 2]
+    assert [len(t.intermediate_values) for t in trials] == [1, 2, 3, 4]
+    assert [t.state.name for t in trials] == ["PRUNED"] * 3 + ["COMPLETE"]
+
+
+def test_the_ablation(pruners: ModuleType, tables: Path) -> None:
+    report = tables / "table.md"
+    stored = run(pruners, tables, "--budget", "3", "--ablation", "--report", str(report))
+    assert "| both, and trainings go on |" in report.read_text()
+    assert {key.split("|")[0] for key in stored["cells"]} == set(pruners.ABLATION.values())  # type: ignore[attr-defined]
+
+
 def test_a_run_of_the_pruners(pruners: ModuleType, tables: Path) -> None:
     report = tables / "table.md"
     run(pruners, tables, "--budget", "3", "--pairs", "TPE + none", "ours + none", "--report", str(report))

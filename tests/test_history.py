@@ -10,7 +10,7 @@ from optuna.distributions import FloatDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hf_rlsearch.history import STATUS, History, non_dominated_rank
+from hf_rlsearch.history import CONTINUES, STATUS, History, non_dominated_rank
 
 MINIMIZE, MAXIMIZE = [StudyDirection.MINIMIZE], [StudyDirection.MAXIMIZE]
 X = {"x": FloatDistribution(0, 1)}
@@ -173,3 +173,21 @@ def test_a_thousand_trials_take_milliseconds() -> None:
         History.from_trials(trials, MINIMIZE)
         times.append(time.perf_counter() - start)
     assert min(times) < 0.1
+
+
+def test_a_training_that_was_continued_is_one_row() -> None:
+    paused = trial(0, state=TrialState.PRUNED, reports={1: 0.3, 2: 0.5})
+    going_on = trial(1, state=TrialState.RUNNING, reports={1: 0.3, 2: 0.5, 3: 0.6})
+    going_on.user_attrs = {CONTINUES: 0}
+    history = History.from_trials([paused, going_on], MAXIMIZE, max_resource=4)
+    assert history.numbers.tolist() == [1]
+    assert history.fidelity.tolist() == [0.75]
+    assert history.curves[0][:, 1].tolist() == [0.3, 0.5, 0.6]
+
+
+@pytest.mark.parametrize("state", [TrialState.WAITING, TrialState.FAIL])
+def test_what_failed_or_has_not_begun_takes_nothing_over(state: TrialState) -> None:
+    later = trial(1, state=state)
+    later.user_attrs = {CONTINUES: 0}
+    history = History.from_trials([trial(0, state=TrialState.PRUNED, reports={1: 0.3}), later], MAXIMIZE)
+    assert 0 in history.numbers.tolist()

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from hf_rlsearch.curve_features import CURVE_FEATURES
 from hf_rlsearch.errors import ArgumentsError, WeightsError
-from hf_rlsearch.history import STOP_KEY
+from hf_rlsearch.history import CONTINUES, STOP_KEY
 from hf_rlsearch.policy.stop import StopRule
 from hf_rlsearch.pruner import DECISIONS_PER_TRAINING, RLPruner
 from hf_rlsearch.weights.load import load_weights, save_weights
@@ -156,6 +156,89 @@ def test_a_configuration_that_was_stopped_gets_a_longer_look_the_second_time(rul
                 break
         assert step == last
         study.tell(trial, state=TrialState.PRUNED)
+
+
+def test_a_training_that_goes_on_is_paid_once_and_not_its_own_rival(
+    rules: Rules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def log_odds(self: StopRule, features: np.ndarray) -> np.ndarray:
+        named = dict(zip(CURVE_FEATURES, features[0], strict=True))
+        seen.append((named["share_left"], np.expm1(3 * named["n_here"])))
+        return np.array([-1.0])
+
+    monkeypatch.setattr(StopRule, "log_odds", log_odds)
+    study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=4, budget=4, weights=rules("never")))
+    study.add_trial(finished(TrialState.COMPLETE, 0.9, value=1.0, intermediate_values=dict.fromkeys(range(1, 5), 1.0)))
+    study.add_trial(finished(TrialState.PRUNED, 0.3, intermediate_values={1: 0.2}))
+    study.enqueue_trial({"x": 0.3}, user_attrs={CONTINUES: 1})
+    trial = study.ask({"x": X})
+    for step in range(1, 5):
+        trial.report(0.2, step)
+    assert not trial.should_prune()
+    assert seen == [pytest.approx((0.5, 1.0))]  # one complete training and this one, of four; one other got this far
+
+
+@pytest.mark.parametrize(("value", "stopped"), [(0.85, True), (0.95, False)])
+def test_the_first_third_of_three_epochs_is_compared_with_the_whole_of_one(
+    rules: Rules, value: float, stopped: bool
+) -> None:
+    """Each on its own axis of 30 steps; after 9 of the long one, the short one had done 27, and was at 0.9."""
+    study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=30, weights=rules("always")))
+    short = {step: step / 30 for step in range(1, 31)}
+    study.add_trial(finished(TrialState.COMPLETE, 0.1, value=1.0, intermediate_values=short, user_attrs={"cost": 1.0}))
+    study.enqueue_trial({"x": 0.2}, user_attrs={"cost": 3.0})
+    trial = study.ask({"x": X})
+    trial.report(value, 9)
+    assert trial.should_prune() == stopped
+
+
+def test_a_short_trial_is_compared_with_the_beginning_of_a_long_one(rules: Rules) -> None:
+    study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=30, weights=rules("always")))
+    long = {step: step / 30 for step in range(1, 31)}
+    study.add_trial(finished(TrialState.COMPLETE, 0.1, value=1.0, intermediate_values=long, user_attrs={"cost": 3.0}))
+    study.enqueue_trial({"x": 0.2}, user_attrs={"cost": 1.0})
+    trial = study.ask({"x": X})
+    trial.report(0.32, 27)  # the long one was at 0.3 after its 9th step
+    assert not trial.should_prune()
+    trial.report(0.32, 30)  # and at 1/3 after its 10th
+    assert trial.should_prune()
+
+
+def test_a_complete_short_trial_is_a_rival_after_its_end(rules: Rules) -> None:
+    study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=30, weights=rules("always")))
+    reports = dict.fromkeys(range(1, 31), 0.5)
+    study.add_trial(
+        finished(TrialState.COMPLETE, 0.1, value=0.5, intermediate_values=reports, user_attrs={"cost": 1.0})
+    )
+    study.enqueue_trial({"x": 0.2}, user_attrs={"cost": 3.0})
+    trial = study.ask({"x": X})
+    trial.report(0.4, 20)
+    assert trial.should_prune()
+
+
+def test_costs_and_plans_reach_the_rule(rules: Rules, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def log_odds(self: StopRule, features: np.ndarray) -> np.ndarray:
+        seen.append(features[0, CURVE_FEATURES.index("share_left")])
+        return np.array([-1.0])
+
+    monkeypatch.setattr(StopRule, "log_odds", log_odds)
+    pruner = RLPruner(max_resource=10, budget=8, weights=rules("never"))
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    reports = dict.fromkeys(range(1, 11), 1.0)
+    study.add_trial(
+        finished(TrialState.COMPLETE, 0.1, value=1.0, intermediate_values=reports, user_attrs={"cost": 3.0})
+    )
+    study.enqueue_trial({"x": 0.2}, user_attrs={"cost": 2.0})
+    trial = study.ask({"x": X})
+    trial.report(0.1, 5)
+    for plan in (None, 5.0, 100.0):  # three of the first and one of the second are spent
+        pruner.plan_for(plan)
+        trial.should_prune()
+    assert seen == pytest.approx([0.5, 0.2, 0.5])
 
 
 def test_without_a_resource_the_first_trial_tells_it(rules: Rules) -> None:

@@ -20,7 +20,7 @@ def check_options(settings: Any) -> None:
         ArgumentsError: An option is of a kind that cannot work, or two of them exclude each other.
         ObjectiveError: As above, of ``metric`` and ``direction``.
     """
-    for name in ("timeout", "budget", "target"):
+    for name in ("timeout", "budget", "target", "disk_budget_gb"):
         _number(name, getattr(settings, name))
     _objective(settings)
     _study(settings)

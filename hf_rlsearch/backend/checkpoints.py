@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +60,16 @@ def save_scored(trainer: Any, folder: str) -> str | None:
     return str(path)
 
 
-def discard(folder: str, *, keep: str | None = None) -> None:
-    """Deletes a trial's checkpoints but one, and its folder if nothing else is left in it; logs stay.
+def discard(folder: str, *, keep: Collection[str] = ()) -> None:
+    """Deletes a trial's checkpoints but some, and its folder if nothing else is left in it; logs stay.
 
     Args:
         folder: The trial's.
-        keep: The checkpoint to keep.
+        keep: The checkpoints to keep.
     """
+    kept = {Path(path).resolve() for path in keep}
     for path in [*_checkpoints(folder), Path(folder, MODEL_FOLDER)]:
-        if keep is None or path.resolve() != Path(keep).resolve():
+        if path.resolve() not in kept:
             shutil.rmtree(path, ignore_errors=True)
     try:
         Path(folder).rmdir()

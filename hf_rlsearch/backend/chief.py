@@ -10,21 +10,24 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend import confirm
+from hf_rlsearch.backend.allowance import Allowance
 from hf_rlsearch.backend.arguments import plain
 from hf_rlsearch.backend.distributed import RUN, STOP
 from hf_rlsearch.backend.drawing import Drawer
 from hf_rlsearch.backend.failures import Failure
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.ownership import requeue_interrupted
+from hf_rlsearch.backend.paused import BEGUN_AT, PAUSED, STOPPED, Pausing, point_of
 from hf_rlsearch.backend.planner import Planner
 from hf_rlsearch.backend.progress import Ended, Progress
 from hf_rlsearch.backend.result import BASELINE, CONFIRM, SEARCH, role
 from hf_rlsearch.backend.settings import Settings
-from hf_rlsearch.backend.standing import Standing
+from hf_rlsearch.backend.standing import SPENT, TRAINED, Standing
 from hf_rlsearch.backend.stopping import reason_to_stop
 from hf_rlsearch.backend.storage import OBJECTIVE, Opened, finished
 from hf_rlsearch.backend.trial import COMPLETE, FAILED, FULL_TRAINING, PRUNED, Outcome, Plan
 from hf_rlsearch.errors import SearchFailed
+from hf_rlsearch.history import CONTINUES, COST
 from hf_rlsearch.report.notes import note_trial
 
 _STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
@@ -39,6 +42,7 @@ class Chief:
         objective: What is optimised.
         settings: Of the search.
         config: Of the user's model, for the hyperparameters of his own configuration.
+        n_rows: Of the training data, None where they have no length.
         world_size: Number of processes.
         alone: No other search can be working on the study.
         quiet: Nothing is printed.
@@ -52,6 +56,7 @@ class Chief:
         settings: Settings,
         *,
         config: Any,
+        n_rows: int | None,
         world_size: int,
         alone: bool,
         quiet: bool,
@@ -61,9 +66,21 @@ class Chief:
         self._config, self._world_size = config, world_size
         self._trial: optuna.Trial | None = None
         self._reported: set[int] = set()
+        self._passed = 0
         self._deadline = math.inf if settings.timeout is None else time.monotonic() + settings.timeout
-        self._planner = Planner(self.study, self.folder, drawer, settings, config=config, world_size=world_size)
-        self.standing = Standing(self.study, objective, settings)
+        self._pausing = Pausing(self.study, settings, minimize=objective.directions[0] == "minimize")
+        self._planner = Planner(
+            self.study,
+            self.folder,
+            drawer,
+            settings,
+            self._pausing,
+            config=config,
+            n_rows=n_rows,
+            world_size=world_size,
+        )
+        self.standing = Standing(self.study, objective, settings, self._pausing)
+        self._allowance = Allowance(self.study, settings, self._deadline)
         again = requeue_interrupted(self.study, alone=alone)
         if opened.resumed and settings.sampler is not None:
             # A seeded sampler would draw again what it drew in the first run.
@@ -79,6 +96,8 @@ class Chief:
             self.progress.say(line)
         if OBJECTIVE not in self.study.user_attrs:
             self.study.set_user_attr(OBJECTIVE, objective.to_json())
+        if opened.resumed and alone:
+            self.standing.discard_checkpoints()
         self._enqueue_baseline()
 
     @property
@@ -101,9 +120,12 @@ class Chief:
             reason = reason_to_stop(self.study, self._settings, self._objective, self.standing, self._deadline)
             if reason is not None and not (reason != "timeout" and self._enqueue_confirmation()):
                 return {"kind": STOP, "reason": reason}
+            self._allowance.tell()
             self._trial = self.study.ask()
             try:
-                return {"kind": RUN, **self._begin(self._trial).to_json()}
+                plan = self._begin(self._trial)
+                if plan is not None:
+                    return {"kind": RUN, **plan.to_json()}
             except optuna.TrialPruned:
                 # hp_space or model_init refuses the combination: no failure, and nothing was trained.
                 self.record(None, Outcome(status=PRUNED))
@@ -114,14 +136,26 @@ class Chief:
     def report(self, step: int, value: float) -> bool:
         """Stores a point of the running trial's learning curve; True if the pruner stops the trial."""
         assert self._trial is not None
-        if step < max(self._reported, default=0):
+        if step <= self._passed or step < max(self._reported, default=0):
             # A resumed trial passed here before, and was told to go on.
             return False
         if step not in self._reported:
             self._trial.report(value, step)
             self._reported.add(step)
         # The user's own configuration and confirmations are trained to their end: they are what others are compared to.
-        return self.role == SEARCH and not self.standing.is_multi and bool(self._trial.should_prune())
+        if self.role != SEARCH or self.standing.is_multi or step >= FULL_TRAINING:
+            return False
+        if self._trial.user_attrs.get(STOPPED) == step:
+            return True  # killed before the stop was recorded
+        stops = bool(self._trial.should_prune())
+        if stops:
+            self._trial.set_user_attr(STOPPED, step)
+        return stops
+
+    def pauses(self, trainer: Any) -> bool:
+        """Whether the running trial, which is to stop, leaves a checkpoint behind that it can go on from."""
+        assert self._trial is not None
+        return self._pausing.wants(self.study._storage.get_trial(self._trial._trial_id), trainer)
 
     def halved(self, plan: Plan) -> None:
         """Notes that the running trial goes on with a smaller batch per device."""
@@ -129,6 +163,7 @@ class Chief:
         args = self._drawer.arguments(plan.values)
         self._trial.set_user_attr("values", plan.values)
         self._trial.set_user_attr("arguments", self._drawer.frozen.to_json(args))
+        self._trial.set_user_attr(BEGUN_AT, 0)
         self.progress.say(
             f"Trial {plan.number} ran out of memory and begins again with per_device_train_batch_size="
             f"{args.per_device_train_batch_size}, gradient_accumulation_steps={args.gradient_accumulation_steps}."
@@ -145,6 +180,9 @@ class Chief:
             "metrics": outcome.metrics,
             "checkpoint": outcome.checkpoint,
             "failure": None if outcome.failure is None else outcome.failure.to_json(),
+            TRAINED: outcome.trained,
+            SPENT: self._newly(trial, outcome.trained),
+            PAUSED: self._paused(trial) if outcome.status == PRUNED else None,
         }
         for name, value in attributes.items():
             if value not in (None, {}):
@@ -175,11 +213,37 @@ class Chief:
             f"{self.study.study_name!r}; see the attribute 'failure' of each trial for its traceback."
         ) from error
 
-    def _begin(self, trial: optuna.Trial) -> Plan:
+    def _begin(self, trial: optuna.Trial) -> Plan | None:
+        """The plan of a trial; None for one that was stopped, and killed before that could be recorded."""
         plan, exact = self._planner.plan(trial)
-        self._reported = set(self.study._storage.get_trial(trial._trial_id).intermediate_values)
+        known = self.study._storage.get_trial(trial._trial_id)
+        self._reported, self._passed = set(known.intermediate_values), 0
+        earlier = known.user_attrs.get(CONTINUES)
+        if earlier is not None:
+            self._passed = max(self.study.get_trials(deepcopy=False)[earlier].intermediate_values, default=0)
+        stopped = known.user_attrs.get(STOPPED)
+        if stopped is not None and plan.resume_from is not None and point_of(plan.resume_from) == stopped:
+            value = known.intermediate_values[stopped]
+            self.record(plan, Outcome(status=PRUNED, values=(value,), trained=stopped / FULL_TRAINING))
+            return None
+        if earlier is not None and plan.resume_from is not None:
+            share = point_of(plan.resume_from) / FULL_TRAINING
+            self.progress.say(f"Trial {plan.number} goes on with trial {earlier}, of which {share:.0%} are trained.")
         self.progress.begun(plan.number, plan.role, exact)
         return plan
+
+    @staticmethod
+    def _newly(trial: optuna.Trial, trained: float) -> float:
+        """Full trainings that were newly trained."""
+        begun_at = trial.user_attrs.get(BEGUN_AT, 0) / FULL_TRAINING
+        return float(trial.user_attrs.get(COST, 1.0) * max(0.0, trained - begun_at))
+
+    def _paused(self, trial: optuna.Trial) -> str | None:
+        """The checkpoint that a trial can go on from which the pruner has stopped."""
+        stopped = trial.user_attrs.get(STOPPED)
+        return (
+            None if stopped is None or not self._settings.most_paused else self._planner.checkpoint_at(trial, stopped)
+        )
 
     def _enqueue_confirmation(self) -> bool:
         """Puts the next confirmation into the queue; False when there is none to make."""
@@ -228,7 +292,8 @@ class Chief:
             result = f"failed{at}{where}: {outcome.failure.reason}"
         else:
             values = ", ".join(f"{value:.4g}" for value in outcome.values)
-            result = values if outcome.status == COMPLETE else f"pruned at {values or 'the start'}"
+            ended = "paused" if PAUSED in told.user_attrs else "pruned"
+            result = values if outcome.status == COMPLETE else f"{ended} at {values or 'the start'}"
         reached = max(told.intermediate_values, default=0) / FULL_TRAINING
         self.progress.ended(
             Ended(

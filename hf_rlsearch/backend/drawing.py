@@ -24,7 +24,7 @@ _N_CHECKED = 64
 _OWN_ATTRIBUTES = words(
     """
     role owner attempts hyperparameters values arguments seed world_size folder versions seconds peak_memory steps
-    metrics checkpoint failure confirms
+    metrics checkpoint failure confirms cost continues stopped paused begun_at trained spent
     """
 )
 

@@ -1,5 +1,6 @@
 """From a trial that the study asked for to a plan for all ranks: its values, its folder, where it continues from."""
 
+import json
 import os
 import platform
 import uuid
@@ -7,16 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend import checkpoints, confirm
+from hf_rlsearch.backend.amount import cost
 from hf_rlsearch.backend.arguments import plain
 from hf_rlsearch.backend.drawing import Drawer, suggest
 from hf_rlsearch.backend.ownership import OWNER, owner
+from hf_rlsearch.backend.paused import BEGUN_AT, Pausing, point_of
 from hf_rlsearch.backend.result import BASELINE, CONFIRM, SEARCH, role
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.trial import Plan, SharedTrial
 from hf_rlsearch.errors import SearchFailed
+from hf_rlsearch.history import CONTINUES, COST
 
 # A trial that takes the whole process with it this often, without getting any further, is given up.
 _MAX_ATTEMPTS = 10
@@ -30,15 +35,26 @@ class Planner:
         folder: Where its trials write.
         drawer: Draws configurations.
         settings: Of the search.
+        pausing: Which trainings wait on disk.
         config: Of the user's model, for the hyperparameters of his own configuration.
+        n_rows: Of the training data, None where they have no length.
         world_size: Number of processes.
     """
 
     def __init__(
-        self, study: optuna.Study, folder: str, drawer: Drawer, settings: Settings, *, config: Any, world_size: int
+        self,
+        study: optuna.Study,
+        folder: str,
+        drawer: Drawer,
+        settings: Settings,
+        pausing: Pausing,
+        *,
+        config: Any,
+        n_rows: int | None,
+        world_size: int,
     ) -> None:
         self._study, self._folder, self._drawer, self._settings = study, folder, drawer, settings
-        self._config, self._world_size = config, world_size
+        self._pausing, self._config, self._n_rows, self._world_size = pausing, config, n_rows, world_size
 
     def plan(self, trial: optuna.Trial) -> tuple[Plan, Params]:
         """The plan, and the exact hyperparameters for people to read.
@@ -53,11 +69,16 @@ class Planner:
         if attempts > _MAX_ATTEMPTS:
             raise SearchFailed(f"The process ended {_MAX_ATTEMPTS} times while it trained trial {trial.number}.")
         params, values, exact = self._draw(trial)
-        name = self._name(trial, params, begun)
-        folder = str(Path(self._folder, name))
         args = self._drawer.arguments(values)
-        self._note(trial, args, {"hyperparameters": exact, "values": values, "folder": folder})
-        resume_from = None if begun is None else self._last_checkpoint(folder, args)
+        facts = self._facts(trial, args, values, exact)
+        earlier = self._earlier(trial, facts) if begun is None else None
+        name = self._name(trial, params, begun if earlier is None else earlier.user_attrs["folder"])
+        folder = str(Path(self._folder, name))
+        resume_from = None if begun is None and earlier is None else self._last_checkpoint(folder, args)
+        if begun is None:
+            facts[BEGUN_AT] = point_of(resume_from) if resume_from is not None else 0
+        for key, value in {**facts, "folder": folder}.items():  # the folder last: with it the trial counts as begun
+            trial.set_user_attr(key, value)
         checkpoints.discard_incomplete(folder, keep=resume_from)
         plan = Plan(
             number=trial.number,
@@ -92,17 +113,40 @@ class Planner:
         values = {**original.user_attrs.get("values", {}), "seed": trial.user_attrs[confirm.SEED]}
         return params, values, dict(original.user_attrs.get("hyperparameters", original.params))
 
-    def _note(self, trial: optuna.Trial, args: Any, facts: Params) -> None:
-        """Stores with the trial all that a replay needs."""
+    def checkpoint_at(self, trial: optuna.Trial, point: int) -> str | None:
+        """The whole checkpoint that a trial has left at a point of its learning curve, None if there is none."""
+        args = self._drawer.arguments(trial.user_attrs["values"])
+        found = self._last_checkpoint(trial.user_attrs["folder"], args)
+        return found if found is not None and point_of(found) == point else None
+
+    def _facts(self, trial: optuna.Trial, args: Any, values: Params, exact: Params) -> Params:
+        """User attributes, as they come back from a storage: all that a replay needs, and what the trial will cost."""
+        own = self._drawer.frozen.original()
         facts = {
-            **facts,
+            "role": trial.user_attrs["role"],
+            "hyperparameters": exact,
+            "values": values,
             "arguments": self._drawer.frozen.to_json(args),
             "seed": getattr(args, "seed", None),
             "world_size": self._world_size,
             "versions": versions(),
+            COST: cost(args, own, self._n_rows, self._world_size),
         }
-        for key, value in facts.items():
-            trial.set_user_attr(key, value)
+        return dict(json.loads(json.dumps(facts)))
+
+    def _earlier(self, trial: optuna.Trial, facts: Params) -> FrozenTrial | None:
+        """The paused trial that this one goes on with, its reports repeated; None if it begins anew."""
+        number = trial.user_attrs.get(CONTINUES)
+        if number is None and facts["role"] == SEARCH:
+            earlier = self._pausing.claim(trial, facts)
+        else:  # killed before it could begin
+            earlier = None if number is None else self._study.get_trials(deepcopy=False)[number]
+        if earlier is not None:
+            known = self._study._storage.get_trial(trial._trial_id).intermediate_values
+            for step, value in sorted(earlier.intermediate_values.items()):
+                if step not in known:
+                    trial.report(value, step)
+        return earlier
 
     def _last_checkpoint(self, folder: str, args: Any) -> str | None:
         by_epochs = plain(getattr(args, "eval_strategy", None)) == "epoch"

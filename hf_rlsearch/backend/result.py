@@ -27,7 +27,7 @@ class SearchResult:
         study: The Optuna study; on ranks other than 0 a copy of it in memory.
         metric: Name of the objective.
         output_dir: Where the trials wrote.
-        stopped_by: Why the search ended: "n_trials", "timeout", "study.stop", "interrupted".
+        stopped_by: Why the search ended: "n_trials", "budget", "timeout", "target" or "study.stop".
         n_trials: Total number of trials asked for.
     """
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend import checkpoints, tracking
+from hf_rlsearch.backend.amount import rows_of
 from hf_rlsearch.backend.chief import Chief
 from hf_rlsearch.backend.choices import choose_pruner, choose_sampler
 from hf_rlsearch.backend.compat import calm
@@ -125,6 +126,7 @@ class Search:
             self.objective,
             settings,
             config=getattr(getattr(source.reference, "model", None), "config", None),
+            n_rows=rows_of(source.reference),
             world_size=self._ranks.size,
             alone=settings.storage is None,
             quiet=bool(getattr(source.reference.args, "disable_tqdm", False)),
@@ -183,7 +185,7 @@ class Search:
         """One training on all ranks; the outcome they agree on, and an exception that has to end the search."""
         chief = self._chief
         report: Callable[[int, float], bool] = chief.report if chief is not None else (lambda step, value: False)
-        monitor = Monitor(plan, self.objective, self._ranks, report)
+        monitor = Monitor(plan, self.objective, self._ranks, report, None if chief is None else chief.pauses)
         trainer: Any = None
         error: Exception | None = None
         fatal: Exception | None = None

@@ -36,6 +36,8 @@ def search(
     n_jobs: int = 1,
     halve_batch: bool = False,
     keep_checkpoints: int = 1,
+    max_checkpoints: int | None = None,
+    disk_budget_gb: float | None = None,
     weights: str | None = None,
     roles: Mapping[str, str] | None = None,
     n_points: Mapping[str, int] | int | None = None,
@@ -79,10 +81,17 @@ def search(
         gradient
             accumulation, which keeps the effective batch; down to a batch of 1.
         keep_checkpoints: Number of best trials whose model stays on disk.
+        max_checkpoints: Number of trials that the pruner stopped whose checkpoint waits on disk, so that the search can
+            go on with them later instead of from the start; 4, and none with a ``sampler`` of yours. 0 switches it off.
+        disk_budget_gb: What finished trials may keep on disk while the search runs, in GB of 10**9 bytes; stopped
+            trials go first, those with the worse value before those with the better one. Half of what is free if left
+            out.
         weights: Weights of the agent instead of the bundled ones.
         roles: Role of a hyperparameter by name, where its name does not tell.
         n_points: Number of levels of numeric hyperparameters, of all or by name.
-        budget: Number of full trainings to spend, on as many trials as that gives where ``n_trials`` is left out.
+        budget: Number of trainings with your own arguments to spend, on as many trials as that gives where ``n_trials``
+            is left out. A trial counts for what is newly trained in it. Of ``n_trials``, ``budget`` and ``timeout`` the
+            first that is reached ends the search.
         confirm: Number of best configurations to train again under new seeds, with your own; the best mean wins.
         published: Configurations known to work, to be considered first; names outside of the space are left out.
         seed: Of the sampler.

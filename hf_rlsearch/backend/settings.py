@@ -22,6 +22,8 @@ class UnsetTrials(int):
 UNSET_TRIALS = UnsetTrials(20)
 # A trial costs at least this share of a full training, so a budget cannot be split without end.
 _SMALLEST_SHARE = 1 / 8
+# Stopped trainings that may wait on disk where the user does not say how many.
+DEFAULT_PAUSED = 4
 # Trials where only a timeout is given: more than any search gets to.
 _MANY = 1000
 
@@ -55,6 +57,8 @@ class Settings:
     n_jobs: int = 1
     halve_batch: bool = False
     keep_checkpoints: int = 1
+    max_checkpoints: int | None = None
+    disk_budget_gb: float | None = None
     weights: str | None = None
     roles: Mapping[str, str] | None = None
     n_points: Mapping[str, int] | int | None = None
@@ -69,6 +73,13 @@ class Settings:
             _whole("n_trials", self.n_trials, at_least=1)
         _whole("keep_checkpoints", self.keep_checkpoints, at_least=0)
         _whole("confirm", self.confirm, at_least=0)
+        if self.max_checkpoints is not None:
+            _whole("max_checkpoints", self.max_checkpoints, at_least=0)
+        if self.disk_budget_gb is not None and not self.disk_budget_gb >= 0:
+            raise ArgumentsError(
+                f"disk_budget_gb={self.disk_budget_gb!r} given, expected gigabytes of at least 0, or None for half of "
+                "what is free."
+            )
         if self.max_failed_trials is not None:
             _whole("max_failed_trials", self.max_failed_trials, at_least=1)
         if self.timeout is not None and not self.timeout > 0:
@@ -94,6 +105,14 @@ class Settings:
         if self.budget is not None and (self.n_trials is None or isinstance(self.n_trials, UnsetTrials)):
             return math.ceil(self.budget / _SMALLEST_SHARE)
         return _MANY if self.n_trials is None else int(self.n_trials)
+
+    @property
+    def most_paused(self) -> int:
+        """How many stopped trainings may wait on disk; without a number given none where others choose the trials:
+        they come back to a configuration by chance at most."""
+        if self.max_checkpoints is not None:
+            return self.max_checkpoints
+        return DEFAULT_PAUSED if self.sampler is None else 0
 
     @property
     def failures_allowed(self) -> int:

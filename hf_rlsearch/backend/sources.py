@@ -17,6 +17,9 @@ from hf_rlsearch.errors import ArgumentsError
 def with_run(args: Any, plan: Plan, objective: Objective | None) -> Any:
     """Points a trial's arguments to its own folder and name, and its best checkpoint to the objective."""
     args.output_dir = plan.folder
+    if plan.resume_from is not None and hasattr(args, "restore_callback_states_from_checkpoint"):
+        # Early stopping counts on from where it was.
+        args.restore_callback_states_from_checkpoint = True
     if "run_name" in vars(args):
         args.run_name = f"{args.run_name}-{plan.name}" if args.run_name else plan.name
     follows = objective.follows if objective is not None else None

@@ -7,10 +7,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch.backend import checkpoints, confirm
 from hf_rlsearch.backend.objective import Objective
+from hf_rlsearch.backend.paused import PAUSED, Pausing, needed, size_of
 from hf_rlsearch.backend.result import BASELINE, CONFIRM, role
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.storage import finished
 from hf_rlsearch.backend.trial import COMPLETE, FULL_TRAINING, Outcome
+
+# User attributes of a finished trial: the share of its own training that is done, and what it newly cost.
+TRAINED, SPENT = "trained", "spent"
 
 
 class Standing:
@@ -20,10 +24,11 @@ class Standing:
         study: Of the search.
         objective: What is optimised.
         settings: Of the search.
+        pausing: Which trainings wait on disk.
     """
 
-    def __init__(self, study: optuna.Study, objective: Objective, settings: Settings) -> None:
-        self._study, self._objective, self._settings = study, objective, settings
+    def __init__(self, study: optuna.Study, objective: Objective, settings: Settings, pausing: Pausing) -> None:
+        self._study, self._objective, self._settings, self._pausing = study, objective, settings, pausing
         self._confirmed = False
 
     @property
@@ -40,12 +45,8 @@ class Standing:
         return sorted(complete, key=lambda t: (sign * float(t.values[0]), t.number))
 
     def spent(self) -> float:
-        """Full trainings so far; a pruned or failed trial counts for the part that was trained."""
-        return sum(
-            1.0 if t.state == TrialState.COMPLETE else max(t.intermediate_values, default=0) / FULL_TRAINING
-            for t in finished(self._study)
-            if role(t) != CONFIRM
-        )
+        """Full trainings so far; a trial counts for what was newly trained in it."""
+        return sum(spent_on(trial) for trial in finished(self._study) if role(trial) != CONFIRM)
 
     def is_best(self, trial_role: str, outcome: Outcome) -> bool:
         """Whether a trial that has just ended beats all before it."""
@@ -68,18 +69,24 @@ class Standing:
         return len(better) < self._n_kept()
 
     def discard_checkpoints(self, *, confirmed: bool = False) -> None:
-        """Leaves the best k checkpoints on disk.
+        """Leaves the best k checkpoints on disk, and those of stopped trials that may go on.
 
         Args:
-            confirmed: The confirmations are made: only as many models stay as the user wants.
+            confirmed: The search is at its end: only as many models stay as the user wants, and nothing goes on.
         """
         self._confirmed = self._confirmed or confirmed
-        kept = self._kept()
-        for trial in finished(self._study):
-            folder = trial.user_attrs.get("folder")
-            if folder is None or not Path(folder).is_dir():
-                continue
-            checkpoints.discard(folder, keep=trial.user_attrs.get("checkpoint") if trial.number in kept else None)
+        best = self._kept()
+        trials = self._study.get_trials(deepcopy=False)
+        # A trial that goes on with another one has taken over its folder.
+        last = {trial.user_attrs["folder"]: trial for trial in trials if "folder" in trial.user_attrs}
+        models = {
+            t.number: t.user_attrs["checkpoint"] for t in trials if t.number in best and "checkpoint" in t.user_attrs
+        }
+        paused = [] if self._confirmed else self._pausing.kept(sum(size_of(path) for path in models.values()))
+        for folder, trial in last.items():
+            if trial.state.is_finished() and Path(folder).is_dir():
+                kept = needed(trial.user_attrs[PAUSED]) if trial.number in {t.number for t in paused} else []
+                checkpoints.discard(folder, keep=[*kept, *([models[trial.number]] if trial.number in models else [])])
 
     def _kept(self) -> set[int]:
         """The numbers of the trials whose models stay."""
@@ -101,3 +108,11 @@ class Standing:
         best = confirm.winner(confirm.confirmations(finished(self._study)), maximize=maximize)
         first = best.number if best is not None and self._confirmed else None
         return sorted(self.ranking(), key=lambda t: t.number != first)
+
+
+def spent_on(trial: FrozenTrial) -> float:
+    """Full trainings that were newly trained in a finished trial; of older studies, what its reports tell."""
+    stored = trial.user_attrs.get(SPENT)
+    if stored is not None:
+        return float(stored)
+    return 1.0 if trial.state == TrialState.COMPLETE else max(trial.intermediate_values, default=0) / FULL_TRAINING

@@ -11,6 +11,7 @@ from optuna.trial import FixedTrial
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend.arguments import plain
+from hf_rlsearch.backend.compat import save_or_leave
 from hf_rlsearch.backend.distributed import Ranks
 from hf_rlsearch.backend.failures import Failure, diverged
 from hf_rlsearch.backend.objective import Objective
@@ -32,7 +33,7 @@ class Plan:
         folder: Where the trial writes.
         name: What ``hp_name`` answered, or "run-<number>".
         role: "baseline" (the user's own arguments), "search" or "confirm".
-        resume_from: A complete checkpoint of this trial, None to begin anew.
+        resume_from: A complete checkpoint of this trial, or of the one that it goes on with; None to begin anew.
     """
 
     number: int
@@ -77,6 +78,7 @@ class Outcome:
         seconds: Wall-clock time on this rank.
         peak_memory: Bytes; of the device, or of the process on a CPU.
         step: Training steps done.
+        trained: Share of the trial's own training that was done, in [0, 1].
         checkpoint: Folder that holds exactly the scored model, if one was written.
     """
 
@@ -87,6 +89,7 @@ class Outcome:
     seconds: float = 0.0
     peak_memory: int = 0
     step: int = 0
+    trained: float = 0.0
     checkpoint: str | None = None
 
 
@@ -134,6 +137,8 @@ class Evaluation:
 # Called on rank 0 only with the fraction of training done, in 1..FULL_TRAINING, and the objective; True prunes the
 # trial.
 Report = Callable[[int, float], bool]
+# Called on rank 0 only with the Trainer of a trial that is to stop; True keeps a checkpoint that it can go on from.
+Pauses = Callable[[Any], bool]
 
 
 class Monitor:
@@ -144,10 +149,15 @@ class Monitor:
         objective: How evaluations are scored.
         ranks: Who has to agree.
         report: Stores a point of the learning curve and asks the pruner; called on rank 0.
+        pauses: Whether a trial that the pruner stops is to leave a checkpoint behind; called on rank 0. None where no
+            trial is.
     """
 
-    def __init__(self, plan: Plan, objective: Objective, ranks: Ranks, report: Report) -> None:
+    def __init__(
+        self, plan: Plan, objective: Objective, ranks: Ranks, report: Report, pauses: Pauses | None = None
+    ) -> None:
         self._plan, self._objective, self._ranks, self._report = plan, objective, ranks, report
+        self._pauses = pauses
         self.evaluations: list[Evaluation] = []
         self.pruned = False
         self.failure: Failure | None = None
@@ -155,30 +165,45 @@ class Monitor:
     def __call__(self, trainer: Any, metrics: Mapping[str, Any]) -> None:
         """Scores one evaluation; rank 0 decides, all ranks follow."""
         step = trainer.state.global_step
-        decision = self._ranks.broadcast(self._judge(trainer.state, metrics) if self._ranks.decides else None)
+        decision = self._ranks.broadcast(self._judge(trainer, metrics) if self._ranks.decides else None)
         self.evaluations.append(Evaluation(step, dict(metrics), tuple(decision["values"])))
         self.pruned = decision["stop"] == PRUNED
         if decision["failure"] is not None:
             self.failure = Failure(**decision["failure"])
         if decision["stop"] is not None:
             trainer.control.should_training_stop = True
-            trainer.control.should_save = False
+            trainer.control.should_save = decision["pause"]
+            if decision["pause"]:
+                save_or_leave(trainer)
 
-    def _judge(self, state: Any, metrics: Mapping[str, Any]) -> Params:
+    def _judge(self, trainer: Any, metrics: Mapping[str, Any]) -> Params:
         """Rank 0's decision on one evaluation, as plain data; its own exceptions become a failed trial."""
+        state = trainer.state
         step = int(state.global_step)
         try:
             values = self._objective(metrics)
             reason = diverged(values, metrics)
             if reason is not None:
                 failure = Failure(kind="nan", reason=f"Diverged: {reason}", step=step)
-                return {"stop": FAILED, "values": (), "failure": failure.to_json()}
+                return _decision(FAILED, failure=failure)
             point = max(1, round(FULL_TRAINING * step / max(1, state.max_steps)))
             last = step >= state.max_steps
             prune = len(values) == 1 and self._report(point, values[0]) and not last
+            pause = prune and self._pauses is not None and self._pauses(trainer)
         except Exception as error:
-            return {"stop": FAILED, "values": (), "failure": Failure.from_error(error, step=step).to_json()}
-        return {"stop": PRUNED if prune else None, "values": values, "failure": None}
+            return _decision(FAILED, failure=Failure.from_error(error, step=step))
+        return _decision(PRUNED if prune else None, values, pause=pause)
+
+
+def _decision(
+    stop: str | None, values: tuple[float, ...] = (), *, failure: Failure | None = None, pause: bool = False
+) -> Params:
+    return {
+        "stop": stop,
+        "values": values,
+        "failure": None if failure is None else failure.to_json(),
+        "pause": pause,
+    }
 
 
 def run_trial(trainer: Any, plan: Plan, monitor: Monitor, objective: Objective) -> tuple[Outcome, Exception | None]:
@@ -205,6 +230,7 @@ def run_trial(trainer: Any, plan: Plan, monitor: Monitor, objective: Objective) 
     outcome.seconds = time.perf_counter() - begun
     outcome.peak_memory = peak_memory()
     outcome.step = _step(trainer) or 0
+    outcome.trained = min(1.0, outcome.step / max(1, getattr(getattr(trainer, "state", None), "max_steps", 0) or 0))
     return outcome, error
 
 

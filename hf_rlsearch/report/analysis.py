@@ -42,7 +42,7 @@ def incumbents(search: SearchRecord) -> list[Incumbent]:
     best: float | None = None
     spent, entries = 0.0, []
     for trial in ended:
-        spent += trial.fidelity
+        spent += trial.spent
         improved = trial.values is not None and (best is None or search.better(trial.values[0], best))
         if improved and trial.values is not None:
             best = trial.values[0]
@@ -165,9 +165,8 @@ def summarize(search: SearchRecord) -> Summary:
         baseline=baseline,
         gain=gain,
         confirmed=_confirmed(search, best, baseline),
-        spent=sum(t.fidelity for t in search.trials),
-        full=float(len([t for t in ran if t.status != "failed"]))
-        + sum(t.fidelity for t in ran if t.status == "failed"),
+        spent=sum(t.spent for t in search.trials),
+        full=sum(t.spent if t.status == "failed" else t.cost for t in ran if not t.begun_at),
         seconds=(max(ended) - min(begun)).total_seconds() if begun and ended else None,
         memory=max((t.memory for t in search.trials if t.memory), default=None),
         counts={s: n for s in ("complete", "pruned", "failed", "running") if (n := len(search.with_status(s)))},

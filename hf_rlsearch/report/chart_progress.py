@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from hf_rlsearch.report.analysis import Incumbent, expected_best, incumbents
@@ -94,19 +95,37 @@ def allocation(search: SearchRecord, *, narrow: bool = False) -> Drawing | None:
         "allocation",
         "How much training each trial got",
         "One bar per trial, in the order of the search; a full bar is a complete training. Bars that end early are "
-        "trainings that were not worth their price.",
+        "trainings that were not worth their price; the pale part of a bar was trained by an earlier trial, which this "
+        "one went on with.",
         kind="wide",
         height=230,
         narrow=narrow,
     )
-    bars = [(t, t.fidelity, f"{t.fidelity:.0%} of a full training") for t in search.trials]
-    return trial_bars(drawing, search, bars, y=Linear(0, 1, 4), label="share of a full training")
+    bars = [(t, t.fidelity, _share(t)) for t in search.trials]
+    return trial_bars(drawing, search, bars, y=Linear(0, 1, 4), label="share of its training", shares=True)
+
+
+def _share(trial: TrialRecord) -> str:
+    """What an allocation bar tells: how far the training got, what that cost, and where it began."""
+    text = f"{trial.fidelity:.0%} of its training, {number(trial.spent)} full trainings spent"
+    if trial.begun_at and trial.continues is not None:
+        text += f"; went on with trial {trial.continues} from {trial.begun_at:.0%}"
+    return text + ("; paused" if trial.paused else "")
 
 
 def trial_bars(
-    drawing: Drawing, search: SearchRecord, bars: list[tuple[TrialRecord, float, str]], *, y: Linear, label: str
+    drawing: Drawing,
+    search: SearchRecord,
+    bars: list[tuple[TrialRecord, float, str]],
+    *,
+    y: Linear,
+    label: str,
+    shares: bool = False,
 ) -> Drawing:
-    """Draws one bar per (trial, height, text of its tip), the best trial in its own colour."""
+    """Draws one bar per (trial, height, text of its tip), the best trial in its own colour.
+
+    With ``shares`` heights are shares of each trial's training, and what an earlier trial has trained is pale.
+    """
     first, last = search.trials[0].number, search.trials[-1].number
     best = search.best()
     keys = [Key("block", key.color, key.text) for key in status_keys([t.status for t, _, _ in bars])]
@@ -128,6 +147,9 @@ def trial_bars(
             tip=f"trial {trial.number} ({trial.status}): {text}",
         )
         drawing.add(bar)
+        if shares and trial.begun_at:
+            top = frame.at(trial.number, trial.begun_at)[1]
+            drawing.add(replace(bar, y=top, height=max(frame.floor - top, 1), color="paper", opacity=0.65))
     return drawing
 
 

@@ -111,8 +111,12 @@ def _sentences(search: SearchRecord, trial: TrialRecord) -> list[str]:
         lines.append("The sampler that chose this trial stored no reason.")
     else:
         lines += _choice(search, trial)
+    if trial.begun_at and trial.continues is not None:
+        lines.append(f"It went on with trial {trial.continues}, which had been stopped after {trial.begun_at:.0%}.")
     if trial.status == "pruned":
         lines.append(_stop(trial))
+        if trial.paused:
+            lines.append("It left a checkpoint that another trial could go on from.")
     elif trial.status == "failed":
         lines.append(
             f"It failed: {(trial.failure or '').strip().splitlines()[-1] if trial.failure else 'no reason stored'}"

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend.confirm import OF, SEED, Confirmation, confirmations, winner
-from hf_rlsearch.history import DECISION_KEY, STOP_KEY
+from hf_rlsearch.history import CONTINUES, COST, DECISION_KEY, STOP_KEY
 
 FRACTION_STEPS = 10_000
 ONE_BY_ONE = "one_by_one"
@@ -43,7 +43,12 @@ class TrialRecord:
         params: What was tried: the exact values of the training where the backend stored them.
         values: One number per objective; None unless complete with finite numbers.
         curve: (step, value) as reported, ascending in step; not-finite values are left out.
-        fidelity: Share of a full training that was spent, in [0, 1].
+        fidelity: Share of the trial's own training that is done, in [0, 1].
+        begun_at: The share at which it began: above 0 where it went on with a stopped trial.
+        continues: The number of that stopped trial, None where it began anew.
+        paused: It was stopped, and left a checkpoint that another trial could go on from.
+        spent: What was newly trained in it, in full trainings.
+        cost: Of its whole training, in full trainings.
         begun: Wall clock, local time.
         ended: Wall clock, local time; None while it runs.
         seconds: How long it took, or has taken so far by what is stored.
@@ -63,6 +68,11 @@ class TrialRecord:
     values: tuple[float, ...] | None
     curve: tuple[tuple[float, float], ...]
     fidelity: float
+    begun_at: float
+    continues: int | None
+    paused: bool
+    spent: float
+    cost: float
     begun: datetime | None
     ended: datetime | None
     seconds: float | None
@@ -191,6 +201,11 @@ def _record(trial: FrozenTrial, max_step: float) -> TrialRecord:
         values=values,
         curve=tuple((float(s), v) for s, v in sorted(trial.intermediate_values.items()) if math.isfinite(v)),
         fidelity=_fidelity(trial, status, max_step),
+        begun_at=(_number(attrs.get("begun_at")) or 0.0) / FRACTION_STEPS,
+        continues=attrs.get(CONTINUES),
+        paused="paused" in attrs,
+        spent=_number(attrs.get("spent"), _fidelity(trial, status, max_step)) or 0.0,
+        cost=_number(attrs.get(COST)) or 1.0,
         begun=trial.datetime_start,
         ended=trial.datetime_complete,
         seconds=_number(attrs.get("seconds"), duration),

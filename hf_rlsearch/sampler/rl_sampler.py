@@ -43,7 +43,8 @@ class RLSampler(BaseSampler):
     points on the Pareto front.
 
     All chance in a trial is drawn from the seed and the trial's number: the same seed gives the same search, and a
-    resumed search goes on as if it had never stopped. The sampler keeps nothing else from trial to trial.
+    resumed search goes on as if it had never stopped. The sampler keeps nothing else from trial to trial, unless told
+    by ``plan_for``.
 
     Example:
         >>> import optuna
@@ -100,6 +101,15 @@ class RLSampler(BaseSampler):
         self._published = [dict(params) for params in published]
         self._facts = dict(facts or {})
         self._max_resource = max_resource
+        self._n_left: int | None = None
+
+    def plan_for(self, n_left: int | None) -> None:
+        """Tells how many more trials the search can afford, where a budget or time ends it.
+
+        Args:
+            n_left: The one that is chosen next included; None where nobody knows. ``n_trials`` is the most.
+        """
+        self._n_left = n_left
 
     def reseed_rng(self) -> None:
         """Does nothing: workers have trials of different numbers, and with them different chance."""
@@ -181,7 +191,10 @@ class RLSampler(BaseSampler):
         fits = ~out_of_memory(space, trials, rows)
         if (mask & fits).any():
             mask &= fits
-        n_remaining = None if self._n_trials is None else max(self._n_trials - number, 1)
+        known = [
+            n for n in (None if self._n_trials is None else self._n_trials - number, self._n_left) if n is not None
+        ]
+        n_remaining = max(min(known), 1) if known else None
         facts = {"maximize": float(list(study.directions) == [StudyDirection.MAXIMIZE]), **self._facts}
         trust = temperature(trials, study.directions)
         agent = load_agent(self._weights)

@@ -3,6 +3,7 @@
 Started by torchrun. Writes what it saw to ``<folder>/<scenario>-<rank>.json``.
 """
 
+import hashlib
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import optuna
 import torch
@@ -82,6 +83,28 @@ class Diverges(Trainer):
         return (loss[0] * float("nan"), loss[1]) if isinstance(loss, tuple) else loss * float("nan")
 
 
+class StopsTrial1(optuna.pruners.BasePruner):
+    """Stops trial 1 at its first report."""
+
+    def prune(self, study: Any, trial: Any) -> bool:
+        return trial.number == 1
+
+
+class Digests(Trainer):
+    """Notes the step that each training begins at, and a digest of the weights that it ends with."""
+
+    began: ClassVar[list[int]] = []
+    weights: ClassVar[dict[str, str]] = {}
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        checkpoint = kwargs.get("resume_from_checkpoint")
+        Digests.began.append(0 if checkpoint is None else int(checkpoint.split("-")[-1]))
+        output = super().train(*args, **kwargs)
+        whole = b"".join(tensor.detach().numpy().tobytes() for tensor in self.model.state_dict().values())
+        Digests.weights[Path(self.args.output_dir).name] = hashlib.sha256(whole).hexdigest()
+        return output
+
+
 def raising_space(trial: Any) -> dict[str, Any]:
     if isinstance(trial, optuna.Trial) and trial.number == 1:
         raise LookupError("boom")
@@ -108,6 +131,13 @@ def model_init(trial: Any = None) -> Any:
     return tiny_model(0.1 if trial is None else trial.suggest_float("dropout", 0.0, 0.5))
 
 
+class Same(Scripted):
+    """The second trial again and again, after another one."""
+
+    def __init__(self) -> None:
+        super().__init__(learning_rate=[1e-2, 1e-3, 1e-3], dropout=[0.1, 0.3, 0.3])
+
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "prune": {"pruner": optuna.pruners.ThresholdPruner(upper=0.0)},
     "timeout": {"timeout": 0.01, "n_trials": 200},
@@ -117,11 +147,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "wrong_space": {"hp_space": wrong_space},
     "too_many_failures": {"max_failed_trials": 1},
     "catch_nothing": {"catch": ()},
+    "pause": {"pruner": StopsTrial1(), "max_checkpoints": 1, "baseline": False, "sampler": Same()},
+    "no_pause": {"n_trials": 2, "baseline": False, "sampler": Same()},
 }
 TRAINERS: dict[str, type[Trainer]] = {
     "nan": Diverges,
     "evaluation_raises": BreaksInEvaluation,
     "end_raises": BreaksAtTheEnd,
+    "pause": Digests,
+    "no_pause": Digests,
 }
 SCENARIO_OF = {"too_many_failures": "raise_on_rank_1", "catch_nothing": "raise_on_rank_1"}
 
@@ -131,7 +165,7 @@ def make_trainer(scenario: str, folder: Path, backend: str) -> Trainer:
     args = TrainingArguments(
         output_dir=str(folder / scenario),
         eval_strategy="epoch",
-        save_strategy="epoch" if scenario.startswith("kill") else "no",
+        save_strategy="epoch" if scenario.startswith(("kill", "pause")) else "no",
         num_train_epochs=2,
         per_device_train_batch_size=8,
         report_to="none",
@@ -144,6 +178,7 @@ def make_trainer(scenario: str, folder: Path, backend: str) -> Trainer:
 
 
 def search(scenario: str, folder: Path, backend: str) -> dict[str, Any]:
+    Digests.began, Digests.weights = [], {}
     trainer = make_trainer(scenario, folder, backend)
     options: dict[str, Any] = {"hp_space": rates, "n_trials": 3, **OPTIONS.get(scenario, {})}
     if scenario == "objective_raises":
@@ -165,6 +200,10 @@ def search(scenario: str, folder: Path, backend: str) -> dict[str, Any]:
         "kinds": [(trial.user_attrs.get("failure") or {}).get("kind") for trial in result.trials],
         "steps": [trial.user_attrs.get("steps") for trial in result.trials],
         "stopped_by": result.stopped_by,
+        "values": [trial.value for trial in result.trials],
+        "continues": [trial.user_attrs.get("continues") for trial in result.trials],
+        "began": Digests.began,
+        "weights": dict(Digests.weights),
         "evaluated": trainer.evaluate()["eval_loss"],
         "dropout": trainer.model.config.hidden_dropout_prob,
     }

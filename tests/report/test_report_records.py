@@ -5,7 +5,10 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from hf_rlsearch.report import SearchRecord
+from hf_rlsearch.report import SearchRecord, explain
+from hf_rlsearch.report.analysis import summarize
+from hf_rlsearch.report.chart_progress import allocation
+from hf_rlsearch.report.drawing import Rect
 
 X = {"x": FloatDistribution(0.0, 1.0)}
 
@@ -83,3 +86,37 @@ def test_damaged_attributes_count_as_absent(maximizing: optuna.Study) -> None:
     (trial,) = SearchRecord.from_study(maximizing).trials
     assert (trial.metrics, trial.decision) == ({}, {})
     assert trial.seconds is not None
+
+
+def test_a_training_that_went_on_is_told_and_paid_once() -> None:
+    study = optuna.create_study(direction="maximize")
+    told = [
+        ({"spent": 1.0, "cost": 1.0, "begun_at": 0, "role": "baseline"}, TrialState.COMPLETE, {10_000: 0.5}),
+        (
+            {"spent": 0.5, "cost": 2.0, "begun_at": 0, "paused": "there", "role": "search"},
+            TrialState.PRUNED,
+            {2500: 0.6},
+        ),
+        (
+            {"spent": 1.5, "cost": 2.0, "begun_at": 2500, "continues": 1, "role": "search"},
+            TrialState.COMPLETE,
+            {2500: 0.6},
+        ),
+    ]
+    for attributes, state, reports in told:
+        value = 0.7 if state == TrialState.COMPLETE else None
+        study.add_trial(
+            optuna.trial.create_trial(state=state, value=value, intermediate_values=reports, user_attrs=attributes)
+        )
+    search = SearchRecord.from_study(study)
+    summary = summarize(search)
+    assert (summary.spent, summary.full) == (3.0, 3.0)
+    assert "It left a checkpoint that another trial could go on from." in explain(search, 1).sentences
+    assert "It went on with trial 1, which had been stopped after 25%." in explain(search, 2).sentences
+    drawing = allocation(search)
+    assert drawing is not None
+    tips = [shape.tip for shape in drawing.shapes if isinstance(shape, Rect) and shape.trial == 2]
+    assert (
+        tips
+        == ["trial 2 (complete): 100% of its training, 1.5 full trainings spent; went on with trial 1 from 25%"] * 2
+    )

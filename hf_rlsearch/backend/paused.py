@@ -1,0 +1,186 @@
+"""Trainings that were stopped and can go on: which they are, what they need on disk, and which ones have to go.
+
+A trial that the pruner stops is recorded as pruned. If it could leave a whole checkpoint behind (model, optimizer,
+scheduler, random state of every rank), that one is kept, and a later trial of the same configuration goes on from it:
+it takes the earlier trial's folder over, repeats its reports, and names it in the user attribute "continues".
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from hf_rlsearch.backend.arguments import plain
+from hf_rlsearch.backend.settings import Settings
+from hf_rlsearch.backend.trial import FULL_TRAINING
+from hf_rlsearch.history import CONTINUES
+
+# User attributes: of a trial that the pruner stopped, where on the axis of learning curves that was; of a pruned one,
+# the checkpoint that it can go on from; of any, where on the axis it began.
+STOPPED, PAUSED, BEGUN_AT = "stopped", "paused", "begun_at"
+# What must be equal besides the params for two trials to be the same training.
+_SAME = ("role", "values", "arguments", "world_size")
+_GB = 10**9
+# A checkpoint needs a little more than the tensors in it.
+_MARGIN = 1.1
+
+
+def point_of(checkpoint: str) -> int:
+    """Where on the axis of learning curves a checkpoint was written, 1 to FULL_TRAINING; 0 if it cannot be read."""
+    try:
+        state = json.loads(Path(checkpoint, "trainer_state.json").read_text())
+        return max(1, round(FULL_TRAINING * int(state["global_step"]) / max(1, int(state["max_steps"]))))
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def needed(checkpoint: str) -> list[str]:
+    """What must stay on disk for a training to go on from a checkpoint: itself, and the best one that it may load.
+
+    Args:
+        checkpoint: Of a training.
+    """
+    try:
+        best = json.loads(Path(checkpoint, "trainer_state.json").read_text()).get("best_model_checkpoint")
+    except (OSError, ValueError):
+        best = None
+    return [checkpoint] if best is None or not Path(best).is_dir() else sorted({checkpoint, str(best)})
+
+
+def waiting(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The paused trials that nobody has gone on with and whose checkpoint is still there, earlier ones first."""
+    taken = {trial.user_attrs.get(CONTINUES) for trial in trials}
+    return [
+        trial
+        for trial in trials
+        if trial.state == TrialState.PRUNED
+        and trial.number not in taken
+        and trial.user_attrs.get(PAUSED) is not None
+        and Path(trial.user_attrs[PAUSED], "trainer_state.json").is_file()
+    ]
+
+
+class Pausing:
+    """Which trainings wait on disk.
+
+    Args:
+        study: Of the search.
+        settings: Of the search.
+        minimize: Smaller objectives are better; of several the first counts.
+    """
+
+    def __init__(self, study: optuna.Study, settings: Settings, *, minimize: bool) -> None:
+        self._study, self._minimize = study, minimize
+        self._most = settings.most_paused
+        self._disk_budget = None if settings.disk_budget_gb is None else settings.disk_budget_gb * _GB
+
+    def wants(self, trial: FrozenTrial, trainer: Any) -> bool:
+        """Whether a trial that the pruner stops now is to leave a checkpoint behind.
+
+        It is not if there will be no place for it: others wait that were better, or the disk is full.
+
+        Args:
+            trial: With the reports so far.
+            trainer: That trains it.
+        """
+        args = trainer.args
+        if str(plain(args.save_strategy)) in ("no", "best") or args.save_only_model:
+            return False
+        better = [t for t in waiting(self._trials()) if self._rank(t) < self._rank(trial)]
+        return len(better) < self._most and _fits(trainer, self._disk_budget)
+
+    def claim(self, trial: optuna.Trial, facts: Mapping[str, Any]) -> FrozenTrial | None:
+        """The paused trial that a new one would only repeat, the latest of several; the new one goes on with it.
+
+        Args:
+            trial: The new one, with its params.
+            facts: Its user attributes to be; values, arguments and number of processes must be the same.
+
+        Returns:
+            None if there is none, or another process was quicker.
+        """
+        wanted = {name: facts[name] for name in _SAME}
+        same = [
+            each
+            for each in waiting(self._trials())
+            if each.params == trial.params and {name: each.user_attrs.get(name) for name in _SAME} == wanted
+        ]
+        if self._most == 0 or not same:
+            return None
+        trial.set_user_attr(CONTINUES, same[-1].number)
+        rivals = [t for t in self._trials() if t.user_attrs.get(CONTINUES) == same[-1].number]
+        if len(rivals) == 1:
+            return same[-1]
+        trial.set_user_attr(CONTINUES, None)
+        return None
+
+    def kept(self, others: float) -> list[FrozenTrial]:
+        """The paused trials that may stay on disk: those with the better value so far.
+
+        Better values have mostly taken more training, too, which would have to be repeated.
+
+        Args:
+            others: Bytes that finished trials keep besides.
+        """
+        ranked = sorted(waiting(self._trials()), key=self._rank)[: self._most]
+        sizes = [sum(size_of(path) for path in needed(trial.user_attrs[PAUSED])) for trial in ranked]
+        if not ranked:
+            return []
+        left = self._disk_budget
+        left = (_free(ranked[0].user_attrs[PAUSED]) + sum(sizes)) / 2 if left is None else left - others
+        chosen = []
+        for trial, n_bytes in zip(ranked, sizes, strict=True):
+            if n_bytes <= left:
+                chosen.append(trial)
+                left -= n_bytes
+        return chosen
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
+
+    def _rank(self, trial: FrozenTrial) -> tuple[float, int]:
+        """Better trials come first, later ones first among equals."""
+        sign = 1.0 if self._minimize else -1.0
+        values = [sign * value for value in trial.intermediate_values.values() if math.isfinite(value)]
+        return min(values, default=math.inf), -trial.number
+
+
+def _fits(trainer: Any, disk_budget: float | None) -> bool:
+    """Whether a checkpoint of the running training has a place: on the disk, and in the budget of bytes."""
+    n_bytes = _MARGIN * _bytes_in_memory(trainer)
+    return n_bytes <= _free(trainer.args.output_dir) and (disk_budget is None or n_bytes <= disk_budget)
+
+
+def size_of(folder: str) -> int:
+    """Bytes of all files in a folder; 0 where there is none."""
+    total = 0
+    for path in Path(folder).rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except OSError:
+            continue  # deleted meanwhile
+    return total
+
+
+def _free(folder: str) -> float:
+    """Free bytes of the disk that a folder is, or will be, on."""
+    path = Path(folder).absolute()
+    while not path.exists():
+        path = path.parent
+    return float(shutil.disk_usage(path).free)
+
+
+def _bytes_in_memory(trainer: Any) -> float:
+    """Bytes of model and optimizer, those of all ranks where each holds a part."""
+    import torch
+
+    held = [*trainer.model.parameters(), *trainer.model.buffers()]
+    for state in getattr(trainer.optimizer, "state", {}).values():
+        if isinstance(state, Mapping):
+            held += [value for value in state.values() if isinstance(value, torch.Tensor)]
+    return float(sum(tensor.numel() * tensor.element_size() for tensor in held))
