@@ -89,7 +89,8 @@ class Pausing:
             trainer: That trains it.
         """
         args = trainer.args
-        if str(plain(args.save_strategy)) in ("no", "best") or args.save_only_model:
+        strategy = str(plain(getattr(args, "save_strategy", "no")))
+        if strategy in ("no", "best") or getattr(args, "save_only_model", False):
             return False
         better = [t for t in waiting(self._trials()) if self._rank(t) < self._rank(trial)]
         return len(better) < self._most and _fits(trainer, self._disk_budget)

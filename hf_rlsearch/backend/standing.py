@@ -12,6 +12,7 @@ from hf_rlsearch.backend.result import BASELINE, CONFIRM, role
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.storage import finished
 from hf_rlsearch.backend.trial import COMPLETE, FULL_TRAINING, Outcome
+from hf_rlsearch.history import CONTINUES
 
 # User attributes of a finished trial: the share of its own training that is done, and what it newly cost.
 TRAINED, SPENT = "trained", "spent"
@@ -83,8 +84,10 @@ class Standing:
             t.number: t.user_attrs["checkpoint"] for t in trials if t.number in best and "checkpoint" in t.user_attrs
         }
         paused = [] if self._confirmed else self._pausing.kept(sum(size_of(path) for path in models.values()))
+        # Another one may just be about to go on with it.
+        in_use = {trial.user_attrs.get(CONTINUES) for trial in trials if not trial.state.is_finished()}
         for folder, trial in last.items():
-            if trial.state.is_finished() and Path(folder).is_dir():
+            if trial.state.is_finished() and trial.number not in in_use and Path(folder).is_dir():
                 kept = needed(trial.user_attrs[PAUSED]) if trial.number in {t.number for t in paused} else []
                 checkpoints.discard(folder, keep=[*kept, *([models[trial.number]] if trial.number in models else [])])
 

@@ -310,6 +310,30 @@ def test_killed_between_the_stop_and_its_record(
     assert broken.trials[3].user_attrs["begun_at"] == 3333
 
 
+def test_killed_after_it_was_claimed(
+    make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new trial has named the one that it goes on with, but not taken over its folder yet."""
+    whole = search(make_trainer, tmp_path / "whole")
+
+    def killed(checkpoint: str) -> int:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hf_rlsearch.backend.planner.point_of", killed)
+        patch.setattr("hf_rlsearch.backend.planner.Planner.checkpoint_at", lambda self, trial, point: _last(trial))
+        with pytest.raises(SystemExit):
+            search(make_trainer, tmp_path / "broken")
+    broken = search(make_trainer, tmp_path / "broken", rates=RATES[3:], n_trials=4)
+    assert [t.value for t in broken.trials] == [t.value for t in whole.trials]
+    assert broken.trials[3].user_attrs["continues"] == 1
+    assert broken.trials[3].user_attrs["begun_at"] == 3333
+
+
+def _last(trial: Any) -> str:
+    return str(next(Path(trial.user_attrs["folder"]).glob("checkpoint-4")))
+
+
 def test_killed_while_it_goes_on(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     whole = search(make_trainer, tmp_path / "whole")
 
