@@ -70,6 +70,7 @@ class RuleAgent:
         n_remaining: int | None,
         facts: dict[str, float],
         rng: np.random.Generator,
+        temperature: float,
     ) -> Choice:
         self.calls.append(Call(space, history, candidates, mask.copy(), n_remaining, dict(facts)))
         return Choice(int(self.rule(np.flatnonzero(mask), rng)))

@@ -21,7 +21,7 @@ from hf_rlsearch.tasks.prior_generic import GenericDraw
 from hf_rlsearch.tasks.prior_space import GENERIC, LORA, SCRATCH, SGD, lognormal
 from hf_rlsearch.tasks.prior_training import TrainingDraw
 
-PRIOR_VERSION = "3"
+PRIOR_VERSION = "4"
 """Raised with every change of what is drawn; the card of the weights names it."""
 
 FACTS = ("n_parameters", "n_examples", "maximize", "lora", "from_scratch")

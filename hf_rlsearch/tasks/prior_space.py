@@ -156,7 +156,7 @@ class SpaceDraw:
             low = 10 ** np.choose(
                 domain, [u(-6.3, -4.7, n), u(-6, -3.8, n), u(-5, -3.2, n), u(-5, -2.5, n), u(-6, -3, n)]
             )
-            width = np.choose(domain, [u(0.5, 2.8, n), u(0.6, 3.2, n), u(0.4, 2.2, n), u(1.0, 3.5, n), u(0.5, 3, n)])
+            width = np.choose(domain, [u(0.5, 2.5, n), u(0.6, 2.6, n), u(0.4, 2.2, n), u(1.0, 3.5, n), u(0.5, 3, n)])
             return low, np.minimum(low * 10**width, 3.0), np.ones(n, bool)
         if name == "weight_decay":
             log = rng.random(n) < 0.55
@@ -168,13 +168,20 @@ class SpaceDraw:
             return low, np.maximum(u(first, last, n), low + 0.02), np.zeros(n, bool)
         (a, b_), (c, d) = _LOG2_RANGE[name]
         low = 2.0 ** u(a, b_, n)
-        if name == "batch_size":  # pre-training counts sequences by the hundred
-            low = low * np.where((domain == SCRATCH) & (rng.random(n) < 0.6), 4.0, 1.0)
+        if name == "batch_size":
+            low, doublings = self._batch_range(domain)
+            return low, low * 2.0**doublings, rng.random(n) < 0.9
         return (
             low,
             low * 2.0 ** u(c, d, n),
             rng.random(n) < (0.5 if name in ("epochs", "generic_numeric", "depth") else 0.9),
         )
+
+    def _batch_range(self, domain: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Smallest batch and doublings to the largest: 16 and 32 are usual in fine-tuning, hundreds in pre-training."""
+        u, n = self.rng.uniform, len(domain)
+        low = 2.0 ** np.choose(domain, [u(1, 4.5, n), u(0, 4.5, n), u(3, 8, n), u(3, 6, n), u(2, 6, n)])
+        return low, np.choose(domain, [u(1, 3.5, n), u(1, 3.5, n), u(1, 5, n), u(1, 5.5, n), u(1, 5, n)])
 
     def _categorical_levels(self, name: str, b: IntArray, h: IntArray) -> None:
         rng, n = self.rng, len(b)
