@@ -133,6 +133,15 @@ def test_the_agent_sees_the_whole_search(first: RuleAgent) -> None:
     assert first.calls[-1].history.values.tolist() == [t.value for t in study.trials[:-1]]
 
 
+def test_the_agent_plans_for_what_is_left_of_a_budget(first: RuleAgent) -> None:
+    sampler = RLSampler(seed=0, n_trials=5, search_space=SPACE)
+    study = optuna.create_study(sampler=sampler)
+    for left in (None, 2, 9, 0):
+        sampler.plan_for(left)
+        study.optimize(objective, n_trials=1)
+    assert [call.n_remaining for call in first.calls] == [5, 2, 3, 1]
+
+
 def test_minimised_objectives_and_several_directions_are_turned(first: RuleAgent) -> None:
     study = optuna.create_study(sampler=RLSampler(seed=0, search_space=SPACE), directions=["minimize", "maximize"])
     study.optimize(lambda t: (objective(t), -objective(t)), n_trials=3)
