@@ -50,7 +50,7 @@ class StopTraining:
     n_envs: int = 128
     n_steps: int = 64
     learning_rate: float = 7e-4
-    joint_steps: int = 250_000
+    joint_steps: int = 245_760
     joint_envs: int = 64
     joint_candidates: int = 64
     joint_learning_rate: float = 3e-4
