@@ -6,6 +6,7 @@ import time
 import optuna
 from optuna.trial import TrialState
 
+from hf_rlsearch.backend.checked import OURS
 from hf_rlsearch.backend.result import CONFIRM, SEARCH, role
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.standing import spent_on
@@ -32,7 +33,7 @@ class Allowance:
         sampler, pruner = self._study.sampler, self._study.pruner
         if self._settings.sampler is None and isinstance(sampler, RLSampler):
             sampler.plan_for(None if left is None else self.trials_left(left))
-        if self._settings.pruner is None and isinstance(pruner, RLPruner):
+        if self._settings.pruner == OURS and isinstance(pruner, RLPruner):
             # The pruner does not count failed trials.
             seen = sum(spent_on(trial) for trial in self._finished() if trial.state != TrialState.FAIL)
             pruner.plan_for(None if left is None else seen + left)

@@ -7,6 +7,8 @@ from typing import Any
 
 from hf_rlsearch.errors import ArgumentsError, ObjectiveError
 
+OURS = "rl"
+"""The value of ``pruner`` that asks for our stop rule."""
 logger = logging.getLogger(__name__)
 
 
@@ -61,11 +63,11 @@ def _study(settings: Any) -> None:
 
     for name, base in (("sampler", BaseSampler), ("pruner", BasePruner)):
         value = getattr(settings, name)
-        if value is not None and not isinstance(value, base):
+        if not (value is None or isinstance(value, base) or (name, value) == ("pruner", OURS)):
             what = f"the class {value.__name__}; call it" if isinstance(value, type) else repr(value)
             raise ArgumentsError(
-                f"{name}={what} given, expected an Optuna {name} such as optuna.{name}s.{_EXAMPLES[name]}, or None for "
-                "ours."
+                f"{name}={what} given, expected an Optuna {name} such as optuna.{name}s.{_EXAMPLES[name]}, or "
+                f"{_INSTEAD[name]}."
             )
     if settings.storage is not None and not isinstance(settings.storage, (str, BaseStorage)):
         raise ArgumentsError(
@@ -79,6 +81,7 @@ def _study(settings: Any) -> None:
 
 
 _EXAMPLES = {"sampler": "TPESampler()", "pruner": "MedianPruner()"}
+_INSTEAD = {"sampler": "None for ours", "pruner": f"{OURS!r} for ours, or None for none"}
 
 
 def _catch(catch: Any) -> None:

@@ -12,6 +12,7 @@ from hf_rlsearch._typing import Params
 from hf_rlsearch.backend import confirm
 from hf_rlsearch.backend.allowance import Allowance
 from hf_rlsearch.backend.arguments import plain
+from hf_rlsearch.backend.checked import OURS
 from hf_rlsearch.backend.distributed import RUN, STOP
 from hf_rlsearch.backend.drawing import Drawer
 from hf_rlsearch.backend.failures import Failure
@@ -28,6 +29,7 @@ from hf_rlsearch.backend.storage import OBJECTIVE, Opened, finished
 from hf_rlsearch.backend.trial import COMPLETE, FAILED, FULL_TRAINING, PRUNED, Outcome, Plan
 from hf_rlsearch.errors import SearchFailed
 from hf_rlsearch.history import CONTINUES, COST
+from hf_rlsearch.pruner import RLPruner
 from hf_rlsearch.report.notes import note_trial
 
 _STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
@@ -274,8 +276,11 @@ class Chief:
                 "sizes, and with them objectives, are not comparable."
             )
         evaluates = plain(getattr(self._drawer.frozen.original(), "eval_strategy", None))
-        if self._settings.pruner is not None and evaluates == "no" and "eval_strategy" not in self._drawer.searched:
+        silent = evaluates == "no" and "eval_strategy" not in self._drawer.searched
+        if silent and self._settings.pruner not in (None, OURS):
             yield "The pruner stops no trial, because eval_strategy='no' evaluates none during training."
+        elif not silent and isinstance(self.study.pruner, RLPruner) and self._settings.pruner == OURS:
+            yield "The agent may stop trials at their evaluations; pruner=None trains every one to its end."
 
     def _enqueue_baseline(self) -> None:
         if not self._settings.baseline or self.study.get_trials(deepcopy=False):

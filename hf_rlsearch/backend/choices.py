@@ -1,24 +1,28 @@
 """The one place where the default sampler and pruner are chosen."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
 import optuna
 
 from hf_rlsearch._typing import Params
+from hf_rlsearch.backend.checked import OURS
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.trial import FULL_TRAINING
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.space import SearchSpace
 
 
-def choose_sampler(settings: Settings, space: SearchSpace, *, seed: int) -> optuna.samplers.BaseSampler:
+def choose_sampler(
+    settings: Settings, space: SearchSpace, *, seed: int, facts: Mapping[str, float]
+) -> optuna.samplers.BaseSampler:
     """The user's sampler, else ours with the pretrained agent.
 
     Args:
         settings: Of the search.
         space: Every hyperparameter of it.
         seed: Of ours where the user gave none, so that a script run again searches in the same way.
+        facts: What the Trainer tells about the task, see ``facts_of``.
     """
     if settings.sampler is not None:
         chosen: optuna.samplers.BaseSampler = settings.sampler
@@ -35,6 +39,7 @@ def choose_sampler(settings: Settings, space: SearchSpace, *, seed: int) -> optu
         weights=settings.weights,
         search_space=space,
         published=settings.published,
+        facts=facts,
         max_resource=FULL_TRAINING,
     )
 
@@ -53,14 +58,14 @@ def _check_published(published: Sequence[Params], space: SearchSpace) -> None:
 
 
 def choose_pruner(settings: Settings, n_objectives: int) -> optuna.pruners.BasePruner:
-    """The user's pruner, else our stop rule; none where several objectives or weights without one rule it out.
+    """The user's pruner, none for None, else our stop rule where there is one objective and the weights hold a rule.
 
     Args:
         settings: Of the search.
         n_objectives: Number of directions.
     """
-    if settings.pruner is not None:
-        chosen: optuna.pruners.BasePruner = settings.pruner
+    if settings.pruner != OURS:
+        chosen: optuna.pruners.BasePruner = settings.pruner or optuna.pruners.NopPruner()
         return chosen
     from hf_rlsearch.policy.stop import StopRule
     from hf_rlsearch.pruner import RLPruner

@@ -13,6 +13,7 @@ from hf_rlsearch.backend.choices import choose_pruner, choose_sampler
 from hf_rlsearch.backend.compat import calm
 from hf_rlsearch.backend.distributed import STOP, Ranks
 from hf_rlsearch.backend.drawing import Drawer
+from hf_rlsearch.backend.facts import facts_of
 from hf_rlsearch.backend.failures import Failure
 from hf_rlsearch.backend.identity import identity
 from hf_rlsearch.backend.objective import Objective
@@ -113,7 +114,12 @@ class Search:
             ),
             directions=self.objective.directions,
             n_trials=settings.most_trials,
-            sampler=choose_sampler(settings, self._drawer.space, seed=self._seed()),
+            sampler=choose_sampler(
+                settings,
+                self._drawer.space,
+                seed=self._seed(),
+                facts=facts_of(source.reference, {h.role for h in self._drawer.space.hyperparameters}),
+            ),
             pruner=choose_pruner(settings, len(self.objective.directions)),
             storage=settings.storage,
             study_name=settings.study_name,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hf_rlsearch._typing import Params
+from hf_rlsearch.backend.checked import OURS
 from hf_rlsearch.backend.default_space import default_hp_space, without_epochs
 from hf_rlsearch.backend.objective import UNSET_DIRECTION
 from hf_rlsearch.backend.run import run_search
@@ -22,7 +23,7 @@ def search(
     hp_name: Callable[[Any], str] | None = None,
     metric: str | Sequence[str] | None = None,
     sampler: Any = None,
-    pruner: Any = None,
+    pruner: Any = OURS,
     storage: Any = None,
     study_name: str | None = None,
     load_if_exists: bool = False,
@@ -65,7 +66,7 @@ def search(
         hp_name: Names a trial's folder and run.
         metric: The metric to optimise, as evaluation names it, ``eval_`` may be left out.
         sampler: An Optuna sampler instead of ours.
-        pruner: An Optuna pruner instead of ours.
+        pruner: An Optuna pruner instead of ours, "rl"; None stops no trial.
         storage: An Optuna storage or its URL instead of an SQLite file in ``output_dir``.
         study_name: Names the study; in a ``storage`` of yours an existing one is an error unless ``load_if_exists``.
         load_if_exists: As in Optuna.

@@ -9,7 +9,7 @@ from numbers import Integral
 from typing import Any
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.backend.checked import check_options
+from hf_rlsearch.backend.checked import OURS, check_options
 from hf_rlsearch.backend.default_space import default_hp_space
 from hf_rlsearch.backend.objective import UNSET_DIRECTION
 from hf_rlsearch.errors import ArgumentsError
@@ -43,7 +43,7 @@ class Settings:
     hp_name: Callable[[Any], str] | None = None
     metric: str | Sequence[str] | None = None
     sampler: Any = None
-    pruner: Any = None
+    pruner: Any = OURS
     storage: Any = None
     study_name: str | None = None
     load_if_exists: bool = False

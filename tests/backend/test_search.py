@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from transformers import EarlyStoppingCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainerCallback
 from transformers.trainer_utils import BestRun
 
-from hf_rlsearch import SearchResult, search
+from hf_rlsearch import RLPruner, SearchResult, search
 from tests.backend.conftest import Rows, Scripted, rates, run, states, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
@@ -305,6 +305,16 @@ def test_a_pruner_without_evaluations_is_said(make_trainer: MakeTrainer, caplog:
     with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
         run(make_trainer(eval_strategy="no"), "rl", n_trials=1, pruner=optuna.pruners.MedianPruner())
     assert "The pruner stops no trial, because eval_strategy='no'" in caplog.text
+
+
+@pytest.mark.parametrize(("chosen", "kind"), [({}, RLPruner), ({"pruner": None}, optuna.pruners.NopPruner)])
+def test_stopping_is_on_by_default_said_and_switched_off_by_none(
+    make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture, chosen: dict[str, Any], kind: type
+) -> None:
+    with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
+        found = run(make_trainer(eval_strategy="epoch"), "rl", n_trials=1, **chosen)
+    assert isinstance(found.run_summary.study.pruner, kind)
+    assert ("The agent may stop trials at their evaluations" in caplog.text) == (kind is RLPruner)
 
 
 class Counting(TrainerCallback):
