@@ -74,6 +74,34 @@ def test_report_writes_all_that_was_asked_for(
     assert "*1" in out
 
 
+def test_a_watched_report_follows_the_search_until_ctrl_c(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, waits, texts = tmp_path / "r.html", [], []
+
+    def sleep(seconds: float) -> None:
+        """A trial ends while we wait; the second time somebody has seen enough."""
+        waits.append(seconds)
+        texts.append(page.read_text())
+        if len(waits) == 2:
+            raise KeyboardInterrupt
+        study = optuna.load_study(study_name="s", storage=f"sqlite:///{database}")
+        study.add_trial(create_trial(value=0.125, params={"x": 0.1}, distributions={"x": FloatDistribution(0, 1)}))
+
+    monkeypatch.setattr("time.sleep", sleep)
+    assert main(["report", database, "-o", str(page), "--watch", "5"]) == 0
+    assert waits == [5, 5]
+    assert all('http-equiv="refresh" content="5"' in text for text in texts)
+    assert ("3 trials" in texts[0], "4 trials" in texts[1]) == (True, True)
+    assert "refresh" not in page.read_text()
+    assert [path.name for path in tmp_path.glob("*.partial")] == []
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main(["report", database, "--watch", "0"])
+    assert end.value.code == 2
+    assert "expected at least 1 second" in capsys.readouterr().err
+
+
 def test_what_cannot_be_done_ends_with_1_and_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "sqlite:///no.db"]) == 1
     assert "hf-rlsearch: There is no storage at 'no.db'" in capsys.readouterr().err

@@ -1,20 +1,18 @@
 """What a search returns: every trial, the best one, the gain over the user's own arguments, ways to use it."""
 
-import datetime
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend import confirm
+from hf_rlsearch.backend.trial_json import trial_from_json, trial_to_json, trial_to_row
 
 BASELINE, SEARCH, CONFIRM = "baseline", "search", "confirm"
 
@@ -102,7 +100,8 @@ class SearchResult:
         """One row for each trial: number, role, state, values, hyperparameters, seconds, and how it failed."""
         import pandas as pd
 
-        return pd.DataFrame([self._row(trial) for trial in self.trials])
+        n = len(self.directions)
+        return pd.DataFrame([trial_to_row(t, role(t), self.hyperparameters(t), n) for t in self.trials])
 
     def summary(self) -> str:
         """Two or three lines for people."""
@@ -238,85 +237,10 @@ class SearchResult:
     def _gain_sign(self) -> float:
         return 1.0 if self._maximize else -1.0
 
-    def _row(self, trial: FrozenTrial) -> Params:
-        values = list(trial.values or [math.nan] * len(self.directions))
-        failure = trial.user_attrs.get("failure") or {}
-        return {
-            "number": trial.number,
-            "role": role(trial),
-            "state": trial.state.name.lower(),
-            **{("value" if len(values) == 1 else f"value_{i}"): value for i, value in enumerate(values)},
-            **{f"params_{name}": value for name, value in self.hyperparameters(trial).items()},
-            "seconds": trial.user_attrs.get("seconds"),
-            "failure": failure.get("reason"),
-        }
-
 
 def role(trial: FrozenTrial) -> str:
     """What a trial was for: "baseline", "search" or "confirm"."""
     return str(trial.user_attrs.get("role", SEARCH))
-
-
-def trial_to_json(trial: FrozenTrial) -> Params:
-    """A trial as plain data."""
-    return {
-        "number": trial.number,
-        "state": trial.state.name,
-        "values": trial.values,
-        "params": trial.params,
-        "distributions": {name: distribution_to_json(d) for name, d in trial.distributions.items()},
-        "intermediate_values": {str(step): value for step, value in trial.intermediate_values.items()},
-        "user_attrs": trial.user_attrs,
-        "system_attrs": trial.system_attrs,
-        "start": _stamp(trial.datetime_start),
-        "complete": _stamp(trial.datetime_complete),
-    }
-
-
-def trial_from_json(data: Params) -> FrozenTrial:
-    """The inverse of ``trial_to_json``."""
-    return FrozenTrial(
-        number=data["number"],
-        trial_id=data["number"],
-        state=TrialState[data["state"]],
-        value=None,
-        values=data["values"],
-        params=data["params"],
-        distributions={name: json_to_distribution(text) for name, text in data["distributions"].items()},
-        intermediate_values={int(step): value for step, value in data["intermediate_values"].items()},
-        user_attrs=data["user_attrs"],
-        system_attrs=data["system_attrs"],
-        datetime_start=_time(data["start"]),
-        datetime_complete=_time(data["complete"]),
-    )
-
-
-def best_runs(result: SearchResult, multi: bool) -> Any:
-    """What the Trainer returns: a ``BestRun``, or a list of them for several directions."""
-    runs = [_run(result, trial, multi) for trial in result.best_trials]
-    if multi:
-        return runs
-    return runs[0] if runs else _bestrun_class()("", math.nan, {}, result)
-
-
-def _run(result: SearchResult, trial: FrozenTrial, multi: bool) -> Any:
-    values: Sequence[float] = list(trial.values)
-    objective = values if multi else values[0]
-    return _bestrun_class()(str(trial.number), objective, result.hyperparameters(trial), result)
-
-
-def _bestrun_class() -> Any:
-    from transformers.trainer_utils import BestRun
-
-    return BestRun
-
-
-def _stamp(when: datetime.datetime | None) -> str | None:
-    return None if when is None else when.isoformat()
-
-
-def _time(text: str | None) -> datetime.datetime | None:
-    return None if text is None else datetime.datetime.fromisoformat(text)
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend import checkpoints, tracking
 from hf_rlsearch.backend.amount import rows_of
+from hf_rlsearch.backend.best_run import best_runs
 from hf_rlsearch.backend.chief import Chief
 from hf_rlsearch.backend.choices import choose_pruner, choose_sampler
 from hf_rlsearch.backend.compat import calm
@@ -18,7 +19,7 @@ from hf_rlsearch.backend.failures import Failure
 from hf_rlsearch.backend.identity import identity
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.probe import probe_metrics
-from hf_rlsearch.backend.result import SearchResult, best_runs
+from hf_rlsearch.backend.result import SearchResult
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.sources import FactorySource, TrainerSource
 from hf_rlsearch.backend.stopping import optimize_loop, stop_signals

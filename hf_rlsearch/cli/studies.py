@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 import webbrowser
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,17 @@ def _add_report(commands: Any) -> None:
     report.add_argument("--csv", metavar="FILE", help="also write the trials as CSV")
     report.add_argument("--table", action="store_true", help="also print the trials")
     report.add_argument("--open", action="store_true", help="show the report in the browser")
+    report.add_argument(
+        "--watch", type=_seconds, metavar="SECONDS", help="write it anew every so often until Ctrl-C; the page follows"
+    )
     report.set_defaults(run=run_report)
+
+
+def _seconds(text: str) -> int:
+    """A whole number of seconds above 0; argparse tells what is wrong with any other."""
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} given, expected at least 1 second")
+    return value
 
 
 def run_report(args: argparse.Namespace) -> int:
@@ -54,7 +65,7 @@ def run_report(args: argparse.Namespace) -> int:
     study = open_study(args.source, study_name=args.study)
     if args.table:
         print(to_text(study))
-    path = write_report(study, args.output)
+    path = write_report(study, args.output, refresh=args.watch)
     print(f"report: {path}")
     if args.plots:
         print(f"plots: {len(write_plots(study, args.plots, format=args.format))} files in {args.plots}")
@@ -63,7 +74,22 @@ def run_report(args: argparse.Namespace) -> int:
         print(f"table: {args.csv}")
     if args.open:
         webbrowser.open(path.resolve().as_uri())
+    if args.watch:
+        _keep_writing(study, path, args.watch)
     return 0
+
+
+def _keep_writing(study: Any, path: Path, seconds: int) -> None:
+    """Writes the report every few seconds until Ctrl-C; what is left then is a page that stays as it is."""
+    from hf_rlsearch.report import write_report
+
+    print(f"written every {seconds} s; Ctrl-C ends", flush=True)
+    try:
+        while True:
+            time.sleep(seconds)
+            write_report(study, path, refresh=seconds)
+    except KeyboardInterrupt:
+        write_report(study, path)
 
 
 def run_explain(args: argparse.Namespace) -> int:

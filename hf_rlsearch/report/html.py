@@ -28,7 +28,7 @@ _SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">
+<meta name="viewport" content="width=device-width, initial-scale=1">{refresh}<link rel="icon" href="data:,">
 <title>{title} · search report</title>
 <style>:root{{{colors}}}
 {style}
@@ -43,7 +43,13 @@ _PAGE = """<!doctype html>
 """
 
 
-def write_report(source: optuna.Study | str | Path, path: str | Path, *, study_name: str | None = None) -> Path:
+def write_report(
+    source: optuna.Study | str | Path,
+    path: str | Path,
+    *,
+    study_name: str | None = None,
+    refresh: int | None = None,
+) -> Path:
     """Writes the report of a search as one self-contained HTML file.
 
     It can be made at any time, also while the search runs; then it shows what is known so far.
@@ -52,6 +58,7 @@ def write_report(source: optuna.Study | str | Path, path: str | Path, *, study_n
         source: A study, a storage URL such as ``sqlite:///search.db``, or the file of a storage.
         path: The file to write; its folder is made if it is not there.
         study_name: Which study of the storage; may be left out when there is one.
+        refresh: Seconds after which a browser that shows the page loads it again; None for a page that stays.
 
     Returns:
         The path of the file.
@@ -62,12 +69,15 @@ def write_report(source: optuna.Study | str | Path, path: str | Path, *, study_n
     study = open_study(source, study_name=study_name)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(to_html(study), encoding="utf-8")
+    text = to_html(study, refresh=refresh)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)  # whoever looks at the page never sees half of it
     return path
 
 
-def to_html(study: optuna.Study) -> str:
-    """The report of `study` as text."""
+def to_html(study: optuna.Study, *, refresh: int | None = None) -> str:
+    """The report of `study` as text; see `write_report`."""
     search = SearchRecord.from_study(study)
     summary = summarize(search)
     shares = importances(study, search)
@@ -82,14 +92,15 @@ def to_html(study: optuna.Study) -> str:
         html_trials.failures(search),
         html_trials.table(search),
     ]
-    return _page(search.name, "\n".join(part for part in parts if part), search.versions)
+    return _page(search.name, "\n".join(part for part in parts if part), search.versions, refresh)
 
 
-def _page(title: str, body: str, versions: dict[str, str]) -> str:
+def _page(title: str, body: str, versions: dict[str, str], refresh: int | None) -> str:
     folder = files("hf_rlsearch.report")
     told = ", ".join(f"{name} {version}" for name, version in versions.items())
     return _PAGE.format(
         trained=escape(f" The last trial ran with {told}." if told else ""),
+        refresh="" if refresh is None else f'<meta http-equiv="refresh" content="{refresh}">',
         title=escape(title),
         body=body,
         colors=";".join(f"--{name}:{value}" for name, value in PALETTE.items()),
