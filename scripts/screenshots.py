@@ -57,9 +57,13 @@ def shoot(browser: Any, page: Path, width: int, height: int, theme: str, selecto
 
 
 def _place(browser: Any, selector: str) -> tuple[float, float]:
-    """Top and height of a part, opened first if it can be: two of the reasons, so that a reader sees what is inside."""
+    """Top and height of a part; of the reasons the first ones, one of them open to show what is inside."""
     script = """document.querySelector('nav').style.position = 'static';
-        [...document.querySelectorAll('#why details')].slice(3, 5).forEach(d => d.open = true);
+        document.querySelectorAll('.reasons').forEach(r => r.style.maxHeight = 'none');
+        const reasons = [...document.querySelectorAll('#why .reasons > *')];
+        reasons.slice(7).forEach(r => r.remove());
+        const open = reasons.slice(3, 7).find(r => r.querySelector('.bars'));
+        if (open) open.open = true;
         const b = document.querySelector(arguments[0]).getBoundingClientRect();
         return [b.top + scrollY, b.height + 16]"""
     top, height = browser.execute_script(script, selector)

@@ -168,12 +168,13 @@ def _facts(decision: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = []
     if "source" in decision:
         facts.append(("decided by", _SOURCES.get(decision["source"], show(decision["source"]))))
-    facts += [(name, text) for name, text in _predicted(decision) if text]
     other = decision.get("alternative")
-    if isinstance(other, dict):
-        params = other.get("params")
-        facts.append(("best alternative", _params(params) if isinstance(params, dict) else "–"))
-        facts += [(f"its {name}", text) for name, text in _predicted(other) if text]
+    second = dict(_predicted(other)) if isinstance(other, dict) else {}
+    for name, text in _predicted(decision):
+        beside = f"; best alternative {second[name]}" if second.get(name) else ""
+        facts += [(name, f"{text}{beside}")] if text else []
+    if isinstance(other, dict) and isinstance(other.get("params"), dict):
+        facts.append(("best alternative", _params(other["params"])))
     return facts
 
 

@@ -20,9 +20,9 @@ def test_stored_decision_is_told_in_words(study: optuna.Study) -> None:
     )
     assert "What spoke most for it was learning_rate=" in text
     assert "mostly learned from the trials" in text
-    assert "probability of being chosen: 12% among 256 candidates" in text
+    assert "probability of being chosen: 12% among 256 candidates; best alternative 11%" in text
     assert "best alternative: learning_rate=0.001" in text
-    assert "its chance to beat the best so far: 28%" in text
+    assert "chance to beat the best so far: 31%; best alternative 28%" in text
     assert [n for n, _ in reason.attended] == [number - 3, number - 2, number - 1]
     assert "31%" in text
 
