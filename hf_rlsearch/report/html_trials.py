@@ -55,7 +55,7 @@ def _contribution_bars(reason: Explanation) -> str:
 
 def _bar(contribution: Contribution, top: float) -> str:
     known = "" if contribution.beforehand is None else _half(contribution.beforehand, top, "known")
-    tried = f"{contribution.n_values} tried"
+    tried = f"{contribution.n_values} value{'' if contribution.n_values == 1 else 's'} tried"
     return (
         f'<div class="bar" title="{escape(contribution.to_text())}"><span>{escape(contribution.name)}</span>'
         f'<div class="axis">{_half(contribution.total, top, "")}{known}</div>'
