@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from hf_rlsearch._typing import Params
@@ -20,10 +21,11 @@ from hf_rlsearch.backend.identity import identity
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.probe import probe_metrics
 from hf_rlsearch.backend.result import SearchResult
+from hf_rlsearch.backend.returned import give_back
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.sources import FactorySource, TrainerSource
 from hf_rlsearch.backend.stopping import optimize_loop, stop_signals
-from hf_rlsearch.backend.storage import RETURNED, open_study, quiet_optuna
+from hf_rlsearch.backend.storage import FILE, open_study, quiet_optuna
 from hf_rlsearch.backend.storage_errors import storage_errors
 from hf_rlsearch.backend.trial import COMPLETE, FAILED, Monitor, Outcome, Plan, run_trial
 from hf_rlsearch.errors import SearchFailed
@@ -83,9 +85,11 @@ class Search:
             self._chief.progress.close()
 
     def close(self) -> None:
-        """Notes that the result is about to be given back, so that the same script begins a new search next time."""
+        """Notes that the result is about to be given back, so that the same script can begin a new search next time."""
         if self._chief is not None:
-            self._chief.study.set_user_attr(RETURNED, True)
+            own = Path(self._source.frozen.value("output_dir"), FILE) if self._settings.storage is None else None
+            with storage_errors(self._where()):
+                give_back(self._chief.study, own)
 
     def finish(self, result: SearchResult) -> None:
         """Gives the Trainer the best arguments and model, or back as it was if no trial completed."""

@@ -16,14 +16,13 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from hf_rlsearch._typing import Params
+from hf_rlsearch.backend.returned import RETURNED, is_done_with
 from hf_rlsearch.backend.same_search import IDENTITY, check_same_search, differences
 from hf_rlsearch.backend.sqlite import open_sqlite
 from hf_rlsearch.backend.storage_errors import opening_errors
 
 FILE = "hf_rlsearch.db"
 FOLDER, N_TRIALS, OBJECTIVE = "folder", "n_trials", "objective"
-# Set when the call that ran the search has given its result back.
-RETURNED = "returned"
 
 
 @dataclass(frozen=True)
@@ -138,16 +137,11 @@ def _by_identity(
     if resume and names:
         last = optuna.load_study(study_name=names[-1], storage=storage, sampler=make["sampler"], pruner=make["pruner"])
         n_done, changed = len(finished(last)), differences(last.user_attrs.get(IDENTITY, {}), identity)
-        # Killed after the last trial and before the call returned, a search has a result that nobody has seen.
-        open_end = n_done < n_trials or not last.user_attrs.get(RETURNED, False)
+        open_end = n_done < n_trials or not is_done_with(last)
         if open_end and not changed:
             _describe(last, identity, output_dir, n_trials)
             n_begun = len(last.get_trials(deepcopy=False))
-            note = (
-                f"The search in {output_dir} is continued: {n_done} of {n_trials} trials are finished."
-                if n_begun
-                else ""
-            )
+            note = _of_continued(output_dir, n_done, n_trials) if n_begun else ""
             return Opened(last, str(last.user_attrs[FOLDER]), bool(n_begun), note)
         if open_end:
             note = f"A new search begins, because the unfinished one in {output_dir} differs: {'; '.join(changed[:3])}."
@@ -158,6 +152,15 @@ def _by_identity(
     folder = output_dir if number == 1 else str(Path(output_dir, study.study_name))
     _describe(study, identity, folder, n_trials)
     return Opened(study, folder, False, note)
+
+
+def _of_continued(output_dir: str, n_done: int, n_trials: int) -> str:
+    if n_done < n_trials:
+        return f"The search in {output_dir} is continued: {n_done} of {n_trials} trials are finished."
+    return (
+        f"All {n_done} trials of the search in {output_dir} are finished, but no script has run to its end with the "
+        "result: it is given back again. resume=False begins a new search."
+    )
 
 
 def _number_of(name: str, prefix: str, first: str) -> int:

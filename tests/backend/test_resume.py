@@ -2,7 +2,9 @@
 
 import logging
 import os
+import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from optuna.trial import TrialState
 from transformers import Trainer
 
 from hf_rlsearch import StorageError
+from hf_rlsearch.backend import returned
 from hf_rlsearch.backend.ownership import _begun
 from tests.backend.conftest import Rows, rates, run, states, stored, tiny_model
 
@@ -282,3 +285,39 @@ def test_a_result_that_was_never_returned_is_returned(
     best = run(make_trainer(), "rl", n_trials=1)
     assert best.run_summary.study.study_name == "search-1"
     assert len(best.run_summary.trials) == 1
+
+
+def ends(error: BaseException | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of this process, and what Python leaves of an exception that nobody caught."""
+    monkeypatch.setattr(sys, "last_value", error, raising=False)
+    returned.note_end()
+
+
+@pytest.mark.parametrize(("error", "name"), [(None, "search-2"), (NameError("typo"), "search-1")])
+def test_a_search_is_done_with_when_its_script_ends_without_an_error(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Any, name: str
+) -> None:
+    first = run(make_trainer(), "rl", n_trials=1)
+    ends(error, monkeypatch)
+    monkeypatch.setattr("hf_rlsearch.backend.returned.owner", lambda: {"host": "here", "pid": 0, "begun": None})
+    with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
+        again = run(make_trainer(), "rl", n_trials=1)
+    assert again.run_summary.study.study_name == name
+    if error is not None:
+        assert (again.run_id, again.objective) == (first.run_id, first.objective)
+        assert "given back again. resume=False begins a new search" in caplog.text
+
+
+def test_the_end_of_a_child_says_nothing_about_its_parent(make_trainer: MakeTrainer) -> None:
+    study = run(make_trainer(), "rl", n_trials=1).run_summary.study
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hf_rlsearch.backend.returned.owner", lambda: {"host": "here", "pid": 0, "begun": None})
+        returned.note_end()
+    assert study.user_attrs["returned"]["pid"] == os.getpid()
+
+
+def test_a_folder_that_is_gone_at_the_end_is_no_error(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    run(make_trainer(), "rl", n_trials=1)
+    shutil.rmtree(tmp_path / "out")
+    returned.note_end()
+    assert not (tmp_path / "out").exists()
