@@ -1,116 +1,89 @@
-"""SIGKILL at random moments: the same command, started again, finishes the search as if nothing had happened.
+"""SIGKILL anywhere: the same command, started again, finishes the search as if nothing had happened.
 
-The moments are drawn from a seed; where they fall (training, evaluation, writing a checkpoint, between trials) differs
-with the speed of the machine.
+Half of the kills come from outside, at random times; the others at moments that time alone rarely hits: with half a
+checkpoint on disk, before and after a trial's end is written, after the result was returned. All are drawn from a seed.
 """
 
-import json
-import os
+import itertools
 import random
-import signal
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-# Seconds after training has begun within which it is killed; a whole search takes about twice as long.
-WINDOW = 5.0
-# One kill in this many falls while the search is prepared: the storage opened, the space found.
-EARLY = 5
-pytestmark = [pytest.mark.timeout(3600), pytest.mark.slow]  # minutes each; `make chaos`
+from tests.chaos.lives import Death, Script
+from tests.chaos.worker import BETWEEN, CHECKPOINT, EVALUATION, MOMENTS, RETURNED, TRAINING
+
+N_KILLS = 25
+# How often a moment comes in a search, about; a life ends somewhere in its first fifth.
+COUNTS = {TRAINING: 64, EVALUATION: 32, CHECKPOINT: 48, BETWEEN: 8, RETURNED: 1}
+# A kill from outside comes within this share of the time that a whole search takes.
+WINDOW = 0.5
 
 
-def start(folder: Path, n_ranks: int) -> subprocess.Popen[str]:
-    """Starts the script in a session of its own, so that launcher and ranks die together."""
-    launcher = [sys.executable]
-    if n_ranks > 1:
-        launcher += ["-m", "torch.distributed.run", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-        launcher += [f"--nproc-per-node={n_ranks}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
-    with open(folder / "log", "a") as log:
-        return subprocess.Popen(
-            [*launcher, "-m", "tests.chaos.worker", str(folder)],
-            cwd=ROOT,
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+def deaths(seed: int, n_ranks: int, seconds: float) -> Iterator[Death]:
+    """Kills without end: every other one at a random time, the others at all moments in turn, on a random rank.
 
-
-def kill_once(folder: Path, n_ranks: int, wait: float, *, early: bool) -> bool:
-    """Starts the script and kills it ``wait`` seconds after it began to train; False if it ended before."""
-    sign = folder / ("started" if early else "begun")
-    sign.unlink(missing_ok=True)
-    process = start(folder, n_ranks)
-    deadline = time.monotonic() + 120
-    while not sign.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    try:
-        process.wait(timeout=wait)
-        return False
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return True
-
-
-def finish(folder: Path, n_ranks: int) -> dict[str, Any]:
-    """Lets the script end by itself."""
-    if not (folder / "done.json").exists():
-        process = start(folder, n_ranks)
-        try:
-            assert process.wait(timeout=300) == 0, (folder / "log").read_text()[-6000:]
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-    return dict(json.loads((folder / "done.json").read_text()))
-
-
-def killed_and_whole(
-    tmp_path: Path, n_ranks: int, n_kills: int, seed: int
-) -> tuple[dict[str, Any], dict[str, Any], int]:
-    """The search with kills, the search without, and how many kills there were before the former was done."""
+    Args:
+        seed: Of all that is drawn.
+        n_ranks: Processes.
+        seconds: That a search takes.
+    """
     rng = random.Random(seed)
-    broken, whole = tmp_path / "broken", tmp_path / "whole"
-    broken.mkdir()
-    whole.mkdir()
-    n_done = 0
-    for i in range(n_kills):
-        early = i % EARLY == EARLY - 1
-        if not kill_once(broken, n_ranks, rng.uniform(0, 1 if early else WINDOW), early=early):
-            break
-        n_done += 1
-    return finish(broken, n_ranks), finish(whole, n_ranks), n_done
+    for moment in itertools.cycle([TRAINING, CHECKPOINT, EVALUATION, BETWEEN, RETURNED]):
+        yield Death(seconds=rng.uniform(0, WINDOW * seconds))
+        yield Death(moment, rng.randint(1, COUNTS[moment]), rank=rng.randrange(n_ranks))
 
 
-def assert_equal(broken: dict[str, Any], whole: dict[str, Any]) -> None:
-    assert broken["numbers"] == list(range(6))
+def assert_equal(broken: dict[str, Any], whole: dict[str, Any], n_trials: int) -> None:
+    """The search that was killed is the search that was not."""
+    assert broken["numbers"] == list(range(n_trials))
     assert set(broken["states"]) <= {"COMPLETE", "PRUNED"}
     assert broken["studies"] == "search-1"
     for part in ("states", "params", "values", "curves", "best", "evaluated"):
         assert broken[part] == whole[part], part
 
 
-@pytest.mark.parametrize(("n_ranks", "seed"), [(1, 0)])
-def test_three_kills(tmp_path: Path, n_ranks: int, seed: int) -> None:
-    broken, whole, _ = killed_and_whole(tmp_path, n_ranks, 3, seed)
-    assert_equal(broken, whole)
+@pytest.mark.timeout(120)
+def test_three_kills(tmp_path: Path) -> None:
+    """The version for every day: forked, so that three lives and two whole searches take seconds."""
+    broken, whole = (Script(tmp_path / name, n_trials=3, fork=True) for name in ("broken", "whole"))
+    moments = [broken.live(Death(moment, count)) for moment, count in ((CHECKPOINT, 8), (BETWEEN, 5), (RETURNED, 1))]
+    assert moments == [CHECKPOINT, BETWEEN, RETURNED]
+    assert_equal(broken.finish(), whole.finish(), 3)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("n_ranks", [1, 2])
 def test_twenty_five_kills(tmp_path: Path, n_ranks: int) -> None:
     """As many searches as it takes: each is killed until it is done, and must equal the one that never was."""
-    n_kills, seed = 0, 0
-    while n_kills < 25:
-        folder = tmp_path / str(seed)
-        folder.mkdir()
-        broken, whole, n_done = killed_and_whole(folder, n_ranks, 25 - n_kills, seed)
-        assert_equal(broken, whole)
-        n_kills, seed = n_kills + max(n_done, 1), seed + 1
+    whole = Script(tmp_path / "whole", n_trials=6, n_ranks=n_ranks, fork=True)
+    begun = time.monotonic()
+    expected = whole.finish()
+    kills, moments = deaths(n_ranks, n_ranks, time.monotonic() - begun), list[str]()
+    for search in itertools.count():
+        broken = Script(tmp_path / str(search), n_trials=6, n_ranks=n_ranks, fork=True)
+        while len(moments) < N_KILLS and (moment := broken.live(next(kills))) is not None:
+            moments.append(moment)
+            print(f"{n_ranks} ranks, search {search}, kill {len(moments)} of {N_KILLS}: {moment}", flush=True)
+        assert_equal(broken.finish(), expected, 6)
+        if len(moments) == N_KILLS:
+            break
+    assert set(MOMENTS[1:]) <= set(moments)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("n_ranks", [1, 2])
+def test_the_command_itself(tmp_path: Path, n_ranks: int) -> None:
+    """Python and torchrun started anew for each life; of two ranks one dies, and the launcher ends the other."""
+    whole = Script(tmp_path / "whole", n_trials=3, n_ranks=n_ranks)
+    broken = Script(tmp_path / "broken", n_trials=3, n_ranks=n_ranks)
+    assert broken.live(Death(CHECKPOINT, 20, launcher=True)) == CHECKPOINT
+    assert broken.live(Death(TRAINING, 40, rank=n_ranks - 1, launcher=True)) == TRAINING
+    assert broken.live(Death(BETWEEN, 3)) == BETWEEN
+    assert broken.live(Death(RETURNED, 1, launcher=True)) == RETURNED
+    assert_equal(broken.finish(), whole.finish(), 3)
