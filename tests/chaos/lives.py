@@ -150,7 +150,7 @@ class Script:
             if time.monotonic() > limit:
                 running.kill()
                 raise AssertionError(f"The script hangs. Its log:\n{self.log()}")
-            time.sleep(0.01)
+            time.sleep(0.02)
         where = self._where()
         if code is None:
             running.kill()

@@ -16,9 +16,9 @@ import pytest
 from tests.chaos.lives import Death, Script
 from tests.chaos.worker import BETWEEN, CHECKPOINT, EVALUATION, MOMENTS, RETURNED, TRAINING
 
-N_KILLS = 25
+N_KILLS, N_TRIALS = 25, 4
 # How often a moment comes in a search, about; a life ends somewhere in its first fifth.
-COUNTS = {TRAINING: 64, EVALUATION: 32, CHECKPOINT: 48, BETWEEN: 8, RETURNED: 1}
+COUNTS = {TRAINING: 16, EVALUATION: 8, CHECKPOINT: 24, BETWEEN: 8, RETURNED: 1}
 # A kill from outside comes within this share of the time that a whole search takes.
 WINDOW = 0.5
 
@@ -60,16 +60,16 @@ def test_three_kills(tmp_path: Path) -> None:
 @pytest.mark.parametrize("n_ranks", [1, 2])
 def test_twenty_five_kills(tmp_path: Path, n_ranks: int) -> None:
     """As many searches as it takes: each is killed until it is done, and must equal the one that never was."""
-    whole = Script(tmp_path / "whole", n_trials=6, n_ranks=n_ranks, fork=True)
+    whole = Script(tmp_path / "whole", n_trials=N_TRIALS, n_ranks=n_ranks, fork=True)
     begun = time.monotonic()
     expected = whole.finish()
     kills, moments = deaths(n_ranks, n_ranks, time.monotonic() - begun), list[str]()
     for search in itertools.count():
-        broken = Script(tmp_path / str(search), n_trials=6, n_ranks=n_ranks, fork=True)
+        broken = Script(tmp_path / str(search), n_trials=N_TRIALS, n_ranks=n_ranks, fork=True)
         while len(moments) < N_KILLS and (moment := broken.live(next(kills))) is not None:
             moments.append(moment)
             print(f"{n_ranks} ranks, search {search}, kill {len(moments)} of {N_KILLS}: {moment}", flush=True)
-        assert_equal(broken.finish(), expected, 6)
+        assert_equal(broken.finish(), expected, N_TRIALS)
         if len(moments) == N_KILLS:
             break
     assert set(MOMENTS[1:]) <= set(moments)
@@ -82,8 +82,8 @@ def test_the_command_itself(tmp_path: Path, n_ranks: int) -> None:
     """Python and torchrun started anew for each life; of two ranks one dies, and the launcher ends the other."""
     whole = Script(tmp_path / "whole", n_trials=3, n_ranks=n_ranks)
     broken = Script(tmp_path / "broken", n_trials=3, n_ranks=n_ranks)
-    assert broken.live(Death(CHECKPOINT, 20, launcher=True)) == CHECKPOINT
-    assert broken.live(Death(TRAINING, 40, rank=n_ranks - 1, launcher=True)) == TRAINING
+    assert broken.live(Death(CHECKPOINT, 8, launcher=True)) == CHECKPOINT
+    assert broken.live(Death(TRAINING, 20, rank=n_ranks - 1, launcher=True)) == TRAINING
     assert broken.live(Death(BETWEEN, 3)) == BETWEEN
     assert broken.live(Death(RETURNED, 1, launcher=True)) == RETURNED
     assert_equal(broken.finish(), whole.finish(), 3)
