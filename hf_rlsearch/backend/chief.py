@@ -26,7 +26,7 @@ from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.standing import SPENT, TRAINED, Standing
 from hf_rlsearch.backend.stopping import reason_to_stop
 from hf_rlsearch.backend.storage import OBJECTIVE, Opened, finished
-from hf_rlsearch.backend.trial import COMPLETE, FAILED, FULL_TRAINING, PRUNED, Outcome, Plan
+from hf_rlsearch.backend.trial import COMPLETE, FAILED, FULL_TRAINING, PRUNED, Outcome, Plan, resident_memory
 from hf_rlsearch.errors import SearchFailed
 from hf_rlsearch.history import CONTINUES, COST
 from hf_rlsearch.pruner import RLPruner
@@ -96,6 +96,8 @@ class Chief:
             *(f"Trial {n} was interrupted and is taken up again." for n in again),
         ):
             self.progress.say(line)
+        # Who starts a search again after too many failures has mended something.
+        self._n_failed_before = len(self._failed())
         if OBJECTIVE not in self.study.user_attrs:
             self.study.set_user_attr(OBJECTIVE, objective.to_json())
         if opened.resumed and alone:
@@ -178,6 +180,7 @@ class Chief:
         attributes: Params = {
             "seconds": outcome.seconds,
             "peak_memory": outcome.peak_memory,
+            "resident_memory": resident_memory(),
             "steps": outcome.step,
             "metrics": outcome.metrics,
             "checkpoint": outcome.checkpoint,
@@ -199,12 +202,14 @@ class Chief:
         self.standing.discard_checkpoints()
 
     def check_failures(self, error: BaseException | None) -> None:
-        """Ends the search if too many trials have failed; diverged ones do not count, they are an answer.
+        """Ends the search if too many trials have failed since it was started or continued.
+
+        Diverged ones do not count, they are an answer.
 
         Raises:
             SearchFailed: With the last reason.
         """
-        failed = [t for t in finished(self.study) if t.state == TrialState.FAIL and _kind(t) != "nan"]
+        failed = self._failed()[self._n_failed_before :]
         if len(failed) < self._settings.failures_allowed:
             return
         last = (failed[-1].user_attrs.get("failure") or {}).get("reason", "unknown")
@@ -214,6 +219,9 @@ class Chief:
             f"{self._settings.failures_allowed} (max_failed_trials). The finished trials are kept in study "
             f"{self.study.study_name!r}; see the attribute 'failure' of each trial for its traceback."
         ) from error
+
+    def _failed(self) -> list[FrozenTrial]:
+        return [t for t in finished(self.study) if t.state == TrialState.FAIL and _kind(t) != "nan"]
 
     def _begin(self, trial: optuna.Trial) -> Plan | None:
         """The plan of a trial; None for one that was stopped, and killed before that could be recorded."""

@@ -311,6 +311,17 @@ def peak_memory() -> int:
     return int(used if sys.platform == "darwin" else used * 1024)
 
 
+def resident_memory() -> int | None:
+    """Bytes of main memory that this process holds now; None where the system does not tell."""
+    import os
+
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return None
+
+
 def _rank(trainer: Any) -> int:
     return int(getattr(trainer.args, "process_index", 0))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
@@ -121,15 +122,26 @@ def trial_bars(
     y: Linear,
     label: str,
     shares: bool = False,
+    lines: Mapping[int, float] | None = None,
+    line: str = "",
 ) -> Drawing:
     """Draws one bar per (trial, height, text of its tip), the best trial in its own colour.
 
-    With ``shares`` heights are shares of each trial's training, and what an earlier trial has trained is pale.
+    Args:
+        drawing: To draw on.
+        search: With all trials.
+        bars: Trial, height and text.
+        y: The axis of heights.
+        label: Of that axis.
+        shares: Heights are shares of each trial's training, and what an earlier trial has trained is pale.
+        lines: Heights of short lines across the bars, by number of the trial.
+        line: What they are.
     """
     first, last = search.trials[0].number, search.trials[-1].number
     best = search.best()
     keys = [Key("block", key.color, key.text) for key in status_keys([t.status for t, _, _ in bars])]
     keys += [Key("block", "good", "best")] if best else []
+    keys += [Key("line", "ink", line)] if lines else []
     x = Linear(first - 0.5, last + 0.5, tick_count(drawing), whole=True)
     frame = Frame(drawing=drawing, x=x, y=y, top=legend(drawing, keys, label))
     frame.axes("trial", label)
@@ -150,6 +162,9 @@ def trial_bars(
         if shares and trial.begun_at:
             top = frame.at(trial.number, trial.begun_at)[1]
             drawing.add(replace(bar, y=top, height=max(frame.floor - top, 1), color="paper", opacity=0.65))
+        if lines and trial.number in lines:
+            _, height_of_line = frame.at(trial.number, lines[trial.number])
+            drawing.add(Rect(x=px - width / 2 - 1, y=height_of_line - 1, width=width + 2, height=2, color="ink"))
     return drawing
 
 

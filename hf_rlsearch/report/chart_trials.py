@@ -92,12 +92,17 @@ def memory_per_trial(search: SearchRecord, *, narrow: bool = False) -> Drawing |
     memory = {t.number: t.memory for t in search.trials if t.memory is not None}
     if not memory:
         return None
-    caption = "The most memory that the process or the accelerator held while the trial ran."
+    caption = "The most that the process or the accelerator held while the trial ran."
+    resident = {t.number: t.resident for t in search.trials if t.resident is not None}
+    if resident:
+        caption += " Lines: what the process still held after it; level lines mean that nothing grows."
     drawing = sheet("memory", "Peak memory per trial", caption, kind="half", height=270, narrow=narrow)
-    most = max(memory.values())
+    most = max([*memory.values(), *resident.values()])
     unit, name = (1e9, "GB") if most >= 1e9 else (1e6, "MB")
+    lines = {number: held / unit for number, held in resident.items()}
     bars = [(t, memory[t.number] / unit, show_size(t.memory)) for t in search.trials if t.number in memory]
-    return trial_bars(drawing, search, bars, y=Linear(0, most / unit * 1.08 or 1.0, 4), label=name)
+    y = Linear(0, most / unit * 1.08 or 1.0, 4)
+    return trial_bars(drawing, search, bars, y=y, label=name, lines=lines, line="after the trial")
 
 
 def confirmations(search: SearchRecord, *, narrow: bool = False) -> Drawing | None:

@@ -53,6 +53,7 @@ class TrialRecord:
         ended: Wall clock, local time; None while it runs.
         seconds: How long it took, or has taken so far by what is stored.
         memory: Peak, in bytes; None where it was not measured.
+        resident: Main memory of the process when the trial's was freed, in bytes; None where it was not measured.
         failure: Why it failed, in one line; None where it did not.
         traceback: Of the failure; empty where there is none.
         decision: What the sampler stored about its choice; empty where another sampler chose.
@@ -77,6 +78,7 @@ class TrialRecord:
     ended: datetime | None
     seconds: float | None
     memory: float | None
+    resident: float | None
     failure: str | None
     traceback: str
     decision: dict[str, Any]
@@ -210,6 +212,7 @@ def _record(trial: FrozenTrial, max_step: float) -> TrialRecord:
         ended=trial.datetime_complete,
         seconds=_number(attrs.get("seconds"), duration),
         memory=_number(attrs.get("peak_memory")),
+        resident=_number(attrs.get("resident_memory")),
         failure=failure,
         traceback=trace,
         decision=_decision(trial),
