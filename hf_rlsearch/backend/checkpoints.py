@@ -3,11 +3,13 @@
 import json
 import logging
 import shutil
+import zipfile
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from hf_rlsearch.backend.compat import is_sharded, load_checkpoint
+from hf_rlsearch.backend.failures import cannot_write
 
 # The folder for a model that no checkpoint of the training holds.
 MODEL_FOLDER = "model"
@@ -54,7 +56,10 @@ def save_scored(trainer: Any, folder: str) -> str | None:
     path = Path(folder, MODEL_FOLDER)
     try:
         trainer.save_model(str(path))
-    except OSError as error:
+    except Exception as error:
+        if not cannot_write(error):
+            raise
+        shutil.rmtree(path, ignore_errors=True)
         logger.warning("The best model cannot be written to %s (%s); it is kept in memory.", path, error)
         return None
     return str(path)
@@ -144,7 +149,7 @@ def _lacks_evaluation(state: dict[str, Any]) -> bool:
 
 
 def _readable(path: Path) -> bool:
-    """Half a weights file is found by its header, which states the length."""
+    """Half a weights file is found by its header, which states the length, half a pickle by its missing directory."""
     from safetensors import SafetensorError, safe_open
 
     for file in path.glob("*.safetensors"):
@@ -153,4 +158,4 @@ def _readable(path: Path) -> bool:
                 pass
         except (OSError, SafetensorError):
             return False
-    return True
+    return all(zipfile.is_zipfile(file) for pattern in ("*.pt", "*.pth", "*.bin") for file in path.glob(pattern))

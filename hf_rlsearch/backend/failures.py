@@ -1,5 +1,6 @@
 """What a failed trial is, and what is kept of it."""
 
+import errno
 import math
 import re
 import traceback
@@ -7,9 +8,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hf_rlsearch._typing import Params
+from hf_rlsearch.backend.storage_errors import is_storage_error
 
 _PEER_LOST = re.compile(
     r"connection (closed|reset|refused)|broken pipe|gloo|nccl|process ?group|socket|peer|timed out waiting",
+    re.IGNORECASE,
+)
+# A disk that is full, over its quota or read-only; safetensors and torch.save tell it in words alone.
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+_DISK_WORDS = re.compile(
+    r"no space left on device|disk quota exceeded|read-only file system|file too large|\(os error (28|122|30|27)\)"
+    r"|unexpected pos \d+ vs \d+|PytorchStreamWriter failed",
     re.IGNORECASE,
 )
 # Enough for the frames that matter, small enough for a column of a database.
@@ -22,7 +31,7 @@ class Failure:
 
     Attributes:
         kind: "oom" (out of memory), "nan" (the training diverged), "error" (any other exception), "lost" (another rank
-            went away).
+            went away), "storage" (nothing more can be written, to the disk or to the storage).
         reason: One line: exception type and text.
         traceback: Its traceback as text; empty where there was none.
         rank: The process it happened on.
@@ -55,6 +64,8 @@ def kind_of(error: BaseException) -> str:
     import torch
 
     text = str(error)
+    if is_storage_error(error) or cannot_write(error):
+        return "storage"
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in text.lower():
         return "oom"
     # DefaultCPUAllocator raises a plain RuntimeError.
@@ -63,6 +74,13 @@ def kind_of(error: BaseException) -> str:
     if isinstance(error, RuntimeError) and _PEER_LOST.search(text):
         return "lost"
     return "error"
+
+
+def cannot_write(error: BaseException) -> bool:
+    """Whether an exception tells of a disk that takes nothing more."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _DISK
+    return bool(_DISK_WORDS.search(str(error)))
 
 
 def forget_frames(error: BaseException) -> None:

@@ -26,7 +26,7 @@ from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.sources import FactorySource, TrainerSource
 from hf_rlsearch.backend.stopping import optimize_loop, stop_signals
 from hf_rlsearch.backend.storage import FILE, open_study, quiet_optuna
-from hf_rlsearch.backend.storage_errors import storage_errors
+from hf_rlsearch.backend.storage_errors import cannot_go_on, storage_errors
 from hf_rlsearch.backend.trial import COMPLETE, FAILED, Monitor, Outcome, Plan, run_trial
 from hf_rlsearch.errors import SearchFailed
 from hf_rlsearch.report.notes import note_study
@@ -183,6 +183,9 @@ class Search:
             if self._chief is not None:
                 self._chief.halved(plan)
             outcome, fatal = self._attempt(plan)
+        if outcome.failure is not None and outcome.failure.kind == "storage":
+            # Not recorded: it is no answer about the configuration, and is taken up again like after a kill.
+            return cannot_go_on(plan.number, outcome.failure.reason, plan.folder)
         self._ranks.decide(partial(self._record, plan, outcome))
         return fatal
 

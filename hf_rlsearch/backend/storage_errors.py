@@ -20,7 +20,7 @@ def storage_errors(where: Any) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if _is_storage_error(error):
+        if is_storage_error(error):
             raise _cannot_be_used(where, error) from error
         raise
 
@@ -37,20 +37,33 @@ def opening_errors(where: Any) -> Iterator[None]:
     except (StorageError, optuna.exceptions.DuplicatedStudyError):
         raise
     except Exception as error:
-        if isinstance(error, (OSError, RuntimeError)) or _is_storage_error(error):
+        if isinstance(error, (OSError, RuntimeError)) or is_storage_error(error):
             raise _cannot_be_used(where, error) from error
         raise
 
 
-def _is_storage_error(error: Exception) -> bool:
-    return isinstance(error, (sqlite3.Error, optuna.exceptions.StorageInternalError)) or type(
-        error
-    ).__module__.startswith("sqlalchemy")
+def is_storage_error(error: BaseException) -> bool:
+    """Whether an exception comes from the database or from Optuna's storage."""
+    own = (sqlite3.Error, optuna.exceptions.StorageInternalError)
+    return isinstance(error, own) or type(error).__module__.startswith("sqlalchemy")
 
 
 def _cannot_be_used(where: Any, error: Exception) -> StorageError:
     return StorageError(
         f"The storage {where} cannot be used: {type(error).__name__}: {str(error).splitlines()[0]}. Finished trials "
-        f"are "
-        "kept. Check that the folder can be written to and that no other program holds the file, or pass storage=."
+        "are kept. Check that the folder can be written to and that no other program holds the file, or pass storage=."
+    )
+
+
+def cannot_go_on(number: int, reason: str, where: Any) -> StorageError:
+    """The error that ends a search when a trial cannot write; the trial is as if the process had been killed.
+
+    Args:
+        number: Of the trial.
+        reason: What was raised.
+        where: The folder.
+    """
+    return StorageError(
+        f"Trial {number} cannot go on, because {where} or the storage cannot be written to: {reason}. Nothing is lost: "
+        "make room or wait for the disk, then start the same command again, and it continues with this trial."
     )

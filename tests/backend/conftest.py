@@ -32,16 +32,9 @@ class Rows(torch.utils.data.Dataset):  # type: ignore[type-arg]
         return {"input_ids": self.ids[index], "labels": self.labels[index]}
 
 
-def tiny_model(dropout: float = 0.1) -> BertForSequenceClassification:
-    config = BertConfig(
-        vocab_size=50,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=16,
-        hidden_dropout_prob=dropout,
-    )
+def tiny_model(dropout: float = 0.1, **sizes: int) -> BertForSequenceClassification:
+    given = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, **sizes}
+    config = BertConfig(vocab_size=50, max_position_embeddings=16, hidden_dropout_prob=dropout, **given)
     return BertForSequenceClassification(config)
 
 

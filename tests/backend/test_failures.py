@@ -177,6 +177,13 @@ def test_too_many_failures_end_the_search(make_trainer: MakeTrainer) -> None:
     assert trainer.hp_search_backend is None
 
 
+def test_after_too_many_failures_the_mended_script_goes_on(make_trainer: MakeTrainer) -> None:
+    with pytest.raises(SearchFailed):
+        run(make_trainer(cls=breaks(ValueError("boom"), 1, 2)), "rl", n_trials=5, max_failed_trials=2)
+    best = run(make_trainer(), "rl", n_trials=5, max_failed_trials=2)
+    assert states(best.run_summary.study) == [COMPLETE, FAIL, FAIL, COMPLETE, COMPLETE]
+
+
 def test_timeout_begins_no_new_trial(make_trainer: MakeTrainer) -> None:
     best = run(make_trainer(), "rl", n_trials=100, timeout=0.001)
     assert best.run_summary.stopped_by == "timeout"

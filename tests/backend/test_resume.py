@@ -78,13 +78,17 @@ def test_an_interrupted_trial_continues_from_its_checkpoint(make_trainer: MakeTr
     assert resumed.trials[1].intermediate_values == whole.trials[1].intermediate_values
 
 
-def test_half_a_checkpoint_is_not_used(make_trainer: MakeTrainer, tmp_path: Path) -> None:
-    args: dict[str, Any] = {"save_strategy": "epoch", "num_train_epochs": 3}
-    interrupted(make_trainer, 1, at_step=10, **args)
-    (tmp_path / "out" / "run-1" / "checkpoint-8" / "trainer_state.json").write_text('{"epoch": 2.')
-    resumed = run(make_trainer(**args), "rl", n_trials=4).run_summary
-    whole = run(make_trainer(output_dir=str(tmp_path / "other"), **args), "rl", n_trials=4).run_summary
-    assert [trial.value for trial in resumed.trials] == [trial.value for trial in whole.trials]
+@pytest.mark.parametrize("name", ["trainer_state.json", "model.safetensors", "optimizer.pt"])
+def test_half_a_checkpoint_is_not_used(make_trainer: MakeTrainer, tmp_path: Path, name: str) -> None:
+    args: dict[str, Any] = {"save_strategy": "epoch", "num_train_epochs": 2}
+    with pytest.raises(SystemExit):
+        run(make_trainer(cls=stops_in(0, at_step=6), **args), "rl", n_trials=1)
+    file = tmp_path / "out" / "run-0" / "checkpoint-4" / name
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    resumed = run(make_trainer(**args), "rl", n_trials=1).run_summary
+    whole = run(make_trainer(output_dir=str(tmp_path / "other"), **args), "rl", n_trials=1).run_summary
+    assert states(resumed.study) == [TrialState.COMPLETE]
+    assert resumed.trials[0].value == whole.trials[0].value
 
 
 def test_a_checkpoint_from_just_before_an_evaluation_is_not_used(make_trainer: MakeTrainer, tmp_path: Path) -> None:
