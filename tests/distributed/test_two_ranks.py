@@ -27,15 +27,17 @@ SCENARIOS = [
     "wrong_space",
     "too_many_failures",
     "catch_nothing",
+    "halve_on_rank_1",
+    "confirm",
 ]
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1500)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All scenarios in one launch: most of the time goes into starting Python twice."""
     path = tmp_path_factory.mktemp("ranks")
-    run = launch(path, *SCENARIOS)
+    run = launch(path, *SCENARIOS, limit=1200)
     assert run.returncode == 0, run.stdout[-6000:]
     return path
 
@@ -119,12 +121,45 @@ def test_errors_are_raised_on_all_ranks(folder: Path, scenario: str, error: str,
     found = both(folder, scenario)
     assert found["error"] == error
     assert text in found["text"]
-    assert found["flag"] == "None"
+    assert found["changed"] == []
 
 
 def test_an_exception_that_is_not_caught_ends_all_ranks(folder: Path) -> None:
     errors = {found["error"] for found in seen(folder, "catch_nothing")}
     assert errors <= {"ValueError", "SearchFailed"}
+    assert [found["changed"] for found in seen(folder, "catch_nothing")] == [[], []]
+
+
+def test_a_replay_is_equal_to_the_last_bit(folder: Path) -> None:
+    found = both(folder, "plain")
+    assert found["replayed"] == [found["values"][1]]
+
+
+def test_models_of_failed_trials_are_freed_on_all_ranks(folder: Path) -> None:
+    """The Trainer of each scenario is gone when the next begins, and what it failed with holds nothing."""
+    alive = {name: both(folder, name)["models"] for name in ("plain", "raise_on_rank_1", "oom_on_rank_0", "nan")}
+    assert len(set(alive.values())) == 1, alive
+
+
+def test_half_the_batch_on_all_ranks_after_out_of_memory_on_one(folder: Path) -> None:
+    found = both(folder, "halve_on_rank_1")
+    assert found["states"] == ["COMPLETE"] * 3
+    assert found["batches"] == [8, 4, 8]
+
+
+def test_confirmations_on_two_ranks(folder: Path) -> None:
+    found = both(folder, "confirm")
+    assert sum(found["confirmed"]) == len(found["states"]) - 2
+    assert set(found["states"]) == {"COMPLETE"}
+
+
+def test_the_objective_is_what_evaluate_gives(folder: Path) -> None:
+    """That is the loss times the number of processes for some models, unless the arguments say otherwise."""
+    found, single = both(folder, "plain"), both(folder, "target")
+    assert found["evaluated"] == found["best"][1]
+    times = found["evaluated"] / found["by_hand"]
+    assert min(abs(times - 1), abs(times - 2)) < 1e-4
+    assert single["evaluated"] == pytest.approx(single["by_hand"], rel=1e-4)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ Started by torchrun. Writes what it saw to ``<folder>/<scenario>-<rank>.json``.
 """
 
 import hashlib
+import gc
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from typing import Any, ClassVar
 import optuna
 import torch
 import torch.distributed as dist
-from transformers import Trainer, TrainingArguments
+from transformers import BertForSequenceClassification, Trainer, TrainingArguments
 
 import hf_rlsearch  # noqa: F401
 from tests.backend.conftest import Rows, Scripted, rates, tiny_model
@@ -45,7 +46,7 @@ class Breaks(Trainer):
     def act(self, what: str) -> None:
         if what == "raise":
             raise ValueError("boom")
-        if what == "oom":
+        if what == "oom" or (what == "halve" and self.args.per_device_train_batch_size > 4):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
         if what == "hang" and not (Path(self.args.output_dir).parent / "hung").exists():
             (Path(self.args.output_dir).parent / "hung").touch()
@@ -149,6 +150,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "catch_nothing": {"catch": ()},
     "pause": {"pruner": StopsTrial1(), "max_checkpoints": 1, "baseline": False, "sampler": Same()},
     "no_pause": {"n_trials": 2, "baseline": False, "sampler": Same()},
+    "halve_on_rank_1": {"halve_batch": True},
+    "confirm": {"confirm": 1, "n_trials": 2},
 }
 TRAINERS: dict[str, type[Trainer]] = {
     "nan": Diverges,
@@ -172,9 +175,29 @@ def make_trainer(scenario: str, folder: Path, backend: str) -> Trainer:
         use_cpu=True,
         disable_tqdm=True,
         dataloader_pin_memory=False,
+        average_tokens_across_devices=scenario != "target",
     )
     build = model_init if backend == "rl" else (lambda: tiny_model())
     return cls(args=args, model_init=build, train_dataset=Rows(64, 0), eval_dataset=Rows(32, 1))
+
+
+def loss_by_hand(trainer: Trainer) -> float:
+    """The mean loss over the evaluation set, without the Trainer."""
+    rows = [trainer.eval_dataset[i] for i in range(len(trainer.eval_dataset))]  # type: ignore[arg-type]
+    batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    with torch.no_grad():
+        return float(trainer.model.eval()(**batch).loss)
+
+
+def batch_of(trial: Any) -> int | None:
+    """The resolved batch size; None where hp_space raised before there was one."""
+    return trial.user_attrs.get("arguments", {}).get("per_device_train_batch_size")
+
+
+def n_models() -> int:
+    """Models that are alive in this process."""
+    gc.collect()
+    return sum(type(thing) is BertForSequenceClassification for thing in gc.get_objects())
 
 
 def search(scenario: str, folder: Path, backend: str) -> dict[str, Any]:
@@ -186,13 +209,16 @@ def search(scenario: str, folder: Path, backend: str) -> dict[str, Any]:
     if backend == "rl":
         options.setdefault("pruner", optuna.pruners.NopPruner())
         options.setdefault("sampler", Scripted(learning_rate=[1e-3, 1e-4, 1e-2, 1e-3], dropout=[0.2, 0.3, 0.4, 0.0]))
+    before = dict(vars(trainer))
     try:
         best = trainer.hyperparameter_search(backend=backend, **options)
     except Exception as error:
         if scenario.startswith(("hang", "kill")):
             raise
-        return {"error": type(error).__name__, "text": str(error), "flag": str(trainer.hp_search_backend)}
+        changed = sorted(name for name, value in before.items() if vars(trainer).get(name) is not value)
+        return {"error": type(error).__name__, "text": str(error), "changed": changed}
     result = best.run_summary
+    replayed = result.replay(make_trainer(scenario, folder, backend), 1) if scenario == "plain" else None
     return {
         "best": [best.run_id, best.objective, best.hyperparameters],
         "states": [trial.state.name for trial in result.trials],
@@ -206,6 +232,11 @@ def search(scenario: str, folder: Path, backend: str) -> dict[str, Any]:
         "weights": dict(Digests.weights),
         "evaluated": trainer.evaluate()["eval_loss"],
         "dropout": trainer.model.config.hidden_dropout_prob,
+        "replayed": replayed,
+        "by_hand": loss_by_hand(trainer),
+        "models": n_models(),
+        "batches": [batch_of(trial) for trial in result.trials],
+        "confirmed": [len(confirmation.values) for confirmation in result.confirmations],
     }
 
 
