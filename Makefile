@@ -42,7 +42,7 @@ check-oldest: $(OLDEST)/.test ## The tests on the oldest versions that pyproject
 meta-train: $(VENV)/.test ## Train the shipped agent anew (hours; see docs/meta_training.md)
 	$(RUN) -m hf_rlsearch.meta_train
 
-chaos: $(VENV)/.test ## Kill, starve and break real searches, then look at what is left
+chaos: $(VENV)/.test ## Kill a search 25 times in one process and in two, and break it in every other way
 	$(RUN) -m pytest -q -m "slow or not slow" tests/chaos tests/distributed
 
 benchmark: $(VENV)/.test ## Rebuild the table of the README from recorded trainings in TABLES (docs/benchmark.md)

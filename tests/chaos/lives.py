@@ -28,6 +28,9 @@ class Running(Protocol):
     def kill(self) -> None:
         """SIGKILL for all its processes."""
 
+    def tell(self, number: signal.Signals) -> None:
+        """Another signal to all its processes."""
+
 
 class Command:
     """The script as a user starts it: python, or torchrun for several ranks, in a session of its own."""
@@ -54,8 +57,12 @@ class Command:
 
     def kill(self) -> None:
         """As in ``Running``; ranks whose launcher is gone end when their connections close."""
-        os.killpg(self._process.pid, signal.SIGKILL)
+        self.tell(signal.SIGKILL)
         self._process.wait()
+
+    def tell(self, number: signal.Signals) -> None:
+        """As in ``Running``."""
+        os.killpg(self._process.pid, number)
 
 
 class Fork:
@@ -83,6 +90,12 @@ class Fork:
             rank.kill()
         for rank in self._ranks:
             rank.join()
+
+    def tell(self, number: signal.Signals) -> None:
+        """As in ``Running``."""
+        for rank in self._ranks:
+            if rank.pid is not None and rank.is_alive():
+                os.kill(rank.pid, number)
 
 
 def free_port() -> int:
@@ -159,6 +172,21 @@ class Script:
             return None
         return where
 
+    def asked_to_end(self, number: signal.Signals, *, at: str) -> float:
+        """A life that is told to end at a moment; the seconds that it took to do so."""
+        running, limit = self.start(), time.monotonic() + LIMIT
+        while self._phase() != at and running.poll() is None and time.monotonic() < limit:
+            time.sleep(0.02)
+        told = time.monotonic()
+        running.tell(number)
+        while running.poll() is None:
+            if time.monotonic() > limit:
+                running.kill()
+                raise AssertionError(f"The script does not end. Its log:\n{self.log()}")
+            time.sleep(0.02)
+        assert running.poll() != 0
+        return time.monotonic() - told
+
     def finish(self) -> dict[str, Any]:
         """A life that ends by itself, if none did yet; what the script found."""
         if (self.folder / "done.json").exists():
@@ -182,4 +210,8 @@ class Script:
 
     def _where(self) -> str:
         sign = self.folder / "killed"
-        return (sign if sign.exists() else self.folder / "phase").read_text()
+        return sign.read_text() if sign.exists() else self._phase()
+
+    def _phase(self) -> str:
+        path = self.folder / "phase"
+        return path.read_text() if path.exists() else ""

@@ -6,6 +6,7 @@ checkpoint on disk, before and after a trial's end is written, after the result 
 
 import itertools
 import random
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,3 +88,14 @@ def test_the_command_itself(tmp_path: Path, n_ranks: int) -> None:
     assert broken.live(Death(BETWEEN, 3)) == BETWEEN
     assert broken.live(Death(RETURNED, 1, launcher=True)) == RETURNED
     assert_equal(broken.finish(), whole.finish(), 3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_ranks(tmp_path: Path, number: signal.Signals) -> None:
+    """As Ctrl-C in a terminal, or a scheduler that takes the machine back: all ranks end soon, and nothing is lost."""
+    whole = Script(tmp_path / "whole", n_trials=2, n_ranks=2, fork=True)
+    broken = Script(tmp_path / "broken", n_trials=2, n_ranks=2, fork=True)
+    assert broken.asked_to_end(number, at=TRAINING) < 60
+    assert_equal(broken.finish(), whole.finish(), 2)

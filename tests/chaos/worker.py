@@ -178,7 +178,7 @@ def main(folder: str, n_trials: str, moment: str = "", count: str = "0", rank: s
     torch.set_num_threads(1)
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks > 1:
-        dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+        dist.init_process_group("gloo", timeout=timedelta(minutes=5))
     search(Life(Path(folder), int(n_trials), moment, int(count), int(rank)))
     if ranks > 1:
         dist.destroy_process_group()
