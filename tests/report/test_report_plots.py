@@ -7,6 +7,7 @@ import pytest
 
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.report import PLOTS, SearchRecord, write_plots
+from hf_rlsearch.report.drawing import Rect
 from hf_rlsearch.report.plots import draw_all
 from hf_rlsearch.report.svg import to_svg
 
@@ -73,3 +74,12 @@ def test_workers_get_lanes(make_study: Callable[..., optuna.Study]) -> None:
     both = optuna.create_study()
     both.add_trials(trials)
     assert draw_all(SearchRecord.from_study(both), {})["gantt"].height > one
+
+
+def test_memory_that_is_still_held_after_each_trial_is_a_line(study: optuna.Study) -> None:
+    search = SearchRecord.from_study(study)
+    drawing = draw_all(search, {})["memory"]
+    lines = [shape for shape in drawing.shapes if isinstance(shape, Rect) and shape.height == 2]
+    assert len(lines) == len(search.trials)
+    assert len({shape.y for shape in lines}) == 1
+    assert "nothing grows" in drawing.caption
