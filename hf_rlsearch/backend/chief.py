@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import optuna
@@ -11,8 +10,6 @@ from optuna.trial import FrozenTrial, TrialState
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend import confirm
 from hf_rlsearch.backend.allowance import Allowance
-from hf_rlsearch.backend.arguments import plain
-from hf_rlsearch.backend.checked import OURS
 from hf_rlsearch.backend.distributed import RUN, STOP
 from hf_rlsearch.backend.drawing import Drawer
 from hf_rlsearch.backend.failures import Failure
@@ -21,6 +18,7 @@ from hf_rlsearch.backend.ownership import requeue_interrupted
 from hf_rlsearch.backend.paused import BEGUN_AT, PAUSED, STOPPED, Pausing, point_of
 from hf_rlsearch.backend.planner import Planner
 from hf_rlsearch.backend.progress import Ended, Progress
+from hf_rlsearch.backend.remarks import remarks
 from hf_rlsearch.backend.result import BASELINE, CONFIRM, SEARCH, role
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.standing import SPENT, TRAINED, Standing
@@ -29,7 +27,6 @@ from hf_rlsearch.backend.storage import OBJECTIVE, Opened, finished
 from hf_rlsearch.backend.trial import COMPLETE, FAILED, FULL_TRAINING, PRUNED, Outcome, Plan, resident_memory
 from hf_rlsearch.errors import SearchFailed
 from hf_rlsearch.history import CONTINUES, COST
-from hf_rlsearch.pruner import RLPruner
 from hf_rlsearch.report.notes import note_trial
 
 _STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
@@ -92,7 +89,7 @@ class Chief:
         self.progress = Progress(n_trials=settings.most_trials, n_done=n_done, own=own, quiet=quiet)
         for line in (
             opened.note,
-            *self._remarks(),
+            *remarks(self.study, drawer, objective, settings, world_size),
             *(f"Trial {n} was interrupted and is taken up again." for n in again),
         ):
             self.progress.say(line)
@@ -272,23 +269,6 @@ class Chief:
         attributes = {"role": CONFIRM, confirm.OF: number, confirm.SEED: seed}
         self.study.enqueue_trial(trials[number].params, user_attrs=attributes)
         return True
-
-    def _remarks(self) -> Iterator[str]:
-        """What people should know before the first trial."""
-        names, directions = ", ".join(self._objective.names), ", ".join(self._objective.directions)
-        yield f"Objective: {names}, {directions} ({self._objective.why})."
-        others = {t.user_attrs.get("world_size", self._world_size) for t in finished(self.study)} - {self._world_size}
-        if others:
-            yield (
-                f"Earlier trials ran on {sorted(others)} processes, this run on {self._world_size}: effective batch "
-                "sizes, and with them objectives, are not comparable."
-            )
-        evaluates = plain(getattr(self._drawer.frozen.original(), "eval_strategy", None))
-        silent = evaluates == "no" and "eval_strategy" not in self._drawer.searched
-        if silent and self._settings.pruner not in (None, OURS):
-            yield "The pruner stops no trial, because eval_strategy='no' evaluates none during training."
-        elif not silent and isinstance(self.study.pruner, RLPruner) and self._settings.pruner == OURS:
-            yield "The agent may stop trials at their evaluations; pruner=None trains every one to its end."
 
     def _enqueue_baseline(self) -> None:
         if not self._settings.baseline or self.study.get_trials(deepcopy=False):

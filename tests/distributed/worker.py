@@ -3,8 +3,8 @@
 Started by torchrun. Writes what it saw to ``<folder>/<scenario>-<rank>.json``.
 """
 
-import hashlib
 import gc
+import hashlib
 import json
 import os
 import signal
