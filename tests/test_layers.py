@@ -80,6 +80,7 @@ MAY_NAME: dict[str, set[str]] = {
     "sacrebleu": {"metrics"},
     "rouge_score": {"metrics"},
     "rich": {"report", "backend", "demo", "cli"},
+    "peft": {"backend"},
     "packaging": {"backend", "cli"},
     "tqdm": {"backend"},
     "wandb": {"backend"},

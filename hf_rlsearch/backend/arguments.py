@@ -10,13 +10,13 @@ import dataclasses
 import enum
 import json
 import math
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
 from hf_rlsearch._typing import Params
+from hf_rlsearch.backend.casting import cast_to, describe
 from hf_rlsearch.errors import SearchSpaceError
 
 
@@ -137,7 +137,7 @@ class FrozenArguments:
             result = cast_to(self._hints[name], value)
         except (TypeError, ValueError) as error:
             raise SearchSpaceError(
-                f"hp_space gives {name}={value!r}, but TrainingArguments.{name} is {_describe(self._hints[name])}: "
+                f"hp_space gives {name}={value!r}, but TrainingArguments.{name} is {describe(self._hints[name])}: "
                 f"{error}. "
                 "Suggest values of that type."
             ) from error
@@ -158,13 +158,23 @@ class FrozenArguments:
         return {name: value for name, value in self.to_json(self._args).items() if name not in left_out}
 
 
-def unknown_name(name: str, known: Iterable[str], *, model_init_takes_trial: bool = False) -> SearchSpaceError:
-    """The error for a name that nothing would read, with the nearest field."""
-    close = get_close_matches(name, list(known), n=1)
+def unknown_name(
+    name: str, known: Iterable[str], model_init_takes_trial: bool = False, other: str | None = None
+) -> SearchSpaceError:
+    """The error for a name that nothing would read, with the nearest field.
+
+    Args:
+        name: The unknown name.
+        known: Fields of the training arguments.
+        model_init_takes_trial: Why it does not help.
+        other: A name in a scope that is near, if there is one.
+    """
+    near = get_close_matches(name, list(known), n=1, cutoff=0.6 if other is None else 0.8)
+    close = near[0] if near else other
     if name == "warmup_ratio":
         hint = "Since transformers 5, warmup_steps takes a fraction: suggest_float('warmup_steps', 0.0, 0.2)."
     else:
-        hint = f"Did you mean {close[0]!r}?" if close else "Rename it, or read it in model_init(trial)."
+        hint = f"Did you mean {close!r}?" if close else "Rename it, or read it in model_init(trial)."
     why = "does not read it" if model_init_takes_trial else "takes no trial"
     return SearchSpaceError(
         f"hp_space sets {name!r}, which is not a field of TrainingArguments, and model_init {why}, so it would have no "
@@ -183,90 +193,6 @@ def check_searchable(names: Iterable[str]) -> None:
             raise SearchSpaceError(
                 f"hp_space sets {name!r}, which the search itself sets or the Trainer has already read. Leave it out."
             )
-
-
-def cast_to(hint: Any, value: Any) -> Any:
-    """Casts a value to a type annotation without guessing.
-
-    Args:
-        hint: bool, int, float, str, an Enum, a union of these, or anything else (then the value is taken as it is).
-        value: A plain value or a numpy scalar; text is parsed where a number or truth value is wanted.
-
-    Raises:
-        TypeError, ValueError: The value does not fit, with the reason.
-    """
-    if hasattr(value, "item") and not isinstance(value, (str, bytes)) and getattr(value, "size", 1) == 1:
-        value = value.item()
-    if get_origin(hint) in (Union, types.UnionType):
-        return _cast_to_union(get_args(hint), value)
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return value if isinstance(value, hint) else hint(value)
-    caster = _CASTERS.get(hint)
-    return value if caster is None else caster(value)
-
-
-def _cast_to_union(members: tuple[Any, ...], value: Any) -> Any:
-    if value is None:
-        if type(None) in members:
-            return None
-        raise TypeError("None is not allowed")
-    enums = [m for m in members if isinstance(m, type) and issubclass(m, enum.Enum)]
-    if enums and isinstance(value, (str, *enums)):
-        return enums[0](value)
-    plain_members = [m for m in members if m is not type(None) and m not in enums]
-    for member in plain_members:
-        if isinstance(member, type) and type(value) is member:
-            return value
-    # Text fits a str member only as a last resort: ``float | str`` and "0.1" mean the number.
-    for member in sorted(plain_members, key=lambda m: m is str):
-        if member not in _CASTERS:
-            origin = get_origin(member) or member
-            if isinstance(origin, type) and isinstance(value, origin):
-                return value
-            continue
-        try:
-            return _CASTERS[member](value)
-        except (TypeError, ValueError):
-            continue
-    raise TypeError(f"{type(value).__name__} does not fit")
-
-
-def _to_bool(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.strip().lower() in ("true", "yes", "on", "1"):
-        return True
-    if isinstance(value, str) and value.strip().lower() in ("false", "no", "off", "0"):
-        return False
-    if isinstance(value, (int, float)) and value in (0, 1):
-        return bool(value)
-    raise ValueError("expected True or False")
-
-
-def _to_int(value: Any) -> int:
-    if isinstance(value, bool):
-        raise TypeError("expected a whole number, not a truth value")
-    if isinstance(value, str):
-        return int(value)
-    if isinstance(value, (int, float)) and float(value).is_integer():
-        return int(value)
-    raise ValueError("expected a whole number")
-
-
-def _to_float(value: Any) -> float | int:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise TypeError("expected a number")
-    # An int stays one: warmup_steps=50 are steps, 0.5 is a fraction.
-    return value if isinstance(value, int) else float(value)
-
-
-def _to_str(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    raise TypeError("expected text")
-
-
-_CASTERS: dict[Any, Any] = {bool: _to_bool, int: _to_int, float: _to_float, str: _to_str}
 
 
 def _copy(args: Any) -> Any:
@@ -318,11 +244,6 @@ def _check_range(name: str, value: Any) -> None:
         wanted = "not negative"
     if wanted:
         raise SearchSpaceError(f"hp_space gives {name}={value!r}, expected {wanted}. Change the range of {name!r}.")
-
-
-def _describe(hint: Any) -> str:
-    text = getattr(hint, "__name__", None) if isinstance(hint, type) else None
-    return text or str(hint).replace("typing.", "")
 
 
 def as_text(params: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.backend import confirm
+from hf_rlsearch.backend import confirm, rescoring
 from hf_rlsearch.backend.allowance import Allowance
 from hf_rlsearch.backend.distributed import RUN, STOP
 from hf_rlsearch.backend.drawing import Drawer
@@ -19,7 +19,7 @@ from hf_rlsearch.backend.paused import BEGUN_AT, PAUSED, STOPPED, Pausing, point
 from hf_rlsearch.backend.planner import Planner
 from hf_rlsearch.backend.progress import Ended, Progress
 from hf_rlsearch.backend.remarks import remarks
-from hf_rlsearch.backend.result import BASELINE, CONFIRM, SEARCH, role
+from hf_rlsearch.backend.result import BASELINE, CONFIRM, RESCORED, SEARCH, role
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.standing import SPENT, TRAINED, Standing
 from hf_rlsearch.backend.stopping import reason_to_stop
@@ -78,7 +78,7 @@ class Chief:
             n_rows=n_rows,
             world_size=world_size,
         )
-        self.standing = Standing(self.study, objective, settings, self._pausing)
+        self.standing = Standing(self.study, objective, settings, self._pausing, keeps_all=drawer.generates)
         self._allowance = Allowance(self.study, settings, self._deadline)
         again = requeue_interrupted(self.study, alone=alone)
         if opened.resumed and settings.sampler is not None:
@@ -195,8 +195,18 @@ class Chief:
             told = self.study.tell(trial, state=_STATES[outcome.status], skip_if_finished=True)
         self._trial = None
         note_trial(self.study, told.number)
+        self._decode_again(plan, told)
         self._show(plan, told, outcome)
         self.standing.discard_checkpoints()
+
+    def _decode_again(self, plan: Plan | None, told: FrozenTrial) -> None:
+        """Lets the next trial generate in another way with the model that has just become the best; it costs little."""
+        ranking = self.standing.ranking()
+        is_new_best = bool(ranking) and ranking[0].number == told.number and plan is not None and plan.score is None
+        ours = self._settings.sampler is None and self._drawer.generates and role(told) == SEARCH
+        rest = rescoring.without_generation(told.params)
+        if is_new_best and ours and rest is not None:
+            self.study.enqueue_trial(rest)
 
     def check_failures(self, error: BaseException | None) -> None:
         """Ends the search if too many trials have failed since it was started or continued.
@@ -287,6 +297,8 @@ class Chief:
             values = ", ".join(f"{value:.4g}" for value in outcome.values)
             ended = "paused" if PAUSED in told.user_attrs else "pruned"
             result = values if outcome.status == COMPLETE else f"{ended} at {values or 'the start'}"
+        if plan is not None and plan.score is not None:
+            result += f" with the model of trial {told.user_attrs[RESCORED]}"
         reached = max(told.intermediate_values, default=0) / FULL_TRAINING
         self.progress.ended(
             Ended(

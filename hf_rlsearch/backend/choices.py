@@ -14,7 +14,7 @@ from hf_rlsearch.space import SearchSpace
 
 
 def choose_sampler(
-    settings: Settings, space: SearchSpace, *, seed: int, facts: Mapping[str, float]
+    settings: Settings, space: SearchSpace, *, seed: int, facts: Mapping[str, float], known: Sequence[Params] = ()
 ) -> optuna.samplers.BaseSampler:
     """The user's sampler, else ours with the pretrained agent.
 
@@ -23,6 +23,7 @@ def choose_sampler(
         space: Every hyperparameter of it.
         seed: Of ours where the user gave none, so that a script run again searches in the same way.
         facts: What the Trainer tells about the task, see ``facts_of``.
+        known: Published settings to consider where the user gave none.
     """
     if settings.sampler is not None:
         chosen: optuna.samplers.BaseSampler = settings.sampler
@@ -38,7 +39,7 @@ def choose_sampler(
         n_trials=settings.most_trials,
         weights=settings.weights,
         search_space=space,
-        published=settings.published,
+        published=settings.published or [setting for setting in known if set(setting) & set(space.names)],
         facts=facts,
         max_resource=FULL_TRAINING,
     )

@@ -1,25 +1,47 @@
-"""The search space for users who give none: the published fine-tuning settings, and nothing that selects luck.
+"""The search space for users who give none: what was published for the kind of model that the Trainer has.
 
-The ranges hold every setting in BERT's, RoBERTa's, ELECTRA's, ALBERT's, DeBERTa's and LoRA's own tables:
-
-* learning_rate: from 5e-6 (DeBERTa-large) to 1e-3 (LoRA needs about ten times the rate of full fine-tuning),
-logarithmic.
-* per_device_train_batch_size: 8, 16, 32, 64; smaller ones are a matter of memory, not of quality.
-* num_train_epochs: 1 to 5, left out where ``max_steps`` is set.
-* weight_decay: 0, 0.01, 0.1, the three published values.
-* warmup_steps: a fraction of training: 0, 0.06 (RoBERTa), 0.1 (ELECTRA), 0.2.
-
-The seed is not searched: choosing one selects the luckiest run, not a better configuration (Dodge et al. 2020,
-arXiv:2002.06305).
+Ranges and settings are those of ``hf_rlsearch.presets``. The seed is not searched: choosing one selects the luckiest
+run, not a better configuration (Dodge et al. 2020, arXiv:2002.06305).
 """
 
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hf_rlsearch._typing import Params
+from hf_rlsearch.backend.scopes.adapter import is_adapted
+from hf_rlsearch.presets import Box, Preset, preset
+
+# Data sets whose name is the task, where others have it as the name of a configuration.
+_TASKS = ("squad", "squad_v2", "swag")
+
+
+@dataclass(frozen=True)
+class DefaultSpace:
+    """A preset's space as ``hp_space``.
+
+    Attributes:
+        box: Suggests the values.
+        name: Of the preset.
+        task: That its first settings were published for, None if that is not known.
+    """
+
+    box: Box
+    name: str
+    task: str | None
+
+    def __call__(self, trial: Any) -> Params:
+        """Suggests a configuration."""
+        return self.box(trial)
+
+    def __str__(self) -> str:
+        """For people."""
+        return f"{self.name}, {self.task}" if self.task else self.name
 
 
 def default_hp_space(trial: Any) -> Params:
-    """Suggests learning rate, batch size, epochs, weight decay and warm-up.
+    """The space for any model, where the Trainer's own is not known.
 
     Args:
         trial: An Optuna trial, or anything that answers its ``suggest_*``.
@@ -27,14 +49,49 @@ def default_hp_space(trial: Any) -> Params:
     Returns:
         Values by name of a training argument.
     """
-    return {**without_epochs(trial), "num_train_epochs": trial.suggest_int("num_train_epochs", 1, 5)}
+    return preset("generic").hp_space(trial)
 
 
-def without_epochs(trial: Any) -> Params:
-    """The same for arguments with ``max_steps``, which make the number of epochs meaningless."""
-    return {
-        "learning_rate": trial.suggest_float("learning_rate", 5e-6, 1e-3, log=True),
-        "per_device_train_batch_size": trial.suggest_categorical("per_device_train_batch_size", [8, 16, 32, 64]),
-        "weight_decay": trial.suggest_categorical("weight_decay", [0.0, 0.01, 0.1]),
-        "warmup_steps": trial.suggest_categorical("warmup_steps", [0.0, 0.06, 0.1, 0.2]),
-    }
+def space_for(trainer: Any, *, is_factory: bool) -> DefaultSpace:
+    """The default space of a Trainer.
+
+    Args:
+        trainer: Its model and its arguments count.
+        is_factory: It was made by the user's function, which reads training arguments and no scoped names.
+    """
+    found, box = _known(trainer), _known(trainer).hp_space
+    if getattr(trainer.args, "max_steps", -1) > 0:
+        box = dataclasses.replace(box, epochs=None)
+    if is_factory or not _has_rank(trainer.model):
+        box = dataclasses.replace(box, ranks=())
+    return DefaultSpace(box, found.name, _task_of(trainer.train_dataset))
+
+
+def published_for(trainer: Any) -> Sequence[Params]:
+    """Settings that were published for a Trainer's kind of model, those for its task first."""
+    return _known(trainer).published
+
+
+def _known(trainer: Any) -> Preset:
+    model = getattr(trainer, "model", None)
+    if model is not None and is_adapted(model):
+        return preset("lora")
+    config = getattr(model, "config", None)
+    kind = getattr(config, "model_type", None) or "generic"
+    # What was published for encoders and decoders is their fine-tuning; from scratch they want larger rates.
+    if not getattr(config, "name_or_path", "") and not getattr(config, "is_encoder_decoder", False):
+        kind = "generic"
+    return preset(kind, _task_of(getattr(trainer, "train_dataset", None)))
+
+
+def _has_rank(model: Any) -> bool:
+    return is_adapted(model) and all(hasattr(config, "r") for config in model.peft_config.values())
+
+
+def _task_of(data: Any) -> str | None:
+    """The task that a data set of the Hub says it is, such as GLUE's "rte"."""
+    info: Any = getattr(data, "info", None)
+    name = str(getattr(info, "dataset_name", None) or getattr(info, "builder_name", None) or "")
+    if name in _TASKS:
+        return name
+    return str(info.config_name) if name == "glue" and getattr(info, "config_name", None) else None

@@ -15,6 +15,7 @@ from hf_rlsearch._typing import Params
 from hf_rlsearch.backend.arguments import FrozenArguments, check_searchable, plain, unknown_name, words
 from hf_rlsearch.backend.compat import takes_trial
 from hf_rlsearch.backend.identity import hash_of, keep_randomness
+from hf_rlsearch.backend.scopes import GEN, ScopedNames, prefix_of, scoped_roles, trial_arguments
 from hf_rlsearch.errors import SearchSpaceError
 from hf_rlsearch.space import SearchSpace, record
 
@@ -24,7 +25,8 @@ _N_CHECKED = 64
 _OWN_ATTRIBUTES = words(
     """
     role owner attempts hyperparameters values arguments seed world_size folder versions seconds peak_memory steps
-    metrics checkpoint failure confirms cost continues stopped paused begun_at trained spent
+    metrics checkpoint failure confirms cost continues stopped paused begun_at trained spent training_part
+    rescored_from
     """
 )
 
@@ -43,6 +45,8 @@ class Drawer:
         computed: What it sets them to where that is not simply the suggested value of that name: a constant, or a hash
             of what it makes of example configurations.
         transformed: The names among these whose value is no constant.
+        scopes: Of the user's Trainer, None where the trainer is made by a factory.
+        read_by_model: Names that ``model_init`` reads, suggested by it or not.
     """
 
     space: SearchSpace
@@ -53,6 +57,8 @@ class Drawer:
     searched: frozenset[str]
     computed: Params = field(default_factory=dict)
     transformed: frozenset[str] = frozenset()
+    scopes: ScopedNames | None = None
+    read_by_model: frozenset[str] = frozenset()
 
     def draw(self, trial: optuna.Trial) -> tuple[Params, Params]:
         """Draws the whole configuration, so that it can be sent to other ranks before any of them builds a model.
@@ -77,7 +83,7 @@ class Drawer:
 
     def arguments(self, values: Mapping[str, Any]) -> Any:
         """The training arguments of a configuration; values that only ``model_init`` reads are left out."""
-        return self.frozen.with_values({name: v for name, v in values.items() if name in self.frozen.names})
+        return trial_arguments(self.frozen, values if self.scopes is not None else _unscoped(values))
 
     def of_the_user(self, config: Any) -> tuple[Params, Params]:
         """The user's own configuration in the terms of the space.
@@ -93,8 +99,7 @@ class Drawer:
         recorded, exact = {}, {}
         for hyperparameter in self.space.hyperparameters:
             name = hyperparameter.name
-            value = self.frozen.value(name) if name in self.frozen.names else getattr(config, name, None)
-            value = plain(value)
+            value = plain(self._own(name, config))
             if value is None:
                 continue
             exact[name] = value
@@ -102,9 +107,23 @@ class Drawer:
             level = -1 if inside else hyperparameter.nearest_level(value)
             if inside or level >= 0:
                 recorded[name] = value if inside else hyperparameter.levels[level]
-        for name in sorted(self.transformed & self.frozen.names):
-            exact[name] = plain(self.frozen.value(name))
+        for name in sorted(self.transformed):
+            if (value := plain(self._own(name, None))) is not None:
+                exact[name] = value
         return recorded, exact
+
+    @property
+    def generates(self) -> bool:
+        """Whether generation settings are searched, so that models may be scored again."""
+        return self.scopes is not None and any(prefix_of(name) == GEN for name in self.searched)
+
+    def _own(self, name: str, config: Any) -> Any:
+        """The user's own value of a name, None where it is not known."""
+        if name in self.frozen.names:
+            return self.frozen.value(name)
+        if self.scopes is not None and prefix_of(name) is not None:
+            return self.scopes.own(name)
+        return getattr(config, name, None)
 
 
 def make_drawer(
@@ -114,7 +133,7 @@ def make_drawer(
     *,
     roles: Mapping[str, str] | None,
     n_points: Mapping[str, int] | int | None,
-    any_name: bool = False,
+    scopes: ScopedNames | None = None,
 ) -> Drawer:
     """Finds the space and checks it.
 
@@ -124,7 +143,7 @@ def make_drawer(
         frozen: The user's arguments.
         roles: Overrides of inferred roles.
         n_points: Wished number of levels.
-        any_name: A factory reads the values, so names need not be training arguments.
+        scopes: Of the Trainer; None for a factory, which reads the values itself, so that any name may be searched.
 
     Raises:
         SearchSpaceError: Empty, a name that nothing reads, or a value that the arguments refuse.
@@ -133,14 +152,19 @@ def make_drawer(
     with keep_randomness():
         seen = record(hp_space, watch.call if watch else None)
     space = SearchSpace.from_distributions(
-        seen.distributions, roles=roles, n_points=n_points, conditional=seen.conditional
+        seen.distributions,
+        roles={**scoped_roles(seen.distributions), **(roles or {})},
+        n_points=n_points,
+        conditional=seen.conditional,
     )
     read_by_model = (watch.names if watch else set()) | set(seen.from_model_init)
     check_searchable(seen.returned)
     _check_attributes(seen.user_attributes)
-    if not any_name:
+    if scopes is not None:
+        scopes.check(seen.returned)
         for name in sorted(seen.returned - frozen.names - read_by_model):
-            raise unknown_name(name, frozen.names, model_init_takes_trial=watch is not None)
+            if prefix_of(name) is None:
+                raise unknown_name(name, frozen.names, watch is not None, scopes.nearest(name))
     drawer = Drawer(
         space=space,
         hp_space=hp_space,
@@ -148,6 +172,8 @@ def make_drawer(
         frozen=frozen,
         from_model=frozenset(seen.from_model_init) - frozenset(seen.returned),
         searched=frozenset(seen.returned),
+        scopes=scopes,
+        read_by_model=frozenset(read_by_model),
     )
     made = _check_values(drawer)
     computed = _computed(made)
@@ -239,6 +265,10 @@ def _returned(values: Any) -> Params:
     return dict(values)
 
 
+def _unscoped(values: Mapping[str, Any]) -> Params:
+    return {name: value for name, value in values.items() if prefix_of(name) is None}
+
+
 def _check_values(drawer: Drawer) -> list[tuple[Params, Params]]:
     """Tries configurations that show every level at least once on the arguments' own rules.
 
@@ -255,6 +285,8 @@ def _check_values(drawer: Drawer) -> list[tuple[Params, Params]]:
             except optuna.TrialPruned:
                 continue  # a combination that hp_space refuses is never trained
         drawer.arguments(values)
+        if drawer.scopes is not None:
+            drawer.scopes.fit(values)
         made.append((params, {name: plain(v) for name, v in values.items() if plain(again.get(name)) == plain(v)}))
     return made
 

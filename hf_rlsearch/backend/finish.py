@@ -6,7 +6,8 @@ from optuna.trial import FrozenTrial
 
 from hf_rlsearch.backend.arguments import FrozenArguments
 from hf_rlsearch.backend.compat import TrainerSeat, check_trainer
-from hf_rlsearch.backend.sources import bound_model_init
+from hf_rlsearch.backend.scopes import attach, trial_arguments
+from hf_rlsearch.backend.sources import copies_of, final_model_init
 
 
 def apply_trial(trainer: Any, trial: FrozenTrial) -> Any:
@@ -21,8 +22,10 @@ def apply_trial(trainer: Any, trial: FrozenTrial) -> Any:
     """
     check_trainer(trainer)
     frozen = FrozenArguments(trainer.args)
-    values = {name: v for name, v in trial.user_attrs.get("values", {}).items() if name in frozen.names}
+    values = dict(trial.user_attrs.get("values", {}))
     params = {} if trial.user_attrs.get("role") == "baseline" else dict(trial.params)
+    model_init = final_model_init(trainer.model_init or copies_of(trainer.model), params, values)
     with TrainerSeat(trainer) as seat:
-        seat.finish(frozen.with_values(values), model_init=bound_model_init(trainer.model_init, params), load=None)
+        seat.finish(trial_arguments(frozen, values), model_init=model_init, load=None)
+    attach(trainer, values)
     return trainer

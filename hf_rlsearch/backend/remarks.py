@@ -6,6 +6,7 @@ import optuna
 
 from hf_rlsearch.backend.arguments import plain
 from hf_rlsearch.backend.checked import OURS
+from hf_rlsearch.backend.default_space import DefaultSpace
 from hf_rlsearch.backend.drawing import Drawer
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.settings import Settings
@@ -26,6 +27,8 @@ def remarks(
         world_size: Number of processes.
     """
     yield f"Objective: {', '.join(objective.names)}, {', '.join(objective.directions)} ({objective.why})."
+    if isinstance(settings.hp_space, DefaultSpace):
+        yield f"No hp_space given: the published ranges are searched ({settings.hp_space})."
     others = {t.user_attrs.get("world_size", world_size) for t in finished(study)} - {world_size}
     if others:
         yield (

@@ -2,18 +2,21 @@
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
 
+from hf_rlsearch.backend import checkpoints
 from hf_rlsearch.backend.compat import calm
 from hf_rlsearch.backend.distributed import Ranks
 from hf_rlsearch.backend.objective import Objective
+from hf_rlsearch.backend.result import RESCORED
 from hf_rlsearch.backend.sources import FactorySource, TrainerSource
 from hf_rlsearch.backend.storage import OBJECTIVE
-from hf_rlsearch.backend.trial import COMPLETE, Monitor, Plan, run_trial
+from hf_rlsearch.backend.trial import COMPLETE, Monitor, Outcome, Plan, run_trial
 from hf_rlsearch.errors import ArgumentsError, SearchFailed
 
 
@@ -43,9 +46,26 @@ def replay(
     source = FactorySource(trainer) if is_factory else TrainerSource(trainer)
     with calm(), tempfile.TemporaryDirectory() as folder, source:
         try:
-            return _train(source, _plan(trials[number], folder, seed), objective)
+            return _repeat(source, trials, number, objective, folder, seed)
         finally:
             source.restore()
+
+
+def _repeat(
+    source: TrainerSource | FactorySource,
+    trials: list[optuna.trial.FrozenTrial],
+    number: int,
+    objective: Objective,
+    folder: str,
+    seed: int | None,
+) -> tuple[float, ...]:
+    """Trains the trial, or the one that it was scored from and then scores that one's model."""
+    plan = _plan(trials[number], folder, seed)
+    trained = trials[number].user_attrs.get(RESCORED)
+    if trained is None:
+        return _train(source, plan, objective).values
+    first = _train(source, _plan(trials[trained], folder, seed), objective, save=True)
+    return _train(source, replace(plan, score=first.checkpoint), objective).values
 
 
 def _plan(trial: optuna.trial.FrozenTrial, folder: str, seed: int | None) -> Plan:
@@ -64,11 +84,15 @@ def _plan(trial: optuna.trial.FrozenTrial, folder: str, seed: int | None) -> Pla
     )
 
 
-def _train(source: TrainerSource | FactorySource, plan: Plan, objective: Objective) -> tuple[float, ...]:
+def _train(source: TrainerSource | FactorySource, plan: Plan, objective: Objective, *, save: bool = False) -> Outcome:
     monitor = Monitor(plan, objective, Ranks(), lambda step, value: False)
-    outcome, error = run_trial(source.trainer_for(plan, objective, monitor), plan, monitor, objective)
+    trainer = source.trainer_for(plan, objective, monitor)
+    outcome, error = run_trial(trainer, plan, monitor, objective)
+    if save and outcome.status == COMPLETE:
+        outcome.checkpoint = checkpoints.save_scored(trainer, plan.folder)
+    del trainer
     source.release()
     if outcome.status != COMPLETE:
         reason = outcome.failure.reason if outcome.failure is not None else outcome.status
         raise SearchFailed(f"Trial {plan.number} fails this time: {reason}") from error
-    return outcome.values
+    return outcome

@@ -13,6 +13,7 @@ from hf_rlsearch.backend.best_run import best_runs
 from hf_rlsearch.backend.chief import Chief
 from hf_rlsearch.backend.choices import choose_pruner, choose_sampler
 from hf_rlsearch.backend.compat import calm
+from hf_rlsearch.backend.default_space import published_for
 from hf_rlsearch.backend.distributed import STOP, Ranks
 from hf_rlsearch.backend.drawing import Drawer
 from hf_rlsearch.backend.facts import facts_of
@@ -124,6 +125,7 @@ class Search:
                 self._drawer.space,
                 seed=self._seed(),
                 facts=facts_of(source.reference, {h.role for h in self._drawer.space.hyperparameters}),
+                known=published_for(source.reference),
             ),
             pruner=choose_pruner(settings, len(self.objective.directions)),
             storage=settings.storage,
@@ -268,6 +270,8 @@ class Search:
 
     def _keep(self, trainer: Any, plan: Plan, outcome: Outcome) -> Outcome:
         """Puts a good trial's model where it is found after the search."""
+        if plan.score is not None:
+            return outcome
         decision = self._ranks.broadcast(self._worth(outcome))
         if decision["disk"]:
             outcome.checkpoint = checkpoints.save_scored(trainer, plan.folder)

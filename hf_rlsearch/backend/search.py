@@ -1,11 +1,12 @@
 """The public door: ``hf_rlsearch.search`` and what ``hyperparameter_search(backend="rl")`` calls."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend.checked import OURS
-from hf_rlsearch.backend.default_space import default_hp_space, without_epochs
+from hf_rlsearch.backend.default_space import default_hp_space, space_for
 from hf_rlsearch.backend.objective import UNSET_DIRECTION
 from hf_rlsearch.backend.run import run_search
 from hf_rlsearch.backend.settings import UNSET_TRIALS, Settings
@@ -54,10 +55,12 @@ def search(
     best arguments and the best model; after an exception it is what it was before.
 
     Args:
-        trainer: A ``transformers.Trainer`` with a ``model_init``; or a function ``make_trainer(values)`` that returns
-        a fresh
-            trainer, for those that build their model themselves. Called with ``{}`` it returns your own configuration.
-        hp_space: Suggests values on a trial and returns them by name of a training argument.
+        trainer: A ``transformers.Trainer`` with a ``model_init``, or with a model that each trial gets a copy of; or a
+            function ``make_trainer(values)`` that returns a fresh trainer, for those that build their model themselves.
+            Called with ``{}`` it returns your own configuration.
+        hp_space: Suggests values on a trial and returns them by name: a training argument, or a field of the model, its
+            adapter, generation or training as ``model.*``, ``peft.*``, ``gen.*`` and ``train.*``. Left out, the space
+            that was published for the Trainer's kind of model.
         compute_objective: Makes one number of the metrics, or one for each direction. Before the first training it is
             called a few times on made-up values of the metrics that it reads.
         n_trials: Total number of trials, those of an interrupted run and the baseline included; None for as many as
@@ -94,7 +97,8 @@ def search(
             is left out. A trial counts for what is newly trained in it. Of ``n_trials``, ``budget`` and ``timeout`` the
             first that is reached ends the search.
         confirm: Number of best configurations to train again under new seeds, with your own; the best mean wins.
-        published: Configurations known to work, to be considered first; names outside of the space are left out.
+        published: Configurations known to work, always among the candidates; names outside of the space are left out.
+            Left out, those that were published for the Trainer's kind of model.
         seed: Of the sampler.
 
     Returns:
@@ -112,7 +116,7 @@ def search(
     settings = Settings(hp_space=hp_space or default_hp_space, compute_objective=_own(compute_objective), **given)
     is_factory = callable(trainer) and not hasattr(trainer, "train")
     source = FactorySource(trainer) if is_factory else TrainerSource(trainer)
-    return run_search(source, _with_fitting_space(settings, source.frozen))
+    return run_search(source, _with_fitting_space(settings, source))
 
 
 def search_from_trainer(
@@ -136,7 +140,7 @@ def search_from_trainer(
         hp_name=trainer.hp_name,
     )
     source = TrainerSource(trainer)
-    return run_search(source, _with_fitting_space(settings, source.frozen))
+    return run_search(source, _with_fitting_space(settings, source))
 
 
 def _own(compute_objective: Any) -> Any:
@@ -148,10 +152,9 @@ def _own(compute_objective: Any) -> Any:
     return None if compute_objective is default_compute_objective else compute_objective
 
 
-def _with_fitting_space(settings: Settings, frozen: Any) -> Settings:
-    """Leaves the epochs out of the default space where ``max_steps`` decides."""
-    import dataclasses
-
-    if settings.hp_space is default_hp_space and "max_steps" in frozen.names and frozen.value("max_steps") > 0:
-        return dataclasses.replace(settings, hp_space=without_epochs)
-    return settings
+def _with_fitting_space(settings: Settings, source: TrainerSource | FactorySource) -> Settings:
+    """The space of the Trainer's kind of model where the user gave none."""
+    if settings.hp_space is not default_hp_space:
+        return settings
+    space = space_for(source.reference, is_factory=isinstance(source, FactorySource))
+    return dataclasses.replace(settings, hp_space=space)

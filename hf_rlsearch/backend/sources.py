@@ -1,5 +1,6 @@
 """Where the Trainer of a trial comes from: the user's own one, set up anew, or a fresh one from a factory."""
 
+import copy
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -9,6 +10,7 @@ from hf_rlsearch.backend.arguments import FrozenArguments
 from hf_rlsearch.backend.compat import TrainerSeat, check_trainer, fresh_model, release_memory, takes_trial
 from hf_rlsearch.backend.drawing import Drawer, make_drawer
 from hf_rlsearch.backend.objective import Objective
+from hf_rlsearch.backend.scopes import ScopedNames, attach, trial_arguments, trial_model_init
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.trial import Monitor, Plan, SharedTrial
 from hf_rlsearch.errors import ArgumentsError
@@ -37,22 +39,17 @@ class TrainerSource:
     """The user's Trainer, lent for the time of the search.
 
     Args:
-        trainer: With a ``model_init``.
+        trainer: With a ``model_init``, or with a model that each trial gets a copy of, as it is now.
     """
 
     def __init__(self, trainer: Any) -> None:
         check_trainer(trainer)
-        if trainer.model_init is None:
-            raise ArgumentsError(
-                "The Trainer has no model_init, so every trial would go on training the same model. Pass "
-                "Trainer(model_init=...) instead of model=..."
-            )
         if trainer.train_dataset is None:
             raise ArgumentsError("The Trainer has no train_dataset. Pass one to it.")
         self.reference = trainer
         self.frozen = FrozenArguments(trainer.args)
         self.seat = TrainerSeat(trainer)
-        self._model_init = trainer.model_init
+        self._model_init = trainer.model_init or copies_of(trainer.model)
 
     def __enter__(self) -> "TrainerSource":
         self.seat.__enter__()
@@ -66,7 +63,12 @@ class TrainerSource:
     def drawer(self, settings: Settings) -> Drawer:
         """Finds and checks the search space."""
         return make_drawer(
-            settings.hp_space, self._model_init, self.frozen, roles=settings.roles, n_points=settings.n_points
+            settings.hp_space,
+            self._model_init,
+            self.frozen,
+            roles=settings.roles,
+            n_points=settings.n_points,
+            scopes=ScopedNames(self.reference, self._model_init),
         )
 
     def probe(self) -> Any:
@@ -79,9 +81,11 @@ class TrainerSource:
 
     def trainer_for(self, plan: Plan, objective: Objective, monitor: Monitor | None) -> Any:
         """The Trainer, ready to train one configuration."""
-        values = {name: value for name, value in plan.values.items() if name in self.frozen.names}
-        args = with_run(self.frozen.with_values(values), plan, objective)
-        return self.seat.prepare(args, name=plan.name, on_metrics=monitor)
+        args = with_run(trial_arguments(self.frozen, plan.values), plan, objective)
+        model_init = trial_model_init(self._model_init, plan.values)
+        trainer = self.seat.prepare(args, model_init=model_init, name=plan.name, on_metrics=monitor)
+        attach(trainer, plan.values)
+        return trainer
 
     def release(self) -> None:
         """Frees what the last trial left."""
@@ -93,8 +97,9 @@ class TrainerSource:
 
     def finish(self, values: Params, params: Params, load: Callable[[Any], None] | None) -> None:
         """Leaves the best arguments and model in the Trainer; ``model_init`` builds that model from now on."""
-        args = self.frozen.with_values({name: value for name, value in values.items() if name in self.frozen.names})
-        self.seat.finish(args, model_init=bound_model_init(self._model_init, params), load=load)
+        args = trial_arguments(self.frozen, values)
+        self.seat.finish(args, model_init=final_model_init(self._model_init, params, values), load=load)
+        attach(self.reference, values)
 
 
 class FactorySource:
@@ -126,9 +131,7 @@ class FactorySource:
 
     def drawer(self, settings: Settings) -> Drawer:
         """Finds and checks the search space; any name may be searched."""
-        return make_drawer(
-            settings.hp_space, None, self.frozen, roles=settings.roles, n_points=settings.n_points, any_name=True
-        )
+        return make_drawer(settings.hp_space, None, self.frozen, roles=settings.roles, n_points=settings.n_points)
 
     def probe(self) -> Any:
         """The trainer of the user's own configuration."""
@@ -161,10 +164,22 @@ class FactorySource:
         """Nothing to leave behind: the best checkpoint is in the result."""
 
 
-def bound_model_init(model_init: Callable[..., Any], params: Params) -> Callable[..., Any] | None:
-    """``model_init`` that builds the best trial's model when called without a trial; None if it takes none anyway."""
+def final_model_init(model_init: Callable[..., Any], params: Params, values: Params) -> Callable[..., Any]:
+    """``model_init`` that builds the best trial's model when called without a trial.
+
+    Args:
+        model_init: The user's.
+        params: Every hyperparameter of the best trial; empty for the user's own configuration.
+        values: What ``hp_space`` returned in it.
+    """
+    none: Params = {}
+    inner, before = getattr(model_init, "scoped", (model_init, none))
+    return trial_model_init(_bound(inner, params), {**before, **values})
+
+
+def _bound(model_init: Callable[..., Any], params: Params) -> Callable[..., Any]:
     if not params or not takes_trial(model_init):
-        return None
+        return model_init
     original = getattr(model_init, "original", model_init)
 
     def best_model_init(trial: Any = None) -> Any:
@@ -172,3 +187,9 @@ def bound_model_init(model_init: Callable[..., Any], params: Params) -> Callable
 
     best_model_init.original = original  # type: ignore[attr-defined]
     return best_model_init
+
+
+def copies_of(model: Any) -> Callable[[], Any]:
+    """A ``model_init`` for a Trainer that was given a model: every trial begins with a copy of it."""
+    original = copy.deepcopy(model).to("cpu")
+    return lambda: copy.deepcopy(original)

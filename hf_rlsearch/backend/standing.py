@@ -26,10 +26,20 @@ class Standing:
         objective: What is optimised.
         settings: Of the search.
         pausing: Which trainings wait on disk.
+        keeps_all: Until the end every model stays, since later trials may be scored on it.
     """
 
-    def __init__(self, study: optuna.Study, objective: Objective, settings: Settings, pausing: Pausing) -> None:
+    def __init__(
+        self,
+        study: optuna.Study,
+        objective: Objective,
+        settings: Settings,
+        pausing: Pausing,
+        *,
+        keeps_all: bool = False,
+    ) -> None:
         self._study, self._objective, self._settings, self._pausing = study, objective, settings, pausing
+        self._keeps_all = keeps_all
         self._confirmed = False
 
     @property
@@ -58,6 +68,8 @@ class Standing:
 
     def keeps(self, trial_role: str, outcome: Outcome) -> bool:
         """Whether a finished trial's model is among the best k, so that it has to be on disk."""
+        if self._keeps_all and outcome.status == COMPLETE and trial_role != CONFIRM:
+            return True
         if outcome.status != COMPLETE or self._settings.keep_checkpoints == 0:
             return False
         if self.is_multi:
@@ -80,19 +92,20 @@ class Standing:
         trials = self._study.get_trials(deepcopy=False)
         # A trial that goes on with another one has taken over its folder.
         last = {trial.user_attrs["folder"]: trial for trial in trials if "folder" in trial.user_attrs}
-        models = {
-            t.number: t.user_attrs["checkpoint"] for t in trials if t.number in best and "checkpoint" in t.user_attrs
-        }
-        paused = [] if self._confirmed else self._pausing.kept(sum(size_of(path) for path in models.values()))
+        # A trial that was only scored has its model in another trial's folder.
+        models = {t.user_attrs["checkpoint"] for t in trials if t.number in best and "checkpoint" in t.user_attrs}
+        paused = [] if self._confirmed else self._pausing.kept(sum(size_of(path) for path in models))
         # Another one may just be about to go on with it.
         in_use = {trial.user_attrs.get(CONTINUES) for trial in trials if not trial.state.is_finished()}
         for folder, trial in last.items():
             if trial.state.is_finished() and trial.number not in in_use and Path(folder).is_dir():
                 kept = needed(trial.user_attrs[PAUSED]) if trial.number in {t.number for t in paused} else []
-                checkpoints.discard(folder, keep=[*kept, *([models[trial.number]] if trial.number in models else [])])
+                checkpoints.discard(folder, keep=[*kept, *models])
 
     def _kept(self) -> set[int]:
         """The numbers of the trials whose models stay."""
+        if self._keeps_all and not self._confirmed:
+            return {trial.number for trial in finished(self._study)}
         if self.is_multi:
             return {trial.number for trial in self._study.best_trials}
         kept = {trial.number for trial in self._winner_first()[: self._n_kept()]}

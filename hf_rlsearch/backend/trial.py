@@ -11,7 +11,7 @@ from optuna.trial import FixedTrial
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend.arguments import plain
-from hf_rlsearch.backend.compat import save_or_leave
+from hf_rlsearch.backend.compat import fresh_model, load_checkpoint, save_or_leave
 from hf_rlsearch.backend.distributed import Ranks
 from hf_rlsearch.backend.failures import Failure, diverged
 from hf_rlsearch.backend.objective import Objective
@@ -34,6 +34,7 @@ class Plan:
         name: What ``hp_name`` answered, or "run-<number>".
         role: "baseline" (the user's own arguments), "search" or "confirm".
         resume_from: A complete checkpoint of this trial, or of the one that it goes on with; None to begin anew.
+        score: Folder of another trial's model that is scored in place of training, None to train.
     """
 
     number: int
@@ -43,6 +44,7 @@ class Plan:
     name: str
     role: str = "search"
     resume_from: str | None = None
+    score: str | None = None
 
     def to_json(self) -> Params:
         """As plain data."""
@@ -230,12 +232,16 @@ def run_trial(trainer: Any, plan: Plan, monitor: Monitor, objective: Objective) 
     outcome.seconds = time.perf_counter() - begun
     outcome.peak_memory = peak_memory()
     outcome.step = _step(trainer) or 0
+    if plan.score is not None:
+        outcome.step = 0  # what the state tells is of a training before the search
     outcome.trained = min(1.0, outcome.step / max(1, getattr(getattr(trainer, "state", None), "max_steps", 0) or 0))
     return outcome, error
 
 
 def _train(trainer: Any, plan: Plan, monitor: Monitor, objective: Objective) -> Outcome:
     trial = SharedTrial(plan.params, plan.number) if plan.params else None
+    if plan.score is not None:
+        return _score(trainer, trial, plan.score, objective)
     given: Params = {} if trial is None or getattr(trainer, "model_init", None) is None else {"trial": trial}
     if plan.resume_from is not None:
         given["resume_from_checkpoint"] = plan.resume_from
@@ -245,7 +251,20 @@ def _train(trainer: Any, plan: Plan, monitor: Monitor, objective: Objective) -> 
     if monitor.pruned:
         last = monitor.evaluations[-1]
         return Outcome(status=PRUNED, values=last.values, metrics=plain(last.metrics))
-    scored = _scored(trainer, monitor, objective)
+    return _complete(trainer, _scored(trainer, monitor, objective))
+
+
+def _score(trainer: Any, trial: SharedTrial | None, folder: str, objective: Objective) -> Outcome:
+    """Evaluates another trial's model with this trial's generation settings."""
+    trainer.model = trainer.model_wrapped = trainer.callback_handler.model = fresh_model(trainer, trial)
+    load_checkpoint(trainer, folder)
+    metrics = trainer.evaluate()
+    outcome = _complete(trainer, Evaluation(0, dict(metrics), objective(metrics)))
+    outcome.checkpoint = folder
+    return outcome
+
+
+def _complete(trainer: Any, scored: Evaluation) -> Outcome:
     reason = diverged(scored.values, scored.metrics)
     if reason is not None:
         return Outcome(status=FAILED, failure=Failure(kind="nan", reason=f"Diverged: {reason}", step=_step(trainer)))

@@ -166,8 +166,6 @@ def test_no_model_init(make_trainer: MakeTrainer) -> None:
     with pytest.raises(RuntimeError, match="model_init"):
         run(trainer, "rl")
     assert trainer.hp_search_backend is None
-    with pytest.raises(ArgumentsError, match="no model_init"):
-        search(trainer, rates)
 
 
 def test_no_eval_dataset(make_trainer: MakeTrainer) -> None:

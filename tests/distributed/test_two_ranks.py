@@ -10,6 +10,8 @@ from tests.distributed.launch import launch, seen
 
 SCENARIOS = [
     "plain",
+    "scoped",
+    "generated",
     "prune",
     "raise_on_all",
     "raise_on_rank_0",
@@ -57,6 +59,21 @@ def test_plain(folder: Path) -> None:
 def test_hyperparameters_of_the_model_are_known_on_all_ranks(folder: Path) -> None:
     found = both(folder, "stop")
     assert found["dropout"] == 0.1
+
+
+def test_scoped_names_reach_the_model_on_all_ranks(folder: Path) -> None:
+    found = both(folder, "scoped")
+    assert found["states"] == ["COMPLETE"] * 3
+    assert found["dropout"] == {"0": 0.1, "1": 0.2, "2": 0.4}[found["best"][0]]
+    assert found["evaluated"] == found["best"][1]
+
+
+def test_other_generation_settings_are_scored_by_all_ranks_without_training(folder: Path) -> None:
+    found = both(folder, "generated")
+    assert found["states"] == ["COMPLETE"] * 3
+    assert found["rescored_from"] == [None, 0, None]
+    assert found["steps"] == [2, 0, 2]
+    assert found["best"][1] == found["beams"] == 4
 
 
 def test_a_pruned_trial_ends_on_all_ranks(folder: Path) -> None:

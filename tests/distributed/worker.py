@@ -21,6 +21,7 @@ from transformers import BertForSequenceClassification, Trainer, TrainingArgumen
 
 import hf_rlsearch  # noqa: F401
 from tests.backend.conftest import Rows, Scripted, rates, tiny_model
+from tests.backend.scopes import seq2seq
 
 RANK = int(os.environ["RANK"])
 RESTARTS = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
@@ -139,7 +140,27 @@ class Same(Scripted):
         super().__init__(learning_rate=[1e-2, 1e-3, 1e-3], dropout=[0.1, 0.3, 0.3])
 
 
+def scoped_space(trial: Any) -> dict[str, Any]:
+    dropout = trial.suggest_float("model.hidden_dropout_prob", 0.0, 0.5)
+    return {**rates(trial), "model.hidden_dropout_prob": dropout, "train.layer_decay": 0.5, "train.lr_schedule": "step"}
+
+
+def generation_space(trial: Any) -> dict[str, Any]:
+    beams = trial.suggest_categorical("gen.num_beams", [1, 2, 4])
+    return {**rates(trial), "gen.num_beams": beams, "gen.length_penalty": 0.5}
+
+
+SCOPED = {"learning_rate": [1e-3, 1e-4], "model.hidden_dropout_prob": [0.2, 0.4]}
+GENERATED = {"learning_rate": [1e-2, 1e-2, 1e-3], "gen.num_beams": [1, 4, 2]}
 OPTIONS: dict[str, dict[str, Any]] = {
+    "scoped": {"hp_space": scoped_space, "sampler": Scripted(**SCOPED, dropout=[0.2, 0.4])},
+    "generated": {
+        "hp_space": generation_space,
+        "sampler": Scripted(**GENERATED),
+        "metric": "beams",
+        "direction": "maximize",
+        "baseline": False,
+    },
     "prune": {"pruner": optuna.pruners.ThresholdPruner(upper=0.0)},
     "timeout": {"timeout": 0.01, "n_trials": 200},
     "stop": {"sampler": optuna.samplers.GridSampler({"learning_rate": [1e-3, 1e-2], "dropout": [0.1]}), "n_trials": 9},
@@ -164,6 +185,8 @@ SCENARIO_OF = {"too_many_failures": "raise_on_rank_1", "catch_nothing": "raise_o
 
 
 def make_trainer(scenario: str, folder: Path, backend: str) -> Trainer:
+    if scenario == "generated":
+        return seq2seq.make_trainer(folder / scenario)
     cls = TRAINERS.get(scenario) or type("Here", (Breaks,), {"scenario": SCENARIO_OF.get(scenario, scenario)})
     args = TrainingArguments(
         output_dir=str(folder / scenario),
@@ -231,12 +254,14 @@ def search(scenario: str, folder: Path, backend: str) -> dict[str, Any]:
         "began": Digests.began,
         "weights": dict(Digests.weights),
         "evaluated": trainer.evaluate()["eval_loss"],
-        "dropout": trainer.model.config.hidden_dropout_prob,
         "replayed": replayed,
-        "by_hand": loss_by_hand(trainer),
+        "by_hand": None if scenario == "generated" else loss_by_hand(trainer),
         "models": n_models(),
         "batches": [batch_of(trial) for trial in result.trials],
         "confirmed": [len(confirmation.values) for confirmation in result.confirmations],
+        "dropout": getattr(trainer.model.config, "hidden_dropout_prob", None),
+        "beams": trainer.model.generation_config.num_beams if scenario == "generated" else None,
+        "rescored_from": [trial.user_attrs.get("rescored_from") for trial in result.trials],
     }
 
 

@@ -1,0 +1,136 @@
+"""The layers of a model: where each parameter is, and what the layer-wise hyperparameters do to them.
+
+A stack of layers is an outermost ``ModuleList`` of equal blocks, ``bert.encoder.layer`` for one; an encoder-decoder has
+two. What is registered before the stacks, and every embedding, is below them; what comes after is above.
+"""
+
+import re
+from typing import Any, NamedTuple
+
+from hf_rlsearch.errors import SearchSpaceError
+
+_EMBEDDING = re.compile(r"(^|[._])(rel_)?embed(s|ding|dings|_tokens|_positions)?([._]|$)")
+
+
+class Place(NamedTuple):
+    """Where a parameter is.
+
+    Attributes:
+        from_below: 0 for embeddings, then 1 for the lowest layer and so on; a large number above the stacks.
+        from_above: 0 above the stacks, 1 for the top layer and so on; most for embeddings.
+    """
+
+    from_below: int
+    from_above: int
+
+
+_ABOVE = Place(10**9, 0)
+
+
+def stacks(model: Any) -> dict[str, Any]:
+    """The stacks of layers by name, in the order of the model's modules."""
+    from torch import nn
+
+    found: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in found)
+        if isinstance(module, nn.ModuleList) and len(module) and not inside and _are_blocks(list(module)):
+            found[name] = module
+    return found
+
+
+def n_layers(model: Any) -> int:
+    """The number of layers of the highest stack, 0 where none is found."""
+    return max((len(stack) for stack in stacks(model).values()), default=0)
+
+
+def places(model: Any) -> dict[str, Place]:
+    """Where each parameter is, by name."""
+    found, highest = stacks(model), n_layers(model)
+    below, reached, result = Place(0, highest + 1), False, {}
+    for name, _ in model.named_parameters():
+        stack = next((key for key in found if name.startswith(f"{key}.")), None)
+        if stack is not None:
+            index, reached = int(name[len(stack) + 1 :].split(".")[0]), True
+            result[name] = Place(index + 1, len(found[stack]) - index)
+        else:
+            result[name] = below if not reached or _EMBEDDING.search(name) else _ABOVE
+    return result
+
+
+def freeze(model: Any, n_frozen: int) -> None:
+    """Stops the training of the embeddings and the lowest layers of each stack; 0 freezes nothing.
+
+    Source:
+        Lee et al. 2019 (arXiv:1911.03090), who freeze the embeddings and the first layers together.
+    """
+    if n_frozen == 0:
+        return
+    where = places(model)
+    for name, parameter in model.named_parameters():
+        if where[name].from_below <= n_frozen:
+            parameter.requires_grad_(False)
+
+
+def reinitialise(model: Any, n_top: int) -> None:
+    """Draws the weights of the top layers of each stack anew, and those of a pooler above them; 0 draws none.
+
+    Args:
+        model: A transformers model without an adapter.
+        n_top: Number of layers.
+
+    Source:
+        Zhang et al. 2021 (arXiv:2006.05987), section 5: the pooler and the top layers.
+    """
+    import torch
+
+    if n_top == 0:
+        return
+    tops = [layer for stack in stacks(model).values() for layer in list(stack)[-n_top:]]
+    tops += [module for name, module in model.named_modules() if name.rpartition(".")[2] == "pooler"]
+    with torch.no_grad():
+        for top in tops:
+            for module in top.modules():
+                _forget(module)
+                model._init_weights(module)
+
+
+def decay_rates(optimizer: Any, model: Any, decay: float) -> None:
+    """Splits an optimizer's groups by layer and lowers the rate by a factor from each layer to the one below.
+
+    Args:
+        optimizer: Has not taken a step.
+        model: Whose parameters it has.
+        decay: In (0, 1]; the top layer's rate is the head's times this.
+
+    Raises:
+        SearchSpaceError: The optimizer has parameters that are none of the model's, as with FSDP.
+
+    Source:
+        Howard and Ruder 2018 (arXiv:1801.06146), section 3.2, one group for each layer; Clark et al. 2020
+        (arXiv:2003.10555), appendix B, for Transformers.
+    """
+    where = places(model)
+    heights = {id(parameter): where[name].from_above for name, parameter in model.named_parameters()}
+    groups = []
+    for group in optimizer.param_groups:
+        by_height: dict[int, list[Any]] = {}
+        for parameter in group["params"]:
+            if id(parameter) not in heights:
+                raise SearchSpaceError("train.layer_decay needs the model's own parameters; FSDP replaces them.")
+            by_height.setdefault(heights[id(parameter)], []).append(parameter)
+        for height, parameters in sorted(by_height.items()):
+            groups.append({**group, "params": parameters, "lr": group["lr"] * decay**height})
+    optimizer.param_groups[:] = groups
+
+
+def _are_blocks(items: list[Any]) -> bool:
+    """Equal modules that have modules in them: layers, and not the linear maps of a head."""
+    return len({type(item) for item in items}) == 1 and all(any(True for _ in item.children()) for item in items)
+
+
+def _forget(module: Any) -> None:
+    """Undoes the mark of what came from a checkpoint, since transformers draws nothing that is marked."""
+    for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+        if hasattr(tensor, "_is_hf_initialized"):
+            del tensor._is_hf_initialized

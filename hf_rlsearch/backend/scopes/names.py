@@ -1,0 +1,111 @@
+"""Checks scoped names and their values before anything is trained, and knows the user's own values."""
+
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from hf_rlsearch._typing import Params
+from hf_rlsearch.backend.scopes.adapter import adapter_scope, is_adapted
+from hf_rlsearch.backend.scopes.generation import generation_scope
+from hf_rlsearch.backend.scopes.model import model_scope
+from hf_rlsearch.backend.scopes.scope import GEN, MODEL, PEFT, TRAIN, Scope, fields_of, prefix_of
+from hf_rlsearch.backend.scopes.training import training_scope
+from hf_rlsearch.errors import SearchSpaceError
+
+
+class ScopedNames:
+    """The scopes of one Trainer; each is looked at only if a name is in it.
+
+    Args:
+        trainer: The user's.
+        make_model: What the user's ``model_init`` returns; called where the Trainer has no model.
+    """
+
+    def __init__(self, trainer: Any, make_model: Callable[[], Any]) -> None:
+        self._trainer, self._make_model = trainer, make_model
+        self._scopes: dict[str, Scope] = {}
+        self._made: Any = None
+
+    def check(self, names: Iterable[str]) -> None:
+        """Refuses a scoped name that names no field; other names are none of its business.
+
+        Raises:
+            SearchSpaceError: With the nearest field.
+        """
+        for name in sorted(names):
+            prefix = prefix_of(name)
+            if prefix is None:
+                continue
+            scope, field = self._scope(prefix), name.partition(".")[2]
+            if field not in scope.own:
+                close = get_close_matches(field, list(scope.own), n=1)
+                hint = f"Did you mean '{prefix}.{close[0]}'?" if close else f"It has {', '.join(sorted(scope.own))}."
+                raise SearchSpaceError(f"hp_space sets {name!r}, but {scope.owner} has no field {field!r}. {hint}")
+
+    def fit(self, values: Mapping[str, Any]) -> None:
+        """Checks the scoped values of one configuration together.
+
+        Raises:
+            SearchSpaceError: A value of the wrong type or out of range, or a combination that is refused.
+        """
+        for prefix in sorted({prefix for prefix in map(prefix_of, values) if prefix is not None}):
+            fields = fields_of(values, prefix)
+            try:
+                self._scope(prefix).fit(fields)
+            except (TypeError, ValueError) as error:
+                shown = ", ".join(f"{prefix}.{name}={value!r}" for name, value in fields.items())
+                raise SearchSpaceError(
+                    f"hp_space gives {shown}, which {self._scope(prefix).owner} refuses: {error}."
+                ) from error
+
+    def own(self, name: str) -> Any:
+        """The user's own value of a scoped name."""
+        return self._scope(str(prefix_of(name))).own.get(name.partition(".")[2])
+
+    def nearest(self, name: str) -> str | None:
+        """A scoped name that an unknown name may have meant, None for none."""
+        known = {field: prefix for prefix in (TRAIN, PEFT, MODEL) for field in self._fields(prefix)}
+        full = {**{f"{prefix}.{field}": f"{prefix}.{field}" for field, prefix in known.items()}}
+        full |= {field: f"{prefix}.{field}" for field, prefix in known.items()}
+        close = get_close_matches(name, list(full), n=1, cutoff=0.8)
+        return full[close[0]] if close else None
+
+    def _fields(self, prefix: str) -> list[str]:
+        try:
+            return list(self._scope(prefix).own)
+        except SearchSpaceError:
+            return []
+
+    def _scope(self, prefix: str) -> Scope:
+        if prefix not in self._scopes:
+            self._scopes[prefix] = self._look(prefix)
+        return self._scopes[prefix]
+
+    def _look(self, prefix: str) -> Scope:
+        model = self._model()
+        if prefix == PEFT:
+            return adapter_scope(model)
+        if prefix == MODEL:
+            return model_scope(_bare(model) if is_adapted(model) else model)
+        return generation_scope(self._trainer, model) if prefix == GEN else training_scope(self._trainer, model)
+
+    def _model(self) -> Any:
+        if self._trainer.model is not None:
+            return self._trainer.model
+        if self._made is None:
+            self._made = self._make_model()
+        return self._made
+
+
+def _bare(model: Any) -> Any:
+    """A copy of the model below an adapter, as it was before the adapter was put on."""
+    import copy
+
+    from hf_rlsearch.backend.scopes.adapter import base_of
+
+    return base_of(copy.deepcopy(model))
+
+
+def own_values(scopes: "ScopedNames | None", names: Iterable[str]) -> Params:
+    """The user's own values of scoped names; of none where there are no scopes."""
+    return {name: scopes.own(name) for name in names if prefix_of(name)} if scopes is not None else {}

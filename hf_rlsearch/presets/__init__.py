@@ -1,0 +1,76 @@
+"""Published fine-tuning settings by model family, as plain data: a default space, first candidates, their sources.
+
+Numbers are those that the papers and their authors' scripts recommend. Where a family has several sizes the table holds
+the settings of all of them: a search starts at published points and decides by what it measures.
+
+The seed is in no space: choosing one selects the luckiest run, not a better configuration (Dodge et al. 2020,
+arXiv:2002.06305).
+"""
+
+import difflib
+
+from hf_rlsearch._typing import Params
+from hf_rlsearch.errors import ArgumentsError
+from hf_rlsearch.presets.preset import Box, Preset
+from hf_rlsearch.presets.tables import FOR_TASK, PRESETS
+
+__all__ = ["MODEL_TYPES", "Box", "Preset", "preset"]
+
+MODEL_TYPES: tuple[str, ...] = tuple(PRESETS)
+
+# Other values of `config.model_type` in transformers, and the family whose settings their authors reused.
+_FAMILY = {
+    "distilbert": "bert",
+    "mobilebert": "electra",  # its authors search 1e-5 to 1e-4 over up to 10 epochs, as ELECTRA's do
+    "camembert": "roberta",
+    "xlm-roberta": "roberta",
+    "deberta-v2": "deberta",
+    "openai-gpt": "gpt2",
+    "mt5": "t5",
+    "umt5": "t5",
+    "bart": "marian",
+    "mbart": "marian",
+    "m2m_100": "marian",
+}
+
+
+def preset(model_type: str, task: str | None = None) -> Preset:
+    """Looks up what was published about fine-tuning a family of models.
+
+    Args:
+        model_type: ``config.model_type`` of a transformers model, or ``"lora"`` for a model with adapters. A type that
+            the tables do not know gets the ``"generic"`` preset.
+        task: a task of GLUE such as ``"rte"``, or ``"squad"``, ``"squad_v2"``, ``"swag"``. Settings that were published
+            for it come first; a task that the tables do not know changes nothing.
+
+    Returns:
+        The preset. Same arguments, same preset; what is returned is never changed later.
+
+    Raises:
+        ArgumentsError: ``model_type`` is no string, or an almost right spelling of a family.
+    """
+    if not isinstance(model_type, str) or not model_type:
+        raise ArgumentsError(f"model_type={model_type!r}: expected config.model_type, such as 'bert', or 'lora'.")
+    family = _FAMILY.get(model_type, model_type)
+    if family not in PRESETS:
+        _refuse_misspelling(model_type)
+        family = "generic"
+    found = PRESETS[family]
+    first = FOR_TASK.get((family, _normalized(task)), [])
+    published: list[Params] = []
+    for setting in (*first, *found.published):
+        if setting not in published:
+            published.append(dict(setting))
+    return Preset(found.name, found.hp_space, tuple(published), found.sources)
+
+
+def _normalized(task: str | None) -> str:
+    name = (task or "").lower().replace("-", "")
+    return {"mnli_matched": "mnli", "mnli_mismatched": "mnli", "sts_b": "stsb", "sst_2": "sst2"}.get(name, name)
+
+
+def _refuse_misspelling(model_type: str) -> None:
+    """``"BERT"`` must not silently become the generic preset; ``"modernbert"`` may."""
+    near = difflib.get_close_matches(model_type.lower(), [*MODEL_TYPES, *_FAMILY], n=1, cutoff=1.0)
+    if near:
+        raise ArgumentsError(f"model_type={model_type!r}: transformers writes it {near[0]!r}.")

@@ -1,0 +1,124 @@
+"""``gen.*`` is scored on the model of the trial that had the same training; nothing is trained a second time."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_rlsearch import SearchSpaceError
+from hf_rlsearch.backend.rescoring import training_part
+from hf_rlsearch.backend.scopes.generation import changed
+from tests.backend.conftest import Scripted, run
+from tests.backend.scopes.seq2seq import copier, make_trainer
+
+RATE, BEAMS, PENALTY = "learning_rate", "gen.num_beams", "gen.length_penalty"
+OPTIONS: dict[str, Any] = {"metric": "beams", "direction": "maximize"}
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """Tied weights are in no checkpoint, and transformers warns of each."""
+    from transformers import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    yield
+    logging.set_verbosity(before)
+
+
+def space(trial: Any) -> dict[str, Any]:
+    beams = trial.suggest_categorical(BEAMS, [1, 2, 4])
+    return {
+        RATE: trial.suggest_float(RATE, 1e-4, 1e-1, log=True),
+        BEAMS: beams,
+        **({PENALTY: trial.suggest_float(PENALTY, 0.5, 2.0)} if beams > 1 else {}),
+    }
+
+
+def test_what_differs_only_in_generation_is_not_trained_again(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, generation_num_beams=3)
+    sampler = Scripted(**{RATE: [1e-2, 1e-2, 1e-3, 1e-2], BEAMS: [1, 4, 1, 2], PENALTY: [0.5, 2.0]})
+    best = run(trainer, "rl", space, n_trials=4, sampler=sampler, **OPTIONS)
+    trials = best.run_summary.trials
+    assert trainer.trained == [1e-2, 1e-3]
+    assert [trial.user_attrs.get("rescored_from") for trial in trials] == [None, 0, None, 0]
+    assert [trial.user_attrs["steps"] for trial in trials] == [4, 0, 4, 0]
+    losses = [trial.user_attrs["metrics"]["eval_loss"] for trial in trials]
+    assert losses[0] == losses[1] == losses[3] != losses[2]
+    # the trainer has the model that was trained in trial 0 and generates as trial 1 did, the only one on disk
+    assert (best.objective, best.hyperparameters) == (4.0, {RATE: 1e-2, BEAMS: 4, PENALTY: 0.5})
+    assert trainer.model.generation_config.length_penalty == 0.5
+    assert trainer.args.generation_num_beams is None
+    assert trainer.evaluate()["eval_loss"] == losses[0]
+    assert [path.parent.name for path in tmp_path.rglob("model.safetensors")] == ["model"]
+    assert Path(trials[1].user_attrs["checkpoint"]).parent.name == "run-0"
+    again = make_trainer(tmp_path / "again")
+    assert best.run_summary.replay(again, 1) == (4.0,)
+    assert again.trained == [1e-2]
+
+
+def test_trials_that_only_generate_begin_with_the_users_own_training(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, load_best_model_at_end=True, save_strategy="epoch")
+    options = {"baseline": True, "sampler": Scripted(**{BEAMS: [2, 4]}), "keep_checkpoints": 0, "budget": 1.5}
+
+    def beams_only(trial: Any) -> dict[str, Any]:
+        # without an effect beside one beam, which transformers refuses to save
+        return {BEAMS: trial.suggest_categorical(BEAMS, [1, 2, 4]), PENALTY: 0.5}
+
+    result = run(trainer, "rl", beams_only, n_trials=3, **{**OPTIONS, **options}).run_summary
+    assert len(trainer.trained) == 1
+    assert [trial.values for trial in result.trials] == [[1.0], [2.0], [4.0]]
+    assert result.baseline.user_attrs["hyperparameters"][BEAMS] == 1
+    assert list(tmp_path.rglob("model.safetensors")) == []
+
+
+def test_the_agent_decodes_a_new_best_again(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    first_beams = {"roles": None, "n_trials": 3, "baseline": True, **OPTIONS}
+    result = run(trainer, "rl", lambda trial: {**space(trial)}, **first_beams).run_summary
+    better = result.trials[1].values[0] > result.trials[0].values[0]
+    same = result.trials[2].params[RATE] == result.trials[1].params[RATE]
+    assert same == better
+    assert (result.trials[2].user_attrs.get("rescored_from") == 1) == better
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "match"),
+    [
+        (BEAMS, [0, 2], "gen.num_beams=0, which GenerationConfig refuses: expected at least 1 beam"),
+        (BEAMS, ["many"], "gen.num_beams='many', which GenerationConfig refuses"),
+        ("gen.max_new_tokens", [-1], "max_new_tokens` must be greater than 0"),
+        ("gen.beams", [1, 2], "GenerationConfig has no field 'beams'. Did you mean 'gen.num_beams'"),
+    ],
+)
+def test_wrong_settings_stop_before_any_training(tmp_path: Path, name: str, values: list[Any], match: str) -> None:
+    trainer = make_trainer(tmp_path)
+    with pytest.raises(SearchSpaceError, match=match):
+        run(trainer, "rl", lambda trial: {name: trial.suggest_categorical(name, values)}, **OPTIONS)
+    assert trainer.trained == []
+
+
+def test_a_training_is_told_by_what_changes_the_model() -> None:
+    arguments = {"learning_rate": 1e-3, "seed": 1, "generation_num_beams": 2}
+    part = training_part({"width": 8, BEAMS: 2}, {BEAMS: 2}, arguments, frozenset({"width"}))
+    same = training_part(
+        {"width": 8, BEAMS: 4}, {BEAMS: 4}, {**arguments, "generation_num_beams": None}, frozenset({"width"})
+    )
+    assert part == same
+    others = [
+        ({"width": 4}, {}, arguments),
+        ({"width": 8}, {"model.dropout": 0.2}, arguments),
+        ({"width": 8}, {}, {**arguments, "seed": 2}),
+    ]
+    assert part not in [training_part(*other, frozenset({"width"})) for other in others]
+
+
+def test_what_has_no_effect_is_left_out() -> None:
+    config = copier().generation_config
+    assert changed(config, {"num_beams": 2, "length_penalty": 0.5}).length_penalty == 0.5
+    greedy = changed(config, {"num_beams": 1, "length_penalty": 0.5, "top_p": 0.5})
+    assert greedy.length_penalty != 0.5
+    assert greedy.top_p != 0.5
+    greedy.validate(strict=True)
+    assert changed(config, {"do_sample": True, "top_p": 0.5}).top_p == 0.5

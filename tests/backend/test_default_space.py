@@ -1,0 +1,109 @@
+"""Without ``hp_space`` the published ranges of the model's kind are searched, and its task's settings considered."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from datasets import Dataset, DatasetInfo
+from transformers import BertConfig, ElectraConfig, MarianConfig, Trainer
+
+from hf_rlsearch.backend.choices import choose_sampler
+from hf_rlsearch.backend.default_space import published_for, space_for
+from hf_rlsearch.backend.settings import Settings
+from hf_rlsearch.space import SearchSpace
+from tests.backend.conftest import Rows, Scripted, run, tiny_model
+
+MakeTrainer = Callable[..., Trainer]
+
+
+def trainer_of(config: Any, *, data: Any = None, max_steps: int = -1, **model: Any) -> Any:
+    return SimpleNamespace(
+        model=SimpleNamespace(config=config, **model), args=SimpleNamespace(max_steps=max_steps), train_dataset=data
+    )
+
+
+def pretrained(config: Any) -> Any:
+    config.name_or_path = "somebody/checkpoint"
+    return config
+
+
+def distributions(trainer: Any, **options: Any) -> dict[str, Any]:
+    space = space_for(trainer, **{"is_factory": False, **options})
+    return dict(SearchSpace.from_functions(space).distributions)
+
+
+def test_the_space_follows_from_the_model() -> None:
+    electra = distributions(trainer_of(pretrained(ElectraConfig())))
+    assert (electra["learning_rate"].low, electra["learning_rate"].high) == (1e-5, 5e-4)
+    assert electra["num_train_epochs"].high == 10
+    marian = distributions(trainer_of(MarianConfig()))
+    assert marian["learning_rate"].high == 2e-3
+    assert "num_train_epochs" not in distributions(trainer_of(pretrained(BertConfig()), max_steps=100))
+    assert not [name for name in (*electra, *marian) if "seed" in name]
+
+
+def test_a_model_from_scratch_and_an_unknown_one_get_the_wide_space() -> None:
+    for config in (BertConfig(), SimpleNamespace(), None):
+        assert distributions(trainer_of(config))["learning_rate"].high == 1e-3
+        assert str(space_for(trainer_of(config), is_factory=False)) == "generic"
+
+
+def test_adapters_have_their_own_rates_and_rank() -> None:
+    lora: dict[str, Any] = {"peft_config": {"default": SimpleNamespace(r=8)}, "get_base_model": lambda: None}
+    other = {**lora, "peft_config": {"default": SimpleNamespace()}}
+    config = pretrained(BertConfig())
+    assert distributions(trainer_of(config, **lora))["learning_rate"].high == 3e-3
+    assert "peft.r" in distributions(trainer_of(config, **lora))
+    assert "peft.r" not in distributions(trainer_of(config, **other))
+    assert "peft.r" not in distributions(trainer_of(config, **lora), is_factory=True)
+
+
+@pytest.mark.parametrize(
+    ("info", "task", "rate"),
+    [
+        ({"dataset_name": "glue", "config_name": "rte"}, "rte", 3e-5),
+        ({"builder_name": "squad", "config_name": "plain_text"}, "squad", 5e-5),
+        ({"dataset_name": "imdb", "config_name": "plain_text"}, None, 1e-5),
+    ],
+)
+def test_the_task_is_read_from_the_data(info: dict[str, str], task: str | None, rate: float) -> None:
+    from transformers import AlbertConfig
+
+    data = Dataset.from_dict({"label": [0]}, info=DatasetInfo(**info))
+    trainer = trainer_of(pretrained(AlbertConfig()), data=data)
+    assert space_for(trainer, is_factory=False).task == task
+    assert published_for(trainer)[0]["learning_rate"] == rate
+
+
+def test_published_settings_are_among_the_candidates_unless_the_user_gives_his() -> None:
+    trainer = trainer_of(pretrained(BertConfig()))
+    hp_space = space_for(trainer, is_factory=False)
+    space = SearchSpace.from_functions(hp_space)
+    assert space.n_candidates > 1024  # a smaller one is scored whole
+    known = published_for(trainer)
+    sampler: Any = choose_sampler(Settings(hp_space=hp_space), space, seed=0, known=known)
+    assert sampler._published == list(known)
+    his: Any = choose_sampler(Settings(published=[{"learning_rate": 1e-3}]), space, seed=0, known=known)
+    assert his._published == [{"learning_rate": 1e-3}]
+    elsewhere = SearchSpace.from_functions(lambda trial: {"adam_beta1": trial.suggest_float("adam_beta1", 0.8, 0.9)})
+    none: Any = choose_sampler(Settings(), elsewhere, seed=0, known=known)
+    assert none._published == []
+
+
+def test_a_search_without_hp_space(make_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str]) -> None:
+    def model_init() -> Any:
+        model = tiny_model()
+        model.config.name_or_path = "somebody/checkpoint"
+        return model
+
+    values = {"learning_rate": [1e-4], "per_device_train_batch_size": [16], "num_train_epochs": [1]}
+    sampler = Scripted(**values, weight_decay=[0.1], warmup_steps=[0.1])
+    trainer = make_trainer(model_init=model_init, disable_tqdm=False)
+    best = run(trainer, "rl", None, n_trials=1, sampler=sampler)
+    assert best.hyperparameters == {name: listed[0] for name, listed in values.items()} | {
+        "weight_decay": 0.1,
+        "warmup_steps": 0.1,
+    }
+    assert "the published ranges are searched (bert)" in "".join(capsys.readouterr())
+    assert isinstance(trainer.train_dataset, Rows)
