@@ -82,12 +82,12 @@ def test_published_settings_are_among_the_candidates_unless_the_user_gives_his()
     space = SearchSpace.from_functions(hp_space)
     assert space.n_candidates > 1024  # a smaller one is scored whole
     known = published_for(trainer)
-    sampler: Any = choose_sampler(Settings(hp_space=hp_space), space, seed=0, known=known)
+    sampler: Any = choose_sampler(Settings(hp_space=hp_space), space, seed=0, facts={}, known=known)
     assert sampler._published == list(known)
-    his: Any = choose_sampler(Settings(published=[{"learning_rate": 1e-3}]), space, seed=0, known=known)
+    his: Any = choose_sampler(Settings(published=[{"learning_rate": 1e-3}]), space, seed=0, facts={}, known=known)
     assert his._published == [{"learning_rate": 1e-3}]
     elsewhere = SearchSpace.from_functions(lambda trial: {"adam_beta1": trial.suggest_float("adam_beta1", 0.8, 0.9)})
-    none: Any = choose_sampler(Settings(), elsewhere, seed=0, known=known)
+    none: Any = choose_sampler(Settings(), elsewhere, seed=0, facts={}, known=known)
     assert none._published == []
 
 
