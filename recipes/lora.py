@@ -19,10 +19,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 import hf_rlsearch  # noqa: F401  registers backend="rl"
 from hf_rlsearch import embedded
 from hf_rlsearch.metrics import load_metric
-from hf_rlsearch.presets import preset
-from hf_rlsearch.recipe_tools import be_quiet, hub_or_advice, objective, print_result, read_args
-
-TARGETS = {"query and value": ["query", "value"], "attention": ["query", "key", "value"], "all": "all-linear"}
+from hf_rlsearch.recipe_tools import be_quiet, hub_or_advice, print_result, read_args
 
 
 @dataclass
@@ -34,7 +31,6 @@ class Args:
     text: str = field(default="sentence", metadata={"help": "column of the texts"})
     offline: bool = field(default=False, metadata={"help": "embedded checkpoint and sentences, no network"})
     smoke: bool = field(default=False, metadata={"help": "two tiny trials, to see that everything runs"})
-    backend: str = field(default="rl", metadata={"help": "rl, or another backend of transformers to compare with"})
     n_trials: int = field(default=12, metadata={"help": "trials, trial 0 (these arguments as they are) included"})
     timeout: float | None = field(default=None, metadata={"help": "seconds after which no new trial begins"})
     n_train: int | None = field(default=None, metadata={"help": "rows to train on, all if left out"})
@@ -57,29 +53,18 @@ def load_rows(args: Args) -> DatasetDict:
     return rows if args.text == "text" else rows.rename_column(args.text, "text")
 
 
-def adapter(trial: Any = None) -> LoraConfig:
-    """The adapter of trial 0 without a trial, else the one that the trial suggests; alpha as a multiple of the rank."""
-    rank, ratio, dropout, target = 8, 2, 0.0, "query and value"
-    if trial is not None:
-        rank = trial.suggest_categorical("lora_rank", [2, 4, 8, 16, 32])
-        ratio = trial.suggest_categorical("lora_alpha_ratio", [1, 2, 4])
-        dropout = trial.suggest_categorical("lora_dropout", [0.0, 0.1])
-        target = trial.suggest_categorical("lora_target", list(TARGETS))
-    return LoraConfig(
-        task_type=TaskType.SEQ_CLS,
-        r=rank,
-        lora_alpha=ratio * rank,
-        lora_dropout=dropout,
-        target_modules=TARGETS[target],
-    )
-
-
 def hp_space(trial: Any) -> dict[str, Any]:
-    """The training arguments; the adapter is suggested in ``model_init``."""
+    """Training arguments, and fields of the adapter: alpha is searched as a multiple of the rank."""
+    rank = trial.suggest_categorical("peft.r", [2, 4, 8, 16, 32])
+    targets = trial.suggest_categorical("targets", ["query value", "query key value", "all-linear"])
     return {
         "learning_rate": trial.suggest_float("learning_rate", 5e-5, 3e-2, log=True),
         "per_device_train_batch_size": trial.suggest_categorical("per_device_train_batch_size", [8, 16, 32]),
         "num_train_epochs": trial.suggest_int("num_train_epochs", 2, 5),
+        "peft.r": rank,
+        "peft.lora_alpha": rank * trial.suggest_categorical("lora_alpha_ratio", [1, 2, 4]),
+        "peft.lora_dropout": trial.suggest_categorical("peft.lora_dropout", [0.0, 0.1]),
+        "peft.target_modules": targets if targets == "all-linear" else targets.split(),
     }
 
 
@@ -93,9 +78,10 @@ def make_trainer(args: Args) -> Trainer:
     rows = rows.map(lambda batch: tokenizer(batch["text"], truncation=True, max_length=args.max_length), batched=True)
     metric = load_metric("accuracy")
 
-    def model_init(trial: Any = None) -> Any:
+    def model_init() -> Any:
         base = AutoModelForSequenceClassification.from_pretrained(name, num_labels=n_labels)
-        return get_peft_model(base, adapter(trial))
+        adapter = LoraConfig(task_type=TaskType.SEQ_CLS, r=8, lora_alpha=16, target_modules=["query", "value"])
+        return get_peft_model(base, adapter)
 
     return Trainer(
         model_init=model_init,
@@ -124,15 +110,13 @@ def main(argv: list[str] | None = None) -> Any:
     be_quiet()
     transformers.set_seed(args.seed)
     started = time.monotonic()
-    ours = {"published": preset("lora").published} if args.backend == "rl" else {}
     best = make_trainer(args).hyperparameter_search(
         hp_space=hp_space,
         direction="maximize",
         n_trials=args.n_trials,
         timeout=args.timeout,
-        backend=args.backend,
-        **objective(args.backend, "accuracy"),
-        **ours,
+        backend="rl",
+        metric="accuracy",
     )
     print_result(best, "accuracy", started)
     return best

@@ -51,6 +51,7 @@ class Args:
     epochs: float = field(default=3.0, metadata={"help": "epochs of every trial"})
     vocabulary: int = field(default=4000, metadata={"help": "tokens of the tokenizer of a model from scratch"})
     width: int = field(default=128, metadata={"help": "width of a model from scratch in trial 0"})
+    beams: bool = field(default=False, metadata={"help": "search beams and length penalty too, with backend rl"})
     max_length: int = field(default=40, metadata={"help": "tokens per sentence"})
     seed: int = field(default=42, metadata={"help": "seed of the pairs, the trainings and the search"})
     output: str = field(default="runs/translation", metadata={"help": "folder of trials and storage"})
@@ -211,10 +212,17 @@ def hp_space(trial: Any) -> dict[str, Any]:
     }
 
 
+def with_beams(trial: Any) -> dict[str, Any]:
+    """Adds how text is generated: a trial that differs in nothing else scores an earlier model without training."""
+    beams = trial.suggest_categorical("gen.num_beams", [1, 2, 4])
+    penalty = {"gen.length_penalty": trial.suggest_categorical("gen.length_penalty", [0.6, 1.0, 1.4])}
+    return {**hp_space(trial), "gen.num_beams": beams, **(penalty if beams > 1 else {})}
+
+
 def search(args: Args, trainer: Seq2SeqTrainer, **options: Any) -> Any:
     """Runs the search and returns its ``BestRun``; ``options`` are more arguments of ``hyperparameter_search``."""
     return trainer.hyperparameter_search(
-        hp_space=hp_space,
+        hp_space=with_beams if args.beams else hp_space,
         direction="maximize",
         n_trials=args.n_trials,
         timeout=args.timeout,
