@@ -21,12 +21,12 @@ stopped one the predicted chance that it would have become the best."""
 DECISION_KEY = "rl:decision"
 """System attribute of a trial: what the agent chose and why. Its "params" are set before the trial suggests them."""
 
-CONTINUES = "continues"
+CONTINUES = "rl:continues"
 """User attribute of a trial: the number of the pruned one whose training it goes on with.
 
 It repeats that one's reports, so the two are one training, and the earlier one is no longer part of the history."""
 
-COST = "cost"
+COST = "rl:cost"
 """User attribute of a trial: what its whole training costs, in full trainings; 1 where it is not set."""
 
 COMPLETE, PRUNED, FAILED, RUNNING = range(4)
@@ -138,7 +138,8 @@ def continued(trials: Iterable[FrozenTrial]) -> frozenset[int]:
     One that failed has taken nothing over: what the earlier one had reached is still all that is known.
     """
     going_on = (t for t in trials if t.state not in (TrialState.WAITING, TrialState.FAIL))
-    return frozenset(t.user_attrs[CONTINUES] for t in going_on if t.user_attrs.get(CONTINUES) is not None)
+    named = (t.user_attrs.get(CONTINUES) for t in going_on)
+    return frozenset(number for number in named if isinstance(number, int))
 
 
 def stable_distributions(trials: Iterable[FrozenTrial], *, exclude: int | None = None) -> dict[str, BaseDistribution]:

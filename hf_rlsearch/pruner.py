@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -45,10 +46,10 @@ class RLPruner(BasePruner):
     Reports must be on one axis for all trials, and of the best value or of the value as it is: both work. Works alone,
     with any sampler. Two user attributes of a trial are read where they are set:
 
-    - "cost": what its whole training takes, in full trainings, where trials are of different lengths (epochs are
+    - "rl:cost": what its whole training takes, in full trainings, where trials are of different lengths (epochs are
       searched). Then the axis is each trial's own, up to ``max_resource`` for all, and curves are compared after the
       same amount of training: the first third of three epochs with the whole of one.
-    - "continues": the number of a pruned trial whose training it goes on with, and whose reports it repeats. The two
+    - "rl:continues": the number of a pruned trial whose training it goes on with, and whose reports it repeats. The two
       are one curve, and are paid for once.
 
     Example:
@@ -62,13 +63,21 @@ class RLPruner(BasePruner):
         budget: Full trainings that the study will spend in all, above 0, where that is known; the rule is bolder with
             much left.
         weights: Name or path of the agent's weights; the bundled ones where not given.
+        search_space: What is searched, for forecasts; read from the study's trials where not given.
+        facts: What is known about the task, as for ``RLSampler``.
 
     Raises:
         ArgumentsError: An argument is out of range.
     """
 
     def __init__(
-        self, *, max_resource: float | None = None, budget: float | None = None, weights: str | Path | None = None
+        self,
+        *,
+        max_resource: float | None = None,
+        budget: float | None = None,
+        weights: str | Path | None = None,
+        search_space: SearchSpace | None = None,
+        facts: Mapping[str, float] | None = None,
     ) -> None:
         for name, value in (("max_resource", max_resource), ("budget", budget)):
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -77,6 +86,7 @@ class RLPruner(BasePruner):
                     f"{name}={value!r}: expected a finite number above 0, or None where it is not known."
                 )
         self._max_resource, self._budget, self._weights = max_resource, budget, weights
+        self._search_space, self._facts = search_space, dict(facts or {})
         self._plan_for: float | None = None
         self._finished: dict[tuple[str, int, datetime | None], _Curve | None] = {}
 
@@ -158,11 +168,14 @@ class RLPruner(BasePruner):
             return None
         history = History.from_trials(trials, study.directions, max_resource=resource)
         history = history.select(history.decided)
-        facts = {"maximize": float(study.direction == StudyDirection.MAXIMIZE)}
-        space = SearchSpace.from_distributions(distributions)
+        facts = {"maximize": float(study.direction == StudyDirection.MAXIMIZE), **self._facts}
+        known = self._search_space is not None and set(distributions) == set(self._search_space.names)
+        space = self._search_space if known else SearchSpace.from_distributions(distributions)
+        assert space is not None
         rng = np.random.default_rng([trial.number, trial.last_step or 0])
         rows = space.candidates(rng, limit=_N_CANDIDATES, incumbents=history.best(_N_INCUMBENTS))
         fresh = ~already_tried(space, history, rows)
+        fresh = fresh if fresh.any() else np.ones_like(fresh)  # as in the simulated searches
         return load_agent(self._weights).forecast(space, history, trial.number, rows, mask=fresh, facts=facts)
 
 
@@ -191,7 +204,8 @@ class _Curve:
         curve = history.curves[0][history.curves[0][:, 0] > 0]
         if not len(curve):
             return None
-        cost = float(trial.user_attrs.get(COST, 1.0))
+        told = trial.user_attrs.get(COST)
+        cost = float(told) if isinstance(told, (int, float)) and 0 < told < math.inf else 1.0
         return cls(curve[:, 0], np.maximum.accumulate(curve[:, 1]), bool(history.status[0] == COMPLETE), cost)
 
     def best_by(self, step: float) -> float:

@@ -219,7 +219,7 @@ def test_a_training_that_goes_on_pays_the_rest_only(pruners: ModuleType, tables:
         paused.put(study, levels, begun + len(new))
     assert [value for new in paid for value in new] == task.curve([2, 0]).tolist()
     trials = study.study.trials
-    assert [t.user_attrs.get("continues") for t in trials] == [None, 0, 1, 2]
+    assert [t.user_attrs.get("rl:continues") for t in trials] == [None, 0, 1, 2]
     assert [len(t.intermediate_values) for t in trials] == [1, 2, 3, 4]
     assert [t.state.name for t in trials] == ["PRUNED"] * 3 + ["COMPLETE"]
 

@@ -164,7 +164,7 @@ def test_a_training_that_goes_on_is_paid_once_and_not_its_own_rival(
     seen = []
 
     def log_odds(self: StopRule, features: np.ndarray) -> np.ndarray:
-        named = dict(zip(CURVE_FEATURES, features[0], strict=True))
+        named = dict(zip(CURVE_FEATURES, features[0], strict=False))
         seen.append((named["share_left"], np.expm1(3 * named["n_here"])))
         return np.array([-1.0])
 
@@ -187,8 +187,10 @@ def test_the_first_third_of_three_epochs_is_compared_with_the_whole_of_one(
     """Each on its own axis of 30 steps; after 9 of the long one, the short one had done 27, and was at 0.9."""
     study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=30, weights=rules("always")))
     short = {step: step / 30 for step in range(1, 31)}
-    study.add_trial(finished(TrialState.COMPLETE, 0.1, value=1.0, intermediate_values=short, user_attrs={"cost": 1.0}))
-    study.enqueue_trial({"x": 0.2}, user_attrs={"cost": 3.0})
+    study.add_trial(
+        finished(TrialState.COMPLETE, 0.1, value=1.0, intermediate_values=short, user_attrs={"rl:cost": 1.0})
+    )
+    study.enqueue_trial({"x": 0.2}, user_attrs={"rl:cost": 3.0})
     trial = study.ask({"x": X})
     trial.report(value, 9)
     assert trial.should_prune() == stopped
@@ -197,8 +199,10 @@ def test_the_first_third_of_three_epochs_is_compared_with_the_whole_of_one(
 def test_a_short_trial_is_compared_with_the_beginning_of_a_long_one(rules: Rules) -> None:
     study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=30, weights=rules("always")))
     long = {step: step / 30 for step in range(1, 31)}
-    study.add_trial(finished(TrialState.COMPLETE, 0.1, value=1.0, intermediate_values=long, user_attrs={"cost": 3.0}))
-    study.enqueue_trial({"x": 0.2}, user_attrs={"cost": 1.0})
+    study.add_trial(
+        finished(TrialState.COMPLETE, 0.1, value=1.0, intermediate_values=long, user_attrs={"rl:cost": 3.0})
+    )
+    study.enqueue_trial({"x": 0.2}, user_attrs={"rl:cost": 1.0})
     trial = study.ask({"x": X})
     trial.report(0.32, 27)  # the long one was at 0.3 after its 9th step
     assert not trial.should_prune()
@@ -210,9 +214,9 @@ def test_a_complete_short_trial_is_a_rival_after_its_end(rules: Rules) -> None:
     study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=30, weights=rules("always")))
     reports = dict.fromkeys(range(1, 31), 0.5)
     study.add_trial(
-        finished(TrialState.COMPLETE, 0.1, value=0.5, intermediate_values=reports, user_attrs={"cost": 1.0})
+        finished(TrialState.COMPLETE, 0.1, value=0.5, intermediate_values=reports, user_attrs={"rl:cost": 1.0})
     )
-    study.enqueue_trial({"x": 0.2}, user_attrs={"cost": 3.0})
+    study.enqueue_trial({"x": 0.2}, user_attrs={"rl:cost": 3.0})
     trial = study.ask({"x": X})
     trial.report(0.4, 20)
     assert trial.should_prune()
@@ -230,9 +234,9 @@ def test_costs_and_plans_reach_the_rule(rules: Rules, monkeypatch: pytest.Monkey
     study = optuna.create_study(direction="maximize", pruner=pruner)
     reports = dict.fromkeys(range(1, 11), 1.0)
     study.add_trial(
-        finished(TrialState.COMPLETE, 0.1, value=1.0, intermediate_values=reports, user_attrs={"cost": 3.0})
+        finished(TrialState.COMPLETE, 0.1, value=1.0, intermediate_values=reports, user_attrs={"rl:cost": 3.0})
     )
-    study.enqueue_trial({"x": 0.2}, user_attrs={"cost": 2.0})
+    study.enqueue_trial({"x": 0.2}, user_attrs={"rl:cost": 2.0})
     trial = study.ask({"x": X})
     trial.report(0.1, 5)
     for plan in (None, 5.0, 100.0):  # three of the first and one of the second are spent

@@ -3,7 +3,7 @@
 import optuna
 import pytest
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hf_rlsearch.history import DECISION_KEY
 from hf_rlsearch.sampler.monitor import temperature
@@ -44,3 +44,18 @@ def test_trials_of_others_and_failures_are_passed_over() -> None:
 
 def test_several_directions_have_no_best_trial() -> None:
     assert temperature(trials([1.0] * 12, 0.9), [StudyDirection.MINIMIZE] * 2) == 1.0
+
+
+def test_stopped_trials_count_as_no_improvement() -> None:
+    study = optuna.create_study()
+    study.add_trial(create_trial(value=9.0))
+    for number in range(10):
+        improved = number % 3 == 0
+        study.add_trial(
+            create_trial(
+                state=TrialState.COMPLETE if improved else TrialState.PRUNED,
+                value=8.0 - number,
+                system_attrs={DECISION_KEY: {"chance": 0.33}},
+            )
+        )
+    assert temperature(study.get_trials(deepcopy=False), MINIMIZE) == 1.0

@@ -228,8 +228,24 @@ def test_matches_finds_rows_among_others() -> None:
     ],
 )
 def test_roles_are_read_from_names(name: str, role: str) -> None:
-    assert infer_role(name, IntDistribution(1, 4)) == role
+    text = CategoricalDistribution(["a", "b"])
+    assert infer_role(name, text if role in ("model", "optimizer", "scheduler") else IntDistribution(1, 4)) == role
     assert role in ROLES
+
+
+@pytest.mark.parametrize(
+    ("name", "distribution"),
+    [
+        ("freeze_encoder", CategoricalDistribution([True, False])),
+        ("gen.encoder_no_repeat_ngram_size", IntDistribution(0, 3)),
+        ("hidden_act", CategoricalDistribution(["relu", "gelu"])),
+        ("tie_word_embeddings", CategoricalDistribution([True, False])),
+        ("lr_decay", FLOAT),
+        ("opt_level", CategoricalDistribution(["O1", "O2"])),
+    ],
+)
+def test_a_name_is_not_enough_where_the_values_do_not_fit(name: str, distribution: BaseDistribution) -> None:
+    assert infer_role(name, distribution).startswith("generic_")
 
 
 def test_roles_of_unknown_names_follow_the_values() -> None:

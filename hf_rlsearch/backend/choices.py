@@ -58,12 +58,16 @@ def _check_published(published: Sequence[Params], space: SearchSpace) -> None:
     )
 
 
-def choose_pruner(settings: Settings, n_objectives: int) -> optuna.pruners.BasePruner:
+def choose_pruner(
+    settings: Settings, n_objectives: int, space: SearchSpace, facts: Mapping[str, float]
+) -> optuna.pruners.BasePruner:
     """The user's pruner, none for None, else our stop rule where there is one objective and the weights hold a rule.
 
     Args:
         settings: Of the search.
         n_objectives: Number of directions.
+        space: Every hyperparameter of the search.
+        facts: What the Trainer tells about the task, see ``facts_of``.
     """
     if settings.pruner != OURS:
         chosen: optuna.pruners.BasePruner = settings.pruner or optuna.pruners.NopPruner()
@@ -76,4 +80,6 @@ def choose_pruner(settings: Settings, n_objectives: int) -> optuna.pruners.BaseP
     if n_objectives > 1 or not any(name.startswith("stop.") for name in tensors):
         return optuna.pruners.NopPruner()
     StopRule(tensors)
-    return RLPruner(max_resource=FULL_TRAINING, budget=settings.budget, weights=settings.weights)
+    return RLPruner(
+        max_resource=FULL_TRAINING, budget=settings.budget, weights=settings.weights, search_space=space, facts=facts
+    )

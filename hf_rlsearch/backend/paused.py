@@ -2,7 +2,7 @@
 
 A trial that the pruner stops is recorded as pruned. If it could leave a whole checkpoint behind (model, optimizer,
 scheduler, random state of every rank), that one is kept, and a later trial of the same configuration goes on from it:
-it takes the earlier trial's folder over, repeats its reports, and names it in the user attribute "continues".
+it takes the earlier trial's folder over, repeats its reports, and names it in the user attribute "rl:continues".
 """
 
 import json

@@ -108,6 +108,7 @@ class Search:
     def _open(self) -> Params:
         """Rank 0: opens the study and prepares to decide."""
         settings, source = self._settings, self._source
+        facts = facts_of(source.reference, {h.role for h in self._drawer.space.hyperparameters})
         opened = open_study(
             output_dir=source.frozen.value("output_dir"),
             identity=identity(
@@ -124,10 +125,10 @@ class Search:
                 settings,
                 self._drawer.space,
                 seed=self._seed(),
-                facts=facts_of(source.reference, {h.role for h in self._drawer.space.hyperparameters}),
+                facts=facts,
                 known=published_for(source.reference),
             ),
-            pruner=choose_pruner(settings, len(self.objective.directions)),
+            pruner=choose_pruner(settings, len(self.objective.directions), self._drawer.space, facts),
             storage=settings.storage,
             study_name=settings.study_name,
             load_if_exists=settings.load_if_exists,

@@ -45,9 +45,11 @@ def _record(trials: Sequence[FrozenTrial], sign: float) -> tuple[list[float], li
     """Predicted chances of improvement and whether it came, of finished trials in order of their numbers."""
     chances, outcomes, best = [], [], -np.inf
     for trial in sorted(trials, key=lambda t: t.number):
-        if trial.state != TrialState.COMPLETE or trial.value is None or not np.isfinite(trial.value):
+        value = -np.inf if trial.value is None or not np.isfinite(trial.value) else sign * trial.value
+        if trial.state == TrialState.PRUNED:
+            value = -np.inf  # stopped as no improvement; leaving it out would count lucky trials only
+        elif trial.state != TrialState.COMPLETE or not np.isfinite(value):
             continue
-        value = sign * trial.value
         chance = (trial.system_attrs.get(DECISION_KEY) or {}).get("chance")
         if chance is not None and np.isfinite(best):
             chances.append(float(chance))

@@ -41,7 +41,7 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     ("layer_decay", r"_(layer_?(wise_)?(lr|learning_rate)_decay|llrd|layer_?wise_decay|layer_decay)_"),
     ("warmup", r"_warm_?ups?_"),
     ("scheduler", r"_(schedulers?|schedule|sched|lr_decay|annealing)_"),
-    ("learning_rate", r"_(learning_rates?|learningrate|learn_rate|lrs?|lr_?\d|eta_?0?)_"),
+    ("learning_rate", r"_(learning_rates?|learningrate|learn_rate|lrs?(?!_decay)|lr_?\d|eta_?0?_$)_?"),
     ("weight_decay", r"_(weight_?decays?|w_?decay|wd|l2|l2_reg(ulari[sz]ation)?)_"),
     ("accumulation", r"_(accumulation|accumulate|grad_accum|gradient_accum|accum|grad(ient)?_acc|acc_steps)_"),
     ("label_smoothing", r"_(label_smooth(ing)?|smoothing)_"),
@@ -65,10 +65,13 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
         r"ff?n|feed_?forward|mlp(_dim)?|(model|inner)_(dim|size)|dims?)_",
     ),
     ("epochs", r"_(epochs?|(max|num|n|train|training|total)_steps|iterations|(max|num|n)_updates)_"),
-    ("optimizer", r"_(opt|optim(i[sz]ers?)?)_"),
+    ("optimizer", r"_(opt_$|optim(i[sz]ers?)?_)"),
     ("model", r"_(models?|checkpoints?|backbone|pretrained|arch(itecture)?|encoder|plm)_"),
 )
 _COMPILED = tuple((role, re.compile(pattern)) for role, pattern in _PATTERNS)
+# A name is only half of it: an activation function is no width, and a switch is no backbone.
+_NUMBERS = {"width", "depth", "heads", "vocabulary", "batch_size", "accumulation", "max_length", "gradient_clipping"}
+_NAMES = {"model", "optimizer", "scheduler"}
 # Written alone these are too short to be told by name; they are LoRA's when their values could be.
 _WHOLE_NUMBER_NAMES: Mapping[str, str] = {"_r_": "lora_rank", "_rank_": "lora_rank", "_alpha_": "lora_alpha"}
 
@@ -85,11 +88,22 @@ def infer_role(name: str, distribution: BaseDistribution) -> str:
     """
     normalised = _normalise(name)
     for role, pattern in _COMPILED:
-        if pattern.search(normalised):
+        if pattern.search(normalised) and _fits(role, distribution):
             return role
     if normalised in _WHOLE_NUMBER_NAMES and _all_whole(distribution):
         return _WHOLE_NUMBER_NAMES[normalised]
     return "generic_numeric" if _all_numbers(distribution) else "generic_categorical"
+
+
+def _fits(role: str, distribution: BaseDistribution) -> bool:
+    if role in _NUMBERS:
+        return _all_numbers(distribution)
+    return role not in _NAMES or _some_text(distribution)
+
+
+def _some_text(distribution: BaseDistribution) -> bool:
+    choices = distribution.choices if isinstance(distribution, CategoricalDistribution) else ()
+    return any(isinstance(choice, str) for choice in choices)
 
 
 def check_role(name: str, role: str) -> str:

@@ -96,7 +96,7 @@ def test_a_continued_training_equals_an_uninterrupted_one(
         **args,
     )
     assert [t.state.name for t in broken.trials] == ["COMPLETE", "PRUNED", "COMPLETE", "COMPLETE"]
-    assert broken.trials[3].user_attrs["continues"] == 1
+    assert broken.trials[3].user_attrs["rl:continues"] == 1
     assert (tmp_path / "broken" / "begun").read_text().split() == ["0", "0", "0", str(begun)]
     assert broken.trials[3].value == whole.trials[1].value
     assert broken.trials[3].intermediate_values == whole.trials[1].intermediate_values
@@ -108,7 +108,7 @@ def test_a_training_may_be_stopped_several_times(make_trainer: MakeTrainer, tmp_
     pruner = Stops(trial_0=1, trial_1=2)
     result = search(make_trainer, tmp_path / "a", rates=[1e-3] * 3, pruner=pruner)
     whole = search(make_trainer, tmp_path / "b", rates=[1e-3], pruner=optuna.pruners.NopPruner())
-    assert [t.user_attrs.get("continues") for t in result.trials] == [None, 0, 1]
+    assert [t.user_attrs.get("rl:continues") for t in result.trials] == [None, 0, 1]
     assert [sorted(t.intermediate_values) for t in result.trials] == [[3333], [3333, 6667], [3333, 6667, 10000]]
     assert [t.user_attrs["spent"] for t in result.trials] == pytest.approx([1 / 3] * 3, abs=1e-4)
     assert [t.user_attrs["trained"] for t in result.trials] == pytest.approx([1 / 3, 2 / 3, 1])
@@ -171,7 +171,7 @@ def test_only_the_very_same_training_goes_on(make_trainer: MakeTrainer, tmp_path
 )
 def test_without_checkpoints_nothing_waits(make_trainer: MakeTrainer, tmp_path: Path, args: dict[str, Any]) -> None:
     result = search(make_trainer, tmp_path / "a", **args)
-    assert all("paused" not in t.user_attrs and "continues" not in t.user_attrs for t in result.trials)
+    assert all("paused" not in t.user_attrs and "rl:continues" not in t.user_attrs for t in result.trials)
     assert states(result.study)[1] == TrialState.PRUNED
 
 
@@ -262,7 +262,7 @@ def test_a_full_disk_makes_a_pruned_trial_of_a_paused_one(
     assert [t.state.name for t in result.trials] == ["COMPLETE", "PRUNED", "COMPLETE", "COMPLETE"]
     assert "No space left on device" in caplog.text
     assert "paused" not in result.trials[1].user_attrs
-    assert "continues" not in result.trials[3].user_attrs
+    assert "rl:continues" not in result.trials[3].user_attrs
 
 
 def test_no_place_is_known_before_it_is_written(
@@ -306,7 +306,7 @@ def test_killed_between_the_stop_and_its_record(
     assert [t.state for t in broken.trials] == [t.state for t in whole.trials]
     assert [t.value for t in broken.trials] == [t.value for t in whole.trials]
     assert [t.intermediate_values for t in broken.trials] == [t.intermediate_values for t in whole.trials]
-    assert broken.trials[3].user_attrs["continues"] == 1
+    assert broken.trials[3].user_attrs["rl:continues"] == 1
     assert broken.trials[3].user_attrs["begun_at"] == 3333
 
 
@@ -326,7 +326,7 @@ def test_killed_after_it_was_claimed(
             search(make_trainer, tmp_path / "broken")
     broken = search(make_trainer, tmp_path / "broken", rates=RATES[3:], n_trials=4)
     assert [t.value for t in broken.trials] == [t.value for t in whole.trials]
-    assert broken.trials[3].user_attrs["continues"] == 1
+    assert broken.trials[3].user_attrs["rl:continues"] == 1
     assert broken.trials[3].user_attrs["begun_at"] == 3333
 
 
@@ -363,7 +363,7 @@ def test_two_processes_do_not_go_on_with_the_same_training(make_trainer: MakeTra
     class Other(Stops):
         def prune(self, study: Any, trial: Any) -> bool:
             if trial.number == 2 and len(trial.intermediate_values) == 1:
-                study.add_trial(optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={"continues": 1}))
+                study.add_trial(optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={"rl:continues": 1}))
             return super().prune(study, trial)
 
     rates = [*RATES[:3], 1e-3]
@@ -374,5 +374,5 @@ def test_two_processes_do_not_go_on_with_the_same_training(make_trainer: MakeTra
     result = run(trainer, "rl", sampler=sampler, **options).run_summary
     last = result.trials[-1]
     assert (tmp_path / "begun").read_text().split() == ["0"] * 4
-    assert last.user_attrs.get("continues") is None
+    assert last.user_attrs.get("rl:continues") is None
     assert last.user_attrs["folder"] != result.trials[1].user_attrs["folder"]

@@ -91,14 +91,14 @@ def test_damaged_attributes_count_as_absent(maximizing: optuna.Study) -> None:
 def test_a_training_that_went_on_is_told_and_paid_once() -> None:
     study = optuna.create_study(direction="maximize")
     told = [
-        ({"spent": 1.0, "cost": 1.0, "begun_at": 0, "role": "baseline"}, TrialState.COMPLETE, {10_000: 0.5}),
+        ({"spent": 1.0, "rl:cost": 1.0, "begun_at": 0, "role": "baseline"}, TrialState.COMPLETE, {10_000: 0.5}),
         (
-            {"spent": 0.5, "cost": 2.0, "begun_at": 0, "paused": "there", "role": "search"},
+            {"spent": 0.5, "rl:cost": 2.0, "begun_at": 0, "paused": "there", "role": "search"},
             TrialState.PRUNED,
             {2500: 0.6},
         ),
         (
-            {"spent": 1.5, "cost": 2.0, "begun_at": 2500, "continues": 1, "role": "search"},
+            {"spent": 1.5, "rl:cost": 2.0, "begun_at": 2500, "rl:continues": 1, "role": "search"},
             TrialState.COMPLETE,
             {2500: 0.6},
         ),
