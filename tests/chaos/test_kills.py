@@ -47,7 +47,7 @@ def assert_equal(broken: dict[str, Any], whole: dict[str, Any], n_trials: int) -
         assert broken[part] == whole[part], part
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_three_kills(tmp_path: Path) -> None:
     """The version for every day: forked, so that three lives and two whole searches take seconds."""
     broken, whole = (Script(tmp_path / name, n_trials=3, fork=True) for name in ("broken", "whole"))

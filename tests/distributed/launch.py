@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def launch(
-    folder: Path, *scenarios: str, backend: str = "rl", limit: float = 280, group_seconds: float = 60, restarts: int = 0
+    folder: Path, *scenarios: str, backend: str = "rl", limit: float = 900, group_seconds: float = 60, restarts: int = 0
 ) -> subprocess.CompletedProcess[str]:
     """Runs scenarios on two ranks, one after the other.
 
