@@ -1,6 +1,7 @@
 """How ranks meet again after one of them failed in the middle of a collective, and what time limit they share."""
 
 import json
+import os
 import sys
 from datetime import timedelta
 from types import FunctionType
@@ -41,7 +42,9 @@ class Rendezvous:
         from torch.distributed import distributed_c10d
 
         self._n_met += 1
-        store = distributed_c10d.PrefixStore(f"hf_rlsearch/{self._n_met}", self._store)
+        # torchrun keeps the store from one start of the ranks to the next: reports of dead ranks must not be read.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = distributed_c10d.PrefixStore(f"hf_rlsearch/{attempt}/{self._n_met}", self._store)
         store.set(f"report/{self._rank}", json.dumps(report))
         if "nccl" in self._backend:
             raise SearchFailed(self._lost(report))

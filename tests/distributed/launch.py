@@ -22,7 +22,15 @@ def launch(
     command = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
     command += ["--nproc-per-node=2", f"--max-restarts={restarts}", "-m", "tests.distributed.worker"]
     command += [str(folder), backend, str(group_seconds), *scenarios]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
+    # torch 2.13 keeps the store of a start for the next: restarted ranks may call at the addresses of dead ones.
+    shared = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    environment = {
+        **os.environ,
+        **shared,
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "PYTHONPATH": str(ROOT),
+    }
     process = subprocess.Popen(
         command,
         cwd=ROOT,
