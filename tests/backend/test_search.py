@@ -312,7 +312,7 @@ def test_stopping_is_on_by_default_said_and_switched_off_by_none(
     make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture, chosen: dict[str, Any], kind: type
 ) -> None:
     with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
-        found = run(make_trainer(eval_strategy="epoch"), "rl", n_trials=1, **chosen)
+        found = search(make_trainer(eval_strategy="epoch"), rates, n_trials=1, **chosen)
     assert isinstance(found.run_summary.study.pruner, kind)
     assert ("The agent may stop trials at their evaluations" in caplog.text) == (kind is RLPruner)
 
