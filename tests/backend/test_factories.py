@@ -1,0 +1,72 @@
+"""``search(make_trainer, ...)`` with trainers of other libraries, which build or wrap their model themselves."""
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from datasets import Dataset
+from optuna.trial import TrialState
+
+from hf_rlsearch import embedded, search
+from tests.backend.conftest import rates, states
+
+ARGUMENTS: dict[str, Any] = {
+    "eval_strategy": "epoch",
+    "save_strategy": "no",
+    "num_train_epochs": 1,
+    "per_device_train_batch_size": 4,
+    "report_to": "none",
+    "use_cpu": True,
+    "disable_tqdm": True,
+}
+
+
+@pytest.fixture(autouse=True)
+def _third_party() -> Iterator[None]:
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of libraries that this project does not depend on
+        yield
+    transformers.logging.set_verbosity(before)
+
+
+def found(factory: Any) -> Any:
+    best = search(factory, rates, metric="loss", direction="minimize", n_trials=2, pruner=None)
+    assert states(best.run_summary.study) == [TrialState.COMPLETE] * 2
+    assert Path(best.run_summary.best_trial.user_attrs["checkpoint"]).is_dir()
+    return best
+
+
+def test_sentence_transformers(tmp_path: Path) -> None:
+    st = pytest.importorskip("sentence_transformers")
+    layer, losses = (pytest.importorskip(f"sentence_transformers.{name}") for name in ("models", "losses"))
+    pairs = {"sentence1": ["one two", "three four"] * 4, "sentence2": ["one three", "five six"] * 4}
+    rows = Dataset.from_dict({**pairs, "score": [0.9, 0.1] * 4})
+
+    def make_trainer(values: dict[str, Any]) -> Any:
+        layers = [layer.Transformer(embedded.path("bert-tiny"), max_seq_length=16)]
+        layers.append(layer.Pooling(layers[0].auto_model.config.hidden_size))
+        model = st.SentenceTransformer(modules=layers, device="cpu")
+        args = st.SentenceTransformerTrainingArguments(output_dir=str(tmp_path), **{**ARGUMENTS, **values})
+        loss = losses.CosineSimilarityLoss(model)
+        return st.SentenceTransformerTrainer(model=model, args=args, train_dataset=rows, eval_dataset=rows, loss=loss)
+
+    found(make_trainer)
+
+
+def test_trl(tmp_path: Path) -> None:
+    trl = pytest.importorskip("trl")
+    path = embedded.path("gpt2-tiny")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    rows = Dataset.from_dict({"prompt": ["one"] * 8, "completion": [" two three"] * 8})
+
+    def make_trainer(values: dict[str, Any]) -> Any:
+        model = transformers.AutoModelForCausalLM.from_pretrained(path)
+        args = trl.SFTConfig(output_dir=str(tmp_path), max_length=16, **{**ARGUMENTS, **values})
+        return trl.SFTTrainer(model=model, args=args, train_dataset=rows, eval_dataset=rows, processing_class=tokenizer)
+
+    found(make_trainer)
