@@ -66,6 +66,7 @@ class Chief:
         self._trial: optuna.Trial | None = None
         self._reported: set[int] = set()
         self._passed = 0
+        self._again: Params | None = None
         self._deadline = math.inf if settings.timeout is None else time.monotonic() + settings.timeout
         self._pausing = Pausing(self.study, settings, minimize=objective.directions[0] == "minimize")
         self._planner = Planner(
@@ -122,6 +123,9 @@ class Chief:
             if reason is not None and not (reason != "timeout" and self._enqueue_confirmation()):
                 return {"kind": STOP, "reason": reason}
             self._allowance.tell()
+            if self._again is not None and reason is None:
+                self.study.enqueue_trial(self._again)
+                self._again = None
             self._trial = self.study.ask()
             try:
                 plan = self._begin(self._trial)
@@ -195,18 +199,16 @@ class Chief:
             told = self.study.tell(trial, state=_STATES[outcome.status], skip_if_finished=True)
         self._trial = None
         note_trial(self.study, told.number)
-        self._decode_again(plan, told)
+        self._again = self._to_decode_again(plan, told)
         self._show(plan, told, outcome)
         self.standing.discard_checkpoints()
 
-    def _decode_again(self, plan: Plan | None, told: FrozenTrial) -> None:
-        """Lets the next trial generate in another way with the model that has just become the best; it costs little."""
+    def _to_decode_again(self, plan: Plan | None, told: FrozenTrial) -> Params | None:
+        """What a new best was trained with: the next trial generates in another way with its model, at little cost."""
         ranking = self.standing.ranking()
         is_new_best = bool(ranking) and ranking[0].number == told.number and plan is not None and plan.score is None
         ours = self._settings.sampler is None and self._drawer.generates and role(told) == SEARCH
-        rest = rescoring.without_generation(told.params)
-        if is_new_best and ours and rest is not None:
-            self.study.enqueue_trial(rest)
+        return rescoring.without_generation(told.params) if is_new_best and ours else None
 
     def check_failures(self, error: BaseException | None) -> None:
         """Ends the search if too many trials have failed since it was started or continued.

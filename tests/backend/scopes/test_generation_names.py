@@ -75,8 +75,8 @@ def test_trials_that_only_generate_begin_with_the_users_own_training(tmp_path: P
 
 def test_the_agent_decodes_a_new_best_again(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
-    first_beams = {"roles": None, "n_trials": 3, "baseline": True, **OPTIONS}
-    result = run(trainer, "rl", lambda trial: {**space(trial)}, **first_beams).run_summary
+    result = run(trainer, "rl", space, n_trials=3, baseline=True, **OPTIONS).run_summary
+    assert len(result.trials) == 3
     better = result.trials[1].values[0] > result.trials[0].values[0]
     same = result.trials[2].params[RATE] == result.trials[1].params[RATE]
     assert same == better
