@@ -74,13 +74,18 @@ def test_trials_that_only_generate_begin_with_the_users_own_training(tmp_path: P
 
 
 def test_the_agent_decodes_a_new_best_again(tmp_path: Path) -> None:
+    def beams_above_one(trial: Any) -> dict[str, Any]:
+        rate = trial.suggest_float(RATE, 1e-4, 1e-1, log=True)
+        return {RATE: rate, BEAMS: trial.suggest_categorical(BEAMS, [2, 3])}
+
     trainer = make_trainer(tmp_path)
-    result = run(trainer, "rl", space, n_trials=3, baseline=True, **OPTIONS).run_summary
-    assert len(result.trials) == 3
-    better = result.trials[1].values[0] > result.trials[0].values[0]
-    same = result.trials[2].params[RATE] == result.trials[1].params[RATE]
-    assert same == better
-    assert (result.trials[2].user_attrs.get("rescored_from") == 1) == better
+    result = run(trainer, "rl", beams_above_one, n_trials=3, baseline=True, **OPTIONS).run_summary
+    # trial 1 is better than the user's own one beam, so trial 2 decodes it with the other number
+    _, first, second = result.trials
+    assert second.params[RATE] == first.params[RATE]
+    assert second.user_attrs["rescored_from"] == 1
+    assert {first.params[BEAMS], second.params[BEAMS]} == {2, 3}
+    assert len(trainer.trained) == 2
 
 
 @pytest.mark.parametrize(
