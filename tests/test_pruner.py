@@ -222,14 +222,20 @@ def test_a_complete_short_trial_is_a_rival_after_its_end(rules: Rules) -> None:
     assert trial.should_prune()
 
 
-def test_costs_and_plans_reach_the_rule(rules: Rules, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+def shares_left(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the stop rule will be told is left of the budget, at each decision; it never stops."""
+    seen: list[float] = []
 
     def log_odds(self: StopRule, features: np.ndarray) -> np.ndarray:
         seen.append(features[0, CURVE_FEATURES.index("share_left")])
         return np.array([-1.0])
 
     monkeypatch.setattr(StopRule, "log_odds", log_odds)
+    return seen
+
+
+def test_costs_and_plans_reach_the_rule(rules: Rules, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = shares_left(monkeypatch)
     pruner = RLPruner(max_resource=10, budget=8, weights=rules("never"))
     study = optuna.create_study(direction="maximize", pruner=pruner)
     reports = dict.fromkeys(range(1, 11), 1.0)
@@ -386,13 +392,7 @@ def test_frequent_reports_are_judged_now_and_then(rules: Rules, monkeypatch: pyt
 
 
 def test_the_budget_reaches_the_rule(rules: Rules, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-
-    def log_odds(self: StopRule, features: np.ndarray) -> np.ndarray:
-        seen.append(features[0, CURVE_FEATURES.index("share_left")])
-        return np.array([-1.0])
-
-    monkeypatch.setattr(StopRule, "log_odds", log_odds)
+    seen = shares_left(monkeypatch)
     run(RLPruner(max_resource=1, budget=4, weights=rules("never")), [1.0, 0.5, 0.2], n_reports=1)
     assert seen == pytest.approx([0.5, 0.25])
 

@@ -242,6 +242,9 @@ def test_roles_are_read_from_names(name: str, role: str) -> None:
         ("tie_word_embeddings", CategoricalDistribution([True, False])),
         ("lr_decay", FLOAT),
         ("opt_level", CategoricalDistribution(["O1", "O2"])),
+        ("lru_cache", IntDistribution(1, 4)),
+        ("lrelu_slope", FLOAT),
+        ("eta_min", FLOAT),
     ],
 )
 def test_a_name_is_not_enough_where_the_values_do_not_fit(name: str, distribution: BaseDistribution) -> None:

@@ -41,7 +41,7 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     ("layer_decay", r"_(layer_?(wise_)?(lr|learning_rate)_decay|llrd|layer_?wise_decay|layer_decay)_"),
     ("warmup", r"_warm_?ups?_"),
     ("scheduler", r"_(schedulers?|schedule|sched|lr_decay|annealing)_"),
-    ("learning_rate", r"_(learning_rates?|learningrate|learn_rate|lrs?(?!_decay)|lr_?\d|eta_?0?_$)_?"),
+    ("learning_rate", r"_((learning_rates?|learningrate|learn_rate|lrs?(?!_decay)|lr_?\d)_|eta_?0?_$)"),
     ("weight_decay", r"_(weight_?decays?|w_?decay|wd|l2|l2_reg(ulari[sz]ation)?)_"),
     ("accumulation", r"_(accumulation|accumulate|grad_accum|gradient_accum|accum|grad(ient)?_acc|acc_steps)_"),
     ("label_smoothing", r"_(label_smooth(ing)?|smoothing)_"),
