@@ -16,11 +16,17 @@ from hf_rlsearch.errors import WeightsError
 from hf_rlsearch.history import History
 from hf_rlsearch.observation import live_observation
 from hf_rlsearch.policy.contributions import shapley_values
-from hf_rlsearch.policy.features import candidate_features, log_expected_improvement, search_features
+from hf_rlsearch.policy.features import (
+    candidate_features,
+    chance_of_improvement,
+    log_expected_improvement,
+    mean_and_spread,
+    search_features,
+)
 from hf_rlsearch.policy.forecast import forecast_features
 from hf_rlsearch.policy.head import DecisionHead
 from hf_rlsearch.policy.network import Arrays, NetworkConfig, Predictor, Reading
-from hf_rlsearch.policy.reasons import mean_and_spread, most_attended, predicted_mean
+from hf_rlsearch.policy.reasons import most_attended, predicted_mean
 from hf_rlsearch.policy.threads import one_torch_thread
 from hf_rlsearch.space import SearchSpace
 from hf_rlsearch.weights.load import Card, load_weights
@@ -164,7 +170,7 @@ class Agent:
         return {
             "probability": float(probability),
             "improvement": float((p * bins.clamp(min=0)).sum()),
-            "chance": float((p * (bins > 0.004)).sum()),
+            "chance": float(chance_of_improvement(p, bins)),
             "mean": float(mean),
             "spread": float(spread),
         }

@@ -149,9 +149,12 @@ class RLPruner(BasePruner):
             np.array([max(total - used, 0.0)]),
             np.array([total]),
         )
-        forecast = self._forecast(study, trial, resource)
+        rule = _stop_rule(self._weights)
+        forecast = self._forecast(study, trial, resource) if rule.reads_forecasts else None
         features = np.concatenate([features, _NO_FORECAST if forecast is None else forecast], axis=1)
-        odds = float(_stop_rule(self._weights).log_odds(features)[0])
+        odds = float(rule.log_odds(features)[0])
+        if odds > 0 and not rule.reads_forecasts:  # for the reader of a report
+            forecast = self._forecast(study, trial, resource)
         reason = {"fidelity": round(float(fidelity), 4), "probability": round(float(1 / (1 + np.exp(-odds))), 4)}
         if odds > 0 and forecast is not None:
             reason["chance"] = round(float(forecast[0, FORECAST_FEATURES.index("forecast_chance")] + 1) / 2, 4)

@@ -31,6 +31,17 @@ def log_expected_improvement(probabilities: Tensor, bins: Tensor) -> Tensor:
     return torch.log((probabilities * bins.clamp(min=0)).sum(-1) + 6e-6)
 
 
+def mean_and_spread(probabilities: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of distributions over bins; the shape of `probabilities` without its last axis."""
+    mean = (probabilities * bins).sum(-1)
+    return mean, (probabilities * (bins - mean[..., None]) ** 2).sum(-1).clamp(min=1e-8).sqrt()
+
+
+def chance_of_improvement(probabilities: Tensor, bins: Tensor) -> Tensor:
+    """Probability of more than 0.004 of (best - median), below which a trial is no better; shape as above."""
+    return (probabilities * (bins > 0.004)).sum(-1)
+
+
 def candidate_features(logits: Tensor, bins: Tensor, mask: Tensor) -> Tensor:
     """Summarises predicted distributions.
 
@@ -45,9 +56,8 @@ def candidate_features(logits: Tensor, bins: Tensor, mask: Tensor) -> Tensor:
     p = logits.softmax(-1)
     log_ei = log_expected_improvement(p, bins)
     best = log_ei.masked_fill(~mask, -12.0).max(1, keepdim=True).values
-    mean = (p * bins).sum(-1)
-    spread = ((p * (bins - mean[..., None]) ** 2).sum(-1)).clamp(min=1e-8).sqrt()
-    chance = (p * (bins > 0.004)).sum(-1)
+    mean, spread = mean_and_spread(p, bins)
+    chance = chance_of_improvement(p, bins)
     upper = bins[(p.cumsum(-1) < 0.9).sum(-1).clamp(max=len(bins) - 1)]
     order = log_ei.masked_fill(~mask, -12.0).argsort(1, descending=True).argsort(1)
     large = (p * (bins > 0.2)).sum(-1)

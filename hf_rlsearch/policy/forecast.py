@@ -15,10 +15,8 @@ from torch import Tensor
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.curve_features import FORECAST_FEATURES
 from hf_rlsearch.env import BatchedSearch
-from hf_rlsearch.policy.features import log_expected_improvement
+from hf_rlsearch.policy.features import chance_of_improvement, log_expected_improvement, mean_and_spread
 from hf_rlsearch.policy.network import Arrays, Predictor
-
-_MEANINGFUL = 0.004  # improvement, in units of (best - median), below which a trial counts as no better
 
 
 def forecast_features(probabilities: Tensor, bins: Tensor, running: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,10 +35,8 @@ def forecast_features(probabilities: Tensor, bins: Tensor, running: Tensor, allo
     fresh, pick = log_ei.masked_fill(~allowed, -torch.inf).max(1)
     row = torch.arange(len(running), device=running.device)
     own = probabilities[row, running]
-    mean = (own * bins).sum(-1)
-    spread = (own * (bins - mean[:, None]) ** 2).sum(-1).clamp(min=1e-8).sqrt()
-    chance = (own * (bins > _MEANINGFUL)).sum(-1)
-    columns = [torch.ones_like(mean), mean, spread, 2 * chance - 1]
+    mean, spread = mean_and_spread(own, bins)
+    columns = [torch.ones_like(mean), mean, spread, 2 * chance_of_improvement(own, bins) - 1]
     columns += [(log_ei[row, running] + 4) / 3, (fresh.clamp(min=-12.0) + 4) / 3]
     return torch.stack(columns, dim=-1).clamp(-3, 3), pick
 

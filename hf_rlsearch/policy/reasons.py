@@ -6,19 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hf_rlsearch._typing import FloatArray, IntArray
+from hf_rlsearch.policy.features import mean_and_spread
 from hf_rlsearch.policy.network import Predictor, Reading
 
 _MAX_ATTENDED = 5
 _LEAST_ATTENDED = 0.02
-
-
-def mean_and_spread(probabilities: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of distributions over bins; the shape of `probabilities` without its last axis."""
-    mean = (probabilities * bins).sum(-1)
-    return mean, (probabilities * (bins - mean[..., None]) ** 2).sum(-1).sqrt()
 
 
 def predicted_mean(predictor: Predictor, reading: Reading) -> Callable[[IntArray], FloatArray]:
