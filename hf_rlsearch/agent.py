@@ -74,6 +74,7 @@ class Agent:
         facts: Mapping[str, float],
         rng: np.random.Generator,
         temperature: float = 1.0,
+        worth: FloatArray | None = None,
     ) -> Decision:
         """Chooses the candidate to train next; takes one thread, see `hf_rlsearch.policy.threads`.
 
@@ -86,6 +87,7 @@ class Agent:
             facts: Known facts by name, see `hf_rlsearch.tasks.prior.FACTS`.
             rng: Breaks ties and spreads designs.
             temperature: At least 1; the predicted distributions are taken so much flatter, see `sampler.monitor`.
+            worth: C positive factors on expected improvement, see `sampler.spending`; all 1 where not given.
         """
         if len(space.hyperparameters) > MAX_HYPERPARAMETERS:
             index = _farthest(space, history, candidates, mask, rng)
@@ -97,6 +99,8 @@ class Agent:
             reading = self.predictor.read(arrays)
             logits = self.predictor.score(reading, arrays.candidates) / temperature
             source, scores = self._scores(logits, mask, n_remaining, n_done)
+            if worth is not None:
+                scores = scores + _SHARPNESS * torch.as_tensor(np.log(worth))
             order, chances = _ranked(scores, mask, rng)
             row = candidates[order[0]]
             contributions, beforehand = self._contributions(space, reading, row, facts, rng)

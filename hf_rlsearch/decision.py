@@ -51,6 +51,7 @@ class Decision(Prediction):
         contributions: By hyperparameter, how much its value moves the predicted mean, see `policy.contributions`.
         beforehand: The part of each contribution that was there before any trial: what the agent knows of such tasks.
         attended: (trial number, weight in [0, 1]) of the trials that the agent looked at most, largest first.
+        price: What its whole training costs, in full trainings; None where prices did not matter.
     """
 
     index: int
@@ -60,6 +61,7 @@ class Decision(Prediction):
     contributions: Mapping[str, float] = field(default_factory=dict)
     beforehand: Mapping[str, float] = field(default_factory=dict)
     attended: tuple[tuple[int, float], ...] = ()
+    price: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, rounded, small enough to store with every trial; what is empty is left out."""

@@ -34,12 +34,13 @@ def decide(
     agent: Agent | None = None,
     seed: int = 0,
     n_remaining: int | None = None,
+    worth: np.ndarray | None = None,
     **facts: float,
 ) -> Decision:
     mask = np.ones(len(rows), bool) if mask is None else mask
     rng = np.random.default_rng(seed)
     return (agent or load_agent()).decide(
-        space, history, rows, mask=mask, n_remaining=n_remaining, facts=facts, rng=rng
+        space, history, rows, mask=mask, n_remaining=n_remaining, facts=facts, rng=rng, worth=worth
     )
 
 
@@ -69,6 +70,19 @@ def test_the_order_of_candidates_does_not_matter(n_trials: int, seed: int, order
     first, second = decide(history, rows), decide(history, rows[order])
     if order[second.index] != first.index:  # a tie: both are equally good
         assert second.improvement == pytest.approx(first.improvement, rel=1e-3, abs=1e-6)
+
+
+def test_improvement_counts_as_much_as_it_is_worth() -> None:
+    history = random_history(5)
+    usual = decide(history)
+    other = next(i for i in range(len(GRID)) if i != usual.index)
+    cheap = np.where(np.arange(len(GRID)) == other, 1e9, 1.0)
+    bought = decide(history, worth=cheap)
+    assert bought.index == other
+    assert bought.alternative is not None
+    assert usual.alternative is not None
+    assert bought.alternative.improvement == pytest.approx(usual.improvement)
+    assert decide(history, worth=np.full(len(GRID), 3.0)).index == usual.index
 
 
 @settings(max_examples=10, deadline=None)

@@ -96,8 +96,8 @@ def test_a_search_ends_with_its_budget(compare: ModuleType, tmp_path: Path, back
     write_rows(tmp_path / "sst2")
     args = compare.parse(["--out", "unused", "--data", str(tmp_path), "--budget", "2.5", "--trials", "1000"])
     found = compare.run_cell((backend, "sst2", 0), args=args)
-    assert found["trials"].pop("running") == 1, "the last training was not ended by the budget"
-    assert found["trials"]["complete"] >= 1
+    assert found["trials"].pop("running", 0) <= 1  # ended by processor time in the middle, or by the wall clock between
+    assert 1 <= found["trials"]["complete"] < 1000
     times, scores = np.array(found["steps"]).T
     assert 0 < times[-1] <= 2.5
     assert (np.diff(times) > 0).all()

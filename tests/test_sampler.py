@@ -20,11 +20,12 @@ import numpy as np
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from hf_rlsearch.errors import ArgumentsError, SearchSpaceError
 from hf_rlsearch.history import STATUS, History
 from hf_rlsearch.sampler import RLSampler
+from hf_rlsearch.sampler.spending import Spending
 from hf_rlsearch.sampler.tried import already_tried
 from hf_rlsearch.space import SearchSpace
 
@@ -34,9 +35,10 @@ SPACE = SearchSpace.from_distributions({"n": IntDistribution(0, 3), "c": Categor
 @dataclass
 class Choice:
     index: int
+    price: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {"index": self.index}
+        return {"index": self.index} | ({} if self.price is None else {"price": self.price})
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Call:
     mask: np.ndarray
     n_remaining: int | None
     facts: dict[str, float]
+    worth: np.ndarray | None
 
     @property
     def allowed(self) -> list[dict[str, Any]]:
@@ -71,8 +74,9 @@ class RuleAgent:
         facts: dict[str, float],
         rng: np.random.Generator,
         temperature: float,
+        worth: np.ndarray | None,
     ) -> Choice:
-        self.calls.append(Call(space, history, candidates, mask.copy(), n_remaining, dict(facts)))
+        self.calls.append(Call(space, history, candidates, mask.copy(), n_remaining, dict(facts), worth))
         return Choice(int(self.rule(np.flatnonzero(mask), rng)))
 
 
@@ -140,6 +144,40 @@ def test_the_agent_plans_for_what_is_left_of_a_budget(first: RuleAgent) -> None:
         sampler.plan_for(left)
         study.optimize(objective, n_trials=1)
     assert [call.n_remaining for call in first.calls] == [5, 2, 3, 1]
+
+
+def price_of_n(space: SearchSpace, rows: np.ndarray) -> np.ndarray:
+    return 1.0 + rows[:, space.names.index("n")]
+
+
+def test_with_a_budget_the_agent_weighs_prices_and_cannot_choose_what_does_not_fit(first: RuleAgent) -> None:
+    sampler = RLSampler(seed=0, search_space=SPACE)
+    sampler.plan_for(3, Spending(price=price_of_n, left=2.0, total=8.0))
+    study = optuna.create_study(sampler=sampler)
+    study.optimize(objective, n_trials=7)
+    call = first.calls[0]
+    assert {params["n"] for params in call.allowed} == {0, 1}
+    assert call.worth is not None
+    np.testing.assert_allclose(call.worth, (1.0 + call.candidates[:, 0]) ** -0.25)
+    assert study.trials[0].system_attrs["rl:decision"]["price"] == 1.0
+    # The six that fit are trained: the cheapest of the others is next.
+    assert [params["n"] for params in first.calls[6].allowed] == [2, 2, 2]
+
+
+def test_memory_goes_before_money(first: RuleAgent) -> None:
+    space = SearchSpace.from_distributions({"per_device_train_batch_size": CategoricalDistribution([8, 16, 32])})
+    sampler = RLSampler(seed=0, search_space=space)
+    study = optuna.create_study(sampler=sampler)
+    failed = create_trial(
+        state=TrialState.FAIL,
+        params={"per_device_train_batch_size": 16},
+        distributions=space.distributions,
+        user_attrs={"failure": {"kind": "oom"}},
+    )
+    study.add_trial(failed)
+    sampler.plan_for(3, Spending(price=lambda space, rows: np.array([5.0, 1.0, 1.0]), left=2.0, total=8.0))
+    study.optimize(lambda trial: trial.suggest_categorical("per_device_train_batch_size", [8, 16, 32]), n_trials=1)
+    assert first.calls[-1].allowed == [{"per_device_train_batch_size": 8}]
 
 
 def test_minimised_objectives_and_several_directions_are_turned(first: RuleAgent) -> None:

@@ -17,6 +17,7 @@ from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.ownership import requeue_interrupted
 from hf_rlsearch.backend.paused import BEGUN_AT, PAUSED, STOPPED, Pausing, point_of
 from hf_rlsearch.backend.planner import Planner
+from hf_rlsearch.backend.prices import Prices
 from hf_rlsearch.backend.progress import Ended, Progress
 from hf_rlsearch.backend.remarks import remarks
 from hf_rlsearch.backend.result import BASELINE, CONFIRM, RESCORED, SEARCH, role
@@ -80,7 +81,7 @@ class Chief:
             world_size=world_size,
         )
         self.standing = Standing(self.study, objective, settings, self._pausing, keeps_all=drawer.generates)
-        self._allowance = Allowance(self.study, settings, self._deadline)
+        self._allowance = Allowance(self.study, settings, self._deadline, Prices(drawer, n_rows, world_size))
         again = requeue_interrupted(self.study, alone=alone)
         if opened.resumed and settings.sampler is not None:
             # A seeded sampler would draw again what it drew in the first run.
@@ -311,6 +312,7 @@ class Chief:
                 best=best,
                 fidelity=1.0 if outcome.status == COMPLETE else reached,
                 seconds=outcome.seconds,
+                most_left=self._allowance.seconds_left(),
             )
         )
 

@@ -81,6 +81,10 @@ class Drawer:
                 self.model_init(trial)
         return dict(trial.params), plain(values)
 
+    def values_of(self, params: Params) -> Params:
+        """What ``hp_space`` makes of given params, by a dry run; raises what it raises."""
+        return _returned(self.hp_space(_Example(params)))
+
     def arguments(self, values: Mapping[str, Any]) -> Any:
         """The training arguments of a configuration; values that only ``model_init`` reads are left out."""
         return trial_arguments(self.frozen, values if self.scopes is not None else _unscoped(values))
@@ -280,8 +284,7 @@ def _check_values(drawer: Drawer) -> list[tuple[Params, Params]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                values = _returned(drawer.hp_space(_Example(params)))
-                again = _returned(drawer.hp_space(_Example(params)))
+                values, again = drawer.values_of(params), drawer.values_of(params)
             except optuna.TrialPruned:
                 continue  # a combination that hp_space refuses is never trained
         drawer.arguments(values)

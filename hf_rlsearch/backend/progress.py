@@ -1,6 +1,7 @@
 """What a person sees while a search runs: one line for each trial and one bar for all of them."""
 
 import logging
+import math
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ class Ended:
         best: The best objective so far, as text.
         fidelity: Share of a full training, in [0, 1].
         seconds: Duration.
+        most_left: Seconds that budget and time leave to the search.
     """
 
     number: int
@@ -32,6 +34,7 @@ class Ended:
     best: str
     fidelity: float
     seconds: float
+    most_left: float = math.inf
 
 
 class Progress:
@@ -76,7 +79,7 @@ class Progress:
             f"Trial {trial.number:>{width}}  {trial.result}",
             f"best {trial.best}",
             f"{trial.fidelity:.0%} trained in {as_time(trial.seconds)}",
-            self._left(),
+            self._left(trial.most_left),
             self._difference(trial.role, trial.params),
         )
         self.say(" | ".join(column for column in columns if column))
@@ -97,12 +100,12 @@ class Progress:
         text = as_text(differs) or "the same as your own arguments"
         return f"{text} (under a new seed)" if role == "confirm" else text
 
-    def _left(self) -> str:
+    def _left(self, most: float) -> str:
         """The time that the remaining trials take if they are like those of this run; empty at the end."""
         remaining = self._n_trials - self._n_done
-        if remaining <= 0:
+        if remaining <= 0 or most <= 0:
             return ""
-        return f"about {as_time(remaining * sum(self._seconds) / len(self._seconds))} left"
+        return f"about {as_time(min(most, remaining * sum(self._seconds) / len(self._seconds)))} left"
 
 
 def as_time(seconds: float) -> str:

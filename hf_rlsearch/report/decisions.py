@@ -175,7 +175,12 @@ def _facts(decision: Mapping[str, Any]) -> list[tuple[str, str]]:
         facts += [(name, f"{text}{beside}")] if text else []
     if isinstance(other, dict) and isinstance(other.get("params"), dict):
         facts.append(("best alternative", _params(other["params"])))
-    return facts
+    price = _float(decision.get("price"))
+    return facts if price is None else [*facts, ("price that its improvement was weighed against", _price(price))]
+
+
+def _price(trainings: float) -> str:
+    return f"{trainings:.2g} full trainings"
 
 
 _SOURCES = {

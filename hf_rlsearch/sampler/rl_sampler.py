@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
-from hf_rlsearch._typing import IntArray, Params
+from hf_rlsearch._typing import BoolArray, IntArray, Params
 from hf_rlsearch.decision import Decision
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.history import DECISION_KEY, History, stable_distributions
 from hf_rlsearch.sampler.memory import out_of_memory
 from hf_rlsearch.sampler.monitor import temperature
+from hf_rlsearch.sampler.spending import Spending
 from hf_rlsearch.sampler.tried import already_tried, conditional_names, second_chances
 from hf_rlsearch.space import Hyperparameter, SearchSpace, infer_role
 from hf_rlsearch.space.candidates import unique_rows
@@ -102,14 +104,16 @@ class RLSampler(BaseSampler):
         self._facts = dict(facts or {})
         self._max_resource = max_resource
         self._n_left: int | None = None
+        self._spending: Spending | None = None
 
-    def plan_for(self, n_left: int | None) -> None:
+    def plan_for(self, n_left: int | None, spending: Spending | None = None) -> None:
         """Tells how many more trials the search can afford, where a budget or time ends it.
 
         Args:
             n_left: The one that is chosen next included; None where nobody knows. ``n_trials`` is the most.
+            spending: What is left and what candidates cost; where not given every trial costs the same.
         """
-        self._n_left = n_left
+        self._n_left, self._spending = n_left, spending
 
     def reseed_rng(self) -> None:
         """Does nothing: workers have trials of different numbers, and with them different chance."""
@@ -184,23 +188,32 @@ class RLSampler(BaseSampler):
         from hf_rlsearch.agent import load_agent  # torch and the weights are loaded by the first decision
 
         history = history.select(history.decided)
-        mask = ~already_tried(space, history.select(~second_chances(history)), rows)
-        if not mask.any():
-            mask[:] = True
         trials = study._get_trials(deepcopy=False, use_cache=True)
-        fits = ~out_of_memory(space, trials, rows)
-        if (mask & fits).any():
-            mask &= fits
-        known = [
-            n for n in (None if self._n_trials is None else self._n_trials - number, self._n_left) if n is not None
-        ]
-        n_remaining = max(min(known), 1) if known else None
-        facts = {"maximize": float(list(study.directions) == [StudyDirection.MAXIMIZE]), **self._facts}
-        trust = temperature(trials, study.directions)
-        agent = load_agent(self._weights)
-        return agent.decide(
-            space, history, rows, mask=mask, n_remaining=n_remaining, facts=facts, rng=rng, temperature=trust
+        fresh = ~already_tried(space, history.select(~second_chances(history)), rows)
+        mask = _where_possible(fresh, ~out_of_memory(space, trials, rows))
+        prices = None if self._spending is None else self._spending.price(space, rows)
+        worth = None
+        if self._spending is not None and prices is not None:
+            mask = _where_possible(mask, self._spending.affordable(np.where(mask, prices, np.inf)))
+            worth = self._spending.worth(prices)
+        decision = load_agent(self._weights).decide(
+            space,
+            history,
+            rows,
+            mask=mask,
+            n_remaining=self._n_remaining(number),
+            facts={"maximize": float(list(study.directions) == [StudyDirection.MAXIMIZE]), **self._facts},
+            rng=rng,
+            temperature=temperature(trials, study.directions),
+            worth=worth,
         )
+        return decision if prices is None else replace(decision, price=float(prices[decision.index]))
+
+    def _n_remaining(self, number: int) -> int | None:
+        """Trials that are left with the one of this number, None where nobody knows."""
+        planned = None if self._n_trials is None else self._n_trials - number
+        known = [n for n in (planned, self._n_left) if n is not None]
+        return max(min(known), 1) if known else None
 
     def _history(self, study: Study, trial: FrozenTrial) -> History:
         trials = study._get_trials(deepcopy=False, use_cache=True)
@@ -238,6 +251,14 @@ def _being_decided(history: History, *, before: int) -> list[int]:
     recent = (history.numbers < before) & (history.numbers >= before - _N_SIMULTANEOUS)
     indices: list[int] = np.flatnonzero(recent & ~history.decided).tolist()
     return indices
+
+
+def _where_possible(*wishes: BoolArray) -> BoolArray:
+    """C, True where all of the wishes hold, leaving out each that no candidate could fulfil with those before."""
+    mask = np.ones(len(wishes[0]), dtype=bool)
+    for wish in wishes:
+        mask = mask & wish if (mask & wish).any() else mask
+    return mask
 
 
 def _with_fixed(space: SearchSpace, rows: IntArray, fixed: Params) -> IntArray:

@@ -8,10 +8,13 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 from hf_rlsearch import RLPruner, RLSampler
 from hf_rlsearch.backend.allowance import Allowance
+from hf_rlsearch.backend.arguments import FrozenArguments
+from hf_rlsearch.backend.drawing import Drawer, make_drawer
+from hf_rlsearch.backend.prices import Prices
 from hf_rlsearch.backend.settings import Settings
 from tests.backend.conftest import rates, run
 
@@ -28,6 +31,15 @@ def study_of(*trials: tuple[float, TrialState, str], seconds: float = 10.0) -> o
     return study
 
 
+def drawer_of(space: Any, **args: Any) -> Drawer:
+    frozen = FrozenArguments(TrainingArguments(output_dir="unused", use_cpu=True, num_train_epochs=2, **args))
+    return make_drawer(space, None, frozen, roles=None, n_points=None)
+
+
+def allowance_of(study: optuna.Study, settings: Settings, deadline: float) -> Allowance:
+    return Allowance(study, settings, deadline, Prices(drawer_of(settings.hp_space), 100, 1))
+
+
 DONE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
 SEEN = [(1.0, DONE, "baseline"), (0.5, PRUNED, "search"), (0.25, FAIL, "search"), (1.0, DONE, "confirm")]
 
@@ -42,7 +54,7 @@ def told(allowance: Allowance, study: optuna.Study) -> tuple[Any, Any]:
 
 def test_a_budget_is_told_in_trials_and_in_trainings() -> None:
     study = study_of(*SEEN)
-    allowance = Allowance(study, Settings(hp_space=rates, budget=4.0), math.inf)
+    allowance = allowance_of(study, Settings(hp_space=rates, budget=4.0), math.inf)
     assert allowance.trainings_left() == pytest.approx(2.25)
     # Searched trials took 0.375 each; the pruner has seen 1.5 itself, the failed one not.
     assert told(allowance, study) == (6, pytest.approx(3.75))
@@ -50,32 +62,32 @@ def test_a_budget_is_told_in_trials_and_in_trainings() -> None:
 
 def test_time_is_told_like_a_budget_and_the_smaller_counts() -> None:
     study = study_of(*SEEN)
-    soon = Allowance(study, Settings(hp_space=rates, budget=4.0, timeout=5.0), time.monotonic() + 5.0)
+    soon = allowance_of(study, Settings(hp_space=rates, budget=4.0, timeout=5.0), time.monotonic() + 5.0)
     assert soon.trainings_left() == pytest.approx(0.5, abs=0.05)
-    late = Allowance(study, Settings(hp_space=rates, budget=4.0, timeout=500.0), time.monotonic() + 500.0)
+    late = allowance_of(study, Settings(hp_space=rates, budget=4.0, timeout=500.0), time.monotonic() + 500.0)
     assert late.trainings_left() == pytest.approx(2.25)
 
 
 def test_without_either_nothing_is_told() -> None:
     study = study_of(*SEEN)
-    assert told(Allowance(study, Settings(hp_space=rates, n_trials=9), math.inf), study) == (None, None)
+    assert told(allowance_of(study, Settings(hp_space=rates, n_trials=9), math.inf), study) == (None, None)
 
 
 def test_time_says_nothing_before_a_training_was_timed() -> None:
     study = study_of()
-    assert Allowance(study, Settings(hp_space=rates, timeout=9.0), time.monotonic() + 9.0).trainings_left() is None
+    assert allowance_of(study, Settings(hp_space=rates, timeout=9.0), time.monotonic() + 9.0).trainings_left() is None
 
 
 def test_nothing_left_is_one_trial_and_no_training() -> None:
     study = study_of((3.0, DONE, "search"))
-    allowance = Allowance(study, Settings(hp_space=rates, budget=2.0), math.inf)
+    allowance = allowance_of(study, Settings(hp_space=rates, budget=2.0), math.inf)
     assert told(allowance, study) == (1, pytest.approx(3.0))
 
 
 def test_those_of_the_user_are_left_alone() -> None:
     study = study_of(*SEEN)
     own = {"sampler": study.sampler, "pruner": study.pruner}
-    assert told(Allowance(study, Settings(hp_space=rates, budget=4.0, **own), math.inf), study) == (None, None)
+    assert told(allowance_of(study, Settings(hp_space=rates, budget=4.0, **own), math.inf), study) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -81,3 +81,12 @@ def test_a_search_that_goes_on_has_a_bar_that_goes_on(capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (150, "2 min"), (7500, "2 h 05 min")])
 def test_durations(seconds: float, text: str) -> None:
     assert as_time(seconds) == text
+
+
+def test_budget_and_time_bound_the_time_left(lines: Any) -> None:
+    found = lines(ended(1, most_left=45.0), ended(2, most_left=0.0), ended(3, most_left=5000.0))
+    assert [[c for c in line.split(" | ") if c.endswith("left")] for line in found] == [
+        ["about 45 s left"],
+        [],
+        ["about 4 min left"],
+    ]

@@ -27,6 +27,21 @@ def test_stored_decision_is_told_in_words(study: optuna.Study) -> None:
     assert "31%" in text
 
 
+def test_a_price_is_told_where_it_mattered() -> None:
+    study = optuna.create_study()
+    for price in (None, 0.3333):
+        decision = {"source": "predictor", "improvement": 0.1} | ({} if price is None else {"price": price})
+        trial = create_trial(
+            value=0.0,
+            params={"x": 0.5},
+            distributions={"x": FloatDistribution(0, 1)},
+            system_attrs={"rl:decision": decision},
+        )
+        study.add_trial(trial)
+    assert "price" not in explain(study, 0).to_text()
+    assert "price that its improvement was weighed against: 0.33 full trainings" in explain(study, 1).to_text()
+
+
 def test_own_arguments_stops_and_failures_are_told(study: optuna.Study) -> None:
     assert "your own arguments" in explain(study, 0).to_text()
     pruned = next(t.number for t in study.trials if t.state == TrialState.PRUNED)
