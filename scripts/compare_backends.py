@@ -6,11 +6,10 @@
 
 Both backends get the same Trainer, the same space and the same seconds, and are otherwise as they come: optuna with
 its TPE sampler (seeded) and median pruner; ours with its agent, trial 0 and published settings. A second is one of
-processor time in a process with one thread: that of an idle core, whatever else the machine does; both backends are told
-the seconds as their `timeout` too. The two searches of
-a seed run one after the other, in an order that changes from seed to seed. The score is what a user would hold in
-hands: the best objective among trials trained to their end; 0 before there is one. A run goes on where it ended; with
-nothing left to run it prints the tables again.
+processor time in a process with one thread: that of an idle core, whatever else the machine does; both are told the
+seconds as their `timeout` too. The two searches of a seed run one after the other, in an order that changes from seed
+to seed. The score is what a user would hold in hands: the best objective among trials trained to their end; 0 before
+there is one. A run goes on where it ended; with nothing left to run it prints the tables again.
 """
 
 from __future__ import annotations
