@@ -364,16 +364,18 @@ def live_observation(
 
 
 def _at_reference(history: History) -> FloatArray:
-    """T values at the fidelity of the running trial that is furthest; the value itself where nothing has come that far.
+    """T values at the fidelity of the running trial that is furthest; NaN for trials that have not come that far.
 
-    As in simulated searches: a trial whose curve nobody recorded is compared by what it reached.
+    As in simulated searches; a trial whose curve nobody recorded is compared by what it reached.
     """
     running = history.status == STATUS.index("running")
     reference = float(np.max(history.fidelity, initial=0.0, where=running))
     if reference <= 0:
         return np.asarray(history.values, float)
     unrecorded = np.array([len(curve) == 0 for curve in history.curves], dtype=bool)
-    return np.where(unrecorded, history.values, _best_up_to(history, np.full(len(unrecorded), reference)))
+    there = np.asarray(history.fidelity) >= reference - 1e-9
+    seen = np.where(there, _best_up_to(history, np.full(len(there), reference)), np.nan)
+    return np.where(unrecorded, history.values, seen)
 
 
 def _best_up_to(history: History, fidelity: FloatArray) -> FloatArray:

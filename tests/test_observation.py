@@ -170,6 +170,21 @@ def test_curves_are_read_at_the_fidelity_of_the_running_trial() -> None:
     assert features[:, HAS_HALF].tolist() == [1, 0, 1]
 
 
+def test_a_trial_stopped_before_the_running_one_got_so_far_has_nothing_to_compare() -> None:
+    curve = np.array([[1.0, 0.1], [2.0, 0.2], [3.0, 0.3], [4.0, 0.4]])
+    history = history_of(
+        random_rows(4),
+        np.array([0.4, 0.8, 0.1, 0.2]),
+        status=np.array([COMPLETE, COMPLETE, PRUNED, RUNNING]),
+        fidelity=np.array([1.0, 1.0, 0.25, 0.5]),
+        curves=(curve, np.empty((0, 2)), curve[:1], curve[:2]),
+    )
+    features = seen(history).trial_features[0]
+    assert features[2, AT_REFERENCE] == 0.0
+    assert features[2, COMPRESSED] < 0.0
+    assert features[3, AT_REFERENCE] == features[3, COMPRESSED] < 0.0
+
+
 @pytest.mark.parametrize("status", [COMPLETE, RUNNING])
 def test_trials_without_curves_are_compared_by_what_they_reached(status: int) -> None:
     """Also while another worker's trial runs that has reported nothing yet."""
