@@ -28,6 +28,7 @@ from hf_rlsearch.stop_env import StopVecEnv
 _LAYERS = ("mlp_extractor.policy_net.0", "mlp_extractor.policy_net.2", "action_net")
 GROUP = 8
 """Searches that share a task during PPO, see `SearchVecEnv`."""
+_GATE_BLOCK = 32  # fresh tasks of the gate that share a budget and a number of evaluations
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def stop_gate(
 
     Returns:
         Mean areas under the regret curve, and the difference to `halving` (negative = trained is better) with its 95%
-        interval over tasks.
+        interval over blocks of tasks, which share a budget and a number of evaluations.
     """
     forecasts = Forecaster(predictor, device)
     trained = StopRule(tensors)
@@ -168,22 +169,24 @@ def stop_gate(
         "never": lambda seen: np.full(len(seen), -1.0),
     }
     areas = {
-        name: np.concatenate([_stop_area(rule, forecasts, seed + block) for block in range(n_tasks // 128)])
+        name: np.array([_stop_area(rule, forecasts, seed + block) for block in range(n_tasks // _GATE_BLOCK)])
         for name, rule in rules.items()
     }
     verdict = {f"area_{name}": float(area.mean()) for name, area in areas.items()}
-    return {"tasks": len(areas["trained"]), **verdict, **difference(areas["trained"], areas["halving"])}
+    n_blocks = len(areas["trained"])
+    compared = {"tasks": n_blocks * _GATE_BLOCK, "blocks": n_blocks}
+    return {**compared, **verdict, **difference(areas["trained"], areas["halving"])}
 
 
-def _stop_area(rule: Callable[[FloatArray], FloatArray], forecasts: Forecaster, seed: int) -> FloatArray:
-    env = StopVecEnv(n_envs=128, seed=seed, tasks=prior_tasks(64), forecasts=forecasts)
+def _stop_area(rule: Callable[[FloatArray], FloatArray], forecasts: Forecaster, seed: int) -> float:
+    env = StopVecEnv(n_envs=_GATE_BLOCK, seed=seed, tasks=prior_tasks(64), forecasts=forecasts)
     regrets, observations, ended = [], env.reset(), False
     while not ended:
         env.step_async((rule(observations) > 0).astype(int))
         regrets.append(1 - np.clip(env.search.incumbent, 0, 1))
         observations, _, done, _ = env.step_wait()
         ended = bool(done[0])
-    return np.asarray(np.mean(regrets, axis=0))
+    return float(np.mean(regrets))
 
 
 def difference(ours: FloatArray, theirs: FloatArray) -> dict[str, Any]:
