@@ -193,6 +193,9 @@ def test_matches_finds_rows_among_others() -> None:
         ("optim", "optimizer"),
         ("data_seed", "seed"),
         ("adam_beta2", "momentum"),
+        ("betas", "momentum"),
+        ("beta_1", "momentum"),
+        ("encoder_layerdrop", "dropout"),
         ("label_smoothing_factor", "label_smoothing"),
         ("max_grad_norm", "gradient_clipping"),
         ("hidden_size", "width"),
@@ -225,6 +228,12 @@ def test_matches_finds_rows_among_others() -> None:
         ("grad_acc_steps", "accumulation"),
         ("x", "generic_numeric"),
         ("adam_epsilon", "generic_numeric"),
+        ("beta", "generic_numeric"),  # of DPO
+        ("kl_beta", "generic_numeric"),
+        ("layer_norm_eps", "generic_numeric"),
+        ("layer_scale_init_value", "generic_numeric"),
+        ("batch_norm", "generic_numeric"),
+        ("batch_norm_eps", "generic_numeric"),
     ],
 )
 def test_roles_are_read_from_names(name: str, role: str) -> None:

@@ -6,7 +6,7 @@ Optuna distribution they come from.
 
 from hf_rlsearch.space.hyperparameter import Hyperparameter
 from hf_rlsearch.space.recording import Recording, record
-from hf_rlsearch.space.roles import ROLES, infer_role
+from hf_rlsearch.space.roles import ROLES, generic_role, infer_role
 from hf_rlsearch.space.search_space import SearchSpace
 
-__all__ = ["ROLES", "Hyperparameter", "Recording", "SearchSpace", "infer_role", "record"]
+__all__ = ["ROLES", "Hyperparameter", "Recording", "SearchSpace", "generic_role", "infer_role", "record"]

@@ -46,8 +46,9 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     ("accumulation", r"_(accumulation|accumulate|grad_accum|gradient_accum|accum|grad(ient)?_acc|acc_steps)_"),
     ("label_smoothing", r"_(label_smooth(ing)?|smoothing)_"),
     ("gradient_clipping", r"_((max_)?grad_norm|max_norm|(grad(ient)?_)?clip(ping)?(_grad)?(_norm|_value)?)_"),
-    ("momentum", r"_(momentum|betas?|beta_?[12]|adam_beta_?[12])_"),
-    ("dropout", r"_(drop_?out|drop_?path|dropout_prob|drop_rate)(_|\d)"),
+    # A bare "beta" is as often the strength of a penalty (DPO, KL) as a decay of Adam, which are numbered.
+    ("momentum", r"_(momentum|betas|beta_?[12])_"),
+    ("dropout", r"_(drop_?out|drop_?path|layer_?drop|dropout_prob|drop_rate)(_|\d)"),
     ("lora_rank", r"_(lora_(r|rank|dim)|peft_(r|rank)|adapter_rank)_"),
     ("lora_alpha", r"_(lora_alpha|peft_alpha)_"),
     ("seed", r"_(seeds?|random_state)_"),
@@ -56,9 +57,9 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
         "max_length",
         r"_(max_\w*len(gth)?|maxlen|(seq(uence)?|context)_len(gth)?|(context|block)_size|n_ctx|n_positions)_",
     ),
-    ("batch_size", r"_((mini_?)?batch(_?sizes?)?|bsz?|mbs)_"),
+    ("batch_size", r"_((mini_?)?batch(?!_norm)(_?sizes?)?|bsz?|mbs)_"),
     ("heads", r"_n?heads?_"),
-    ("depth", r"_(depth|n?_?layers?|num_\w*layers|blocks)_"),
+    ("depth", r"_(depth|n?_?layers?(?!_(norm|scale))|num_\w*layers|blocks)_"),
     (
         "width",
         r"_(width|d_model|d_ff|hidden|intermediate_size|emb(ed)?(d(ing)?)?s?|n_embd|n_inner|units|neurons|channels|"
@@ -92,6 +93,11 @@ def infer_role(name: str, distribution: BaseDistribution) -> str:
             return role
     if normalised in _WHOLE_NUMBER_NAMES and _all_whole(distribution):
         return _WHOLE_NUMBER_NAMES[normalised]
+    return generic_role(distribution)
+
+
+def generic_role(distribution: BaseDistribution) -> str:
+    """The role of a hyperparameter of which only the values are known: a number, or one of several choices."""
     return "generic_numeric" if _all_numbers(distribution) else "generic_categorical"
 
 

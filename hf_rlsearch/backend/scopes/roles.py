@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from optuna.distributions import BaseDistribution
 
-from hf_rlsearch.backend.scopes.scope import MODEL, prefix_of
-from hf_rlsearch.space import infer_role
+from hf_rlsearch.backend.scopes.scope import GEN, MODEL, prefix_of
+from hf_rlsearch.space import generic_role, infer_role
 
 _ROLES = {
     "train.layer_decay": "layer_decay",
@@ -29,4 +29,7 @@ def scoped_roles(distributions: Mapping[str, BaseDistribution]) -> dict[str, str
         if prefix_of(name) == MODEL:
             # "model.initializer_range" is a field of the model, not the choice of one.
             roles[name] = infer_role(name.partition(".")[2], distribution)
+        if prefix_of(name) == GEN:
+            # No role is about generation: "gen.max_length" bounds what is generated, not what is trained on.
+            roles[name] = generic_role(distribution)
     return roles

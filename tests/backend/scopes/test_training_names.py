@@ -178,7 +178,8 @@ def test_wrong_values_stop_before_any_training(make_trainer: MakeTrainer, name: 
         ("train.layer_decay", "layer_decay"),
         ("train.frozen_layers", "generic_numeric"),
         ("train.lr_end", "generic_numeric"),
-        ("gen.num_beams", "generic_numeric"),
+        ("model.layer_norm_eps", "generic_numeric"),
+        *((f"gen.{name}", "generic_numeric") for name in ("num_beams", "length_penalty", "max_length", "top_k")),
     ],
 )
 def test_the_agent_is_told_what_a_name_does(name: str, role: str) -> None:
