@@ -1,11 +1,14 @@
-"""Published settings: every one lies in the space that is searched, the task's own come first, no seed anywhere."""
+"""Published settings: every one is a candidate of the space that is searched, the task's own come first, no seed."""
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import BaseDistribution
 
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.presets import MODEL_TYPES, Preset, preset
+from hf_rlsearch.presets.tables import FOR_TASK
+from hf_rlsearch.space import SearchSpace
 
 
 def space_of(found: Preset) -> dict[str, BaseDistribution]:
@@ -14,14 +17,20 @@ def space_of(found: Preset) -> dict[str, BaseDistribution]:
     return trial.distributions
 
 
+TASKS = {family: sorted({task for known, task in FOR_TASK if known == family}) for family in MODEL_TYPES}
+
+
 @pytest.mark.parametrize("family", MODEL_TYPES)
-def test_published_settings_lie_in_the_space(family: str) -> None:
-    found = preset(family)
-    space = space_of(found)
-    assert found.published
-    for setting in found.published:
-        for name in {"learning_rate", "num_train_epochs", "weight_decay", "peft.r"} & set(setting) & set(space):
-            assert space[name]._contains(space[name].to_internal_repr(setting[name])), (name, setting)
+def test_published_settings_are_candidates_of_their_own_space(family: str) -> None:
+    for found in (preset(family), *(preset(family, task) for task in TASKS[family])):
+        assert found.published
+        space = SearchSpace.from_functions(found.hp_space).with_levels(found.published)
+        pool = space.candidates(np.random.default_rng(0), limit=1024, published=found.published)
+        candidates = [space.decode(row) for row in pool]
+        for setting in found.published:
+            searched = {name: value for name, value in setting.items() if name in space.names}
+            assert searched
+            assert any(searched.items() <= candidate.items() for candidate in candidates), searched
 
 
 @pytest.mark.parametrize("name", MODEL_TYPES)
@@ -65,6 +74,7 @@ def test_first_published_setting(model_type: str, task: str | None, expected: di
 def test_relatives_share_a_preset_and_unknown_types_get_the_generic_one() -> None:
     assert preset("deberta-v2").name == "deberta"
     assert preset("xlm-roberta").published == preset("roberta").published
+    assert preset("mbart").published[1]["label_smoothing_factor"] == 0.2
     assert preset("modernbert").name == "generic"
 
 

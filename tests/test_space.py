@@ -535,6 +535,26 @@ def test_an_empty_space_and_bad_levels() -> None:
         SearchSpace.from_distributions({"x": "uniform"})  # type: ignore[dict-item]
 
 
+def test_numbers_of_settings_become_levels_in_place_of_their_neighbours() -> None:
+    rate = Hyperparameter.from_distribution("lr", FloatDistribution(1e-5, 1e-3, log=True), role="learning_rate")
+    other = rate.with_levels([2e-5, 1e-3, 5.0, "a", True, None])
+    assert 2e-5 in other.levels
+    assert (other.levels[0], other.levels[-1]) == (1e-5, 1e-3)
+    assert list(other.levels) == sorted(set(other.levels))
+    assert len(other.levels) == len(rate.levels)
+    assert len(set(rate.levels) - set(other.levels)) == 1  # 1.78e-5, a quarter of the usual distance away
+    assert other.nearest_level(2e-5) == other.levels.index(2e-5)
+    for value in (1e-5, 1e-4, 5e-4):
+        assert other.position(value) == rate.position(value)
+    assert rate.with_levels([rate.levels[1]]) is rate
+    many = rate.with_levels([2e-5, 3e-5, 4e-5, 5e-5])
+    assert {2e-5, 3e-5, 4e-5, 5e-5} <= set(many.levels)
+    steps = Hyperparameter.from_distribution("n", IntDistribution(0, 100, step=5), role="generic_numeric")
+    assert set(steps.with_levels([35, 36, 37.0]).levels) - set(steps.levels) == {35}
+    choices = Hyperparameter.from_distribution("c", CategoricalDistribution([1, 2]), role="generic_numeric")
+    assert choices.with_levels([1.5]) is choices
+
+
 def test_roles_can_be_overridden() -> None:
     space = SearchSpace.from_distributions({"x": FloatDistribution(1e-6, 1e-2, log=True)}, roles={"x": "learning_rate"})
     assert space.hyperparameters[0].role == "learning_rate"

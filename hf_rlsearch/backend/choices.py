@@ -34,15 +34,26 @@ def choose_sampler(
 
     # Weights that cannot be used are told before the first training, not in its place.
     load_agent(settings.weights)
+    published = settings.published or [setting for setting in known if set(setting) & set(space.names)]
     return RLSampler(
         seed=seed if settings.seed is None else settings.seed,
         n_trials=settings.most_trials,
         weights=settings.weights,
-        search_space=space,
-        published=settings.published or [setting for setting in known if set(setting) & set(space.names)],
+        search_space=space.with_levels(_exact(settings, published)),
+        published=published,
         facts=facts,
         max_resource=FULL_TRAINING,
     )
+
+
+def _exact(settings: Settings, published: Sequence[Params]) -> Sequence[Params]:
+    """What of the published settings are levels exactly; the user's own ``n_points`` go before settings not of his."""
+    if settings.published or settings.n_points is None:
+        return published
+    counted = settings.n_points if isinstance(settings.n_points, Mapping) else None
+    if counted is None:
+        return []
+    return [{name: value for name, value in setting.items() if name not in counted} for setting in published]
 
 
 def _check_published(published: Sequence[Params], space: SearchSpace) -> None:

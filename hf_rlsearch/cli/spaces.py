@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
+from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import ArgumentsError
 
 
@@ -33,7 +35,8 @@ def run_space(args: argparse.Namespace) -> int:
     from hf_rlsearch.space import SearchSpace
 
     model_init = _function(args.model_init) if args.model_init else None
-    space = SearchSpace.from_functions(_function(args.target), model_init, n_points=args.n_points)
+    hp_space, published = _function(args.target), [] if args.n_points else _published(args.target)
+    space = SearchSpace.from_functions(hp_space, model_init, n_points=args.n_points).with_levels(published)
     table = Table(title=f"{len(space.hyperparameters)} hyperparameters, {space.n_candidates:,} candidates")
     for column in ("hyperparameter", "role", "levels", "values"):
         table.add_column(column, justify="right" if column == "levels" else "left", overflow="fold")
@@ -55,6 +58,13 @@ def _function(target: str) -> Any:
         known = ", ".join(MODEL_TYPES)
         raise ArgumentsError(f"{target!r} is no model family ({known}). Your own function is file.py:hp_space.")
     return preset(target).hp_space
+
+
+def _published(target: str) -> Sequence[Params]:
+    """The settings of a family, whose numbers are levels too; a user's function is shown without those of his model."""
+    from hf_rlsearch.presets import preset
+
+    return [] if ":" in target else preset(target).published
 
 
 def run_weights(args: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
 """Published fine-tuning settings by model family, as plain data: a default space, first candidates, their sources.
 
-Numbers are those that the papers and their authors' scripts recommend. Where a family has several sizes the table holds
-the settings of all of them: a search starts at published points and decides by what it measures.
+The settings are those of the papers and of their authors' scripts; the ranges around them are ours. Where a family has
+several sizes the table holds the settings of all of them: the search decides by what it measures.
 
 The seed is in no space: choosing one selects the luckiest run, not a better configuration (Dodge et al. 2020,
 arXiv:2002.06305).
@@ -18,19 +18,18 @@ __all__ = ["MODEL_TYPES", "Box", "Preset", "preset"]
 
 MODEL_TYPES: tuple[str, ...] = tuple(PRESETS)
 
-# Other values of `config.model_type` in transformers, and the family whose settings their authors reused.
+# Other values of `config.model_type` in transformers, and the family whose settings stand in for theirs.
 _FAMILY = {
     "distilbert": "bert",
-    "mobilebert": "electra",  # its authors search 1e-5 to 1e-4 over up to 10 epochs, as ELECTRA's do
+    "mobilebert": "electra",  # searched by its authors from 1e-5 to 1e-4 over 2 to 10 epochs (arXiv:2004.02984)
     "camembert": "roberta",
     "xlm-roberta": "roberta",
     "deberta-v2": "deberta",
     "openai-gpt": "gpt2",
     "mt5": "t5",
     "umt5": "t5",
-    "bart": "marian",
-    "mbart": "marian",
-    "m2m_100": "marian",
+    "mbart": "bart",
+    "m2m_100": "bart",
 }
 
 

@@ -10,7 +10,7 @@ EPOCHS, RANK = "num_train_epochs", "peft.r"
 
 @dataclass(frozen=True)
 class Box:
-    """The ranges of a default space; every published learning rate, weight decay and number of epochs lies inside.
+    """The ranges of a default space; every published value of what it searches is one of the choices, or in the range.
 
     Attributes:
         learning_rate: Lowest and highest rate, searched on a logarithmic scale.

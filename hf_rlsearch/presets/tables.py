@@ -9,20 +9,33 @@ from hf_rlsearch.presets.preset import EPOCHS, RANK, Box, Preset
 
 _NAMES = ("learning_rate", "per_device_train_batch_size", EPOCHS, "weight_decay", "warmup_steps")
 
-_FLAML = "FLAML, nlp/huggingface/utils get_grid_search_space.py, which collects the papers' tables"
-_BERT = "Devlin et al. 2019 (arXiv:1810.04805), appendix A.3; google-research/bert run_classifier.py (warm-up, decay)"
-_ROBERTA = "Liu et al. 2019 (arXiv:1907.11692), table 10; fairseq examples/roberta/README.glue.md"
-_ELECTRA = "Clark et al. 2020 (arXiv:2003.10555), appendix B; google-research/electra configure_finetuning.py"
-_DEBERTA = "He et al. 2021 (arXiv:2006.03654), table 9; microsoft/DeBERTa experiments/glue/mnli.sh"
-_ALBERT = "Lan et al. 2020 (arXiv:1909.11942), table 14"
-_GPT = "Radford et al. 2018, Improving language understanding by generative pre-training, section 4.1"
-_T5 = "Raffel et al. 2020 (arXiv:1910.10683), sections 3.1.2 and 3.1.3: Adafactor, constant rate 1e-3, batch 128"
-_COURSE = "Hugging Face course, chapter 7: translation (Marian), summarization (mT5)"
+_FLAML = "microsoft/FLAML flaml/nlp/hpo/get_grid_search_space.py (in its history), which quotes the papers"
+_GRID = "microsoft/FLAML flaml/nlp/hpo/hpo_searchspace.py (in its history), hpo_space_generic_grid"
+_BERT = (
+    "Devlin et al. 2019 (arXiv:1810.04805), sections 4.1 to 4.4 and appendix A.3; google-research/bert optimization.py "
+    "(decay 0.01), run_classifier.py (warm-up 0.1)"
+)
+_ROBERTA = "Liu et al. 2019 (arXiv:1907.11692), table 10; facebookresearch/fairseq examples/roberta/README.glue.md"
+_ELECTRA = "Clark et al. 2020 (arXiv:2003.10555), appendix B (rates); google-research/electra configure_finetuning.py"
+_DEBERTA = "microsoft/DeBERTa experiments/glue/mnli.sh, experiments/glue/rte.sh, DeBERTa/optims/args.py (decay)"
+_ALBERT = (
+    "Lan et al. 2020 (arXiv:1909.11942), table 14; google-research/albert run_glue.sh (GLUE), optimization.py (decay)"
+)
+_GPT = (
+    "Radford et al. 2018, Improving language understanding by generative pre-training, section 4.1 (of the first GPT: "
+    "none is published for GPT-2); openai/finetune-transformer-lm train.py (decay)"
+)
+_T5 = "Raffel et al. 2020 (arXiv:1910.10683), section 3.1.2: AdaFactor, constant rate 0.001, 128 sequences"
+_COURSE = "huggingface/course chapters/en/chapter7/4.mdx (Marian), chapters/en/chapter7/5.mdx (mT5)"
+_BART = "facebookresearch/fairseq examples/bart/README.summarization.md, examples/mbart/README.md"
 _VASWANI = (
     "Vaswani et al. 2017 (arXiv:1706.03762), sections 5.3, 5.4, 6.1: from scratch, a peak rate of 7e-4 (from width 512 "
     "and 4,000 steps of warm-up out of 100,000), label smoothing 0.1, beam 4"
 )
-_LORA = "Hu et al. 2022 (arXiv:2106.09685), appendix D; microsoft/LoRA examples/NLU and examples/NLG"
+_LORA = (
+    "microsoft/LoRA examples/NLU/roberta_base_mnli.sh, roberta_base_mrpc.sh, examples/NLG/README.md, of Hu et al. 2022 "
+    "(arXiv:2106.09685)"
+)
 
 
 def _setting(*values: float, **others: Any) -> Params:
@@ -46,7 +59,8 @@ _ELECTRA_GRID = [
     *({**setting, "train.layer_decay": 0.8} for setting in _grid((1e-4, 5e-5, 3e-5, 1.5e-4), (32,), (3,), 0.01, 0.1)),
     _setting(5e-5, 32, 3, 0.01, 0.1, **{"train.layer_decay": 0.9}),  # large
 ]
-# MNLI; the scripts give the warm-up as 500 or 1000 steps, here it is a share of the 6,136 steps of an epoch.
+# MNLI; the scripts give the warm-up as 500 or 1000 steps, here it is their share of the training, with 6,136 steps per
+# epoch.
 _DEBERTA_POINTS = [
     _setting(1.5e-5, 64, 3, 0.01, 0.05),  # v3 base
     _setting(4.5e-5, 64, 2, 0.01, 0.08),  # v3 small
@@ -76,7 +90,7 @@ def _albert(rate: float, batch: int, epochs: int, warmup: float) -> Params:
 
 _LORA_POINTS = [  # the authors trained RoBERTa on eight processes: the batch size is the one of each
     _setting(5e-4, 16, 30, 0.1, 0.06, **{RANK: 8, "peft.lora_alpha": 16}),
-    _setting(4e-4, 16, 30, 0.1, 0.06, **{RANK: 8, "peft.lora_alpha": 16}),
+    _setting(4e-4, 16, 30, 0.1, 0.06, **{RANK: 8, "peft.lora_alpha": 16}),  # MRPC, from the adapter of MNLI
     # GPT-2 medium, 500 of 26,289 steps of warm-up
     _setting(
         2e-4,
@@ -95,42 +109,72 @@ _T5_POINTS = [
         "optim": "adafactor",
         "lr_scheduler_type": "constant",
     },
-    _setting(5.6e-5, 8, 8, 0.01, 0.0),
+    _setting(5.6e-5, 8, 8, 0.01, 0.0),  # mT5
+]
+# Their batches are counted in tokens and their lengths in steps: both are left out.
+_BART_POINTS: list[Params] = [
+    {"learning_rate": 3e-5, "weight_decay": 0.01, "warmup_steps": 0.025, "label_smoothing_factor": 0.1},
+    {"learning_rate": 3e-5, "weight_decay": 0.0, "warmup_steps": 0.0625, "label_smoothing_factor": 0.2},  # mBART
 ]
 _FROM_SCRATCH = {"learning_rate": 7e-4, "warmup_steps": 0.04, "label_smoothing_factor": 0.1, "gen.num_beams": 4}
 
+_WITH_48 = (8, 16, 32, 48, 64)
+_UP_TO_128 = (8, 16, 32, 64, 128)
+
+# The ranges are ours: around the published settings, with the values of all of them (the tests hold that).
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        Preset("bert", Box((5e-6, 2e-4)), tuple(_BERT_GRID), (_BERT, _FLAML)),
-        Preset("roberta", Box((3e-6, 1e-4), epochs=(1, 10)), tuple(_ROBERTA_GRID), (_ROBERTA, _FLAML)),
+        Preset("bert", Box((5e-6, 2e-4), batch_sizes=_WITH_48), tuple(_BERT_GRID), (_BERT, _FLAML)),
+        Preset(
+            "roberta",
+            Box((3e-6, 1e-4), batch_sizes=_WITH_48, epochs=(1, 10), warmups=(0.0, 0.06, 0.1, 0.25)),
+            tuple(_ROBERTA_GRID),
+            (_ROBERTA, _FLAML),
+        ),
         Preset("electra", Box((1e-5, 5e-4), epochs=(1, 10)), tuple(_ELECTRA_GRID), (_ELECTRA, _FLAML)),
-        Preset("deberta", Box((2e-6, 1e-4), epochs=(1, 10)), tuple(_DEBERTA_POINTS), (_DEBERTA, _FLAML)),
+        Preset(
+            "deberta",
+            Box((2e-6, 1e-4), epochs=(1, 10), warmups=(0.0, 0.04, 0.05, 0.08, 0.1, 0.21)),
+            tuple(_DEBERTA_POINTS),
+            (_DEBERTA,),
+        ),
         Preset(
             "albert",
-            Box((5e-6, 1e-4), batch_sizes=(8, 16, 32, 64, 128), epochs=(1, 10)),
+            Box((5e-6, 1e-4), batch_sizes=(8, 16, 32, 48, 128), epochs=(1, 10), warmups=(0.0, 0.06, 0.07, 0.1, 0.25)),
             tuple(_albert(*point) for point in _ALBERT_TASKS.values()),
             (_ALBERT, _FLAML),
         ),
-        Preset("gpt2", Box((1e-5, 1e-3)), (_setting(6.25e-5, 32, 3, 0.01, 0.002),), (_GPT,)),
         Preset(
-            "t5",
-            Box((2e-5, 2e-3), batch_sizes=(8, 16, 32, 64, 128), epochs=(1, 10)),
-            tuple(_T5_POINTS),
-            (_T5, _COURSE),
+            "gpt2",
+            Box((1e-5, 1e-3), warmups=(0.0, 0.002, 0.06, 0.1)),
+            (_setting(6.25e-5, 32, 3, 0.01, 0.002),),
+            (_GPT,),
         ),
+        Preset("t5", Box((2e-5, 2e-3), batch_sizes=_UP_TO_128, epochs=(1, 10)), tuple(_T5_POINTS), (_T5, _COURSE)),
         Preset(
             "marian",
-            Box((1e-5, 2e-3), epochs=(1, 10)),
+            Box((1e-5, 2e-3), epochs=(1, 10), warmups=(0.0, 0.04, 0.1, 0.2)),
             (_setting(2e-5, 32, 3, 0.01, 0.0), _FROM_SCRATCH),
             (_COURSE, _VASWANI),
         ),
-        Preset("lora", Box((5e-5, 3e-3), epochs=(1, 30), ranks=(2, 4, 8, 16, 32)), tuple(_LORA_POINTS), (_LORA,)),
+        Preset(
+            "bart",
+            Box((1e-5, 2e-3), epochs=(1, 10), warmups=(0.0, 0.025, 0.04, 0.0625, 0.1)),
+            (*_BART_POINTS, _FROM_SCRATCH),
+            (_BART, _VASWANI),
+        ),
+        Preset(
+            "lora",
+            Box((5e-5, 3e-3), epochs=(1, 30), warmups=(0.0, 0.02, 0.06, 0.1), ranks=(2, 4, 8, 16, 32)),
+            tuple(_LORA_POINTS),
+            (_LORA,),
+        ),
         Preset(
             "generic",
             Box((5e-6, 1e-3)),
             (_setting(2e-5, 32, 3, 0.01, 0.1), _setting(5e-5, 16, 3, 0.0, 0.0), _setting(1e-4, 32, 3, 0.1, 0.1)),
-            (_BERT, _FLAML),
+            (_BERT, _GRID),
         ),
     )
 }
@@ -148,7 +192,7 @@ FOR_TASK: dict[tuple[str, str], list[Params]] = {
         for task, epochs in (("rte", 10), ("stsb", 10), ("squad", 2), ("squad_v2", 2))
     },
     # base and large, from a model that was fine-tuned on MNLI; 100 of 467 steps of warm-up
-    ("deberta", "rte"): [_setting(2e-5, 32, 6, 0.01, 0.2), _setting(8e-6, 32, 6, 0.01, 0.2)],
+    ("deberta", "rte"): [_setting(2e-5, 32, 6, 0.01, 0.21), _setting(8e-6, 32, 6, 0.01, 0.21)],
     ("bert", "squad"): [_setting(5e-5, 32, 3, 0.01, 0.1)],
     ("bert", "squad_v2"): [_setting(5e-5, 48, 2, 0.01, 0.1)],
     ("bert", "swag"): [_setting(2e-5, 16, 3, 0.01, 0.1)],

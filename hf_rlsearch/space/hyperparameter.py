@@ -2,13 +2,14 @@
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
-from hf_rlsearch.space.levels import is_logarithmic, is_number, make_levels
+from hf_rlsearch.space.levels import is_logarithmic, is_number, make_levels, storable
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,31 @@ class Hyperparameter:
         levels = make_levels(name, distribution, role=role, n_points=n_points)
         log = is_logarithmic(levels, distribution)
         return cls(name=name, distribution=distribution, role=role, levels=levels, log=log, conditional=conditional)
+
+    def with_levels(self, values: Iterable[Any]) -> "Hyperparameter":
+        """A copy in which further numbers are levels too.
+
+        Own levels nearer to one of them than half the mean distance between levels give way, so that the number of
+        levels stays about the same; the first and the last level stay.
+
+        Args:
+            values: What is no number, or no value of the distribution, is left out. Choices are levels already.
+        """
+        if not isinstance(self.distribution, FloatDistribution | IntDistribution):
+            return self
+        wanted = storable(self.distribution, [value for value in values if is_number(value)])
+        new = [value for value in wanted if value not in self.levels]
+        if not new:
+            return self
+        close = 0.5 / max(1, len(self.levels) - 1)
+        places = [self.position(value) for value in new]
+        own = [
+            level
+            for level in self.levels
+            if level in (*wanted, self.levels[0], self.levels[-1])
+            or min(abs(self.position(level) - place) for place in places) >= close
+        ]
+        return replace(self, levels=tuple(sorted([*own, *new])))
 
     @cached_property
     def ordered(self) -> bool:

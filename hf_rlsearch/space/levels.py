@@ -55,7 +55,7 @@ def make_levels(
         wanted = _int_levels(distribution, role, n_points)
     else:
         wanted = _float_levels(distribution, role, n_points)
-    levels = _storable(distribution, wanted)
+    levels = storable(distribution, wanted)
     if not levels:
         raise SearchSpaceError(
             f"No value of {distribution} of {name!r} survives Optuna's storage as a float: narrow it."
@@ -118,8 +118,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _storable(distribution: FloatDistribution | IntDistribution, values: Iterable[Any]) -> tuple[Any, ...]:
-    """Keeps what Optuna's float storage gives back unchanged, ascending and once."""
+def storable(distribution: FloatDistribution | IntDistribution, values: Iterable[Any]) -> tuple[Any, ...]:
+    """Numbers that lie in a distribution, as Optuna's float storage gives them back; ascending, none twice.
+
+    Args:
+        distribution: Others than its values are left out.
+        values: Numbers.
+    """
     kept = set()
     for value in values:
         internal = float(distribution.to_internal_repr(value))

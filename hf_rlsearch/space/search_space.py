@@ -98,6 +98,19 @@ class SearchSpace:
         seen = record(hp_space, model_init)
         return cls.from_distributions(seen.distributions, roles=roles, n_points=n_points, conditional=seen.conditional)
 
+    def with_levels(self, settings: Sequence[Params]) -> "SearchSpace":
+        """A copy that has the numbers of some settings among its levels, so that each setting is a candidate.
+
+        Args:
+            settings: Params; names and values outside of the space are left out.
+        """
+        return SearchSpace(
+            tuple(
+                h.with_levels([setting[h.name] for setting in settings if h.name in setting])
+                for h in self.hyperparameters
+            )
+        )
+
     @cached_property
     def names(self) -> tuple[str, ...]:
         """The H names."""

@@ -91,6 +91,24 @@ def test_published_settings_are_among_the_candidates_unless_the_user_gives_his()
     assert none._published == []
 
 
+def test_the_numbers_of_published_settings_are_levels() -> None:
+    """Of a small space, which is scored whole, too; the user's own ``n_points`` and ``published`` go first."""
+
+    def rates(trial: Any) -> dict[str, float]:
+        return {"learning_rate": trial.suggest_float("learning_rate", 1e-6, 1e-3, log=True)}
+
+    def levels(**settings: Any) -> set[float]:
+        space = SearchSpace.from_functions(rates, n_points=settings.get("n_points"))
+        known = published_for(trainer_of(pretrained(BertConfig())))
+        sampler: Any = choose_sampler(Settings(hp_space=rates, **settings), space, seed=0, facts={}, known=known)
+        return set(sampler._search_space.hyperparameters[0].levels)
+
+    assert levels() >= {2e-5, 3e-5, 4e-5, 5e-5, 1e-6, 1e-3}
+    assert len(levels(n_points=4)) == len(levels(n_points={"learning_rate": 4})) == 4
+    assert levels(n_points=4, published=[{"learning_rate": 7.7e-6}]) >= {7.7e-6}
+    assert 2e-5 not in levels(published=[{"learning_rate": 7.7e-6}])
+
+
 def test_a_search_without_hp_space(make_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str]) -> None:
     def model_init() -> Any:
         model = tiny_model()
