@@ -80,7 +80,7 @@ class Chief:
             n_rows=n_rows,
             world_size=world_size,
         )
-        self.standing = Standing(self.study, objective, settings, self._pausing, keeps_all=drawer.generates)
+        self.standing = Standing(self.study, objective, settings, self._pausing, scores_again=drawer.generates)
         self._allowance = Allowance(self.study, settings, self._deadline, Prices(drawer, n_rows, world_size))
         again = requeue_interrupted(self.study, alone=alone)
         if opened.resumed and settings.sampler is not None:

@@ -129,17 +129,27 @@ class Pausing:
             others: Bytes that finished trials keep besides.
         """
         ranked = sorted(waiting(self._trials()), key=self._rank)[: self._most]
-        sizes = [sum(size_of(path) for path in needed(trial.user_attrs[PAUSED])) for trial in ranked]
-        if not ranked:
-            return []
-        left = self._disk_budget
-        left = (_free(ranked[0].user_attrs[PAUSED]) + sum(sizes)) / 2 if left is None else left - others
+        sizes = {
+            trial.user_attrs[PAUSED]: sum(size_of(path) for path in needed(trial.user_attrs[PAUSED]))
+            for trial in ranked
+        }
+        left = self.allowed(sizes) - (0 if self._disk_budget is None else others)
         chosen = []
-        for trial, n_bytes in zip(ranked, sizes, strict=True):
+        for trial, n_bytes in zip(ranked, sizes.values(), strict=True):
             if n_bytes <= left:
                 chosen.append(trial)
                 left -= n_bytes
         return chosen
+
+    def allowed(self, held: Mapping[str, float]) -> float:
+        """Bytes that may be kept: the user's bound, else half of what is free and of what is held already.
+
+        Args:
+            held: Bytes by path, all on one disk.
+        """
+        if self._disk_budget is not None:
+            return self._disk_budget
+        return (_free(next(iter(held))) + sum(held.values())) / 2 if held else 0.0
 
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)

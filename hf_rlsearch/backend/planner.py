@@ -156,12 +156,14 @@ class Planner:
         part = rescoring.training_part(params, values, arguments, self._drawer.read_by_model)
         trial.set_user_attr(rescoring.TRAINING, part)
         source = rescoring.source_of(part, finished(self._study))
-        if source is None:
-            if RESCORED in trial.user_attrs:  # it was begun before, and the model is gone since
-                trial.set_user_attr(RESCORED, None)
-            return None
-        trial.set_user_attr(RESCORED, source.number)
-        return str(source.user_attrs["checkpoint"])
+        if source is not None:
+            trial.set_user_attr(RESCORED, source.number)
+            # From here on nobody deletes it. Another process may have done so just before.
+            if rescoring.source_of(part, [source]) is not None:
+                return str(source.user_attrs["checkpoint"])
+        if RESCORED in trial.user_attrs:  # it was begun before, and the model is gone since
+            trial.set_user_attr(RESCORED, None)
+        return None
 
     def _last_checkpoint(self, folder: str, args: Any) -> str | None:
         by_epochs = plain(getattr(args, "eval_strategy", None)) == "epoch"

@@ -1,7 +1,8 @@
 """Trials that differ from an earlier one only in how text is generated are scored on that one's model.
 
 Generation settings (``gen.*``) change no weight, so training again would only make the same model a second time. While
-such settings are searched, the model of every complete trial stays on disk; at the end only the best stay.
+such settings are searched, the models of the better trials stay on disk, as many as the disk budget holds; where a
+model is gone, its configuration is trained again. At the end only the best stay.
 """
 
 from collections.abc import Sequence

@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hf_rlsearch.backend import checkpoints, confirm
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.paused import PAUSED, Pausing, needed, size_of
-from hf_rlsearch.backend.result import BASELINE, CONFIRM, role
+from hf_rlsearch.backend.result import BASELINE, CONFIRM, RESCORED, role
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.storage import finished
 from hf_rlsearch.backend.trial import COMPLETE, FULL_TRAINING, Outcome
@@ -26,7 +26,8 @@ class Standing:
         objective: What is optimised.
         settings: Of the search.
         pausing: Which trainings wait on disk.
-        keeps_all: Until the end every model stays, since later trials may be scored on it.
+        scores_again: Later trials may be scored on the model of an earlier one, so until the end more than the best
+            models stay: as many as the disk budget holds, the better ones first.
     """
 
     def __init__(
@@ -36,10 +37,10 @@ class Standing:
         settings: Settings,
         pausing: Pausing,
         *,
-        keeps_all: bool = False,
+        scores_again: bool = False,
     ) -> None:
         self._study, self._objective, self._settings, self._pausing = study, objective, settings, pausing
-        self._keeps_all = keeps_all
+        self._scores_again = scores_again
         self._confirmed = False
 
     @property
@@ -68,7 +69,7 @@ class Standing:
 
     def keeps(self, trial_role: str, outcome: Outcome) -> bool:
         """Whether a finished trial's model is among the best k, so that it has to be on disk."""
-        if self._keeps_all and outcome.status == COMPLETE and trial_role != CONFIRM:
+        if self._scores_again and outcome.status == COMPLETE and trial_role != CONFIRM:
             return True
         if outcome.status != COMPLETE or self._settings.keep_checkpoints == 0:
             return False
@@ -95,8 +96,9 @@ class Standing:
         # A trial that was only scored has its model in another trial's folder.
         models = {t.user_attrs["checkpoint"] for t in trials if t.number in best and "checkpoint" in t.user_attrs}
         paused = [] if self._confirmed else self._pausing.kept(sum(size_of(path) for path in models))
-        # Another one may just be about to go on with it.
-        in_use = {trial.user_attrs.get(CONTINUES) for trial in trials if not trial.state.is_finished()}
+        # Another one may just be about to go on with it, or be scored on its model.
+        running = [trial for trial in trials if not trial.state.is_finished()]
+        in_use = {trial.user_attrs.get(name) for trial in running for name in (CONTINUES, RESCORED)}
         for folder, trial in last.items():
             if trial.state.is_finished() and trial.number not in in_use and Path(folder).is_dir():
                 kept = needed(trial.user_attrs[PAUSED]) if trial.number in {t.number for t in paused} else []
@@ -104,19 +106,37 @@ class Standing:
 
     def _kept(self) -> set[int]:
         """The numbers of the trials whose models stay."""
-        if self._keeps_all and not self._confirmed:
-            return {trial.number for trial in finished(self._study)}
-        if self.is_multi:
-            return {trial.number for trial in self._study.best_trials}
-        kept = {trial.number for trial in self._winner_first()[: self._n_kept()]}
-        if self._settings.confirm and not self._confirmed:
+        best = self._study.best_trials if self.is_multi else self._winner_first()[: self._n_kept()]
+        kept = {trial.number for trial in best}
+        if self._confirmed:
+            return kept
+        if self._settings.confirm and not self.is_multi:
             kept |= {trial.number for trial in finished(self._study) if role(trial) == BASELINE}
-        return kept
+        return kept | self._scored_on(kept) if self._scores_again else kept
+
+    def _scored_on(self, kept: set[int]) -> set[int]:
+        """Further trials whose models stay for later ones: the better first, as long as the sum fits the budget.
+
+        Args:
+            kept: Trials whose models stay in any case; they count.
+        """
+        found = self.ranking() if not self.is_multi else finished(self._study)[::-1]
+        models = {t.number: str(t.user_attrs["checkpoint"]) for t in found if "checkpoint" in t.user_attrs}
+        sizes = {path: size_of(path) for path in models.values()}  # several trials may share one
+        chosen = {path for number, path in models.items() if number in kept}
+        left = self._pausing.allowed(sizes) - sum(sizes[path] for path in chosen)
+        for path in sizes:
+            if path not in chosen and sizes[path] <= left:
+                chosen.add(path)
+                left -= sizes[path]
+        return {number for number, path in models.items() if path in chosen}
 
     def _n_kept(self) -> int:
         """Models on disk; until the confirmations are made, all that may win them."""
         n_kept = self._settings.keep_checkpoints
-        return n_kept if self._confirmed or n_kept == 0 else max(n_kept, self._settings.confirm)
+        if self._confirmed:
+            return n_kept
+        return max(n_kept, self._settings.confirm) if n_kept else int(self._scores_again)
 
     def _winner_first(self) -> list[FrozenTrial]:
         """The ranking, the winner of the confirmations first."""

@@ -4,11 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from hf_rlsearch import SearchSpaceError
+from hf_rlsearch.backend.objective import Objective
+from hf_rlsearch.backend.paused import Pausing, size_of
 from hf_rlsearch.backend.rescoring import training_part
 from hf_rlsearch.backend.scopes.generation import changed
+from hf_rlsearch.backend.settings import Settings
+from hf_rlsearch.backend.standing import Standing
 from tests.backend.conftest import Scripted, run
 from tests.backend.scopes.seq2seq import copier, make_trainer
 
@@ -56,6 +61,66 @@ def test_what_differs_only_in_generation_is_not_trained_again(tmp_path: Path) ->
     again = make_trainer(tmp_path / "again")
     assert best.run_summary.replay(again, 1) == (4.0,)
     assert again.trained == [1e-2]
+
+
+class Weighs(Scripted):
+    """Notes at each choice how many bytes of models are on disk."""
+
+    def __init__(self, folder: Path, **values: list[Any]) -> None:
+        super().__init__(**values)
+        self.folder, self.seen = folder, list[int]()
+
+    def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
+        self.seen.append(sum(size_of(str(path.parent)) for path in self.folder.rglob("model.safetensors")))
+        return {}
+
+
+def test_the_best_models_stay_as_far_as_the_disk_budget_holds(tmp_path: Path) -> None:
+    """Two fit. Of three trainings the worst goes, and is trained again; the second best is only scored again."""
+    first = Weighs(tmp_path, **{RATE: [1e-2, 1e-3], BEAMS: [4, 2], PENALTY: [1.0, 1.0]})
+    run(make_trainer(tmp_path / "a"), "rl", space, n_trials=2, sampler=first, **OPTIONS)
+    size = first.seen[1]
+    assert first.seen[0] == 0 < size
+    rates, beams = [1e-2, 1e-3, 1e-4, 1e-3, 1e-4], [4, 2, 1, 1, 1]
+    sampler = Weighs(tmp_path / "b", **{RATE: rates, BEAMS: beams, PENALTY: [1.0, 1.0]})
+    trainer = make_trainer(tmp_path / "b")
+    budget = {"disk_budget_gb": 2.5 * size / 1e9}
+    result = run(trainer, "rl", space, n_trials=5, sampler=sampler, **budget, **OPTIONS).run_summary
+    assert trainer.trained == [1e-2, 1e-3, 1e-4, 1e-4]
+    assert [trial.user_attrs.get("rescored_from") for trial in result.trials] == [None, None, None, 1, None]
+    assert [round(seen / size) for seen in sampler.seen] == [0, 1, 2, 2, 2]
+
+
+def test_the_best_model_stays_whatever_the_disk_budget(tmp_path: Path) -> None:
+    sampler = Scripted(**{RATE: [1e-3, 1e-2, 1e-3, 1e-2], BEAMS: [1, 4, 2, 2], PENALTY: [1.0] * 3})
+    trainer = make_trainer(tmp_path)
+    options = {"keep_checkpoints": 0, "disk_budget_gb": 0.0}
+    result = run(trainer, "rl", space, n_trials=4, sampler=sampler, **options, **OPTIONS).run_summary
+    assert trainer.trained == [1e-3, 1e-2, 1e-3]
+    assert result.trials[3].user_attrs["rescored_from"] == 1
+    assert list(tmp_path.rglob("model.safetensors")) == []
+
+
+def test_a_model_that_another_process_scores_is_not_deleted(tmp_path: Path) -> None:
+    """Its trial names where the model is from before it looks for it."""
+    study = optuna.create_study(direction="maximize")
+    for value in (1.0, 2.0):
+        folder = tmp_path / f"run-{value}"
+        (folder / "model").mkdir(parents=True)
+        (folder / "model" / "model.safetensors").write_bytes(b"0" * 100)
+        trial = study.ask()
+        trial.set_user_attr("folder", str(folder))
+        trial.set_user_attr("checkpoint", str(folder / "model"))
+        study.tell(trial, value)
+    settings = Settings(disk_budget_gb=0.0)
+    objective = Objective(names=("eval_beams",), directions=("maximize",), multi=False, function=None, why="")
+    standing = Standing(study, objective, settings, Pausing(study, settings, minimize=False), scores_again=True)
+    study.ask().set_user_attr("rescored_from", 0)
+    standing.discard_checkpoints()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run-1.0", "run-2.0"]
+    study.tell(2, state=optuna.trial.TrialState.FAIL)
+    standing.discard_checkpoints()
+    assert [path.name for path in tmp_path.iterdir()] == ["run-2.0"]
 
 
 def test_trials_that_only_generate_begin_with_the_users_own_training(tmp_path: Path) -> None:
