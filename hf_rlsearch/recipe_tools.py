@@ -3,8 +3,10 @@
 The recipes are files to copy and to change; these helpers are here so that a copy runs anywhere.
 """
 
+import difflib
 import functools
 import os
+import re
 import sys
 import time
 import warnings
@@ -34,21 +36,35 @@ def read_args(cls: type[T], argv: Sequence[str] | None = None) -> T:
         The filled dataclass.
 
     Raises:
-        SystemExit: ``--help``, or a word that no field has.
-        ValueError: a name in the file that no field has.
+        SystemExit: ``--help``, a name on the command line or in the file that no field has, or no such file.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     parser = transformers.HfArgumentParser(cls)  # type: ignore[arg-type]
-    found: tuple[T, ...]
-    if len(words) == 1 and words[0].endswith((".yaml", ".yml")):
-        found = parser.parse_yaml_file(words[0])
-    elif len(words) == 1 and words[0].endswith(".json"):
-        found = parser.parse_json_file(words[0])
+    if len(words) == 1 and words[0].endswith((".yaml", ".yml", ".json")):
+        args: T = _from_file(parser, words[0])
     else:
-        found = parser.parse_args_into_dataclasses(words)
-    if getattr(found[0], "offline", False):
+        args, *_, rest = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
+        _refuse([word.partition("=")[0] for word in rest if word.startswith("-")] or rest, parser)
+    if getattr(args, "offline", False):
         _use_only_the_cache()  # TRL would send telemetry
-    return found[0]
+    return args
+
+
+def _from_file(parser: transformers.HfArgumentParser, name: str) -> Any:
+    try:
+        return (parser.parse_json_file if name.endswith(".json") else parser.parse_yaml_file)(name)[0]
+    except Exception as error:  # of the file system, of two parsers, of a file that holds something else
+        _refuse(re.findall(r"'(\w+)'", str(error).partition("not used by the HfArgumentParser")[2]), parser)
+        raise SystemExit(f"{name!r} could not be read as names with values, such as 'n_trials: 8': {error}") from error
+
+
+def _refuse(unknown: Sequence[str], parser: transformers.HfArgumentParser) -> None:
+    """Ends the program if there is a name that no argument has."""
+    if unknown:
+        options = [option for action in parser._actions for option in action.option_strings]
+        near = difflib.get_close_matches(unknown[0], [*options, *(option[2:] for option in options)], n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise SystemExit(f"{unknown[0]!r} is no argument of this recipe.{hint} --help lists them.")
 
 
 def be_quiet() -> None:

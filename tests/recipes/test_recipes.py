@@ -122,6 +122,28 @@ def test_arguments_from_a_file(tmp_path: Path) -> None:
     assert recipe_tools.read_args(glue.Args, ["--task", "cola", "--n_trials", "3", "--bf16"]) == expected
 
 
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--taks", "cola"], "'--taks' is no argument of this recipe. Did you mean '--task'? --help lists them."),
+        (["--taks=cola"], "'--taks' is no argument"),
+        (["cola"], "'cola' is no argument"),
+        (["task", "cola"], "'task' is no argument"),
+        (["a.yaml"], "'n_trails' is no argument of this recipe. Did you mean 'n_trials'?"),
+        (["b.json"], "'b.json' could not be read as names with values"),
+        (["c.yaml"], "'c.yaml' could not be read"),
+    ],
+)
+def test_wrong_arguments_are_one_clear_line(
+    words: list[str], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").write_text("n_trails: 3\n")
+    Path("b.json").write_text("[1]")
+    with pytest.raises(SystemExit, match=re.escape(text)):
+        recipe_tools.read_args(recipe("glue").Args, words)
+
+
 @pytest.mark.parametrize("name", SEARCHES)
 def test_help_explains_every_argument(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     module = recipe(name)
