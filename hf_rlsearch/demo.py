@@ -99,7 +99,9 @@ def main(argv: list[str] | None = None) -> None:
     import transformers
 
     parser = transformers.HfArgumentParser(Args, prog="python -m hf_rlsearch.demo")  # type: ignore[arg-type]
-    (args,) = parser.parse_args_into_dataclasses(argv)
+    args, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of loading, once per trial
     datasets.disable_progress_bars()

@@ -99,7 +99,7 @@ def test_a_watched_report_follows_the_search_until_ctrl_c(
     with pytest.raises(SystemExit) as end:
         main(["report", database, "--watch", "0"])
     assert end.value.code == 2
-    assert "expected at least 1 second" in capsys.readouterr().err
+    assert "expected a whole number of seconds, at least 1" in capsys.readouterr().err
 
 
 def test_what_cannot_be_done_ends_with_1_and_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
@@ -276,3 +276,80 @@ def test_a_trial_is_trained_again_bit_by_bit(tmp_path: Path) -> None:
         replay = subprocess.run([*command, number, "--trainer", "mine.py:make"], **options)
         assert replay.returncode == 0, replay.stdout + replay.stderr
         assert "The replay is equal to the trial." in replay.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["-o", "FOLDER"], "is a folder; expected a file such as"),
+        (["-o", "FOLDER/search.db/r.html"], "search.db"),
+        (["--csv", "FOLDER/none/t.csv"], "No such file or directory"),
+        (["--plots", "FOLDER/search.db"], "File exists"),
+        (["-o", "FOLDER/r.html", "--watch", "soon"], "expected a whole number of seconds"),
+    ],
+)
+def test_what_cannot_be_written_ends_in_one_line(
+    database: str, tmp_path: Path, options: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [option.replace("FOLDER", str(tmp_path)) for option in options]
+    given += [] if "-o" in given else ["-o", str(tmp_path / "r.html")]
+    try:
+        code = main(["report", database, *given])
+    except SystemExit as end:
+        code = end.code
+    assert code in (1, 2)
+    told = capsys.readouterr().err
+    assert reason in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("def make(:", "raised SyntaxError"),
+        ("1 / 0", "raised ZeroDivisionError: division by zero (line 1 of"),
+        ("def make():\n    raise KeyError('x')", "raised KeyError: 'x' (line 2 of"),
+        ("def make():\n    return None", "NoneType has no"),
+    ],
+)
+def test_an_error_in_the_users_code_is_told_with_its_place(
+    database: str, tmp_path: Path, text: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{database}")
+    attrs = {"metrics": {"eval_loss": 0.1}}
+    study.add_trial(create_trial(value=0.1, user_attrs=attrs))
+    (tmp_path / "mine.py").write_text(text)
+    assert main(["replay", database, "--trainer", f"{tmp_path / 'mine.py'}:make"]) == 1
+    assert reason in capsys.readouterr().err
+
+
+def test_a_trial_without_metrics_is_not_called_equal(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{database}")
+    study.add_trial(create_trial(state=optuna.trial.TrialState.PRUNED))
+    for number, reason in (("1", "has no metrics of one of our searches"), ("3", "is pruned")):
+        assert main(["replay", database, number, "--trainer", "no_such_file.py:make"]) == 1
+        assert f"trial {number} {reason}" in capsys.readouterr().err
+
+
+def test_a_broken_recipe_does_not_hide_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "broken.py").write_text("def (")
+    monkeypatch.chdir(tmp_path)
+    assert main(["run"]) == 0
+    assert "cannot be read" in capsys.readouterr().out
+
+
+def test_an_unknown_option_of_the_demo_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--n_trails", "3"]) == 2
+    assert "unrecognized arguments: --n_trails" in capsys.readouterr().err
+
+
+def test_a_terminal_without_our_signs_is_no_error(database: str) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "hf_rlsearch", "report", database, "--table", "-o", os.devnull + "-no/r.html"]
+    command[-2:] = ["-o", str(Path(database).with_name("r.html"))]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert run.returncode == 0, run.stderr
+    assert "*1" in run.stdout

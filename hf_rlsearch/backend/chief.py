@@ -88,7 +88,7 @@ class Chief:
             self.study.sampler.reseed_rng()
         n_done = len([t for t in finished(self.study) if role(t) != CONFIRM])
         _, own = drawer.of_the_user(config)
-        self.progress = Progress(n_trials=settings.most_trials, n_done=n_done, own=own, quiet=quiet)
+        self.progress = Progress(n_trials=settings.counted_trials, n_done=n_done, own=own, quiet=quiet)
         for line in (
             opened.note,
             *remarks(self.study, drawer, objective, settings, world_size),
@@ -291,7 +291,8 @@ class Chief:
 
     def _show(self, plan: Plan | None, told: FrozenTrial, outcome: Outcome) -> None:
         ranking = self.standing.ranking()
-        best = f"{ranking[0].values[0]:.4g} (trial {ranking[0].number})" if ranking else "-"
+        none = "" if self.standing.is_multi else "-"
+        best = f"{ranking[0].values[0]:.4g} (trial {ranking[0].number})" if ranking else none
         if outcome.failure is not None:
             at = f" at training step {outcome.failure.step}" if outcome.failure.step else ""
             where = f" on rank {outcome.failure.rank}" if self._world_size > 1 else ""

@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from hf_rlsearch.backend import checkpoints
 from hf_rlsearch.backend.compat import calm
 from hf_rlsearch.backend.distributed import Ranks
+from hf_rlsearch.backend.finish import model_params
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.result import RESCORED
 from hf_rlsearch.backend.sources import FactorySource, TrainerSource
@@ -46,37 +47,36 @@ def replay(
     source = FactorySource(trainer) if is_factory else TrainerSource(trainer)
     with calm(), tempfile.TemporaryDirectory() as folder, source:
         try:
-            return _repeat(source, trials, number, objective, folder, seed)
+            return _repeat(source, study, number, objective, folder, seed)
         finally:
             source.restore()
 
 
 def _repeat(
     source: TrainerSource | FactorySource,
-    trials: list[optuna.trial.FrozenTrial],
+    study: optuna.Study,
     number: int,
     objective: Objective,
     folder: str,
     seed: int | None,
 ) -> tuple[float, ...]:
     """Trains the trial, or the one that it was scored from and then scores that one's model."""
-    plan = _plan(trials[number], folder, seed)
-    trained = trials[number].user_attrs.get(RESCORED)
+    plan = _plan(study, number, folder, seed)
+    trained = study.get_trials(deepcopy=False)[number].user_attrs.get(RESCORED)
     if trained is None:
         return _train(source, plan, objective).values
-    first = _train(source, _plan(trials[trained], folder, seed), objective, save=True)
+    first = _train(source, _plan(study, trained, folder, seed), objective, save=True)
     return _train(source, replace(plan, score=first.checkpoint), objective).values
 
 
-def _plan(trial: optuna.trial.FrozenTrial, folder: str, seed: int | None) -> Plan:
+def _plan(study: optuna.Study, number: int, folder: str, seed: int | None) -> Plan:
+    trial = study.get_trials(deepcopy=False)[number]
     values = dict(trial.user_attrs.get("values", {}))
     if seed is not None:
         values["seed"] = seed
-    # A trial without values was the user's own configuration, or its confirmation under another seed.
-    own = trial.user_attrs.get("role") == "baseline" or set(trial.user_attrs.get("values", {})) == {"seed"}
     return Plan(
         number=trial.number,
-        params={} if own else dict(trial.params),
+        params=model_params(study, trial),
         values=values,
         folder=str(Path(folder, f"run-{trial.number}")),
         name=f"run-{trial.number}",

@@ -126,8 +126,7 @@ class SearchResult:
         """Gives a Trainer the best trial's arguments, so that ``train()`` repeats that trial.
 
         Unlike setting ``trainer.args`` fields one by one, this refreshes what the Trainer has derived from them, such
-        as
-        the batch size, and lets ``model_init`` build the best trial's model.
+        as the batch size, and lets ``model_init`` build the best trial's model.
 
         Args:
             trainer: The one that was searched or another of the same kind; its ``output_dir`` is kept.
@@ -143,7 +142,7 @@ class SearchResult:
 
         if self.best_trial is None:
             raise SearchFailed("There is no best trial to apply: none completed.")
-        return apply_trial(trainer, self.best_trial)
+        return apply_trial(trainer, self.study, self.best_trial)
 
     def replay(
         self,

@@ -18,6 +18,7 @@ from hf_rlsearch.backend.distributed import STOP, Ranks
 from hf_rlsearch.backend.drawing import Drawer
 from hf_rlsearch.backend.facts import facts_of
 from hf_rlsearch.backend.failures import Failure
+from hf_rlsearch.backend.finish import model_params
 from hf_rlsearch.backend.identity import identity
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.probe import probe_metrics
@@ -102,8 +103,8 @@ class Search:
         load = checkpoints.loader(best.user_attrs.get("checkpoint"), weights)
         if load is None:
             logger.warning("The model of trial %d is not on disk: trainer.train() trains it again.", best.number)
-        params = {} if best.user_attrs.get("role") == "baseline" else dict(best.params)
-        self._source.finish(best.user_attrs.get("values", {}), params, load)
+        params = model_params(result.study, best)
+        self._source.finish(best.user_attrs.get("values", {}), params, load, self.objective)
 
     def _open(self) -> Params:
         """Rank 0: opens the study and prepares to decide."""
@@ -120,7 +121,7 @@ class Search:
                 computed=self._drawer.computed,
             ),
             directions=self.objective.directions,
-            n_trials=settings.most_trials,
+            n_trials=settings.counted_trials,
             sampler=choose_sampler(
                 settings,
                 self._drawer.space,
@@ -302,7 +303,7 @@ class Search:
                 stopped_by=reason,
                 n_trials=self._settings.most_trials,
             )
-            chief.progress.close()
+            chief.progress.close(finished=True)
             chief.progress.say(result.summary())
             note_study(chief.study, result.summary())
         data = self._ranks.broadcast(result.to_json() if result is not None and self._ranks.size > 1 else None)

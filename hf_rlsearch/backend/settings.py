@@ -107,6 +107,12 @@ class Settings:
         return _MANY if self.n_trials is None else int(self.n_trials)
 
     @property
+    def counted_trials(self) -> int | None:
+        """The number of trials that the user wants; None where only ``budget`` or ``timeout`` ends the search."""
+        by_budget = self.budget is not None and isinstance(self.n_trials, UnsetTrials)
+        return None if self.n_trials is None or by_budget else int(self.n_trials)
+
+    @property
     def most_paused(self) -> int:
         """How many stopped trainings may wait on disk; without a number given none where others choose the trials:
         they come back to a configuration by chance at most."""

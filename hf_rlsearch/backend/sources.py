@@ -1,7 +1,7 @@
 """Where the Trainer of a trial comes from: the user's own one, set up anew, or a fresh one from a factory."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -15,6 +15,9 @@ from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.trial import Monitor, Plan, SharedTrial
 from hf_rlsearch.errors import ArgumentsError
 
+# Attribute of arguments whose metric_for_best_model a search has set.
+_FOLLOWED = "_hf_rlsearch_follows"
+
 
 def with_run(args: Any, plan: Plan, objective: Objective | None) -> Any:
     """Points a trial's arguments to its own folder and name, and its best checkpoint to the objective."""
@@ -24,14 +27,22 @@ def with_run(args: Any, plan: Plan, objective: Objective | None) -> Any:
         args.restore_callback_states_from_checkpoint = True
     if "run_name" in vars(args):
         args.run_name = f"{args.run_name}-{plan.name}" if args.run_name else plan.name
-    follows = objective.follows if objective is not None else None
-    # "loss" is what TrainingArguments fills in by itself with load_best_model_at_end.
-    if (
-        follows is not None
-        and args.load_best_model_at_end
-        and args.metric_for_best_model in (None, "loss", "eval_loss")
-    ):
+    return following(args, None if objective is None else objective.follows)
+
+
+def following(args: Any, follows: Sequence[Any] | None) -> Any:
+    """Points the best checkpoint of a training to the objective, where the user has named no metric for it.
+
+    Args:
+        args: Of the training.
+        follows: See ``Objective.follows``.
+    """
+    # "loss" is what TrainingArguments fills in by itself with load_best_model_at_end; an earlier search's metric is
+    # no choice of the user's either.
+    unnamed = (None, "loss", "eval_loss", getattr(args, _FOLLOWED, None))
+    if follows is not None and args.load_best_model_at_end and args.metric_for_best_model in unnamed:
         args.metric_for_best_model, args.greater_is_better = follows
+        setattr(args, _FOLLOWED, args.metric_for_best_model)
     return args
 
 
@@ -95,9 +106,9 @@ class TrainerSource:
         """Gives the Trainer back as it was."""
         self.seat.restore()
 
-    def finish(self, values: Params, params: Params, load: Callable[[Any], None] | None) -> None:
+    def finish(self, values: Params, params: Params, load: Callable[[Any], None] | None, objective: Objective) -> None:
         """Leaves the best arguments and model in the Trainer; ``model_init`` builds that model from now on."""
-        args = trial_arguments(self.frozen, values)
+        args = following(trial_arguments(self.frozen, values), objective.follows)
         self.seat.finish(args, model_init=final_model_init(self._model_init, params, values), load=load)
         attach(self.reference, values)
 
@@ -160,7 +171,7 @@ class FactorySource:
     def restore(self) -> None:
         """Nothing to give back."""
 
-    def finish(self, values: Params, params: Params, load: Callable[[Any], None] | None) -> None:
+    def finish(self, values: Params, params: Params, load: Callable[[Any], None] | None, objective: Objective) -> None:
         """Nothing to leave behind: the best checkpoint is in the result."""
 
 

@@ -58,7 +58,7 @@ def open_study(
     output_dir: str,
     identity: Params,
     directions: tuple[str, ...],
-    n_trials: int,
+    n_trials: int | None,
     sampler: optuna.samplers.BaseSampler,
     pruner: optuna.pruners.BasePruner,
     storage: Any = None,
@@ -72,7 +72,7 @@ def open_study(
         output_dir: The Trainer's.
         identity: What the search is; plain data.
         directions: Of the objective(s).
-        n_trials: Total number of trials.
+        n_trials: Total number of trials; None where only time or a budget ends the search.
         sampler: Given to the study.
         pruner: Given to the study.
         storage: The user's, None for SQLite in ``output_dir``.
@@ -100,7 +100,7 @@ def _named(
     load_if_exists: bool,
     identity: Params,
     output_dir: str,
-    n_trials: int,
+    n_trials: int | None,
     make: dict[str, Any],
 ) -> Opened:
     """A study that the user names: Optuna's rules, and the check that it is a study of this search."""
@@ -126,7 +126,7 @@ def _by_identity(
     study_name: str | None,
     identity: Params,
     output_dir: str,
-    n_trials: int,
+    n_trials: int | None,
     resume: bool,
     make: dict[str, Any],
 ) -> Opened:
@@ -137,7 +137,7 @@ def _by_identity(
     if resume and names:
         last = optuna.load_study(study_name=names[-1], storage=storage, sampler=make["sampler"], pruner=make["pruner"])
         n_done, changed = len(finished(last)), differences(last.user_attrs.get(IDENTITY, {}), identity)
-        open_end = n_done < n_trials or not is_done_with(last)
+        open_end = n_trials is None or n_done < n_trials or not is_done_with(last)
         if open_end and not changed:
             _describe(last, identity, output_dir, n_trials)
             n_begun = len(last.get_trials(deepcopy=False))
@@ -154,7 +154,9 @@ def _by_identity(
     return Opened(study, folder, False, note)
 
 
-def _of_continued(output_dir: str, n_done: int, n_trials: int) -> str:
+def _of_continued(output_dir: str, n_done: int, n_trials: int | None) -> str:
+    if n_trials is None:
+        return f"The search in {output_dir} is continued: {n_done} trials are finished."
     if n_done < n_trials:
         return f"The search in {output_dir} is continued: {n_done} of {n_trials} trials are finished."
     return (
@@ -171,7 +173,7 @@ def _number_of(name: str, prefix: str, first: str) -> int:
     return int(end) if end != name and end.isdecimal() else 0
 
 
-def _describe(study: optuna.Study, identity: Params, folder: str, n_trials: int) -> None:
+def _describe(study: optuna.Study, identity: Params, folder: str, n_trials: int | None) -> None:
     if IDENTITY not in study.user_attrs:
         study.set_user_attr(IDENTITY, identity)
         study.set_user_attr(FOLDER, folder)

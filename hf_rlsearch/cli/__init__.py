@@ -7,6 +7,7 @@ understood; 130 stopped by Ctrl-C. Each command imports what it needs when it ru
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -48,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.arguments = rest
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that has no ± is no reason to fail
     try:
         code: int = args.run(args)
         sys.stdout.flush()
@@ -55,9 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (HfRlSearchError, ImportError) as error:
         print(f"hf-rlsearch: {error}", file=sys.stderr)
         return FAILED
-    except KeyboardInterrupt:
-        print("hf-rlsearch: interrupted", file=sys.stderr)
-        return INTERRUPTED
     except BrokenPipeError:  # `hf-rlsearch explain ... | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        print(f"hf-rlsearch: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("hf-rlsearch: interrupted", file=sys.stderr)
+        return INTERRUPTED

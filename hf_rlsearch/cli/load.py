@@ -6,10 +6,13 @@ import difflib
 import importlib
 import runpy
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hf_rlsearch.errors import ArgumentsError
+from hf_rlsearch.errors import ArgumentsError, HfRlSearchError
 
 
 def load_object(target: str) -> Any:
@@ -45,15 +48,31 @@ def _run_file(path: Path) -> dict[str, Any]:
         raise ArgumentsError(f"There is no file {str(path)!r}.")
     sys.path.insert(0, str(path.resolve().parent))  # so that it finds its neighbours, as it would as a script
     try:
-        return runpy.run_path(str(path), run_name=path.stem)
+        with told(str(path)):
+            return runpy.run_path(str(path), run_name=path.stem)
     finally:
         sys.path.pop(0)
+
+
+@contextmanager
+def told(target: str) -> Iterator[None]:
+    """An exception of a user's code ends in one line that says where, not in our own calls."""
+    try:
+        yield
+    except (HfRlSearchError, ImportError):
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        # A syntax error says itself where it is.
+        where = "" if isinstance(error, SyntaxError) else f" (line {frame.lineno} of {frame.filename})"
+        raise ArgumentsError(f"{target!r} raised {type(error).__name__}: {error}{where}.") from error
 
 
 def _import(module: str) -> dict[str, Any]:
     sys.path.insert(0, "")  # the current folder, as with python -m
     try:
-        return vars(importlib.import_module(module))
+        with told(module):
+            return vars(importlib.import_module(module))
     except ModuleNotFoundError as error:
         raise ArgumentsError(
             f"There is no module {module!r} ({error}). A file is named with its ending: file.py:name."

@@ -74,7 +74,10 @@ def _listed(found: dict[str, Path]) -> list[str]:
 
 
 def _first_line(file: Path) -> str:
-    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    try:
+        text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    except (SyntaxError, ValueError) as error:  # one broken file is no reason to hide the others
+        text = f"(cannot be read: {error})"
     return text.partition("\n")[0]
 
 

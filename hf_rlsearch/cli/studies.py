@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 import webbrowser
 from pathlib import Path
@@ -53,9 +54,9 @@ def _add_report(commands: Any) -> None:
 
 def _seconds(text: str) -> int:
     """A whole number of seconds above 0; argparse tells what is wrong with any other."""
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} given, expected at least 1 second")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} given, expected a whole number of seconds, at least 1")
+    return int(text)
 
 
 def run_report(args: argparse.Namespace) -> int:
@@ -70,7 +71,7 @@ def run_report(args: argparse.Namespace) -> int:
     if args.plots:
         print(f"plots: {len(write_plots(study, args.plots, format=args.format))} files in {args.plots}")
     if args.csv:
-        Path(args.csv).write_text(to_csv(study), encoding="utf-8")
+        Path(args.csv).write_text(to_csv(study), encoding="utf-8", errors="replace")
         print(f"table: {args.csv}")
     if args.open:
         webbrowser.open(path.resolve().as_uri())
@@ -116,21 +117,29 @@ def run_replay(args: argparse.Namespace) -> int:
         told = {"trial": record.number, "hyperparameters": record.params, "arguments": record.arguments}
         print(json.dumps(told, indent=2, default=str))
         return 0
+    if record.status != "complete" or not record.metrics:
+        why = f"is {record.status}" if record.status != "complete" else "has no metrics of one of our searches"
+        raise ArgumentsError(f"trial {record.number} {why}: there is nothing to compare a training with.")
     return _train_again(args.trainer, study, record.number, record.metrics)
 
 
 def _train_again(target: str, study: Any, number: int, before: dict[str, float]) -> int:
+    """Trains a trial in a folder of its own: the user's output_dir may hold checkpoints that would be rotated away."""
+    from hf_rlsearch.backend.compat import check_trainer
     from hf_rlsearch.backend.finish import apply_trial
-    from hf_rlsearch.cli.load import load_function
+    from hf_rlsearch.cli.load import load_function, told
 
-    trainer = apply_trial(load_function(target)(), study.trials[number])
-    trainer.train()
-    after = trainer.evaluate()
-    same = True
-    for name, value in before.items():
-        if name not in after or name.endswith(("runtime", "per_second", "_time")):
-            continue
-        same = same and after[name] == value
-        print(f"{name}: {after[name]!r}, the search had {value!r}{'' if after[name] == value else ' (differs)'}")
+    with told(target):
+        trainer = load_function(target)()
+    check_trainer(trainer)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer.args.output_dir = folder
+        apply_trial(trainer, study, study.trials[number]).train()
+        after = trainer.evaluate()
+    compared = [n for n in before if n in after and not n.endswith(("runtime", "per_second", "_time"))]
+    for name in compared:
+        differs = "" if after[name] == before[name] else " (differs)"
+        print(f"{name}: {after[name]!r}, the search had {before[name]!r}{differs}")
+    same = bool(compared) and all(after[name] == before[name] for name in compared)
     print("The replay is equal to the trial." if same else "The replay differs from the trial.")
     return 0 if same else 1

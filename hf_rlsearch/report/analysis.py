@@ -116,7 +116,7 @@ def _shares(study: optuna.Study, evaluator: optuna.importance.BaseImportanceEval
                 "ignore"
             )  # about trials with NaN and single-valued hyperparameters, which we show anyway
             found = optuna.importance.get_param_importances(study, evaluator=evaluator, target=target)
-    except (ValueError, RuntimeError):  # fewer trials than it needs, or all objectives equal
+    except (ValueError, RuntimeError, ArithmeticError, AssertionError):  # too few trials, all equal, or out of range
         return {}
     finally:
         optuna.logging.set_verbosity(level)
@@ -130,7 +130,8 @@ class Summary:
     Attributes:
         best: The incumbent.
         baseline: The trial of the user's own arguments.
-        gain: How much better the incumbent is, above zero is better; None where either is unknown.
+        gain: How much better the incumbent is, above zero is better; None where either is unknown, and for several
+            objectives.
         confirmed: The same under new seeds, with its interval; None without confirmations.
         spent: Full trainings spent.
         full: Full trainings that the same trials would have cost without stopping any.
@@ -154,7 +155,7 @@ def summarize(search: SearchRecord) -> Summary:
     """The head of a report."""
     best, baseline = search.best(), search.baseline()
     gain = None
-    if best and baseline and best.values and baseline.values:
+    if best and baseline and best.values and baseline.values and len(search.minimize) == 1:
         difference = best.values[0] - baseline.values[0]
         gain = -difference if search.minimize[0] else difference
     begun = [t.begun for t in search.trials if t.begun]
@@ -171,6 +172,18 @@ def summarize(search: SearchRecord) -> Summary:
         memory=max((t.memory for t in search.trials if t.memory), default=None),
         counts={s: n for s in ("complete", "pruned", "failed", "running") if (n := len(search.with_status(s)))},
     )
+
+
+def front(search: SearchRecord) -> set[int]:
+    """Numbers of the trials that no other beats: at least as good in every objective and better in one."""
+    points = {t.number: t.values for t in search.scored() if t.values}
+    return {n for n, p in points.items() if not any(_beats(search, other, p) for other in points.values())}
+
+
+def _beats(search: SearchRecord, a: Sequence[float], b: Sequence[float]) -> bool:
+    signs = [1 if m else -1 for m in search.minimize]
+    pairs = [(s * x, s * y) for s, x, y in zip(signs, a, b, strict=True)]
+    return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
 
 
 def _confirmed(search: SearchRecord, best: TrialRecord | None, baseline: TrialRecord | None) -> Gain | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hf_rlsearch.report.analysis import front
 from hf_rlsearch.report.chart_space import has
 from hf_rlsearch.report.drawing import Dot, Drawing, Line, Rect, Text, blend, sheet
 from hf_rlsearch.report.frame import Frame, Key, legend, tick_count
@@ -170,19 +171,12 @@ def trade_off(search: SearchRecord, *, narrow: bool = False) -> Drawing | None:
     x = Linear.around(xs, count=tick_count(drawing))
     frame = Frame(drawing=drawing, x=x, y=Linear.around(ys), top=top)
     frame.axes(search.metrics[0], search.metrics[1], grid_x=True)
-    front = {n for n, p in points.items() if not any(dominates(search, other, p) for other in points.values())}
-    line = frame.step_line(*zip(*sorted(points[n][:2] for n in front), strict=True))
+    best = front(search)
+    line = frame.step_line(*zip(*sorted(points[n][:2] for n in best), strict=True))
     drawing.add(Line(points=line, color="good", width=1.2, opacity=0.6))
     for n, pair in points.items():
         px, py = frame.at(pair[0], pair[1])
-        color, size = ("good", 5.5) if n in front else ("mute", 3.5)
+        color, size = ("good", 5.5) if n in best else ("mute", 3.5)
         tip = f"trial {n}: {number(pair[0])}, {number(pair[1])}"
         drawing.add(Dot(x=px, y=py, size=size, color=color, trial=n, tip=tip))
     return drawing
-
-
-def dominates(search: SearchRecord, a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether `a` is at least as good as `b` in every objective and better in one."""
-    signs = [1 if m else -1 for m in search.minimize]
-    pairs = [(s * x, s * y) for s, x, y in zip(signs, a, b, strict=True)]
-    return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from optuna.distributions import CategoricalDistribution
 
-from hf_rlsearch.report.drawing import LINE_RAMP, Dot, Drawing, Line, Text, blend, sheet
+from hf_rlsearch.report.drawing import LINE_RAMP, Dot, Drawing, Line, Rect, Text, blend, sheet
 from hf_rlsearch.report.frame import STATUS_LOOK, Frame, thinned
 from hf_rlsearch.report.records import SearchRecord, TrialRecord
 from hf_rlsearch.report.scales import Category, Linear, Log, number, robust, scale_of, shorten_name, show
@@ -132,5 +132,7 @@ def _column(drawing: Drawing, x: float, scale: Linear | Log | Category, label: s
     for place, text in thinned(scale.ticks(), int(drawing.height / 18)):
         if 0 <= place <= 1:
             y = _column_y(drawing, place)
+            width = 6.4 * len(text) + 2  # lines pass behind the label
+            drawing.add(Rect(x=x - 7 - width, y=y - 6, width=width, height=12, color="paper", opacity=0.75, round=2))
             drawing.add(Line(points=((x - 4, y), (x, y)), color="soft", width=1))
             drawing.add(Text(x=x - 7, y=y + 4, text=text, anchor="end", size=10.5))

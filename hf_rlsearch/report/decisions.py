@@ -6,6 +6,7 @@ nothing there; then the explanation says so.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -167,7 +168,8 @@ def _facts(decision: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What was predicted for the choice and for the best alternative; on the task's scale, see the report's text."""
     facts = []
     if "source" in decision:
-        facts.append(("decided by", _SOURCES.get(decision["source"], show(decision["source"]))))
+        source = show(decision["source"])
+        facts.append(("decided by", _SOURCES.get(source, source)))
     other = decision.get("alternative")
     second = dict(_predicted(other)) if isinstance(other, dict) else {}
     for name, text in _predicted(decision):
@@ -247,7 +249,8 @@ def _attended(stored: Any) -> tuple[tuple[int, float], ...]:
 
 
 def _float(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if is_number else None
 
 
 def _params(params: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import optuna
 
 from hf_rlsearch._version import __version__
+from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.report import html_head, html_trials
 from hf_rlsearch.report.analysis import importances, summarize
 from hf_rlsearch.report.drawing import NARROW, PALETTE, WIDTHS, Drawing
@@ -26,6 +27,8 @@ _SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("space", "What was searched", ("parallel", "importance", "heat-map", "slice-")),
     ("cost", "What it cost", ("time", "memory")),
 )
+# Those of single trials; before the first trial there are no reasons.
+_TRIALS = (("why", "Why"), ("trials", "Trials"))
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">{refresh}<link rel="icon" href="data:,">
@@ -64,14 +67,17 @@ def write_report(
         The path of the file.
 
     Raises:
+        ArgumentsError: `path` is a folder.
         StorageError: There is no such storage or study.
     """
     study = open_study(source, study_name=study_name)
     path = Path(path)
+    if path.is_dir():
+        raise ArgumentsError(f"{str(path)!r} is a folder; expected a file such as {str(path / 'report.html')!r}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     text = to_html(study, refresh=refresh)
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text(text, encoding="utf-8", errors="replace")
     partial.replace(path)  # whoever looks at the page never sees half of it
     return path
 
@@ -85,7 +91,7 @@ def to_html(study: optuna.Study, *, refresh: int | None = None) -> str:
     sections = {key: _plots(key, title, wanted, desk, phone) for key, title, wanted in _SECTIONS}
     links = [(key, title) for key, title, _ in _SECTIONS if sections[key]]
     parts = [
-        html_head.head(search, summary, [*links, ("why", "Why"), ("trials", "Trials")]),
+        html_head.head(search, summary, [*links, *_TRIALS[0 if search.trials else 1 :]]),
         html_head.configuration(search, summary),
         *sections.values(),
         html_trials.why(search),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from hf_rlsearch.report.analysis import Summary
+from hf_rlsearch.report.analysis import Summary, front
 from hf_rlsearch.report.records import SearchRecord, TrialRecord
 from hf_rlsearch.report.scales import duration, number, show, size
 
@@ -18,7 +19,7 @@ def head(search: SearchRecord, summary: Summary, links: Sequence[tuple[str, str]
     n_trials = f"{len(search.trials)} of {total}" if isinstance(total, int) else str(len(search.trials))
     counts = ", ".join(f"{n} {status}" for status, n in summary.counts.items()) or "none yet"
     nav = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, title in links)
-    tiles = "".join(_tile(*tile) for tile in _tiles(summary))
+    tiles = "".join(_tile(*tile) for tile in _tiles(search, summary))
     return (
         f'<header><p class="kind">Hyperparameter search</p><h1>{escape(search.name)}</h1>'
         f"<p>{objective} · {n_trials} trials: {counts}</p></header>"
@@ -26,11 +27,18 @@ def head(search: SearchRecord, summary: Summary, links: Sequence[tuple[str, str]
     )
 
 
-def _tiles(summary: Summary) -> Iterable[tuple[str, str, str]]:
+def _tiles(search: SearchRecord, summary: Summary) -> Iterable[tuple[str, str, str]]:
     """(name, value, note) of each tile."""
     best, own = summary.best, summary.baseline
     value = number(best.values[0]) if best and best.values else "–"
-    yield "Best objective", value, f"trial {best.number}" if best else "no trial is complete yet"
+    several = len(search.metrics) > 1
+    yield (
+        f"Best {search.metrics[0]}" if several else "Best objective",
+        value,
+        f"trial {best.number}" if best else "no trial is complete yet",
+    )
+    if several:
+        yield "Not beaten", str(len(front(search))), "trials that no other beats in every objective"
     if own is not None:
         yield "Your own arguments", number(own.values[0]) if own.values else own.status, f"trial {own.number}"
     if summary.gain is not None:
@@ -63,12 +71,19 @@ def configuration(search: SearchRecord, summary: Summary) -> str:
     lines = "".join(_setting(name, best, own) for name in search.distributions if name in best.params)
     own_head = "<th>your own</th>" if own else ""
     names = f"<tr><th>hyperparameter</th><th>best, trial {best.number}</th>{own_head}</tr>"
-    code = "".join(f"    {name}={value!r},\n" for name, value in best.params.items())
+    title = "Best configuration" + (f" by {escape(search.metrics[0])}" if len(search.metrics) > 1 else "")
     return (
-        '<section class="card pair"><div><h2>Best configuration</h2><div class="scroll">'
+        f'<section class="card pair"><div><h2>{title}</h2><div class="scroll">'
         f'<table class="plain"><thead>{names}</thead><tbody>{lines}</tbody></table></div></div>'
-        f"<div><h2>To copy</h2><pre>dict(\n{escape(code)})</pre></div></section>"
+        f"<div><h2>To copy</h2><pre>{escape(_code(best))}</pre></div></section>"
     )
+
+
+def _code(best: TrialRecord) -> str:
+    """The hyperparameters as Python: keywords, or a dict where a name such as ``model.dropout`` cannot be one."""
+    if all(name.isidentifier() and not keyword.iskeyword(name) for name in best.params):
+        return "dict(\n" + "".join(f"    {name}={value!r},\n" for name, value in best.params.items()) + ")"
+    return "{\n" + "".join(f"    {name!r}: {value!r},\n" for name, value in best.params.items()) + "}"
 
 
 def _setting(name: str, best: TrialRecord, own: TrialRecord | None) -> str:

@@ -44,7 +44,10 @@ def to_markdown(reason: Explanation) -> str:
     if reason.facts:
         parts.append("\n".join(f"- {name}: {value}" for name, value in reason.facts))
     if reason.contributions:
-        rows = [f"| {c.name} | {c.total:+.3f} | {_known(c.beforehand)} | {c.n_values} |" for c in reason.contributions]
+        rows = [
+            f"| {_cell(c.name)} | {c.total:+.3f} | {_known(c.beforehand)} | {c.n_values} |"
+            for c in reason.contributions
+        ]
         parts.append(
             "\n".join(
                 ["| hyperparameter | contribution | known beforehand | values tried |", "|---|---|---|---|", *rows]
@@ -53,6 +56,11 @@ def to_markdown(reason: Explanation) -> str:
     if reason.attended:
         parts.append(f"Looked at most: {', '.join(f'trial {n} ({w:.0%})' for n, w in reason.attended)}.")
     return "\n\n".join(parts)
+
+
+def _cell(name: str) -> str:
+    """A name in a table, whose columns a bar would end."""
+    return name.replace("|", "\\|")
 
 
 def _known(beforehand: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import singledispatch
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,9 @@ def to_png(drawing: Drawing, path: Path, *, zoom: float = 2.0) -> Path:
     axes.axis("off")
     for order, shape in enumerate(drawing.shapes):
         _draw(shape, axes, {"zorder": order, "alpha": shape.opacity, "color": _color(shape)})
-    figure.savefig(path, facecolor=PALETTE["paper"])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # a box is drawn in its place
+        figure.savefig(path, facecolor=PALETTE["paper"])
     return path
 
 

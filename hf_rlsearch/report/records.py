@@ -23,6 +23,7 @@ from hf_rlsearch.history import CONTINUES, COST, DECISION_KEY, STOP_KEY
 FRACTION_STEPS = 10_000
 ONE_BY_ONE = "one_by_one"
 """Key of `TrialRecord.decision` where hyperparameters were chosen singly: name -> what was stored about each."""
+_ROLES = ("baseline", "search", "confirm")
 _STATUS = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -125,7 +126,7 @@ class SearchRecord:
     def from_study(cls, study: optuna.Study) -> SearchRecord:
         """Reads every trial of `study` once."""
         frozen = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
-        fractions = any("role" in t.user_attrs for t in frozen)
+        fractions = any(t.user_attrs.get("role") in _ROLES for t in frozen)
         max_step = float(FRACTION_STEPS) if fractions else _longest(frozen)
         distributions = {name: dist for t in frozen for name, dist in t.distributions.items()}
         return cls(
@@ -136,7 +137,7 @@ class SearchRecord:
             distributions=distributions,
             max_step=max_step,
             fractions=fractions,
-            confirmations=tuple(confirmations([t for t in frozen if {OF, SEED} <= set(t.user_attrs)])),
+            confirmations=tuple(confirmations([t for t in frozen if _is_whole(t)])),
             attributes=dict(study.user_attrs),
             versions={k: str(v) for k, v in _json(frozen[-1].user_attrs.get("versions")).items()} if frozen else {},
         )
@@ -167,6 +168,11 @@ class SearchRecord:
         return a < b if self.minimize[0] else a > b
 
 
+def _is_whole(trial: FrozenTrial) -> bool:
+    """Whether a trial tells what it confirms under which seed; in a study of other origin these names may be others."""
+    return all(isinstance(trial.user_attrs.get(name), int) for name in (OF, SEED))
+
+
 def _longest(trials: list[FrozenTrial]) -> float:
     steps = [t.last_step for t in trials if t.state == TrialState.COMPLETE and t.last_step is not None]
     steps = steps or [t.last_step for t in trials if t.last_step is not None]
@@ -176,7 +182,7 @@ def _longest(trials: list[FrozenTrial]) -> float:
 def _metric_names(study: optuna.Study) -> tuple[str, ...]:
     """As Optuna knows them, else as the backend stored them with what identifies the search, else generic ones."""
     stored = (
-        study.metric_names or study.user_attrs.get("metric") or study.user_attrs.get("identity", {}).get("objective")
+        study.metric_names or study.user_attrs.get("metric") or _json(study.user_attrs.get("identity")).get("objective")
     )
     names = [stored] if isinstance(stored, str) else stored
     n = len(study.directions)
@@ -187,6 +193,8 @@ def _metric_names(study: optuna.Study) -> tuple[str, ...]:
 
 def _record(trial: FrozenTrial, max_step: float) -> TrialRecord:
     attrs = trial.user_attrs
+    role = attrs.get("role")
+    role = role if role in _ROLES else "search"
     status = _STATUS[trial.state]
     values = None
     if status == "complete" and all(math.isfinite(v) for v in trial.values):
@@ -198,13 +206,13 @@ def _record(trial: FrozenTrial, max_step: float) -> TrialRecord:
     return TrialRecord(
         number=trial.number,
         status=status,
-        role=str(attrs.get("role", "search")),
+        role=role,
         params={**trial.params, **_json(attrs.get("hyperparameters"))},
         values=values,
         curve=tuple((float(s), v) for s, v in sorted(trial.intermediate_values.items()) if math.isfinite(v)),
         fidelity=_fidelity(trial, status, max_step),
         begun_at=(_number(attrs.get("begun_at")) or 0.0) / FRACTION_STEPS,
-        continues=attrs.get(CONTINUES),
+        continues=attrs[CONTINUES] if isinstance(attrs.get(CONTINUES), int) else None,
         paused="paused" in attrs,
         spent=_number(attrs.get("spent"), _fidelity(trial, status, max_step)) or 0.0,
         cost=_number(attrs.get(COST)) or 1.0,

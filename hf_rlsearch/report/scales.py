@@ -9,6 +9,9 @@ from typing import Any, Protocol
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+# Beyond this, differences and squares are too large for a float; what diverged so far is drawn at the edge.
+_MOST = 1e150
+
 
 class Scale(Protocol):
     """Anything that can place a value in [0, 1] and name its ticks."""
@@ -32,7 +35,7 @@ class Linear:
     @classmethod
     def around(cls, values: Sequence[float], *, margin: float = 0.05, count: int = 5) -> Linear:
         """A range that holds all `values` with some air; a single value gets a range around it."""
-        low, high = min(values, default=0.0), max(values, default=1.0)
+        low, high = (min(max(v, -_MOST), _MOST) for v in (min(values, default=0.0), max(values, default=1.0)))
         air = (high - low) * margin or abs(low) * 0.1 or 0.5
         return cls(low - air, high + air, count)
 
@@ -59,7 +62,8 @@ class Log:
         """See Scale; zero and below have no place on a logarithmic axis and get one left of it."""
         if float(value) <= 0:
             return -1.0
-        return math.log(float(value) / self.low) / math.log(self.high / self.low)
+        start = math.log(self.low)  # differences of logarithms: the ratio itself may be too large for a float
+        return (math.log(float(value)) - start) / (math.log(self.high) - start)
 
     def ticks(self) -> list[tuple[float, str]]:
         """Powers of ten; where fewer than two lie inside, 1, 2, 3 and 5 times a power."""
@@ -104,7 +108,8 @@ def scale_of(distribution: BaseDistribution, values: Sequence[Any]) -> Linear | 
 
 
 def _same(a: Any, b: Any) -> bool:
-    return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
+    both_nan = a != a and b != b
+    return both_nan or (bool(a == b) and isinstance(a, bool) == isinstance(b, bool))
 
 
 def nice_step(step: float) -> float:

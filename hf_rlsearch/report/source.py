@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -42,12 +44,30 @@ def _open_storage(source: str) -> optuna.storages.BaseStorage:
             f"There is no storage at {str(path)!r}. Give the file of a search, or a URL such as {_SQLITE}search.db."
         )
     if source.startswith(_SQLITE) or path.suffix in {".db", ".sqlite", ".sqlite3"}:
+        _check_sqlite(path, source)
         return _load(f"{_SQLITE}{path}", source)
     backend = JournalFileBackend(str(path))
     try:
         return optuna.storages.JournalStorage(backend)
     except (ValueError, KeyError) as error:
         raise StorageError(f"{source!r} is neither an SQLite file nor an Optuna journal: {error}") from error
+
+
+def _check_sqlite(path: Path, source: str) -> None:
+    """Refuses a file without Optuna's tables: opening it as a storage would write them into it."""
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'studies'").fetchone()
+    except sqlite3.OperationalError:  # locked, or only readable: the storage tells it better
+        return
+    except sqlite3.DatabaseError as error:
+        raise StorageError(f"{source!r} cannot be opened as an Optuna storage: {error}.") from error
+    if found is None:
+        raise StorageError(_no_study(source))
+
+
+def _no_study(source: str) -> str:
+    return f"{source!r} holds no study: no search has begun in it, or it is no Optuna storage."
 
 
 def _load(url: str, source: str) -> optuna.storages.BaseStorage:
@@ -62,7 +82,7 @@ def _pick(storage: optuna.storages.BaseStorage, study_name: str | None, source: 
     if study_name is None and len(names) == 1:
         return names[0]
     if not names:
-        raise StorageError(f"{source!r} holds no study: no search has begun in it, or it is no Optuna storage.")
+        raise StorageError(_no_study(source))
     listed = ", ".join(map(repr, names))
     if study_name is None:
         raise StorageError(f"{source!r} holds {len(names)} studies ({listed}): name one, study_name=... or --study.")

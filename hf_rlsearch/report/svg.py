@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from functools import singledispatch
 from html import escape
 
 from hf_rlsearch.report.drawing import PALETTE, AnyShape, Area, Dot, Drawing, Line, Point, Rect, Shape, Text
 
+# Control characters and halves of pairs: no XML document may hold them.
+_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 # Corners of the markers that are polygons, for radius 1; y points down.
 _CORNERS: dict[str, tuple[Point, ...]] = {
     "diamond": ((0, -1), (1, 0), (0, 1), (-1, 0)),
@@ -27,12 +30,17 @@ def to_svg(drawing: Drawing, *, standalone: bool = False) -> str:
     """
     body = "".join(_write(shape) for shape in drawing.shapes)
     box = f'viewBox="0 0 {drawing.width:g} {drawing.height:g}"'
-    label = f'role="img" aria-label="{escape(drawing.title)}"'
+    label = f'role="img" aria-label="{xml_text(drawing.title)}"'
     if not standalone:
         return f'<svg {box} {label} class="plot">{body}</svg>'
     size = f'width="{drawing.width:g}" height="{drawing.height:g}" xmlns="http://www.w3.org/2000/svg"'
     back = f'<rect width="100%" height="100%" fill="{PALETTE["paper"]}"/>'
     return f'<svg {size} {box} {label} font-family="DejaVu Sans, Helvetica, sans-serif">{_style()}{back}{body}</svg>'
+
+
+def xml_text(text: str) -> str:
+    """`text` for an SVG or HTML document; what neither can hold, as control characters, is marked."""
+    return escape(_NOT_XML.sub("\ufffd", text))
 
 
 def palette_css(palette: dict[str, str]) -> str:
@@ -87,8 +95,8 @@ def _text(shape: Text) -> str:
     anchor = f' text-anchor="{shape.anchor}"' if shape.anchor != "start" else ""
     turn = f' transform="rotate({-shape.turn:g} {shape.x:.1f} {shape.y:.1f})"' if shape.turn else ""
     head = f'<text{_ink(shape, "f")} x="{shape.x:.1f}" y="{shape.y:.1f}" font-size="{shape.size:g}"{anchor}{bold}{turn}'
-    title = f"<title>{escape(shape.tip)}</title>" if shape.tip else ""
-    return f"{head}>{escape(shape.text)}{title}</text>"
+    title = f"<title>{xml_text(shape.tip)}</title>" if shape.tip else ""
+    return f"{head}>{xml_text(shape.text)}{title}</text>"
 
 
 def _points(points: tuple[Point, ...]) -> str:
@@ -105,4 +113,4 @@ def _ink(shape: Shape, kind: str) -> str:
 
 
 def _close(head: str, shape: Shape, tag: str) -> str:
-    return f"{head}><title>{escape(shape.tip)}</title></{tag}>" if shape.tip else f"{head}/>"
+    return f"{head}><title>{xml_text(shape.tip)}</title></{tag}>" if shape.tip else f"{head}/>"

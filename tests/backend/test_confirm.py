@@ -113,3 +113,16 @@ def test_the_users_own_configuration_is_never_pruned(make_trainer: MakeTrainer) 
     trainer = make_trainer(score=lambda args, state: 0.2, num_train_epochs=2)
     result = run(trainer, "rl", n_trials=2, baseline=True, pruner=optuna.pruners.ThresholdPruner(lower=0.5)).run_summary
     assert [t.state.name for t in result.trials] == ["COMPLETE", "PRUNED"]
+
+
+def test_a_replay_of_a_trial_whose_only_value_is_the_seed(make_trainer: MakeTrainer) -> None:
+    """Such values are also those of the user's own configuration under a new seed; its model is another one."""
+
+    def space(trial: Any) -> dict[str, Any]:
+        return {"seed": trial.suggest_categorical("seed", [7])}
+
+    def wide(trial: Any = None) -> Any:
+        return tiny_model(hidden_size=16 if trial is None else trial.suggest_categorical("hidden_size", [32]))
+
+    result = run(make_trainer(model_init=wide), "rl", space, n_trials=1).run_summary
+    assert result.replay(make_trainer(model_init=wide), 0) == (result.trials[0].value,)

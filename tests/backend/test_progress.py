@@ -1,5 +1,6 @@
 """The lines that a person reads while a search runs."""
 
+import math
 import sys
 from typing import Any
 
@@ -24,7 +25,7 @@ def ended(number: int, role: str = "search", **changes: Any) -> Ended:
 
 @pytest.fixture
 def lines(capsys: pytest.CaptureFixture[str]) -> Any:
-    def show(*trials: Ended, n_trials: int = 12, n_done: int = 0) -> list[str]:
+    def show(*trials: Ended, n_trials: int | None = 12, n_done: int = 0) -> list[str]:
         progress = Progress(n_trials=n_trials, n_done=n_done, own=OWN, quiet=False)
         for trial in trials:
             progress.begun(trial.number, trial.role, trial.params)
@@ -90,3 +91,52 @@ def test_budget_and_time_bound_the_time_left(lines: Any) -> None:
         [],
         ["about 4 min left"],
     ]
+
+
+def test_without_a_number_of_trials_time_and_budget_alone_tell_what_is_left(lines: Any) -> None:
+    def left(**limits: Any) -> bool:
+        return "about 1 min left" in lines(ended(2, **limits), n_trials=None)[0]
+
+    assert left(most_left=60.0)
+    assert not left(most_left=0.0)
+    assert not left()
+
+
+def test_a_bar_without_a_number_of_trials_counts_them(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(n_trials=None, n_done=3, own=OWN, quiet=False)
+    progress.ended(ended(3))
+    progress.close(finished=True)
+    shown = capsys.readouterr().err
+    assert "search: 4 trials [" in shown
+    assert "%|" not in shown
+
+
+@pytest.mark.parametrize(("finished", "last"), [(True, "100%"), (False, "25%")])
+def test_a_search_that_ends_early_ends_with_a_full_bar(
+    finished: bool, last: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bar that stops short is red in a notebook: right after Ctrl-C, wrong where the target was reached."""
+    progress = Progress(n_trials=4, n_done=0, own=OWN, quiet=False)
+    progress.ended(ended(0, "baseline"))
+    progress.close(finished=finished)
+    assert last in capsys.readouterr().err.replace("\r", "\n").rstrip().splitlines()[-1]
+
+
+def test_several_objectives_have_no_best_trial(lines: Any) -> None:
+    assert "best" not in lines(ended(2, best=""))[0]
+
+
+def test_lines_of_a_notebook_are_no_errors(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """There standard error is drawn on red; the bar is a widget of its own."""
+    import tqdm.auto
+
+    class tqdm_notebook(tqdm.auto.tqdm):
+        pass
+
+    monkeypatch.setattr(tqdm.auto, "tqdm", tqdm_notebook)
+    progress = Progress(n_trials=2, n_done=0, own=OWN, quiet=False)
+    progress.ended(ended(0, "baseline"))
+    progress.close()
+    shown = capsys.readouterr()
+    assert shown.out.startswith("Trial 0 ")
+    assert "Trial 0 " not in shown.err

@@ -424,3 +424,47 @@ def test_disable_tqdm_is_quiet(make_trainer: MakeTrainer, capsys: pytest.Capture
     run(make_trainer(score=by_rate), "rl", n_trials=1)
     shown = capsys.readouterr()
     assert (shown.out, shown.err) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("limits", "bar"),
+    [({"budget": 2.0}, " trials ["), ({"n_trials": None, "timeout": 60, "target": -1.0}, " trials [")],
+)
+def test_progress_without_a_number_of_trials_promises_none(
+    make_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str], limits: dict[str, Any], bar: str
+) -> None:
+    """The most trials that a budget can be split into, or a thousand for a time, are no number to wait for."""
+    result = run(make_trainer(score=by_rate, disable_tqdm=False), "rl", direction="maximize", **limits).run_summary
+    shown = capsys.readouterr().err
+    assert f"search: {len(result.trials)} trials [" in shown
+    assert result.study.user_attrs["n_trials"] is None
+    report = result.report(Path(result.output_dir, "report.html")).read_text()
+    assert f"{len(result.trials)} trials: " in report
+
+
+def by_epoch(args: Any, state: Any) -> float:
+    """Best after the first epoch, whatever the loss does."""
+    return -float(state.epoch or 0)
+
+
+@pytest.mark.parametrize("of_the_search", [True, False])
+def test_a_plain_training_keeps_the_checkpoint_that_the_trial_kept(
+    make_trainer: MakeTrainer, of_the_search: bool
+) -> None:
+    """With load_best_model_at_end a trial ends with the model that is best by the objective, not by the loss."""
+    args = {"num_train_epochs": 3, "load_best_model_at_end": True, "save_strategy": "epoch", "learning_rate": 1e-3}
+    searched = make_trainer(score=by_epoch, **args)
+    result = run(searched, "rl", n_trials=1, baseline=True, metric="accuracy", direction="maximize").run_summary
+    metrics = result.best_trial.user_attrs["metrics"]
+    assert metrics["epoch"] == 1
+    trainer = searched if of_the_search else result.apply(make_trainer(score=by_epoch, **args))
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] == metrics["eval_loss"]
+
+
+def test_another_metric_next_time_is_followed_next_time(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(score=by_epoch, num_train_epochs=2, load_best_model_at_end=True, save_strategy="epoch")
+    run(trainer, "rl", n_trials=1, metric="accuracy", direction="maximize")
+    assert trainer.args.metric_for_best_model == "eval_accuracy"
+    run(trainer, "rl", n_trials=1, metric="loss")
+    assert (trainer.args.metric_for_best_model, trainer.args.greater_is_better) == ("eval_loss", False)

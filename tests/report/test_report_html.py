@@ -1,3 +1,4 @@
+import html
 import html.parser
 import re
 import time
@@ -109,3 +110,26 @@ def test_a_big_search_stays_small_and_fast(make_study: Callable[..., optuna.Stud
     path = write_report(study, tmp_path / "report.html")
     assert time.process_time() - begun < 10
     assert path.stat().st_size < 5e6
+
+
+@pytest.mark.parametrize(("name", "head"), [("learning_rate", "dict("), ("model.dropout", "{"), ("lambda", "{")])
+def test_what_is_there_to_copy_is_python(name: str, head: str) -> None:
+    study = optuna.create_study()
+    study.add_trial(
+        create_trial(value=1.0, params={name: "a'b"}, distributions={name: CategoricalDistribution(["a'b"])})
+    )
+    (code,) = re.findall(r"<pre>(.*?)</pre>", to_html(study), re.DOTALL)
+    assert code.startswith(head)
+    assert eval(html.unescape(code)) == {name: "a'b"}
+
+
+def test_several_objectives_have_no_single_gain() -> None:
+    study = optuna.create_study(directions=["minimize", "maximize"])
+    for number, values in enumerate([(0.5, 0.5), (0.4, 0.4), (0.9, 0.1), (0.3, 0.9)]):
+        attrs = {"role": "baseline" if number == 0 else "search"}
+        study.add_trial(create_trial(values=values, user_attrs=attrs))
+    study.set_metric_names(["loss", "accuracy"])
+    text = to_html(study)
+    assert "<span>Gain</span>" not in text
+    assert "<span>Best loss</span><strong>0.3</strong>" in text
+    assert "<span>Not beaten</span><strong>1</strong>" in text

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import optuna
 import pytest
+from optuna.trial import create_trial
 
 from hf_rlsearch.report import explain
 from hf_rlsearch.report.notes import note_study, note_trial, to_markdown
@@ -52,3 +53,9 @@ def test_the_dashboard_reads_them(make_study: Callable[..., optuna.Study]) -> No
     study = make_study(4)
     note_study(study, "the summary")
     assert dashboard.get_note(study) == "the summary"
+
+
+def test_a_bar_in_a_name_ends_no_column() -> None:
+    study = optuna.create_study()
+    study.add_trial(create_trial(value=1.0, system_attrs={"rl:decision": {"contributions": {"a|b": 0.1}}}))
+    assert "| a\\|b | +0.100 |" in to_markdown(explain(study, 0))

@@ -1,4 +1,6 @@
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -53,3 +55,16 @@ def test_a_foreign_file_is_no_storage(tmp_path: Path) -> None:
     other.write_text("hello\n")
     with pytest.raises(StorageError, match="holds no study"):
         open_study(other)
+
+
+@pytest.mark.parametrize("text", ["CREATE TABLE accounts (id)", ""])
+def test_a_database_of_another_program_stays_as_it_is(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "accounts.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(text)
+        connection.commit()
+    path.touch()
+    before = path.read_bytes()
+    with pytest.raises(StorageError, match="holds no study"):
+        open_study(path)
+    assert path.read_bytes() == before
