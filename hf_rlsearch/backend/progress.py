@@ -107,9 +107,16 @@ class Progress:
         """
         if self._bar is not None:
             if finished and self._bar.total is not None:
-                self._bar.total = self._bar.n
+                self._fill()
             self._bar.set_postfix_str("")
             self._bar.close()
+
+    def _fill(self) -> None:
+        """Makes the trials so far the whole of the bar, and of its widget in a notebook."""
+        self._bar.total = self._bar.n
+        for part in getattr(getattr(self._bar, "container", None), "children", ()):
+            if hasattr(part, "max"):
+                part.max = max(self._bar.n, 1)
 
     def _difference(self, role: str, params: Params) -> str:
         """What a trial has that the user's own arguments have not."""

@@ -1,6 +1,5 @@
 """The lines that a person reads while a search runs."""
 
-import math
 import sys
 from typing import Any
 
