@@ -87,9 +87,9 @@ def search(
         keep_checkpoints: Number of best trials whose model stays on disk.
         max_checkpoints: Number of trials that the pruner stopped whose checkpoint waits on disk, so that the search can
             go on with them later instead of from the start; 4, and none with a ``sampler`` of yours. 0 switches it off.
-        disk_budget_gb: What finished trials may keep on disk while the search runs, in GB of 10**9 bytes, the best
-            models apart, which always stay; stopped trials go first, those with the worse value before those with the
-            better one. Half of what is free if left out.
+        disk_budget_gb: What finished trials may keep on disk while the search runs, in GB of 10**9 bytes. The best
+            models count, and stay in any case; stopped trials go first, those with the worse value before those with
+            the better one. Half of what is free if left out.
         weights: Weights of the agent instead of the bundled ones.
         roles: Role of a hyperparameter by name, where its name does not tell.
         n_points: Number of levels of numeric hyperparameters, of all or by name.
