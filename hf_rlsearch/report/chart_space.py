@@ -12,6 +12,7 @@ from hf_rlsearch.report.frame import STATUS_LOOK, Frame, thinned
 from hf_rlsearch.report.records import SearchRecord, TrialRecord
 from hf_rlsearch.report.scales import Category, Linear, Log, number, robust, scale_of, shorten_name, show
 
+_SLICES = "Diamonds are trials that were stopped, arrow heads lie outside of the range, the best trial is green."
 _NARROWEST = 104.0  # pixels per column of the parallel coordinates, so that their names can be read
 
 
@@ -39,11 +40,13 @@ def goodness(search: SearchRecord) -> dict[int, float]:
 def slices(search: SearchRecord, names: Sequence[str], *, narrow: bool = False) -> list[Drawing]:
     """Objective against each of the hyperparameters `names`, one drawing each."""
     values = [t.values[0] for t in search.scored() if t.values]
-    if not values:
+    if not (values and names):
         return []
     y = robust(values, minimize=search.minimize[0])
     kind = "half" if len(names) in (1, 2, 4) else "small"  # two or three to a row, whichever leaves no hole
-    return [_slice(search, name, y, kind=kind, narrow=narrow) for name in names]
+    drawings = [_slice(search, name, y, kind=kind, narrow=narrow) for name in names]
+    drawings[0].caption = _SLICES  # once is enough
+    return drawings
 
 
 def _slice(search: SearchRecord, name: str, y: Linear, *, kind: str, narrow: bool) -> Drawing:

@@ -83,3 +83,9 @@ def test_memory_that_is_still_held_after_each_trial_is_a_line(study: optuna.Stud
     assert len(lines) == len(search.trials)
     assert len({shape.y for shape in lines}) == 1
     assert "nothing grows" in drawing.caption
+
+
+def test_the_signs_of_the_slices_are_told_once(study: optuna.Study) -> None:
+    captions = [d.caption for name, d in draw_all(SearchRecord.from_study(study), {}).items() if "slice" in name]
+    assert "stopped" in captions[0]
+    assert not any(captions[1:])
