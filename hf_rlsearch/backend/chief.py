@@ -2,31 +2,37 @@
 
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.backend import confirm, rescoring
+from hf_rlsearch.backend import rescoring
 from hf_rlsearch.backend.allowance import Allowance
+from hf_rlsearch.backend.curve import Curve
 from hf_rlsearch.backend.distributed import RUN, STOP
 from hf_rlsearch.backend.drawing import Drawer
+from hf_rlsearch.backend.ending import ended
+from hf_rlsearch.backend.enqueue import enqueue_baseline, enqueue_confirmation
 from hf_rlsearch.backend.failures import Failure
+from hf_rlsearch.backend.memory import resident_memory
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.ownership import requeue_interrupted
 from hf_rlsearch.backend.paused import BEGUN_AT, PAUSED, STOPPED, Pausing, point_of
+from hf_rlsearch.backend.plan import Plan
 from hf_rlsearch.backend.planner import Planner
 from hf_rlsearch.backend.prices import Prices
-from hf_rlsearch.backend.progress import Ended, Progress
+from hf_rlsearch.backend.progress import Progress
 from hf_rlsearch.backend.remarks import remarks
-from hf_rlsearch.backend.result import BASELINE, CONFIRM, RESCORED, SEARCH, role
+from hf_rlsearch.backend.result import CONFIRM, SEARCH, role
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.standing import SPENT, TRAINED, Standing
 from hf_rlsearch.backend.stopping import reason_to_stop
 from hf_rlsearch.backend.storage import OBJECTIVE, Opened, finished
-from hf_rlsearch.backend.trial import COMPLETE, FAILED, FULL_TRAINING, PRUNED, Outcome, Plan, resident_memory
-from hf_rlsearch.errors import SearchFailed
+from hf_rlsearch.backend.tolerance import Tolerance
+from hf_rlsearch.backend.trial import COMPLETE, FAILED, FULL_TRAINING, PRUNED, Outcome
 from hf_rlsearch.history import CONTINUES, COST
 from hf_rlsearch.report.notes import note_trial
 
@@ -63,10 +69,9 @@ class Chief:
     ) -> None:
         self.study, self.folder = opened.study, opened.folder
         self._drawer, self._objective, self._settings = drawer, objective, settings
-        self._config, self._world_size = config, world_size
+        self._world_size = world_size
         self._trial: optuna.Trial | None = None
-        self._reported: set[int] = set()
-        self._passed = 0
+        self._curve: Curve | None = None
         self._again: Params | None = None
         self._deadline = math.inf if settings.timeout is None else time.monotonic() + settings.timeout
         self._pausing = Pausing(self.study, settings, minimize=objective.directions[0] == "minimize")
@@ -95,13 +100,13 @@ class Chief:
             *(f"Trial {n} was interrupted and is taken up again." for n in again),
         ):
             self.progress.say(line)
-        # Who starts a search again after too many failures has mended something.
-        self._n_failed_before = len(self._failed())
+        self._tolerance = Tolerance(self.study, settings)
         if OBJECTIVE not in self.study.user_attrs:
             self.study.set_user_attr(OBJECTIVE, objective.to_json())
         if opened.resumed and alone:
             self.standing.discard_checkpoints()
-        self._enqueue_baseline()
+        if settings.baseline and not self.study.get_trials(deepcopy=False):
+            enqueue_baseline(self.study, drawer, config)
 
     @property
     def role(self) -> str:
@@ -121,7 +126,7 @@ class Chief:
         """
         while True:
             reason = reason_to_stop(self.study, self._settings, self._objective, self.standing, self._deadline)
-            if reason is not None and not (reason != "timeout" and self._enqueue_confirmation()):
+            if reason is not None and (reason == "timeout" or not self._confirms()):
                 return {"kind": STOP, "reason": reason}
             self._allowance.tell()
             if self._again is not None and reason is None:
@@ -141,22 +146,8 @@ class Chief:
 
     def report(self, step: int, value: float) -> bool:
         """Stores a point of the running trial's learning curve; True if the pruner stops the trial."""
-        assert self._trial is not None
-        if step <= self._passed or step < max(self._reported, default=0):
-            # A resumed trial passed here before, and was told to go on.
-            return False
-        if step not in self._reported:
-            self._trial.report(value, step)
-            self._reported.add(step)
-        # The user's own configuration and confirmations are trained to their end: they are what others are compared to.
-        if self.role != SEARCH or self.standing.is_multi or step >= FULL_TRAINING:
-            return False
-        if self._trial.user_attrs.get(STOPPED) == step:
-            return True  # killed before the stop was recorded
-        stops = bool(self._trial.should_prune())
-        if stops:
-            self._trial.set_user_attr(STOPPED, step)
-        return stops
+        assert self._curve is not None
+        return self._curve.add(step, value)
 
     def pauses(self, trainer: Any) -> bool:
         """Whether the running trial, which is to stop, leaves a checkpoint behind that it can go on from."""
@@ -201,7 +192,8 @@ class Chief:
         self._trial = None
         note_trial(self.study, told.number)
         self._again = self._to_decode_again(plan, told)
-        self._show(plan, told, outcome)
+        line = ended(plan, told, outcome, self.standing, self._world_size)
+        self.progress.ended(replace(line, most_left=self._allowance.seconds_left()))
         self.standing.discard_checkpoints()
 
     def _to_decode_again(self, plan: Plan | None, told: FrozenTrial) -> Params | None:
@@ -214,33 +206,21 @@ class Chief:
     def check_failures(self, error: BaseException | None) -> None:
         """Ends the search if too many trials have failed since it was started or continued.
 
-        Diverged ones do not count, they are an answer.
-
         Raises:
             SearchFailed: With the last reason.
         """
-        failed = self._failed()[self._n_failed_before :]
-        if len(failed) < self._settings.failures_allowed:
-            return
-        last = (failed[-1].user_attrs.get("failure") or {}).get("reason", "unknown")
-        raise SearchFailed(
-            f"{len(failed)} of {self._settings.most_trials} trials have failed, the last one with: {last}. The search "
-            f"stops at "
-            f"{self._settings.failures_allowed} (max_failed_trials). The finished trials are kept in study "
-            f"{self.study.study_name!r}; see the attribute 'failure' of each trial for its traceback."
-        ) from error
+        self._tolerance.check(error)
 
-    def _failed(self) -> list[FrozenTrial]:
-        return [t for t in finished(self.study) if t.state == TrialState.FAIL and _kind(t) != "nan"]
+    def _confirms(self) -> bool:
+        """Puts the next confirmation into the queue; False when there is none to make."""
+        return enqueue_confirmation(self.study, self.standing, self._drawer, self._settings)
 
     def _begin(self, trial: optuna.Trial) -> Plan | None:
         """The plan of a trial; None for one that was stopped, and killed before that could be recorded."""
         plan, exact = self._planner.plan(trial)
         known = self.study._storage.get_trial(trial._trial_id)
-        self._reported, self._passed = set(known.intermediate_values), 0
+        self._curve = Curve(trial, judged=plan.role == SEARCH and not self.standing.is_multi)
         earlier = known.user_attrs.get(CONTINUES)
-        if earlier is not None:
-            self._passed = max(self.study.get_trials(deepcopy=False)[earlier].intermediate_values, default=0)
         stopped = known.user_attrs.get(STOPPED)
         if stopped is not None and plan.resume_from is not None and point_of(plan.resume_from) == stopped:
             value = known.intermediate_values[stopped]
@@ -264,59 +244,3 @@ class Chief:
         return (
             None if stopped is None or not self._settings.most_paused else self._planner.checkpoint_at(trial, stopped)
         )
-
-    def _enqueue_confirmation(self) -> bool:
-        """Puts the next confirmation into the queue; False when there is none to make."""
-        if self._settings.confirm == 0 or self.standing.is_multi:
-            return False
-        trials = self.study.get_trials(deepcopy=False)
-        if any(t.state == TrialState.WAITING and role(t) == CONFIRM for t in trials):
-            return True
-        own = next((t for t in trials if role(t) == BASELINE and t.state == TrialState.COMPLETE), None)
-        numbers = confirm.candidates(self.standing.ranking(), own, self._settings.confirm)
-        maximize = self._objective.directions[0] == "maximize"
-        run = confirm.next_run(numbers, trials, seed=int(self._drawer.frozen.value("seed")), maximize=maximize)
-        if run is None:
-            return False
-        number, seed = run
-        attributes = {"role": CONFIRM, confirm.OF: number, confirm.SEED: seed}
-        self.study.enqueue_trial(trials[number].params, user_attrs=attributes)
-        return True
-
-    def _enqueue_baseline(self) -> None:
-        if not self._settings.baseline or self.study.get_trials(deepcopy=False):
-            return
-        recorded, _ = self._drawer.of_the_user(self._config)
-        self.study.enqueue_trial(recorded, user_attrs={"role": BASELINE})
-
-    def _show(self, plan: Plan | None, told: FrozenTrial, outcome: Outcome) -> None:
-        ranking = self.standing.ranking()
-        none = "" if self.standing.is_multi else "-"
-        best = f"{ranking[0].values[0]:.4g} (trial {ranking[0].number})" if ranking else none
-        if outcome.failure is not None:
-            at = f" at training step {outcome.failure.step}" if outcome.failure.step else ""
-            where = f" on rank {outcome.failure.rank}" if self._world_size > 1 else ""
-            result = f"failed{at}{where}: {outcome.failure.reason}"
-        else:
-            values = ", ".join(f"{value:.4g}" for value in outcome.values)
-            ended = "paused" if PAUSED in told.user_attrs else "pruned"
-            result = values if outcome.status == COMPLETE else f"{ended} at {values or 'the start'}"
-        if plan is not None and plan.score is not None:
-            result += f" with the model of trial {told.user_attrs[RESCORED]}"
-        reached = max(told.intermediate_values, default=0) / FULL_TRAINING
-        self.progress.ended(
-            Ended(
-                number=told.number,
-                role=role(told),
-                params=told.user_attrs.get("hyperparameters", told.params),
-                result=result,
-                best=best,
-                fidelity=1.0 if outcome.status == COMPLETE else reached,
-                seconds=outcome.seconds,
-                most_left=self._allowance.seconds_left(),
-            )
-        )
-
-
-def _kind(trial: FrozenTrial) -> str:
-    return str((trial.user_attrs.get("failure") or {}).get("kind", "error"))

@@ -17,10 +17,10 @@ from hf_rlsearch.backend.arguments import plain
 from hf_rlsearch.backend.drawing import Drawer, suggest
 from hf_rlsearch.backend.ownership import OWNER, owner
 from hf_rlsearch.backend.paused import BEGUN_AT, Pausing, point_of
+from hf_rlsearch.backend.plan import Plan, SharedTrial
 from hf_rlsearch.backend.result import BASELINE, CONFIRM, RESCORED, SEARCH, role
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.storage import finished
-from hf_rlsearch.backend.trial import Plan, SharedTrial
 from hf_rlsearch.errors import SearchFailed
 from hf_rlsearch.history import CONTINUES, COST
 

@@ -21,6 +21,7 @@ from hf_rlsearch.backend.failures import Failure
 from hf_rlsearch.backend.finish import model_params
 from hf_rlsearch.backend.identity import identity
 from hf_rlsearch.backend.objective import Objective
+from hf_rlsearch.backend.plan import Plan
 from hf_rlsearch.backend.probe import probe_metrics
 from hf_rlsearch.backend.result import SearchResult
 from hf_rlsearch.backend.returned import give_back
@@ -29,7 +30,7 @@ from hf_rlsearch.backend.sources import FactorySource, TrainerSource
 from hf_rlsearch.backend.stopping import optimize_loop, stop_signals
 from hf_rlsearch.backend.storage import FILE, open_study, quiet_optuna
 from hf_rlsearch.backend.storage_errors import cannot_go_on, storage_errors
-from hf_rlsearch.backend.trial import COMPLETE, FAILED, Monitor, Outcome, Plan, run_trial
+from hf_rlsearch.backend.trial import COMPLETE, FAILED, Monitor, Outcome, run_trial
 from hf_rlsearch.errors import SearchFailed
 from hf_rlsearch.report.notes import note_study
 

@@ -10,9 +10,10 @@ from hf_rlsearch.backend.arguments import FrozenArguments
 from hf_rlsearch.backend.compat import TrainerSeat, check_trainer, fresh_model, release_memory, takes_trial
 from hf_rlsearch.backend.drawing import Drawer, make_drawer
 from hf_rlsearch.backend.objective import Objective
+from hf_rlsearch.backend.plan import Plan, SharedTrial
 from hf_rlsearch.backend.scopes import ScopedNames, attach, trial_arguments, trial_model_init
 from hf_rlsearch.backend.settings import Settings
-from hf_rlsearch.backend.trial import Monitor, Plan, SharedTrial
+from hf_rlsearch.backend.trial import Monitor
 from hf_rlsearch.errors import ArgumentsError
 
 # Attribute of arguments whose metric_for_best_model a search has set.

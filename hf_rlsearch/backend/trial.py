@@ -2,70 +2,24 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from optuna import TrialPruned
-from optuna.distributions import BaseDistribution
-from optuna.trial import FixedTrial
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend.arguments import plain
 from hf_rlsearch.backend.compat import fresh_model, load_checkpoint, save_or_leave
 from hf_rlsearch.backend.distributed import Ranks
 from hf_rlsearch.backend.failures import Failure, diverged
+from hf_rlsearch.backend.memory import peak_memory
 from hf_rlsearch.backend.objective import Objective
-from hf_rlsearch.errors import ObjectiveError, SearchSpaceError
+from hf_rlsearch.backend.plan import Plan, SharedTrial
+from hf_rlsearch.errors import ObjectiveError
 
 COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
 # The axis of learning curves: this many units are the whole of a trial's own training, whatever its batch size.
 FULL_TRAINING = 10_000
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What all ranks are to train next; travels as plain data.
-
-    Attributes:
-        number: The trial's number in the study.
-        params: Every hyperparameter, those of ``model_init`` included; empty for the user's own arguments.
-        values: What ``hp_space`` returned: training arguments by name.
-        folder: Where the trial writes.
-        name: What ``hp_name`` answered, or "run-<number>".
-        role: "baseline" (the user's own arguments), "search" or "confirm".
-        resume_from: A complete checkpoint of this trial, or of the one that it goes on with; None to begin anew.
-        score: Folder of another trial's model that is scored in place of training, None to train.
-    """
-
-    number: int
-    params: Params
-    values: Params
-    folder: str
-    name: str
-    role: str = "search"
-    resume_from: str | None = None
-    score: str | None = None
-
-    def to_json(self) -> Params:
-        """As plain data."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Plan":
-        """The inverse of ``to_json``."""
-        return cls(**data)
-
-    def with_half_the_batch(self, args: Any) -> "Plan | None":
-        """The same trial with half the batch per device and twice the accumulation; None if the batch is 1 or odd.
-
-        Args:
-            args: The resolved arguments of this plan.
-        """
-        batch, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
-        if batch % 2:
-            return None
-        sizes = {"per_device_train_batch_size": batch // 2, "gradient_accumulation_steps": accumulation * 2}
-        return replace(self, values={**self.values, **sizes}, resume_from=None)
 
 
 @dataclass
@@ -93,32 +47,6 @@ class Outcome:
     step: int = 0
     trained: float = 0.0
     checkpoint: str | None = None
-
-
-class SharedTrial(FixedTrial):
-    """What ``model_init(trial)`` and callbacks see on every rank: all values are known, none is drawn.
-
-    Args:
-        params: Every hyperparameter of the trial.
-        number: The trial's number.
-    """
-
-    def __init__(self, params: Params, number: int) -> None:
-        super().__init__(dict(params), number)
-
-    @property
-    def params(self) -> Params:
-        """Every hyperparameter, suggested yet or not."""
-        return dict(self._params)
-
-    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
-        if name not in self._params:
-            raise SearchSpaceError(
-                f"model_init asks for {name!r}, which was not drawn for trial {self.number} (drawn: "
-                f"{sorted(self._params)}). "
-                "Let it ask for the same hyperparameters whenever hp_space gives the same values."
-            )
-        return super()._suggest(name, distribution)
 
 
 @dataclass
@@ -315,30 +243,6 @@ def _with_earlier(trainer: Any, evaluations: list[Evaluation], objective: Object
         except ObjectiveError:
             continue
     return sorted([*found, *evaluations], key=lambda evaluation: evaluation.step)
-
-
-def peak_memory() -> int:
-    """Most bytes in use so far on the device, or by this process where there is no CUDA device."""
-    import torch
-
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    import resource
-    import sys
-
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(used if sys.platform == "darwin" else used * 1024)
-
-
-def resident_memory() -> int | None:
-    """Bytes of main memory that this process holds now; None where the system does not tell."""
-    import os
-
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return None
 
 
 def _rank(trainer: Any) -> int:
