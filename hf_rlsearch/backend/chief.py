@@ -11,12 +11,14 @@ from optuna.trial import FrozenTrial, TrialState
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend import rescoring
 from hf_rlsearch.backend.allowance import Allowance
+from hf_rlsearch.backend.checked import DATA
 from hf_rlsearch.backend.curve import Curve
 from hf_rlsearch.backend.distributed import RUN, STOP
 from hf_rlsearch.backend.drawing import Drawer
 from hf_rlsearch.backend.ending import ended
 from hf_rlsearch.backend.enqueue import enqueue_baseline, enqueue_confirmation
 from hf_rlsearch.backend.failures import Failure
+from hf_rlsearch.backend.fidelity import Looks, trainings_of_a_trial
 from hf_rlsearch.backend.memory import resident_memory
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.ownership import requeue_interrupted
@@ -28,12 +30,12 @@ from hf_rlsearch.backend.progress import Progress
 from hf_rlsearch.backend.remarks import remarks
 from hf_rlsearch.backend.result import CONFIRM, SEARCH, role
 from hf_rlsearch.backend.settings import Settings
-from hf_rlsearch.backend.standing import SPENT, TRAINED, Standing
+from hf_rlsearch.backend.standing import SPENT, TRAINED, Standing, newly_spent
 from hf_rlsearch.backend.stopping import reason_to_stop
 from hf_rlsearch.backend.storage import OBJECTIVE, Opened, finished
 from hf_rlsearch.backend.tolerance import Tolerance
 from hf_rlsearch.backend.trial import COMPLETE, FAILED, FULL_TRAINING, PRUNED, Outcome
-from hf_rlsearch.history import CONTINUES, COST
+from hf_rlsearch.history import CONTINUES
 from hf_rlsearch.report.notes import note_trial
 
 _STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
@@ -72,6 +74,9 @@ class Chief:
         self._world_size = world_size
         self._trial: optuna.Trial | None = None
         self._curve: Curve | None = None
+        self._n_rows = n_rows
+        self._looks: Looks | None = None
+        self._ahead: Plan | None = None
         self._again: Params | None = None
         self._deadline = math.inf if settings.timeout is None else time.monotonic() + settings.timeout
         self._pausing = Pausing(self.study, settings, minimize=objective.directions[0] == "minimize")
@@ -86,7 +91,8 @@ class Chief:
             world_size=world_size,
         )
         self.standing = Standing(self.study, objective, settings, self._pausing, scores_again=drawer.generates)
-        self._allowance = Allowance(self.study, settings, self._deadline, Prices(drawer, n_rows, world_size))
+        prices = Prices(drawer, n_rows, world_size, trainings_of_a_trial(settings))
+        self._allowance = Allowance(self.study, settings, self._deadline, prices)
         again = requeue_interrupted(self.study, alone=alone)
         if opened.resumed and settings.sampler is not None:
             # A seeded sampler would draw again what it drew in the first run.
@@ -100,7 +106,7 @@ class Chief:
             *(f"Trial {n} was interrupted and is taken up again." for n in again),
         ):
             self.progress.say(line)
-        self._tolerance = Tolerance(self.study, settings)
+        self.tolerance = Tolerance(self.study, settings)
         if OBJECTIVE not in self.study.user_attrs:
             self.study.set_user_attr(OBJECTIVE, objective.to_json())
         if opened.resumed and alone:
@@ -124,6 +130,8 @@ class Chief:
         Raises:
             SearchFailed: Too many trials have failed.
         """
+        if self._ahead is not None:
+            return {"kind": RUN, **self._ahead.to_json()}
         while True:
             reason = reason_to_stop(self.study, self._settings, self._objective, self.standing, self._deadline)
             if reason is not None and (reason == "timeout" or not self._confirms()):
@@ -142,11 +150,13 @@ class Chief:
                 self.record(None, Outcome(status=PRUNED))
             except Exception as error:
                 self.record(None, Outcome(status=FAILED, failure=Failure.from_error(error)))
-                self.check_failures(error)
+                self.tolerance.check(error)
 
     def report(self, step: int, value: float) -> bool:
         """Stores a point of the running trial's learning curve; True if the pruner stops the trial."""
         assert self._curve is not None
+        if self._looks is not None:
+            return False  # its points are the ends of its trainings
         return self._curve.add(step, value)
 
     def pauses(self, trainer: Any) -> bool:
@@ -170,6 +180,10 @@ class Chief:
         """Writes a finished trial to the storage, attributes first, so that a finished trial is always whole."""
         trial = self._trial
         assert trial is not None
+        if self._looks is not None and plan is not None:
+            self._ahead = self._looks.after(plan, outcome)
+            if self._ahead is not None:
+                return
         attributes: Params = {
             "seconds": outcome.seconds,
             "peak_memory": outcome.peak_memory,
@@ -179,7 +193,7 @@ class Chief:
             "checkpoint": outcome.checkpoint,
             "failure": None if outcome.failure is None else outcome.failure.to_json(),
             TRAINED: outcome.trained,
-            SPENT: self._newly(trial, outcome.trained),
+            SPENT: newly_spent(trial, outcome.trained),
             PAUSED: self._paused(trial) if outcome.status == PRUNED else None,
         }
         for name, value in attributes.items():
@@ -189,7 +203,7 @@ class Chief:
             told = self.study.tell(trial, list(outcome.values), skip_if_finished=True)
         else:
             told = self.study.tell(trial, state=_STATES[outcome.status], skip_if_finished=True)
-        self._trial = None
+        self._trial = self._looks = None
         note_trial(self.study, told.number)
         self._again = self._to_decode_again(plan, told)
         line = ended(plan, told, outcome, self.standing, self._world_size)
@@ -202,14 +216,6 @@ class Chief:
         is_new_best = bool(ranking) and ranking[0].number == told.number and plan is not None and plan.score is None
         ours = self._settings.sampler is None and self._drawer.generates and role(told) == SEARCH
         return rescoring.without_generation(told.params) if is_new_best and ours else None
-
-    def check_failures(self, error: BaseException | None) -> None:
-        """Ends the search if too many trials have failed since it was started or continued.
-
-        Raises:
-            SearchFailed: With the last reason.
-        """
-        self._tolerance.check(error)
 
     def _confirms(self) -> bool:
         """Puts the next confirmation into the queue; False when there is none to make."""
@@ -226,17 +232,24 @@ class Chief:
             value = known.intermediate_values[stopped]
             self.record(plan, Outcome(status=PRUNED, values=(value,), trained=stopped / FULL_TRAINING))
             return None
-        if earlier is not None and plan.resume_from is not None:
-            share = point_of(plan.resume_from) / FULL_TRAINING
+        if earlier is not None and known.user_attrs[BEGUN_AT]:
+            share = known.user_attrs[BEGUN_AT] / FULL_TRAINING
             self.progress.say(f"Trial {plan.number} goes on with trial {earlier}, of which {share:.0%} are trained.")
         self.progress.begun(plan.number, plan.role, exact)
-        return plan
+        return self._with_looks(trial, plan)
 
-    @staticmethod
-    def _newly(trial: optuna.Trial, trained: float) -> float:
-        """Full trainings that were newly trained."""
-        begun_at = trial.user_attrs.get(BEGUN_AT, 0) / FULL_TRAINING
-        return float(trial.user_attrs.get(COST, 1.0) * max(0.0, trained - begun_at))
+    def _with_looks(self, trial: optuna.Trial, plan: Plan) -> Plan | None:
+        """The first training of a trial that sees more and more rows; as ``_begin``."""
+        if self._settings.fidelity != DATA or self._n_rows is None:
+            return plan
+        assert self._curve is not None
+        looks = Looks(trial, plan, self._curve, self._n_rows)
+        stopped = looks.stopped()
+        if stopped is not None:
+            self.record(plan, stopped)
+            return None
+        self._looks = looks
+        return looks.next()
 
     def _paused(self, trial: optuna.Trial) -> str | None:
         """The checkpoint that a trial can go on from which the pruner has stopped."""

@@ -13,6 +13,7 @@ import optuna
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend.arguments import FrozenArguments, dumps, plain
+from hf_rlsearch.backend.checked import STEPS
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.space import SearchSpace
 
@@ -42,6 +43,7 @@ def identity(
     searched: frozenset[str],
     trainer: Any,
     computed: Params | None = None,
+    fidelity: str = STEPS,
 ) -> Params:
     """The identity of a search as plain data, comparable key by key.
 
@@ -52,9 +54,10 @@ def identity(
         searched: Argument names that ``hp_space`` sets.
         trainer: For its data and model.
         computed: What ``hp_space`` returns besides the values that it suggests, by name; plain data.
+        fidelity: What stopped trials have had less of.
     """
     function = objective.function
-    return {
+    facts = {
         "space": {name: optuna.distributions.distribution_to_json(d) for name, d in space.distributions.items()},
         "objective": list(objective.names),
         "follows": None if objective.follows is None else list(objective.follows),
@@ -66,6 +69,7 @@ def identity(
         "eval_data": data_fingerprint(getattr(trainer, "eval_dataset", None)),
         "model": model_fingerprint(getattr(trainer, "model", None)),
     }
+    return facts if fidelity == STEPS else {**facts, "fidelity": fidelity}
 
 
 def data_fingerprint(data: Any) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import optuna
 
 from hf_rlsearch.backend.arguments import plain
-from hf_rlsearch.backend.checked import OURS
+from hf_rlsearch.backend.checked import DATA, OURS
 from hf_rlsearch.backend.default_space import DefaultSpace
 from hf_rlsearch.backend.drawing import Drawer
 from hf_rlsearch.backend.objective import Objective
@@ -35,6 +35,12 @@ def remarks(
             f"Earlier trials ran on {sorted(others)} processes, this run on {world_size}: effective batch sizes, and "
             "with them objectives, are not comparable."
         )
+    if settings.fidelity == DATA:
+        yield (
+            "Each configuration is trained on 1/9 of the training rows, on 1/3 and on all of them, each time from the "
+            "start; after the first two it may be stopped."
+        )
+        return
     evaluates = plain(getattr(drawer.frozen.original(), "eval_strategy", None))
     silent = evaluates == "no" and "eval_strategy" not in drawer.searched
     if silent and settings.pruner not in (None, OURS):

@@ -120,6 +120,7 @@ class Search:
                 searched=self._drawer.searched,
                 trainer=source.reference,
                 computed=self._drawer.computed,
+                fidelity=settings.fidelity,
             ),
             directions=self.objective.directions,
             n_trials=settings.counted_trials,
@@ -177,7 +178,7 @@ class Search:
     def _check(self) -> Params:
         """Rank 0: goes on after a failed trial, or raises."""
         assert self._chief is not None
-        self._chief.check_failures(None)
+        self._chief.tolerance.check(None)
         return {}
 
     def _train(self, plan: Plan) -> Exception | None:
@@ -273,7 +274,7 @@ class Search:
 
     def _keep(self, trainer: Any, plan: Plan, outcome: Outcome) -> Outcome:
         """Puts a good trial's model where it is found after the search."""
-        if plan.score is not None:
+        if plan.score is not None or plan.rows is not None:
             return outcome
         decision = self._ranks.broadcast(self._worth(outcome))
         if decision["disk"]:

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.backend.checked import OURS
+from hf_rlsearch.backend.checked import OURS, STEPS
 from hf_rlsearch.backend.default_space import default_hp_space, space_for
+from hf_rlsearch.backend.fidelity import check_fidelity
 from hf_rlsearch.backend.objective import UNSET_DIRECTION
 from hf_rlsearch.backend.run import run_search
 from hf_rlsearch.backend.settings import UNSET_TRIALS, Settings
@@ -44,6 +45,7 @@ def search(
     roles: Mapping[str, str] | None = None,
     n_points: Mapping[str, int] | int | None = None,
     budget: float | None = None,
+    fidelity: str = STEPS,
     confirm: int = 0,
     published: Sequence[Params] = (),
     seed: int | None = None,
@@ -96,6 +98,9 @@ def search(
         budget: Number of trainings with your own arguments to spend, on as many trials as that gives where ``n_trials``
             is left out. A trial counts for what is newly trained in it. Of ``n_trials``, ``budget`` and ``timeout`` the
             first that is reached ends the search.
+        fidelity: What a trial has less of that is stopped. "steps": one training, judged at its evaluations. "data":
+            a training on a ninth of the training rows, one on a third and one on all of them, each from the start and
+            judged at its end; a ``budget`` counts the rows of all three. Only those on all rows are complete.
         confirm: Number of best configurations to train again under new seeds, with your own; the best mean wins.
         published: Configurations known to work, always among the candidates: their numbers become levels. Names outside
             of the space are left out. Left out, those that were published for the Trainer's kind of model. None of them
@@ -117,7 +122,7 @@ def search(
     settings = Settings(hp_space=hp_space or default_hp_space, compute_objective=_own(compute_objective), **given)
     is_factory = callable(trainer) and not hasattr(trainer, "train")
     source = FactorySource(trainer) if is_factory else TrainerSource(trainer)
-    return run_search(source, _with_fitting_space(settings, source))
+    return run_search(source, _fitting(settings, source))
 
 
 def search_from_trainer(
@@ -141,7 +146,7 @@ def search_from_trainer(
         hp_name=trainer.hp_name,
     )
     source = TrainerSource(trainer)
-    return run_search(source, _with_fitting_space(settings, source))
+    return run_search(source, _fitting(settings, source))
 
 
 def _own(compute_objective: Any) -> Any:
@@ -153,8 +158,9 @@ def _own(compute_objective: Any) -> Any:
     return None if compute_objective is default_compute_objective else compute_objective
 
 
-def _with_fitting_space(settings: Settings, source: TrainerSource | FactorySource) -> Settings:
-    """The space of the Trainer's kind of model where the user gave none."""
+def _fitting(settings: Settings, source: TrainerSource | FactorySource) -> Settings:
+    """With the space of the Trainer's kind of model where the user gave none; refuses what its data do not allow."""
+    check_fidelity(settings, source.reference)
     if settings.hp_space is not default_hp_space:
         return settings
     space = space_for(source.reference, is_factory=isinstance(source, FactorySource))

@@ -9,6 +9,7 @@ from hf_rlsearch._typing import Params
 from hf_rlsearch.backend.arguments import FrozenArguments
 from hf_rlsearch.backend.compat import TrainerSeat, check_trainer, fresh_model, release_memory, takes_trial
 from hf_rlsearch.backend.drawing import Drawer, make_drawer
+from hf_rlsearch.backend.fidelity import only_rows
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.plan import Plan, SharedTrial
 from hf_rlsearch.backend.scopes import ScopedNames, attach, trial_arguments, trial_model_init
@@ -97,6 +98,8 @@ class TrainerSource:
         model_init = trial_model_init(self._model_init, plan.values)
         trainer = self.seat.prepare(args, model_init=model_init, name=plan.name, on_metrics=monitor)
         attach(trainer, plan.values)
+        if plan.rows is not None:
+            only_rows(trainer, plan.rows, self.frozen)
         return trainer
 
     def release(self) -> None:
@@ -158,6 +161,8 @@ class FactorySource:
             from hf_rlsearch.backend.compat import drop_progress
 
             drop_progress(handler)
+        if plan.rows is not None:
+            only_rows(trainer, plan.rows, self.frozen)
         if monitor is not None:
             trainer._report_to_hp_search = lambda trial, step, metrics: monitor(trainer, metrics)
         return trainer

@@ -7,12 +7,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch.backend import checkpoints, confirm
 from hf_rlsearch.backend.objective import Objective
-from hf_rlsearch.backend.paused import PAUSED, Pausing, needed, size_of
+from hf_rlsearch.backend.paused import BEGUN_AT, PAUSED, Pausing, needed, size_of
 from hf_rlsearch.backend.result import BASELINE, CONFIRM, RESCORED, role
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.storage import finished
 from hf_rlsearch.backend.trial import COMPLETE, FULL_TRAINING, Outcome
-from hf_rlsearch.history import CONTINUES
+from hf_rlsearch.history import CONTINUES, COST
 
 # User attributes of a finished trial: the share of its own training that is done, and what it newly cost.
 TRAINED, SPENT = "trained", "spent"
@@ -152,3 +152,14 @@ def spent_on(trial: FrozenTrial) -> float:
     if stored is not None:
         return float(stored)
     return 1.0 if trial.state == TrialState.COMPLETE else max(trial.intermediate_values, default=0) / FULL_TRAINING
+
+
+def newly_spent(trial: optuna.Trial, trained: float) -> float:
+    """Full trainings that are newly trained in a trial that ends now.
+
+    Args:
+        trial: Still running.
+        trained: Share of its own training that is done, in [0, 1].
+    """
+    begun_at = trial.user_attrs.get(BEGUN_AT, 0) / FULL_TRAINING
+    return float(trial.user_attrs.get(COST, 1.0) * max(0.0, trained - begun_at))
