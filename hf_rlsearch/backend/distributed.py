@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from hf_rlsearch import errors
 from hf_rlsearch._typing import Params
+from hf_rlsearch.backend.failures import Failure, kind_of
 from hf_rlsearch.backend.rendezvous import Rendezvous, time_limit
 from hf_rlsearch.errors import HfRlSearchError, SearchFailed
 
@@ -80,29 +81,41 @@ class Ranks:
         dist.all_gather(received, padded, group=self._group)
         return [_decode(data[: int(n.item())]) for data, n in zip(received, lengths, strict=True)]
 
-    def together(self, act: Callable[[], T]) -> T:
+    def together(self, act: Callable[[], T], *, let_go: Callable[[], None] | None = None) -> T:
         """Runs something on every rank, and raises on all of them if it raised on any.
+
+        Args:
+            act: What to run.
+            let_go: Given where ``act`` has collectives, in which ranks would wait for one that failed alone; drops
+                every reference to the process group (see ``settle``).
 
         Raises:
             Exception: This rank's own, or for another rank's an exception of the same kind.
         """
+        if self.size == 1:
+            return act()
         error: Exception | None = None
         result: T | None = None
         try:
             result = act()
         except Exception as caught:
             error = caught
-        if self.size == 1:
+        report = {} if error is None else describe(error)
+        assert self._rendezvous is not None
+        if let_go is None or not self._rendezvous.frees:
+            reports = self.gather(report)
+        else:
             if error is not None:
-                raise error
+                Failure.from_error(error)  # its frames hold the process group
+            reports = self.settle(report, failed=error is not None, let_go=let_go)
+        failed = {rank: each for rank, each in enumerate(reports) if each}
+        # Who only lost the others says what happened to them.
+        first = next((rank for rank, each in failed.items() if each["kind"] != "lost"), min(failed, default=None))
+        if first is None:
             return result  # type: ignore[return-value]
-        reports = self.gather({} if error is None else describe(error))
-        if error is not None:
+        if error is not None and (report["kind"] != "lost" or first == self.rank):
             raise error
-        for rank, report in enumerate(reports):
-            if report:
-                raise rebuild(report, rank)
-        return result  # type: ignore[return-value]
+        raise rebuild(failed[first], first)
 
     def decide(self, act: Callable[[], Params]) -> Params:
         """Runs something on rank 0 and gives its result to all ranks; an exception there is raised on all.
@@ -161,7 +174,7 @@ class Ranks:
 
 def describe(error: BaseException) -> Params:
     """An exception as plain data."""
-    return {"type": type(error).__name__, "text": str(error)}
+    return {"type": type(error).__name__, "text": str(error), "kind": kind_of(error)}
 
 
 def rebuild(report: Params, rank: int) -> Exception:

@@ -1,10 +1,11 @@
 """An evaluation of the untrained model on a few rows: which metrics are there, before anything is trained?"""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hf_rlsearch.backend.choose_objective import resolve
+from hf_rlsearch.backend.distributed import Ranks
 from hf_rlsearch.backend.identity import keep_randomness
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.settings import Settings
@@ -14,43 +15,55 @@ from hf_rlsearch.errors import ObjectiveError
 _N_ROWS = 32
 
 
-def probe_metrics(source: Any, settings: Settings) -> Objective:
+def probe_metrics(source: Any, settings: Settings, ranks: Ranks) -> Objective:
     """Settles the objective from the metrics that evaluation really gives; called on every rank.
 
     Args:
         source: Of the Trainer.
         settings: Of the search.
+        ranks: Who evaluates together.
 
     Raises:
         ObjectiveError: There is nothing to evaluate on, evaluation fails, or the objective is unusable.
     """
-    trainer = source.probe()
-    if getattr(trainer, "eval_dataset", None) is None:
-        raise ObjectiveError("The Trainer has no eval_dataset, so trials could not be compared. Pass one to it.")
     with keep_randomness(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        metrics = _evaluate(trainer)
-    return resolve(
-        metrics,
-        args=source.frozen.original(),
-        compute_objective=settings.compute_objective,
-        metric=settings.metric,
-        direction=settings.direction,
-    )
+        metrics = _evaluate(source, ranks)
+
+    def settle() -> Objective:
+        return resolve(
+            metrics,
+            args=source.frozen.original(),
+            compute_objective=settings.compute_objective,
+            metric=settings.metric,
+            direction=settings.direction,
+        )
+
+    return ranks.together(settle)
 
 
-def _evaluate(trainer: Any) -> Mapping[str, Any]:
+def _evaluate(source: Any, ranks: Ranks) -> Mapping[str, Any]:
+    """The metrics; all ranks take the second way if the first one fails on any of them."""
     try:
-        return dict(trainer.evaluate(_few(trainer.eval_dataset)))
+        return ranks.together(lambda: _metrics(source.probe(), _few), let_go=source.release)
     except Exception:
         # Some metrics need all rows, such as an AUC that must see both classes.
         try:
-            return dict(trainer.evaluate())
+            return ranks.together(lambda: _metrics(source.probe(), lambda data: data), let_go=source.release)
+        except ObjectiveError:
+            raise
         except Exception as error:
             raise ObjectiveError(
                 f"Evaluating the untrained model raised {type(error).__name__}: {error}. Make trainer.evaluate() "
                 f"work first."
             ) from error
+
+
+def _metrics(trainer: Any, rows: Callable[[Any], Any]) -> Mapping[str, Any]:
+    data = getattr(trainer, "eval_dataset", None)
+    if data is None:
+        raise ObjectiveError("The Trainer has no eval_dataset, so trials could not be compared. Pass one to it.")
+    return dict(trainer.evaluate(rows(data)))
 
 
 def _few(data: Any) -> Any:

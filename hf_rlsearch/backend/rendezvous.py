@@ -15,8 +15,7 @@ class Rendezvous:
     """Brings the ranks together again after one of them failed, through the key-value store of ``torch.distributed``.
 
     Works with gloo, whose connections close with the group. NCCL cannot be left by one rank alone: there the group's
-    own
-    time limit ends the job, and the launcher's restart continues the search.
+    own time limit ends the job, and the launcher's restart continues the search.
 
     Args:
         rank: This process.
@@ -32,6 +31,11 @@ class Rendezvous:
         self._backend = dist.get_backend()
         self._timeout = time_limit() or timedelta(minutes=30)
 
+    @property
+    def frees(self) -> bool:
+        """Whether a rank that leaves the process group frees the others from what they wait for in it."""
+        return "nccl" not in self._backend
+
     def meet(self, report: Params) -> list[Params]:
         """Leaves the process group, waits for all ranks, exchanges their reports and joins a new group.
 
@@ -46,7 +50,7 @@ class Rendezvous:
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = distributed_c10d.PrefixStore(f"hf_rlsearch/{attempt}/{self._n_met}", self._store)
         store.set(f"report/{self._rank}", json.dumps(report))
-        if "nccl" in self._backend:
+        if not self.frees:
             raise SearchFailed(self._lost(report))
         _forget_world()
         dist.destroy_process_group()

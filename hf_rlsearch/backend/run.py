@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from hf_rlsearch.backend.failures import Failure
 from hf_rlsearch.backend.finish import model_params
 from hf_rlsearch.backend.identity import identity
 from hf_rlsearch.backend.objective import Objective
+from hf_rlsearch.backend.ownership import leave
 from hf_rlsearch.backend.plan import Plan
 from hf_rlsearch.backend.probe import probe_metrics
 from hf_rlsearch.backend.result import SearchResult
@@ -51,8 +53,8 @@ def run_search(source: Source, settings: Settings) -> Any:
     with stop_signals(), quiet_optuna(), calm(), source:
         search = Search(source, settings, ranks)
         result = search.run()
-        search.finish(result)
-        search.close()
+        ranks.together(partial(search.finish, result))
+        ranks.decide(search.close)
         return best_runs(result, search.objective.multi)
 
 
@@ -71,7 +73,7 @@ class Search:
     def __init__(self, source: Source, settings: Settings, ranks: Ranks) -> None:
         self._source, self._settings, self._ranks = source, settings, ranks
         self._drawer: Drawer = ranks.together(lambda: source.drawer(settings))
-        self.objective: Objective = ranks.together(lambda: probe_metrics(source, settings))
+        self.objective: Objective = probe_metrics(source, settings, ranks)
         self._chief: Chief | None = None
         # Weights of the best trial that could not be, or were not to be, kept on disk.
         self._in_memory: tuple[int, dict[str, Any]] | None = None
@@ -86,13 +88,16 @@ class Search:
                 return self._loop()
         finally:
             self._chief.progress.close()
+            if self._settings.storage is None:
+                leave(self._chief.study)
 
-    def close(self) -> None:
-        """Notes that the result is about to be given back, so that the same script can begin a new search next time."""
-        if self._chief is not None:
-            own = Path(self._source.frozen.value("output_dir"), FILE) if self._settings.storage is None else None
-            with storage_errors(self._where()):
-                give_back(self._chief.study, own)
+    def close(self) -> Params:
+        """Rank 0: notes that the result is about to be given back; the same script begins a new search next time."""
+        assert self._chief is not None
+        own = Path(self._source.frozen.value("output_dir"), FILE) if self._settings.storage is None else None
+        with storage_errors(self._where()):
+            give_back(self._chief.study, own)
+        return {}
 
     def finish(self, result: SearchResult) -> None:
         """Gives the Trainer the best arguments and model, or back as it was if no trial completed."""
@@ -186,14 +191,19 @@ class Search:
         outcome, fatal = self._attempt(plan)
         while (smaller := self._smaller(plan, outcome)) is not None:
             plan = smaller
-            if self._chief is not None:
-                self._chief.halved(plan)
+            self._ranks.decide(partial(self._halved, plan))
             outcome, fatal = self._attempt(plan)
         if outcome.failure is not None and outcome.failure.kind == "storage":
             # Not recorded: it is no answer about the configuration, and is taken up again like after a kill.
             return cannot_go_on(plan.number, outcome.failure.reason, plan.folder)
         self._ranks.decide(partial(self._record, plan, outcome))
         return fatal
+
+    def _halved(self, plan: Plan) -> Params:
+        assert self._chief is not None
+        with storage_errors(self._where()):
+            self._chief.halved(plan)
+        return {}
 
     def _smaller(self, plan: Plan, outcome: Outcome) -> Plan | None:
         """What to train instead of a trial that ran out of memory, the same on all ranks; None for nothing."""
@@ -220,7 +230,9 @@ class Search:
         try:
             outcome, fatal = self._agree(outcome, error)
             if outcome.status == COMPLETE:
-                outcome = self._keep(trainer, plan, outcome)
+                before = self._in_memory
+                outcome, fatal = self._agree(*self._kept(trainer, plan, outcome))
+                self._in_memory = before if outcome.status == FAILED else self._in_memory
             if chief is not None:
                 final = dict(zip(self.objective.names, outcome.values, strict=False))
                 tracking.end_run(trainer, hyperparameters=chief.hyperparameters, objective=final)
@@ -254,7 +266,7 @@ class Search:
         failures = [Failure(**each["failure"]) for each in reports if each["failure"] is not None]
         if failures:
             first = next((failure for failure in failures if failure.kind != "lost"), failures[0])
-            outcome.status, outcome.failure, outcome.values = FAILED, first, ()
+            outcome.status, outcome.failure, outcome.values, outcome.checkpoint = FAILED, first, (), None
             return outcome, None if reports[first.rank]["caught"] else self._fatal(first, error)
         if any(each["status"] != reports[0]["status"] for each in reports):
             raise AssertionError(f"The ranks disagree on how the trial ended: {[r['status'] for r in reports]}.")
@@ -271,6 +283,14 @@ class Search:
         """Rank 0, before the job ends: the trial that a rank was lost in has failed, and is not tried for ever."""
         if self._chief is not None and outcome.failure is not None and outcome.failure.kind != "lost":
             self._chief.record(plan, outcome)
+
+    def _kept(self, trainer: Any, plan: Plan, outcome: Outcome) -> tuple[Outcome, Exception | None]:
+        """As ``_keep``; an exception fails the trial on this rank."""
+        try:
+            return self._keep(trainer, plan, outcome), None
+        except Exception as error:
+            failure = Failure.from_error(error, rank=self._ranks.rank, step=outcome.step)
+            return replace(outcome, status=FAILED, failure=failure), error
 
     def _keep(self, trainer: Any, plan: Plan, outcome: Outcome) -> Outcome:
         """Puts a good trial's model where it is found after the search."""
@@ -294,19 +314,30 @@ class Search:
         return {"disk": standing.keeps(role, outcome), "best": standing.is_best(role, outcome)}
 
     def _result(self, reason: str) -> SearchResult:
-        chief = self._chief
-        result = None
-        if chief is not None:
-            chief.standing.discard_checkpoints(confirmed=True)
-            result = SearchResult(
-                study=chief.study,
-                metric=", ".join(self.objective.names),
-                output_dir=chief.folder,
-                stopped_by=reason,
-                n_trials=self._settings.most_trials,
-            )
-            chief.progress.close(finished=True)
-            chief.progress.say(result.summary())
-            note_study(chief.study, result.summary())
-        data = self._ranks.broadcast(result.to_json() if result is not None and self._ranks.size > 1 else None)
+        result: SearchResult | None = None
+
+        def conclude() -> Params:
+            nonlocal result
+            with storage_errors(self._where()):
+                result = self._conclude(reason)
+            return result.to_json() if self._ranks.size > 1 else {}
+
+        data = self._ranks.decide(conclude)
         return result if result is not None else SearchResult.from_json(data)
+
+    def _conclude(self, reason: str) -> SearchResult:
+        """Rank 0: the result, said to people and noted in the storage."""
+        assert self._chief is not None
+        chief = self._chief
+        chief.standing.discard_checkpoints(confirmed=True)
+        result = SearchResult(
+            study=chief.study,
+            metric=", ".join(self.objective.names),
+            output_dir=chief.folder,
+            stopped_by=reason,
+            n_trials=self._settings.most_trials,
+        )
+        chief.progress.close(finished=True)
+        chief.progress.say(result.summary())
+        note_study(chief.study, result.summary())
+        return result

@@ -197,7 +197,7 @@ TRAINERS: dict[str, type[Trainer]] = {
 SCENARIO_OF = {"too_many_failures": "raise_on_rank_1", "catch_nothing": "raise_on_rank_1"}
 
 
-def make_trainer(scenario: str, folder: Path, backend: str) -> Trainer:
+def make_trainer(scenario: str, folder: Path) -> Trainer:
     if scenario == "generated":
         return seq2seq.make_trainer(folder / scenario)
     cls = TRAINERS.get(scenario) or type("Here", (Breaks,), {"scenario": SCENARIO_OF.get(scenario, scenario)})
@@ -213,8 +213,7 @@ def make_trainer(scenario: str, folder: Path, backend: str) -> Trainer:
         dataloader_pin_memory=False,
         average_tokens_across_devices=scenario != "target",
     )
-    build = model_init if backend == "rl" else (lambda: tiny_model())
-    return cls(args=args, model_init=build, train_dataset=Rows(64, 0), eval_dataset=Rows(32, 1))
+    return cls(args=args, model_init=model_init, train_dataset=Rows(64, 0), eval_dataset=Rows(32, 1))
 
 
 def loss_by_hand(trainer: Trainer) -> float:
@@ -236,18 +235,17 @@ def n_models() -> int:
     return sum(type(thing) is BertForSequenceClassification for thing in gc.get_objects())
 
 
-def search(scenario: str, folder: Path, backend: str) -> dict[str, Any]:
+def search(scenario: str, folder: Path) -> dict[str, Any]:
     Digests.began, Digests.weights, Parts.rows = [], {}, []
-    trainer = make_trainer(scenario, folder, backend)
+    trainer = make_trainer(scenario, folder)
     options: dict[str, Any] = {"hp_space": rates, "n_trials": 3, **OPTIONS.get(scenario, {})}
     if scenario == "objective_raises":
         options["compute_objective"] = RaisingObjective(trainer)
-    if backend == "rl":
-        options.setdefault("pruner", optuna.pruners.NopPruner())
-        options.setdefault("sampler", Scripted(learning_rate=[1e-3, 1e-4, 1e-2, 1e-3], dropout=[0.2, 0.3, 0.4, 0.0]))
+    options.setdefault("pruner", optuna.pruners.NopPruner())
+    options.setdefault("sampler", Scripted(learning_rate=[1e-3, 1e-4, 1e-2, 1e-3], dropout=[0.2, 0.3, 0.4, 0.0]))
     before = dict(vars(trainer))
     try:
-        best = trainer.hyperparameter_search(backend=backend, **options)
+        best = trainer.hyperparameter_search(backend="rl", **options)
     except Exception as error:
         if scenario.startswith(("hang", "kill")):
             raise
@@ -256,7 +254,7 @@ def search(scenario: str, folder: Path, backend: str) -> dict[str, Any]:
     result = best.run_summary
     rows = list(Parts.rows)
     again = {"plain": 1, "rows": 2}.get(scenario)
-    replayed = None if again is None else result.replay(make_trainer(scenario, folder, backend), again)
+    replayed = None if again is None else result.replay(make_trainer(scenario, folder), again)
     return {
         "best": [best.run_id, best.objective, best.hyperparameters],
         "states": [trial.state.name for trial in result.trials],
@@ -265,7 +263,7 @@ def search(scenario: str, folder: Path, backend: str) -> dict[str, Any]:
         "steps": [trial.user_attrs.get("steps") for trial in result.trials],
         "stopped_by": result.stopped_by,
         "values": [trial.value for trial in result.trials],
-        "continues": [trial.user_attrs.get("continues") for trial in result.trials],
+        "continues": [trial.user_attrs.get("rl:continues") for trial in result.trials],
         "began": Digests.began,
         "rows": rows,
         "curves": [list(trial.intermediate_values) for trial in result.trials],
@@ -282,15 +280,15 @@ def search(scenario: str, folder: Path, backend: str) -> dict[str, Any]:
     }
 
 
-def main(folder: Path, backend: str, seconds: float, scenarios: list[str]) -> None:
+def main(folder: Path, seconds: float, scenarios: list[str]) -> None:
     torch.set_num_threads(1)
     # Before TrainingArguments, which would begin a process group with a limit of half an hour.
     dist.init_process_group("gloo", timeout=timedelta(seconds=seconds))
     for scenario in scenarios:
-        seen = search(scenario, folder, backend)
+        seen = search(scenario, folder)
         (folder / f"{scenario}-{RANK}.json").write_text(json.dumps(seen))
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4:])
+    main(Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3:])

@@ -1,0 +1,98 @@
+"""Two gloo processes, and something happens to one of them alone: both go on together, or both raise."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.distributed.alone import search
+from tests.distributed.forked import outcomes
+
+pytestmark = [pytest.mark.timeout(400), pytest.mark.slow]
+
+
+def both(scenario: str, folder: Path) -> dict[str, Any]:
+    """What both ranks got, the same; well before a collective's time limit."""
+    first, second = outcomes(search, scenario, folder, group_seconds=60)
+    assert "imed out" not in str([first, second])
+    assert first == second
+    return dict(first)
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        "model_raises_on_rank_0",
+        "model_raises_on_rank_1",
+        "callback_raises_on_rank_0",
+        "callback_raises_on_rank_1",
+        "save_raises_on_rank_0",
+        "save_raises_on_rank_1",
+        "objective_raises_on_rank_1",
+    ],
+)
+def test_an_exception_on_one_rank_fails_the_trial(scenario: str, tmp_path: Path) -> None:
+    found = both(scenario, tmp_path)
+    assert found["states"] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert found["failures"] == [None, "ValueError: boom", None]
+    assert found["evaluated"] == found["best"][1]
+
+
+def test_exceptions_on_one_rank_after_the_other(tmp_path: Path) -> None:
+    assert both("in_turn", tmp_path)["failures"] == [None, "ValueError: boom", "ValueError: boom"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_objective_that_is_no_number_on_one_rank(rank: int, tmp_path: Path) -> None:
+    found = both(f"nan_on_rank_{rank}", tmp_path)
+    assert found["states"] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert found["kinds"][1] == "nan"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_first_evaluation_may_need_all_rows_on_one_rank(rank: int, tmp_path: Path) -> None:
+    assert both(f"first_metrics_raise_on_rank_{rank}", tmp_path)["states"] == ["COMPLETE"] * 3
+
+
+@pytest.mark.parametrize(
+    ("scenario", "error", "text"),
+    [
+        ("first_evaluation_raises_on_rank_0", "ObjectiveError", "boom"),
+        ("first_evaluation_raises_on_rank_1", "ObjectiveError", "boom"),
+        ("first_space_raises_on_rank_1", "SearchSpaceError", "boom"),
+        ("storage_report", "StorageError", "Trial 1 cannot go on"),
+        ("storage_tell", "StorageError", "cannot be used"),
+        ("storage_result", "StorageError", "cannot be used"),
+    ],
+)
+def test_an_error_on_one_rank_is_raised_on_both(scenario: str, error: str, text: str, tmp_path: Path) -> None:
+    for found in outcomes(search, scenario, tmp_path, group_seconds=60):
+        assert (found["error"], found["changed"]) == (error, [])
+        assert text in found["text"]
+        assert "imed out" not in found["text"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_best_model_that_one_rank_cannot_build(rank: int, tmp_path: Path) -> None:
+    found = outcomes(search, f"finish_raises_on_rank_{rank}", tmp_path, group_seconds=60)
+    assert [each["changed"] for each in found] == [[], []]
+    assert found[rank]["error"] == "ValueError"
+    assert found[1 - rank]["error"] == "SearchFailed"
+    assert "boom" in found[1 - rank]["text"]
+
+
+def test_the_rank_of_an_adapter_is_the_same_on_both(tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="needs peft: pip install 'hf-rlsearch[recipes]'")
+    found = both("adapter", tmp_path)
+    assert found["states"] == ["COMPLETE"] * 3
+    assert found["adapter"] == {"0": 4, "1": 8, "2": 2}[found["best"][0]]
+    assert found["evaluated"] == found["best"][1]
+
+
+def test_a_search_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    """The trial that was interrupted is repeated, since its checkpoint has the random states of two processes."""
+    assert {"killed": True} in outcomes(search, "dies_on_rank_0", tmp_path, group_seconds=60, grace=5)
+    found = search(1, "dies_on_rank_0", tmp_path)
+    assert found["states"] == ["COMPLETE"] * 3
+    assert found["world_sizes"] == [2, 1, 1]
+    assert found["curves"] == [[5000, 10000]] * 3
