@@ -21,7 +21,7 @@ from hf_rlsearch.backend.failures import Failure
 from hf_rlsearch.backend.fidelity import Looks, trainings_of_a_trial
 from hf_rlsearch.backend.memory import resident_memory
 from hf_rlsearch.backend.objective import Objective
-from hf_rlsearch.backend.ownership import requeue_interrupted
+from hf_rlsearch.backend.ownership import OWNER, in_other_hands, is_first, requeue_interrupted
 from hf_rlsearch.backend.paused import BEGUN_AT, PAUSED, STOPPED, Pausing, point_of
 from hf_rlsearch.backend.plan import Plan
 from hf_rlsearch.backend.planner import Planner
@@ -71,7 +71,7 @@ class Chief:
     ) -> None:
         self.study, self.folder = opened.study, opened.folder
         self._drawer, self._objective, self._settings = drawer, objective, settings
-        self._world_size = world_size
+        self._world_size, self._alone = world_size, alone
         self._trial: optuna.Trial | None = None
         self._curve: Curve | None = None
         self._n_rows = n_rows
@@ -111,7 +111,7 @@ class Chief:
             self.study.set_user_attr(OBJECTIVE, objective.to_json())
         if opened.resumed and alone:
             self.standing.discard_checkpoints()
-        if settings.baseline and not self.study.get_trials(deepcopy=False):
+        if settings.baseline and not self.study.get_trials(deepcopy=False) and (alone or is_first(self.study)):
             enqueue_baseline(self.study, drawer, config)
 
     @property
@@ -133,6 +133,9 @@ class Chief:
         if self._ahead is not None:
             return {"kind": RUN, **self._ahead.to_json()}
         while True:
+            if not self._alone:
+                # What another process was killed over is not left to the next start.
+                requeue_interrupted(self.study, alone=False)
             reason = reason_to_stop(self.study, self._settings, self._objective, self.standing, self._deadline)
             if reason is not None and (reason == "timeout" or not self._confirms()):
                 return {"kind": STOP, "reason": reason}
@@ -141,6 +144,10 @@ class Chief:
                 self.study.enqueue_trial(self._again)
                 self._again = None
             self._trial = self.study.ask()
+            if not self._alone and self._one_too_many(self._trial):
+                # Back into the queue, for a search of more trials.
+                self.study._storage.set_trial_state_values(self._trial._trial_id, TrialState.WAITING)
+                continue
             try:
                 plan = self._begin(self._trial)
                 if plan is not None:
@@ -151,6 +158,14 @@ class Chief:
             except Exception as error:
                 self.record(None, Outcome(status=FAILED, failure=Failure.from_error(error)))
                 self.tolerance.check(error)
+
+    def _one_too_many(self, trial: optuna.Trial) -> bool:
+        """Whether other processes have begun the last trials since this one looked how many are left."""
+        if OWNER in trial.user_attrs or trial.user_attrs.get("role") == CONFIRM:
+            return False
+        begun = [*finished(self.study), *in_other_hands(self.study)]
+        before = [t for t in begun if t.number < trial.number and role(t) != CONFIRM]
+        return len(before) >= self._settings.most_trials
 
     def report(self, step: int, value: float) -> bool:
         """Stores a point of the running trial's learning curve; True if the pruner stops the trial."""

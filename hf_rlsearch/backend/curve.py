@@ -19,7 +19,7 @@ class Curve:
     def __init__(self, trial: optuna.Trial, *, judged: bool) -> None:
         self._trial, self._judged = trial, judged
         known = trial.study._storage.get_trial(trial._trial_id)
-        self._reported = set(known.intermediate_values)
+        self._reported = dict(known.intermediate_values)
         earlier = known.user_attrs.get(CONTINUES)
         trials = trial.study.get_trials(deepcopy=False)
         # Where the trial was told to go on that this one goes on with.
@@ -32,12 +32,13 @@ class Curve:
             step: Share of the trial's own training, in 1..FULL_TRAINING.
             value: Objective.
         """
-        if step <= self._passed or step < max(self._reported, default=0):
+        if step <= self._passed:
+            return False
+        furthest = max(self._reported, default=0)
+        self._store(step, value)
+        if step < furthest:
             # A resumed trial passed here before, and was told to go on.
             return False
-        if step not in self._reported:
-            self._trial.report(value, step)
-            self._reported.add(step)
         if not self._judged or step >= FULL_TRAINING:
             return False
         if self._trial.user_attrs.get(STOPPED) == step:
@@ -46,3 +47,11 @@ class Curve:
         if stops:
             self._trial.set_user_attr(STOPPED, step)
         return stops
+
+    def _store(self, step: int, value: float) -> None:
+        """A trial that is repeated, not continued, may come to another value than before."""
+        if step not in self._reported:
+            self._trial.report(value, step)
+        elif self._reported[step] != value:
+            self._trial.study._storage.set_trial_intermediate_value(self._trial._trial_id, step, value)
+        self._reported[step] = value

@@ -13,13 +13,15 @@ from hf_rlsearch.backend.standing import Standing
 
 
 def enqueue_baseline(study: optuna.Study, drawer: Drawer, config: Any) -> None:
-    """Puts the user's own configuration into the queue.
+    """Puts the user's own configuration into the queue, unless another process just has.
 
     Args:
         study: Of the search.
         drawer: Knows the user's arguments.
         config: Of the user's model.
     """
+    if any(role(trial) == BASELINE for trial in study.get_trials(deepcopy=False)):
+        return
     recorded, _ = drawer.of_the_user(config)
     study.enqueue_trial(recorded, user_attrs={"role": BASELINE})
 

@@ -3,18 +3,24 @@
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import StorageError
 
-OWNER = "owner"
+OWNER, BEGUN_BY = "owner", "begun_by"
 # Seconds that a search waits for the end of another process that runs it.
 _PATIENCE = 20
+# Seconds within which processes that are started together come to the same place.
+_MOMENT = 0.5
+# Seconds that choosing the values of a trial may take.
+_CHOOSING = 60
 
 
 def requeue_interrupted(study: optuna.Study, *, alone: bool) -> list[int]:
@@ -32,13 +38,50 @@ def requeue_interrupted(study: optuna.Study, *, alone: bool) -> list[int]:
     """
     if alone:
         _check_alone(study)
+        study.set_user_attr(OWNER, owner())
     again = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if alone or _owner_is_gone(trial.user_attrs.get(OWNER)):
+            # Ours first: between the two lines and the next ask nobody else is to find it without a living owner.
+            study._storage.set_trial_user_attr(trial._trial_id, OWNER, owner())
             # The one way back into the queue that keeps the number, the params and the learning curve.
             study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
             again.append(trial.number)
     return again
+
+
+def leave(study: optuna.Study) -> None:
+    """This process runs the search no longer; what cannot be written is found out when the process is gone."""
+    with suppress(Exception):
+        study.set_user_attr(OWNER, None)
+
+
+def in_other_hands(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials of this search that other processes are training right now.
+
+    Args:
+        study: With no running trial of this process. A trial that nobody has put his name to counts while it is new:
+            its values are being chosen.
+    """
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return [t for t in running if (not _owner_is_gone(t.user_attrs[OWNER]) if OWNER in t.user_attrs else _is_new(t))]
+
+
+def _is_new(trial: FrozenTrial) -> bool:
+    begun = trial.datetime_start
+    return begun is not None and abs((datetime.now() - begun).total_seconds()) < _CHOOSING
+
+
+def is_first(study: optuna.Study) -> bool:
+    """Whether, of several processes that begin a study at the same moment, this one is to do what is done once.
+
+    Each puts its name down and looks a moment later whose was the last.
+    """
+    if study.get_trials(deepcopy=False):
+        return False
+    study.set_user_attr(BEGUN_BY, owner())
+    time.sleep(_MOMENT)
+    return study.user_attrs[BEGUN_BY] == owner() and not study.get_trials(deepcopy=False)
 
 
 def owner() -> Params:
@@ -51,16 +94,18 @@ def _check_alone(study: optuna.Study) -> None:
     deadline = time.monotonic() + _PATIENCE
     while True:
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        owners = {trial.number: trial.user_attrs.get(OWNER) for trial in running}
-        alive = {n: who for n, who in owners.items() if who and _is_here(who) and not _owner_is_gone(who)}
+        owners = {f": it trains trial {trial.number}": trial.user_attrs.get(OWNER) for trial in running}
+        # Between two trials, and before the first, only the study knows.
+        owners[""] = study.user_attrs.get(OWNER)
+        alive = {what: who for what, who in owners.items() if who and _is_here(who) and not _owner_is_gone(who)}
         if not alive:
             return
         if time.monotonic() >= deadline:
-            number, who = min(alive.items())
+            what, who = max(alive.items(), key=lambda item: len(item[0]))
             raise StorageError(
-                f"Process {who['pid']} is running this search: it trains trial {number} of study "
-                f"{study.study_name!r}. Wait for it, give another output_dir, or let several processes share a search "
-                "with storage=, study_name= and load_if_exists=True."
+                f"Process {who['pid']} is running this search{what} (study {study.study_name!r}). Wait for it, give "
+                "another output_dir, or let several processes share a search with storage=, study_name= and "
+                "load_if_exists=True."
             )
         time.sleep(0.2)
 

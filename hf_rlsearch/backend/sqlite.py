@@ -1,6 +1,7 @@
-"""The default storage: an SQLite file, looked at before a library opens it."""
+"""Opens the storage of a search: the default SQLite file, looked at before a library opens it, or the user's own."""
 
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from hf_rlsearch.errors import StorageError
 
 # Seconds that SQLite waits for another process that writes.
 _PATIENCE = 30
+# How often the tables of a new database are tried for, which another process may be making at the same time.
+_ATTEMPTS = 5
 
 
 def open_sqlite(path: Path) -> Any:
@@ -21,10 +24,33 @@ def open_sqlite(path: Path) -> Any:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         _check(path)
-    url = f"sqlite:///{path.resolve()}"
-    return optuna.storages.get_storage(
-        optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": _PATIENCE}})
-    )
+    return _open_url(f"sqlite:///{path.resolve()}")
+
+
+def open_storage(storage: Any) -> Any:
+    """The user's storage: an Optuna storage, or the URL of a database.
+
+    Args:
+        storage: As ``optuna.create_study`` takes it.
+    """
+    is_url = isinstance(storage, str) and not storage.startswith("redis")
+    return _open_url(storage) if is_url else optuna.storages.get_storage(storage)
+
+
+def _open_url(url: str) -> Any:
+    """As ``optuna.storages.get_storage``, with patience for other processes that use the same database."""
+    import sqlalchemy
+
+    given = {"connect_args": {"timeout": _PATIENCE}} if url.startswith("sqlite") else None
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=given))
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            made_meanwhile = "already exists" in str(error) or isinstance(error, sqlalchemy.exc.IntegrityError)
+            if not made_meanwhile or attempt == _ATTEMPTS:
+                raise
+            time.sleep(0.2 * attempt)
+    raise AssertionError("unreachable")
 
 
 def _check(path: Path) -> None:

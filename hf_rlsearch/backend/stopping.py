@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import TrialState
 
 from hf_rlsearch.backend.objective import Objective
-from hf_rlsearch.backend.ownership import OWNER
+from hf_rlsearch.backend.ownership import OWNER, in_other_hands
 from hf_rlsearch.backend.result import CONFIRM, role
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.standing import Standing
@@ -31,7 +31,7 @@ def reason_to_stop(
         deadline: ``time.monotonic()`` at which the time is up.
     """
     waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-    n_done = len([t for t in finished(study) if role(t) != CONFIRM])
+    n_done = len([t for t in [*finished(study), *in_other_hands(study)] if role(t) != CONFIRM])
     # What was begun by this search and interrupted is finished; what others have put into the queue may wait.
     if n_done >= settings.most_trials and not any(OWNER in t.user_attrs for t in waiting):
         return "n_trials"

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend.returned import RETURNED, is_done_with
 from hf_rlsearch.backend.same_search import IDENTITY, check_same_search, differences
-from hf_rlsearch.backend.sqlite import open_sqlite
+from hf_rlsearch.backend.sqlite import open_sqlite, open_storage
 from hf_rlsearch.backend.storage_errors import opening_errors
 
 FILE = "hf_rlsearch.db"
@@ -88,10 +88,15 @@ def open_study(
     make = {"sampler": sampler, "pruner": pruner, "directions": list(directions)}
     file = Path(output_dir, FILE)
     with opening_errors(storage or file):
-        opened_storage = open_sqlite(file) if storage is None else optuna.storages.get_storage(storage)
+        opened_storage = open_sqlite(file) if storage is None else open_storage(storage)
         if storage is not None or (study_name is not None and load_if_exists):
             return _named(opened_storage, study_name, load_if_exists, identity, output_dir, n_trials, make)
-        return _by_identity(opened_storage, study_name, identity, output_dir, n_trials, resume, make)
+        given = (opened_storage, study_name, identity, output_dir, n_trials, resume, make)
+        try:
+            return _by_identity(*given)
+        except optuna.exceptions.DuplicatedStudyError:
+            # Another process has just made it; whether it runs there is found out next.
+            return _by_identity(*given)
 
 
 def _named(
@@ -104,14 +109,11 @@ def _named(
     make: dict[str, Any],
 ) -> Opened:
     """A study that the user names: Optuna's rules, and the check that it is a study of this search."""
-    study = None
-    if load_if_exists and study_name is not None and study_name in optuna.get_all_study_names(storage):
-        study = optuna.load_study(
-            study_name=study_name, storage=storage, sampler=make["sampler"], pruner=make["pruner"]
-        )
-        check_same_search(study, identity, make["directions"])
-    if study is None:
-        study = optuna.create_study(study_name=study_name, storage=storage, load_if_exists=False, **make)
+    # In one step: another process may be creating it at the same time.
+    study = optuna.create_study(
+        study_name=study_name, storage=storage, load_if_exists=load_if_exists and study_name is not None, **make
+    )
+    check_same_search(study, identity, make["directions"])
     n_before = len(study.get_trials(deepcopy=False))
     changed = differences(study.user_attrs.get(IDENTITY, identity), identity)
     _describe(study, identity, output_dir, n_trials)

@@ -125,6 +125,15 @@ def test_a_trial_killed_before_the_pruner_was_asked_is_pruned_then(make_trainer:
     assert list(result.trials[0].intermediate_values) == [3333]
 
 
+def test_a_trial_that_is_repeated_has_the_curve_of_its_repetition(make_trainer: MakeTrainer) -> None:
+    """On another number of processes, or another machine, it is another one."""
+    args: dict[str, Any] = {"num_train_epochs": 3}
+    with pytest.raises(SystemExit):
+        run(make_trainer(cls=stops_in(0, at_step=6), score=lambda args, state: 0.2, **args), "rl", n_trials=1)
+    result = run(make_trainer(score=lambda args, state: 0.7, **args), "rl", n_trials=1).run_summary
+    assert result.trials[0].intermediate_values == {3333: 0.7, 6667: 0.7, 10000: 0.7}
+
+
 def test_it_is_said_in_one_line(make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture) -> None:
     interrupted(make_trainer, 2)
     with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
@@ -144,6 +153,12 @@ def test_a_finished_search_is_followed_by_a_new_one(make_trainer: MakeTrainer, t
 def test_more_trials_extend_a_search(make_trainer: MakeTrainer) -> None:
     run(make_trainer(), "rl", n_trials=1)
     assert len(run(make_trainer(), "rl", n_trials=3).run_summary.trials) == 3
+
+
+def test_fewer_trials_end_a_search_when_what_was_begun_is_finished(make_trainer: MakeTrainer) -> None:
+    interrupted(make_trainer, 2)
+    result = run(make_trainer(), "rl", n_trials=2).run_summary
+    assert states(result.study) == [TrialState.COMPLETE] * 3
 
 
 def test_resume_false_begins_anew(make_trainer: MakeTrainer) -> None:
@@ -205,7 +220,7 @@ def test_trials_of_a_living_process_are_left_alone(make_trainer: MakeTrainer, tm
     options: Any = {"storage": url, "study_name": "mine", "load_if_exists": True}
     run(make_trainer(), "rl", n_trials=1, **options)
     stored(url).ask().suggest_float("learning_rate", 1e-5, 1e-1, log=True)
-    best = run(make_trainer(), "rl", n_trials=2, **options)
+    best = run(make_trainer(), "rl", n_trials=3, **options)
     assert states(best.run_summary.study) == [TrialState.COMPLETE, TrialState.RUNNING, TrialState.COMPLETE]
 
 
@@ -252,6 +267,19 @@ def test_the_same_script_in_a_second_process_is_refused(
     study = stored(f"sqlite:///{tmp_path / 'out' / 'hf_rlsearch.db'}")
     study._storage.set_trial_user_attr(study.trials[1]._trial_id, "owner", owner_of(os.getppid()))
     with pytest.raises(StorageError, match=f"Process {os.getppid()} is running this search: it trains trial 1"):
+        run(make_trainer(), "rl", n_trials=4)
+    assert states(study) == [TrialState.COMPLETE, TrialState.RUNNING]
+
+
+def test_between_two_trials_a_second_process_is_refused_too(
+    make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_rlsearch.backend.ownership._PATIENCE", 0.5)
+    interrupted(make_trainer, 1)
+    study = stored(f"sqlite:///{tmp_path / 'out' / 'hf_rlsearch.db'}")
+    assert study.user_attrs["owner"] is None
+    study.set_user_attr("owner", owner_of(os.getppid()))
+    with pytest.raises(StorageError, match=f"Process {os.getppid()} is running this search \\(study"):
         run(make_trainer(), "rl", n_trials=4)
     assert states(study) == [TrialState.COMPLETE, TrialState.RUNNING]
 
