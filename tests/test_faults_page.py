@@ -58,6 +58,11 @@ def test_a_fault_has_tests_that_exist(row: list[str]) -> None:
     assert missing(row[3]) == []
 
 
+@pytest.mark.parametrize("row", rows(PAGE.read_text()), ids=lambda row: row[0])
+def test_what_the_optuna_backend_does_is_reproduced(row: list[str]) -> None:
+    assert row[1] == "-" or any(Path(file).name.startswith("test_defects") for file, _ in named(row[3]))
+
+
 @pytest.mark.parametrize("cell", ["`backend/test_gone.py`", "`test_faults_page.py::test_gone`"])
 def test_the_check_can_fail(cell: str) -> None:
     assert missing(cell) != []

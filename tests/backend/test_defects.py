@@ -1,30 +1,17 @@
-"""What users of the built-in optuna backend suffer from: each property fails there and holds here.
+"""What users of the built-in optuna backend suffer from: each property fails there and holds here (see both.py)."""
 
-One assertion for both backends. "optuna" is expected to fail, strictly: should a new transformers mend a defect, the
-test says so. Some of the defects are younger than the oldest transformers that is supported; there it may pass.
-"""
-
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-import transformers
-from packaging.version import Version
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from hf_rlsearch import SearchSpaceError
+from tests.backend.both import NOT_REFUSED, on_both
 from tests.backend.conftest import Scripted, finished, run, stored
-
-STRICT = Version(transformers.__version__) >= Version("5.23")
-
-
-def on_both(raises: Any = AssertionError) -> Any:
-    """Parametrises over the backends, optuna failing with the given exception."""
-    defect = pytest.mark.xfail(raises=raises, strict=STRICT, reason="defect of the backend")
-    fails = pytest.param("optuna", marks=defect)
-    return pytest.mark.parametrize("backend", [fails, "rl"])
-
 
 MakeTrainer = Callable[..., Trainer]
 
@@ -202,3 +189,90 @@ def test_learning_curves_have_one_axis_for_all_batch_sizes(
     run(make_trainer(num_train_epochs=2), backend, space, n_trials=2, sampler=sampler, **options)
     first, second = (trial.intermediate_values for trial in stored(url).trials)
     assert list(first) == list(second)
+
+
+@on_both()
+def test_several_metrics_are_not_summed(make_trainer: MakeTrainer, backend: str) -> None:
+    trainer = make_trainer(metrics=lambda p: {"accuracy": 0.5, "f1": 0.25}, metric_for_best_model="f1")
+    assert run(trainer, backend, n_trials=1, direction="maximize").objective == 0.25
+
+
+@on_both()
+@pytest.mark.parametrize(("name", "value"), [("label_smoothing_factor", 0.5), ("neftune_noise_alpha", 50.0)])
+def test_fields_that_only_the_constructor_reads_have_an_effect(
+    make_trainer: MakeTrainer, backend: str, name: str, value: float
+) -> None:
+    def space(trial: Any) -> dict[str, Any]:
+        return {name: trial.suggest_categorical(name, [0.0, value])}
+
+    best = run(make_trainer(learning_rate=1e-2), backend, space, n_trials=1, sampler=Scripted(**{name: [value]}))
+    by_hand = make_trainer(learning_rate=1e-2, **{name: value})
+    by_hand.train()
+    assert best.objective == by_hand.evaluate()["eval_loss"]
+
+
+@on_both()
+def test_precision_has_an_effect(make_trainer: MakeTrainer, backend: str) -> None:
+    used: list[str] = []
+
+    class Notes(Trainer):
+        def training_step(self, *args: Any, **kwargs: Any) -> Any:
+            used.append(self.accelerator.mixed_precision)
+            return super().training_step(*args, **kwargs)
+
+    space = lambda trial: {"bf16": trial.suggest_categorical("bf16", [True, False])}  # noqa: E731
+    run(make_trainer(cls=Notes, max_steps=1), backend, space, n_trials=1, sampler=Scripted(bf16=[True]))
+    assert used == ["bf16"]
+
+
+@on_both(raises=NOT_REFUSED)
+def test_a_misspelt_name_is_refused(make_trainer: MakeTrainer, backend: str) -> None:
+    def space(trial: Any) -> dict[str, Any]:
+        return {"learnig_rate": trial.suggest_float("learnig_rate", 1e-5, 1e-1)}
+
+    with pytest.raises(SearchSpaceError, match="Did you mean 'learning_rate'"):
+        run(make_trainer(), backend, space, n_trials=1)
+
+
+class Counting(TrainerCallback):
+    """Stops a training after three steps; shared by all trials it stops none but the first."""
+
+    def __init__(self) -> None:
+        self.n_calls = 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.n_calls += 1
+        control.should_training_stop = self.n_calls == 3
+
+
+@on_both()
+def test_callbacks_are_fresh_in_each_trial(make_trainer: MakeTrainer, backend: str) -> None:
+    ended: list[int] = []
+
+    def score(args: Any, state: Any) -> float:
+        ended.extend([state.global_step] * (state.global_step > 0))
+        return 0.5
+
+    run(make_trainer(score=score, callbacks=[Counting()]), backend, n_trials=2, direction="maximize")
+    assert ended == [3, 3]
+
+
+@on_both()
+def test_a_lucky_seed_does_not_win(make_trainer: MakeTrainer, backend: str) -> None:
+    def lucky(args: Any, state: Any) -> float:
+        if args.learning_rate == 1e-2:
+            return 2.0 if args.seed == 42 else 0.1
+        return 1 - 0.1 * abs(math.log10(args.learning_rate) + 3)
+
+    given: dict[str, Any] = {"confirm": 2, "baseline": True} if backend == "rl" else {}
+    sampler = Scripted(learning_rate=[1e-2, 1e-3, 1e-3])
+    best = run(make_trainer(score=lucky), backend, n_trials=3, direction="maximize", sampler=sampler, **given)
+    assert best.hyperparameters["learning_rate"] == 1e-3
+
+
+@on_both(raises=AttributeError)
+def test_no_gain_over_the_defaults_is_said(make_trainer: MakeTrainer, backend: str) -> None:
+    trainer = make_trainer(score=lambda args, state: 1.0 - args.learning_rate, learning_rate=1e-6)
+    given: dict[str, Any] = {"baseline": True} if backend == "rl" else {}
+    best = run(trainer, backend, n_trials=2, direction="maximize", **given)
+    assert "no gain found" in best.run_summary.summary()

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def launch(
-    folder: Path, *scenarios: str, backend: str = "rl", limit: float = 900, group_seconds: float = 60, restarts: int = 0
+    folder: Path, *scenarios: str, limit: float = 900, group_seconds: float = 60, restarts: int = 0
 ) -> subprocess.CompletedProcess[str]:
     """Runs scenarios on two ranks, one after the other.
 
@@ -21,7 +21,7 @@ def launch(
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
     command += ["--nproc-per-node=2", f"--max-restarts={restarts}", "-m", "tests.distributed.worker"]
-    command += [str(folder), backend, str(group_seconds), *scenarios]
+    command += [str(folder), str(group_seconds), *scenarios]
     # torch 2.13 keeps the store of a start for the next: restarted ranks may call at the addresses of dead ones.
     shared = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     environment = {

@@ -1,6 +1,5 @@
 """Two gloo processes: whatever happens to a trial, both ranks leave it together and return the same result."""
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -208,9 +207,3 @@ def test_a_hanging_rank_ends_the_job_and_the_same_command_resumes(tmp_path: Path
     run = launch(tmp_path, "hang_on_rank_1", group_seconds=15)
     assert run.returncode == 0, run.stdout[-6000:]
     assert len(both(tmp_path, "hang_on_rank_1")["states"]) == 3
-
-
-@pytest.mark.slow
-def test_the_optuna_backend_hangs_when_a_trial_is_pruned(tmp_path: Path) -> None:
-    with pytest.raises(subprocess.TimeoutExpired):
-        launch(tmp_path, "prune", backend="optuna", limit=90)
