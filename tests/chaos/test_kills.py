@@ -105,10 +105,12 @@ def test_the_command_itself(tmp_path: Path, n_ranks: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_all_ranks(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "at"), [(signal.SIGTERM, TRAINING), (signal.SIGINT, TRAINING), (signal.SIGTERM, EVALUATION)]
+)
+def test_a_signal_to_all_ranks(tmp_path: Path, number: signal.Signals, at: str) -> None:
     """As Ctrl-C in a terminal, or a scheduler that takes the machine back: all ranks end soon, and nothing is lost."""
     whole = Script(tmp_path / "whole", n_trials=2, n_ranks=2, fork=True)
     broken = Script(tmp_path / "broken", n_trials=2, n_ranks=2, fork=True)
-    assert broken.asked_to_end(number, at=TRAINING) < 60
+    assert broken.asked_to_end(number, at=at) < 60
     assert_equal(broken.finish(), whole.finish(), 2)
