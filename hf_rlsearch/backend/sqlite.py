@@ -7,6 +7,7 @@ from typing import Any
 
 import optuna
 
+from hf_rlsearch.backend.storage_errors import is_storage_error
 from hf_rlsearch.errors import StorageError
 
 # Seconds that SQLite waits for another process that writes.
@@ -39,15 +40,13 @@ def open_storage(storage: Any) -> Any:
 
 def _open_url(url: str) -> Any:
     """As ``optuna.storages.get_storage``, with patience for other processes that use the same database."""
-    import sqlalchemy
-
     given = {"connect_args": {"timeout": _PATIENCE}} if url.startswith("sqlite") else None
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=given))
-        except sqlalchemy.exc.SQLAlchemyError as error:
-            made_meanwhile = "already exists" in str(error) or isinstance(error, sqlalchemy.exc.IntegrityError)
-            if not made_meanwhile or attempt == _ATTEMPTS:
+        except Exception as error:
+            made_meanwhile = "already exists" in str(error) or "unique constraint" in str(error).lower()
+            if not (is_storage_error(error) and made_meanwhile) or attempt == _ATTEMPTS:
                 raise
             time.sleep(0.2 * attempt)
     raise AssertionError("unreachable")
