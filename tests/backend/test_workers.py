@@ -15,7 +15,8 @@ from optuna.trial import TrialState
 from transformers import Trainer, TrainingArguments
 
 import hf_rlsearch  # noqa: F401
-from hf_rlsearch.backend import ownership, sqlite
+from hf_rlsearch.backend import chief, ownership, sqlite
+from hf_rlsearch.backend.stopping import reason_to_stop
 from tests.backend.conftest import Rows, rates, run, states, stored, tiny_model
 from tests.backend.test_resume import owner_of
 
@@ -43,6 +44,23 @@ def test_what_another_process_trains_counts_towards_the_total(make_trainer: Make
     running(options, os.getppid())
     result = run(make_trainer(), "rl", n_trials=3, **options).run_summary
     assert states(result.study) == [TrialState.COMPLETE, TrialState.RUNNING, TrialState.COMPLETE]
+
+
+def test_who_was_too_late_for_the_last_trial_begins_none(
+    make_trainer: MakeTrainer, options: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process begins it between the look at what is left and the next trial."""
+
+    def slow(study: Any, *given: Any) -> str | None:
+        reason = reason_to_stop(study, *given)
+        if len(study.trials) == 2:
+            running(options, os.getppid())
+        return reason
+
+    monkeypatch.setattr(chief, "reason_to_stop", slow)
+    result = run(make_trainer(), "rl", n_trials=3, **options).run_summary
+    assert states(result.study) == [TrialState.COMPLETE] * 2 + [TrialState.RUNNING, TrialState.WAITING]
+    assert result.stopped_by == "n_trials"
 
 
 def test_a_confirmation_of_another_process_does_not(make_trainer: MakeTrainer, options: Any) -> None:
@@ -155,10 +173,11 @@ def test_three_processes_at_once(tmp_path: Path, options: Any, dies: bool) -> No
         each.join(300)
     assert [each.exitcode for each in workers] == [-signal.SIGKILL if dies else 0, 0, 0]
     study = stored(options["storage"])
-    assert {t.state for t in study.trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
-    assert len(study.trials) == 7
-    assert [t.user_attrs["role"] for t in study.trials].count("baseline") == 1
-    folders = [t.user_attrs["folder"] for t in study.trials]
+    begun = [t for t in study.trials if t.state != TrialState.WAITING]
+    assert {t.state for t in begun} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert len(begun) == 7
+    assert [t.user_attrs["role"] for t in begun].count("baseline") == 1
+    folders = [t.user_attrs["folder"] for t in begun]
     assert len(set(folders)) == len(folders)
 
 
