@@ -167,14 +167,6 @@ class Chief:
         before = [t for t in begun if t.number < trial.number and role(t) != CONFIRM]
         return len(before) >= self._settings.most_trials
 
-    def _one_too_many(self, trial: optuna.Trial) -> bool:
-        """Whether other processes have begun the last trials since this one looked how many are left."""
-        if OWNER in trial.user_attrs or trial.user_attrs.get("role") == CONFIRM:
-            return False
-        begun = [*finished(self.study), *in_other_hands(self.study)]
-        before = [t for t in begun if t.number < trial.number and role(t) != CONFIRM]
-        return len(before) >= self._settings.most_trials
-
     def report(self, step: int, value: float) -> bool:
         """Stores a point of the running trial's learning curve; True if the pruner stops the trial."""
         assert self._curve is not None
