@@ -191,6 +191,7 @@ def main(folder: str, n_trials: str, fidelity: str, moment: str = "", count: str
 
 def forked(rank: int, n_ranks: int, port: int, *arguments: str) -> None:
     """What a forked process runs as one of several ranks; prints to ``<folder>/log``."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
     log = os.open(Path(arguments[0], "log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
