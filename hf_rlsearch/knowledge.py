@@ -147,14 +147,14 @@ def absolute(role: str, values: FloatArray) -> FloatArray:
     if role not in _ABSOLUTE:
         return np.zeros_like(values, dtype=float)
     scale, centre, width = _ABSOLUTE[role]
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         axis = {
             "log10": lambda v: np.log10(np.maximum(v, 1e-7)),
             "log2": lambda v: np.log2(np.maximum(v, 2.0**-8)),
             "linear": lambda v: v,
             "complement": lambda v: -np.log10(np.clip(1.0 - v, 1e-4, 1.0)),
         }[scale](np.asarray(values, dtype=float))
-    return np.asarray(np.nan_to_num(np.clip((axis - centre) / width, -4.0, 4.0)))
+        return np.asarray(np.nan_to_num(np.clip((axis - centre) / width, -4.0, 4.0)))
 
 
 def size_hint(values: list[Any]) -> tuple[FloatArray, IntArray]:

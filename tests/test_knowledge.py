@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hf_rlsearch.knowledge import KINDS, absolute, kind, log10_parameters, size_hint
@@ -79,6 +79,7 @@ def test_larger_checkpoints_of_a_family_are_larger() -> None:
     assert set(kinds.tolist()) == {KINDS.index("decoder")}
 
 
+@example("warmup", [1.797693134862316e307])
 @given(st.sampled_from(ROLES), st.lists(st.floats(allow_nan=True, allow_infinity=False), max_size=5))
 def test_axes_are_finite_and_bounded(role: str, values: list[float]) -> None:
     axis = absolute(role, np.array(values, dtype=float))

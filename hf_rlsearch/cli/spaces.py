@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import ArgumentsError
+
+if TYPE_CHECKING:  # numpy stays unloaded
+    from hf_rlsearch._typing import Params
 
 
 def add_commands(commands: Any) -> None:
