@@ -44,8 +44,8 @@ class Allowance:
 
     def trainings_left(self) -> float | None:
         """What the first of budget and time leaves; None where neither is given, or no training has been timed yet."""
-        limits = [limit.left for limit in (self._budget(), self._time()) if limit is not None]
-        return min(limits) if limits else None
+        first = self._first_limit()
+        return None if first is None else first.left
 
     def seconds_left(self) -> float:
         """How long the search can go on; infinity where neither is given, or no training has been timed yet."""
@@ -54,12 +54,14 @@ class Allowance:
 
     def spending(self) -> Spending | None:
         """What is left of the limit that ends the search, with prices; None where the number of trials ends it."""
-        limits = [limit for limit in (self._budget(), self._time()) if limit is not None]
-        first = min(limits, key=lambda limit: limit.left, default=None)
-        n_done = len(self._finished())
+        first, n_done = self._first_limit(), len(self._finished())
         if first is None or self.trials_left(first.left) >= self._settings.most_trials - n_done:
             return None
         return first
+
+    def _first_limit(self) -> Spending | None:
+        limits = [limit for limit in (self._budget(), self._time()) if limit is not None]
+        return min(limits, key=lambda limit: limit.left, default=None)
 
     def _budget(self) -> Spending | None:
         total = self._settings.budget

@@ -68,14 +68,13 @@ class Prices:
 
     def _names_that_matter(self, space: SearchSpace) -> tuple[str, ...]:
         """The names that change the amount, seen from the lowest and from the highest levels of the others."""
-        found = []
-        for h, name in enumerate(space.names):
-            for base in (np.zeros_like(space.n_levels), space.n_levels - 1):
-                axis = np.tile(base, (space.n_levels[h], 1))
-                axis[:, h] = np.arange(space.n_levels[h])
-                if len({self._amount_of(space, tuple(row)) for row in axis.tolist()}) > 1:
-                    found.append(name)
-        return tuple(dict.fromkeys(found))
+        bases = (np.zeros_like(space.n_levels), space.n_levels - 1)
+        return tuple(name for h, name in enumerate(space.names) if any(self._varies(space, base, h) for base in bases))
+
+    def _varies(self, space: SearchSpace, base: IntArray, h: int) -> bool:
+        axis = np.tile(base, (space.n_levels[h], 1))
+        axis[:, h] = np.arange(space.n_levels[h])
+        return len({self._amount_of(space, tuple(row)) for row in axis.tolist()}) > 1
 
 
 def is_timed(trial: FrozenTrial) -> bool:

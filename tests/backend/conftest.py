@@ -123,6 +123,37 @@ def rates(trial: Any) -> dict[str, Any]:
     return {"learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-1, log=True)}
 
 
+class SmallOnly(Trainer):
+    """Has memory for batches of less than 8."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self.args.per_device_train_batch_size >= 8:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().training_step(*args, **kwargs)
+
+
+def batches(trial: Any) -> dict[str, Any]:
+    """A space of rates and batch sizes."""
+    name = "per_device_train_batch_size"
+    return {**rates(trial), name: trial.suggest_categorical(name, [4, 8, 16, 32])}
+
+
+def tiny_arguments(folder: Any, **changes: Any) -> TrainingArguments:
+    """Arguments of a training of seconds, two epochs long, for processes of their own."""
+    given = {
+        "eval_strategy": "epoch",
+        "save_strategy": "no",
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 8,
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        **changes,
+    }
+    return TrainingArguments(str(folder), **given)
+
+
 def run(trainer: Trainer, backend: str, hp_space: Any = rates, **options: Any) -> Any:
     """The search of a test, the same for both backends: all trials are drawn, none is the user's own configuration."""
     if backend == "rl":

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from transformers import Trainer
 
 from tests.backend.both import on_both
-from tests.backend.conftest import Scripted, rates, run, states, stored, tiny_model
+from tests.backend.conftest import Scripted, SmallOnly, batches, rates, run, states, stored, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
 COMPLETE, FAIL, PRUNED = TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED
@@ -62,21 +62,11 @@ def test_out_of_memory_does_not_end_the_search(make_trainer: MakeTrainer, backen
 
 @on_both()
 def test_what_ran_out_of_memory_is_not_tried_again(make_trainer: MakeTrainer, backend: str, url: str) -> None:
-    class Small(Trainer):
-        def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-            if self.args.per_device_train_batch_size >= 8:
-                raise torch.OutOfMemoryError("CUDA out of memory.")
-            return super().training_step(*args, **kwargs)
-
-    def space(trial: Any) -> dict[str, Any]:
-        name = "per_device_train_batch_size"
-        return {**rates(trial), name: trial.suggest_categorical(name, [4, 8, 16, 32])}
-
-    trainer = make_trainer(cls=Small, max_steps=2, per_device_train_batch_size=8)
+    trainer = make_trainer(cls=SmallOnly, max_steps=2, per_device_train_batch_size=8)
     given: dict[str, Any] = {"max_failed_trials": 9, "catch": (Exception,)}
     if backend == "optuna":
         given = {"sampler": optuna.samplers.TPESampler(seed=0), "catch": (Exception,)}
-    run(trainer, backend, space, n_trials=8, storage=url, **given)
+    run(trainer, backend, batches, n_trials=8, storage=url, **given)
     failed = [t.params["per_device_train_batch_size"] for t in stored(url).trials if t.state == FAIL]
     assert failed == sorted(set(failed), reverse=True)
 

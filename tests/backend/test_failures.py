@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from transformers import Trainer
 
 from hf_rlsearch import SearchFailed
-from tests.backend.conftest import Scripted, rates, run, states, stored, tiny_model
+from tests.backend.conftest import Scripted, SmallOnly, batches, rates, run, states, stored, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
 COMPLETE, FAIL, PRUNED = TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED
@@ -224,18 +224,8 @@ def test_a_signal_leaves_storage_and_trainer_whole(make_trainer: MakeTrainer, nu
 
 
 def test_what_ran_out_of_memory_is_not_tried_again(make_trainer: MakeTrainer) -> None:
-    class Small(Trainer):
-        def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-            if self.args.per_device_train_batch_size >= 8:
-                raise torch.OutOfMemoryError("CUDA out of memory.")
-            return super().training_step(*args, **kwargs)
-
-    def space(trial: Any) -> dict[str, Any]:
-        name = "per_device_train_batch_size"
-        return {**rates(trial), name: trial.suggest_categorical(name, [4, 8, 16, 32])}
-
-    trainer = make_trainer(cls=Small, max_steps=2, per_device_train_batch_size=8)
-    result = run(trainer, "rl", space, n_trials=5, baseline=True).run_summary
+    trainer = make_trainer(cls=SmallOnly, max_steps=2, per_device_train_batch_size=8)
+    result = run(trainer, "rl", batches, n_trials=5, baseline=True).run_summary
     assert result.trials[0].user_attrs["failure"]["kind"] == "oom"
     assert [trial.params["per_device_train_batch_size"] for trial in result.trials[1:]] == [4] * 4
 

@@ -12,12 +12,12 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 
 import hf_rlsearch  # noqa: F401
 from hf_rlsearch.backend import chief, ownership, sqlite
 from hf_rlsearch.backend.stopping import reason_to_stop
-from tests.backend.conftest import Rows, rates, run, states, stored, tiny_model
+from tests.backend.conftest import Rows, rates, run, states, stored, tiny_arguments, tiny_model
 from tests.backend.test_resume import owner_of
 
 MakeTrainer = Callable[..., Trainer]
@@ -140,17 +140,7 @@ def worker(folder: str, options: dict[str, Any], n_trials: int, gate: Any, what:
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().training_step(*args, **kwargs)
 
-    args = TrainingArguments(
-        folder,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        num_train_epochs=2,
-        per_device_train_batch_size=16,
-        report_to="none",
-        use_cpu=True,
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-    )
+    args = tiny_arguments(folder, save_strategy="epoch", per_device_train_batch_size=16)
     trainer = Dies(args=args, model_init=lambda: tiny_model(), train_dataset=Rows(64, 0), eval_dataset=Rows(32, 1))
     if what != "waits in training":
         gate.wait(120)

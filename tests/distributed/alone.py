@@ -7,11 +7,11 @@ from typing import Any
 
 import optuna
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback
 
 import hf_rlsearch  # noqa: F401
 from hf_rlsearch.backend.trial import SharedTrial
-from tests.backend.conftest import Rows, Scripted, rates, tiny_model
+from tests.backend.conftest import Rows, Scripted, rates, tiny_arguments, tiny_model
 
 N_TRIALS = 3
 
@@ -123,16 +123,10 @@ def search(rank: int, scenario: str, folder: Path) -> dict[str, Any]:
     what, _, where = scenario.partition("_on_rank_")
     here = where == str(rank)
     cls = type("Here", (Alone,), {"what": what, "here": here})
-    args = TrainingArguments(
-        output_dir=str(folder / scenario),
+    args = tiny_arguments(
+        folder / scenario,
         eval_strategy="no" if what == "objective_raises" else "epoch",
         save_strategy="epoch" if what == "dies" else "no",
-        num_train_epochs=2,
-        per_device_train_batch_size=8,
-        report_to="none",
-        use_cpu=True,
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
     )
     trainer = cls(
         args=args,

@@ -9,9 +9,9 @@ from typing import Any
 
 import optuna
 import torch
-from transformers import BertForSequenceClassification, Trainer, TrainingArguments
+from transformers import BertForSequenceClassification, Trainer
 
-from tests.backend.conftest import Rows, rates, tiny_model
+from tests.backend.conftest import Rows, rates, tiny_arguments, tiny_model
 
 N_TRIALS = 3
 
@@ -68,17 +68,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def search(rank: int, scenario: str, folder: Path) -> dict[str, Any]:
     """The search; what this rank got, and how many models are alive in it afterwards."""
-    args = TrainingArguments(
-        output_dir=str(folder / scenario),
-        eval_strategy="epoch",
-        save_strategy="no",
-        num_train_epochs=2,
-        per_device_train_batch_size=8,
-        report_to="none",
-        use_cpu=True,
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-    )
+    args = tiny_arguments(folder / scenario)
     trainer = type("Here", (Happens,), {"scenario": scenario, "rank": rank})(
         args=args,
         model_init=with_dropout if scenario == "model_parameter" else (lambda: tiny_model()),
