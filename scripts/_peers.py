@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import optuna
+from _hebo import HeboSearch
 
 from hf_rlsearch import RLSampler
 from hf_rlsearch._typing import IntArray
@@ -123,43 +124,6 @@ def _ours(task: RecordedTask, seed: int, n_trials: int, weights: str | None, *, 
     generic = {h.name: "generic_numeric" if h.ordered else "generic_categorical" for h in task.hyperparameters}
     sampler = RLSampler(seed=seed, n_trials=n_trials, weights=weights, roles=None if roles else generic)
     return OptunaSearch(task, sampler, values=True)
-
-
-class HeboSearch:
-    """HEBO on level numbers, with its own acquisition search."""
-
-    def __init__(self, task: RecordedTask, seed: int, n_trials: int, weights: str | None) -> None:
-        from hebo.design_space.design_space import DesignSpace
-        from hebo.optimizers.hebo import HEBO
-
-        self.task = task
-        space = [
-            {"name": h.name, "type": "int", "lb": 0, "ub": len(h.levels) - 1}
-            if h.ordered
-            else {"name": h.name, "type": "cat", "categories": [str(i) for i in range(len(h.levels))]}
-            for h in task.hyperparameters
-        ]
-        self.optimizer = HEBO(DesignSpace().parse(space), scramble_seed=seed)
-
-    def ask(self) -> list[int]:
-        """Levels of the next configuration."""
-        self.suggestion = self.optimizer.suggest(n_suggestions=1)
-        return [int(self.suggestion.iloc[0][h.name]) for h in self.task.hyperparameters]
-
-    def tell(self, value: float) -> None:
-        """Objective of the configuration asked for last; HEBO minimises."""
-        self.optimizer.observe(self.suggestion, np.array([[-value if self.task.maximize else value]]))
-
-    def preload(self, levels: IntArray) -> None:
-        """Observes configurations."""
-        import pandas as pd
-
-        frame = {
-            h.name: levels[:, i] if h.ordered else levels[:, i].astype(str)
-            for i, h in enumerate(self.task.hyperparameters)
-        }
-        sign = -1 if self.task.maximize else 1
-        self.optimizer.observe(pd.DataFrame(frame), sign * np.array([[self.task.value(row)] for row in levels]))
 
 
 class SmacSearch:

@@ -28,6 +28,8 @@ import _benchmarking as bench
 import numpy as np
 import optuna
 from _peers import OptunaSearch, prepare
+from _syne_tune import METHODS as SYNE_TUNE
+from _syne_tune import SyneTuneSearch, why_missing
 
 from hf_rlsearch import RLPruner, RLSampler
 from hf_rlsearch._typing import FloatArray
@@ -55,7 +57,7 @@ PRUNERS: dict[str, Callable[[RecordedTask, int, str | None], optuna.pruners.Base
     "ours": lambda task, budget, weights: RLPruner(max_resource=task.max_resource, budget=budget, weights=weights),
 }
 OURS, THAW = "ours + ours", "ours + ours + thaw"
-PAIRS = (*(f"{sampler} + {pruner}" for sampler in SAMPLERS for pruner in PRUNERS), THAW)
+PAIRS = (*(f"{sampler} + {pruner}" for sampler in SAMPLERS for pruner in PRUNERS), THAW, *SYNE_TUNE)
 ABLATION = {
     "selection only": "ours + none",
     "stopping only": "random + ours",
@@ -79,26 +81,52 @@ def search(pair: str, task: RecordedTask, seed: int, budget: int, weights: str |
     """Trains until the budget is spent; the last trial may end in the middle."""
     own = bench.seed_of(task.name, seed)
     prepare(own)
-    sampler, pruner, *thaw = pair.split(" + ")
-    study = OptunaSearch(
-        task,
-        SAMPLERS[sampler](task, own, weights),
-        PRUNERS[pruner](task, budget, weights),
-        values=sampler == "ours",
-    )
-    spend, seen, paused, n_trials, n_continued = round(budget * task.full_training), np.empty(0), Paused(), 0, 0
-    while len(seen) < spend:
-        levels = study.ask()
-        begun = paused.take(study, levels) if thaw else 0
-        curve = task.curve(levels)[: begun + spend - len(seen)]
-        new = train(study, task, curve, begun)
-        if begun + len(new) < len(curve):
-            paused.put(study, levels, begun + len(new))
+    run = SyneTuneSearch(pair, task, own) if pair in SYNE_TUNE else PairSearch(pair, task, own, budget, weights)
+    spend, seen = round(budget * task.full_training), np.empty(0)
+    while len(seen) < spend and len(new := run.train(spend - len(seen))):
         seen = np.concatenate([seen, new])
-        n_trials, n_continued = n_trials + 1, n_continued + (begun > 0)
-    ends = np.array([round(n * task.full_training) for n in range(1, budget + 1)]) - 1
+    # A method that has tried everything proposes nothing any more, and stays with what it has.
+    ends = np.minimum([round(n * task.full_training) for n in range(1, budget + 1)], len(seen)) - 1
     best = np.minimum.accumulate(task.regret(seen))
-    return {"regret": best[ends].round(6).tolist(), "trials": n_trials, "continued": n_continued}
+    return {"regret": best[ends].round(6).tolist(), "trials": run.trials, "continued": run.continued}
+
+
+class PairSearch:
+    """A search on a task with a sampler and a pruner of Optuna's kind.
+
+    Args:
+        pair: One of `PAIRS`.
+        task: To be tuned.
+        seed: Of the sampler.
+        budget: Full trainings.
+        weights: Of ours.
+
+    Attributes:
+        trials: Trainings begun or resumed.
+        continued: How many of them were resumed.
+    """
+
+    def __init__(self, pair: str, task: RecordedTask, seed: int, budget: int, weights: str | None) -> None:
+        sampler, pruner, *thaw = pair.split(" + ")
+        self.study = OptunaSearch(
+            task,
+            SAMPLERS[sampler](task, seed, weights),
+            PRUNERS[pruner](task, budget, weights),
+            values=sampler == "ours",
+        )
+        self.task, self.thaw, self.paused = task, bool(thaw), Paused()
+        self.trials = self.continued = 0
+
+    def train(self, left: int) -> FloatArray:
+        """Trains one trial, for no more than `left` checkpoints; returns the objective at the new ones."""
+        levels = self.study.ask()
+        begun = self.paused.take(self.study, levels) if self.thaw else 0
+        curve = self.task.curve(levels)[: begun + left]
+        new = train(self.study, self.task, curve, begun)
+        if begun + len(new) < len(curve):
+            self.paused.put(self.study, levels, begun + len(new))
+        self.trials, self.continued = self.trials + 1, self.continued + (begun > 0)
+        return new
 
 
 class Paused:
@@ -148,12 +176,18 @@ def available(wanted: Sequence[str] | None, weights: str | None) -> list[str]:
     """The pairs to run; says which are left out and why."""
     if unknown := sorted(set(wanted or ()) - set(PAIRS)):
         raise SystemExit(f"there are no pairs {unknown}: choose from {list(PAIRS)}.")
+    pairs = list(wanted or PAIRS)
+    if reason := why_missing():
+        if asked := [pair for pair in wanted or () if pair in SYNE_TUNE]:
+            raise SystemExit(f"{asked[0]!r} cannot be run: {reason}.")
+        print(f"Syne Tune's: left out, {reason}")
+        pairs = [pair for pair in pairs if pair not in SYNE_TUNE]
     try:
         StopRule(load_weights(weights)[0])
     except WeightsError as error:
         print(f"pairs with our pruner: left out, {error}")
-        return [pair for pair in wanted or PAIRS if "+ ours" not in pair]
-    return list(wanted or PAIRS)
+        pairs = [pair for pair in pairs if "+ ours" not in pair]
+    return pairs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

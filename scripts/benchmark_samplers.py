@@ -112,11 +112,14 @@ def made_by(weights: dict[str, str | None]) -> dict[str, str]:
 
 
 def available(wanted: Sequence[str] | None, weights: dict[str, str | None]) -> list[str]:
-    """The methods to run; says which are left out and why."""
+    """The methods to run: those asked for, or all that can be run; says which are left out and why."""
     if unknown := sorted(set(wanted or ()) - set(PEERS)):
         raise SystemExit(f"there are no samplers {unknown}: choose from {list(PEERS)}.")
     found = []
     for name in wanted or PEERS:
+        if PEERS[name].missing() and wanted:
+            needs = PEERS[name].needs
+            raise SystemExit(f"{name!r} cannot be run: its module {needs} is not installed: pip install {needs}.")
         if PEERS[name].missing():
             print(f"{name}: left out, the module {PEERS[name].needs} is not installed")
         elif PEERS[name].ours and name not in weights:

@@ -1,6 +1,7 @@
 """The benchmarks of `scripts/`: their statistics on known answers, and small runs on a made-up table."""
 
 import importlib
+import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ import optuna
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+MISSING = {name for name in ("hebo", "pymoo", "syne_tune") if importlib.util.find_spec(name) is None}
+"""Peers that are no dependency."""
 REAL = SCRIPTS.parent.parent / "shared" / "bench" / "tables"
 
 
@@ -235,6 +238,77 @@ def test_a_run_of_the_pruners(pruners: ModuleType, tables: Path) -> None:
     report = tables / "table.md"
     run(pruners, tables, "--budget", "3", "--pairs", "TPE + none", "ours + none", "--report", str(report))
     assert "budget for TPE + none @3" in report.read_text()
+
+
+def test_a_peer_that_is_asked_for_and_not_installed(
+    samplers: ModuleType, pruners: ModuleType, tables: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Asked for by name it is an error that says what to install; among all it is left out."""
+    if "hebo" not in MISSING or "syne_tune" not in MISSING:
+        pytest.skip("HEBO or Syne Tune is installed here")
+    with pytest.raises(SystemExit, match="'HEBO' cannot be run: its module hebo is not installed: pip install hebo"):
+        run(samplers, tables, "--samplers", "random", "HEBO")
+    with pytest.raises(SystemExit, match=r"'Syne Tune BOHB' cannot be run: .*no version of Syne Tune is installed"):
+        run(pruners, tables, "--pairs", "TPE + none", "Syne Tune BOHB")
+    assert not any(pair.startswith("Syne Tune") for pair in pruners.available(None, None))
+    assert "HEBO" not in samplers.available(None, {})
+    assert "Syne Tune's: left out, it needs Syne Tune 0.13.0" in capsys.readouterr().out
+
+
+@pytest.mark.skipif("hebo" in MISSING, reason="HEBO is not installed")
+@pytest.mark.filterwarnings("ignore")  # HEBO and what it uses have warnings of their own.
+def test_hebo_chooses_the_same_again(samplers: ModuleType, tables: Path) -> None:
+    task = samplers.load_tasks(tables)[0]
+    first, second = (samplers.search("HEBO", task, 0, 5, None)["regret"] for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.skipif("pymoo" in MISSING, reason="pymoo, which comes with HEBO, is not installed")
+@pytest.mark.filterwarnings("ignore")
+def test_duplicates_are_those_that_pymoo_finds() -> None:
+    from pymoo.core.duplicate import ElementwiseDuplicateElimination
+    from pymoo.core.mixed import MixedVariableDuplicateElimination
+    from pymoo.core.population import Population
+
+    rng = np.random.default_rng(0)
+    pop, other = (Population.new(X=[{"a": int(a), "b": b / 2} for a, b in rng.integers(0, 4, (12, 2))]) for _ in "ab")
+    pairs = MixedVariableDuplicateElimination()
+    ours = importlib.import_module("_hebo")._duplicates
+    for against in (None, other):
+        expected = ElementwiseDuplicateElimination._do(pairs, pop, against, np.full(12, False))
+        assert ours(pairs, pop, against, np.full(12, False)).tolist() == expected.tolist()
+        assert 0 < expected.sum() < 12
+
+
+@pytest.mark.skipif("syne_tune" in MISSING, reason="Syne Tune is not installed")
+@pytest.mark.parametrize("name", ["ASHA", "BOHB", "MOBSTER", "DyHPO"])
+def test_schedulers_of_syne_tune(pruners: ModuleType, tables: Path, name: str) -> None:
+    for task in pruners.load_tasks(tables):
+        first, second = (pruners.search(f"Syne Tune {name}", task, 0, 4, None) for _ in range(2))
+        assert first == second
+        assert len(first["regret"]) == 4
+        assert np.all(np.diff(first["regret"]) <= 0)
+        assert first["trials"] > 4
+        assert (first["continued"] > 0) == (name == "DyHPO")
+
+
+@pytest.mark.skipif("syne_tune" in MISSING, reason="Syne Tune is not installed")
+def test_syne_tune_pays_new_checkpoints_only(pruners: ModuleType, tables: Path) -> None:
+    """The pieces of a paused training are its curve, and no piece is longer than what is left."""
+    task = pruners.load_tasks(tables)[0]
+    search = pruners.SyneTuneSearch("Syne Tune DyHPO", task, 0)
+    pieces: dict[int, list[float]] = {}
+    for _ in range(12):
+        before = {i: n for i, (_, n) in search._begun.items()}
+        new = search.train(3)
+        (own,) = [i for i, (_, n) in search._begun.items() if n != before.get(i, 0)]
+        pieces.setdefault(own, []).extend(new.tolist())
+        assert 0 < len(new) <= 3
+    for i, values in pieces.items():
+        levels = [int(search._begun[i][0].config[h.name]) for h in task.hyperparameters]
+        assert values == task.curve(levels)[: len(values)].tolist()
+    assert search.continued > 0
+    assert search.trials == 12
 
 
 @pytest.mark.data

@@ -1,0 +1,124 @@
+"""Syne Tune's schedulers as methods of the benchmark of pruners: they choose, stop, pause and resume.
+
+Every scheduler has its own defaults: ASHA, BOHB and MOBSTER stop, DyHPO pauses and resumes. There is one worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.util
+import io
+import logging
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from hf_rlsearch._typing import FloatArray
+from hf_rlsearch.tasks.recorded import RecordedTask
+
+VERSION = "0.13.0"
+NEEDS = ("autograd", "dill", "sortedcontainers", "statsmodels")
+"""Modules that it uses here; it asks for a numpy before 2 as well, but runs with a later one."""
+METHODS = {f"Syne Tune {name}": name for name in ("ASHA", "BOHB", "MOBSTER", "DyHPO")}
+MAX_RUNGS = 26
+"""DyHPO decides at every second checkpoint and fits a Gaussian process each time: on tables with more checkpoints than
+twice this it decides at so many of them, evenly spaced, or one search would take hours."""
+
+
+def why_missing() -> str | None:
+    """What is in the way of using Syne Tune and what to do; None where it can be used."""
+    try:
+        found = metadata.version("syne-tune")
+    except metadata.PackageNotFoundError:
+        found = "no version"
+    if found == VERSION and all(importlib.util.find_spec(module) for module in NEEDS):
+        return None
+    return (
+        f"it needs Syne Tune {VERSION}, the last version with MOBSTER and DyHPO, and {', '.join(NEEDS)}; {found} of "
+        f"Syne Tune is installed: pip install --no-deps syne-tune=={VERSION} && pip install {' '.join(NEEDS)}"
+    )
+
+
+class SyneTuneSearch:
+    """A search on a task with one of the schedulers, on level numbers.
+
+    Args:
+        method: One of `METHODS`.
+        task: To be tuned.
+        seed: Of the scheduler.
+
+    Attributes:
+        trials: Trainings begun or resumed.
+        continued: How many of them were resumed.
+    """
+
+    def __init__(self, method: str, task: RecordedTask, seed: int) -> None:
+        scheduler = _baselines(METHODS[method])
+        from syne_tune.config_space import choice, randint
+
+        sizes = {h.name: (len(h.levels), h.ordered) for h in task.hyperparameters}
+        space = {n: randint(0, k - 1) if o else choice([str(i) for i in range(k)]) for n, (k, o) in sizes.items()}
+        increment = max(2, -(-task.max_resource // MAX_RUNGS))
+        self.scheduler = scheduler(
+            space,
+            metric="objective",
+            mode="max" if task.maximize else "min",
+            resource_attr="checkpoint",
+            max_t=task.max_resource,
+            random_seed=seed,
+            **({"rung_increment": increment} if METHODS[method] == "DyHPO" else {}),
+        )
+        self.task = task
+        self.trials = self.continued = 0
+        self._begun: dict[int, tuple[Any, int]] = {}
+
+    def train(self, left: int) -> FloatArray:
+        """Trains what the scheduler suggests: a new trial, or a paused one from where it was paused.
+
+        Args:
+            left: No more than so many checkpoints.
+
+        Returns:
+            The objective at the new checkpoints; none where the scheduler has nothing to suggest.
+        """
+        if (suggestion := self.scheduler.suggest(trial_id=len(self._begun))) is None:
+            return np.empty(0)
+        trial, begun = self._trial(suggestion)
+        self.trials, self.continued = self.trials + 1, self.continued + (begun > 0)
+        levels = [int(trial.config[h.name]) for h in self.task.hyperparameters]
+        curve = self.task.curve(levels)
+        new = self._report(trial, curve, begun, min(len(curve), begun + left))
+        self._begun[trial.trial_id] = trial, begun + len(new)
+        return new
+
+    def _trial(self, suggestion: Any) -> tuple[Any, int]:
+        """The trial that is suggested, and the checkpoints that it has seen."""
+        from syne_tune.backend.trial_status import Trial
+
+        if not suggestion.spawn_new_trial_id:
+            return self._begun[suggestion.checkpoint_trial_id]
+        trial = Trial(len(self._begun), suggestion.config, datetime.datetime.now())
+        self.scheduler.on_trial_add(trial)
+        return trial, 0
+
+    def _report(self, trial: Any, curve: FloatArray, begun: int, end: int) -> FloatArray:
+        """Reports the checkpoints after `begun` until the scheduler ends it, the training ends, or `end`."""
+        result: dict[str, Any] = {}
+        for step in range(begun + 1, end + 1):
+            result = {"objective": float(curve[step - 1]), "checkpoint": step}
+            if self.scheduler.on_trial_result(trial, dict(result)) != "CONTINUE":
+                return curve[begun:step]
+        if end == len(curve):
+            self.scheduler.on_trial_complete(trial, result)
+        return curve[begun:end]
+
+
+def _baselines(name: str) -> Any:
+    """The class of a scheduler; Syne Tune prints on import which of its extras are missing, and logs every choice."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        from syne_tune.optimizer import baselines
+
+    logging.getLogger("syne_tune").setLevel(logging.ERROR)
+    return getattr(baselines, name)
