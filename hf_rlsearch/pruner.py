@@ -41,7 +41,8 @@ class RLPruner(BasePruner):
     """Stops trials that are not worth their remaining training.
 
     A policy trained by PPO looks at the running curve, at all other curves of the study and at what is left of the
-    budget. The trial that leads at its fidelity is never stopped, so a study never stops everything.
+    budget. The trial that leads at its fidelity is never stopped, so a study never stops everything; nor is one at
+    ``max_resource``, where it has ended.
 
     Reports must be on one axis for all trials, and of the best value or of the value as it is: both work. Works alone,
     with any sampler. Two user attributes of a trial are read where they are set:
@@ -112,6 +113,8 @@ class RLPruner(BasePruner):
         steps = sorted(trial.intermediate_values)
         if resource is None or not _is_due(steps, resource):
             return False
+        if self._max_resource is not None and steps[-1] >= self._max_resource:
+            return False  # trained to its end: a stop would save nothing and lose the objective
         stopped = [t.last_step or 0 for t in others if t.state == TrialState.PRUNED and t.params == trial.params]
         if steps[-1] < _LONGER_LOOK * max(stopped, default=0):
             return False

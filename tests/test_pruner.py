@@ -169,15 +169,16 @@ def test_a_training_that_goes_on_is_paid_once_and_not_its_own_rival(
         return np.array([-1.0])
 
     monkeypatch.setattr(StopRule, "log_odds", log_odds)
-    study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=4, budget=4, weights=rules("never")))
-    study.add_trial(finished(TrialState.COMPLETE, 0.9, value=1.0, intermediate_values=dict.fromkeys(range(1, 5), 1.0)))
+    study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=5, budget=4, weights=rules("never")))
+    study.add_trial(finished(TrialState.COMPLETE, 0.9, value=1.0, intermediate_values=dict.fromkeys(range(1, 6), 1.0)))
     study.add_trial(finished(TrialState.PRUNED, 0.3, intermediate_values={1: 0.2}))
     study.enqueue_trial({"x": 0.3}, user_attrs={CONTINUES: 1})
     trial = study.ask({"x": X})
     for step in range(1, 5):
         trial.report(0.2, step)
     assert not trial.should_prune()
-    assert seen == [pytest.approx((0.5, 1.0))]  # one complete training and this one, of four; one other got this far
+    # one complete training and four fifths of this one, of four; one other got this far
+    assert seen == [pytest.approx((2.2 / 4, 1.0))]
 
 
 @pytest.mark.parametrize(("value", "stopped"), [(0.85, True), (0.95, False)])
@@ -204,10 +205,22 @@ def test_a_short_trial_is_compared_with_the_beginning_of_a_long_one(rules: Rules
     )
     study.enqueue_trial({"x": 0.2}, user_attrs={"rl:cost": 1.0})
     trial = study.ask({"x": X})
-    trial.report(0.32, 27)  # the long one was at 0.3 after its 9th step
+    trial.report(0.28, 24)  # the long one was at 8/30 after its 8th step
     assert not trial.should_prune()
-    trial.report(0.32, 30)  # and at 1/3 after its 10th
+    trial.report(0.28, 27)  # and at 0.3 after its 9th
     assert trial.should_prune()
+
+
+def test_a_trial_that_was_trained_to_its_end_is_not_stopped(rules: Rules) -> None:
+    """A stop would save nothing, and throw the objective away."""
+    for max_resource, stopped in ((5, []), (6, [1])):
+        pruner = RLPruner(max_resource=max_resource, weights=rules("always"))
+        study = optuna.create_study(direction="maximize", pruner=pruner)
+        study.add_trial(finished(TrialState.COMPLETE, 0.1, value=1.0, intermediate_values={5: 1.0}))
+        trial = study.ask({"x": X})
+        trial.report(0.5, 5)
+        study.tell(trial, **({"state": TrialState.PRUNED} if trial.should_prune() else {"values": 0.5}))
+        assert pruned(study) == stopped
 
 
 def test_a_complete_short_trial_is_a_rival_after_its_end(rules: Rules) -> None:
@@ -393,8 +406,8 @@ def test_frequent_reports_are_judged_now_and_then(rules: Rules, monkeypatch: pyt
 
 def test_the_budget_reaches_the_rule(rules: Rules, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = shares_left(monkeypatch)
-    run(RLPruner(max_resource=1, budget=4, weights=rules("never")), [1.0, 0.5, 0.2], n_reports=1)
-    assert seen == pytest.approx([0.5, 0.25])
+    run(RLPruner(max_resource=2, budget=4, weights=rules("never")), [1.0, 0.5, 0.2], n_reports=2)
+    assert seen == pytest.approx([2.5 / 4, 1.5 / 4])
 
 
 # --------------------------------------------------------------------------------------------------- what is refused
