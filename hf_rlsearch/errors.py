@@ -4,9 +4,22 @@ Each says what was given, what was expected and what to do. Each also inherits t
 knows nothing of us catches them where it would expect to.
 """
 
+import re
+
+# Up to the last "@": one that a password holds itself should have been escaped, which is why the URL is refused.
+_IN_URL = re.compile(r"(:/+[^\s/:@]*:)\S*@")
+_IN_QUERY = re.compile(r"\b(password|passwd|pwd)=[^&\s'\"]*", re.IGNORECASE)
+
 
 class HfRlSearchError(Exception):
-    """Base of every exception that this package raises on purpose."""
+    """Base of every exception that this package raises on purpose.
+
+    Args:
+        text: What was given, what was expected, what to do. Passwords in URLs, such as that of a storage, are hidden.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(_IN_QUERY.sub(r"\1=***", _IN_URL.sub(r"\1***@", text)))
 
 
 class SearchSpaceError(HfRlSearchError, ValueError):

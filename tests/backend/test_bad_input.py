@@ -242,3 +242,10 @@ def test_the_trainer_is_restored_after_an_error_in_the_middle(make_trainer: Make
     assert {name for name, value in before.items() if vars(trainer)[name] is not value} == set()
     assert trainer.hp_search_backend is None
     assert all(torch.equal(value, weights[name]) for name, value in trainer.model.state_dict().items())
+
+
+def test_a_storage_that_cannot_be_opened_does_not_tell_its_password(make_trainer: MakeTrainer) -> None:
+    with pytest.raises(StorageError) as told:
+        run(make_trainer(), "rl", storage="nosuchdb://me:secret@host/searches")
+    assert "nosuchdb://me:***@host/searches" in str(told.value)
+    assert "secret" not in str(told.value)

@@ -1,0 +1,66 @@
+"""Our exceptions: what code that knows nothing of us catches, and that no password is in any text."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from hf_rlsearch import ArgumentsError, HfRlSearchError, SearchFailed, StorageError, search
+from hf_rlsearch.backend.storage_errors import cannot_go_on, opening_errors, storage_errors
+from hf_rlsearch.cli import main
+from hf_rlsearch.report import open_study
+
+URL = "nosuchdb://me:secret@host/searches"
+HIDDEN = "nosuchdb://me:***@host/searches"
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (URL, HIDDEN),
+        (f"'{URL}' cannot be opened: {URL}", f"'{HIDDEN}' cannot be opened: {HIDDEN}"),
+        ("redis://:secret@host:6379", "redis://:***@host:6379"),
+        ("postgresql://me:se@cr/et@host/db", "postgresql://me:***@host/db"),
+        ("postgresql:/me:secret@host/db", "postgresql:/me:***@host/db"),  # as pathlib writes it
+        (
+            "postgresql://host/db?user=me&password=secret&sslmode=off",
+            "postgresql://host/db?user=me&password=***&sslmode=off",
+        ),
+        ("postgresql://host:5432/db", "postgresql://host:5432/db"),
+        ("mail me@host about sqlite:///a.db", "mail me@host about sqlite:///a.db"),
+    ],
+)
+def test_passwords_are_hidden(given: str, shown: str) -> None:
+    assert str(StorageError(given)) == shown
+
+
+def test_an_exception_survives_a_pipe() -> None:
+    error = pickle.loads(pickle.dumps(SearchFailed("rank 1 was lost")))
+    assert isinstance(error, (HfRlSearchError, RuntimeError))
+    assert str(error) == "rank 1 was lost"
+
+
+@pytest.mark.parametrize("guard", [opening_errors, storage_errors])
+def test_a_storage_that_breaks_does_not_tell_the_password(guard: object) -> None:
+    import sqlalchemy.exc
+
+    with pytest.raises(StorageError) as told, guard(URL):  # type: ignore[operator]
+        raise sqlalchemy.exc.ArgumentError(f"Could not parse {URL}")
+    assert str(told.value).count(HIDDEN) == 2
+    assert "secret" not in str(told.value) + str(cannot_go_on(3, f"cannot connect to {URL}", URL))
+
+
+@pytest.mark.parametrize("source", [URL, "nosuchdb:/me:secret@host/searches", f"sqlite:///{URL}"])
+def test_a_report_does_not_tell_the_password(source: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(StorageError) as told:
+        open_study(source)
+    assert "secret" not in str(told.value)
+    assert main(["explain", source]) != 0
+    printed = "".join(capsys.readouterr())
+    assert "host/searches" in printed
+    assert "secret" not in printed
+
+
+def test_a_url_in_the_wrong_place_does_not_tell_the_password() -> None:
+    with pytest.raises(ArgumentsError, match=r"me:\*\*\*@host"):
+        search(object(), storage=Path(URL))
