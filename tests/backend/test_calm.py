@@ -19,9 +19,10 @@ def reports() -> Iterator[list[str]]:
     handler.emit = lambda record: texts.append(record.getMessage())  # type: ignore[method-assign]
     level = hf_logging.get_verbosity()
     hf_logging.set_verbosity_warning()
-    hf_logging.add_handler(handler)
+    logger = logging.getLogger("transformers")
+    logger.addHandler(handler)
     yield texts
-    hf_logging.remove_handler(handler)
+    logger.removeHandler(handler)
     hf_logging.set_verbosity(level)
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import optuna
 import pytest
+import transformers
+from packaging.version import Version
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_rlsearch import SearchSpaceError
@@ -198,7 +200,19 @@ def test_several_metrics_are_not_summed(make_trainer: MakeTrainer, backend: str)
 
 
 @on_both()
-@pytest.mark.parametrize(("name", "value"), [("label_smoothing_factor", 0.5), ("neftune_noise_alpha", 50.0)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("label_smoothing_factor", 0.5),
+        pytest.param(
+            *("neftune_noise_alpha", 50.0),
+            marks=pytest.mark.skipif(
+                Version(transformers.__version__) < Version("5.1"),
+                reason="with it and a model_init transformers 5.0 cannot train by hand",
+            ),
+        ),
+    ],
+)
 def test_fields_that_only_the_constructor_reads_have_an_effect(
     make_trainer: MakeTrainer, backend: str, name: str, value: float
 ) -> None:

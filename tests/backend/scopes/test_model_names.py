@@ -1,6 +1,7 @@
 """``model.*`` is in the trial's model, in the result, in the Trainer afterwards; unknown names stop before any work."""
 
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from typing import Any
 
 import pytest
@@ -112,7 +113,10 @@ def test_a_trainer_with_a_model_begins_each_trial_with_a_copy_of_it(make_trainer
         ("hidden_dropout_prob", 0.1, "Did you mean 'model.hidden_dropout_prob'"),
         ("modle.hidden_dropout_prob", 0.1, "Did you mean 'model.hidden_dropout_prob'"),
         ("model.hidden_dropout_prob", "much", "model.hidden_dropout_prob='much', which BertConfig refuses"),
-        ("model.num_hidden_layers", 1.5, "model.num_hidden_layers=1.5, which BertConfig refuses"),
+        pytest.param(
+            *("model.num_hidden_layers", 1.5, "model.num_hidden_layers=1.5, which BertConfig refuses"),
+            marks=pytest.mark.skipif(not is_dataclass(BertConfig), reason="transformers 5.0 takes values of any type"),
+        ),
         ("model.vocab_size", 60, "BertConfig has no field 'vocab_size'"),
         ("peft.r", 4, "BertForSequenceClassification without an adapter.*get_peft_model"),
         ("gen.num_beams", 4, "predict_with_generate=True"),
