@@ -237,6 +237,25 @@ def test_bash_completes_commands_and_options() -> None:
     assert run.stdout.split() == ["report", "--plots"]
 
 
+@pytest.mark.skipif(shutil.which("bash") is None or os.name == "nt", reason="needs bash and a terminal")
+def test_bash_completes_file_names_with_blanks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Typed on a terminal, with the Tab key; the command is replaced by one that tells its words."""
+    (tmp_path / "my search.db").touch()
+    assert main(["completion", "bash"]) == 0
+    (tmp_path / "rc").write_text(capsys.readouterr().out + "hf-rlsearch() { printf '%s\\n' \"$@\" >words; exit; }\n")
+    own, terminal = os.openpty()
+    command = ["bash", "--rcfile", "rc", "-i"]
+    bash = subprocess.Popen(command, cwd=tmp_path, stdin=terminal, stdout=terminal, stderr=terminal)
+    os.write(own, b"hf-rlsearch report my\t --tabl\t\n")
+    try:
+        bash.wait(timeout=60)
+    finally:
+        bash.kill()
+        os.close(own)
+        os.close(terminal)
+    assert (tmp_path / "words").read_text().splitlines() == ["report", "my search.db", "--table"]
+
+
 def test_broken_pipe_is_no_error(database: str) -> None:
     command = f"{sys.executable} -m hf_rlsearch explain {database} | head -c 5"
     run = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, timeout=60)

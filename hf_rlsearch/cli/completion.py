@@ -5,17 +5,20 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+# With nothing of ours to offer the shell completes file names itself, those with blanks as well.
 _BASH = """_hf_rlsearch() {{
     local word="${{COMP_WORDS[COMP_CWORD]}}"
-    local words="{commands}"
-    if (( COMP_CWORD > 1 )); then
+    local words=""
+    if (( COMP_CWORD == 1 )); then
+        words="{commands}"
+    elif [[ "$word" == -* ]]; then
         case "${{COMP_WORDS[1]}}" in
 {cases}
         esac
     fi
-    COMPREPLY=( $(compgen -W "$words" -- "$word") $(compgen -f -- "$word") )
+    COMPREPLY=( $(compgen -W "$words" -- "$word") )
 }}
-complete -o filenames -F _hf_rlsearch hf-rlsearch
+complete -o default -F _hf_rlsearch hf-rlsearch
 """
 _ZSH = "autoload -U +X bashcompinit && bashcompinit\n" + _BASH
 
