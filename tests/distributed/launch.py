@@ -2,11 +2,12 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from tests.processes import run_limited
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,22 +32,7 @@ def launch(
         "OMP_WAIT_POLICY": "PASSIVE",
         "PYTHONPATH": str(ROOT),
     }
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=limit)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        raise
-    return subprocess.CompletedProcess(command, process.returncode, output, "")
+    return run_limited(command, limit=limit, cwd=ROOT, env=environment, stderr=subprocess.STDOUT)
 
 
 def seen(folder: Path, scenario: str) -> list[dict[str, Any]]:

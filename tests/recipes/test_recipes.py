@@ -6,7 +6,6 @@ import json
 import math
 import re
 import socket
-import subprocess
 import sys
 import time
 import warnings
@@ -22,6 +21,7 @@ import transformers
 from huggingface_hub import constants
 
 from hf_rlsearch import embedded, recipe_tools
+from tests.processes import run_limited
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 NEEDS = {
@@ -250,7 +250,7 @@ def test_two_processes_train_one_search(name: str, tmp_path: Path) -> None:
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     command += [str(RECIPES / f"{name}.py"), "--offline", "--smoke"]
     command += ["--output", str(tmp_path)] if name in WITH_TRAINER else []
-    run = subprocess.run(command, capture_output=True, text=True, timeout=580)
+    run = run_limited(command, limit=580)
     assert run.returncode == 0, run.stderr[-2000:]
     assert len(re.findall(r"^best.*: ", run.stdout, re.MULTILINE)) == 1
     if name in WITH_TRAINER:

@@ -1,0 +1,39 @@
+"""Commands that start further processes, under a time limit: none of them is left behind."""
+
+import subprocess
+from contextlib import suppress
+from typing import Any
+
+import psutil
+
+
+def run_limited(command: list[str], *, limit: float, **options: Any) -> subprocess.CompletedProcess[str]:
+    """As ``subprocess.run`` with its output as text, but what the command has started ends with it.
+
+    Killing a process group is not enough: torchrun starts each rank in a session of its own.
+
+    Args:
+        command: Words.
+        limit: Seconds.
+        **options: Of ``subprocess.Popen``.
+
+    Raises:
+        subprocess.TimeoutExpired: It took longer than the limit.
+    """
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    process = subprocess.Popen(command, text=True, **pipes)
+    try:
+        output, errors = process.communicate(timeout=limit)
+    except BaseException:  # Ctrl-C and the time limit of pytest as well
+        _kill_family(process.pid)
+        process.communicate()
+        raise
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+def _kill_family(pid: int) -> None:
+    with suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(pid)
+        for each in [parent, *parent.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
