@@ -28,14 +28,14 @@ class SearchResult:
         metric: Name of the objective.
         output_dir: Where the trials wrote.
         stopped_by: Why the search ended: "n_trials", "budget", "timeout", "target" or "study.stop".
-        n_trials: Total number of trials asked for.
+        n_trials: Total number of trials asked for; None where only ``budget`` or ``timeout`` bounds them.
     """
 
     study: optuna.Study
     metric: str
     output_dir: str
     stopped_by: str
-    n_trials: int
+    n_trials: int | None
 
     @property
     def trials(self) -> list[FrozenTrial]:

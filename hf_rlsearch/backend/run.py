@@ -335,7 +335,7 @@ class Search:
             metric=", ".join(self.objective.names),
             output_dir=chief.folder,
             stopped_by=reason,
-            n_trials=self._settings.most_trials,
+            n_trials=self._settings.counted_trials,
         )
         chief.progress.close(finished=True)
         chief.progress.say(result.summary())

@@ -66,7 +66,7 @@ def search(
         compute_objective: Makes one number of the metrics, or one for each direction. Before the first training it is
             called a few times on made-up values of the metrics that it reads.
         n_trials: Total number of trials, those of an interrupted run and the baseline included; None for as many as
-            ``timeout`` or ``budget`` allow.
+            ``timeout`` or ``budget`` allow, 1000 at most.
         direction: "minimize", "maximize" or a list of these; inferred from the metric's name if left out.
         hp_name: Names a trial's folder and run.
         metric: The metric to optimise, as evaluation names it, ``eval_`` may be left out.
@@ -96,8 +96,8 @@ def search(
         roles: Role of a hyperparameter by name, where its name does not tell.
         n_points: Number of levels of numeric hyperparameters, of all or by name.
         budget: Number of trainings with your own arguments to spend, on as many trials as that gives where ``n_trials``
-            is left out. A trial counts for what is newly trained in it. Of ``n_trials``, ``budget`` and ``timeout`` the
-            first that is reached ends the search.
+            is left out, eight for each training at most. A trial counts for what is newly trained in it. Of
+            ``n_trials``, ``budget`` and ``timeout`` the first that is reached ends the search.
         fidelity: What a trial has less of that is stopped. "steps": one training, judged at its evaluations. "data":
             a training on a ninth of the training rows, one on a third and one on all of them, each from the start and
             judged at its end; a ``budget`` counts the rows of all three. Only those on all rows are complete.

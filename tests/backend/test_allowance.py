@@ -96,6 +96,7 @@ def test_those_of_the_user_are_left_alone() -> None:
         ({"n_trials": 2, "budget": 9, "timeout": 1000}, "n_trials", 2),
         ({"n_trials": 9, "budget": 1.5, "timeout": 1000}, "budget", 2),
         ({"n_trials": 9, "budget": 9, "timeout": 0.01}, "timeout", None),
+        ({"n_trials": None, "timeout": 0.01}, "timeout", None),
     ],
 )
 def test_the_first_limit_ends_the_search(
@@ -103,6 +104,7 @@ def test_the_first_limit_ends_the_search(
 ) -> None:
     result = run(make_trainer(), "rl", sampler=optuna.samplers.RandomSampler(seed=0), **limits).run_summary
     assert result.stopped_by == reason
+    assert result.n_trials == limits["n_trials"]
     assert n_trials is None or len(result.trials) == n_trials
 
 
@@ -118,3 +120,4 @@ def test_a_budget_counts_the_length_of_trials(make_trainer: MakeTrainer) -> None
     assert [t.user_attrs["rl:cost"] for t in result.trials] == [0.5, 1.5, 0.5]
     assert [t.user_attrs["spent"] for t in result.trials] == [0.5, 1.5, 0.5]
     assert result.stopped_by == "budget"
+    assert result.n_trials is None  # nobody asked for a number
