@@ -52,6 +52,7 @@ LAYERS: dict[str, float] = {
     "sampler.spending": 5.5,
     "sampler": 6,
     "pruner": 6,
+    "ray_tune": 6.5,
     "report": 6,
     "embedded": 6,
     "backend.confirm": 5,  # only statistics of trials; the report tells them too
@@ -65,7 +66,8 @@ LAYERS: dict[str, float] = {
 
 # Who may name a library. One that is not here may be named by nobody.
 MAY_NAME: dict[str, set[str]] = {
-    "optuna": {"space", "history", "sampler", "pruner", "report", "backend", "demo", "cli"},
+    "optuna": {"space", "history", "sampler", "pruner", "ray_tune", "report", "backend", "demo", "cli"},
+    "ray": {"ray_tune"},
     "gymnasium": {"env", "vec_env", "stop_env", "policy", "agent"},
     "stable_baselines3": {"policy.sb3", "vec_env", "stop_env", "agent", "stop_training", "choice_training"},
     "transformers": {"recipe_tools", "backend", "demo", "__init__", "metrics.perplexity", "cli.doctor"},
