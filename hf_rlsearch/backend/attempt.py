@@ -1,0 +1,142 @@
+"""One training of a configuration on all ranks: they agree on how it ended and on whether its model is kept."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from hf_rlsearch._typing import Params
+from hf_rlsearch.backend import checkpoints, tracking
+from hf_rlsearch.backend.chief import Chief
+from hf_rlsearch.backend.distributed import Ranks
+from hf_rlsearch.backend.failures import Failure
+from hf_rlsearch.backend.objective import Objective
+from hf_rlsearch.backend.plan import Plan
+from hf_rlsearch.backend.settings import Settings
+from hf_rlsearch.backend.sources import FactorySource, TrainerSource
+from hf_rlsearch.backend.trial import COMPLETE, FAILED, Monitor, Outcome, run_trial
+from hf_rlsearch.errors import SearchFailed
+
+
+class Attempts:
+    """Trains what was planned; used by every rank in the same order.
+
+    Args:
+        source: Of the trials' Trainers.
+        settings: Of the search.
+        ranks: The processes of the search.
+        objective: What is optimised.
+        chief: Rank 0's, None on the others.
+    """
+
+    def __init__(
+        self,
+        source: TrainerSource | FactorySource,
+        settings: Settings,
+        ranks: Ranks,
+        objective: Objective,
+        chief: Chief | None,
+    ) -> None:
+        self._source, self._settings, self._ranks = source, settings, ranks
+        self._objective, self._chief = objective, chief
+        # Weights of the best trial that could not be, or were not to be, kept on disk.
+        self._in_memory: tuple[int, dict[str, Any]] | None = None
+
+    def weights_of(self, number: int) -> dict[str, Any] | None:
+        """The weights of a trial if they are in main memory."""
+        return self._in_memory[1] if self._in_memory is not None and self._in_memory[0] == number else None
+
+    def train(self, plan: Plan) -> tuple[Outcome, Exception | None]:
+        """One training on all ranks; the outcome they agree on, and an exception that has to end the search."""
+        chief = self._chief
+        report: Callable[[int, float], bool] = chief.report if chief is not None else (lambda step, value: False)
+        monitor = Monitor(plan, self._objective, self._ranks, report, None if chief is None else chief.pauses)
+        trainer: Any = None
+        error: Exception | None = None
+        fatal: Exception | None = None
+        try:
+            trainer = self._source.trainer_for(plan, self._objective, monitor)
+            if chief is not None:
+                tracking.begin_run(trainer, name=plan.name, group=chief.study.study_name)
+            outcome, error = run_trial(trainer, plan, monitor, self._objective)
+        except Exception as caught:
+            error = caught
+            outcome = Outcome(status=FAILED, failure=Failure.from_error(caught, rank=self._ranks.rank))
+        try:
+            outcome, fatal = self._agree(outcome, error)
+            if outcome.status == COMPLETE:
+                before = self._in_memory
+                outcome, fatal = self._agree(*self._kept(trainer, plan, outcome))
+                self._in_memory = before if outcome.status == FAILED else self._in_memory
+            if chief is not None:
+                final = dict(zip(self._objective.names, outcome.values, strict=False))
+                tracking.end_run(trainer, hyperparameters=chief.hyperparameters, objective=final)
+        except SearchFailed:
+            self._record_loss(plan, outcome)
+            raise
+        finally:
+            trainer = None
+            self._source.release()
+        return outcome, fatal
+
+    def _agree(self, outcome: Outcome, error: Exception | None) -> tuple[Outcome, Exception | None]:
+        """One outcome for all ranks: a failure on any of them fails the trial, what rank 0 measured counts.
+
+        Returns:
+            The outcome, and the exception to raise if the failure is one that the search may not go on after.
+        """
+        report = {
+            "caught": error is None or isinstance(error, self._settings.caught),
+            "status": outcome.status,
+            "values": list(outcome.values),
+            "failure": None if outcome.failure is None else outcome.failure.to_json(),
+        }
+        reports = self._ranks.settle(report, failed=error is not None, let_go=self._source.release)
+        failures = [Failure(**each["failure"]) for each in reports if each["failure"] is not None]
+        if failures:
+            first = next((failure for failure in failures if failure.kind != "lost"), failures[0])
+            outcome.status, outcome.failure, outcome.values, outcome.checkpoint = FAILED, first, (), None
+            return outcome, None if reports[first.rank]["caught"] else self._fatal(first, error)
+        if any(each["status"] != reports[0]["status"] for each in reports):
+            raise AssertionError(f"The ranks disagree on how the trial ended: {[r['status'] for r in reports]}.")
+        outcome.status, outcome.values = reports[0]["status"], tuple(reports[0]["values"])
+        return outcome, None
+
+    def _fatal(self, failure: Failure, error: Exception | None) -> Exception:
+        """What this rank raises for a failure that ``catch`` leaves out: its own exception, or news of another's."""
+        if failure.rank == self._ranks.rank and error is not None:
+            return error
+        return SearchFailed(f"Rank {failure.rank} ended the search with {failure.reason}")
+
+    def _record_loss(self, plan: Plan, outcome: Outcome) -> None:
+        """Rank 0, before the job ends: the trial that a rank was lost in has failed, and is not tried for ever."""
+        if self._chief is not None and outcome.failure is not None and outcome.failure.kind != "lost":
+            self._chief.record(plan, outcome)
+
+    def _kept(self, trainer: Any, plan: Plan, outcome: Outcome) -> tuple[Outcome, Exception | None]:
+        """As ``_keep``; an exception fails the trial on this rank."""
+        try:
+            return self._keep(trainer, plan, outcome), None
+        except Exception as error:
+            failure = Failure.from_error(error, rank=self._ranks.rank, step=outcome.step)
+            return replace(outcome, status=FAILED, failure=failure), error
+
+    def _keep(self, trainer: Any, plan: Plan, outcome: Outcome) -> Outcome:
+        """Puts a good trial's model where it is found after the search."""
+        if plan.score is not None or plan.rows is not None:
+            return outcome
+        decision = self._ranks.broadcast(self._worth(outcome))
+        if decision["disk"]:
+            outcome.checkpoint = checkpoints.save_scored(trainer, plan.folder)
+        on_disk = self._ranks.broadcast({"checkpoint": outcome.checkpoint})["checkpoint"]
+        outcome.checkpoint = on_disk
+        if decision["best"] and on_disk is None:
+            weights = checkpoints.copy_weights(trainer)
+            self._in_memory = None if weights is None else (plan.number, weights)
+        return outcome
+
+    def _worth(self, outcome: Outcome) -> Params | None:
+        """Rank 0: whether the model of a trial that has just ended has to be kept."""
+        if self._chief is None:
+            return None
+        standing, role = self._chief.standing, self._chief.role
+        return {"disk": standing.keeps(role, outcome), "best": standing.is_best(role, outcome)}
