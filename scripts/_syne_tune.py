@@ -83,15 +83,17 @@ class SyneTuneSearch:
         Returns:
             The objective at the new checkpoints; none where the scheduler has nothing to suggest.
         """
-        if (suggestion := self.scheduler.suggest(trial_id=len(self._begun))) is None:
-            return np.empty(0)
-        trial, begun = self._trial(suggestion)
-        self.trials, self.continued = self.trials + 1, self.continued + (begun > 0)
-        levels = [int(trial.config[h.name]) for h in self.task.hyperparameters]
-        curve = self.task.curve(levels)
-        new = self._report(trial, curve, begun, min(len(curve), begun + left))
-        self._begun[trial.trial_id] = trial, begun + len(new)
-        return new
+        while (suggestion := self.scheduler.suggest(trial_id=len(self._begun))) is not None:
+            trial, begun = self._trial(suggestion)
+            curve = self.task.curve([int(trial.config[h.name]) for h in self.task.hyperparameters])
+            if begun < len(curve):
+                self.trials, self.continued = self.trials + 1, self.continued + (begun > 0)
+                new = self._report(trial, curve, begun, min(len(curve), begun + left))
+                self._begun[trial.trial_id] = trial, begun + len(new)
+                return new
+            # It was paused at what happens to be its last checkpoint: a resumed training would end at once.
+            self.scheduler.on_trial_complete(trial, _result(curve, begun))
+        return np.empty(0)
 
     def _trial(self, suggestion: Any) -> tuple[Any, int]:
         """The trial that is suggested, and the checkpoints that it has seen."""
@@ -105,14 +107,17 @@ class SyneTuneSearch:
 
     def _report(self, trial: Any, curve: FloatArray, begun: int, end: int) -> FloatArray:
         """Reports the checkpoints after `begun` until the scheduler ends it, the training ends, or `end`."""
-        result: dict[str, Any] = {}
         for step in range(begun + 1, end + 1):
-            result = {"objective": float(curve[step - 1]), "checkpoint": step}
-            if self.scheduler.on_trial_result(trial, dict(result)) != "CONTINUE":
+            if self.scheduler.on_trial_result(trial, _result(curve, step)) != "CONTINUE":
                 return curve[begun:step]
         if end == len(curve):
-            self.scheduler.on_trial_complete(trial, result)
+            self.scheduler.on_trial_complete(trial, _result(curve, end))
         return curve[begun:end]
+
+
+def _result(curve: FloatArray, step: int) -> dict[str, Any]:
+    """What a training reports at its checkpoint `step`, the first is 1."""
+    return {"objective": float(curve[step - 1]), "checkpoint": step}
 
 
 def _baselines(name: str) -> Any:

@@ -311,6 +311,18 @@ def test_syne_tune_pays_new_checkpoints_only(pruners: ModuleType, tables: Path) 
     assert search.trials == 12
 
 
+@pytest.mark.skipif("syne_tune" in MISSING, reason="Syne Tune is not installed")
+def test_a_training_that_syne_tune_paused_at_its_end_is_over(pruners: ModuleType, tables: Path) -> None:
+    """DyHPO pauses at the third checkpoint, where some of these trainings end anyway."""
+    path = tables / "losses.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line if i % 3 else line.rsplit(" ", 1)[0] for i, line in enumerate(lines)))
+    task = pruners.load_tasks(tables, families=["losses"])[0]
+    assert {len(task.curve([i, j])) for i in range(5) for j in range(3)} == {3, 4}
+    result = pruners.search("Syne Tune DyHPO", task, 0, 20, None)  # more than the table has: it ends by itself
+    assert result["regret"][-1] == 0
+
+
 @pytest.mark.data
 @pytest.mark.skipif(not REAL.is_dir(), reason="the recorded tables are not beside this repository")
 def test_on_a_real_table(samplers: ModuleType, tmp_path: Path) -> None:
