@@ -98,4 +98,5 @@ class RLScheduler(FIFOScheduler):  # type: ignore[misc]
                     f"RLScheduler goes with search_alg=RLSearch(...), but this is {type(searcher).__name__}."
                 )
             searcher = searcher.searcher
-        return self.STOP if searcher.stops(trial.trial_id, result, self._pruner) else self.CONTINUE
+        decision: str = self.STOP if searcher.stops(trial.trial_id, result, self._pruner) else self.CONTINUE
+        return decision
