@@ -3,6 +3,7 @@
 The recipes are files to copy and to change; these helpers are here so that a copy runs anywhere.
 """
 
+import argparse
 import difflib
 import functools
 import os
@@ -20,7 +21,13 @@ import huggingface_hub
 import transformers
 from huggingface_hub import constants
 
+from hf_rlsearch.presets import preset
+
 T = TypeVar("T")
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows the commands of a recipe as they stand in its first lines, and the default of each argument."""
 
 
 def read_args(cls: type[T], argv: Sequence[str] | None = None) -> T:
@@ -29,7 +36,7 @@ def read_args(cls: type[T], argv: Sequence[str] | None = None) -> T:
     If it has a field ``offline`` that is true, nothing in this process talks to the Hub from here on.
 
     Args:
-        cls: the dataclass; the help of a field is its metadata ``help``.
+        cls: the dataclass; the help of a field is its metadata ``help``, that of the program the text of its module.
         argv: the words of the command line without the program; those of this process if left out.
 
     Returns:
@@ -39,7 +46,12 @@ def read_args(cls: type[T], argv: Sequence[str] | None = None) -> T:
         SystemExit: ``--help``, a name on the command line or in the file that no field has, or no such file.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    parser = transformers.HfArgumentParser(cls)  # type: ignore[arg-type]
+    parser = transformers.HfArgumentParser(
+        cls,  # type: ignore[arg-type]
+        description=sys.modules[cls.__module__].__doc__,
+        epilog="All of these may come from one file instead, with the same names: arguments.yaml, or .json.",
+        formatter_class=_Help,
+    )
     if len(words) == 1 and words[0].endswith((".yaml", ".yml", ".json")):
         args: T = _from_file(parser, words[0])
     else:
@@ -127,6 +139,23 @@ def objective(backend: str, metric: str) -> dict[str, Any]:
     if backend == "rl":
         return {"metric": metric}
     return {"compute_objective": lambda metrics: metrics[f"eval_{metric}"]}
+
+
+def published_space(backend: str, model_type: str, task: str | None = None) -> dict[str, Any]:
+    """The published space of a kind of model, for ``hyperparameter_search``: ours has it as its default.
+
+    Args:
+        backend: ``"rl"`` or another backend of transformers.
+        model_type: ``config.model_type`` of the model.
+        task: of GLUE, whose settings come first.
+
+    Returns:
+        Keyword arguments. The other backends get the fields of ``TrainingArguments``, which is all that they can set.
+    """
+    known = preset(model_type, task)
+    if backend == "rl":
+        return {"published": known.published}
+    return {"hp_space": known.hp_space.without([name for name in known.hp_space.others if "." in name])}
 
 
 def print_result(best: Any, metric: str, started: float, **more: float) -> None:

@@ -18,8 +18,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 import hf_rlsearch  # noqa: F401  registers backend="rl"
 from hf_rlsearch import embedded
 from hf_rlsearch.metrics import load_metric
-from hf_rlsearch.presets import preset
-from hf_rlsearch.recipe_tools import be_quiet, hub_or_advice, objective, print_result, read_args
+from hf_rlsearch.recipe_tools import be_quiet, hub_or_advice, objective, print_result, published_space, read_args
 
 # a model with fewer parameters than this needs far larger learning rates than the published ones
 TINY = 2_000_000
@@ -135,17 +134,15 @@ def tiny_space(trial: Any) -> dict[str, Any]:
 
 def search(args: Args, trainer: Trainer, **options: Any) -> Any:
     """Runs the search and returns its ``BestRun``; ``options`` are more arguments of ``hyperparameter_search``."""
-    known = preset(trainer.model.config.model_type, args.task)
     tiny = trainer.model.num_parameters() < TINY
-    ours = {} if args.backend != "rl" or tiny else {"published": known.published}
+    published = published_space(args.backend, trainer.model.config.model_type, args.task)
     return trainer.hyperparameter_search(
-        hp_space=tiny_space if tiny else known.hp_space,
+        **({"hp_space": tiny_space} if tiny else published),
         direction="maximize",
         n_trials=args.n_trials,
         timeout=args.timeout,
         backend=args.backend,
         **objective(args.backend, "score"),
-        **ours,
         **options,
     )
 

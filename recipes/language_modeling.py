@@ -27,8 +27,7 @@ from transformers import (
 
 import hf_rlsearch  # noqa: F401  registers backend="rl"
 from hf_rlsearch import embedded
-from hf_rlsearch.presets import preset
-from hf_rlsearch.recipe_tools import be_quiet, hub_or_advice, objective, print_result, read_args
+from hf_rlsearch.recipe_tools import be_quiet, hub_or_advice, objective, print_result, published_space, read_args
 
 
 @dataclass
@@ -124,16 +123,14 @@ def tiny_space(trial: Any) -> dict[str, Any]:
 def search(args: Args) -> Any:
     """Runs the search and returns its ``BestRun``; the objective is the loss, the logarithm of the perplexity."""
     trainer = make_trainer(args)
-    known = preset(trainer.model.config.model_type)
-    ours = {} if args.backend != "rl" or args.offline else {"published": known.published}
+    published = published_space(args.backend, trainer.model.config.model_type)
     return trainer.hyperparameter_search(
-        hp_space=tiny_space if args.offline else known.hp_space,
+        **({"hp_space": tiny_space} if args.offline else published),
         direction="minimize",
         n_trials=args.n_trials,
         timeout=args.timeout,
         backend=args.backend,
         **objective(args.backend, "loss"),
-        **ours,
     )
 
 

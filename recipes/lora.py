@@ -5,7 +5,7 @@
 
 Adapters want learning rates about ten times those of full fine-tuning (see ``hf_rlsearch.presets.preset("lora")``). The
 target modules are named as in BERT, RoBERTa, ELECTRA and ALBERT: other models call their layers otherwise.
-Needs peft: ``pip install "hf_rlsearch[recipes]"``.
+Needs peft: ``pip install ".[recipes]"`` in the root of the repository.
 """
 
 import time

@@ -3,7 +3,7 @@
     python recipes/sft.py --model HuggingFaceTB/SmolLM2-135M --data trl-lib/Capybara
     python recipes/sft.py --offline                # embedded GPT-2: from the first words of a docstring to its rest
 
-Needs trl: ``pip install "hf_rlsearch[recipes]"``.
+Needs trl: ``pip install ".[recipes]"`` in the root of the repository.
 """
 
 import time
@@ -78,20 +78,18 @@ def main(argv: list[str] | None = None) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(name)
 
     def make_trainer(params: dict[str, Any]) -> SFTTrainer:
-        settings = {"num_train_epochs": 1, "per_device_train_batch_size": 8, "completion_only_loss": True, **params}
+        own = {"num_train_epochs": 1, "per_device_train_batch_size": 8, "completion_only_loss": True, "seed": args.seed}
         config = SFTConfig(
             output_dir=args.output,
             eval_strategy="epoch",
             max_length=args.max_length,
-            seed=args.seed,
             report_to="none",
             disable_tqdm=False,
             bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
             gradient_checkpointing=False,
             dataset_num_proc=None,
-            **settings,
+            **{**own, **params},
         )
-        transformers.set_seed(args.seed)  # the trial's model is built here, before the trial begins
         model = AutoModelForCausalLM.from_pretrained(name)
         return SFTTrainer(
             model=model, args=config, train_dataset=train, eval_dataset=validation, processing_class=tokenizer

@@ -4,14 +4,16 @@ Ranges and settings are those of ``hf_rlsearch.presets``. The seed is not search
 run, not a better configuration (Dodge et al. 2020, arXiv:2002.06305).
 """
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hf_rlsearch._typing import Params
+from hf_rlsearch.backend.compat import is_sharded
 from hf_rlsearch.backend.scopes.adapter import is_adapted
+from hf_rlsearch.backend.scopes.scope import GEN, PEFT, TRAIN, prefix_of
 from hf_rlsearch.presets import Box, Preset, preset
+from hf_rlsearch.presets.preset import EPOCHS, SMOOTHING
 
 # Data sets whose name is the task, where others have it as the name of a configuration.
 _TASKS = ("squad", "squad_v2", "swag")
@@ -59,11 +61,9 @@ def space_for(trainer: Any, *, is_factory: bool) -> DefaultSpace:
         trainer: Its model and its arguments count.
         is_factory: It was made by the user's function, which reads training arguments and no scoped names.
     """
-    found, box = _known(trainer), _known(trainer).hp_space
-    if getattr(trainer.args, "max_steps", -1) > 0:
-        box = dataclasses.replace(box, epochs=None)
-    if is_factory or not _has_rank(trainer.model):
-        box = dataclasses.replace(box, ranks=())
+    found = _known(trainer)
+    names = (EPOCHS, *found.hp_space.others)
+    box = found.hp_space.without([name for name in names if not _is_of_use(name, trainer, is_factory)])
     return DefaultSpace(box, found.name, _task_of(trainer.train_dataset))
 
 
@@ -84,8 +84,21 @@ def _known(trainer: Any) -> Preset:
     return preset(kind, _task_of(getattr(trainer, "train_dataset", None)))
 
 
-def _has_rank(model: Any) -> bool:
-    return is_adapted(model) and all(hasattr(config, "r") for config in model.peft_config.values())
+def _is_of_use(name: str, trainer: Any, is_factory: bool) -> bool:
+    """Whether a name has an effect with this Trainer, and trials that differ in it can be compared."""
+    prefix, field = prefix_of(name), name.rpartition(".")[2]
+    if is_factory and prefix is not None:
+        return False
+    if prefix == PEFT:
+        return is_adapted(trainer.model) and all(hasattr(c, field) for c in trainer.model.peft_config.values())
+    if prefix == GEN:
+        return bool(getattr(trainer.args, "predict_with_generate", False))
+    if prefix == TRAIN:
+        return not is_sharded(trainer)
+    if name == EPOCHS:
+        return not getattr(trainer.args, "max_steps", -1) > 0
+    # Smoothing changes the loss, which is all there is to compare without metrics.
+    return name != SMOOTHING or getattr(trainer, "compute_metrics", None) is not None
 
 
 def _task_of(data: Any) -> str | None:

@@ -5,9 +5,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.presets.preset import EPOCHS, RANK, Box, Preset
+from hf_rlsearch.presets.preset import EPOCHS, SMOOTHING, Box, Preset
 
 _NAMES = ("learning_rate", "per_device_train_batch_size", EPOCHS, "weight_decay", "warmup_steps")
+_DECAY, _BEAMS = "train.layer_decay", "gen.num_beams"
+_RANK, _ALPHA, _DROPOUT = "peft.r", "peft.lora_alpha", "peft.lora_dropout"
 
 _FLAML = "microsoft/FLAML flaml/nlp/hpo/get_grid_search_space.py (in its history), which quotes the papers"
 _GRID = "microsoft/FLAML flaml/nlp/hpo/hpo_searchspace.py (in its history), hpo_space_generic_grid"
@@ -56,8 +58,8 @@ _BERT_GRID = [
 ]
 _ROBERTA_GRID = _grid((1e-5, 2e-5, 3e-5), (16, 32), (10,), 0.1, 0.06)
 _ELECTRA_GRID = [
-    *({**setting, "train.layer_decay": 0.8} for setting in _grid((1e-4, 5e-5, 3e-5, 1.5e-4), (32,), (3,), 0.01, 0.1)),
-    _setting(5e-5, 32, 3, 0.01, 0.1, **{"train.layer_decay": 0.9}),  # large
+    *({**setting, _DECAY: 0.8} for setting in _grid((1e-4, 5e-5, 3e-5, 1.5e-4), (32,), (3,), 0.01, 0.1)),
+    _setting(5e-5, 32, 3, 0.01, 0.1, **{_DECAY: 0.9}),  # large
 ]
 # MNLI; the scripts give the warm-up as 500 or 1000 steps, here it is their share of the training, with 6,136 steps per
 # epoch.
@@ -89,8 +91,8 @@ def _albert(rate: float, batch: int, epochs: int, warmup: float) -> Params:
 
 
 _LORA_POINTS = [  # the authors trained RoBERTa on eight processes: the batch size is the one of each
-    _setting(5e-4, 16, 30, 0.1, 0.06, **{RANK: 8, "peft.lora_alpha": 16}),
-    _setting(4e-4, 16, 30, 0.1, 0.06, **{RANK: 8, "peft.lora_alpha": 16}),  # MRPC, from the adapter of MNLI
+    _setting(5e-4, 16, 30, 0.1, 0.06, **{_RANK: 8, _ALPHA: 16}),
+    _setting(4e-4, 16, 30, 0.1, 0.06, **{_RANK: 8, _ALPHA: 16}),  # MRPC, from the adapter of MNLI
     # GPT-2 medium, 500 of 26,289 steps of warm-up
     _setting(
         2e-4,
@@ -98,7 +100,7 @@ _LORA_POINTS = [  # the authors trained RoBERTa on eight processes: the batch si
         5,
         0.01,
         0.02,
-        **{RANK: 4, "peft.lora_alpha": 32, "peft.lora_dropout": 0.1, "label_smoothing_factor": 0.1},
+        **{_RANK: 4, _ALPHA: 32, _DROPOUT: 0.1, SMOOTHING: 0.1},
     ),
 ]
 _T5_POINTS = [
@@ -113,11 +115,14 @@ _T5_POINTS = [
 ]
 # Their batches are counted in tokens and their lengths in steps: both are left out.
 _BART_POINTS: list[Params] = [
-    {"learning_rate": 3e-5, "weight_decay": 0.01, "warmup_steps": 0.025, "label_smoothing_factor": 0.1},
-    {"learning_rate": 3e-5, "weight_decay": 0.0, "warmup_steps": 0.0625, "label_smoothing_factor": 0.2},  # mBART
+    {"learning_rate": 3e-5, "weight_decay": 0.01, "warmup_steps": 0.025, SMOOTHING: 0.1},
+    {"learning_rate": 3e-5, "weight_decay": 0.0, "warmup_steps": 0.0625, SMOOTHING: 0.2},  # mBART
 ]
-_FROM_SCRATCH = {"learning_rate": 7e-4, "warmup_steps": 0.04, "label_smoothing_factor": 0.1, "gen.num_beams": 4}
+_FROM_SCRATCH = {"learning_rate": 7e-4, "warmup_steps": 0.04, SMOOTHING: 0.1, _BEAMS: 4}
 
+_T5_OTHERS = {"optim": ("adamw_torch", "adafactor"), "lr_scheduler_type": ("linear", "constant")}
+_OF_TRANSLATION = {SMOOTHING: (0.0, 0.1), _BEAMS: (1, 4)}
+_OF_ADAPTERS = {_RANK: (2, 4, 8, 16, 32), _ALPHA: (8, 16, 32), _DROPOUT: (0.0, 0.1), SMOOTHING: (0.0, 0.1)}
 _WITH_48 = (8, 16, 32, 48, 64)
 _UP_TO_128 = (8, 16, 32, 64, 128)
 
@@ -132,7 +137,12 @@ PRESETS: dict[str, Preset] = {
             tuple(_ROBERTA_GRID),
             (_ROBERTA, _FLAML),
         ),
-        Preset("electra", Box((1e-5, 5e-4), epochs=(1, 10)), tuple(_ELECTRA_GRID), (_ELECTRA, _FLAML)),
+        Preset(
+            "electra",
+            Box((1e-5, 5e-4), epochs=(1, 10), others={_DECAY: (0.8, 0.9, 1.0)}),
+            tuple(_ELECTRA_GRID),
+            (_ELECTRA, _FLAML),
+        ),
         Preset(
             "deberta",
             Box((2e-6, 1e-4), epochs=(1, 10), warmups=(0.0, 0.04, 0.05, 0.08, 0.1, 0.21)),
@@ -151,22 +161,32 @@ PRESETS: dict[str, Preset] = {
             (_setting(6.25e-5, 32, 3, 0.01, 0.002),),
             (_GPT,),
         ),
-        Preset("t5", Box((2e-5, 2e-3), batch_sizes=_UP_TO_128, epochs=(1, 10)), tuple(_T5_POINTS), (_T5, _COURSE)),
+        Preset(
+            "t5",
+            Box((2e-5, 2e-3), batch_sizes=_UP_TO_128, epochs=(1, 10), others=_T5_OTHERS),
+            tuple(_T5_POINTS),
+            (_T5, _COURSE),
+        ),
         Preset(
             "marian",
-            Box((1e-5, 2e-3), epochs=(1, 10), warmups=(0.0, 0.04, 0.1, 0.2)),
+            Box((1e-5, 2e-3), epochs=(1, 10), warmups=(0.0, 0.04, 0.1, 0.2), others=_OF_TRANSLATION),
             (_setting(2e-5, 32, 3, 0.01, 0.0), _FROM_SCRATCH),
             (_COURSE, _VASWANI),
         ),
         Preset(
             "bart",
-            Box((1e-5, 2e-3), epochs=(1, 10), warmups=(0.0, 0.025, 0.04, 0.0625, 0.1)),
+            Box(
+                (1e-5, 2e-3),
+                epochs=(1, 10),
+                warmups=(0.0, 0.025, 0.04, 0.0625, 0.1),
+                others=_OF_TRANSLATION | {SMOOTHING: (0.0, 0.1, 0.2)},
+            ),
             (*_BART_POINTS, _FROM_SCRATCH),
             (_BART, _VASWANI),
         ),
         Preset(
             "lora",
-            Box((5e-5, 3e-3), epochs=(1, 30), warmups=(0.0, 0.02, 0.06, 0.1), ranks=(2, 4, 8, 16, 32)),
+            Box((5e-5, 3e-3), epochs=(1, 30), warmups=(0.0, 0.02, 0.06, 0.1), others=_OF_ADAPTERS),
             tuple(_LORA_POINTS),
             (_LORA,),
         ),
@@ -188,7 +208,7 @@ FOR_TASK: dict[tuple[str, str], list[Params]] = {
     ("roberta", "qqp"): [_setting(1e-5, 32, 10, 0.1, 0.25)],
     ("roberta", "squad"): [_setting(1.5e-5, 48, 2, 0.01, 0.06)],
     **{
-        ("electra", task): [_setting(1e-4, 32, epochs, 0.01, 0.1, **{"train.layer_decay": 0.8})]
+        ("electra", task): [_setting(1e-4, 32, epochs, 0.01, 0.1, **{_DECAY: 0.8})]
         for task, epochs in (("rte", 10), ("stsb", 10), ("squad", 2), ("squad_v2", 2))
     },
     # base and large, from a model that was fine-tuned on MNLI; 100 of 467 steps of warm-up

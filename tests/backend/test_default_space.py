@@ -4,10 +4,19 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import optuna
 import pytest
 from datasets import Dataset, DatasetInfo
-from transformers import BertConfig, ElectraConfig, MarianConfig, Trainer
+from transformers import (
+    BertConfig,
+    ElectraConfig,
+    ElectraForSequenceClassification,
+    MarianConfig,
+    Trainer,
+    TrainerCallback,
+)
 
+from hf_rlsearch.agent import Agent
 from hf_rlsearch.backend.choices import choose_sampler
 from hf_rlsearch.backend.default_space import published_for, space_for
 from hf_rlsearch.backend.settings import Settings
@@ -17,10 +26,10 @@ from tests.backend.conftest import Rows, Scripted, run, tiny_model
 MakeTrainer = Callable[..., Trainer]
 
 
-def trainer_of(config: Any, *, data: Any = None, max_steps: int = -1, **model: Any) -> Any:
-    return SimpleNamespace(
-        model=SimpleNamespace(config=config, **model), args=SimpleNamespace(max_steps=max_steps), train_dataset=data
-    )
+def trainer_of(config: Any, *, data: Any = None, max_steps: int = -1, **others: Any) -> Any:
+    args = SimpleNamespace(max_steps=max_steps, predict_with_generate=others.pop("generates", False))
+    own = {name: others.pop(name) for name in ("compute_metrics", "is_fsdp_enabled") if name in others}
+    return SimpleNamespace(model=SimpleNamespace(config=config, **others), args=args, train_dataset=data, **own)
 
 
 def pretrained(config: Any) -> Any:
@@ -54,9 +63,22 @@ def test_adapters_have_their_own_rates_and_rank() -> None:
     other = {**lora, "peft_config": {"default": SimpleNamespace()}}
     config = pretrained(BertConfig())
     assert distributions(trainer_of(config, **lora))["learning_rate"].high == 3e-3
-    assert "peft.r" in distributions(trainer_of(config, **lora))
+    assert {"peft.r", "peft.lora_alpha"} & set(distributions(trainer_of(config, **lora))) == {"peft.r"}
     assert "peft.r" not in distributions(trainer_of(config, **other))
     assert "peft.r" not in distributions(trainer_of(config, **lora), is_factory=True)
+
+
+def test_names_without_an_effect_are_left_out() -> None:
+    """Of what is published only some Trainers can use: layer-wise rates, beams, smoothing where there are metrics."""
+    electra, marian = pretrained(ElectraConfig()), MarianConfig()
+    assert distributions(trainer_of(electra))["train.layer_decay"].choices == (0.8, 0.9, 1.0)
+    assert "train.layer_decay" not in distributions(trainer_of(electra), is_factory=True)
+    assert "train.layer_decay" not in distributions(trainer_of(electra, is_fsdp_enabled=True))
+    assert "gen.num_beams" in distributions(trainer_of(marian, generates=True))
+    assert "gen.num_beams" not in distributions(trainer_of(marian))
+    assert "gen.num_beams" not in distributions(trainer_of(marian, generates=True), is_factory=True)
+    assert "label_smoothing_factor" in distributions(trainer_of(marian, compute_metrics=len))
+    assert "label_smoothing_factor" not in distributions(trainer_of(marian))
 
 
 @pytest.mark.parametrize(
@@ -89,6 +111,29 @@ def test_published_settings_are_among_the_candidates_unless_the_user_gives_his()
     elsewhere = SearchSpace.from_functions(lambda trial: {"adam_beta1": trial.suggest_float("adam_beta1", 0.8, 0.9)})
     none: Any = choose_sampler(Settings(), elsewhere, seed=0, facts={}, known=known)
     assert none._published == []
+
+
+def test_every_published_setting_can_be_chosen_from_the_first_trial_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the pool is filled with besides, and for whatever seed."""
+    offered: list[list[dict[str, Any]]] = []
+    decide = Agent.decide
+
+    def watched(self: Agent, space: SearchSpace, history: Any, rows: Any, **options: Any) -> Any:
+        offered.append([space.decode(row) for row in rows])
+        return decide(self, space, history, rows, **options)
+
+    monkeypatch.setattr(Agent, "decide", watched)
+    trainer = trainer_of(pretrained(BertConfig()))
+    hp_space, known = space_for(trainer, is_factory=False), published_for(trainer)
+    space = SearchSpace.from_functions(hp_space)
+    for seed in range(2):
+        study = optuna.create_study(
+            sampler=choose_sampler(Settings(hp_space=hp_space), space, seed=seed, facts={}, known=known)
+        )
+        study.optimize(lambda trial: hp_space(trial)["learning_rate"], n_trials=2)
+    assert [len(candidates) for candidates in offered] == [1024] * 4
+    for candidates in offered:
+        assert [setting for setting in known if not any(setting.items() <= c.items() for c in candidates)] == []
 
 
 def test_the_numbers_of_published_settings_are_levels() -> None:
@@ -125,3 +170,23 @@ def test_a_search_without_hp_space(make_trainer: MakeTrainer, capsys: pytest.Cap
     }
     assert "the published ranges are searched (bert)" in "".join(capsys.readouterr())
     assert isinstance(trainer.train_dataset, Rows)
+
+
+def test_the_published_decay_of_electra_is_trained(make_trainer: MakeTrainer) -> None:
+    """The rates that the optimizer ended with tell that the layers below had a lower one."""
+    sizes = {"embedding_size": 16, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+    def model_init() -> Any:
+        config = pretrained(ElectraConfig(vocab_size=50, intermediate_size=32, max_position_embeddings=16, **sizes))
+        return ElectraForSequenceClassification(config)
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, *_: Any, optimizer: Any = None, **__: Any) -> None:
+            rates.append(len({group["lr"] for group in optimizer.param_groups}))
+
+    rates: list[int] = []
+    values = {"learning_rate": [1e-4], "per_device_train_batch_size": [32], "num_train_epochs": [1]}
+    sampler = Scripted(**values, weight_decay=[0.01], warmup_steps=[0.0], **{"train.layer_decay": [0.8]})
+    best = run(make_trainer(model_init=model_init, callbacks=[Watch]), "rl", None, n_trials=1, sampler=sampler)
+    assert best.hyperparameters["train.layer_decay"] == 0.8
+    assert rates[0] == 4  # head, two layers, embeddings

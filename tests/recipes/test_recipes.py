@@ -21,6 +21,8 @@ import transformers
 from huggingface_hub import constants
 
 from hf_rlsearch import embedded, recipe_tools
+from hf_rlsearch.presets import MODEL_TYPES, preset
+from hf_rlsearch.space import SearchSpace
 from tests.processes import run_limited
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -112,6 +114,14 @@ def test_other_backend_runs_the_same_recipe(tmp_path: Path) -> None:
     assert math.isfinite(best.objective)
 
 
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_every_backend_gets_a_published_space_that_it_can_set(model_type: str) -> None:
+    known = recipe_tools.published_space("optuna", model_type)
+    names = set(SearchSpace.from_functions(known["hp_space"]).names)
+    assert {"learning_rate", "weight_decay"} <= names <= set(transformers.TrainingArguments.__dataclass_fields__)
+    assert recipe_tools.published_space("rl", model_type) == {"published": preset(model_type).published}
+
+
 def test_arguments_from_a_file(tmp_path: Path) -> None:
     glue = recipe("glue")
     (tmp_path / "a.yaml").write_text("task: cola\nn_trials: 3\nbf16: true\n")
@@ -150,6 +160,7 @@ def test_help_explains_every_argument(name: str, capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit, match="0"):
         module.main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
+    assert str(module.__doc__).splitlines()[0] in text
     for name, field in module.Args.__dataclass_fields__.items():
         assert f"--{name}" in text
         assert field.metadata["help"].split(",")[0].replace("%%", "%")[:30] in text
