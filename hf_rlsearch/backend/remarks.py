@@ -41,6 +41,9 @@ def remarks(
             "start; after the first two it may be stopped."
         )
         return
+    if drawer.frozen.scored_at_end:
+        yield drawer.frozen.scored_at_end
+        return
     evaluates = plain(getattr(drawer.frozen.original(), "eval_strategy", None))
     silent = evaluates == "no" and "eval_strategy" not in drawer.searched
     if silent and settings.pruner not in (None, OURS):

@@ -68,6 +68,15 @@ class SearchResult:
         return best[0] if best else None
 
     @property
+    def best_checkpoint(self) -> str | None:
+        """The folder of the best trial's model; None where none was kept on disk.
+
+        A Trainer that was searched holds that model already. Of trainers that a function has made this is the place.
+        """
+        best = self.best_trial
+        return None if best is None else best.user_attrs.get("checkpoint")
+
+    @property
     def baseline(self) -> FrozenTrial | None:
         """The trial of the user's own arguments, None if it was switched off."""
         return next((trial for trial in self.trials if role(trial) == BASELINE), None)

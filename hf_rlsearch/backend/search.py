@@ -6,8 +6,7 @@ from typing import Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend.checked import OURS, STEPS
-from hf_rlsearch.backend.default_space import default_hp_space, space_for
-from hf_rlsearch.backend.fidelity import check_fidelity
+from hf_rlsearch.backend.default_space import default_hp_space
 from hf_rlsearch.backend.objective import UNSET_DIRECTION
 from hf_rlsearch.backend.run import run_search
 from hf_rlsearch.backend.settings import UNSET_TRIALS, Settings
@@ -160,8 +159,7 @@ def _own(compute_objective: Any) -> Any:
 
 def _fitting(settings: Settings, source: TrainerSource | FactorySource) -> Settings:
     """With the space of the Trainer's kind of model where the user gave none; refuses what its data do not allow."""
-    check_fidelity(settings, source.reference)
+    source.check(settings)
     if settings.hp_space is not default_hp_space:
         return settings
-    space = space_for(source.reference, is_factory=isinstance(source, FactorySource))
-    return dataclasses.replace(settings, hp_space=space)
+    return dataclasses.replace(settings, hp_space=source.default_space())

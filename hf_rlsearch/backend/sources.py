@@ -7,15 +7,25 @@ from typing import Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend.arguments import FrozenArguments
-from hf_rlsearch.backend.compat import TrainerSeat, check_trainer, fresh_model, release_memory, takes_trial
+from hf_rlsearch.backend.compat import (
+    TrainerSeat,
+    check_trainer,
+    drop_progress,
+    fresh_model,
+    release_memory,
+    takes_trial,
+)
+from hf_rlsearch.backend.default_space import DefaultSpace, space_for
 from hf_rlsearch.backend.drawing import Drawer, make_drawer
-from hf_rlsearch.backend.fidelity import only_rows
+from hf_rlsearch.backend.fidelity import check_fidelity, only_rows
+from hf_rlsearch.backend.made import as_made, frozen_arguments
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.plan import Plan, SharedTrial
 from hf_rlsearch.backend.scopes import ScopedNames, attach, trial_arguments, trial_model_init
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.trial import Monitor
 from hf_rlsearch.errors import ArgumentsError
+from hf_rlsearch.space import record
 
 # Attribute of arguments whose metric_for_best_model a search has set.
 _FOLLOWED = "_hf_rlsearch_follows"
@@ -27,7 +37,7 @@ def with_run(args: Any, plan: Plan, objective: Objective | None) -> Any:
     if plan.resume_from is not None and hasattr(args, "restore_callback_states_from_checkpoint"):
         # Early stopping counts on from where it was.
         args.restore_callback_states_from_checkpoint = True
-    if "run_name" in vars(args):
+    if hasattr(args, "run_name"):
         args.run_name = f"{args.run_name}-{plan.name}" if args.run_name else plan.name
     return following(args, None if objective is None else objective.follows)
 
@@ -84,6 +94,14 @@ class TrainerSource:
             scopes=ScopedNames(self.reference, self._model_init),
         )
 
+    def check(self, settings: Settings) -> None:
+        """Refuses options of a search that cannot be used with the Trainer."""
+        check_fidelity(settings, self.reference)
+
+    def default_space(self) -> DefaultSpace:
+        """The space of a search without ``hp_space``."""
+        return space_for(self.reference, is_factory=False)
+
     def probe(self) -> Any:
         """The Trainer for an evaluation of the untrained model, callbacks left out."""
         trainer = self.seat.prepare(self.frozen.original(), callbacks=False)
@@ -127,13 +145,14 @@ class FactorySource:
     def __init__(self, make_trainer: Callable[[Params], Any]) -> None:
         self._make = make_trainer
         try:
-            self.reference = make_trainer({})
+            made = make_trainer({})
         except Exception as error:
             raise ArgumentsError(
                 f"make_trainer({{}}) raised {type(error).__name__}: {error}. Without values it has to return your own "
                 "configuration: use params.get('learning_rate', 5e-5)."
             ) from error
-        self.frozen = FrozenArguments(self.reference.args)
+        self.reference = as_made(made)
+        self.frozen = frozen_arguments(self.reference)
         self._current: Any = None
 
     def __enter__(self) -> "FactorySource":
@@ -148,19 +167,37 @@ class FactorySource:
         """Finds and checks the search space; any name may be searched."""
         return make_drawer(settings.hp_space, None, self.frozen, roles=settings.roles, n_points=settings.n_points)
 
+    def check(self, settings: Settings) -> None:
+        """Refuses options of a search that cannot be used with such a trainer."""
+        for name, why in self.frozen.unsupported.items():
+            if (value := getattr(settings, name)) != getattr(Settings, name):
+                raise ArgumentsError(f"{name}={value!r} given, but {why}. Leave it out.")
+        check_fidelity(settings, self.reference)
+
+    def default_space(self) -> DefaultSpace:
+        """The space of a search without ``hp_space``."""
+        space = space_for(self.reference, is_factory=True)
+        unknown = [name for name in record(space).returned if name not in self.frozen.names]
+        if unknown:
+            raise ArgumentsError(
+                f"No hp_space given, and the default one sets {', '.join(sorted(unknown))}: no fields of the arguments "
+                "of these trainers. Pass an hp_space."
+            )
+        return space
+
     def probe(self) -> Any:
         """The trainer of the user's own configuration."""
         return self.reference
 
     def trainer_for(self, plan: Plan, objective: Objective, monitor: Monitor | None) -> Any:
         """A fresh trainer of one configuration."""
-        self._current = trainer = self._make(dict(plan.values))
-        with_run(trainer.args, plan, objective)
-        handler = getattr(trainer, "callback_handler", None)
-        if handler is not None:
-            from hf_rlsearch.backend.compat import drop_progress
+        from transformers import set_seed
 
-            drop_progress(handler)
+        # Most build their model before their trainer, which would set the seed.
+        set_seed(int(plan.values.get("seed", self.frozen.value("seed"))))
+        self._current = trainer = as_made(self._make(dict(plan.values)))
+        with_run(trainer.args, plan, objective)
+        drop_progress(trainer.callback_handler)
         if plan.rows is not None:
             only_rows(trainer, plan.rows, self.frozen)
         if monitor is not None:
@@ -169,7 +206,7 @@ class FactorySource:
 
     def release(self) -> None:
         """Lets go of the last trial's trainer."""
-        if self._current is not None and hasattr(self._current, "accelerator"):
+        if self._current is not None:
             self._current.accelerator.free_memory()
         self._current = None
         release_memory()

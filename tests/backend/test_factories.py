@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
 from datasets import Dataset
 from optuna.trial import TrialState
 
 from hf_rlsearch import embedded, search
-from tests.backend.conftest import rates, states
+from hf_rlsearch.errors import ArgumentsError
+from tests.backend.conftest import rates, states, tiny_model
 
 ARGUMENTS: dict[str, Any] = {
     "eval_strategy": "epoch",
@@ -32,6 +34,34 @@ def _third_party() -> Iterator[None]:
         warnings.simplefilter("ignore")  # of libraries that this project does not depend on
         yield
     transformers.logging.set_verbosity(before)
+
+
+@pytest.mark.parametrize(
+    ("made", "text"),
+    [
+        (None, "make_trainer returned None, expected a transformers.Trainer or a setfit.Trainer"),
+        ("trainer", "make_trainer returned a str, .* It has no args, model,"),
+    ],
+)
+def test_a_function_that_makes_no_trainer(made: Any, text: str) -> None:
+    with pytest.raises(ArgumentsError, match=text):
+        search(lambda values: made, rates)
+
+
+def test_a_trial_has_its_seed_before_its_model_is_built(make_trainer: Any) -> None:
+    """The function builds the model itself, so the Trainer would set the seed too late for its new weights."""
+
+    def factory(values: dict[str, Any]) -> transformers.Trainer:
+        model = tiny_model()
+        made: transformers.Trainer = make_trainer(model_init=lambda: model, **values)
+        seeds.append(made.args.seed)
+        return made
+
+    seeds: list[int] = []
+    result = search(factory, rates, n_trials=2, confirm=1, pruner=None).run_summary
+    torch.manual_seed(7)
+    assert [result.replay(factory, trial.number) for trial in result.trials] == [(t.value,) for t in result.trials]
+    assert len(set(seeds)) > 2  # confirmations have their own
 
 
 def found(factory: Any) -> Any:

@@ -16,6 +16,7 @@ from transformers import Trainer
 
 from hf_rlsearch import StorageError
 from hf_rlsearch.backend import returned
+from hf_rlsearch.backend.arguments import plain
 from hf_rlsearch.backend.ownership import _begun
 from tests.backend.conftest import Rows, rates, run, states, stored, tiny_model
 
@@ -165,6 +166,11 @@ def test_resume_false_begins_anew(make_trainer: MakeTrainer) -> None:
     interrupted(make_trainer, 2)
     best = run(make_trainer(), "rl", n_trials=2, resume=False)
     assert best.run_summary.study.study_name == "search-2"
+
+
+def test_arguments_that_are_functions_are_known_by_name() -> None:
+    """As text a function has its address in it, and no search would ever be continued."""
+    assert plain([tiny_model, Rows]) == ["tests.backend.conftest.tiny_model", "tests.backend.conftest.Rows"]
 
 
 @pytest.mark.parametrize(
