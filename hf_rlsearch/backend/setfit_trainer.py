@@ -8,6 +8,7 @@ Read in setfit 1.2.0 (trainer.py, training_args.py, sampler.py), which is not im
 has loaded it.
 """
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend import checkpoints
 from hf_rlsearch.backend.arguments import FrozenArguments
+from hf_rlsearch.errors import ArgumentsError
 
 
 def is_setfit(made: Any) -> bool:
@@ -33,9 +35,18 @@ class SetFitTrainer:
 
     Attributes:
         pairs: Samples of an epoch for each row, by the arguments.
+
+    Raises:
+        ArgumentsError: This is one of several ranks.
     """
 
     def __init__(self, made: Any) -> None:
+        if (n_ranks := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+            raise ArgumentsError(
+                f"SetFit is searched by one process, but {n_ranks} ranks are started: without GPUs each of them would "
+                "train alone, in the same folder. Start it with python instead of a launcher; several such processes "
+                "may share a storage."
+            )
         self._made = made
         self._can_predict: bool = made.model.has_differentiable_head
         self.callback_handler, self.accelerator = made.st_trainer.callback_handler, made.st_trainer.accelerator
@@ -80,8 +91,7 @@ class SetFitTrainer:
 
     def save_model(self, folder: str) -> None:
         """Writes encoder and head, for ``SetFitModel.from_pretrained(folder)``."""
-        if self.is_world_process_zero():
-            self._made.model.save_pretrained(folder)
+        self._made.model.save_pretrained(folder)
 
     def is_world_process_zero(self) -> bool:
         """Whether this process is the one that writes."""

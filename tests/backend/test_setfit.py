@@ -180,8 +180,14 @@ def test_kinds_of_models_and_data(factory: Callable[..., Make], model: Any, colu
     assert states(result.study) == [TrialState.COMPLETE] * 2
 
 
-def test_what_cannot_be_done_is_said_first(factory: Callable[..., Make], capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_done_is_said_first(
+    factory: Callable[..., Make], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     make = factory(callbacks=lambda: [_NeverTrains])
+    with monkeypatch.context() as launched:
+        launched.setenv("WORLD_SIZE", "2")
+        with pytest.raises(ArgumentsError, match="searched by one process, but 2 ranks are started"):
+            search(make, rates, n_trials=2)
     for options, text in (
         ({"fidelity": "data"}, "fidelity='data' given, but SetFit trains on pairs of rows"),
         ({"halve_batch": True}, "halve_batch=True given, but SetFit accumulates no gradients"),
