@@ -53,7 +53,7 @@ def _settle_pymoo() -> None:
     """Makes pymoo, which HEBO maximises its acquisition with, repeatable and quicker; what it computes stays the same.
 
     It would seed itself anew for every choice. And it would look for duplicates pair by pair: on small grids, where
-    most offspring are duplicates, a set takes two thirds of the time.
+    most offspring are duplicates, a choice takes three quarters of the time with a set.
     """
     from hebo.acq_optimizers import evolution_optimizer
     from pymoo.core.mixed import MixedVariableDuplicateElimination

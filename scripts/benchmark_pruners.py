@@ -7,7 +7,8 @@ The second line compares selection only, stopping only, both, and both with trai
 ("thaw"): a configuration proposed again after it was pruned pays the rest of its curve only.
 
 Only tasks with curves are used. The budget is counted in full trainings: checkpoints over those of an average training.
-The best checkpoint seen counts, of pruned trials as well. See docs/benchmark.md.
+The best checkpoint seen counts, of pruned trials as well. Syne Tune's schedulers are compared where it is installed.
+See docs/benchmark.md.
 """
 
 from __future__ import annotations
@@ -180,7 +181,8 @@ def available(wanted: Sequence[str] | None, weights: str | None) -> list[str]:
     if reason := why_missing():
         if asked := [pair for pair in wanted or () if pair in SYNE_TUNE]:
             raise SystemExit(f"{asked[0]!r} cannot be run: {reason}.")
-        print(f"Syne Tune's: left out, {reason}")
+        if not wanted:
+            print(f"Syne Tune's: left out, {reason}")
         pairs = [pair for pair in pairs if pair not in SYNE_TUNE]
     try:
         StopRule(load_weights(weights)[0])
