@@ -7,13 +7,12 @@ from typing import Any
 
 import optuna
 import pytest
-import transformers
-from packaging.version import Version
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_rlsearch import SearchSpaceError
 from tests.backend.both import NOT_REFUSED, on_both
 from tests.backend.conftest import Scripted, finished, run, stored
+from tests.versions import IS_OLDEST
 
 MakeTrainer = Callable[..., Trainer]
 
@@ -207,8 +206,7 @@ def test_several_metrics_are_not_summed(make_trainer: MakeTrainer, backend: str)
         pytest.param(
             *("neftune_noise_alpha", 50.0),
             marks=pytest.mark.skipif(
-                Version(transformers.__version__) < Version("5.1"),
-                reason="with it and a model_init transformers 5.0 cannot train by hand",
+                IS_OLDEST, reason="with it and a model_init transformers 5.0 cannot train by hand"
             ),
         ),
     ],

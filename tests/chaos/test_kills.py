@@ -17,6 +17,7 @@ import pytest
 from hf_rlsearch.backend.fidelity import POINTS
 from tests.chaos.lives import Death, Script
 from tests.chaos.worker import BETWEEN, CHECKPOINT, EVALUATION, MOMENTS, RETURNED, TRAINING
+from tests.versions import exact_within_epochs
 
 N_KILLS, N_TRIALS = 25, 4
 # How often a moment comes in a search, about; a life ends somewhere in its first fifth.
@@ -57,6 +58,7 @@ def test_three_kills(tmp_path: Path) -> None:
     assert_equal(broken.finish(), whole.finish(), 3)
 
 
+@exact_within_epochs
 @pytest.mark.timeout(600)
 def test_kills_between_and_within_looks(tmp_path: Path) -> None:
     """On parts of the rows: after a look is trained, in the next one, and in the training on all rows."""
