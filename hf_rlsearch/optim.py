@@ -70,6 +70,14 @@ class ReparameterizedUpdate(Optimizer):
         else:
             self.optimizer.add_param_group(param_group)
 
+    def train(self) -> None:
+        """Tells the wrapped optimizer that a training begins, if it cares: a schedule-free one does."""
+        self._tell("train")
+
+    def eval(self) -> None:
+        """Tells the wrapped optimizer that an evaluation begins, if it cares."""
+        self._tell("eval")
+
     def state_dict(self) -> dict[str, Any]:
         """Returns the state of the wrapped optimizer: a checkpoint can be loaded with or without this wrapper."""
         assert self.optimizer is not None
@@ -80,6 +88,14 @@ class ReparameterizedUpdate(Optimizer):
         assert self.optimizer is not None
         self.optimizer.load_state_dict(state_dict)
         self._share()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy has; the base class would leave out what it does not know."""
+        return {**super().__getstate__(), "gradient_scale": self.gradient_scale, "optimizer": self.optimizer}
+
+    def _tell(self, method: str) -> None:
+        if callable(tell := getattr(self.optimizer, method, None)):
+            tell()
 
     def _share(self) -> None:
         """Schedules write into the groups, the Trainer reads them: both must be the wrapped optimizer's own objects."""
@@ -115,7 +131,7 @@ def reparameterize(trainer: TrainerT, *, gradient_scale: float | None = None) ->
 
     def create_optimizer(*model: Any) -> Optimizer:
         optimizer = make_optimizer(*model)
-        if not current or optimizer is not current[-1]:
+        if not current or not _is_inside(current[-1], optimizer):
             optimizer = ReparameterizedUpdate(optimizer, gradient_scale=gradient_scale or 1.0)
             current[:] = [optimizer]
             trainer.optimizer = optimizer  # type: ignore[attr-defined]
@@ -129,6 +145,13 @@ def reparameterize(trainer: TrainerT, *, gradient_scale: float | None = None) ->
     trainer.create_optimizer = create_optimizer  # type: ignore[attr-defined]
     trainer.create_scheduler = create_scheduler  # type: ignore[attr-defined]
     return trainer
+
+
+def _is_inside(wanted: Optimizer, optimizer: Any) -> bool:
+    """Whether an optimizer is the wanted one, or wraps it, as accelerate's does from the first training on."""
+    while optimizer is not None and optimizer is not wanted:
+        optimizer = getattr(optimizer, "optimizer", None)
+    return optimizer is wanted
 
 
 def _scale(gradient_scale: float | None, n_steps: int | None) -> float:

@@ -101,6 +101,33 @@ def test_state_is_that_of_the_wrapped_optimizer() -> None:
     Adam([parameter(0.0, 0.0)], lr=0.1).load_state_dict(saved)
 
 
+def test_a_copy_goes_on_alone() -> None:
+    weights = parameter(1.0)
+    update = copy.deepcopy(ReparameterizedUpdate(SGD([weights], lr=0.1), gradient_scale=0.5))
+    (copied,) = update.param_groups[0]["params"]
+    assert take_steps(copied, update, 1) == pytest.approx([1.0 - 0.1 * 0.5 * 2.0])
+    assert weights.item() == 1.0
+
+
+def test_an_optimizer_that_has_modes_is_told() -> None:
+    class Averaging(SGD):
+        mode = ""
+
+        def train(self) -> None:
+            self.mode = "train"
+
+        def eval(self) -> None:
+            self.mode = "eval"
+
+    inner = Averaging([parameter(1.0)], lr=0.1)
+    update = ReparameterizedUpdate(inner, gradient_scale=0.5)
+    update.train()
+    assert inner.mode == "train"
+    update.eval()
+    assert inner.mode == "eval"
+    ReparameterizedUpdate(SGD([parameter(1.0)], lr=0.1), gradient_scale=0.5).train()
+
+
 @pytest.mark.parametrize(
     ("given", "text"),
     [
@@ -138,7 +165,7 @@ class Line(PreTrainedModel):
         return {"loss": (guess - labels).square().mean(), "logits": guess}
 
 
-def trained_weight(tmp_path: Path, learning_rate: float, **scale: Any) -> float:
+def trained_weight(tmp_path: Path, learning_rate: float, n_trainings: int = 1, **scale: Any) -> float:
     args = TrainingArguments(
         output_dir=str(tmp_path),
         optim="sgd",
@@ -153,10 +180,11 @@ def trained_weight(tmp_path: Path, learning_rate: float, **scale: Any) -> float:
         use_cpu=True,
     )
     rows = [{"x": float(n), "labels": 0.5 * n} for n in range(8)]
-    trainer = Trainer(model_init=lambda: Line(LineConfig()), args=args, train_dataset=rows)
+    trainer = Trainer(model=Line(LineConfig()), args=args, train_dataset=rows)
     if scale:
         reparameterize(trainer, **{name: value for name, value in scale.items() if value is not None})
-    trainer.train()
+    for _ in range(n_trainings):
+        trainer.train()
     return float(trainer.model.weight.detach())
 
 
@@ -165,6 +193,12 @@ def test_trainer_scales_by_the_steps_of_the_training(tmp_path: Path) -> None:
     assert plain != pytest.approx(2.0, abs=0.01)
     assert trained_weight(tmp_path, 0.016, gradient_scale=None) == pytest.approx(plain)  # 16 steps: lambda is 1/4
     assert trained_weight(tmp_path, 0.04, gradient_scale=0.1) == pytest.approx(plain)
+
+
+def test_a_second_training_of_the_same_optimizer_is_scaled_once(tmp_path: Path) -> None:
+    plain = trained_weight(tmp_path, 0.001, n_trainings=2)
+    assert trained_weight(tmp_path, 0.002, n_trainings=2, gradient_scale=0.5) == pytest.approx(plain)
+    assert trained_weight(tmp_path, 0.004, n_trainings=2, gradient_scale=None) == pytest.approx(plain)
 
 
 def test_trainer_refuses_a_wrong_scale(tmp_path: Path) -> None:
