@@ -6,8 +6,8 @@ The recipes are files to copy and to change; these helpers are here so that a co
 import argparse
 import difflib
 import functools
+import json
 import os
-import re
 import sys
 import time
 import warnings
@@ -19,11 +19,14 @@ from typing import Any, TypeVar
 import datasets
 import huggingface_hub
 import transformers
+import yaml
 from huggingface_hub import constants
 
 from hf_rlsearch.presets import preset
 
 T = TypeVar("T")
+
+_NAMES = "names with values, such as 'n_trials: 8'"
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -43,7 +46,8 @@ def read_args(cls: type[T], argv: Sequence[str] | None = None) -> T:
         The filled dataclass.
 
     Raises:
-        SystemExit: ``--help``, a name on the command line or in the file that no field has, or no such file.
+        SystemExit: ``--help``, a name on the command line or in the file that no field has, a value of the wrong type,
+            or no such file.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     parser = transformers.HfArgumentParser(
@@ -53,21 +57,28 @@ def read_args(cls: type[T], argv: Sequence[str] | None = None) -> T:
         formatter_class=_Help,
     )
     if len(words) == 1 and words[0].endswith((".yaml", ".yml", ".json")):
-        args: T = _from_file(parser, words[0])
-    else:
-        args, *_, rest = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
-        _refuse([word.partition("=")[0] for word in rest if word.startswith("-")] or rest, parser)
+        words = _words_of_file(parser, words[0])
+    args: T
+    args, *_, rest = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
+    _refuse([word.partition("=")[0] for word in rest if word.startswith("-")] or rest, parser)
     if getattr(args, "offline", False):
         _use_only_the_cache()  # TRL would send telemetry
     return args
 
 
-def _from_file(parser: transformers.HfArgumentParser, name: str) -> Any:
+def _words_of_file(parser: transformers.HfArgumentParser, name: str) -> list[str]:
+    """A file's names and values as the words of a command line, where types and choices are checked."""
     try:
-        return (parser.parse_json_file if name.endswith(".json") else parser.parse_yaml_file)(name)[0]
-    except Exception as error:  # of the file system, of two parsers, of a file that holds something else
-        _refuse(re.findall(r"'(\w+)'", str(error).partition("not used by the HfArgumentParser")[2]), parser)
-        raise SystemExit(f"{name!r} could not be read as names with values, such as 'n_trials: 8': {error}") from error
+        text = Path(name).read_text(encoding="utf-8")
+        found = json.loads(text) if name.endswith(".json") else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise SystemExit(f"{name!r} could not be read as {_NAMES}: {error}") from error
+    if not isinstance(found, dict):
+        raise SystemExit(f"{name!r} could not be read as {_NAMES}: it holds {found!r}.")
+    options = {option for action in parser._actions for option in action.option_strings}
+    _refuse([str(key) for key in found if f"--{key}" not in options], parser)
+    # None is the default wherever it is allowed
+    return [f"--{key}={value}" for key, value in found.items() if value is not None]
 
 
 def _refuse(unknown: Sequence[str], parser: transformers.HfArgumentParser) -> None:

@@ -142,6 +142,8 @@ def test_arguments_from_a_file(tmp_path: Path) -> None:
         (["a.yaml"], "'n_trails' is no argument of this recipe. Did you mean 'n_trials'?"),
         (["b.json"], "'b.json' could not be read as names with values"),
         (["c.yaml"], "'c.yaml' could not be read"),
+        (["d.yaml"], "'d.yaml' could not be read as names with values, such as 'n_trials: 8': it holds None"),
+        (["n.yaml"], "'n_tri' is no argument of this recipe. Did you mean 'n_train'?"),
     ],
 )
 def test_wrong_arguments_are_one_clear_line(
@@ -150,8 +152,36 @@ def test_wrong_arguments_are_one_clear_line(
     monkeypatch.chdir(tmp_path)
     Path("a.yaml").write_text("n_trails: 3\n")
     Path("b.json").write_text("[1]")
+    Path("d.yaml").write_text("# nothing\n")
+    Path("n.yaml").write_text("n_tri: 3\n")
     with pytest.raises(SystemExit, match=re.escape(text)):
         recipe_tools.read_args(recipe("glue").Args, words)
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("n_trials: three", "invalid int value: 'three'"),
+        ("n_trials: 2.5", "invalid int value: '2.5'"),
+        ("timeout: [1]", "invalid float value: '[1]'"),
+        ("bf16: maybe", "Truthy value expected: got maybe"),
+        ("task: colaa", "invalid choice: 'colaa'"),
+    ],
+)
+def test_a_file_is_checked_like_the_command_line(
+    line: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.yaml").write_text(line)
+    with pytest.raises(SystemExit):
+        recipe_tools.read_args(recipe("glue").Args, [str(tmp_path / "a.yaml")])
+    assert text in capsys.readouterr().err
+
+
+def test_a_file_may_say_none_and_hold_words_and_folders_with_blanks(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{\n\t"timeout": null,\n\t"bf16": false,\n\t"data": "my data/-1"\n}')
+    assert recipe_tools.read_args(recipe("glue").Args, [str(tmp_path / "a.json")]) == recipe("glue").Args(
+        data="my data/-1"
+    )
 
 
 @pytest.mark.parametrize("name", SEARCHES)
