@@ -62,8 +62,9 @@ def trial_model_init(model_init: Callable[..., Any], values: Mapping[str, Any]) 
 
 def _with_values(model: Any, values: Mapping[str, Any]) -> Any:
     training = fields_of(values, TRAIN)
-    model = _with_other_layers(model, values, n_new=training.get("reinit_layers", 0))
-    layers.freeze(model, training.get("frozen_layers", 0))
+    n_new = training.get("reinit_layers", 0)
+    model = _with_other_layers(model, values, n_new)
+    layers.freeze(model, training.get("frozen_layers", 0), n_new)
     generation = fields_of(values, GEN)
     if generation:
         model.generation_config = changed(model.generation_config, generation)

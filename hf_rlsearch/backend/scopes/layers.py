@@ -58,8 +58,13 @@ def places(model: Any) -> dict[str, Place]:
     return result
 
 
-def freeze(model: Any, n_frozen: int) -> None:
+def freeze(model: Any, n_frozen: int, n_new: int = 0) -> None:
     """Stops the training of the embeddings and the lowest layers of each stack; 0 freezes nothing.
+
+    Args:
+        model: Changed in place.
+        n_frozen: Number of layers.
+        n_new: The top layers that were drawn anew, see ``reinitialise``; they are trained in any case.
 
     Source:
         Lee et al. 2019 (arXiv:1911.03090), who freeze the embeddings and the first layers together.
@@ -68,7 +73,7 @@ def freeze(model: Any, n_frozen: int) -> None:
         return
     where = places(model)
     for name, parameter in model.named_parameters():
-        if where[name].from_below <= n_frozen:
+        if where[name].from_below <= n_frozen and where[name].from_above > n_new:
             parameter.requires_grad_(False)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend.casting import cast_to
 from hf_rlsearch.backend.scopes import layers, schedules
+from hf_rlsearch.backend.scopes.adapter import is_adapted
 from hf_rlsearch.backend.scopes.scope import TRAIN, Scope, fields_of
 
 LR_END = 0.01
@@ -27,7 +28,7 @@ def training_scope(trainer: Any, model: Any) -> Scope:
     checks: dict[str, Callable[[Any], Any]] = {
         "layer_decay": lambda value: _number(value, 0, 1, open_below=True),
         "frozen_layers": lambda value: _layers(value, highest),
-        "reinit_layers": lambda value: _layers(value, highest),
+        "reinit_layers": lambda value: _new_layers(value, highest, is_adapted(model)),
         "lr_schedule": _schedule,
         "lr_end": lambda value: _number(value, 0, 1, open_below=True),
         "momentum": lambda value: _number(value, 0, 1, open_above=True),
@@ -130,6 +131,13 @@ def _layers(value: Any, highest: int) -> int:
     number: int = cast_to(int, value)
     if not 0 <= number <= highest:
         raise ValueError(f"expected 0 to {highest}, the number of layers that were found in the model")
+    return number
+
+
+def _new_layers(value: Any, highest: int, below_adapter: bool) -> int:
+    number = _layers(value, highest)
+    if number and below_adapter:
+        raise ValueError("layers below an adapter are neither trained nor saved, so new ones would stay random; use 0")
     return number
 
 

@@ -91,6 +91,7 @@ def test_the_model_below_keeps_its_weights() -> None:
         ("lora_alpha", 4, "Did you mean 'peft.lora_alpha'"),
         (RANK, 0, "peft.r=0, which LoraConfig refuses: expected a rank of at least 1"),
         (RANK, 1.5, "peft.r=1.5, which LoraConfig refuses"),
+        ("train.reinit_layers", 1, "train.reinit_layers=1, which the search refuses: layers below an adapter"),
     ],
 )
 def test_wrong_names_and_values_stop_before_any_training(

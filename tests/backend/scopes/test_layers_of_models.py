@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from hf_rlsearch import embedded
+from hf_rlsearch.backend.scopes import trial_model_init
 from hf_rlsearch.backend.scopes.layers import decay_rates, freeze, n_layers, places, reinitialise, stacks
 from tests.backend.scopes.seq2seq import copier
 
@@ -85,6 +86,14 @@ def test_frozen_layers_are_the_lowest_with_the_embeddings() -> None:
     other = bert()
     freeze(other, 0)
     assert all(parameter.requires_grad for parameter in other.parameters())
+
+
+def test_layers_that_were_drawn_anew_are_not_frozen() -> None:
+    values = {"train.frozen_layers": 3, "train.reinit_layers": 1}
+    model = trial_model_init(bert, values)()
+    trained = {name.split(".")[3] for name, p in model.bert.encoder.named_parameters("bert.encoder") if p.requires_grad}
+    assert trained == {"2"}
+    assert not any(parameter.requires_grad for parameter in model.bert.embeddings.parameters())
 
 
 def test_top_layers_and_pooler_are_drawn_anew_even_from_a_checkpoint() -> None:
