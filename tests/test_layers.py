@@ -75,6 +75,7 @@ MAY_NAME: dict[str, set[str]] = {
     "datasets": {"recipe_tools", "embedded", "metrics", "backend", "demo"},
     "evaluate": {"metrics"},
     "huggingface_hub": {"recipe_tools"},
+    "yaml": {"recipe_tools"},
     "safetensors": {"weights", "policy", "agent", "predictor_training", "stop_training", "choice_training", "backend"},
     "pandas": {"backend"},
     "matplotlib": {"report"},
