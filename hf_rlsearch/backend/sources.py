@@ -196,6 +196,7 @@ class FactorySource:
         # Most build their model before their trainer, which would set the seed.
         set_seed(int(plan.values.get("seed", self.frozen.value("seed"))))
         self._current = trainer = as_made(self._make(dict(plan.values)))
+        _refuse_shared_model(self.reference, trainer)
         with_run(trainer.args, plan, objective)
         drop_progress(trainer.callback_handler)
         if plan.rows is not None:
@@ -216,6 +217,16 @@ class FactorySource:
 
     def finish(self, values: Params, params: Params, load: Callable[[Any], None] | None, objective: Objective) -> None:
         """Nothing to leave behind: the best checkpoint is in the result."""
+
+
+def _refuse_shared_model(first: Any, fresh: Any) -> None:
+    """A trial that goes on training another one's weights looks better than its configuration is."""
+    known = {id(parameter) for parameter in first.model.parameters() if parameter.requires_grad}
+    if any(id(parameter) in known for parameter in fresh.model.parameters() if parameter.requires_grad):
+        raise ArgumentsError(
+            f"make_trainer returned a {type(fresh).__name__} that trains the same weights as the one before. Make "
+            "model and trainer anew inside of it, so that each trial begins where all begin."
+        )
 
 
 def final_model_init(model_init: Callable[..., Any], params: Params, values: Params) -> Callable[..., Any]:

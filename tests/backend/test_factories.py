@@ -12,7 +12,7 @@ from datasets import Dataset
 from optuna.trial import TrialState
 
 from hf_rlsearch import embedded, search
-from hf_rlsearch.errors import ArgumentsError
+from hf_rlsearch.errors import ArgumentsError, HfRlSearchError
 from tests.backend.conftest import rates, states, tiny_model
 
 ARGUMENTS: dict[str, Any] = {
@@ -46,6 +46,12 @@ def _third_party() -> Iterator[None]:
 def test_a_function_that_makes_no_trainer(made: Any, text: str) -> None:
     with pytest.raises(ArgumentsError, match=text):
         search(lambda values: made, rates)
+
+
+def test_a_function_that_returns_one_trainer_again_is_refused(make_trainer: Any) -> None:
+    made = make_trainer()
+    with pytest.raises(HfRlSearchError, match="trains the same weights as the one before"):
+        search(lambda values: made, rates, n_trials=3)
 
 
 def test_a_trial_has_its_seed_before_its_model_is_built(make_trainer: Any) -> None:

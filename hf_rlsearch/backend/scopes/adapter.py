@@ -75,9 +75,9 @@ def adapted(base: Any, config: Any, fields: Mapping[str, Any]) -> Any:
     """
     from peft import get_peft_model
 
-    changed = copy.deepcopy(config)
+    changed, hints = copy.deepcopy(config), _hints(type(config))
     for name, value in fields.items():
-        setattr(changed, name, value)
+        setattr(changed, name, cast_to(hints.get(name, Any), value))
     return get_peft_model(base, changed)
 
 

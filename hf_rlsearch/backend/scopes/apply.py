@@ -11,7 +11,7 @@ from hf_rlsearch.backend.scopes.adapter import adapted, base_of, is_adapted
 from hf_rlsearch.backend.scopes.generation import changed, cleared_arguments
 from hf_rlsearch.backend.scopes.model import rebuilt
 from hf_rlsearch.backend.scopes.scope import GEN, MODEL, PEFT, TRAIN, fields_of, scoped
-from hf_rlsearch.backend.scopes.training import schedule_arguments
+from hf_rlsearch.backend.scopes.training import schedule_arguments, training_fields
 
 
 def trial_arguments(frozen: FrozenArguments, values: Mapping[str, Any]) -> Any:
@@ -61,7 +61,7 @@ def trial_model_init(model_init: Callable[..., Any], values: Mapping[str, Any]) 
 
 
 def _with_values(model: Any, values: Mapping[str, Any]) -> Any:
-    training = fields_of(values, TRAIN)
+    training = training_fields(values)
     n_new = training.get("reinit_layers", 0)
     model = _with_other_layers(model, values, n_new)
     layers.freeze(model, training.get("frozen_layers", 0), n_new)

@@ -10,6 +10,7 @@ from hf_rlsearch.backend.scopes.adapter import is_adapted
 from hf_rlsearch.backend.scopes.scope import TRAIN, Scope, fields_of
 
 LR_END = 0.01
+_WHOLE = ("frozen_layers", "reinit_layers")
 
 
 def training_scope(trainer: Any, model: Any) -> Scope:
@@ -37,6 +38,18 @@ def training_scope(trainer: Any, model: Any) -> Scope:
     return Scope(TRAIN, "the search", own, lambda fields: {name: checks[name](value) for name, value in fields.items()})
 
 
+def training_fields(values: Mapping[str, Any]) -> Params:
+    """The fields of ``train.*`` in their types: 1.0 layers are 1, and "0.5" is a number.
+
+    Args:
+        values: What ``hp_space`` returned; the scope has found that they fit.
+    """
+    return {
+        name: value if name == "lr_schedule" else cast_to(int if name in _WHOLE else float, value)
+        for name, value in fields_of(values, TRAIN).items()
+    }
+
+
 def schedule_arguments(fields: Mapping[str, Any], args: Any) -> Params:
     """Training arguments that follow from ``train.lr_schedule``.
 
@@ -59,7 +72,7 @@ def attach(trainer: Any, values: Mapping[str, Any]) -> None:
         values: What ``hp_space`` returned.
     """
     before = trainer.create_optimizer
-    fields = {**(before.fields if isinstance(before, _Optimizer) else {}), **fields_of(values, TRAIN)}
+    fields = {**(before.fields if isinstance(before, _Optimizer) else {}), **training_fields(values)}
     if not fields:
         return
     make_optimizer, make_schedule = before, trainer.create_scheduler

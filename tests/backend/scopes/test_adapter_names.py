@@ -78,7 +78,7 @@ def test_the_model_below_keeps_its_weights() -> None:
     torch.manual_seed(0)
     model = adapted_model()
     before = model.base_model.model.classifier.modules_to_save["default"].weight.detach().clone()
-    again = adapted(base_of(model), model.peft_config["default"], {"r": 3})
+    again = adapted(base_of(model), model.peft_config["default"], {"r": 3.0})
     assert torch.equal(again.base_model.model.classifier.modules_to_save["default"].weight, before)
     assert facts(again)[:2] == (3, 2)
 

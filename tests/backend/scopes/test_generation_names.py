@@ -192,3 +192,7 @@ def test_what_has_no_effect_is_left_out() -> None:
     assert greedy.top_p != 0.5
     greedy.validate(strict=True)
     assert changed(config, {"do_sample": True, "top_p": 0.5}).top_p == 0.5
+
+
+def test_values_have_their_type() -> None:
+    assert type(changed(copier().generation_config, {"num_beams": 2.0}).num_beams) is int

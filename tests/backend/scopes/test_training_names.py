@@ -115,6 +115,8 @@ def test_the_rate_ends_where_it_is_told_to(name: str) -> None:
             {"optim": "sgd", "train.gradient_scale": 0.25},
             lambda n: isinstance(n["optimizer"], ReparameterizedUpdate) and n["optimizer"].gradient_scale == 0.25,
         ),
+        ({"optim": "sgd", "train.gradient_scale": "0.25"}, lambda n: n["optimizer"].gradient_scale == 0.25),
+        ({"train.frozen_layers": 1.0, "train.reinit_layers": 1.0}, lambda n: len(n["groups"]) == 2),
         ({"label_smoothing_factor": 0.1}, lambda n: n["smoother"].epsilon == 0.1),
         ({"max_grad_norm": 0.5}, lambda n: n["args"].max_grad_norm == 0.5),
         ({"warmup_steps": 0.5, "learning_rate": 1.0, "optim": "sgd"}, lambda n: n["rates"][:2] == [0.0, 0.5]),
