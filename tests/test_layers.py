@@ -172,9 +172,8 @@ def test_every_library_is_a_declared_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [line for lines in project["optional-dependencies"].values() for line in lines]
     declared = {re.match(r"[\w-]+", line).group().replace("-", "_") for line in project["dependencies"] + extras}  # type: ignore[union-attr]
-    named = {"scikit_learn" if name == "sklearn" else name for name in MAY_NAME} - {
-        "tqdm"
-    }  # tqdm comes with several of them
+    come_along = {"tqdm", "yaml"}  # with several of them, optuna and transformers among these
+    named = {"scikit_learn" if name == "sklearn" else name for name in MAY_NAME} - come_along
     assert named | ANYWHERE | {"torch"} <= declared
 
 
