@@ -37,6 +37,11 @@ class Args:
 def load_images(args: Args) -> tuple[Dataset, Dataset]:
     """Returns the images to train and to validate on: ``pixel_values`` 1 x 8 x 8 in [-1, 1], and ``labels`` 0 to 9."""
     digits = load_digits()
+    if args.n_train + args.n_validation > len(digits.target):
+        raise SystemExit(
+            f"n_train={args.n_train} and n_validation={args.n_validation} are more than the {len(digits.target)} "
+            "images that there are. Ask for fewer."
+        )
     order = np.random.default_rng(args.seed).permutation(len(digits.target))
     pixels = (digits.images[order, None] / 8.0 - 1.0).astype(np.float32)
     rows = Dataset.from_dict({"pixel_values": pixels.tolist(), "labels": digits.target[order].tolist()})

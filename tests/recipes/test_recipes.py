@@ -250,6 +250,11 @@ def test_mnli_of_the_hub_is_validated_on_its_matched_part(monkeypatch: pytest.Mo
     assert columns == ("premise", "hypothesis")
 
 
+def test_more_images_than_there_are_is_one_clear_line() -> None:
+    with pytest.raises(SystemExit, match="n_train=1700 and n_validation=400 are more than the 1797 images"):
+        recipe("image_classification").main(["--n_train", "1700"])
+
+
 def test_number_words() -> None:
     in_words = recipe("translation").in_words
     assert in_words(21) == ("twenty one", "ein und zwanzig")
