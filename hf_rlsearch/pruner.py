@@ -41,8 +41,8 @@ class RLPruner(BasePruner):
     """Stops trials that are not worth their remaining training.
 
     A policy trained by PPO looks at the running curve, at all other curves of the study and at what is left of the
-    budget. The trial that leads at its fidelity is never stopped, so a study never stops everything; nor is one at
-    ``max_resource``, where it has ended.
+    budget. The trial that leads at its fidelity is never stopped, so a study never stops everything; nor is one that is
+    better now than all complete ones were at their last report, or one at ``max_resource``, where it has ended.
 
     Reports must be on one axis for all trials, and of the best value or of the value as it is: both work. Works alone,
     with any sampler. Two user attributes of a trial are read where they are set:
@@ -137,7 +137,8 @@ class RLPruner(BasePruner):
         fidelity = min(step / resource, 1.0)
         here = np.array([[c.best_after(step * own.cost) for c in rest]])
         value = own.best[-1:]
-        if leads(value, here)[0]:
+        ended = [c.last for c in rest if c.complete]
+        if leads(value, here)[0] or (ended and own.last > max(ended)):
             return False
         budgets = [b for b in (self._budget, self._plan_for) if b is not None]
         total = min(budgets, default=np.nan)
@@ -192,12 +193,14 @@ class _Curve:
     Attributes:
         steps: S, ascending, above 0.
         best: S, running maximum.
+        last: What it reported last.
         complete: The trial was trained to its end.
         cost: Of the trial's whole training, in full trainings.
     """
 
     steps: FloatArray
     best: FloatArray
+    last: float
     complete: bool
     cost: float
 
@@ -212,7 +215,8 @@ class _Curve:
             return None
         told = trial.user_attrs.get(COST)
         cost = float(told) if isinstance(told, (int, float)) and 0 < told < math.inf else 1.0
-        return cls(curve[:, 0], np.maximum.accumulate(curve[:, 1]), bool(history.status[0] == COMPLETE), cost)
+        best, complete = np.maximum.accumulate(curve[:, 1]), bool(history.status[0] == COMPLETE)
+        return cls(curve[:, 0], best, float(curve[-1, 1]), complete, cost)
 
     def best_by(self, step: float) -> float:
         """The best value up to a step, NaN where nothing was reported so early."""

@@ -114,6 +114,25 @@ def test_a_rule_that_never_stops_prunes_nothing(rules: Rules) -> None:
     assert pruned(run(RLPruner(max_resource=5, weights=rules("never")), QUALITIES)) == []
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_what_is_better_than_all_complete_trials_ended_goes_on(rules: Rules, sign: float) -> None:
+    """A training that over-fits was better on its way than it ended; the next is measured by both."""
+    curves = [[0.5, 0.8, 0.6], [0.4, 0.7, 0.7], [0.4, 0.5, 0.5]]
+    study = optuna.create_study(
+        direction="maximize" if sign > 0 else "minimize", pruner=RLPruner(max_resource=4, weights=rules("always"))
+    )
+    pruner, stopped = study.pruner, []
+    for n, curve in enumerate(curves):
+        trial = study.ask()
+        trial.suggest_float("x", 0, 1)
+        for step, value in enumerate(curve, 1):
+            trial.report(sign * value, step)
+        if pruner.prune(study, study.trials[n]):
+            stopped.append(n)
+        study.tell(trial, sign * curve[-1])
+    assert stopped == [2]
+
+
 def test_it_leads_who_leads_at_the_same_step(rules: Rules) -> None:
     """A trial that is behind all final values, but ahead of what they were at its step, goes on."""
     pruner = RLPruner(max_resource=4, weights=rules("always"))
