@@ -1,7 +1,10 @@
 """Commands that start further processes, under a time limit: none of them is left behind."""
 
+import os
 import subprocess
+import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -29,6 +32,15 @@ def run_limited(command: list[str], *, limit: float, **options: Any) -> subproce
         process.communicate()
         raise
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+def run_code(code: str, folder: Path, **environment: str) -> str:
+    """Runs `code` as a file in `folder`, in a process of its own with one thread, and returns what it printed."""
+    (folder / "example.py").write_text(code, encoding="utf-8")
+    own = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    done = run_limited([sys.executable, "example.py"], limit=1100, cwd=folder, env=own)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def _kill_family(pid: int) -> None:

@@ -1,11 +1,9 @@
 """How long a choice may take; `scripts/benchmark_ask.py` measures the same and prints it."""
 
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-import optuna
 import pytest
 
 from hf_rlsearch.space import SearchSpace
@@ -23,12 +21,7 @@ def benchmark() -> ModuleType:
     return module
 
 
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    yield
-    optuna.logging.set_verbosity(before)
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.mark.slow

@@ -2,11 +2,7 @@
 
 import json
 import math
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +13,7 @@ from optuna.trial import TrialState
 
 from hf_rlsearch import ArgumentsError, RLPruner, RLSampler
 from hf_rlsearch.space import SearchSpace
+from tests.processes import run_code
 
 tune = pytest.importorskip("ray.tune", reason="needs ray[tune]")
 from ray.tune.search.optuna import OptunaSearch  # noqa: E402
@@ -31,12 +28,7 @@ SPACE = {
 }
 
 
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    yield
-    optuna.logging.set_verbosity(before)
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 def new_search(mode: str = "max", **options: Any) -> RLSearch:
@@ -205,13 +197,7 @@ _RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_raylet
 
 
 def run(code: str, folder: Path) -> str:
-    """Runs `code` as a file in a process of its own and returns what it printed."""
-    (folder / "search.py").write_text(code, encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(folder), "OMP_NUM_THREADS": "1", **_RAY}
-    command = [sys.executable, "search.py"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1100, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    return run_code(code, folder, PYTHONPATH=str(ROOT), HOME=str(folder), **_RAY)
 
 
 @pytest.mark.slow

@@ -1,12 +1,11 @@
 """The README's code runs as it stands and prints what the README says."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.processes import run_code
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,13 +23,7 @@ def shape(text: str) -> str:
 
 
 def run(code: str, folder: Path) -> str:
-    """Runs `code` as a file in an empty folder and returns what it printed."""
-    (folder / "example.py").write_text(code, encoding="utf-8")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "example.py"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1100, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    return run_code(code, folder, OMP_WAIT_POLICY="PASSIVE", HF_HUB_OFFLINE="1")
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -98,12 +98,7 @@ def random(monkeypatch: pytest.MonkeyPatch) -> RuleAgent:
     return install(monkeypatch, RuleAgent(lambda allowed, rng: rng.choice(allowed)))
 
 
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    yield
-    optuna.logging.set_verbosity(before)
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 def objective(trial: Any) -> float:
