@@ -31,7 +31,7 @@ class ObjectiveError(HfRlSearchError, ValueError):
 
 
 class ArgumentsError(HfRlSearchError, ValueError):
-    """An argument of the search, or of the Trainer to be searched, rules the search out."""
+    """An argument of the search, of the Trainer to be searched or of a metric, rules out what was asked for."""
 
 
 class ObservationError(HfRlSearchError, ValueError):

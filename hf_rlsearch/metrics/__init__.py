@@ -3,6 +3,7 @@
 ``load_metric("bleu")`` takes the bundled module and falls through to ``evaluate.load`` for any other name. Each file
 here is an ``evaluate`` script by itself, so ``evaluate.load(path_to_the_file)`` works too. The libraries that do the
 counting (scikit-learn, scipy, sacrebleu, rouge-score) come with ``pip install "hf_rlsearch[recipes]"`` and load on use.
+None of them scores nothing: without predictions each raises the same ``ArgumentsError``.
 """
 
 import difflib

@@ -6,8 +6,10 @@ import datasets
 import evaluate
 from sklearn.metrics import accuracy_score
 
+from hf_rlsearch.metrics._bundled import BundledMetric
 
-class Accuracy(evaluate.Metric):  # type: ignore[misc]
+
+class Accuracy(BundledMetric):
     """The share of predictions that equal their reference, in [0, 1], larger is better."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -10,10 +10,12 @@ import evaluate
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
+from hf_rlsearch.metrics._bundled import BundledMetric
+
 TEXT = datasets.Value("string")
 
 
-class Bleu(evaluate.Metric):  # type: ignore[misc]
+class Bleu(BundledMetric):
     """Corpus BLEU against the shortest reference, in [0, 1], larger is better (Papineni et al. 2002)."""
 
     def _info(self) -> evaluate.MetricInfo:

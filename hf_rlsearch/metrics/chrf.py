@@ -6,10 +6,12 @@ import datasets
 import evaluate
 from sacrebleu.metrics.chrf import CHRF
 
+from hf_rlsearch.metrics._bundled import BundledMetric
+
 TEXT = datasets.Value("string")
 
 
-class Chrf(evaluate.Metric):  # type: ignore[misc]
+class Chrf(BundledMetric):
     """Corpus F-score of character n-grams (word n-grams as well: chrF++), in [0, 100], larger is better."""
 
     def _info(self) -> evaluate.MetricInfo:

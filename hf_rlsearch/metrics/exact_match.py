@@ -7,10 +7,12 @@ import datasets
 import evaluate
 import numpy as np
 
+from hf_rlsearch.metrics._bundled import BundledMetric
+
 TEXT = datasets.Value("string")
 
 
-class ExactMatch(evaluate.Metric):  # type: ignore[misc]
+class ExactMatch(BundledMetric):
     """The share of predicted texts that equal their reference, in [0, 1], larger is better."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -6,8 +6,10 @@ import datasets
 import evaluate
 from sklearn.metrics import f1_score
 
+from hf_rlsearch.metrics._bundled import BundledMetric
 
-class F1(evaluate.Metric):  # type: ignore[misc]
+
+class F1(BundledMetric):
     """The harmonic mean of precision and recall, in [0, 1], larger is better; 0 where a class is never predicted."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -7,11 +7,13 @@ import evaluate
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+from hf_rlsearch.metrics._bundled import BundledMetric
+
 ACCURACY_TASKS = ("sst2", "mnli", "mnli_mismatched", "mnli_matched", "qnli", "rte", "wnli", "hans")
 TASKS = (*ACCURACY_TASKS, "cola", "stsb", "mrpc", "qqp")
 
 
-class Glue(evaluate.Metric):  # type: ignore[misc]
+class Glue(BundledMetric):
     """GLUE: accuracy; F1 as well for MRPC and QQP; Matthews correlation for CoLA; both correlations for STS-B."""
 
     def _info(self) -> evaluate.MetricInfo:

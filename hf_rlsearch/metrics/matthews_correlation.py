@@ -7,8 +7,10 @@ import evaluate
 import numpy as np
 from sklearn.metrics import matthews_corrcoef
 
+from hf_rlsearch.metrics._bundled import BundledMetric
 
-class MatthewsCorrelation(evaluate.Metric):  # type: ignore[misc]
+
+class MatthewsCorrelation(BundledMetric):
     """The correlation of two classifications, in [-1, 1], larger is better; 0 for a constant guess (GLUE's CoLA)."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -4,8 +4,10 @@ import datasets
 import evaluate
 from scipy.stats import pearsonr
 
+from hf_rlsearch.metrics._bundled import BundledMetric
 
-class Pearsonr(evaluate.Metric):  # type: ignore[misc]
+
+class Pearsonr(BundledMetric):
     """The linear correlation of two lists of numbers, in [-1, 1], larger is better; NaN for a constant guess."""
 
     def _info(self) -> evaluate.MetricInfo:

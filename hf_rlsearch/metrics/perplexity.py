@@ -6,8 +6,10 @@ from typing import Any
 import datasets
 import evaluate
 
+from hf_rlsearch.metrics._bundled import BundledMetric
 
-class Perplexity(evaluate.Metric):  # type: ignore[misc]
+
+class Perplexity(BundledMetric):
     """The exponential of a text's mean negative log-likelihood per token, at least 1, smaller is better."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -9,11 +9,13 @@ import evaluate
 import numpy as np
 from rouge_score import rouge_scorer, scoring
 
+from hf_rlsearch.metrics._bundled import BundledMetric
+
 TEXT = datasets.Value("string")
 TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 
-class Rouge(evaluate.Metric):  # type: ignore[misc]
+class Rouge(BundledMetric):
     """F-scores of common n-grams and longest common subsequences, in [0, 1], larger is better (Lin 2004)."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -6,10 +6,12 @@ import datasets
 import evaluate
 from sacrebleu.metrics.bleu import BLEU
 
+from hf_rlsearch.metrics._bundled import BundledMetric
+
 TEXT = datasets.Value("string")
 
 
-class Sacrebleu(evaluate.Metric):  # type: ignore[misc]
+class Sacrebleu(BundledMetric):
     """Corpus BLEU of detokenized text, in [0, 100], larger is better (Post 2018)."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -4,8 +4,10 @@ import datasets
 import evaluate
 from scipy.stats import spearmanr
 
+from hf_rlsearch.metrics._bundled import BundledMetric
 
-class Spearmanr(evaluate.Metric):  # type: ignore[misc]
+
+class Spearmanr(BundledMetric):
     """The correlation of the ranks of two lists of numbers, in [-1, 1], larger is better; NaN for a constant guess."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -44,7 +44,7 @@ def config_of(name: str) -> str | None:
 
 
 def test_every_file_is_a_bundled_metric() -> None:
-    assert sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__") == list(BUNDLED)
+    assert sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_")) == list(BUNDLED)
 
 
 @pytest.mark.parametrize("name", BUNDLED)
@@ -66,6 +66,41 @@ def test_batches_can_be_added() -> None:
     metric.add_batch(predictions=[0, 1], references=[0, 0])
     metric.add_batch(predictions=[1], references=[1])
     assert metric.compute()["accuracy"] == pytest.approx(2 / 3)
+
+
+# Nothing at all, and whatever each configuration does with it.
+CONFIGURATIONS: list[tuple[str, str | None]] = [
+    *((name, None) for name in BUNDLED if name != "glue"),
+    *(("glue", task) for task in ("sst2", "cola", "mrpc", "stsb")),
+    *((name, "multilabel") for name in ("accuracy", "f1", "matthews_correlation")),
+]
+
+
+@pytest.mark.parametrize(("name", "config"), CONFIGURATIONS)
+def test_no_predictions_are_one_clear_error(name: str, config: str | None) -> None:
+    metric = load_metric(name, config)
+    inputs = {key: [] if key in ("predictions", "references") else value for key, value in INPUTS[name].items()}
+    text = rf"metric '{name}' was given predictions=\[\]( and references=\[\])? .* Check that the evaluation data"
+    with pytest.raises(ArgumentsError, match=text):
+        metric.compute(**inputs)
+    with pytest.raises(ArgumentsError, match=f"metric '{name}' was given no predictions"):
+        metric.compute(**{key: value for key, value in inputs.items() if value != []})
+    if config is None:
+        assert metric.compute(**INPUTS[name]) == load_metric(name).compute(**INPUTS[name])
+
+
+def test_an_empty_batch_adds_nothing() -> None:
+    metric = load_metric("chrf")
+    metric.add_batch(predictions=[], references=[])
+    with pytest.raises(ArgumentsError, match="was given no predictions"):
+        metric.compute()
+    metric.add_batch(**TEXTS)
+    assert metric.compute(predictions=[], references=[]) == load_metric("chrf").compute(**TEXTS)
+
+
+def test_predictions_without_references_are_counted() -> None:
+    with pytest.raises(ArgumentsError, match="'rouge' was given 2 predictions and 0 references, expected as many of"):
+        load_metric("rouge").compute(predictions=["a", "b"], references=[])
 
 
 def test_bleu_counts_like_its_definition() -> None:
