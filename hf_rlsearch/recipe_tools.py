@@ -27,6 +27,14 @@ from hf_rlsearch.presets import preset
 T = TypeVar("T")
 
 _NAMES = "names with values, such as 'n_trials: 8'"
+_ADVICE = (
+    "Without a network: --offline uses the checkpoint and the data that ship with hf_rlsearch; a folder on this machine "
+    "may be given instead of a name."
+)
+_OFFLINE_ADVICE = (
+    "--offline loads only what is on this machine: give a folder instead of a name, or leave the argument out for what "
+    "the recipe has itself."
+)
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -100,26 +108,23 @@ def be_quiet() -> None:
 
 
 @contextmanager
-def hub_or_advice(name: str) -> Iterator[None]:
+def hub_or_advice(name: str, *, offline: bool = False) -> Iterator[None]:
     """Turns the many errors of an unreachable Hub into one that names the way out, at once instead of after retries.
 
     Args:
         name: the checkpoint or data set that is loaded inside; a folder is no reason to look for the Hub.
+        offline: whether the user has said ``--offline``, which then is no advice; what is cached still loads.
 
     Raises:
         SystemExit: it could not be loaded; the text tells why, and what works without a network.
     """
-    if not Path(name).exists() and not _hub_answers():
+    if not constants.HF_HUB_OFFLINE and not Path(name).exists() and not _hub_answers():
         _use_only_the_cache()
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise SystemExit(
-            f"{name!r} could not be loaded: {reason}\n"
-            "Without a network: --offline uses the checkpoint and the data that ship with hf_rlsearch; a folder on "
-            "this machine may be given instead of a name."
-        ) from error
+        raise SystemExit(f"{name!r} could not be loaded: {reason}\n{_OFFLINE_ADVICE if offline else _ADVICE}") from error
 
 
 @functools.cache

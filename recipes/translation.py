@@ -152,7 +152,7 @@ def make_trainer(args: Args) -> Seq2SeqTrainer:
     if args.model is None:
         tokenizer = train_tokenizer(rows, args.vocabulary)
     else:
-        with hub_or_advice(args.model):
+        with hub_or_advice(args.model, offline=args.offline):
             tokenizer = AutoTokenizer.from_pretrained(args.model)
     rows = rows.map(
         lambda batch: tokenizer(

@@ -208,6 +208,14 @@ def test_hub_name_without_network_names_the_way_out(name: str, tmp_path: Path, a
     assert time.monotonic() - began < 20, "an unreachable Hub was asked again and again"
 
 
+def test_a_hub_name_beside_offline_gets_advice_that_fits(tmp_path: Path, attempts: list[Any]) -> None:
+    words = ["--offline", "--smoke", "--model", "Helsinki-NLP/opus-mt-en-de", "--output", str(tmp_path)]
+    text = r"^'Helsinki-NLP/opus-mt-en-de' could not be loaded: .*\n--offline loads only what is on this machine: give a"
+    with pytest.raises(SystemExit, match=text):
+        recipe("translation").main(words)
+    assert attempts == []
+
+
 def test_a_folder_does_not_look_for_the_hub(tmp_path: Path, attempts: list[Any]) -> None:
     with pytest.raises(SystemExit, match="could not be loaded: "), recipe_tools.hub_or_advice(str(tmp_path)):
         transformers.AutoConfig.from_pretrained(str(tmp_path))
