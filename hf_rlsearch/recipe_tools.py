@@ -28,8 +28,8 @@ T = TypeVar("T")
 
 _NAMES = "names with values, such as 'n_trials: 8'"
 _ADVICE = (
-    "Without a network: --offline uses the checkpoint and the data that ship with hf_rlsearch; a folder on this machine "
-    "may be given instead of a name."
+    "Without a network: --offline uses the checkpoint and the data that ship with hf_rlsearch; a folder on this "
+    "machine may be given instead of a name."
 )
 _OFFLINE_ADVICE = (
     "--offline loads only what is on this machine: give a folder instead of a name, or leave the argument out for what "
@@ -124,7 +124,9 @@ def hub_or_advice(name: str, *, offline: bool = False) -> Iterator[None]:
         yield
     except (OSError, ValueError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise SystemExit(f"{name!r} could not be loaded: {reason}\n{_OFFLINE_ADVICE if offline else _ADVICE}") from error
+        raise SystemExit(
+            f"{name!r} could not be loaded: {reason}\n{_OFFLINE_ADVICE if offline else _ADVICE}"
+        ) from error
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 import functools
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from hf_rlsearch.backend.arguments import FrozenArguments, check_searchable, pla
 from hf_rlsearch.backend.compat import takes_trial
 from hf_rlsearch.backend.identity import hash_of, keep_randomness
 from hf_rlsearch.backend.scopes import GEN, ScopedNames, prefix_of, scoped_roles, trial_arguments
+from hf_rlsearch.backend.watching import WatchedModelInit
 from hf_rlsearch.errors import SearchSpaceError
 from hf_rlsearch.space import SearchSpace, record
 
@@ -85,6 +86,17 @@ class Drawer:
         """What ``hp_space`` makes of given params, by a dry run; raises what it raises."""
         return _returned(self.hp_space(_Example(params)))
 
+    def examples(self) -> Iterator[tuple[Params, Params, Params]]:
+        """Params of example configurations, each with what ``hp_space`` makes of them when it is asked twice."""
+        for params in _examples(self.space):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    values, again = self.values_of(params), self.values_of(params)
+                except optuna.TrialPruned:
+                    continue  # a combination that hp_space refuses is never trained
+            yield params, values, again
+
     def arguments(self, values: Mapping[str, Any]) -> Any:
         """The training arguments of a configuration; values that only ``model_init`` reads are left out."""
         return trial_arguments(self.frozen, values if self.scopes is not None else _unscoped(values))
@@ -152,7 +164,7 @@ def make_drawer(
     Raises:
         SearchSpaceError: Empty, a name that nothing reads, or a value that the arguments refuse.
     """
-    watch = _Watch(model_init) if takes_trial(model_init) else None
+    watch = WatchedModelInit(model_init) if takes_trial(model_init) else None
     with keep_randomness():
         seen = record(hp_space, watch.call if watch else None)
     space = SearchSpace.from_distributions(
@@ -200,49 +212,6 @@ def suggest(trial: Any, name: str, distribution: BaseDistribution) -> Any:
     raise SearchSpaceError(f"{name!r} has a {type(distribution).__name__}, expected a float, int or categorical one.")
 
 
-class _Watch:
-    """Lets ``model_init`` be run dry and notes the names that it reads from its trial, suggested or in ``params``."""
-
-    def __init__(self, model_init: Any) -> None:
-        self._model_init = model_init
-        self.names: set[str] = set()
-
-    def call(self, trial: Any) -> Any:
-        return self._model_init(_WatchedTrial(trial, self.names))
-
-
-class _WatchedParams(dict[str, Any]):
-    def __init__(self, params: Mapping[str, Any], names: set[str]) -> None:
-        super().__init__(params)
-        self._names = names
-
-    def __getitem__(self, name: str) -> Any:
-        self._names.add(name)
-        return super().__getitem__(name)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        self._names.add(name)
-        return super().get(name, default)
-
-
-class _WatchedTrial:
-    def __init__(self, trial: Any, names: set[str]) -> None:
-        self._trial, self._names = trial, names
-
-    def __getattr__(self, attribute: str) -> Any:
-        value = getattr(self._trial, attribute)
-        if attribute == "params":
-            return _WatchedParams(value, self._names)
-        if attribute.startswith("suggest_"):
-
-            def watched(name: str, *args: Any, **kwargs: Any) -> Any:
-                self._names.add(name)
-                return value(name, *args, **kwargs)
-
-            return watched
-        return value
-
-
 class _Example(FixedTrial):
     """A trial of an example configuration."""
 
@@ -280,13 +249,7 @@ def _check_values(drawer: Drawer) -> list[tuple[Params, Params]]:
         Each with what ``hp_space`` made of it.
     """
     made = []
-    for params in _examples(drawer.space):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                values, again = drawer.values_of(params), drawer.values_of(params)
-            except optuna.TrialPruned:
-                continue  # a combination that hp_space refuses is never trained
+    for params, values, again in drawer.examples():
         drawer.arguments(values)
         if drawer.scopes is not None:
             drawer.scopes.fit(values)

@@ -17,6 +17,7 @@ from hf_rlsearch.backend.compat import (
 )
 from hf_rlsearch.backend.default_space import DefaultSpace, space_for
 from hf_rlsearch.backend.drawing import Drawer, make_drawer
+from hf_rlsearch.backend.factory_names import check_names
 from hf_rlsearch.backend.fidelity import check_fidelity, only_rows
 from hf_rlsearch.backend.made import as_made, frozen_arguments
 from hf_rlsearch.backend.objective import Objective
@@ -24,6 +25,7 @@ from hf_rlsearch.backend.plan import Plan, SharedTrial
 from hf_rlsearch.backend.scopes import ScopedNames, attach, trial_arguments, trial_model_init
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.trial import Monitor
+from hf_rlsearch.backend.watching import WatchedValues
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.space import record
 
@@ -144,8 +146,9 @@ class FactorySource:
 
     def __init__(self, make_trainer: Callable[[Params], Any]) -> None:
         self._make = make_trainer
+        self._read: set[str] = set()
         try:
-            made = make_trainer({})
+            made = make_trainer(WatchedValues({}, self._read))
         except Exception as error:
             raise ArgumentsError(
                 f"make_trainer({{}}) raised {type(error).__name__}: {error}. Without values it has to return your own "
@@ -164,8 +167,11 @@ class FactorySource:
         self.release()
 
     def drawer(self, settings: Settings) -> Drawer:
-        """Finds and checks the search space; any name may be searched."""
-        return make_drawer(settings.hp_space, None, self.frozen, roles=settings.roles, n_points=settings.n_points)
+        """Finds and checks the search space; any name may be searched that ``make_trainer`` takes."""
+        drawer = make_drawer(settings.hp_space, None, self.frozen, roles=settings.roles, n_points=settings.n_points)
+        check_names(self._make, drawer, self._read)
+        self.release()
+        return drawer
 
     def check(self, settings: Settings) -> None:
         """Refuses options of a search that cannot be used with such a trainer."""

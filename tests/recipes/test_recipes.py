@@ -210,7 +210,9 @@ def test_hub_name_without_network_names_the_way_out(name: str, tmp_path: Path, a
 
 def test_a_hub_name_beside_offline_gets_advice_that_fits(tmp_path: Path, attempts: list[Any]) -> None:
     words = ["--offline", "--smoke", "--model", "Helsinki-NLP/opus-mt-en-de", "--output", str(tmp_path)]
-    text = r"^'Helsinki-NLP/opus-mt-en-de' could not be loaded: .*\n--offline loads only what is on this machine: give a"
+    text = (
+        r"^'Helsinki-NLP/opus-mt-en-de' could not be loaded: .*\n--offline loads only what is on this machine: give a"
+    )
     with pytest.raises(SystemExit, match=text):
         recipe("translation").main(words)
     assert attempts == []
