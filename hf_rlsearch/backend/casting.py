@@ -2,7 +2,7 @@
 
 import enum
 import types
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 
 def cast_to(hint: Any, value: Any) -> Any:
@@ -39,6 +39,8 @@ def _cast_to_union(members: tuple[Any, ...], value: Any) -> Any:
             return value
     # Text fits a str member only as a last resort: ``float | str`` and "0.1" mean the number.
     for member in sorted(plain_members, key=lambda m: m is str):
+        if get_origin(member) is Literal and type(value) in map(type, get_args(member)):
+            return value  # which of them, its owner checks: peft names patterns there
         if member not in _CASTERS:
             origin = get_origin(member) or member
             if isinstance(origin, type) and isinstance(value, origin):

@@ -68,10 +68,11 @@ class Drawer:
             trial: A running trial; params that it already has are kept.
 
         Returns:
-            All params by name, and the values that ``hp_space`` returned, both plain data.
+            All params by name, and the values that ``hp_space`` returned, both plain data; scoped values in their
+            types, in which they are sent, stored and applied.
 
         Raises:
-            SearchSpaceError: ``hp_space`` returned something else than a dict, or a value of the wrong type.
+            SearchSpaceError: ``hp_space`` returned something else than a dict, or a scoped value that does not fit.
         """
         values = _returned(self.hp_space(trial))
         conditional = {h.name for h in self.space.hyperparameters if h.conditional}
@@ -80,7 +81,11 @@ class Drawer:
         if self.from_model & conditional and self.model_init is not None:
             with keep_randomness():
                 self.model_init(trial)
-        return dict(trial.params), plain(values)
+        return dict(trial.params), plain(self.fitting(values))
+
+    def fitting(self, values: Params) -> Params:
+        """The values with the scoped ones checked and in their types; a factory's are its own business."""
+        return values if self.scopes is None else self.scopes.fit(values)
 
     def values_of(self, params: Params) -> Params:
         """What ``hp_space`` makes of given params, by a dry run; raises what it raises."""
@@ -250,9 +255,7 @@ def _check_values(drawer: Drawer) -> list[tuple[Params, Params]]:
     """
     made = []
     for params, values, again in drawer.examples():
-        drawer.arguments(values)
-        if drawer.scopes is not None:
-            drawer.scopes.fit(values)
+        drawer.arguments(drawer.fitting(values))
         made.append((params, {name: plain(v) for name, v in values.items() if plain(again.get(name)) == plain(v)}))
     return made
 

@@ -71,13 +71,13 @@ def adapted(base: Any, config: Any, fields: Mapping[str, Any]) -> Any:
     Args:
         base: Without an adapter.
         config: The user's own adapter configuration; it is not changed.
-        fields: By name, what this trial has instead.
+        fields: By name, what this trial has instead, as the scope has cast it.
     """
     from peft import get_peft_model
 
-    changed, hints = copy.deepcopy(config), _hints(type(config))
+    changed = copy.deepcopy(config)
     for name, value in fields.items():
-        setattr(changed, name, cast_to(hints.get(name, Any), value))
+        setattr(changed, name, value)
     return get_peft_model(base, changed)
 
 

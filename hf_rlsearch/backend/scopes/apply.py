@@ -11,7 +11,7 @@ from hf_rlsearch.backend.scopes.adapter import adapted, base_of, is_adapted
 from hf_rlsearch.backend.scopes.generation import changed, cleared_arguments
 from hf_rlsearch.backend.scopes.model import rebuilt
 from hf_rlsearch.backend.scopes.scope import GEN, MODEL, PEFT, TRAIN, fields_of, scoped
-from hf_rlsearch.backend.scopes.training import schedule_arguments, training_fields
+from hf_rlsearch.backend.scopes.training import schedule_arguments
 
 
 def trial_arguments(frozen: FrozenArguments, values: Mapping[str, Any]) -> Any:
@@ -38,7 +38,7 @@ def trial_model_init(model_init: Callable[..., Any], values: Mapping[str, Any]) 
 
     Args:
         model_init: The user's; takes a trial or nothing, and so does the result.
-        values: What ``hp_space`` returned.
+        values: What ``hp_space`` returned, scoped values in their types.
 
     Returns:
         ``model_init`` itself where there are no scoped values. One that has some already, from an earlier search,
@@ -61,7 +61,7 @@ def trial_model_init(model_init: Callable[..., Any], values: Mapping[str, Any]) 
 
 
 def _with_values(model: Any, values: Mapping[str, Any]) -> Any:
-    training = training_fields(values)
+    training = fields_of(values, TRAIN)
     n_new = training.get("reinit_layers", 0)
     model = _with_other_layers(model, values, n_new)
     layers.freeze(model, training.get("frozen_layers", 0), n_new)

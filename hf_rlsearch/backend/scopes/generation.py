@@ -72,7 +72,7 @@ def changed(config: Any, fields: Mapping[str, Any]) -> Any:
     """A copy of a generation configuration with some fields changed, and what has no effect beside them left out."""
     result = copy.deepcopy(config)
     for name, value in fields.items():
-        setattr(result, name, cast_to(_HINTS.get(name, Any), value))
+        setattr(result, name, value)
     without = (_OF_BEAMS if result.num_beams in (None, 1) else ()) + (() if result.do_sample else _OF_SAMPLING)
     default = type(config)()
     for name in without:

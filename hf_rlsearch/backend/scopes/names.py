@@ -42,21 +42,28 @@ class ScopedNames:
                 hint = f"Did you mean '{prefix}.{close[0]}'?" if close else f"It has {', '.join(sorted(scope.own))}."
                 raise SearchSpaceError(f"hp_space sets {name!r}, but {scope.owner} has no field {field!r}. {hint}")
 
-    def fit(self, values: Mapping[str, Any]) -> None:
+    def fit(self, values: Mapping[str, Any]) -> Params:
         """Checks the scoped values of one configuration together.
 
+        Returns:
+            All values, the scoped ones in their types: 1.0 layers are 1, and "0.5" is a number.
+
         Raises:
-            SearchSpaceError: A value of the wrong type or out of range, or a combination that is refused.
+            SearchSpaceError: A name of no field, a value of the wrong type or out of range, or a combination that is
+                refused.
         """
+        self.check(values)
+        fitting = dict(values)
         for prefix in sorted({prefix for prefix in map(prefix_of, values) if prefix is not None}):
             fields = fields_of(values, prefix)
             try:
-                self._scope(prefix).fit(fields)
+                fitting |= {f"{prefix}.{name}": value for name, value in self._scope(prefix).fit(fields).items()}
             except (TypeError, ValueError) as error:
                 shown = ", ".join(f"{prefix}.{name}={value!r}" for name, value in fields.items())
                 raise SearchSpaceError(
                     f"hp_space gives {shown}, which {self._scope(prefix).owner} refuses: {error}."
                 ) from error
+        return fitting
 
     def own(self, name: str) -> Any:
         """The user's own value of a scoped name."""

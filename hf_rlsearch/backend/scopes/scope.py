@@ -18,7 +18,8 @@ class Scope:
         prefix: "model", "peft", "gen" or "train".
         owner: What has the fields, for messages, such as "BertConfig".
         own: Every field that may be searched, with the user's own value.
-        fit: Casts fields and checks them together; raises ``TypeError`` or ``ValueError`` with the reason.
+        fit: Casts fields and checks them together; raises ``TypeError`` or ``ValueError`` with the reason. What it
+            returns is applied as it is.
     """
 
     prefix: str

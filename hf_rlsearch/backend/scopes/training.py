@@ -10,7 +10,6 @@ from hf_rlsearch.backend.scopes.adapter import is_adapted
 from hf_rlsearch.backend.scopes.scope import TRAIN, Scope, fields_of
 
 LR_END = 0.01
-_WHOLE = ("frozen_layers", "reinit_layers")
 
 
 def training_scope(trainer: Any, model: Any) -> Scope:
@@ -38,18 +37,6 @@ def training_scope(trainer: Any, model: Any) -> Scope:
     return Scope(TRAIN, "the search", own, lambda fields: {name: checks[name](value) for name, value in fields.items()})
 
 
-def training_fields(values: Mapping[str, Any]) -> Params:
-    """The fields of ``train.*`` in their types: 1.0 layers are 1, and "0.5" is a number.
-
-    Args:
-        values: What ``hp_space`` returned; the scope has found that they fit.
-    """
-    return {
-        name: value if name == "lr_schedule" else cast_to(int if name in _WHOLE else float, value)
-        for name, value in fields_of(values, TRAIN).items()
-    }
-
-
 def schedule_arguments(fields: Mapping[str, Any], args: Any) -> Params:
     """Training arguments that follow from ``train.lr_schedule``.
 
@@ -69,10 +56,10 @@ def attach(trainer: Any, values: Mapping[str, Any]) -> None:
 
     Args:
         trainer: Changed in place; what was attached to it before and is not named now stays.
-        values: What ``hp_space`` returned.
+        values: What ``hp_space`` returned, scoped values in their types.
     """
     before = trainer.create_optimizer
-    fields = {**(before.fields if isinstance(before, _Optimizer) else {}), **training_fields(values)}
+    fields = {**(before.fields if isinstance(before, _Optimizer) else {}), **fields_of(values, TRAIN)}
     if not fields:
         return
     make_optimizer, make_schedule = before, trainer.create_scheduler

@@ -78,9 +78,20 @@ def test_the_model_below_keeps_its_weights() -> None:
     torch.manual_seed(0)
     model = adapted_model()
     before = model.base_model.model.classifier.modules_to_save["default"].weight.detach().clone()
-    again = adapted(base_of(model), model.peft_config["default"], {"r": 3.0})
+    again = adapted(base_of(model), model.peft_config["default"], {"r": 3})
     assert torch.equal(again.base_model.model.classifier.modules_to_save["default"].weight, before)
     assert facts(again)[:2] == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "cast"),
+    [({"r": 3.0}, {"r": 3}), ({"lora_dropout": "0.5"}, {"lora_dropout": 0.5})]
+    + [({"init_lora_weights": value}, {"init_lora_weights": value}) for value in ("gaussian", "pissa_niter_4", False)],
+)
+def test_values_have_their_type(given: dict[str, Any], cast: dict[str, Any]) -> None:
+    fitting = adapter_scope(adapted_model()).fit(given)
+    assert fitting == cast
+    assert [type(value) for value in fitting.values()] == [type(value) for value in cast.values()]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hf_rlsearch import SearchSpaceError
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.paused import Pausing, size_of
 from hf_rlsearch.backend.rescoring import training_part
-from hf_rlsearch.backend.scopes.generation import changed
+from hf_rlsearch.backend.scopes.generation import changed, generation_scope
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.standing import Standing
 from tests.backend.conftest import Scripted, run
@@ -194,5 +194,6 @@ def test_what_has_no_effect_is_left_out() -> None:
     assert changed(config, {"do_sample": True, "top_p": 0.5}).top_p == 0.5
 
 
-def test_values_have_their_type() -> None:
-    assert type(changed(copier().generation_config, {"num_beams": 2.0}).num_beams) is int
+def test_values_have_their_type(tmp_path: Path) -> None:
+    beams = generation_scope(make_trainer(tmp_path), copier()).fit({"num_beams": 2.0})["num_beams"]
+    assert (beams, type(beams)) == (2, int)

@@ -134,6 +134,25 @@ def test_what_is_searched_is_what_is_trained(make_trainer: MakeTrainer, values: 
     assert seen(note)
 
 
+def test_scoped_values_are_stored_in_the_types_in_which_they_are_applied(make_trainer: MakeTrainer) -> None:
+    values = {"optim": "sgd", "train.gradient_scale": "0.25", "train.frozen_layers": 1.0, "train.lr_schedule": "step"}
+    trainer = make_trainer(model_init=lambda: two_layers())
+    (trial,) = search_one(trainer, values).trials
+    stored = trial.user_attrs["values"]
+    assert stored == {**values, "train.gradient_scale": 0.25, "train.frozen_layers": 1}
+    assert type(stored["train.frozen_layers"]) is int
+
+
+def test_a_value_that_no_example_showed_fails_its_trial_before_the_training(make_trainer: MakeTrainer) -> None:
+    def rare(trial: Any) -> dict[str, Any]:
+        rate = trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
+        return {"learning_rate": rate, "train.momentum": 5.0 if rate == 2.5e-3 else 0.5}
+
+    trainer = make_trainer(model_init=lambda: two_layers())
+    result = run(trainer, "rl", rare, n_trials=2, sampler=Scripted(learning_rate=[1e-3, 2.5e-3])).run_summary
+    assert "train.momentum=5.0, which the search refuses" in result.trials[1].user_attrs["failure"]["reason"]
+
+
 def test_replay_and_plain_training_repeat_a_trial(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(model_init=lambda: two_layers())
     values = {"learning_rate": 1e-2, "train.layer_decay": 0.7, "train.reinit_layers": 1, "train.lr_schedule": "step"}
