@@ -20,6 +20,7 @@ import datasets
 import huggingface_hub
 import transformers
 import yaml
+from datasets.exceptions import DatasetsError
 from huggingface_hub import constants
 
 from hf_rlsearch.presets import preset
@@ -31,6 +32,7 @@ _ADVICE = (
     "Without a network: --offline uses the checkpoint and the data that ship with hf_rlsearch; a folder on this "
     "machine may be given instead of a name."
 )
+_HERE_ADVICE = "It is on this machine: look at what is in it."
 _OFFLINE_ADVICE = (
     "--offline loads only what is on this machine: give a folder instead of a name, or leave the argument out for what "
     "the recipe has itself."
@@ -55,7 +57,7 @@ def read_args(cls: type[T], argv: Sequence[str] | None = None) -> T:
 
     Raises:
         SystemExit: ``--help``, a name on the command line or in the file that no field has, a value of the wrong type,
-            or no such file.
+            a whole number below 1 (below 0 for a seed), as they all count something, or no such file.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     parser = transformers.HfArgumentParser(
@@ -69,9 +71,17 @@ def read_args(cls: type[T], argv: Sequence[str] | None = None) -> T:
     args: T
     args, *_, rest = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
     _refuse([word.partition("=")[0] for word in rest if word.startswith("-")] or rest, parser)
+    _check_counts(args)
     if getattr(args, "offline", False):
         _use_only_the_cache()  # TRL would send telemetry
     return args
+
+
+def _check_counts(args: Any) -> None:
+    for name, value in vars(args).items():
+        least = 0 if name == "seed" else 1
+        if isinstance(value, int) and not isinstance(value, bool) and value < least:
+            raise SystemExit(f"{name}={value} given, expected a whole number of at least {least}.")
 
 
 def _words_of_file(parser: transformers.HfArgumentParser, name: str) -> list[str]:
@@ -118,15 +128,23 @@ def hub_or_advice(name: str, *, offline: bool = False) -> Iterator[None]:
     Raises:
         SystemExit: it could not be loaded; the text tells why, and what works without a network.
     """
-    if not constants.HF_HUB_OFFLINE and not Path(name).exists() and not _hub_answers():
+    is_here = Path(name).exists()
+    if not constants.HF_HUB_OFFLINE and not is_here and not _hub_answers():
         _use_only_the_cache()
     try:
         yield
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise SystemExit(
-            f"{name!r} could not be loaded: {reason}\n{_OFFLINE_ADVICE if offline else _ADVICE}"
-        ) from error
+    except (OSError, ValueError, RuntimeError, StopIteration, DatasetsError) as error:
+        advice = _HERE_ADVICE if is_here else _OFFLINE_ADVICE if offline else _ADVICE
+        raise SystemExit(f"{name!r} could not be loaded: {_reason(error)}\n{advice}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """An error in one line."""
+    if isinstance(error, DatasetsError) and error.__cause__ is not None:
+        return _reason(error.__cause__)  # its own text says that there was an error
+    if isinstance(error, StopIteration):
+        return "no row was found in it"  # by the reader of JSON
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 @functools.cache

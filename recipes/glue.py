@@ -7,17 +7,17 @@ python recipes/glue.py --offline                                            # em
 
 import time
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from datasets import ClassLabel, DatasetDict, load_dataset
+from datasets import ClassLabel, DatasetDict
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
 import hf_rlsearch  # noqa: F401  registers backend="rl"
 from hf_rlsearch import embedded
 from hf_rlsearch.metrics import load_metric
+from hf_rlsearch.recipe_data import load_splits, take
 from hf_rlsearch.recipe_tools import be_quiet, hub_or_advice, objective, print_result, published_space, read_args
 
 # a model with fewer parameters than this needs far larger learning rates than the published ones
@@ -61,18 +61,10 @@ def load_rows(args: Args) -> tuple[DatasetDict, tuple[str, ...]]:
     """Returns the splits ``train`` and ``validation``, and the names of their columns of text."""
     if args.offline:
         return embedded.classification_dataset(args.seed, args.n_train or 1000, args.n_validation or 400), ("text",)
-    if Path(args.data).is_dir():
-        files = {split: str(Path(args.data) / f"{split}.jsonl.gz") for split in ("train", "validation")}
-        rows = load_dataset("json", data_files=files)
-    else:
-        with hub_or_advice(args.data):
-            rows = load_dataset(args.data, args.task)
-        if args.task == "mnli":
-            rows["validation"] = rows["validation_matched"]
-    rows = DatasetDict({split: rows[split].shuffle(seed=args.seed) for split in ("train", "validation")})
-    for split, n_rows in (("train", args.n_train), ("validation", args.n_validation)):
-        rows[split] = rows[split].select(range(min(n_rows or len(rows[split]), len(rows[split]))))
-    return rows, TASKS[args.task]
+    rows = load_splits(args.data, "{split}.jsonl.gz", args.task)
+    if "validation_matched" in rows:  # MNLI of the Hub
+        rows["validation"] = rows["validation_matched"]
+    return take(rows, args.n_train, args.n_validation, seed=args.seed), TASKS[args.task]
 
 
 def n_labels(rows: DatasetDict) -> int:

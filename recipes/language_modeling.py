@@ -10,12 +10,12 @@ import math
 import time
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import transformers
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoTokenizer,
@@ -27,6 +27,7 @@ from transformers import (
 
 import hf_rlsearch  # noqa: F401  registers backend="rl"
 from hf_rlsearch import embedded
+from hf_rlsearch.recipe_data import check_rows, load_splits, take
 from hf_rlsearch.recipe_tools import be_quiet, hub_or_advice, objective, print_result, published_space, read_args
 
 
@@ -58,15 +59,8 @@ def load_texts(args: Args) -> DatasetDict:
     """Returns ``train`` and ``validation`` with a column ``text``."""
     if args.offline:
         return embedded.language_modeling_dataset(args.seed, args.n_train or 400, args.n_validation or 150)
-    if Path(args.data).is_dir():
-        files = {split: str(Path(args.data) / f"{split}*.txt") for split in ("train", "validation")}
-        rows = load_dataset("text", data_files=files)
-    else:
-        with hub_or_advice(args.data):
-            rows = load_dataset(args.data, args.configuration)
-    for split, n_rows in (("train", args.n_train), ("validation", args.n_validation)):
-        rows[split] = rows[split].select(range(min(n_rows or len(rows[split]), len(rows[split]))))
-    return rows
+    rows = load_splits(args.data, "{split}*.txt", args.configuration)
+    return take(rows, args.n_train, args.n_validation, seed=None)
 
 
 def to_blocks(rows: Dataset, tokenizer: Any, block_size: int) -> Dataset:
@@ -86,8 +80,12 @@ def make_trainer(args: Args) -> Trainer:
     model = embedded.path("bert-tiny" if args.masked else "gpt2-tiny") if args.offline else args.model
     with hub_or_advice(model):
         tokenizer = AutoTokenizer.from_pretrained(model)
+        longest = getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None)
+    if longest is not None and args.block_size > longest:
+        raise SystemExit(f"block_size={args.block_size} given, but {model!r} takes {longest} tokens. Give fewer.")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     rows = {split: to_blocks(part, tokenizer, args.block_size) for split, part in load_texts(args).items()}
+    check_rows(rows, f"Its texts together are shorter than block_size={args.block_size}. Give fewer, or more texts.")
     auto = AutoModelForMaskedLM if args.masked else AutoModelForCausalLM
     collate = DataCollatorForLanguageModeling(tokenizer, mlm=args.masked, mlm_probability=0.15 if args.masked else 0.0)
     if args.masked:  # masked once, so that every trial is asked for the same tokens

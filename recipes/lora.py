@@ -13,13 +13,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import transformers
-from datasets import DatasetDict, load_dataset
+from datasets import DatasetDict
 from peft import LoraConfig, TaskType, get_peft_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
 import hf_rlsearch  # noqa: F401  registers backend="rl"
 from hf_rlsearch import embedded
 from hf_rlsearch.metrics import load_metric
+from hf_rlsearch.recipe_data import load_splits, take
 from hf_rlsearch.recipe_tools import be_quiet, hub_or_advice, print_result, read_args
 
 
@@ -45,12 +46,7 @@ def load_rows(args: Args) -> DatasetDict:
     """Returns ``train`` and ``validation`` with the columns ``text`` and ``label``."""
     if args.offline:
         return embedded.classification_dataset(args.seed, args.n_train or 600, args.n_validation or 300)
-    with hub_or_advice(args.data):
-        rows = load_dataset(args.data)
-    wanted = {"train": args.n_train, "validation": args.n_validation}
-    rows = DatasetDict({split: rows[split].shuffle(seed=args.seed) for split in wanted})
-    for split, n_rows in wanted.items():
-        rows[split] = rows[split].select(range(min(n_rows or len(rows[split]), len(rows[split]))))
+    rows = take(load_splits(args.data), args.n_train, args.n_validation, seed=args.seed)
     return rows if args.text == "text" else rows.rename_column(args.text, "text")
 
 

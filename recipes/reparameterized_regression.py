@@ -41,6 +41,8 @@ Rows = tuple[torch.Tensor, torch.Tensor]
 
 def make_rows(args: Args) -> tuple[Rows, Rows, Rows]:
     """Returns the rows to train, validate and test on: N x (D + 1) with a column of ones, and N x 1 targets."""
+    if args.n_rows < 3:
+        raise SystemExit(f"n_rows={args.n_rows} given, expected at least 3, to train, validate and test on.")
     columns, target = make_regression(args.n_rows, args.n_features, noise=args.noise, random_state=args.seed)
     inputs = np.hstack([columns, np.ones((len(columns), 1))])
     first, second = int(0.6 * args.n_rows), int(0.8 * args.n_rows)

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 import transformers
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 import hf_rlsearch
 from hf_rlsearch import embedded
+from hf_rlsearch.recipe_data import load_splits
 from hf_rlsearch.recipe_tools import be_quiet, hub_or_advice, print_result, read_args
 
 
@@ -43,8 +44,12 @@ def load_rows(args: Args) -> tuple[Dataset, Dataset]:
     if args.offline:
         rows = embedded.language_modeling_dataset(args.seed, args.n_train, args.n_validation)
         return tuple(rows[split].map(split_docstring, remove_columns=["text"]) for split in ("train", "validation"))
-    with hub_or_advice(args.data):
-        rows = load_dataset(args.data, split="train").shuffle(seed=args.seed)
+    rows = load_splits(args.data)["train"].shuffle(seed=args.seed)
+    if args.n_train + args.n_validation > len(rows):
+        raise SystemExit(
+            f"n_train={args.n_train} and n_validation={args.n_validation} are more than the {len(rows)} rows of "
+            f"{args.data!r}. Ask for fewer."
+        )
     return rows.select(range(args.n_train)), rows.select(range(args.n_train, args.n_train + args.n_validation))
 
 

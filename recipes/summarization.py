@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import transformers
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict
 from transformers import (
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
@@ -23,6 +23,7 @@ from transformers import (
 import hf_rlsearch  # noqa: F401  registers backend="rl"
 from hf_rlsearch import embedded
 from hf_rlsearch.metrics import load_metric
+from hf_rlsearch.recipe_data import load_splits, take
 from hf_rlsearch.recipe_tools import be_quiet, hub_or_advice, objective, print_result, published_space, read_args
 
 
@@ -52,12 +53,7 @@ def load_texts(args: Args) -> DatasetDict:
     """Returns ``train`` and ``validation`` with the columns ``text`` and ``summary``."""
     if args.offline:
         return first_lines(args)
-    with hub_or_advice(args.data):
-        rows = load_dataset(args.data)
-    wanted = {"train": args.n_train, "validation": args.n_validation}
-    rows = DatasetDict({split: rows[split].shuffle(seed=args.seed) for split in wanted})
-    for split, n_rows in wanted.items():
-        rows[split] = rows[split].select(range(min(n_rows or len(rows[split]), len(rows[split]))))
+    rows = take(load_splits(args.data), args.n_train, args.n_validation, seed=args.seed)
     return rows.map(
         lambda row: {"text": args.prefix + row[args.text], "summary": row[args.summary]},
         remove_columns=rows["train"].column_names,

@@ -8,12 +8,11 @@ python recipes/translation.py --offline        # number words, English to German
 import random
 import time
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import transformers
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForSeq2SeqLM,
@@ -28,6 +27,7 @@ from transformers import (
 
 import hf_rlsearch  # noqa: F401  registers backend="rl"
 from hf_rlsearch.metrics import load_metric
+from hf_rlsearch.recipe_data import load_splits, take
 from hf_rlsearch.recipe_tools import be_quiet, hub_or_advice, objective, print_result, read_args
 
 
@@ -84,7 +84,6 @@ def in_words(number: int) -> tuple[str, str]:
 
 def load_pairs(args: Args) -> DatasetDict:
     """Returns ``train`` and ``validation`` with the columns ``source`` and ``target``."""
-    wanted = {"train": args.n_train, "validation": args.n_validation}
     if args.offline:
         n_train, n_validation = args.n_train or 3000, args.n_validation or 200
         pairs = [in_words(n) for n in random.Random(args.seed).sample(range(1, 1_000_000), n_train + n_validation)]
@@ -96,14 +95,7 @@ def load_pairs(args: Args) -> DatasetDict:
         return DatasetDict({split: Dataset.from_dict(columns[split]) for split in parts})
     if args.data is None:
         raise SystemExit("Give a data set with --data, or run with --offline.")
-    if Path(args.data).is_dir():
-        rows = load_dataset("json", data_files={split: str(Path(args.data) / f"{split}.jsonl.gz") for split in wanted})
-    else:
-        with hub_or_advice(args.data):
-            rows = load_dataset(args.data)
-    rows = DatasetDict({split: rows[split].shuffle(seed=args.seed) for split in wanted})
-    for split, n_rows in wanted.items():
-        rows[split] = rows[split].select(range(min(n_rows or len(rows[split]), len(rows[split]))))
+    rows = take(load_splits(args.data, "{split}.jsonl.gz"), args.n_train, args.n_validation, seed=args.seed)
     return rows.map(
         lambda row: {"source": row["translation"][args.source], "target": row["translation"][args.target]},
         remove_columns=rows["train"].column_names,

@@ -60,6 +60,7 @@ LAYERS: dict[str, float] = {
     "__init__": 8,
     "demo": 8,
     "recipe_tools": 8,
+    "recipe_data": 8.5,
     "cli": 9,
     "__main__": 9.5,
 }
@@ -72,7 +73,7 @@ MAY_NAME: dict[str, set[str]] = {
     "stable_baselines3": {"policy.sb3", "vec_env", "stop_env", "agent", "stop_training", "choice_training"},
     "transformers": {"recipe_tools", "backend", "demo", "__init__", "metrics.perplexity", "cli.doctor"},
     "accelerate": {"backend", "demo"},
-    "datasets": {"recipe_tools", "embedded", "metrics", "backend", "demo"},
+    "datasets": {"recipe_tools", "recipe_data", "embedded", "metrics", "backend", "demo"},
     "evaluate": {"metrics"},
     "huggingface_hub": {"recipe_tools"},
     "yaml": {"recipe_tools"},

@@ -1,5 +1,6 @@
 """Each recipe runs as it stands: offline, in its smoke setting, from a file of arguments, and says what is missing."""
 
+import gzip
 import importlib
 import importlib.util
 import json
@@ -20,7 +21,7 @@ import pytest
 import transformers
 from huggingface_hub import constants
 
-from hf_rlsearch import embedded, recipe_tools
+from hf_rlsearch import embedded, recipe_data, recipe_tools
 from hf_rlsearch.presets import MODEL_TYPES, preset
 from hf_rlsearch.space import SearchSpace
 from tests.processes import run_limited
@@ -254,10 +255,82 @@ def test_mnli_of_the_hub_is_validated_on_its_matched_part(monkeypatch: pytest.Mo
     part = datasets.Dataset.from_list([{"premise": "a", "hypothesis": "b", "label": 0}] * 3)
     splits = {"train": part, "validation_matched": part.select([0, 1]), "validation_mismatched": part}
     monkeypatch.setattr(recipe_tools, "_hub_answers", lambda: True)
-    monkeypatch.setattr(glue, "load_dataset", lambda *_: datasets.DatasetDict(splits))
+    monkeypatch.setattr(recipe_data, "load_dataset", lambda *_: datasets.DatasetDict(splits))
     rows, columns = glue.load_rows(glue.Args(task="mnli"))
     assert rows["validation"].num_rows == 2
     assert columns == ("premise", "hypothesis")
+
+
+def hollow(folder: Path, kind: str) -> Path:
+    """Data without a row."""
+    if kind == "file":
+        (folder / "rows.jsonl").write_text("")
+        return folder / "rows.jsonl"
+    if kind != "empty":
+        for split in ("train", "validation"):
+            text = {"no bytes": b"", "no lines": gzip.compress(b""), "no rows": gzip.compress(b"\n")}[kind]
+            (folder / f"{split}.jsonl.gz").write_bytes(text)
+            (folder / f"{split}.txt").write_bytes(b"" if kind == "no bytes" else b"\n\n")
+    return folder
+
+
+EXPECTED = {"glue": "train.jsonl.gz and", "language_modeling": "train*.txt and", "translation": "train.jsonl.gz and"}
+SAID = {
+    "empty": "was given, expected a folder with {} .*, but it is empty",
+    "no bytes": r"was given, expected a folder with {} .*, but it holds train.jsonl.gz \(0 bytes\), ",
+    "no lines": "could not be loaded: no row was found in it\nIt is on this machine|No rows for 'train'",
+    "no rows": "could not be loaded: .*no data!\nIt is on this machine|No rows for 'train'",
+    "file": "is a file, expected a folder with {} .*, or the name of a data set on the Hub",
+}
+
+
+@pytest.mark.usefixtures("attempts")
+@pytest.mark.parametrize("kind", SAID)
+@pytest.mark.parametrize("name", EXPECTED)
+def test_data_without_rows_are_one_clear_line(name: str, kind: str, tmp_path: Path) -> None:
+    model = [] if name == "translation" else ["--model", embedded.path("gpt2-tiny")]
+    data = hollow(tmp_path, kind)
+    with pytest.raises(SystemExit, match=SAID[kind].format(re.escape(EXPECTED[name]))):
+        recipe(name).main(["--data", str(data), *model, "--output", str(tmp_path / "out")])
+
+
+@pytest.mark.usefixtures("attempts")
+@pytest.mark.parametrize("kind", ["empty", "no bytes", "file"])
+@pytest.mark.parametrize("name", ["lora", "sft", "summarization"])
+def test_folders_that_datasets_reads_by_itself(name: str, kind: str, tmp_path: Path) -> None:
+    data = hollow(tmp_path, kind)
+    text = "is a file, expected a folder of data files" if kind == "file" else "could not be loaded: .*\nIt is on this"
+    with pytest.raises(SystemExit, match=text):
+        recipe(name).main(["--data", str(data), "--model", embedded.path("bert-tiny"), "--output", str(tmp_path)])
+
+
+def test_a_split_that_is_missing_is_named() -> None:
+    rows = {"train": datasets.Dataset.from_dict({"text": ["a"]}), "test": None}
+    with pytest.raises(SystemExit, match="The data have no split 'validation', only 'train', 'test'"):
+        recipe_data.take(rows, None, None, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "text"),
+    [
+        ("language_modeling", ["--block_size", "4096"], "block_size=4096 given, but '.*gpt2-tiny' takes 128 tokens"),
+        ("language_modeling", ["--block_size", "0"], "block_size=0 given, expected a whole number of at least 1"),
+        (
+            "language_modeling",
+            ["--block_size", "128", "--n_train", "1", "--n_validation", "1"],
+            "No rows for '(train|validation)', .* shorter than block_size=128",
+        ),
+        ("glue", ["--n_train", "-5"], "n_train=-5 given, expected a whole number of at least 1"),
+        ("glue", ["--n_trials", "0"], "n_trials=0 given"),
+        ("glue", ["--seed", "-1"], "seed=-1 given, expected a whole number of at least 0"),
+        ("reparameterized_regression", ["--n_steps", "0"], "n_steps=0 given, expected a whole number of at least 1"),
+        ("reparameterized_regression", ["--n_features", "0"], "n_features=0 given"),
+        ("reparameterized_regression", ["--n_rows", "2"], "n_rows=2 given, expected at least 3"),
+    ],
+)
+def test_numbers_that_cannot_work_are_one_clear_line(name: str, words: list[str], text: str) -> None:
+    with pytest.raises(SystemExit, match=text):
+        recipe(name).main(["--offline", *words])
 
 
 def test_more_images_than_there_are_is_one_clear_line() -> None:
