@@ -7,10 +7,11 @@ from optuna.trial import FrozenTrial
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend.arguments import FrozenArguments
-from hf_rlsearch.backend.compat import TrainerSeat, check_trainer
+from hf_rlsearch.backend.compat import check_trainer
 from hf_rlsearch.backend.confirm import OF
 from hf_rlsearch.backend.result import BASELINE, CONFIRM, role
 from hf_rlsearch.backend.scopes import attach, trial_arguments
+from hf_rlsearch.backend.seat import TrainerSeat
 from hf_rlsearch.backend.sources import copies_of, final_model_init, following
 from hf_rlsearch.backend.storage import OBJECTIVE
 

@@ -1,4 +1,6 @@
-"""How much memory a training takes."""
+"""How much memory a training takes, and giving it back."""
+
+import gc
 
 
 def peak_memory() -> int:
@@ -23,3 +25,13 @@ def resident_memory() -> int | None:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return None
+
+
+def release_memory() -> None:
+    """Collects garbage and hands cached device memory back."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()

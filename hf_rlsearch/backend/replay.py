@@ -10,13 +10,14 @@ import optuna
 from optuna.trial import TrialState
 
 from hf_rlsearch.backend import checkpoints
-from hf_rlsearch.backend.compat import calm
+from hf_rlsearch.backend.calm import calm
 from hf_rlsearch.backend.distributed import Ranks
+from hf_rlsearch.backend.factory import FactorySource
 from hf_rlsearch.backend.finish import model_params
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.plan import Plan
 from hf_rlsearch.backend.result import RESCORED
-from hf_rlsearch.backend.sources import FactorySource, TrainerSource
+from hf_rlsearch.backend.sources import TrainerSource
 from hf_rlsearch.backend.storage import OBJECTIVE
 from hf_rlsearch.backend.trial import COMPLETE, Monitor, Outcome, run_trial
 from hf_rlsearch.errors import ArgumentsError, SearchFailed

@@ -10,12 +10,13 @@ from hf_rlsearch.backend import checkpoints
 from hf_rlsearch.backend.amount import rows_of
 from hf_rlsearch.backend.attempt import Attempts
 from hf_rlsearch.backend.best_run import best_runs
+from hf_rlsearch.backend.calm import calm
 from hf_rlsearch.backend.chief import Chief
 from hf_rlsearch.backend.choices import choose_pruner, choose_sampler
-from hf_rlsearch.backend.compat import calm
 from hf_rlsearch.backend.default_space import published_for
 from hf_rlsearch.backend.distributed import STOP, Ranks
 from hf_rlsearch.backend.drawing import Drawer
+from hf_rlsearch.backend.factory import FactorySource
 from hf_rlsearch.backend.facts import facts_of
 from hf_rlsearch.backend.finish import model_params
 from hf_rlsearch.backend.identity import identity
@@ -26,7 +27,7 @@ from hf_rlsearch.backend.probe import probe_metrics
 from hf_rlsearch.backend.result import SearchResult
 from hf_rlsearch.backend.returned import give_back
 from hf_rlsearch.backend.settings import Settings
-from hf_rlsearch.backend.sources import FactorySource, TrainerSource
+from hf_rlsearch.backend.sources import TrainerSource
 from hf_rlsearch.backend.stopping import optimize_loop, stop_signals
 from hf_rlsearch.backend.storage import FILE, open_study, quiet_optuna
 from hf_rlsearch.backend.storage_errors import cannot_go_on, storage_errors

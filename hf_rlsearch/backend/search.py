@@ -7,10 +7,11 @@ from typing import Any
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend.checked import OURS, STEPS
 from hf_rlsearch.backend.default_space import default_hp_space
+from hf_rlsearch.backend.factory import FactorySource
 from hf_rlsearch.backend.objective import UNSET_DIRECTION
 from hf_rlsearch.backend.run import run_search
 from hf_rlsearch.backend.settings import UNSET_TRIALS, Settings
-from hf_rlsearch.backend.sources import FactorySource, TrainerSource
+from hf_rlsearch.backend.sources import TrainerSource
 from hf_rlsearch.errors import ArgumentsError
 
 

@@ -13,7 +13,8 @@ from transformers import Trainer, TrainingArguments
 from hf_rlsearch import RLPruner, RLSampler
 from hf_rlsearch.backend.allowance import Allowance
 from hf_rlsearch.backend.arguments import FrozenArguments
-from hf_rlsearch.backend.drawing import Drawer, make_drawer
+from hf_rlsearch.backend.drawing import Drawer
+from hf_rlsearch.backend.found_space import make_drawer
 from hf_rlsearch.backend.prices import Prices
 from hf_rlsearch.backend.settings import Settings
 from tests.backend.conftest import rates, run

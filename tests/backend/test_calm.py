@@ -8,7 +8,7 @@ from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as hf_logging
 
 from hf_rlsearch import embedded
-from hf_rlsearch.backend.compat import calm
+from hf_rlsearch.backend.calm import calm
 
 
 @pytest.fixture

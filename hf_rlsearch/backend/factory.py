@@ -1,0 +1,121 @@
+"""Where the trainer of a trial comes from if a function of the user's makes them."""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from hf_rlsearch._typing import Params
+from hf_rlsearch.backend.default_space import DefaultSpace, space_for
+from hf_rlsearch.backend.drawing import Drawer
+from hf_rlsearch.backend.factory_names import check_names
+from hf_rlsearch.backend.fidelity import check_fidelity, only_rows
+from hf_rlsearch.backend.found_space import make_drawer
+from hf_rlsearch.backend.made import as_made, frozen_arguments
+from hf_rlsearch.backend.memory import release_memory
+from hf_rlsearch.backend.objective import Objective
+from hf_rlsearch.backend.plan import Plan
+from hf_rlsearch.backend.seat import drop_progress
+from hf_rlsearch.backend.settings import Settings
+from hf_rlsearch.backend.sources import with_run
+from hf_rlsearch.backend.trial import Monitor
+from hf_rlsearch.backend.watching import WatchedValues
+from hf_rlsearch.errors import ArgumentsError
+from hf_rlsearch.space import record
+
+
+class FactorySource:
+    """A fresh trainer for each trial, for trainers that take no ``model_init`` or build their model themselves.
+
+    Args:
+        make_trainer: Called with the values of ``hp_space``; with an empty dict for the user's own configuration.
+    """
+
+    def __init__(self, make_trainer: Callable[[Params], Any]) -> None:
+        self._make = make_trainer
+        self._read: set[str] = set()
+        try:
+            made = make_trainer(WatchedValues({}, self._read))
+        except Exception as error:
+            raise ArgumentsError(
+                f"make_trainer({{}}) raised {type(error).__name__}: {error}. Without values it has to return your own "
+                "configuration: use params.get('learning_rate', 5e-5)."
+            ) from error
+        self.reference = as_made(made)
+        self.frozen = frozen_arguments(self.reference)
+        self._current: Any = None
+
+    def __enter__(self) -> "FactorySource":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def drawer(self, settings: Settings) -> Drawer:
+        """Finds and checks the search space; any name may be searched that ``make_trainer`` takes."""
+        drawer = make_drawer(settings.hp_space, None, self.frozen, roles=settings.roles, n_points=settings.n_points)
+        check_names(self._make, drawer, self._read)
+        self.release()
+        return drawer
+
+    def check(self, settings: Settings) -> None:
+        """Refuses options of a search that cannot be used with such a trainer."""
+        for name, why in self.frozen.unsupported.items():
+            if (value := getattr(settings, name)) != getattr(Settings, name):
+                raise ArgumentsError(f"{name}={value!r} given, but {why}. Leave it out.")
+        check_fidelity(settings, self.reference)
+
+    def default_space(self) -> DefaultSpace:
+        """The space of a search without ``hp_space``."""
+        space = space_for(self.reference, is_factory=True)
+        unknown = [name for name in record(space).returned if name not in self.frozen.names]
+        if unknown:
+            raise ArgumentsError(
+                f"No hp_space given, and the default one sets {', '.join(sorted(unknown))}: no fields of the arguments "
+                "of these trainers. Pass an hp_space."
+            )
+        return space
+
+    def probe(self) -> Any:
+        """The trainer of the user's own configuration."""
+        return self.reference
+
+    def trainer_for(self, plan: Plan, objective: Objective, monitor: Monitor | None) -> Any:
+        """A fresh trainer of one configuration."""
+        from transformers import set_seed
+
+        # Most build their model before their trainer, which would set the seed.
+        set_seed(int(plan.values.get("seed", self.frozen.value("seed"))))
+        self._current = trainer = as_made(self._make(dict(plan.values)))
+        _refuse_shared_model(self.reference, trainer)
+        with_run(trainer.args, plan, objective)
+        drop_progress(trainer.callback_handler)
+        if plan.rows is not None:
+            only_rows(trainer, plan.rows, self.frozen)
+        if monitor is not None:
+            trainer._report_to_hp_search = lambda trial, step, metrics: monitor(trainer, metrics)
+        return trainer
+
+    def release(self) -> None:
+        """Lets go of the last trial's trainer."""
+        if self._current is not None:
+            self._current.accelerator.free_memory()
+        self._current = None
+        release_memory()
+
+    def restore(self) -> None:
+        """Nothing to give back."""
+
+    def finish(self, values: Params, params: Params, load: Callable[[Any], None] | None, objective: Objective) -> None:
+        """Nothing to leave behind: the best checkpoint is in the result."""
+
+
+def _refuse_shared_model(first: Any, fresh: Any) -> None:
+    """A trial that goes on training another one's weights looks better than its configuration is."""
+    known = {id(parameter) for parameter in first.model.parameters() if parameter.requires_grad}
+    if any(id(parameter) in known for parameter in fresh.model.parameters() if parameter.requires_grad):
+        raise ArgumentsError(
+            f"make_trainer returned a {type(fresh).__name__} that trains the same weights as the one before. Make "
+            "model and trainer anew inside of it, so that each trial begins where all begin."
+        )
