@@ -82,7 +82,10 @@ class Drawer:
         return _returned(self.hp_space(_Example(params)))
 
     def examples(self) -> Iterator[tuple[Params, Params, Params]]:
-        """Params of example configurations, each with what ``hp_space`` makes of them when it is asked twice."""
+        """Params of example configurations, each with what ``hp_space`` makes of them when it is asked twice.
+
+        They show every level of each hyperparameter that has no more than 64.
+        """
         for params in _examples(self.space):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -176,7 +179,7 @@ def _unscoped(values: Mapping[str, Any]) -> Params:
 def _examples(space: SearchSpace) -> Sequence[Params]:
     rng = np.random.default_rng(0)
     n_rows = min(_N_EXAMPLES, max(int(space.n_levels.max()), 8))
-    columns = [[(row + int(rng.integers(n))) % int(n) for row in range(n_rows)] for n in space.n_levels]
+    columns = [[level for _ in range(-(-n_rows // n)) for level in rng.permutation(n)][:n_rows] for n in space.n_levels]
     return [space.decode(row) for row in zip(*columns, strict=True)]
 
 

@@ -72,6 +72,12 @@ def test_search_space(trainer: Trainer, space: Any, match: str) -> None:
     refuses(SearchSpaceError, match, trainer, space)
 
 
+@pytest.mark.parametrize("bad", range(12))
+def test_every_choice_is_tried_before_the_first_training(trainer: Trainer, bad: int) -> None:
+    choices = [*range(1, bad + 1), "many", *range(bad + 1, 12)]
+    refuses(SearchSpaceError, "'many'.*int", trainer, one("per_device_train_batch_size", *choices))
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [
