@@ -7,10 +7,7 @@ its own object, made from a copy that nothing changes.
 
 import copy
 import dataclasses
-import enum
-import json
 import math
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -18,13 +15,8 @@ from typing import Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend.casting import cast_to, describe
+from hf_rlsearch.backend.plain_data import plain, words
 from hf_rlsearch.errors import SearchSpaceError
-
-
-def words(text: str) -> frozenset[str]:
-    """The words of a text, for tables that would be long lists."""
-    return frozenset(text.split())
-
 
 # Deprecated names whose value the new name's would override in ``TrainingArguments.__post_init__``.
 _ALIASES = {
@@ -60,27 +52,6 @@ _NOT_IDENTITY = words(
     dataloader_prefetch_factor resume_from_checkpoint use_cpu do_train do_eval do_predict show_progress_bar
     """
 )
-
-
-def plain(value: Any) -> Any:
-    """The value as JSON can hold it: enums by value, functions by name, numpy scalars as numbers, the rest as text."""
-    if isinstance(value, enum.Enum):
-        return plain(value.value)
-    if isinstance(value, (type, types.FunctionType)):
-        return f"{value.__module__}.{value.__qualname__}"  # as text a function has its address
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in value]
-    if hasattr(value, "item") and getattr(value, "size", 1) == 1:
-        return plain(value.item())
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return plain({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
-    if hasattr(value, "to_dict"):
-        return plain(value.to_dict())
-    return str(value)
 
 
 class FrozenArguments:
@@ -254,15 +225,3 @@ def _check_range(name: str, value: Any) -> None:
         wanted = "not negative"
     if wanted:
         raise SearchSpaceError(f"hp_space gives {name}={value!r}, expected {wanted}. Change the range of {name!r}.")
-
-
-def as_text(params: Mapping[str, Any]) -> str:
-    """Params as one short line, floats with three digits."""
-    return " ".join(
-        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in params.items()
-    )
-
-
-def dumps(value: Any) -> str:
-    """Canonical JSON text, for comparing and for storage attributes."""
-    return json.dumps(plain(value), sort_keys=True)

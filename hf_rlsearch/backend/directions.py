@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from hf_rlsearch.backend.arguments import words
+from hf_rlsearch.backend.plain_data import words
 from hf_rlsearch.errors import ObjectiveError
 
 MINIMIZE, MAXIMIZE = "minimize", "maximize"

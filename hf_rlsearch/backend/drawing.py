@@ -12,8 +12,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FixedTrial
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.backend.arguments import FrozenArguments, plain
+from hf_rlsearch.backend.arguments import FrozenArguments
 from hf_rlsearch.backend.identity import keep_randomness
+from hf_rlsearch.backend.plain_data import plain
 from hf_rlsearch.backend.scopes import GEN, ScopedNames, prefix_of, trial_arguments
 from hf_rlsearch.errors import SearchSpaceError
 from hf_rlsearch.space import SearchSpace

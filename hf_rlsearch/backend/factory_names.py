@@ -10,9 +10,9 @@ from difflib import get_close_matches
 from typing import Any
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.backend.arguments import plain
 from hf_rlsearch.backend.drawing import Drawer
 from hf_rlsearch.backend.identity import keep_randomness
+from hf_rlsearch.backend.plain_data import plain
 from hf_rlsearch.backend.watching import WatchedValues
 from hf_rlsearch.errors import SearchSpaceError
 

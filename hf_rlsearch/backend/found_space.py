@@ -5,10 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.backend.arguments import FrozenArguments, check_searchable, plain, unknown_name, words
+from hf_rlsearch.backend.arguments import FrozenArguments, check_searchable, unknown_name
 from hf_rlsearch.backend.compat import takes_trial
 from hf_rlsearch.backend.drawing import Drawer
 from hf_rlsearch.backend.identity import hash_of, keep_randomness
+from hf_rlsearch.backend.plain_data import plain, words
 from hf_rlsearch.backend.scopes import ScopedNames, prefix_of, scoped_roles
 from hf_rlsearch.backend.watching import WatchedModelInit
 from hf_rlsearch.errors import SearchSpaceError

@@ -12,9 +12,10 @@ import numpy as np
 import optuna
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.backend.arguments import FrozenArguments, dumps, plain
+from hf_rlsearch.backend.arguments import FrozenArguments
 from hf_rlsearch.backend.checked import STEPS
 from hf_rlsearch.backend.objective import Objective
+from hf_rlsearch.backend.plain_data import dumps, plain
 from hf_rlsearch.space import SearchSpace
 
 # Rows of a data set that are looked at; spread over it, so that a changed or reordered set is noticed.

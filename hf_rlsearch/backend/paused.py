@@ -15,8 +15,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from hf_rlsearch.backend.arguments import plain
 from hf_rlsearch.backend.checked import DATA
+from hf_rlsearch.backend.plain_data import plain
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.trial import FULL_TRAINING
 from hf_rlsearch.history import CONTINUES

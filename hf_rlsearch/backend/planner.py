@@ -13,12 +13,12 @@ from optuna.trial import FrozenTrial
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend import checkpoints, confirm, rescoring
 from hf_rlsearch.backend.amount import cost
-from hf_rlsearch.backend.arguments import plain
 from hf_rlsearch.backend.checked import DATA
 from hf_rlsearch.backend.drawing import Drawer, suggest
 from hf_rlsearch.backend.fidelity import trainings_of_a_trial
 from hf_rlsearch.backend.ownership import OWNER, owner
 from hf_rlsearch.backend.paused import BEGUN_AT, Pausing, point_of
+from hf_rlsearch.backend.plain_data import plain
 from hf_rlsearch.backend.plan import Plan, SharedTrial
 from hf_rlsearch.backend.result import BASELINE, CONFIRM, RESCORED, SEARCH, role
 from hf_rlsearch.backend.settings import Settings

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.backend.arguments import as_text
+from hf_rlsearch.backend.plain_data import as_text
 
 logger = logging.getLogger(__name__)
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import optuna
 
-from hf_rlsearch.backend.arguments import plain
 from hf_rlsearch.backend.checked import DATA, OURS
 from hf_rlsearch.backend.default_space import DefaultSpace
 from hf_rlsearch.backend.drawing import Drawer
 from hf_rlsearch.backend.objective import Objective
+from hf_rlsearch.backend.plain_data import plain
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.storage import finished
 from hf_rlsearch.pruner import RLPruner

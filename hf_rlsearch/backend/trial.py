@@ -8,12 +8,12 @@ from typing import Any
 from optuna import TrialPruned
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.backend.arguments import plain
 from hf_rlsearch.backend.compat import fresh_model, load_checkpoint
 from hf_rlsearch.backend.distributed import Ranks
 from hf_rlsearch.backend.failures import Failure, diverged
 from hf_rlsearch.backend.memory import peak_memory
 from hf_rlsearch.backend.objective import Objective
+from hf_rlsearch.backend.plain_data import plain
 from hf_rlsearch.backend.plan import Plan, SharedTrial
 from hf_rlsearch.backend.saving import save_or_leave
 from hf_rlsearch.errors import ObjectiveError

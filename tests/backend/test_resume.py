@@ -16,8 +16,8 @@ from transformers import Trainer
 
 from hf_rlsearch import StorageError
 from hf_rlsearch.backend import returned
-from hf_rlsearch.backend.arguments import plain
 from hf_rlsearch.backend.ownership import _begun
+from hf_rlsearch.backend.plain_data import plain
 from tests.backend.conftest import Rows, rates, run, states, stored, tiny_model
 
 MakeTrainer = Callable[..., Trainer]

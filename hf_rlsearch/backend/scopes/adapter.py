@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.backend.arguments import words
 from hf_rlsearch.backend.casting import cast_to
+from hf_rlsearch.backend.plain_data import words
 from hf_rlsearch.backend.scopes.scope import PEFT, Scope
 from hf_rlsearch.errors import SearchSpaceError
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.backend.arguments import words
+from hf_rlsearch.backend.plain_data import words
 from hf_rlsearch.backend.scopes.scope import MODEL, Scope
 from hf_rlsearch.errors import SearchSpaceError
 
