@@ -20,6 +20,7 @@ import datasets
 import huggingface_hub
 import transformers
 import yaml
+from datasets.arrow_writer import SchemaInferenceError
 from datasets.exceptions import DatasetsError
 from huggingface_hub import constants
 
@@ -142,8 +143,8 @@ def _reason(error: BaseException) -> str:
     """An error in one line."""
     if isinstance(error, DatasetsError) and error.__cause__ is not None:
         return _reason(error.__cause__)  # its own text says that there was an error
-    if isinstance(error, StopIteration):
-        return "no row was found in it"  # by the reader of JSON
+    if isinstance(error, (StopIteration, SchemaInferenceError)):
+        return "no row was found in it"  # by the reader of JSON, of newer and older versions
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
