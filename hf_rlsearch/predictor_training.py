@@ -1,6 +1,7 @@
 """Stage one of meta-training: the predictor learns, by likelihood, the outcome of every candidate from every history.
 
-Resumable to the step: the randomness of step k comes from (seed, k) alone, and a checkpoint is safetensors and JSON.
+Some histories are drawn, the others are searches that the predictor itself has just made. Resumable: the randomness of
+step k comes from (seed, k) alone, searches begin where checkpoints may be, and these are safetensors and JSON.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_rlsearch._typing import FloatArray, IntArray
-from hf_rlsearch.observation import task_space_arrays
+from hf_rlsearch.observation import Observation, task_space_arrays
+from hf_rlsearch.policy.features import log_expected_improvement
 from hf_rlsearch.policy.network import (
     BIN_EDGES,
     Arrays,
@@ -26,8 +28,9 @@ from hf_rlsearch.policy.network import (
     compress,
     expected_improvement,
 )
+from hf_rlsearch.tasks.played import Played, part_of, play
 from hf_rlsearch.tasks.prior import TaskBatch, draw
-from hf_rlsearch.tasks.simulate import Trained, draw_history, hide_hyperparameters, observe_tasks, train_partly
+from hf_rlsearch.tasks.simulate import Trained, draw_history, hide_hyperparameters, measure, observe_tasks, train_partly
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class PredictorTraining:
         steps: Gradient steps.
         batch_size: Tasks per step.
         n_targets: Candidates scored per task; half at random, half close to the incumbent.
-        reuse: Steps that share drawn tasks, each with fresh histories: drawing costs as much as learning.
+        reuse: Steps that share drawn tasks and the searches played on them: making these costs as much as learning.
+        played: Share of the steps that look at the beginnings of searches that the predictor made.
         learning_rate: Peak; rises over `warmup` steps, then falls as a cosine to zero.
         warmup: Steps.
         seed: Of everything.
@@ -47,7 +51,8 @@ class PredictorTraining:
     steps: int = 16_000
     batch_size: int = 64
     n_targets: int = 48
-    reuse: int = 3
+    reuse: int = 12
+    played: float = 0.5
     learning_rate: float = 1.5e-3
     warmup: int = 300
     seed: int = 0
@@ -55,6 +60,7 @@ class PredictorTraining:
 
 LENGTHS = (2, 5, 10, 20, 40)
 _LENGTH_SHARES = (0.15, 0.2, 0.25, 0.25, 0.15)
+_PLAYED_LENGTHS, _PLAYED_SHARES = (8, 16, 24, 32), (0.15, 0.3, 0.35, 0.2)
 
 
 def train_predictor(
@@ -63,7 +69,7 @@ def train_predictor(
     folder: Path,
     *,
     device: str = "cpu",
-    log_every: int = 200,
+    log_every: int = 20,
 ) -> Predictor:
     """Trains the predictor, continuing from `folder` if it holds a checkpoint of the same settings.
 
@@ -72,30 +78,31 @@ def train_predictor(
         config: Sizes of the network.
         folder: Where checkpoints and `predictor.log.jsonl` go.
         device: "cpu" or "cuda".
-        log_every: Steps between two lines of the log and two checkpoints.
+        log_every: Draws of tasks between two lines of the log and two checkpoints.
     """
     torch.manual_seed(settings.seed)
     network = Predictor(config).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
     start = _resume(folder, network, optimizer, settings)
     losses, began = [], time.perf_counter()
-    tasks: TaskBatch | None = None
+    every = log_every * settings.reuse
     for step in range(start, settings.steps):
         rng = np.random.default_rng([settings.seed, 1, step])
-        if tasks is None or step % settings.reuse == 0:
+        if step % settings.reuse == 0:
             drawing = np.random.default_rng([settings.seed, 2, step // settings.reuse])
             tasks = draw(drawing, settings.batch_size, 192)
+            played = _play(network, tasks, drawing, device)
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * _schedule(step, settings)
-        loss = _loss(network, tasks, rng, settings, device)
+        loss = _loss(network, tasks, played, rng, settings, device)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         losses.append(loss.item())
-        if (step + 1) % log_every == 0 or step + 1 == settings.steps:
+        if (step + 1) % every == 0 or step + 1 == settings.steps:
             seconds = (time.perf_counter() - began) / len(losses)
-            _log(folder, {"step": step + 1, "loss": float(np.mean(losses[-log_every:])), "seconds_per_step": seconds})
+            _log(folder, {"step": step + 1, "loss": float(np.mean(losses[-every:])), "seconds_per_step": seconds})
             _save(folder, network, optimizer, settings, step + 1)
     return network
 
@@ -105,21 +112,41 @@ def _schedule(step: int, settings: PredictorTraining) -> float:
     return float(min(1.0, (step + 1) / settings.warmup) * 0.5 * (1 + np.cos(np.pi * min(1.0, progress))))
 
 
+def _play(network: Predictor, tasks: TaskBatch, rng: np.random.Generator, device: str) -> Played:
+    """The predictor as it is searches the tasks by expected improvement."""
+
+    @torch.no_grad()
+    def score(seen: Observation) -> FloatArray:
+        chances = network(Arrays.of(seen, device)).softmax(-1)
+        return np.asarray(log_expected_improvement(chances, network.bins).cpu())
+
+    return play(rng, tasks, int(rng.choice(_PLAYED_LENGTHS, p=_PLAYED_SHARES)), score)
+
+
 def _loss(
-    network: Predictor, tasks: TaskBatch, rng: np.random.Generator, settings: PredictorTraining, device: str
+    network: Predictor,
+    tasks: TaskBatch,
+    played: Played,
+    rng: np.random.Generator,
+    settings: PredictorTraining,
+    device: str,
 ) -> Tensor:
     """Cross-entropy of the binned improvement over the incumbent, mean over tasks and targets."""
-    length = int(rng.choice(LENGTHS, p=_LENGTH_SHARES))
-    chosen, mask = draw_history(rng, tasks, length)
-    trained = train_partly(rng, tasks, chosen, mask)
+    trained = part_of(rng, tasks, played) if rng.random() < settings.played else _drawn(rng, tasks)
     targets = _targets(rng, tasks, trained, settings.n_targets)
-    seen = hide_hyperparameters(rng, tasks, mask.sum(1) == 0)
+    seen = hide_hyperparameters(rng, tasks, trained.mask.sum(1) == 0)
     observation = observe_tasks(task_space_arrays(seen), seen, trained, targets)
-    labels = improvement_labels(tasks, chosen, observation.incumbent, targets)
+    labels = improvement_labels(tasks, trained.chosen, observation.incumbent, targets)
     logits = network(Arrays.of(observation, device))
     losses = F.cross_entropy(logits.flatten(0, 1), labels.to(device).flatten(), reduction="none")
     weight = torch.as_tensor(np.take_along_axis(tasks.candidate_mask, targets, 1), device=device).flatten().float()
     return (losses * weight).sum() / weight.sum()
+
+
+def _drawn(rng: np.random.Generator, tasks: TaskBatch) -> Trained:
+    """Histories that nobody searched: trials at random, or the better the later."""
+    chosen, mask = draw_history(rng, tasks, int(rng.choice(LENGTHS, p=_LENGTH_SHARES)))
+    return train_partly(rng, tasks, chosen, mask, measure(rng, tasks, chosen))
 
 
 def _targets(rng: np.random.Generator, tasks: TaskBatch, trained: Trained, n_targets: int) -> IntArray:

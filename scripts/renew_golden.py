@@ -21,7 +21,7 @@ from hf_rlsearch.observation import Observation, SpaceArrays, task_space_arrays
 from hf_rlsearch.policy.network import Arrays
 from hf_rlsearch.policy.threads import one_torch_thread
 from hf_rlsearch.tasks.prior import draw
-from hf_rlsearch.tasks.simulate import draw_history, observe_tasks, train_partly
+from hf_rlsearch.tasks.simulate import draw_history, measure, observe_tasks, train_partly
 
 FOLDER = Path(__file__).parent.parent / "tests" / "golden"
 OBSERVATIONS, SCORES = FOLDER / "observations.npz", FOLDER / "scores.npz"
@@ -32,7 +32,9 @@ def make_observations() -> Observation:
     rng = np.random.default_rng(2024)
     tasks = draw(rng, 3, 12)
     chosen, mask = draw_history(rng, tasks, 8)
-    return observe_tasks(task_space_arrays(tasks), tasks, train_partly(rng, tasks, chosen, mask))
+    return observe_tasks(
+        task_space_arrays(tasks), tasks, train_partly(rng, tasks, chosen, mask, measure(rng, tasks, chosen))
+    )
 
 
 def save_observations(observation: Observation) -> None:

@@ -45,13 +45,13 @@ def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_resumed_training_equals_the_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    whole = train_predictor(SETTINGS, TINY, tmp_path / "whole", log_every=2)
+    whole = train_predictor(SETTINGS, TINY, tmp_path / "whole", log_every=1)
     with monkeypatch.context() as patched:
         interrupt_at(step, patched)
         with pytest.raises(Interrupted):
-            train_predictor(SETTINGS, TINY, tmp_path / "parts", log_every=2)
+            train_predictor(SETTINGS, TINY, tmp_path / "parts", log_every=1)
     torch.rand(3)  # a new process would be in another state of chance
-    resumed = train_predictor(SETTINGS, TINY, tmp_path / "parts", log_every=2)
+    resumed = train_predictor(SETTINGS, TINY, tmp_path / "parts", log_every=1)
     for name, tensor in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], tensor, rtol=0, atol=0, msg=name)
 
@@ -71,7 +71,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_log_has_a_line_per_checkpoint(tmp_path: Path) -> None:
-    train_predictor(SETTINGS, TINY, tmp_path, log_every=3)
+    train_predictor(SETTINGS, TINY, tmp_path, log_every=1)
     rows = [json.loads(line) for line in (tmp_path / "predictor.log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [3, 6, 7]
     assert all(0 < row["loss"] < 10 for row in rows)
@@ -81,7 +81,7 @@ def test_the_log_has_a_line_per_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 def test_the_loss_falls(tmp_path: Path) -> None:
     settings = PredictorTraining(steps=250, batch_size=16, n_targets=16, warmup=20, learning_rate=3e-3)
-    train_predictor(settings, NetworkConfig(width=16, heads=2), tmp_path, log_every=50)
+    train_predictor(settings, NetworkConfig(width=16, heads=2), tmp_path, log_every=4)
     rows = [json.loads(line) for line in (tmp_path / "predictor.log.jsonl").read_text().splitlines()]
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.1
     assert rows[-1]["loss"] < np.log(N_BINS)

@@ -86,14 +86,22 @@ class Trained:
         return cls(chosen, values, full, status, mask, values, np.full_like(values, np.nan))
 
 
-def train_partly(rng: np.random.Generator, tasks: TaskBatch, chosen: IntArray, mask: BoolArray) -> Trained:
+def train_partly(
+    rng: np.random.Generator, tasks: TaskBatch, chosen: IntArray, mask: BoolArray, final: FloatArray
+) -> Trained:
     """Trains the chosen candidates, some of them not to the end: a search with a stop rule.
 
     A third of the tasks knows final values only. Elsewhere curves are known, the worse trials were pruned more often,
     and in half of them the last trial is still running. In some tasks the latest trials run without a report yet, as
     those of other workers do.
+
+    Args:
+        rng: Source of randomness.
+        tasks: B tasks.
+        chosen: B x T candidate indices.
+        mask: B x T, False for padding.
+        final: B x T values at the end of each training, see `measure`.
     """
-    final = measure(rng, tasks, chosen)
     B, T = final.shape
     if not T:
         return Trained.complete(chosen, final, mask)

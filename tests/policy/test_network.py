@@ -20,7 +20,7 @@ from hf_rlsearch.policy.network import (
     expected_improvement,
 )
 from hf_rlsearch.tasks.prior import draw
-from hf_rlsearch.tasks.simulate import draw_history, observe_tasks, train_partly
+from hf_rlsearch.tasks.simulate import draw_history, measure, observe_tasks, train_partly
 from tests.searches import SPACE, random_history, random_predictor, random_rows, scores
 
 
@@ -33,7 +33,9 @@ def simulated(n_tasks: int = 4, seed: int = 0) -> Observation:
     rng = np.random.default_rng(seed)
     tasks = draw(rng, n_tasks, 20)
     chosen, mask = draw_history(rng, tasks, 6)
-    return observe_tasks(task_space_arrays(tasks), tasks, train_partly(rng, tasks, chosen, mask))
+    return observe_tasks(
+        task_space_arrays(tasks), tasks, train_partly(rng, tasks, chosen, mask, measure(rng, tasks, chosen))
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------- symmetries

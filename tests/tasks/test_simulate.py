@@ -57,7 +57,7 @@ def test_a_measurement_is_the_value_and_its_noise() -> None:
 def test_partly_trained_histories_are_consistent(length: int) -> None:
     rng = np.random.default_rng(3)
     chosen, mask = draw_history(rng, TASKS, length)
-    trained = train_partly(rng, TASKS, chosen, mask)
+    trained = train_partly(rng, TASKS, chosen, mask, measure(rng, TASKS, chosen))
     names = np.array(STATUS)[trained.status]
     pending = (names == "running") & (trained.fidelity == 0)
     assert (np.isnan(trained.values) == ((names == "failed") | pending)).all()
@@ -73,7 +73,7 @@ def test_partly_trained_histories_are_consistent(length: int) -> None:
 def test_all_states_of_trials_occur() -> None:
     rng = np.random.default_rng(3)
     chosen, mask = draw_history(rng, TASKS, 15)
-    trained = train_partly(rng, TASKS, chosen, mask)
+    trained = train_partly(rng, TASKS, chosen, mask, measure(rng, TASKS, chosen))
     assert set(trained.status[mask].tolist()) == set(range(len(STATUS)))
     running = (trained.status == STATUS.index("running")) & mask
     pending = running & np.isnan(trained.values)

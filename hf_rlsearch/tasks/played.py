@@ -1,0 +1,78 @@
+"""Histories of searches that a policy made itself: what it will have in front of it when it is used.
+
+Histories drawn by the truth (`simulate.draw_history`) betray it: that a candidate was trained late says that it is
+good. A policy that has learnt this takes its own choices for better than they are; its own histories say nothing but
+their values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
+from hf_rlsearch.observation import Observation, task_space_arrays
+from hf_rlsearch.tasks.prior import TaskBatch
+from hf_rlsearch.tasks.simulate import Trained, observe_tasks, train_partly
+
+Score = Callable[[Observation], FloatArray]
+"""An observation -> B x C log scores of its candidates."""
+
+# Searches that begin with trials at random, and how many at most; sharpness of what follows, 0 the best at once.
+_BEGIN_AT_RANDOM, _MOST_AT_RANDOM = 0.4, 6
+_TEMPERATURES, _TEMPERATURE_SHARES = (0.0, 0.3, 1.0), (0.6, 0.2, 0.2)
+# Share of the training steps that see final values only, and how much shorter than the longest a history may be.
+_COMPLETE, _SHORTER = 0.6, 6
+
+
+@dataclass(frozen=True)
+class Played:
+    """B searches as they were played.
+
+    Attributes:
+        chosen: B x T candidate indices in order of training.
+        values: B x T what the trainings gave, in the metric's units, larger is better.
+    """
+
+    chosen: IntArray
+    values: FloatArray
+
+
+def play(rng: np.random.Generator, tasks: TaskBatch, n_trials: int, score: Score) -> Played:
+    """Searches each task, most of them by the best score, some by chance at first or throughout.
+
+    Args:
+        rng: Source of randomness.
+        tasks: B tasks.
+        n_trials: T; a task with fewer candidates repeats some at the end.
+        score: The policy.
+    """
+    B, C = tasks.candidate_mask.shape
+    space = task_space_arrays(tasks)
+    outcome = tasks.values + tasks.noise * tasks.spread[:, None] * rng.standard_normal((B, C))
+    n_random = np.where(rng.random(B) < _BEGIN_AT_RANDOM, rng.integers(1, _MOST_AT_RANDOM + 1, B), 0)
+    temperature = rng.choice(_TEMPERATURES, size=B, p=_TEMPERATURE_SHARES)
+    chosen = np.zeros((B, 0), int)
+    for t in range(n_trials):
+        values = np.take_along_axis(outcome, chosen, axis=1)
+        seen = observe_tasks(space, tasks, Trained.complete(chosen, values, np.ones((B, t), bool)))
+        by_chance = (n_random > t)[:, None]
+        scores = np.where(by_chance, 0.0, score(seen))
+        scores = scores + np.where(by_chance, 1.0, temperature[:, None]) * rng.gumbel(size=(B, C))
+        pick = np.where(seen.candidate_mask, scores, -np.inf).argmax(1)
+        chosen = np.concatenate([chosen, pick[:, None]], axis=1)
+    return Played(chosen, np.take_along_axis(outcome, chosen, axis=1))
+
+
+def part_of(rng: np.random.Generator, tasks: TaskBatch, played: Played) -> Trained:
+    """The beginnings of played searches, of similar length; in some steps a part of the trials was stopped."""
+    B, T = played.chosen.shape
+    longest = int(rng.integers(min(2, T), T + 1))
+    chosen, values = played.chosen[:, :longest], played.values[:, :longest]
+    count = rng.integers(max(0, longest - _SHORTER), longest + 1, B)
+    mask: BoolArray = np.arange(longest) < np.minimum(count, tasks.candidate_mask.sum(1) - 1)[:, None]
+    if rng.random() < _COMPLETE:
+        return Trained.complete(chosen, values, mask)
+    return train_partly(rng, tasks, chosen, mask, values)
