@@ -28,6 +28,7 @@ from hf_rlsearch.observation import (
     Observation,
 )
 from hf_rlsearch.policy.attention import Block, mlp
+from hf_rlsearch.policy.gaussian_process import GaussianProcesses, Posterior
 
 # Edges of the outcome bins: improvement over the incumbent on the compressed scale of `compress`. Finest around zero,
 # where the choice is made; symmetric would waste bins, as losing much or very much is the same to a searcher.
@@ -107,17 +108,19 @@ class Reading:
         context: B x W, of the whole search.
         levels: B x H x L x W embeddings of the levels.
         trials: B x T x W embeddings of the trials.
-        costs: B x H x (L + 1) x T, see `Predictor._costs`.
+        gaps: B x H x (L + 1) x T distances, see `Predictor._gaps`.
         scales: B x H x (blocks * heads) learned weights of the distance from candidates to trials.
         trial_mask: B x T, False for padding.
+        posterior: Of the Gaussian processes.
     """
 
     context: Tensor
     levels: Tensor
     trials: Tensor
-    costs: Tensor
+    gaps: Tensor
     scales: Tensor
     trial_mask: Tensor
+    posterior: Posterior
 
 
 class Predictor(nn.Module):
@@ -139,6 +142,7 @@ class Predictor(nn.Module):
         self.candidate_in = mlp(2 * W, W, W)
         self.history = nn.ModuleList(Block(W, heads) for _ in range(config.history_blocks))
         self.cross = nn.ModuleList(Block(W, heads) for _ in range(config.candidate_blocks))
+        self.processes = GaussianProcesses(W, heads)
         self.head = nn.Sequential(nn.LayerNorm(W), mlp(W, 2 * W, N_BINS))
         self.bins: Tensor
         self.register_buffer("bins", bin_values(), persistent=False)
@@ -154,16 +158,20 @@ class Predictor(nn.Module):
         scales = F.softplus(self.scales(per_hyperparameter) + 1.0) * arrays.static[..., :1]  # B x H x blocks*heads
         trials = self._sum_levels(levels, arrays.trials) + self.trial_in(arrays.trial_features) + context[:, None]
         heads, split = self.config.heads, self.config.history_blocks * self.config.heads
-        costs = self._costs(arrays)
-        among = self._bias(costs, arrays.trials, scales[..., :split], arrays.trial_mask)
+        gaps = self._gaps(arrays)
+        between = self._pick(gaps, arrays.trials)
+        among = self._bias(between, scales[..., :split], arrays.trial_mask)
         for i, block in enumerate(self.history):
             trials = block(trials, trials, among[:, i * heads : (i + 1) * heads])
-        return Reading(context, levels, trials, costs, scales[..., split:], arrays.trial_mask)
+        known = arrays.trial_mask & (arrays.trial_features[..., 4] > 0)
+        posterior = self.processes.fit(per_hyperparameter, between, trials, arrays.trial_features[..., 0], known)
+        return Reading(context, levels, trials, gaps, scales[..., split:], arrays.trial_mask, posterior)
 
     def score(self, reading: Reading, candidates: Tensor) -> Tensor:
         """B x C x N_BINS logits of B x C x H level indices; -1 for a hyperparameter that a candidate lacks."""
-        x = self._candidates(reading, candidates)
-        for block, bias in zip(self.cross, self._towards(reading, candidates), strict=True):
+        gaps = self._pick(reading.gaps, candidates)
+        x = self._candidates(reading, candidates, gaps)
+        for block, bias in zip(self.cross, self._towards(reading, gaps), strict=True):
             x = block(x, reading.trials, bias)
         return torch.as_tensor(self.head(x))
 
@@ -172,23 +180,23 @@ class Predictor(nn.Module):
 
         The mean over heads and cross-attention blocks.
         """
-        x, found = self._candidates(reading, candidates), []
-        for block, bias in zip(self.cross, self._towards(reading, candidates), strict=True):
+        gaps = self._pick(reading.gaps, candidates)
+        x, found = self._candidates(reading, candidates, gaps), []
+        for block, bias in zip(self.cross, self._towards(reading, gaps), strict=True):
             assert isinstance(block, Block)  # a ModuleList has forgotten what it holds
             found.append(block.weights(x, reading.trials, bias))
             x = block(x, reading.trials, bias)
         return torch.stack(found).mean(0)
 
-    def _candidates(self, reading: Reading, candidates: Tensor) -> Tensor:
-        """B x C x W embeddings before they look at the trials."""
+    def _candidates(self, reading: Reading, candidates: Tensor, gaps: Tensor) -> Tensor:
+        """B x C x W embeddings before they look at the trials one by one."""
         x = self._sum_levels(reading.levels, candidates)
-        return x + torch.as_tensor(
-            self.candidate_in(torch.cat([x, reading.context[:, None].expand(-1, x.shape[1], -1)], -1))
-        )
+        x = x + self.candidate_in(torch.cat([x, reading.context[:, None].expand(-1, x.shape[1], -1)], -1))
+        return torch.as_tensor(x + self.processes(reading.posterior, gaps))
 
-    def _towards(self, reading: Reading, candidates: Tensor) -> tuple[Tensor, ...]:
+    def _towards(self, reading: Reading, gaps: Tensor) -> tuple[Tensor, ...]:
         """Per cross-attention block B x heads x C x T, minus the distance from candidates to trials."""
-        bias = self._bias(reading.costs, candidates, reading.scales, reading.trial_mask)
+        bias = self._bias(gaps, reading.scales, reading.trial_mask)
         return torch.split(bias, self.config.heads, dim=1)
 
     def _levels(self, arrays: Arrays, context: Tensor) -> tuple[Tensor, Tensor]:
@@ -245,15 +253,14 @@ class Predictor(nn.Module):
     def _sum_levels(levels: Tensor, rows: Tensor) -> Tensor:
         """Sums the embeddings of each row's levels: B x H x L x W, B x N x H -> B x N x W."""
         B, H, L, W = levels.shape
-        flat = levels.reshape(B, H * L, W)
-        offset = torch.arange(H, device=rows.device) * L
-        index = (rows.clamp(min=0) + offset).reshape(B, -1, 1).expand(-1, -1, W)
-        picked = torch.gather(flat, 1, index).view(B, rows.shape[1], H, W)
-        return (picked * (rows >= 0)[..., None]).sum(2)
+        table = torch.cat([levels.reshape(B * H * L, W), levels.new_zeros(1, W)])  # the last for what a row lacks
+        index = rows + torch.arange(B * H, device=rows.device).view(B, 1, H) * L
+        index = torch.where(rows < 0, B * H * L, index)
+        return table.index_select(0, index.flatten()).view(B, rows.shape[1], H, W).sum(2)
 
     @staticmethod
-    def _costs(arrays: Arrays) -> Tensor:
-        """B x H x (L + 1) x T: what a row pays for a level where a trial has its own; the last level is "missing".
+    def _gaps(arrays: Arrays) -> Tensor:
+        """B x H x (L + 1) x T: how far each level is from the one of each trial; the last level is "missing".
 
         By level rather than by row: there are far fewer levels than candidates.
         """
@@ -262,20 +269,24 @@ class Predictor(nn.Module):
         gap = (arrays.positions[..., None] - other[:, :, None]).abs()
         level = torch.arange(arrays.positions.shape[2], device=index.device)
         gap = torch.where(arrays.ordered[..., None, None], gap, (level[:, None] != index[:, :, None]).float())
-        gap = (
-            F.pad(gap.masked_fill((index < 0)[:, :, None], 0.5), (0, 0, 0, 1), value=0.5) * arrays.static[..., :1, None]
-        )
-        return gap**2 + 0.3 * gap
+        gap = F.pad(gap.masked_fill((index < 0)[:, :, None], 0.5), (0, 0, 0, 1), value=0.5)
+        return gap * arrays.static[..., :1, None]
 
     @staticmethod
-    def _bias(costs: Tensor, rows: Tensor, scales: Tensor, trial_mask: Tensor) -> Tensor:
-        """Minus the learned distance from rows to trials, B x heads x N x T; padding is far away."""
-        B, H, L, T = costs.shape
-        level = torch.where(rows < 0, L - 1, rows) + torch.arange(H, device=rows.device) * L
+    def _pick(table: Tensor, rows: Tensor) -> Tensor:
+        """What a table says of each row's levels: B x H x (L + 1) x T, B x N x H -> B x H x N x T."""
+        B, H, L, T = table.shape
+        level = torch.where(rows < 0, L - 1, rows).transpose(1, 2) + torch.arange(H, device=rows.device)[:, None] * L
         index = (level + torch.arange(B, device=rows.device)[:, None, None] * (H * L)).flatten()
-        picked = costs.reshape(B * H * L, T).index_select(0, index).view(B, rows.shape[1], H, T)
-        distance = torch.matmul(scales.transpose(1, 2)[:, None], picked).transpose(1, 2)  # B x heads x N x T
-        return (-distance).masked_fill(~trial_mask[:, None, None], -1e4)
+        return table.reshape(B * H * L, T).index_select(0, index).view(B, H, rows.shape[1], T)
+
+    @staticmethod
+    def _bias(gaps: Tensor, scales: Tensor, trial_mask: Tensor) -> Tensor:
+        """Minus the learned distance from rows to trials, B x heads x N x T; padding is far away."""
+        B, H, N, T = gaps.shape
+        costs = (gaps**2 + 0.3 * gaps).view(B, H, N * T)
+        distance = (scales.transpose(1, 2) @ costs).view(B, scales.shape[2], N, T)
+        return -(distance + 1e4 * ~trial_mask[:, None, None])
 
 
 def expected_improvement(logits: Tensor, bins: Tensor) -> Tensor:

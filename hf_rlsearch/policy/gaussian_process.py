@@ -1,0 +1,102 @@
+"""Gaussian-process regression over the trials, with kernels that the network sets; what attention alone cannot do.
+
+Attention averages the outcomes of near trials; with ten or more of them solving for their weights says far more. On
+tasks of the prior the attention alone fell behind a Gaussian process from about ten trials on (docs/meta_training.md).
+
+Letters as in `policy.network`; D numbers are regressed per head.
+
+Sources: posterior of a Gaussian process with noise, Rasmussen and Williams 2006 (eq. 2.25 and 2.26); kernels from a
+network's outputs as in deep kernel learning, Wilson et al. 2016 (AISTATS).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hf_rlsearch.policy.attention import mlp
+
+# Where training starts: a length scale of about a half of each range, and a noise of about a tenth of the spread.
+_SMOOTH, _ROUGH, _NOISE = 1.5, -2.0, -4.0
+_LEAST_NOISE = 2e-3  # of the prior variance; keeps the inverse of 160 trials within single precision
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What the trials say, before any candidate is looked at.
+
+    Attributes:
+        scales: B x H x (2 * heads) weights of the squared and the plain distance.
+        mean: B x heads x 1 x D.
+        weights: B x heads x T x D, the solution of (K + noise) weights = values - mean.
+        inverse: B x heads x T x T of (K + noise); zero for trials without a value.
+    """
+
+    scales: Tensor
+    mean: Tensor
+    weights: Tensor
+    inverse: Tensor
+
+
+class GaussianProcesses(nn.Module):
+    """One Gaussian process per head: length scales from the space, values and noise from the trials' embeddings."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scales = nn.Linear(width, 2 * heads)
+        self.norm, self.values, self.noise = nn.LayerNorm(width), nn.Linear(width, width), nn.Linear(width, heads)
+        self.out = mlp(width + 2 * heads, width, width)
+        for layer in (self.scales, self.noise):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def fit(self, hyperparameters: Tensor, gaps: Tensor, trials: Tensor, value: Tensor, known: Tensor) -> Posterior:
+        """Solves for the trials.
+
+        Args:
+            hyperparameters: B x H x W embeddings.
+            gaps: B x H x T x T distances between the trials, see `Predictor._gaps`.
+            trials: B x T x W embeddings.
+            value: B x T on the history's own scale.
+            known: B x T, True where there is a value.
+        """
+        B, T, W = trials.shape
+        scales = F.softplus(
+            self.scales(hyperparameters) + torch.tensor([_SMOOTH, _ROUGH]).repeat_interleave(self.heads)
+        )
+        x = self.norm(trials)
+        learned = self.values(x).view(B, T, self.heads, W // self.heads).transpose(1, 2)
+        values = torch.cat([learned, value[:, None, :, None].expand(-1, self.heads, -1, -1)], -1)
+        noise = F.softplus(self.noise(x) + _NOISE).transpose(1, 2) + _LEAST_NOISE  # B x heads x T
+        weight = known[:, None] / (noise + 0.1)
+        mean = (weight[..., None] * values).sum(2, keepdim=True) / weight.sum(2).clamp(min=1e-3)[..., None, None]
+        both = (known[:, None] & known[:, :, None])[:, None]
+        kernel = self._kernel(scales, gaps) * both + torch.diag_embed(noise + ~known[:, None])
+        inverse = torch.linalg.inv(kernel) * both
+        return Posterior(scales, mean, inverse @ (values - mean), inverse)
+
+    def forward(self, posterior: Posterior, gaps: Tensor) -> Tensor:
+        """B x N x W, what the processes say of N rows whose distances to the trials are gaps, B x H x N x T."""
+        found = torch.cat(self.predict(posterior, gaps), -1)
+        return torch.as_tensor(self.out(found.transpose(1, 2).flatten(2)))
+
+    def predict(self, posterior: Posterior, gaps: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean, B x heads x N x D, and standard deviation without noise, B x heads x N x 1 in (0, 1].
+
+        The last of the D numbers is the trials' own value, the others are learned.
+        """
+        kernel = self._kernel(posterior.scales, gaps)
+        mean = posterior.mean + kernel @ posterior.weights
+        variance = 1 - ((kernel @ posterior.inverse) * kernel).sum(-1, keepdim=True)
+        return mean, variance.clamp(min=1e-6).sqrt()
+
+    def _kernel(self, scales: Tensor, gaps: Tensor) -> Tensor:
+        """B x heads x N x T in (0, 1]: exp(-distance), squared and plain distances each with its own weight."""
+        B, H, N, T = gaps.shape
+        both = torch.cat([gaps**2, gaps], 1).view(B, 2 * H, N * T)
+        weights = torch.cat(scales.chunk(2, -1), 1).transpose(1, 2)  # B x heads x 2H
+        return torch.exp(-(weights @ both)).view(B, self.heads, N, T)
