@@ -21,7 +21,10 @@ from hf_rlsearch.policy.attention import mlp
 
 # Where training starts: a length scale of about a half of each range, and a noise of about a tenth of the spread.
 _SMOOTH, _ROUGH, _NOISE = 1.5, -2.0, -4.0
-_LEAST_NOISE = 2e-3  # of the prior variance; keeps the inverse of 160 trials within single precision
+_LEAST_NOISE = 2e-3  # of the prior variance; keeps the means of 160 trials within .02 in single precision
+# In the mean of the values a trial counts by its precision; the first keeps one quiet trial from being all of it, the
+# second is for searches without any value.
+_AVERAGED, _NONE = 0.1, 1e-3
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Posterior:
     """What the trials say, before any candidate is looked at.
 
     Attributes:
-        scales: B x H x (2 * heads) weights of the squared and the plain distance.
+        scales: B x H x (2 * heads) weights of the squared distance, then of the plain one.
         mean: B x heads x 1 x D.
         weights: B x heads x T x D, the solution of (K + noise) weights = values - mean.
         inverse: B x heads x T x T of (K + noise); zero for trials without a value.
@@ -53,6 +56,9 @@ class GaussianProcesses(nn.Module):
         for layer in (self.scales, self.noise):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+        self.begin: Tensor
+        begin = torch.tensor([_SMOOTH, _ROUGH]).repeat_interleave(heads)
+        self.register_buffer("begin", begin, persistent=False)
 
     def fit(self, hyperparameters: Tensor, gaps: Tensor, trials: Tensor, value: Tensor, known: Tensor) -> Posterior:
         """Solves for the trials.
@@ -63,36 +69,42 @@ class GaussianProcesses(nn.Module):
             trials: B x T x W embeddings.
             value: B x T on the history's own scale.
             known: B x T, True where there is a value.
+
+        Returns:
+            What `predict` needs.
         """
-        B, T, W = trials.shape
-        scales = F.softplus(
-            self.scales(hyperparameters) + torch.tensor([_SMOOTH, _ROUGH]).repeat_interleave(self.heads)
-        )
-        x = self.norm(trials)
+        scales, x = F.softplus(self.scales(hyperparameters) + self.begin), self.norm(trials)
+        B, T, W = x.shape
         learned = self.values(x).view(B, T, self.heads, W // self.heads).transpose(1, 2)
         values = torch.cat([learned, value[:, None, :, None].expand(-1, self.heads, -1, -1)], -1)
         noise = F.softplus(self.noise(x) + _NOISE).transpose(1, 2) + _LEAST_NOISE  # B x heads x T
-        weight = known[:, None] / (noise + 0.1)
-        mean = (weight[..., None] * values).sum(2, keepdim=True) / weight.sum(2).clamp(min=1e-3)[..., None, None]
+        weight = (known[:, None] / (noise + _AVERAGED))[..., None]
+        mean = (weight * values).sum(2, keepdim=True) / weight.sum(2, keepdim=True).clamp(min=_NONE)
         both = (known[:, None] & known[:, :, None])[:, None]
         kernel = self._kernel(scales, gaps) * both + torch.diag_embed(noise + ~known[:, None])
         inverse = torch.linalg.inv(kernel) * both
         return Posterior(scales, mean, inverse @ (values - mean), inverse)
 
     def forward(self, posterior: Posterior, gaps: Tensor) -> Tensor:
-        """B x N x W, what the processes say of N rows whose distances to the trials are gaps, B x H x N x T."""
+        """B x N x W, what the processes say of N rows whose distances to the trials are `gaps`, B x H x N x T."""
         found = torch.cat(self.predict(posterior, gaps), -1)
         return torch.as_tensor(self.out(found.transpose(1, 2).flatten(2)))
 
     def predict(self, posterior: Posterior, gaps: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean, B x heads x N x D, and standard deviation without noise, B x heads x N x 1 in (0, 1].
+        """Predicts N rows.
 
-        The last of the D numbers is the trials' own value, the others are learned.
+        Args:
+            posterior: Of the trials.
+            gaps: B x H x N x T distances from the rows to the trials.
+
+        Returns:
+            Mean, B x heads x N x D, of which the last is the trials' own value and the others are learned; and standard
+            deviation without noise, B x heads x N x 1 in (0, 1].
         """
         kernel = self._kernel(posterior.scales, gaps)
         mean = posterior.mean + kernel @ posterior.weights
         variance = 1 - ((kernel @ posterior.inverse) * kernel).sum(-1, keepdim=True)
-        return mean, variance.clamp(min=1e-6).sqrt()
+        return mean, variance.clamp(1e-6, 1).sqrt()
 
     def _kernel(self, scales: Tensor, gaps: Tensor) -> Tensor:
         """B x heads x N x T in (0, 1]: exp(-distance), squared and plain distances each with its own weight."""

@@ -1,4 +1,4 @@
-"""The predictor: attention from candidates to finished trials, and a distribution of outcomes per candidate.
+"""The predictor: attention from candidates to trials, Gaussian processes beside it, a distribution per candidate.
 
 Permutation-invariant over trials, equivariant over candidates and hyperparameters, any number of either. A
 configuration is the sum of the embeddings of its levels; a level is embedded once per search from its role and absolute
@@ -108,7 +108,8 @@ class Reading:
         context: B x W, of the whole search.
         levels: B x H x L x W embeddings of the levels.
         trials: B x T x W embeddings of the trials.
-        gaps: B x H x (L + 1) x T distances, see `Predictor._gaps`.
+        gaps: B x H x (L + 1) x T distances of the attention, see `Predictor._gaps`.
+        apart: The same of the Gaussian processes.
         scales: B x H x (blocks * heads) learned weights of the distance from candidates to trials.
         trial_mask: B x T, False for padding.
         posterior: Of the Gaussian processes.
@@ -118,6 +119,7 @@ class Reading:
     levels: Tensor
     trials: Tensor
     gaps: Tensor
+    apart: Tensor
     scales: Tensor
     trial_mask: Tensor
     posterior: Posterior
@@ -158,45 +160,43 @@ class Predictor(nn.Module):
         scales = F.softplus(self.scales(per_hyperparameter) + 1.0) * arrays.static[..., :1]  # B x H x blocks*heads
         trials = self._sum_levels(levels, arrays.trials) + self.trial_in(arrays.trial_features) + context[:, None]
         heads, split = self.config.heads, self.config.history_blocks * self.config.heads
-        gaps = self._gaps(arrays)
-        between = self._pick(gaps, arrays.trials)
-        among = self._bias(between, scales[..., :split], arrays.trial_mask)
+        gaps, apart = self._gaps(arrays)
+        among = self._bias(self._pick(gaps, arrays.trials), scales[..., :split], arrays.trial_mask)
         for i, block in enumerate(self.history):
             trials = block(trials, trials, among[:, i * heads : (i + 1) * heads])
         known = arrays.trial_mask & (arrays.trial_features[..., 4] > 0)
-        posterior = self.processes.fit(per_hyperparameter, between, trials, arrays.trial_features[..., 0], known)
-        return Reading(context, levels, trials, gaps, scales[..., split:], arrays.trial_mask, posterior)
+        between, value = self._pick(apart, arrays.trials), arrays.trial_features[..., 0]
+        posterior = self.processes.fit(per_hyperparameter, between, trials, value, known)
+        return Reading(context, levels, trials, gaps, apart, scales[..., split:], arrays.trial_mask, posterior)
 
     def score(self, reading: Reading, candidates: Tensor) -> Tensor:
         """B x C x N_BINS logits of B x C x H level indices; -1 for a hyperparameter that a candidate lacks."""
-        gaps = self._pick(reading.gaps, candidates)
-        x = self._candidates(reading, candidates, gaps)
-        for block, bias in zip(self.cross, self._towards(reading, gaps), strict=True):
+        x = self._candidates(reading, candidates)
+        for block, bias in zip(self.cross, self._towards(reading, candidates), strict=True):
             x = block(x, reading.trials, bias)
         return torch.as_tensor(self.head(x))
 
     def attention(self, reading: Reading, candidates: Tensor) -> Tensor:
         """B x C x (1 + T) weights in [0, 1] that sum to one: on "no such trial" and on each trial.
 
-        The mean over heads and cross-attention blocks.
+        The mean over heads and cross-attention blocks; what the Gaussian processes take from a trial is not in it.
         """
-        gaps = self._pick(reading.gaps, candidates)
-        x, found = self._candidates(reading, candidates, gaps), []
-        for block, bias in zip(self.cross, self._towards(reading, gaps), strict=True):
+        x, found = self._candidates(reading, candidates), []
+        for block, bias in zip(self.cross, self._towards(reading, candidates), strict=True):
             assert isinstance(block, Block)  # a ModuleList has forgotten what it holds
             found.append(block.weights(x, reading.trials, bias))
             x = block(x, reading.trials, bias)
         return torch.stack(found).mean(0)
 
-    def _candidates(self, reading: Reading, candidates: Tensor, gaps: Tensor) -> Tensor:
+    def _candidates(self, reading: Reading, candidates: Tensor) -> Tensor:
         """B x C x W embeddings before they look at the trials one by one."""
         x = self._sum_levels(reading.levels, candidates)
         x = x + self.candidate_in(torch.cat([x, reading.context[:, None].expand(-1, x.shape[1], -1)], -1))
-        return torch.as_tensor(x + self.processes(reading.posterior, gaps))
+        return torch.as_tensor(x + self.processes(reading.posterior, self._pick(reading.apart, candidates)))
 
-    def _towards(self, reading: Reading, gaps: Tensor) -> tuple[Tensor, ...]:
+    def _towards(self, reading: Reading, candidates: Tensor) -> tuple[Tensor, ...]:
         """Per cross-attention block B x heads x C x T, minus the distance from candidates to trials."""
-        bias = self._bias(gaps, reading.scales, reading.trial_mask)
+        bias = self._bias(self._pick(reading.gaps, candidates), reading.scales, reading.trial_mask)
         return torch.split(bias, self.config.heads, dim=1)
 
     def _levels(self, arrays: Arrays, context: Tensor) -> tuple[Tensor, Tensor]:
@@ -259,18 +259,22 @@ class Predictor(nn.Module):
         return table.index_select(0, index.flatten()).view(B, rows.shape[1], H, W).sum(2)
 
     @staticmethod
-    def _gaps(arrays: Arrays) -> Tensor:
-        """B x H x (L + 1) x T: how far each level is from the one of each trial; the last level is "missing".
+    def _gaps(arrays: Arrays) -> tuple[Tensor, Tensor]:
+        """Twice B x H x (L + 1) x T: how far each level is from the one of each trial; the last level is "missing".
 
-        By level rather than by row: there are far fewer levels than candidates.
+        By level rather than by row: there are far fewer levels than candidates. The two differ where a name is missing:
+        for the attention that is half of the range from everything; for the Gaussian processes, whose kernels have to
+        be positive, it is the whole range from every level and nothing from another that lacks it.
         """
         index = arrays.trials.transpose(1, 2)  # B x H x T
         other = torch.gather(arrays.positions, 2, index.clamp(min=0))
         gap = (arrays.positions[..., None] - other[:, :, None]).abs()
         level = torch.arange(arrays.positions.shape[2], device=index.device)
         gap = torch.where(arrays.ordered[..., None, None], gap, (level[:, None] != index[:, :, None]).float())
-        gap = F.pad(gap.masked_fill((index < 0)[:, :, None], 0.5), (0, 0, 0, 1), value=0.5)
-        return gap * arrays.static[..., :1, None]
+        lacking, present = (index < 0)[:, :, None], arrays.static[..., :1, None]
+        gaps = F.pad(gap.masked_fill(lacking, 0.5), (0, 0, 0, 1), value=0.5)
+        apart = torch.cat([gap.masked_fill(lacking, 1.0), (~lacking).to(gap.dtype)], dim=2)
+        return gaps * present, apart * present
 
     @staticmethod
     def _pick(table: Tensor, rows: Tensor) -> Tensor:

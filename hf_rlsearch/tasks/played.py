@@ -23,7 +23,7 @@ Score = Callable[[Observation], FloatArray]
 # Searches that begin with trials at random, and how many at most; sharpness of what follows, 0 the best at once.
 _BEGIN_AT_RANDOM, _MOST_AT_RANDOM = 0.4, 6
 _TEMPERATURES, _TEMPERATURE_SHARES = (0.0, 0.3, 1.0), (0.6, 0.2, 0.2)
-# Share of the training steps that see final values only, and how much shorter than the longest a history may be.
+# Share of the steps on played searches that see final values only, and how much shorter than the longest they may be.
 _COMPLETE, _SHORTER = 0.6, 6
 
 

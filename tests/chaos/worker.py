@@ -158,8 +158,10 @@ def search(life: Life) -> None:
             life.at(BETWEEN)
         return {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True)}
 
+    # On parts of the rows all looks of all trials are wanted, whatever the agent thinks of them.
+    pruner = {"pruner": optuna.pruners.NopPruner()} if life.fidelity == "data" else {}
     best: Any = trainer.hyperparameter_search(
-        hp_space=space, backend="rl", n_trials=life.n_trials, fidelity=life.fidelity
+        hp_space=space, backend="rl", n_trials=life.n_trials, fidelity=life.fidelity, **pruner
     )
     life.at(RETURNED)
     if trainer.args.process_index == 0:

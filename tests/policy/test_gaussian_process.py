@@ -83,3 +83,11 @@ def test_the_same_configuration_again_and_again_is_no_trouble(processes: Gaussia
     mean, deviation = processes.predict(fit(processes, places, np.zeros(160)), gaps(places[:1], places))
     assert torch.isfinite(mean).all()
     assert (deviation < 0.1).all()
+
+
+def test_everything_is_on_one_device() -> None:
+    made = GaussianProcesses(WIDTH, HEADS).to("meta")
+    shapes = (2, 3, WIDTH), (2, 3, 5, 5), (2, 5, WIDTH), (2, 5)
+    known = torch.empty(2, 5, dtype=torch.bool, device="meta")
+    posterior = made.fit(*(torch.empty(shape, device="meta") for shape in shapes), known)
+    assert made(posterior, torch.empty(2, 3, 7, 5, device="meta")).shape == (2, 7, WIDTH)

@@ -114,12 +114,30 @@ def test_attention_is_biased_by_the_distance_between_configurations(seed: int) -
     observation = simulated(n_tasks=3, seed=seed)
     arrays = Arrays.of(observation)
     scales = torch.rand(3, arrays.trials.shape[2], 2, generator=torch.Generator().manual_seed(seed))
-    gaps = Predictor._pick(Predictor._gaps(arrays), arrays.candidates)
+    gaps = Predictor._pick(Predictor._gaps(arrays)[0], arrays.candidates)
     bias = Predictor._bias(gaps, scales, arrays.trial_mask).numpy()
     expected = -direct_distance(observation, scales.numpy())
     real = np.broadcast_to(observation.trial_mask[:, None, None], bias.shape)
     np.testing.assert_allclose(bias[real], expected[real], atol=1e-5)
     assert (bias[~real] <= -1e4).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_kernels_are_positive_where_trials_lack_names(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    tasks = draw(rng, 40, 60)
+    chosen, mask = draw_history(rng, tasks, 25)
+    observation = observe_tasks(
+        task_space_arrays(tasks), tasks, train_partly(rng, tasks, chosen, mask, measure(rng, tasks, chosen))
+    )
+    arrays = Arrays.of(observation)
+    among = Predictor._pick(Predictor._gaps(arrays)[1], arrays.trials)
+    assert ((arrays.trials < 0) & (arrays.static[:, None, :, 0] > 0)).any()
+    processes = random_predictor().processes
+    scales = 3 * torch.rand(40, among.shape[1], 2 * processes.heads, generator=torch.Generator().manual_seed(seed))
+    kernel = processes._kernel(scales, among)
+    assert torch.linalg.eigvalsh(kernel.double()).min() > -1e-5
+    np.testing.assert_allclose(kernel.diagonal(dim1=2, dim2=3), 1.0)
 
 
 # ----------------------------------------------------------------------------------------------------------------- bins
