@@ -60,7 +60,8 @@ class Agent:
                 self.head.load_state_dict(part(tensors, "head"))
         except (RuntimeError, TypeError) as error:
             raise WeightsError(
-                f"weights {card.name!r} do not fit the network that their card describes: {error}"
+                f"weights {card.name!r} do not fit the network that their card describes: {error}\n"
+                "Use the bundled weights, or the version of hf_rlsearch that wrote the file."
             ) from error
 
     def decide(

@@ -41,7 +41,7 @@ class PredictorTraining:
         steps: Gradient steps.
         batch_size: Tasks per step.
         n_targets: Candidates scored per task; half at random, half close to the incumbent.
-        reuse: Steps that share drawn tasks and the searches played on them: making these takes longer than all the steps.
+        reuse: Steps that share drawn tasks and the searches played on them; making these takes longer than the steps.
         played: Share of the steps that look at the beginnings of searches that the predictor made.
         learning_rate: Peak; rises over `warmup` steps, then falls as a cosine to zero.
         warmup: Steps.
