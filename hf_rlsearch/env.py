@@ -187,6 +187,10 @@ class BatchedSearch:
 
     def observe(self) -> Observation:
         """The observation of all B searches."""
+        return observe_tasks(self.space, self.tasks, self.trained())
+
+    def trained(self) -> Trained:
+        """The trainings of all B searches as they stand; what is trained later does not change them."""
         n = max(int(self.count.max()), 1)
         median, unit = self.tasks.median[:, None], self.tasks.spread[:, None]
         steps = self.steps[:, :n]
@@ -198,16 +202,15 @@ class BatchedSearch:
             return self.observed(at) * unit + median
 
         at_reference = shown(np.broadcast_to(reference[:, None], steps.shape))
-        trained = Trained(
-            chosen=self.chosen[:, :n],
+        return Trained(
+            chosen=self.chosen[:, :n].copy(),
             values=shown(steps),
             fidelity=steps / self.S,
-            status=self.status[:, :n],
+            status=self.status[:, :n].copy(),
             mask=np.arange(n) < self.count[:, None],
             at_reference=np.where(reference[:, None] >= self.S, shown(steps), at_reference),
             at_half=shown(steps // 2),
         )
-        return observe_tasks(self.space, self.tasks, trained)
 
 
 # Lowest and highest value per key of an observation; features are scaled, what lies beyond is clipped.

@@ -1,7 +1,8 @@
 """Stage one of meta-training: the predictor learns, by likelihood, the outcome of every candidate from every history.
 
-Some histories are drawn, the others are searches that the predictor itself has just made. Resumable: the randomness of
-step k comes from (seed, k) alone, searches begin where checkpoints may be, and these are safetensors and JSON.
+Some histories are drawn, the others are searches that the predictor itself has just made, in the last part of the
+training also such in which trials were stopped. Resumable: the randomness of step k comes from (seed, k) alone,
+searches begin where checkpoints may be, and these are safetensors and JSON.
 """
 
 from __future__ import annotations
@@ -28,9 +29,18 @@ from hf_rlsearch.policy.network import (
     compress,
     expected_improvement,
 )
+from hf_rlsearch.stopped_play import play_stopped
 from hf_rlsearch.tasks.played import Played, part_of, play
 from hf_rlsearch.tasks.prior import TaskBatch, draw
-from hf_rlsearch.tasks.simulate import Trained, draw_history, hide_hyperparameters, measure, observe_tasks, train_partly
+from hf_rlsearch.tasks.simulate import (
+    Trained,
+    draw_history,
+    hide_hyperparameters,
+    measure,
+    observe_tasks,
+    rows_of,
+    train_partly,
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,7 @@ class PredictorTraining:
         n_targets: Candidates scored per task; half at random, half close to the incumbent.
         reuse: Steps that share drawn tasks and the searches played on them; making these takes longer than the steps.
         played: Share of the steps that look at the beginnings of searches that the predictor made.
+        stopped_steps: The last steps; half of them look at searches in which trials were stopped.
         learning_rate: Peak; rises over `warmup` steps, then falls as a cosine to zero.
         warmup: Steps.
         seed: Of everything.
@@ -51,8 +62,9 @@ class PredictorTraining:
     steps: int = 16_000
     batch_size: int = 64
     n_targets: int = 48
-    reuse: int = 12
+    reuse: int = 24
     played: float = 0.5
+    stopped_steps: int = 3_000
     learning_rate: float = 1.5e-3
     warmup: int = 300
     seed: int = 0
@@ -61,6 +73,7 @@ class PredictorTraining:
 LENGTHS = (2, 5, 10, 20, 40)
 _LENGTH_SHARES = (0.15, 0.2, 0.25, 0.25, 0.15)
 _PLAYED_LENGTHS, _PLAYED_SHARES = (8, 16, 24, 32), (0.15, 0.3, 0.35, 0.2)
+_OWN_WEIGHT = 4.0  # of the running trial's end in searches with stopping: one target of 48, and what the rule asks for
 
 
 def train_predictor(
@@ -90,11 +103,10 @@ def train_predictor(
         rng = np.random.default_rng([settings.seed, 1, step])
         if step % settings.reuse == 0:
             drawing = np.random.default_rng([settings.seed, 2, step // settings.reuse])
-            tasks = draw(drawing, settings.batch_size, 192)
-            played = _play(network, tasks, drawing, device)
+            searches = _Searches.of(drawing, network, settings, step, device)
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * _schedule(step, settings)
-        loss = _loss(network, tasks, played, rng, settings, device)
+        loss = _loss(network, searches, step, rng, settings, device)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -112,35 +124,74 @@ def _schedule(step: int, settings: PredictorTraining) -> float:
     return float(min(1.0, (step + 1) / settings.warmup) * 0.5 * (1 + np.cos(np.pi * min(1.0, progress))))
 
 
-def _play(network: Predictor, tasks: TaskBatch, rng: np.random.Generator, device: str) -> Played:
-    """The predictor as it is searches the tasks by expected improvement."""
+@dataclass(frozen=True)
+class _Searches:
+    """Tasks that some steps share, and what the predictor did on them.
 
-    @torch.no_grad()
-    def score(seen: Observation) -> FloatArray:
-        chances = network(Arrays.of(seen, device)).softmax(-1)
-        return np.asarray(log_expected_improvement(chances, network.bins).cpu())
+    Attributes:
+        tasks: B tasks.
+        played: A search on each of them.
+        stopped: Looks at another one on each, with stopping; none before the last part of the training.
+    """
 
-    return play(rng, tasks, int(rng.choice(_PLAYED_LENGTHS, p=_PLAYED_SHARES)), score)
+    tasks: TaskBatch
+    played: Played
+    stopped: list[Trained]
+
+    @classmethod
+    def of(
+        cls, rng: np.random.Generator, network: Predictor, settings: PredictorTraining, step: int, device: str
+    ) -> _Searches:
+        """Draws tasks and searches them with the predictor as it is."""
+
+        @torch.no_grad()
+        def score(seen: Observation) -> FloatArray:
+            chances = network(Arrays.of(seen, device)).softmax(-1)
+            return np.asarray(log_expected_improvement(chances, network.bins).cpu())
+
+        tasks = draw(rng, settings.batch_size, 192)
+        played = play(rng, tasks, int(rng.choice(_PLAYED_LENGTHS, p=_PLAYED_SHARES)), score)
+        late = step >= settings.steps - settings.stopped_steps
+        return cls(tasks, played, play_stopped(rng, tasks, settings.reuse // 2, score) if late else [])
+
+    def history(
+        self, rng: np.random.Generator, step: int, settings: PredictorTraining
+    ) -> tuple[TaskBatch, Trained, float]:
+        """Tasks, a history of each, and the weight of its last trial among the targets."""
+        if self.stopped and step % 2:
+            return *_shortened(rng, self.tasks, self.stopped[step // 2 % len(self.stopped)]), _OWN_WEIGHT
+        if rng.random() < settings.played:
+            return self.tasks, part_of(rng, self.tasks, self.played), 1.0
+        return self.tasks, _drawn(rng, self.tasks), 1.0
+
+
+def _shortened(rng: np.random.Generator, tasks: TaskBatch, trained: Trained) -> tuple[TaskBatch, Trained]:
+    """Half of the searches where they are long, so that a step on them takes no more time or memory."""
+    if trained.mask.shape[1] <= LENGTHS[-1]:
+        return tasks, trained
+    rows = rng.permutation(len(tasks))[: (len(tasks) + 1) // 2]
+    return rows_of(tasks, rows), rows_of(trained, rows)
 
 
 def _loss(
     network: Predictor,
-    tasks: TaskBatch,
-    played: Played,
+    searches: _Searches,
+    step: int,
     rng: np.random.Generator,
     settings: PredictorTraining,
     device: str,
 ) -> Tensor:
     """Cross-entropy of the binned improvement over the incumbent, mean over tasks and targets."""
-    trained = part_of(rng, tasks, played) if rng.random() < settings.played else _drawn(rng, tasks)
+    tasks, trained, own = searches.history(rng, step, settings)
     targets = _targets(rng, tasks, trained, settings.n_targets)
     seen = hide_hyperparameters(rng, tasks, trained.mask.sum(1) == 0)
     observation = observe_tasks(task_space_arrays(seen), seen, trained, targets)
     labels = improvement_labels(tasks, trained.chosen, observation.incumbent, targets)
     logits = network(Arrays.of(observation, device))
     losses = F.cross_entropy(logits.flatten(0, 1), labels.to(device).flatten(), reduction="none")
-    weight = torch.as_tensor(np.take_along_axis(tasks.candidate_mask, targets, 1), device=device).flatten().float()
-    return (losses * weight).sum() / weight.sum()
+    weight = torch.as_tensor(np.take_along_axis(tasks.candidate_mask, targets, 1), device=device).float()
+    weight[:, -1] *= own
+    return (losses * weight.flatten()).sum() / weight.sum()
 
 
 def _drawn(rng: np.random.Generator, tasks: TaskBatch) -> Trained:

@@ -43,9 +43,7 @@ class StopSearch(BatchedSearch):
 
     def reset(self) -> None:
         """Starts B searches with a new budget and a new number of evaluations."""
-        self.budget, self.S = int(self.rng.choice(BUDGETS)), int(self.rng.choice(EVALUATIONS))
-        while self.forecasts is not None and self.budget * self.S > _MOST_WITH_FORECASTS:
-            self.budget, self.S = int(self.rng.choice(BUDGETS)), int(self.rng.choice(EVALUATIONS))
+        self.budget, self.S = self.draw_length()
         self.T = self.budget * self.S
         super().reset()
         first = np.arange(self.B) // self.group * self.group  # a group shares task, kind of curves, skill and luck
@@ -57,6 +55,13 @@ class StopSearch(BatchedSearch):
             self.forecast = (self.rng.random(self.B) < _FORECAST)[first]
             self.by_agent = (self.forecast & (self.rng.random(self.B) < _OWN_PROPOSALS))[first]
             self.picks = np.zeros(self.B, int)
+
+    def draw_length(self) -> tuple[int, int]:
+        """Budget in full trainings and evaluations of a training, for the searches that start now."""
+        budget, evaluations = int(self.rng.choice(BUDGETS)), int(self.rng.choice(EVALUATIONS))
+        while self.forecasts is not None and budget * evaluations > _MOST_WITH_FORECASTS:
+            budget, evaluations = int(self.rng.choice(BUDGETS)), int(self.rng.choice(EVALUATIONS))
+        return budget, evaluations
 
     def propose(self) -> IntArray:
         """B candidates: each the best of some draws as far as a searcher can tell; of more, the more it has seen."""

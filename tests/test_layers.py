@@ -41,6 +41,7 @@ LAYERS: dict[str, float] = {
     "env": 3,
     "vec_env": 3.5,
     "stop_env": 3.5,
+    "stopped_play": 3.7,
     "policy": 4,
     "weights": 4,
     "agent": 5,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_rlsearch import predictor_training
+from hf_rlsearch import predictor_training, stopped_play
 from hf_rlsearch.policy.network import BIN_EDGES, N_BINS, NetworkConfig, Predictor
 from hf_rlsearch.predictor_training import (
     PredictorTraining,
@@ -21,7 +21,13 @@ from hf_rlsearch.tasks.prior import draw
 from tests.searches import random_predictor
 
 TINY = NetworkConfig(width=8, heads=2, history_blocks=1, candidate_blocks=1)
-SETTINGS = PredictorTraining(steps=7, batch_size=3, n_targets=8, reuse=3, warmup=3, seed=5)
+SETTINGS = PredictorTraining(steps=7, batch_size=3, n_targets=8, reuse=3, stopped_steps=4, warmup=3, seed=5)
+
+
+@pytest.fixture(autouse=True)
+def short_searches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With stopping, where a training asks for them."""
+    monkeypatch.setattr(stopped_play, "LENGTHS", ((2, 4), (3, 3)))
 
 
 class Interrupted(Exception):
@@ -75,6 +81,16 @@ def test_the_log_has_a_line_per_checkpoint(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "predictor.log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [3, 6, 7]
     assert all(0 < row["loss"] < 10 for row in rows)
+
+
+def test_the_last_steps_look_at_searches_with_stopping_every_other_time() -> None:
+    """And weigh the end of the trial that may be stopped."""
+    network, rng = random_predictor(), np.random.default_rng(0)
+    early, late = (predictor_training._Searches.of(rng, network, SETTINGS, step, "cpu") for step in (0, 3))
+    assert not early.stopped
+    weights = [late.history(rng, step, SETTINGS)[2] for step in range(3, 7)]
+    assert weights == [4, 1, 4, 1]
+    assert [early.history(rng, step, SETTINGS)[2] for step in range(3)] == [1, 1, 1]
 
 
 @pytest.mark.slow

@@ -40,6 +40,32 @@ class Played:
     values: FloatArray
 
 
+@dataclass(frozen=True)
+class Manner:
+    """How B searches follow a policy, so that its histories differ.
+
+    Attributes:
+        n_random: B, trials at random before the policy is asked.
+        temperature: B, sharpness of what follows, 0 the best at once.
+    """
+
+    n_random: IntArray
+    temperature: FloatArray
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, n_searches: int) -> Manner:
+        """Most searches follow the policy from the first trial to the last."""
+        B = n_searches
+        n_random = np.where(rng.random(B) < _BEGIN_AT_RANDOM, rng.integers(1, _MOST_AT_RANDOM + 1, B), 0)
+        return cls(n_random, rng.choice(_TEMPERATURES, size=B, p=_TEMPERATURE_SHARES))
+
+    def perturb(self, rng: np.random.Generator, scores: FloatArray, count: IntArray | int) -> FloatArray:
+        """B x C scores to take the largest of, in searches of `count` trials so far."""
+        by_chance = (self.n_random > count)[:, None]
+        scale = np.where(by_chance, 1.0, self.temperature[:, None])
+        return np.asarray(np.where(by_chance, 0.0, scores) + scale * rng.gumbel(size=scores.shape))
+
+
 def play(rng: np.random.Generator, tasks: TaskBatch, n_trials: int, score: Score) -> Played:
     """Searches each task, most of them by the best score, some by chance at first or throughout.
 
@@ -52,16 +78,12 @@ def play(rng: np.random.Generator, tasks: TaskBatch, n_trials: int, score: Score
     B, C = tasks.candidate_mask.shape
     space = task_space_arrays(tasks)
     outcome = tasks.values + tasks.noise * tasks.spread[:, None] * rng.standard_normal((B, C))
-    n_random = np.where(rng.random(B) < _BEGIN_AT_RANDOM, rng.integers(1, _MOST_AT_RANDOM + 1, B), 0)
-    temperature = rng.choice(_TEMPERATURES, size=B, p=_TEMPERATURE_SHARES)
+    manner = Manner.draw(rng, B)
     chosen = np.zeros((B, 0), int)
     for t in range(n_trials):
         values = np.take_along_axis(outcome, chosen, axis=1)
         seen = observe_tasks(space, tasks, Trained.complete(chosen, values, np.ones((B, t), bool)))
-        by_chance = (n_random > t)[:, None]
-        scores = np.where(by_chance, 0.0, score(seen))
-        scores = scores + np.where(by_chance, 1.0, temperature[:, None]) * rng.gumbel(size=(B, C))
-        pick = np.where(seen.candidate_mask, scores, -np.inf).argmax(1)
+        pick = np.where(seen.candidate_mask, manner.perturb(rng, score(seen), t), -np.inf).argmax(1)
         chosen = np.concatenate([chosen, pick[:, None]], axis=1)
     return Played(chosen, np.take_along_axis(outcome, chosen, axis=1))
 

@@ -5,7 +5,8 @@ Uniform histories teach what data say; greedy ones (later trials are good ones) 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,6 +21,14 @@ from hf_rlsearch.tasks.prior import TaskBatch
 _UNTRIED = 0.08
 _PENDING, _MOST_PENDING = 0.15, 3
 _PARTLY_KNOWN = 0.5
+
+
+_Arrays = TypeVar("_Arrays")
+
+
+def rows_of(arrays: _Arrays, rows: IntArray) -> _Arrays:
+    """The same dataclass of arrays with these rows of its first axis only."""
+    return type(arrays)(**{f.name: getattr(arrays, f.name)[rows] for f in fields(arrays)})  # type: ignore[arg-type]
 
 
 def draw_history(rng: np.random.Generator, tasks: TaskBatch, max_trials: int) -> tuple[IntArray, BoolArray]:
