@@ -7,7 +7,6 @@ offers to stable-baselines3 for meta-training: no Python loop over environments,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 import gymnasium as gym
@@ -28,7 +27,7 @@ from hf_rlsearch.observation import (
 from hf_rlsearch.tasks.curves import curves, draw_family
 from hf_rlsearch.tasks.prior import TaskBatch, draw
 from hf_rlsearch.tasks.prior_space import MAX_HYPERPARAMETERS, MAX_LEVELS
-from hf_rlsearch.tasks.simulate import Trained, observe_tasks
+from hf_rlsearch.tasks.simulate import Trained, observe_tasks, take
 
 _COMPLETE, _PRUNED, _FAILED, _RUNNING = range(len(STATUS))
 
@@ -53,8 +52,7 @@ def repeated(tasks: Tasks, times: int) -> Tasks:
             raise ObservationError(
                 f"{n_tasks} searches cannot be put in groups of {times}: give a multiple of {times}."
             )
-        batch = tasks(rng, n_tasks // times)
-        return TaskBatch(**{f.name: np.repeat(getattr(batch, f.name), times, axis=0) for f in fields(batch)})
+        return take(tasks(rng, n_tasks // times), np.repeat(np.arange(n_tasks // times), times))
 
     return draw_repeated
 
@@ -160,7 +158,7 @@ class BatchedSearch:
         self.luck[b, at] = noise * drawn
         final = utility + self.luck[b, at]
         fractions = np.arange(1, self.S + 1) / self.S
-        family = type(self.family)(**{k: getattr(self.family, k)[b] for k in self.family.__dataclass_fields__})
+        family = take(self.family, b)
         shown = curves(self.rng, family, final[:, None], fractions)[:, 0] if self.S > 1 else final[:, None]
         self.curves[b, at] = np.maximum.accumulate(shown, axis=1)
 

@@ -63,8 +63,8 @@ def main(arguments: list[str] | None = None) -> None:
         },
         gates={"choice": verdict, "stop": stop_gate(tensors, predictor, args.gate_tasks, device)},
         versions={name: version(name) for name in ("torch", "stable-baselines3", "gymnasium", "numpy")},
-        limits="Trained on spaces of 1-12 hyperparameters and searches of up to 40 trials; beyond, see "
-        "docs/meta_training.md.",
+        limits="Trained on spaces of 1-12 hyperparameters and searches of up to 40 trials, or 160 evaluations where "
+        "trials are stopped; beyond, see docs/meta_training.md.",
     )
     save_weights(args.out, tensors, card)
 

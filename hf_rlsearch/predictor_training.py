@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_rlsearch._typing import FloatArray, IntArray
+from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
+from hf_rlsearch.history import RUNNING
 from hf_rlsearch.observation import Observation, task_space_arrays
 from hf_rlsearch.policy.features import log_expected_improvement
 from hf_rlsearch.policy.network import (
@@ -38,7 +40,7 @@ from hf_rlsearch.tasks.simulate import (
     hide_hyperparameters,
     measure,
     observe_tasks,
-    rows_of,
+    take,
     train_partly,
 )
 
@@ -53,7 +55,7 @@ class PredictorTraining:
         n_targets: Candidates scored per task; half at random, half close to the incumbent.
         reuse: Steps that share drawn tasks and the searches played on them; making these takes longer than the steps.
         played: Share of the steps that look at the beginnings of searches that the predictor made.
-        stopped_steps: The last steps; half of them look at searches in which trials were stopped.
+        stopped: Share of the steps, at the end; every other one of them looks at searches in which trials were stopped.
         learning_rate: Peak; rises over `warmup` steps, then falls as a cosine to zero.
         warmup: Steps.
         seed: Of everything.
@@ -64,7 +66,7 @@ class PredictorTraining:
     n_targets: int = 48
     reuse: int = 24
     played: float = 0.5
-    stopped_steps: int = 3_000
+    stopped: float = 0.2
     learning_rate: float = 1.5e-3
     warmup: int = 300
     seed: int = 0
@@ -73,7 +75,7 @@ class PredictorTraining:
 LENGTHS = (2, 5, 10, 20, 40)
 _LENGTH_SHARES = (0.15, 0.2, 0.25, 0.25, 0.15)
 _PLAYED_LENGTHS, _PLAYED_SHARES = (8, 16, 24, 32), (0.15, 0.3, 0.35, 0.2)
-_OWN_WEIGHT = 4.0  # of the running trial's end in searches with stopping: one target of 48, and what the rule asks for
+_OWN_WEIGHT = 4.0  # of a running trial's own end in searches with stopping: what the stop rule asks for
 
 
 def train_predictor(
@@ -142,35 +144,46 @@ class _Searches:
     def of(
         cls, rng: np.random.Generator, network: Predictor, settings: PredictorTraining, step: int, device: str
     ) -> _Searches:
-        """Draws tasks and searches them with the predictor as it is."""
-
-        @torch.no_grad()
-        def score(seen: Observation) -> FloatArray:
-            chances = network(Arrays.of(seen, device)).softmax(-1)
-            return np.asarray(log_expected_improvement(chances, network.bins).cpu())
-
+        """Draws the tasks of the steps from `step` on, and searches them with the predictor as it is."""
+        score = partial(_log_improvement, network, device)
         tasks = draw(rng, settings.batch_size, 192)
         played = play(rng, tasks, int(rng.choice(_PLAYED_LENGTHS, p=_PLAYED_SHARES)), score)
-        late = step >= settings.steps - settings.stopped_steps
-        return cls(tasks, played, play_stopped(rng, tasks, settings.reuse // 2, score) if late else [])
+        late = _is_late(step + settings.reuse - 1, settings)
+        return cls(tasks, played, play_stopped(rng, tasks, max(1, settings.reuse // 2), score) if late else [])
 
     def history(
         self, rng: np.random.Generator, step: int, settings: PredictorTraining
-    ) -> tuple[TaskBatch, Trained, float]:
-        """Tasks, a history of each, and the weight of its last trial among the targets."""
-        if self.stopped and step % 2:
-            return *_shortened(rng, self.tasks, self.stopped[step // 2 % len(self.stopped)]), _OWN_WEIGHT
-        if rng.random() < settings.played:
-            return self.tasks, part_of(rng, self.tasks, self.played), 1.0
-        return self.tasks, _drawn(rng, self.tasks), 1.0
+    ) -> tuple[TaskBatch, Trained, FloatArray]:
+        """Tasks, a history of each, and the weight of its last trial as a target."""
+        if _is_late(step, settings) and step % 2:
+            tasks, trained = _shortened(rng, self.tasks, self.stopped[step // 2 % len(self.stopped)])
+            return tasks, trained, np.where(_runs(trained), _OWN_WEIGHT, 1.0)
+        by_predictor = rng.random() < settings.played
+        trained = part_of(rng, self.tasks, self.played) if by_predictor else _drawn(rng, self.tasks)
+        return self.tasks, trained, np.ones(len(self.tasks))
+
+
+def _is_late(step: int, settings: PredictorTraining) -> bool:
+    return step >= round((1 - settings.stopped) * settings.steps)
+
+
+@torch.no_grad()
+def _log_improvement(network: Predictor, device: str, seen: Observation) -> FloatArray:
+    """B x C, what the predictor as it is goes by."""
+    chances = network(Arrays.of(seen, device)).softmax(-1)
+    return np.asarray(log_expected_improvement(chances, network.bins).cpu())
+
+
+def _runs(trained: Trained) -> BoolArray:
+    """B, True where a trial is running."""
+    return np.asarray((trained.mask & (trained.status == RUNNING)).any(1))
 
 
 def _shortened(rng: np.random.Generator, tasks: TaskBatch, trained: Trained) -> tuple[TaskBatch, Trained]:
-    """Half of the searches where they are long, so that a step on them takes no more time or memory."""
-    if trained.mask.shape[1] <= LENGTHS[-1]:
-        return tasks, trained
-    rows = rng.permutation(len(tasks))[: (len(tasks) + 1) // 2]
-    return rows_of(tasks, rows), rows_of(trained, rows)
+    """The fewer of the searches, the longer they are: a step takes about as long on any."""
+    B, T = trained.mask.shape
+    rows = rng.permutation(B)[: max(1, min(B, B * LENGTHS[-1] // max(T, 1)))]
+    return take(tasks, rows), take(trained, rows)
 
 
 def _loss(
@@ -181,7 +194,7 @@ def _loss(
     settings: PredictorTraining,
     device: str,
 ) -> Tensor:
-    """Cross-entropy of the binned improvement over the incumbent, mean over tasks and targets."""
+    """Cross-entropy of the binned improvement over the incumbent, weighted mean over tasks and targets."""
     tasks, trained, own = searches.history(rng, step, settings)
     targets = _targets(rng, tasks, trained, settings.n_targets)
     seen = hide_hyperparameters(rng, tasks, trained.mask.sum(1) == 0)
@@ -189,9 +202,10 @@ def _loss(
     labels = improvement_labels(tasks, trained.chosen, observation.incumbent, targets)
     logits = network(Arrays.of(observation, device))
     losses = F.cross_entropy(logits.flatten(0, 1), labels.to(device).flatten(), reduction="none")
-    weight = torch.as_tensor(np.take_along_axis(tasks.candidate_mask, targets, 1), device=device).float()
+    weight = np.take_along_axis(tasks.candidate_mask, targets, 1).astype(np.float32)
     weight[:, -1] *= own
-    return (losses * weight.flatten()).sum() / weight.sum()
+    weights = torch.as_tensor(weight, device=device)
+    return (losses * weights.flatten()).sum() / weights.sum()
 
 
 def _drawn(rng: np.random.Generator, tasks: TaskBatch) -> Trained:

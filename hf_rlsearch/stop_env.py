@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.curve_features import CURVE_FEATURES, STOP_FEATURES, curve_features, leads
 from hf_rlsearch.env import BatchedSearch, Tasks, prior_tasks, relative, repeated
+from hf_rlsearch.tasks.simulate import take
 
 CONTINUE, STOP = 0, 1
 BUDGETS = (2, 4, 8, 16)
@@ -47,7 +48,7 @@ class StopSearch(BatchedSearch):
         self.T = self.budget * self.S
         super().reset()
         first = np.arange(self.B) // self.group * self.group  # a group shares task, kind of curves, skill and luck
-        self.family = type(self.family)(**{k: v[first] for k, v in vars(self.family).items()})
+        self.family = take(self.family, first)
         self.skill = (self.rng.uniform(0, 1, self.B) * (self.rng.random(self.B) < 0.75))[first]
         self.error = self.rng.uniform(0.05, 0.5, self.B)[first]
         self.fix_luck(int(self.rng.integers(2**31)), self.group)

@@ -1,7 +1,7 @@
 """Histories of searches that the predictor plays while trials are stopped: a few long trainings among many short ones.
 
-The stop rule asks the predictor in such searches, late ones above all, where nearly everything was stopped. By what the
-trials are stopped does not matter to what a history says, as long as it is what the history shows: a simple rule of
+The stop rule asks the predictor in such searches, late ones above all, where nearly everything was stopped. Why a trial
+was stopped matters little to what its history says, as the reason is the curve that the history shows: a simple rule of
 random severity does it here, so that the predictor can be trained before the stop rule, which needs it.
 """
 
@@ -17,14 +17,13 @@ from hf_rlsearch.history import PRUNED, RUNNING
 from hf_rlsearch.stop_env import StopSearch
 from hf_rlsearch.tasks.played import Manner, Score
 from hf_rlsearch.tasks.prior import TaskBatch
-from hf_rlsearch.tasks.simulate import Trained, observe_tasks, rows_of
+from hf_rlsearch.tasks.simulate import Trained, observe_tasks, take
 
-LENGTHS = ((4, 8), (8, 8), (8, 16), (12, 12), (16, 8), (16, 10), (20, 8))
-"""(full trainings, evaluations of each) of a search; every one of its up to 160 evaluations may be the last of a trial.
-"""
-# Log-odds of stopping at an evaluation: slope and offset over the rank among all trials that got as far, and how much
-# the offset differs from search to search. The mean rule keeps the better 40 %.
-_SLOPE, _OFFSET, _SEVERITY, _TEMPERATURE = 8.0, 5.0, 2.0, 0.5
+BUDGETS = ((4, 8), (8, 8), (8, 16), (8, 20), (12, 12), (16, 8), (16, 10), (20, 8))
+"""(full trainings, evaluations of each) of a search; any of its up to 160 evaluations may be the last of a trial."""
+# Log-odds of stopping at an evaluation: offset less slope times rank among all trials that got as far, and how much the
+# offset differs from search to search. The mean rule keeps the better 40 %.
+_SLOPE, _OFFSET, _SEVERITY = 16.0, 10.0, 4.0
 # Trials begun in a row, at most, on one answer of the predictor; as if they ran side by side. Asking takes most time.
 _AHEAD = 3
 
@@ -39,8 +38,9 @@ def play_stopped(rng: np.random.Generator, tasks: TaskBatch, n_looks: int, score
         score: The policy.
 
     Returns:
-        The trainings as they stood at each look. In half of the searches the last trial was just stopped, and the next
-        is to be chosen; in the others it runs on.
+        The trainings as they stood at each look. Half of the running trials that may be stopped are shown as if they
+        just were, and the next were to be chosen; the search itself goes on. What follows when everything but one
+        candidate was tried is left out.
     """
     search = _PlayedSearch(rng, tasks, score)
     severity = rng.normal(_OFFSET, _SEVERITY, search.B)
@@ -49,9 +49,9 @@ def play_stopped(rng: np.random.Generator, tasks: TaskBatch, n_looks: int, score
     for evaluation in range(search.T):
         features, may_stop = search.describe()
         odds = severity - _SLOPE * features[:, CURVE_FEATURES.index("rank_here")]
-        stop = may_stop & (odds + _TEMPERATURE * rng.logistic(size=search.B) > 0)
+        stop = may_stop & (odds + rng.logistic(size=search.B) > 0)
         if evaluation in looks:
-            seen.append(_ended(search.trained(), may_stop & (rng.random(search.B) < 0.5)))
+            seen.append(_cut(tasks, _ended(search.trained(), may_stop & (rng.random(search.B) < 0.5))))
         search.train(stop)
     return seen
 
@@ -62,14 +62,20 @@ def _ended(trained: Trained, rows: BoolArray) -> Trained:
     return replace(trained, status=status, at_reference=np.where(rows[:, None], trained.values, trained.at_reference))
 
 
+def _cut(tasks: TaskBatch, trained: Trained) -> Trained:
+    """Without the trials that come after everything but one candidate was tried."""
+    mask = trained.mask & (np.arange(trained.mask.shape[1]) < tasks.candidate_mask.sum(1, keepdims=True) - 1)
+    return _ended(replace(trained, mask=mask), mask.sum(1) < trained.mask.sum(1))
+
+
 class _PlayedSearch(StopSearch):
-    """B searches of one length whose candidates the policy proposes."""
+    """B searches of one length whose candidates the policy proposes; its curves and ranks are the stop rule's."""
 
     def __init__(self, rng: np.random.Generator, tasks: TaskBatch, score: Score) -> None:
-        self.length = LENGTHS[rng.integers(len(LENGTHS))]
+        self.length = BUDGETS[rng.integers(len(BUDGETS))]  # the searches begin in what follows
         super().__init__(len(tasks), int(rng.integers(2**31)), tasks=lambda _, __: tasks)
         self.score, self.manner = score, Manner.draw(rng, self.B)
-        self.ahead, self.left = np.zeros((self.B, _AHEAD), int), np.zeros(self.B, int)
+        self.ahead, self.left = np.zeros((self.B, min(_AHEAD, self.C)), int), np.zeros(self.B, int)
 
     def draw_length(self) -> tuple[int, int]:
         """The one that was drawn for all."""
@@ -85,8 +91,9 @@ class _PlayedSearch(StopSearch):
     def _next(self, rows: IntArray) -> IntArray:
         """The best candidates of these searches, as far as the policy was asked."""
         if len(ask := rows[self.left[rows] == 0]):
-            seen = observe_tasks(rows_of(self.space, ask), rows_of(self.tasks, ask), rows_of(self.trained(), ask))
-            scores = rows_of(self.manner, ask).perturb(self.rng, self.score(seen), self.count[ask])
+            now = _ended(self.trained(), np.ones(self.B, bool))
+            seen = observe_tasks(take(self.space, ask), take(self.tasks, ask), take(now, ask))
+            scores = take(self.manner, ask).perturb(self.rng, self.score(seen), self.count[ask])
             scores = np.where(self.action_masks()[ask, :-1], scores, -np.inf)
             self.ahead[ask] = np.argsort(-scores, axis=1)[:, :_AHEAD]
             self.left[ask] = np.minimum(self.rng.integers(1, _AHEAD + 1, len(ask)), np.isfinite(scores).sum(1))

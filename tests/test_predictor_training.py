@@ -21,13 +21,13 @@ from hf_rlsearch.tasks.prior import draw
 from tests.searches import random_predictor
 
 TINY = NetworkConfig(width=8, heads=2, history_blocks=1, candidate_blocks=1)
-SETTINGS = PredictorTraining(steps=7, batch_size=3, n_targets=8, reuse=3, stopped_steps=4, warmup=3, seed=5)
+SETTINGS = PredictorTraining(steps=7, batch_size=3, n_targets=8, reuse=3, stopped=0.5, warmup=3, seed=5)
 
 
 @pytest.fixture(autouse=True)
 def short_searches(monkeypatch: pytest.MonkeyPatch) -> None:
     """With stopping, where a training asks for them."""
-    monkeypatch.setattr(stopped_play, "LENGTHS", ((2, 4), (3, 3)))
+    monkeypatch.setattr(stopped_play, "BUDGETS", ((2, 4), (3, 3)))
 
 
 class Interrupted(Exception):
@@ -83,14 +83,50 @@ def test_the_log_has_a_line_per_checkpoint(tmp_path: Path) -> None:
     assert all(0 < row["loss"] < 10 for row in rows)
 
 
-def test_the_last_steps_look_at_searches_with_stopping_every_other_time() -> None:
-    """And weigh the end of the trial that may be stopped."""
-    network, rng = random_predictor(), np.random.default_rng(0)
-    early, late = (predictor_training._Searches.of(rng, network, SETTINGS, step, "cpu") for step in (0, 3))
-    assert not early.stopped
-    weights = [late.history(rng, step, SETTINGS)[2] for step in range(3, 7)]
-    assert weights == [4, 1, 4, 1]
-    assert [early.history(rng, step, SETTINGS)[2] for step in range(3)] == [1, 1, 1]
+SEARCHED = replace(SETTINGS, steps=8, reuse=8, batch_size=6)
+
+
+def searched(settings: PredictorTraining = SEARCHED) -> predictor_training._Searches:
+    return predictor_training._Searches.of(np.random.default_rng(0), random_predictor(), settings, 0, "cpu")
+
+
+def test_every_other_one_of_the_last_steps_looks_at_a_search_with_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
+    searches, rng = searched(), np.random.default_rng(0)
+    assert len(searches.stopped) == 4
+    monkeypatch.setattr(predictor_training, "_shortened", lambda rng, tasks, trained: (tasks, trained))
+    seen = [searches.history(rng, step, SEARCHED)[1] for step in range(8)]
+    looks = [[at for at, look in enumerate(searches.stopped) if look is trained] for trained in seen]
+    assert looks == [[], [], [], [], [], [2], [], [3]]
+    assert not searched(replace(SEARCHED, stopped=0)).stopped
+
+
+def test_the_end_of_a_running_trial_weighs_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss is that of the last target alone if nothing else weighs anything against it."""
+    searches = searched()
+    _, trained, own = searches.history(np.random.default_rng(0), 7, SEARCHED)
+    running = (trained.mask & (trained.status == 3)).any(1)
+    assert running.any()
+    np.testing.assert_array_equal(own, np.where(running, 4.0, 1.0))
+
+    def loss() -> float:
+        rng = np.random.default_rng(1)
+        return predictor_training._loss(random_predictor(), searches, 7, rng, SEARCHED, "cpu").item()
+
+    usual = loss()
+    monkeypatch.setattr(predictor_training, "_OWN_WEIGHT", 1e6)
+    assert loss() != pytest.approx(usual, rel=1e-3)
+
+
+def test_of_long_searches_fewer_are_looked_at_and_each_keeps_its_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictor_training, "LENGTHS", (2, 3))
+    searches = searched(replace(SEARCHED, batch_size=8))
+    trained = searches.stopped[-1]
+    assert trained.mask.shape[1] > predictor_training.LENGTHS[-1]
+    tasks, some = predictor_training._shortened(np.random.default_rng(0), searches.tasks, trained)
+    assert 1 <= len(tasks) == len(some.chosen) < 8
+    for median, chosen in zip(tasks.median, some.chosen, strict=True):
+        row = int(np.flatnonzero(searches.tasks.median == median)[0])
+        np.testing.assert_array_equal(chosen, trained.chosen[row])
 
 
 @pytest.mark.slow

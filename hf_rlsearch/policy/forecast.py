@@ -6,8 +6,6 @@ stopped when the rest of it is expected to bring less than a fresh start.
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,6 +15,7 @@ from hf_rlsearch.curve_features import FORECAST_FEATURES
 from hf_rlsearch.env import BatchedSearch
 from hf_rlsearch.policy.features import chance_of_improvement, log_expected_improvement, mean_and_spread
 from hf_rlsearch.policy.network import Arrays, Predictor
+from hf_rlsearch.tasks.simulate import take
 
 
 def forecast_features(probabilities: Tensor, bins: Tensor, running: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,7 +67,7 @@ class Forecaster:
         if not len(rows):
             return features, picks
         arrays = Arrays.of(search.observe(), self.device)
-        some = Arrays(*(getattr(arrays, field.name)[rows] for field in fields(Arrays)))
+        some = take(arrays, rows)
         at = np.maximum(search.running[rows], 0)
         running = torch.as_tensor(search.chosen[rows, at], device=self.device)
         allowed = torch.as_tensor(search.action_masks()[rows, :-1], device=self.device)

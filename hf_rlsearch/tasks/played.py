@@ -45,7 +45,7 @@ class Manner:
     """How B searches follow a policy, so that its histories differ.
 
     Attributes:
-        n_random: B, trials at random before the policy is asked.
+        n_random: B, trials at random before the policy is followed.
         temperature: B, sharpness of what follows, 0 the best at once.
     """
 

@@ -16,6 +16,8 @@ from hf_rlsearch.observation import Observation, SpaceArrays, observe
 from hf_rlsearch.tasks.curves import curves, draw_family
 from hf_rlsearch.tasks.prior import TaskBatch
 
+_Arrays = TypeVar("_Arrays")
+
 # Shares of searches that have not begun, that have trials running without a report yet (and, of those, how many), and
 # of searches not begun whose space is known in part: an Optuna study learns it suggestion by suggestion.
 _UNTRIED = 0.08
@@ -23,10 +25,7 @@ _PENDING, _MOST_PENDING = 0.15, 3
 _PARTLY_KNOWN = 0.5
 
 
-_Arrays = TypeVar("_Arrays")
-
-
-def rows_of(arrays: _Arrays, rows: IntArray) -> _Arrays:
+def take(arrays: _Arrays, rows: IntArray) -> _Arrays:
     """The same dataclass of arrays with these rows of its first axis only."""
     return type(arrays)(**{f.name: getattr(arrays, f.name)[rows] for f in fields(arrays)})  # type: ignore[arg-type]
 
