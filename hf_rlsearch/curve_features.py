@@ -45,9 +45,23 @@ FORECAST_FEATURES = (
 """What the predictor says of the running trial's end, and of the best candidate to train instead; zeros where nobody
 asked it. `policy.forecast` makes them."""
 STOP_FEATURES = (*CURVE_FEATURES, *FORECAST_FEATURES)
+DECISIONS_PER_TRAINING = 12
+"""A trial that reports more often is judged this often. With 24 more good trials are stopped by mistake, as each
+decision is a chance to err: see the log in docs/meta_training.md."""
 _EXPONENT = (
     0.6  # of the power law used for extrapolation; between the 0.4 and 0.9 that cover most of the prior's curves
 )
+
+
+def is_due(before: FloatArray, now: FloatArray) -> BoolArray:
+    """Whether the latest report crossed into another of the fractions of a training at which trials are judged.
+
+    Args:
+        before: Fidelity of the report before the latest, 0 where there is none.
+        now: Fidelity of the latest, of the same shape.
+    """
+    slots = np.floor(np.stack([before, now]) * DECISIONS_PER_TRAINING + 1e-9)
+    return np.asarray(slots[1] > slots[0])
 
 
 def curve_features(

@@ -16,7 +16,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import FloatArray
-from hf_rlsearch.curve_features import FORECAST_FEATURES, curve_features, leads
+from hf_rlsearch.curve_features import FORECAST_FEATURES, curve_features, is_due, leads
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.history import COMPLETE, COST, FAILED, STOP_KEY, History, continued, stable_distributions
 from hf_rlsearch.sampler.tried import already_tried
@@ -24,10 +24,6 @@ from hf_rlsearch.space import SearchSpace
 
 if TYPE_CHECKING:
     from hf_rlsearch.policy.stop import StopRule
-
-DECISIONS_PER_TRAINING = 24
-"""A trial that reports more often is judged this often: the finest that the rule was trained for."""
-
 
 _LONGER_LOOK = 4
 """A configuration that is trained again after it was stopped gets at least so many times the training it had then."""
@@ -111,7 +107,7 @@ class RLPruner(BasePruner):
         others = [t for t in trials if t.number != trial.number]
         resource = self._max_resource or _longest(others)
         steps = sorted(trial.intermediate_values)
-        if resource is None or not _is_due(steps, resource):
+        if resource is None or not is_due(*np.array([0, *steps][-2:]) / resource):
             return False
         if self._max_resource is not None and steps[-1] >= self._max_resource:
             return False  # trained to its end: a stop would save nothing and lose the objective
@@ -240,16 +236,6 @@ def _longest(trials: list[FrozenTrial]) -> float | None:
     """The largest step that a finished trial reported, None where none did."""
     steps = [t.last_step for t in trials if t.state == TrialState.COMPLETE and t.last_step is not None]
     return float(max(steps)) if steps and max(steps) > 0 else None
-
-
-def _is_due(steps: list[int], resource: float) -> bool:
-    """Whether the last report crossed into another of the fractions at which trials are judged.
-
-    The first of them is 1/24 of a training: of what comes earlier the rule has learnt nothing.
-    """
-    before = steps[-2] if len(steps) > 1 else 0
-    slots = [int(s / resource * DECISIONS_PER_TRAINING) for s in (before, steps[-1])]
-    return slots[1] > slots[0]
 
 
 @lru_cache(maxsize=4)

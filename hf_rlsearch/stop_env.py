@@ -15,7 +15,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
-from hf_rlsearch.curve_features import CURVE_FEATURES, STOP_FEATURES, curve_features, leads
+from hf_rlsearch.curve_features import CURVE_FEATURES, STOP_FEATURES, curve_features, is_due, leads
 from hf_rlsearch.env import BatchedSearch, Tasks, prior_tasks, relative, repeated
 from hf_rlsearch.tasks.simulate import take
 
@@ -115,7 +115,7 @@ class StopSearch(BatchedSearch):
             np.maximum(steps, 1) / self.S, value, half, others_here, others_best, complete, left,
             np.full(self.B, float(self.budget)),
         )  # fmt: skip
-        may_stop = ~idle & ~leads(value, others_here)
+        may_stop = ~idle & ~leads(value, others_here) & is_due((steps - 1) / self.S, steps / self.S)
         features = features * ~idle[:, None]
         if self.forecasts is not None:
             known, self.picks = self.forecasts(self, self.forecast & (may_stop | (idle & self.by_agent)))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_rlsearch.curve_features import CURVE_FEATURES, curve_features, leads
+from hf_rlsearch.curve_features import CURVE_FEATURES, DECISIONS_PER_TRAINING, curve_features, is_due, leads
 
 
 def arguments(n_others: int = 5, seed: int = 0, n_searches: int = 3) -> dict[str, np.ndarray]:
@@ -114,6 +114,17 @@ def test_an_extrapolation_goes_on_with_the_slope() -> None:
     flat["fidelity"][:] = steep["fidelity"][:] = 1.0  # at the end nothing is left to grow
     at_end = [column(curve_features(**a), "power_law") for a in (flat, steep)]
     np.testing.assert_allclose(*at_end, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_reports", [1, 3, 4, 8, 11, 12, 13, 16, 24, 52, 1000])
+def test_trials_are_judged_at_every_report_or_so_often_if_there_are_more(n_reports: int) -> None:
+    steps = np.arange(1, n_reports + 1)
+    due = is_due((steps - 1) / n_reports, steps / n_reports)
+    assert due.sum() == min(n_reports, DECISIONS_PER_TRAINING)
+    assert due[-1]
+    np.testing.assert_array_equal(
+        due, np.diff(np.floor(np.arange(n_reports + 1) * DECISIONS_PER_TRAINING / n_reports)) > 0
+    )
 
 
 def test_who_leads() -> None:

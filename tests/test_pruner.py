@@ -14,11 +14,11 @@ import torch
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
-from hf_rlsearch.curve_features import CURVE_FEATURES
+from hf_rlsearch.curve_features import CURVE_FEATURES, DECISIONS_PER_TRAINING
 from hf_rlsearch.errors import ArgumentsError, WeightsError
 from hf_rlsearch.history import CONTINUES, STOP_KEY
 from hf_rlsearch.policy.stop import StopRule
-from hf_rlsearch.pruner import DECISIONS_PER_TRAINING, RLPruner
+from hf_rlsearch.pruner import RLPruner
 from hf_rlsearch.weights.load import load_weights, save_weights
 
 Rules = Callable[[str], Path]
@@ -158,13 +158,13 @@ def test_trials_that_stopped_before_are_no_comparison(rules: Rules) -> None:
 
 
 def test_a_configuration_that_was_stopped_gets_a_longer_look_the_second_time(rules: Rules) -> None:
-    study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=20, weights=rules("always")))
-    study.add_trial(finished(TrialState.COMPLETE, 0.9, value=1.0, intermediate_values=dict.fromkeys(range(1, 21), 1.0)))
+    study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=12, weights=rules("always")))
+    study.add_trial(finished(TrialState.COMPLETE, 0.9, value=1.0, intermediate_values=dict.fromkeys(range(1, 13), 1.0)))
     study.add_trial(finished(TrialState.PRUNED, 0.3, intermediate_values={1: 0.2, 2: 0.2}))
     for x, last in ((0.3, 8), (0.4, 1)):  # four times the two steps it had; an unknown one has no such grace
         study.enqueue_trial({"x": x})
         trial = study.ask({"x": X})
-        for step in range(1, 21):
+        for step in range(1, 13):
             trial.report(0.2, step)
             if trial.should_prune():
                 break
