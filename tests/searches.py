@@ -68,5 +68,6 @@ def random_predictor() -> Predictor:
 
 def scores(observation: Observation, predictor: Predictor | None = None) -> np.ndarray:
     """B x C x bins logits."""
+    predictor = predictor or random_predictor()  # made outside of inference mode: others train with it
     with one_torch_thread(), torch.inference_mode():
-        return (predictor or random_predictor())(Arrays.of(observation)).numpy()
+        return np.asarray(predictor(Arrays.of(observation)).numpy())
