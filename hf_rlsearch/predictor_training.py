@@ -148,7 +148,7 @@ class _Searches:
         score = partial(_log_improvement, network, device)
         tasks = draw(rng, settings.batch_size, 192)
         played = play(rng, tasks, int(rng.choice(_PLAYED_LENGTHS, p=_PLAYED_SHARES)), score)
-        late = _is_late(step + settings.reuse - 1, settings)
+        late = _is_late(min(step + settings.reuse, settings.steps) - 1, settings)
         return cls(tasks, played, play_stopped(rng, tasks, max(1, settings.reuse // 2), score) if late else [])
 
     def history(

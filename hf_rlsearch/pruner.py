@@ -38,7 +38,8 @@ class RLPruner(BasePruner):
 
     A policy trained by PPO looks at the running curve, at all other curves of the study and at what is left of the
     budget. The trial that leads at its fidelity is never stopped, so a study never stops everything; nor is one that is
-    better now than all complete ones were at their last report, or one at ``max_resource``, where it has ended.
+    better now than all complete ones were at their last report, or one at ``max_resource``, where it has ended. Trials
+    are judged at their reports, but at most once in each twelfth of a training, and not within the first.
 
     Reports must be on one axis for all trials, and of the best value or of the value as it is: both work. Works alone,
     with any sampler. Two user attributes of a trial are read where they are set:

@@ -68,7 +68,7 @@ class RLSearch(OptunaSearch):  # type: ignore[misc]
 
 
 class RLScheduler(FIFOScheduler):  # type: ignore[misc]
-    """Stops trainings that are not worth their rest, as ``RLPruner`` does, at their reports to Tune.
+    """Stops trainings that are not worth their rest, as ``RLPruner`` does, at their reports to Tune (see there).
 
     Takes the place of ``ASHAScheduler`` beside ``search_alg=RLSearch(...)``.
 

@@ -1,4 +1,4 @@
-"""The stop rule's own Markov decision process: at each evaluation, train this trial on or stop it.
+"""The stop rule's own Markov decision process: at most evaluations, train this trial on or stop it.
 
 Which candidate comes next is not chosen here: a simulated searcher of random skill proposes it, so that the rule works
 with any sampler, or, where a forecaster is given, in half of the searches the agent itself, so that it works best with

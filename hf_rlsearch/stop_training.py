@@ -130,7 +130,7 @@ def _start_from(model: PPO, tensors: dict[str, Tensor]) -> None:
 
 
 def _clone_halving(model: PPO, settings: StopTraining, steps: int = 300) -> None:
-    """Starts the stop rule as "keep the better third at every evaluation".
+    """Starts the stop rule as "keep the better third whenever a trial is judged".
 
     A policy that stops at random ends all trials early, never sees that patience pays, and collapses to that.
     """

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_rlsearch.curve_features import CURVE_FEATURES, DECISIONS_PER_TRAINING, curve_features, is_due, leads
+from hf_rlsearch.backend.fidelity import POINTS
+from hf_rlsearch.backend.trial import FULL_TRAINING
+from hf_rlsearch.curve_features import CURVE_FEATURES, curve_features, is_due, leads
 
 
 def arguments(n_others: int = 5, seed: int = 0, n_searches: int = 3) -> dict[str, np.ndarray]:
@@ -116,15 +118,25 @@ def test_an_extrapolation_goes_on_with_the_slope() -> None:
     np.testing.assert_allclose(*at_end, atol=1e-6)
 
 
-@pytest.mark.parametrize("n_reports", [1, 3, 4, 8, 11, 12, 13, 16, 24, 52, 1000])
-def test_trials_are_judged_at_every_report_or_so_often_if_there_are_more(n_reports: int) -> None:
-    steps = np.arange(1, n_reports + 1)
-    due = is_due((steps - 1) / n_reports, steps / n_reports)
-    assert due.sum() == min(n_reports, DECISIONS_PER_TRAINING)
-    assert due[-1]
-    np.testing.assert_array_equal(
-        due, np.diff(np.floor(np.arange(n_reports + 1) * DECISIONS_PER_TRAINING / n_reports)) > 0
-    )
+@pytest.mark.parametrize(
+    ("n_reports", "judged"),
+    [
+        (1, [1]),
+        (3, [1, 2, 3]),
+        (12, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]),
+        (16, [2, 3, 4, 6, 7, 8, 10, 11, 12, 14, 15, 16]),
+        (24, [2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24]),
+        (52, [5, 9, 13, 18, 22, 26, 31, 35, 39, 44, 48, 52]),
+    ],
+)
+def test_trials_are_judged_at_every_report_or_so_often_if_there_are_more(n_reports: int, judged: list[int]) -> None:
+    for fidelity in (np.arange(n_reports + 1) / n_reports, np.round(1e4 * np.arange(n_reports + 1) / n_reports) / 1e4):
+        assert (1 + np.flatnonzero(is_due(fidelity[:-1], fidelity[1:]))).tolist() == judged
+
+
+def test_every_look_on_fewer_rows_is_judged() -> None:
+    looks = np.array([0, *POINTS]) / FULL_TRAINING
+    assert is_due(looks[:-1], looks[1:]).all()
 
 
 def test_who_leads() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hf_rlsearch import predictor_training, stopped_play
+from hf_rlsearch.history import RUNNING
 from hf_rlsearch.policy.network import BIN_EDGES, N_BINS, NetworkConfig, Predictor
 from hf_rlsearch.predictor_training import (
     PredictorTraining,
@@ -97,14 +98,14 @@ def test_every_other_one_of_the_last_steps_looks_at_a_search_with_stopping(monke
     seen = [searches.history(rng, step, SEARCHED)[1] for step in range(8)]
     looks = [[at for at, look in enumerate(searches.stopped) if look is trained] for trained in seen]
     assert looks == [[], [], [], [], [], [2], [], [3]]
-    assert not searched(replace(SEARCHED, stopped=0)).stopped
+    assert not searched(replace(SEARCHED, stopped=0, steps=7)).stopped
 
 
 def test_the_end_of_a_running_trial_weighs_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loss is that of the last target alone if nothing else weighs anything against it."""
+    """Where nothing else weighs anything against it, the loss is that of the last trials alone."""
     searches = searched()
     _, trained, own = searches.history(np.random.default_rng(0), 7, SEARCHED)
-    running = (trained.mask & (trained.status == 3)).any(1)
+    running = (trained.mask & (trained.status == RUNNING)).any(1)
     assert running.any()
     np.testing.assert_array_equal(own, np.where(running, 4.0, 1.0))
 
@@ -112,9 +113,10 @@ def test_the_end_of_a_running_trial_weighs_more(monkeypatch: pytest.MonkeyPatch)
         rng = np.random.default_rng(1)
         return predictor_training._loss(random_predictor(), searches, 7, rng, SEARCHED, "cpu").item()
 
-    usual = loss()
-    monkeypatch.setattr(predictor_training, "_OWN_WEIGHT", 1e6)
-    assert loss() != pytest.approx(usual, rel=1e-3)
+    monkeypatch.setattr(predictor_training, "_OWN_WEIGHT", 1e9)
+    weighed, targets = loss(), predictor_training._targets
+    monkeypatch.setattr(predictor_training, "_targets", lambda *arguments: targets(*arguments)[:, -1:])
+    assert weighed == pytest.approx(loss(), rel=1e-5)
 
 
 def test_of_long_searches_fewer_are_looked_at_and_each_keeps_its_task(monkeypatch: pytest.MonkeyPatch) -> None:

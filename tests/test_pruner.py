@@ -14,6 +14,7 @@ import torch
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
+from hf_rlsearch.backend.fidelity import POINTS
 from hf_rlsearch.curve_features import CURVE_FEATURES, DECISIONS_PER_TRAINING
 from hf_rlsearch.errors import ArgumentsError, WeightsError
 from hf_rlsearch.history import CONTINUES, STOP_KEY
@@ -404,6 +405,16 @@ def test_a_trial_without_hyperparameters_has_no_chance_to_tell(tmp_path: Path, r
         study.tell(trial, value)
 
 
+def test_a_training_on_few_rows_is_judged_at_its_first_look(rules: Rules) -> None:
+    study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=10_000, weights=rules("always")))
+    study.add_trial(
+        finished(TrialState.COMPLETE, 0.9, value=0.9, intermediate_values=dict.fromkeys([*POINTS, 10_000], 0.9))
+    )
+    trial = study.ask({"x": X})
+    trial.report(0.1, POINTS[0])
+    assert trial.should_prune()
+
+
 def test_frequent_reports_are_judged_now_and_then(rules: Rules, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     real = StopRule.log_odds
@@ -414,7 +425,7 @@ def test_frequent_reports_are_judged_now_and_then(rules: Rules, monkeypatch: pyt
 
     monkeypatch.setattr(StopRule, "log_odds", counted)
     run(RLPruner(max_resource=200, weights=rules("never")), [1.0, 0.0], n_reports=200)
-    assert DECISIONS_PER_TRAINING - 1 <= len(calls) <= DECISIONS_PER_TRAINING + 1
+    assert len(calls) == DECISIONS_PER_TRAINING - 1  # at its end nothing is judged
     assert (np.diff(calls) > 0).all()
 
 

@@ -10,11 +10,11 @@ from hf_rlsearch import stopped_play
 from hf_rlsearch._typing import FloatArray
 from hf_rlsearch.curve_features import CURVE_FEATURES
 from hf_rlsearch.history import COMPLETE, PRUNED, RUNNING
-from hf_rlsearch.observation import Observation
+from hf_rlsearch.observation import Observation, task_space_arrays
 from hf_rlsearch.stop_env import StopSearch
 from hf_rlsearch.stopped_play import play_stopped
-from hf_rlsearch.tasks.prior import draw
-from hf_rlsearch.tasks.simulate import Trained
+from hf_rlsearch.tasks.prior import TaskBatch, draw
+from hf_rlsearch.tasks.simulate import Trained, observe_tasks
 
 N_LOOKS = 6
 TASKS = draw(np.random.default_rng(0), 20, 40)
@@ -108,22 +108,21 @@ def test_the_policy_chooses_when_nothing_runs_as_a_sampler_does() -> None:
         return anything(seen)
 
     trained = play_stopped(np.random.default_rng(0), TASKS, 23, watching)
-    running = replace(trained[-1], status=np.where(trained[-1].mask, RUNNING, 0))
-    from hf_rlsearch.observation import task_space_arrays
-    from hf_rlsearch.tasks.simulate import observe_tasks
+    running, ended = (shown_as(status, trained[-1]) for status in (RUNNING, PRUNED))
+    (runs,) = np.flatnonzero((running != ended).all(0) & (running == 1).all(0))
+    assert not np.concatenate(features)[:, runs].any()
 
-    flag = observe_tasks(task_space_arrays(TASKS), TASKS, running).trial_features[running.mask]
-    ended = observe_tasks(
-        task_space_arrays(TASKS), TASKS, replace(running, status=np.full_like(running.status, PRUNED))
-    ).trial_features[running.mask]
-    (column,) = np.flatnonzero((flag != ended).all(0) & (flag == 1).all(0))
-    assert not np.concatenate(features)[:, column].any()
+
+def shown_as(status: int, trained: Trained) -> FloatArray:
+    """Features of all trials if each of them had that status."""
+    trained = replace(trained, status=np.full_like(trained.status, status))
+    return observe_tasks(task_space_arrays(TASKS), TASKS, trained).trial_features[trained.mask]
 
 
 @pytest.mark.parametrize("tasks", [TASKS, FEW], ids=["many", "two"])
-def test_no_candidate_is_shown_twice_and_one_is_left(tasks: object) -> None:
-    for trained in play_stopped(np.random.default_rng(4), tasks, 23, anything):  # type: ignore[arg-type]
-        for chosen, mask, allowed in zip(trained.chosen, trained.mask, tasks.candidate_mask, strict=True):  # type: ignore[attr-defined]
+def test_no_candidate_is_shown_twice_and_one_is_left(tasks: TaskBatch) -> None:
+    for trained in play_stopped(np.random.default_rng(4), tasks, 23, anything):
+        for chosen, mask, allowed in zip(trained.chosen, trained.mask, tasks.candidate_mask, strict=True):
             tried = chosen[mask]
             assert allowed[tried].all()
             assert len(set(tried.tolist())) == len(tried) < max(allowed.sum(), 1)

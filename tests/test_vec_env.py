@@ -209,3 +209,17 @@ def test_episodes_with_forecasts_are_short_enough_to_forecast_in() -> None:
     for _ in range(20):
         search.reset()
         assert search.T <= 192
+
+
+@pytest.mark.parametrize(("evaluations", "judged"), [(4, {1, 2, 3}), (24, set(range(2, 24, 2)))])
+def test_simulated_trials_are_judged_as_often_as_real_ones(
+    monkeypatch: pytest.MonkeyPatch, evaluations: int, judged: set[int]
+) -> None:
+    monkeypatch.setattr(StopSearch, "draw_length", lambda self: (8, evaluations))
+    search, seen = StopSearch(60, 0, TASKS), set()
+    while not search.done:
+        may_stop = search.describe()[1]
+        at = np.take_along_axis(search.steps, np.maximum(search.running, 0)[:, None], 1)[:, 0]
+        seen |= set(at[may_stop].tolist())
+        search.decide(np.zeros(60, bool))
+    assert seen == judged
