@@ -46,7 +46,7 @@ def play_stopped(rng: np.random.Generator, tasks: TaskBatch, n_looks: int, score
     severity = rng.normal(_OFFSET, _SEVERITY, search.B)
     looks = set(rng.choice(np.arange(1, search.T), min(n_looks, search.T - 1), replace=False).tolist())
     seen = []
-    for evaluation in range(search.T):
+    for evaluation in range(max(looks) + 1):
         features, may_stop = search.describe()
         odds = severity - _SLOPE * features[:, CURVE_FEATURES.index("rank_here")]
         stop = may_stop & (odds + rng.logistic(size=search.B) > 0)
