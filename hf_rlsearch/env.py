@@ -183,9 +183,15 @@ class BatchedSearch:
         b = np.arange(self.B)
         return np.asarray(value[b, best] - self.luck[b, best])
 
-    def observe(self) -> Observation:
-        """The observation of all B searches."""
-        return observe_tasks(self.space, self.tasks, self.trained())
+    def observe(self, rows: IntArray | None = None, targets: IntArray | None = None) -> Observation:
+        """The observation of these searches, all B where not given, and of these of their candidates, all C likewise.
+
+        Args:
+            rows: N indices of searches.
+            targets: N x K indices of candidates.
+        """
+        rows = np.arange(self.B) if rows is None else rows
+        return observe_tasks(take(self.space, rows), take(self.tasks, rows), take(self.trained(), rows), targets)
 
     def trained(self) -> Trained:
         """The trainings of all B searches as they stand; what is trained later does not change them."""

@@ -72,6 +72,7 @@ class PredictorTraining:
     seed: int = 0
 
 
+_CANDIDATES = (128, 384, 1024)  # of the tasks of some steps: a long search must not learn that it runs out of good ones
 LENGTHS = (2, 5, 10, 20, 40)
 _LENGTH_SHARES = (0.15, 0.2, 0.25, 0.25, 0.15)
 _PLAYED_LENGTHS, _PLAYED_SHARES = (8, 16, 24, 32), (0.15, 0.3, 0.35, 0.2)
@@ -146,7 +147,7 @@ class _Searches:
     ) -> _Searches:
         """Draws the tasks of the steps from `step` on, and searches them with the predictor as it is."""
         score = partial(_log_improvement, network, device)
-        tasks = draw(rng, settings.batch_size, 192)
+        tasks = draw(rng, settings.batch_size, int(rng.choice(_CANDIDATES)))
         played = play(rng, tasks, int(rng.choice(_PLAYED_LENGTHS, p=_PLAYED_SHARES)), score)
         late = _is_late(min(step + settings.reuse, settings.steps) - 1, settings)
         return cls(tasks, played, play_stopped(rng, tasks, max(1, settings.reuse // 2), score) if late else [])

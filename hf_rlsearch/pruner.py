@@ -16,7 +16,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import FloatArray
-from hf_rlsearch.curve_features import FORECAST_FEATURES, curve_features, is_due, leads
+from hf_rlsearch.curve_features import FORECAST_FEATURES, N_ALTERNATIVES, curve_features, is_due, leads
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.history import COMPLETE, COST, FAILED, STOP_KEY, History, continued, stable_distributions
 from hf_rlsearch.sampler.tried import already_tried
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 _LONGER_LOOK = 4
 """A configuration that is trained again after it was stopped gets at least so many times the training it had then."""
 
-# What else could be trained: enough candidates to find one that is nearly as good as the best.
-_N_CANDIDATES, _N_INCUMBENTS = 128, 5
+_N_INCUMBENTS = 5  # whose neighbours are among what else could be trained
 _NO_FORECAST = np.zeros((1, len(FORECAST_FEATURES)))
 
 
@@ -177,7 +176,7 @@ class RLPruner(BasePruner):
         space = self._search_space if known else SearchSpace.from_distributions(distributions)
         assert space is not None
         rng = np.random.default_rng([trial.number, trial.last_step or 0])
-        rows = space.candidates(rng, limit=_N_CANDIDATES, incumbents=history.best(_N_INCUMBENTS))
+        rows = space.candidates(rng, limit=N_ALTERNATIVES, incumbents=history.best(_N_INCUMBENTS))
         fresh = ~already_tried(space, history, rows)
         fresh = fresh if fresh.any() else np.ones_like(fresh)  # as in the simulated searches
         return load_agent(self._weights).forecast(space, history, trial.number, rows, mask=fresh, facts=facts)

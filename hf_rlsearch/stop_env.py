@@ -17,11 +17,14 @@ from stable_baselines3.common.vec_env import VecEnv
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.curve_features import CURVE_FEATURES, STOP_FEATURES, curve_features, is_due, leads
 from hf_rlsearch.env import BatchedSearch, Tasks, prior_tasks, relative, repeated
-from hf_rlsearch.tasks.simulate import take
+from hf_rlsearch.tasks.simulate import draw_among, take
 
 CONTINUE, STOP = 0, 1
 BUDGETS = (2, 4, 8, 16)
 EVALUATIONS = (4, 8, 16, 24)
+CANDIDATES = 768
+"""Of each task: several times as many as its longest search tries. Where a search runs out of good ones, giving up
+all that runs late looks right."""
 _LOOKS = 64  # candidates that the ablest simulated searcher compares before it proposes one
 # A long episode holds hundreds of trials, and a forecast looks at all of them, at every evaluation.
 _MOST_WITH_FORECASTS = 192
@@ -40,7 +43,7 @@ class StopSearch(BatchedSearch):
         self, n_envs: int, seed: int, tasks: Tasks | None = None, group: int = 1, forecasts: Forecasts | None = None
     ) -> None:
         self.group, self.forecasts = group, forecasts
-        super().__init__(repeated(tasks or prior_tasks(128), group), n_envs, BUDGETS[0], EVALUATIONS[0], seed)
+        super().__init__(repeated(tasks or prior_tasks(CANDIDATES), group), n_envs, BUDGETS[0], EVALUATIONS[0], seed)
 
     def reset(self) -> None:
         """Starts B searches with a new budget and a new number of evaluations."""
@@ -67,14 +70,11 @@ class StopSearch(BatchedSearch):
     def propose(self) -> IntArray:
         """B candidates: each the best of some draws as far as a searcher can tell; of more, the more it has seen."""
         allowed = self.action_masks()[:, :-1]
-        n = min(_LOOKS, allowed.shape[1])
-        keys = np.where(allowed, self.rng.random(allowed.shape), np.inf)
-        drawn = np.argpartition(keys, n - 1, axis=1)[:, :n]
-        order = np.take_along_axis(drawn, np.argsort(np.take_along_axis(keys, drawn, 1), axis=1), axis=1)
+        order, valid = draw_among(self.rng, allowed, _LOOKS)
         error = self.error[:, None] * self.rng.standard_normal(order.shape)
         guess = np.take_along_axis(self.tasks.utility, order, 1) + error
         looks = 1 + np.floor(self.skill * 4 * self.count).astype(int)
-        valid = (np.arange(n) < looks[:, None]) & np.take_along_axis(allowed, order, 1)
+        valid &= np.arange(order.shape[1]) < looks[:, None]
         valid[:, 0] = True
         proposed = order[np.arange(self.B), np.where(valid, guess, -np.inf).argmax(1)]
         return np.asarray(proposed if self.forecasts is None else np.where(self.by_agent, self.picks, proposed))

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from hf_rlsearch._typing import FloatArray
 from hf_rlsearch.curve_features import CURVE_FEATURES, FORECAST_FEATURES
-from hf_rlsearch.env import prior_tasks
 from hf_rlsearch.policy.forecast import Forecaster
 from hf_rlsearch.policy.network import Predictor
 from hf_rlsearch.policy.stop import StopRule
@@ -42,7 +41,6 @@ class StopTraining:
         learning_rate: At the start; falls linearly to zero.
         joint_steps: Decisions with forecasts of the predictor, after those without.
         joint_envs: Searches side by side then.
-        joint_candidates: Candidates per task then.
         joint_learning_rate: The rate of these at the start.
         seed: Of everything.
     """
@@ -53,7 +51,6 @@ class StopTraining:
     learning_rate: float = 7e-4
     joint_steps: int = 245_760
     joint_envs: int = 64
-    joint_candidates: int = 64
     joint_learning_rate: float = 3e-4
     seed: int = 1
 
@@ -81,7 +78,6 @@ def train_stop_rule(settings: StopTraining, predictor: Predictor, folder: Path, 
             n_envs=settings.joint_envs,
             seed=settings.seed + 1,
             group=GROUP,
-            tasks=prior_tasks(settings.joint_candidates),
             forecasts=Forecaster(predictor, device),
         )
         model = _ppo(settings, env, joint=True)
@@ -179,7 +175,7 @@ def stop_gate(
 
 
 def _stop_area(rule: Callable[[FloatArray], FloatArray], forecasts: Forecaster, seed: int) -> float:
-    env = StopVecEnv(n_envs=_GATE_BLOCK, seed=seed, tasks=prior_tasks(64), forecasts=forecasts)
+    env = StopVecEnv(n_envs=_GATE_BLOCK, seed=seed, forecasts=forecasts)
     regrets, observations, ended = [], env.reset(), False
     while not ended:
         env.step_async((rule(observations) > 0).astype(int))

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
-from hf_rlsearch.curve_features import FORECAST_FEATURES
+from hf_rlsearch.curve_features import FORECAST_FEATURES, N_ALTERNATIVES
 from hf_rlsearch.env import BatchedSearch
 from hf_rlsearch.policy.features import chance_of_improvement, log_expected_improvement, mean_and_spread
 from hf_rlsearch.policy.network import Arrays, Predictor
-from hf_rlsearch.tasks.simulate import take
+from hf_rlsearch.tasks.simulate import draw_among
 
 
 def forecast_features(probabilities: Tensor, bins: Tensor, running: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,11 +66,12 @@ class Forecaster:
         rows = np.flatnonzero(wanted)
         if not len(rows):
             return features, picks
-        arrays = Arrays.of(search.observe(), self.device)
-        some = take(arrays, rows)
-        at = np.maximum(search.running[rows], 0)
-        running = torch.as_tensor(search.chosen[rows, at], device=self.device)
-        allowed = torch.as_tensor(search.action_masks()[rows, :-1], device=self.device)
-        made, pick = forecast_features(self.predictor(some).softmax(-1), self.predictor.bins, running, allowed)
-        features[rows], picks[rows] = made.cpu().numpy(), pick.cpu().numpy()
+        others, allowed = draw_among(search.rng, search.action_masks()[rows, :-1], N_ALTERNATIVES)
+        running = search.chosen[rows, np.maximum(search.running[rows], 0)]
+        targets = np.concatenate([others, running[:, None]], axis=1)
+        last = torch.full((len(rows),), others.shape[1], device=self.device)
+        choosable = torch.as_tensor(np.pad(allowed, ((0, 0), (0, 1))), device=self.device)
+        probabilities = self.predictor(Arrays.of(search.observe(rows, targets), self.device)).softmax(-1)
+        made, pick = forecast_features(probabilities, self.predictor.bins, last, choosable)
+        features[rows], picks[rows] = made.cpu().numpy(), targets[np.arange(len(rows)), pick.cpu().numpy()]
         return features, picks

@@ -15,11 +15,13 @@ import numpy as np
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.observation import Observation, task_space_arrays
 from hf_rlsearch.tasks.prior import TaskBatch
-from hf_rlsearch.tasks.simulate import Trained, observe_tasks, train_partly
+from hf_rlsearch.tasks.simulate import Trained, draw_among, observe_tasks, train_partly
 
 Score = Callable[[Observation], FloatArray]
 """An observation -> B x C log scores of its candidates."""
 
+ASKED = 192
+"""Candidates at most that a policy is asked about at once; it may be asked about others the next time."""
 # Searches that begin with trials at random, and how many at most; sharpness of what follows, 0 the best at once.
 _BEGIN_AT_RANDOM, _MOST_AT_RANDOM = 0.4, 6
 _TEMPERATURES, _TEMPERATURE_SHARES = (0.0, 0.3, 1.0), (0.6, 0.2, 0.2)
@@ -82,9 +84,12 @@ def play(rng: np.random.Generator, tasks: TaskBatch, n_trials: int, score: Score
     chosen = np.zeros((B, 0), int)
     for t in range(n_trials):
         values = np.take_along_axis(outcome, chosen, axis=1)
-        seen = observe_tasks(space, tasks, Trained.complete(chosen, values, np.ones((B, t), bool)))
-        pick = np.where(seen.candidate_mask, manner.perturb(rng, score(seen), t), -np.inf).argmax(1)
-        chosen = np.concatenate([chosen, pick[:, None]], axis=1)
+        untried = tasks.candidate_mask.copy()
+        np.put_along_axis(untried, chosen, False, axis=1)
+        asked, allowed = draw_among(rng, untried, ASKED)
+        seen = observe_tasks(space, tasks, Trained.complete(chosen, values, np.ones((B, t), bool)), asked)
+        best = np.where(allowed, manner.perturb(rng, score(seen), t), -np.inf).argmax(1)
+        chosen = np.concatenate([chosen, asked[np.arange(B), best][:, None]], axis=1)
     return Played(chosen, np.take_along_axis(outcome, chosen, axis=1))
 
 

@@ -1,9 +1,11 @@
 """Forecasts of running trials."""
 
 import numpy as np
+import pytest
 import torch
 
 from hf_rlsearch.curve_features import FORECAST_FEATURES, STOP_FEATURES
+from hf_rlsearch.policy import forecast
 from hf_rlsearch.policy.forecast import Forecaster, forecast_features
 from hf_rlsearch.policy.network import N_BINS, NetworkConfig, Predictor, bin_values
 from hf_rlsearch.stop_env import STOP, StopSearch, StopVecEnv
@@ -50,6 +52,20 @@ def test_only_what_is_wanted_is_computed() -> None:
     assert (features[~wanted] == 0).all()
     allowed = searching.action_masks()[:, :-1]
     assert allowed[np.flatnonzero(wanted), picks[wanted]].all()
+
+
+def test_what_runs_is_forecast_alike_whatever_it_is_set_beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many candidates some are drawn, the running one is always asked about."""
+    monkeypatch.setattr(forecast, "N_ALTERNATIVES", 3)
+    searching, asking = search(), forecaster()
+    searching.decide(np.zeros(12, bool))
+    made = [asking(searching, np.ones(12, bool)) for _ in range(6)]
+    own = [FORECAST_FEATURES.index(f"forecast_{name}") for name in ("gap", "spread", "chance", "log_ei")]
+    for features, _ in made[1:]:
+        np.testing.assert_allclose(features[:, own], made[0][0][:, own], rtol=1e-4, atol=1e-5)
+    assert len({tuple(picks.tolist()) for _, picks in made}) > 1
+    allowed = searching.action_masks()[:, :-1]
+    assert all(allowed[np.arange(12), picks].all() for _, picks in made)
 
 
 def test_searches_of_the_agent_train_what_it_picked() -> None:

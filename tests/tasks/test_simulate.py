@@ -8,6 +8,7 @@ from hf_rlsearch.observation import task_space_arrays
 from hf_rlsearch.tasks.prior import draw
 from hf_rlsearch.tasks.simulate import (
     Trained,
+    draw_among,
     draw_history,
     hide_hyperparameters,
     measure,
@@ -17,6 +18,25 @@ from hf_rlsearch.tasks.simulate import (
 
 TASKS = draw(np.random.default_rng(0), 60, 40)
 ROWS = np.arange(60)[:, None]
+
+
+@pytest.mark.parametrize("count", [1, 5, 40, 99])
+def test_a_part_of_the_candidates_is_drawn_those_allowed_first(count: int) -> None:
+    allowed = np.random.default_rng(2).random((50, 40)) < np.linspace(0, 1, 50)[:, None]
+    drawn, flags = draw_among(np.random.default_rng(3), allowed, count)
+    assert drawn.shape == flags.shape == (50, min(count, 40))
+    assert all(len(set(row.tolist())) == len(row) for row in drawn)
+    np.testing.assert_array_equal(flags, np.take_along_axis(allowed, drawn, 1))
+    np.testing.assert_array_equal(flags.sum(1), np.minimum(allowed.sum(1), count))
+    assert (np.diff(flags.astype(int), axis=1) <= 0).all()
+
+
+def test_every_allowed_candidate_is_as_likely() -> None:
+    allowed = np.broadcast_to(np.arange(8) < 6, (4000, 8))
+    drawn, _ = draw_among(np.random.default_rng(0), allowed, 2)
+    shares = np.bincount(drawn.ravel(), minlength=8) / drawn.size
+    np.testing.assert_allclose(shares[:6], 1 / 6, atol=0.02)
+    assert (shares[6:] == 0).all()
 
 
 def test_histories_hold_different_allowed_candidates() -> None:
