@@ -45,7 +45,7 @@ FORECAST_FEATURES = (
 """What the predictor says of the running trial's end, and of the best candidate to train instead; zeros where nobody
 asked it. `policy.forecast` makes them."""
 N_ALTERNATIVES = 128
-"""Candidates among which the best one to train instead is sought: enough to find one that is nearly as good."""
+"""Candidates among which the best one to train instead is sought: enough for one nearly as good as the best of all."""
 STOP_FEATURES = (*CURVE_FEATURES, *FORECAST_FEATURES)
 DECISIONS_PER_TRAINING = 12
 """A trial that reports more often is judged this often, and not before a twelfth of its training. Every decision is a

@@ -27,7 +27,7 @@ from hf_rlsearch.observation import (
 from hf_rlsearch.tasks.curves import curves, draw_family
 from hf_rlsearch.tasks.prior import TaskBatch, draw
 from hf_rlsearch.tasks.prior_space import MAX_HYPERPARAMETERS, MAX_LEVELS
-from hf_rlsearch.tasks.simulate import Trained, observe_tasks, take
+from hf_rlsearch.tasks.simulate import Trained, draw_among, observe_tasks, take
 
 _COMPLETE, _PRUNED, _FAILED, _RUNNING = range(len(STATUS))
 
@@ -77,6 +77,7 @@ class BatchedSearch:
         self.rng = np.random.default_rng(seed)
         self.T = budget * evaluations
         self._luck: FloatArray | None = None
+        self._luck_seed, self._repeats = seed, 1
         self.reset()
 
     def reset(self) -> None:
@@ -101,6 +102,7 @@ class BatchedSearch:
             seed: Of the noise.
             repeats: So many searches in a row share it; see `repeated`.
         """
+        self._luck_seed, self._repeats = seed, repeats
         noise = np.random.default_rng(seed).standard_normal((self.B // repeats, self.C))
         self._luck = np.repeat(noise, repeats, axis=0)
 
@@ -116,6 +118,17 @@ class BatchedSearch:
         mask[b, self.chosen[b, t]] = False
         mask = np.where(mask.any(1, keepdims=True), mask, self.tasks.candidate_mask)
         return np.concatenate([mask, (self.running >= 0)[:, None]], axis=1)
+
+    def draw_untried(self, rows: IntArray, count: int) -> tuple[IntArray, BoolArray]:
+        """Some candidates of these searches, as `draw_among`; those that share luck draw alike at the same evaluation.
+
+        Args:
+            rows: N indices of searches.
+            count: How many to draw.
+        """
+        rng = np.random.default_rng([self._luck_seed, self.used])
+        chance = np.repeat(rng.random((self.B // self._repeats, self.C)), self._repeats, axis=0)
+        return draw_among(chance[rows], self.action_masks()[rows, :-1], count)
 
     def step(self, actions: IntArray) -> FloatArray:
         """Trains one evaluation further.
@@ -188,7 +201,7 @@ class BatchedSearch:
 
         Args:
             rows: N indices of searches.
-            targets: N x K indices of candidates.
+            targets: N x K indices of candidates; masked are then those of padding only, not those that were tried.
         """
         rows = np.arange(self.B) if rows is None else rows
         return observe_tasks(take(self.space, rows), take(self.tasks, rows), take(self.trained(), rows), targets)

@@ -52,6 +52,8 @@ class PredictorTraining:
     Attributes:
         steps: Gradient steps.
         batch_size: Tasks per step.
+        n_candidates: Candidates per task, of spaces that have so many; one of these numbers each time that tasks are
+            drawn. With few only, the predictor would learn that long searches run out of good ones.
         n_targets: Candidates scored per task; half at random, half close to the incumbent.
         reuse: Steps that share drawn tasks and the searches played on them; making these takes longer than the steps.
         played: Share of the steps that look at the beginnings of searches that the predictor made.
@@ -63,6 +65,7 @@ class PredictorTraining:
 
     steps: int = 16_000
     batch_size: int = 64
+    n_candidates: tuple[int, ...] = (128, 384, 1024)
     n_targets: int = 48
     reuse: int = 24
     played: float = 0.5
@@ -72,7 +75,6 @@ class PredictorTraining:
     seed: int = 0
 
 
-_CANDIDATES = (128, 384, 1024)  # of the tasks of some steps: a long search must not learn that it runs out of good ones
 LENGTHS = (2, 5, 10, 20, 40)
 _LENGTH_SHARES = (0.15, 0.2, 0.25, 0.25, 0.15)
 _PLAYED_LENGTHS, _PLAYED_SHARES = (8, 16, 24, 32), (0.15, 0.3, 0.35, 0.2)
@@ -147,7 +149,7 @@ class _Searches:
     ) -> _Searches:
         """Draws the tasks of the steps from `step` on, and searches them with the predictor as it is."""
         score = partial(_log_improvement, network, device)
-        tasks = draw(rng, settings.batch_size, int(rng.choice(_CANDIDATES)))
+        tasks = draw(rng, settings.batch_size, int(rng.choice(settings.n_candidates)))
         played = play(rng, tasks, int(rng.choice(_PLAYED_LENGTHS, p=_PLAYED_SHARES)), score)
         late = _is_late(min(step + settings.reuse, settings.steps) - 1, settings)
         return cls(tasks, played, play_stopped(rng, tasks, max(1, settings.reuse // 2), score) if late else [])
@@ -293,7 +295,7 @@ def _resume(folder: Path, network: Predictor, optimizer: torch.optim.Optimizer, 
 
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
-    if json.loads(metadata["settings"]) != asdict(settings):
+    if json.loads(metadata["settings"]) != json.loads(json.dumps(asdict(settings))):
         raise ValueError(f"{path} is of other settings: {metadata['settings']}. Choose another folder, or delete it.")
     tensors = load_file(path)
     network.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("weights.")})

@@ -22,9 +22,9 @@ from hf_rlsearch.tasks.simulate import draw_among, take
 CONTINUE, STOP = 0, 1
 BUDGETS = (2, 4, 8, 16)
 EVALUATIONS = (4, 8, 16, 24)
-CANDIDATES = 768
-"""Of each task: several times as many as its longest search tries. Where a search runs out of good ones, giving up
-all that runs late looks right."""
+N_CANDIDATES = 768
+"""Of each task whose space has so many: several times as many as its longest search tries. Where a search runs out of
+good ones, giving up all that runs late looks right."""
 _LOOKS = 64  # candidates that the ablest simulated searcher compares before it proposes one
 # A long episode holds hundreds of trials, and a forecast looks at all of them, at every evaluation.
 _MOST_WITH_FORECASTS = 192
@@ -43,7 +43,7 @@ class StopSearch(BatchedSearch):
         self, n_envs: int, seed: int, tasks: Tasks | None = None, group: int = 1, forecasts: Forecasts | None = None
     ) -> None:
         self.group, self.forecasts = group, forecasts
-        super().__init__(repeated(tasks or prior_tasks(CANDIDATES), group), n_envs, BUDGETS[0], EVALUATIONS[0], seed)
+        super().__init__(repeated(tasks or prior_tasks(N_CANDIDATES), group), n_envs, BUDGETS[0], EVALUATIONS[0], seed)
 
     def reset(self) -> None:
         """Starts B searches with a new budget and a new number of evaluations."""
@@ -70,7 +70,7 @@ class StopSearch(BatchedSearch):
     def propose(self) -> IntArray:
         """B candidates: each the best of some draws as far as a searcher can tell; of more, the more it has seen."""
         allowed = self.action_masks()[:, :-1]
-        order, valid = draw_among(self.rng, allowed, _LOOKS)
+        order, valid = draw_among(self.rng.random(allowed.shape), allowed, _LOOKS)
         error = self.error[:, None] * self.rng.standard_normal(order.shape)
         guess = np.take_along_axis(self.tasks.utility, order, 1) + error
         looks = 1 + np.floor(self.skill * 4 * self.count).astype(int)

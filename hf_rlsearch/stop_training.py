@@ -19,10 +19,11 @@ from torch import Tensor
 
 from hf_rlsearch._typing import FloatArray
 from hf_rlsearch.curve_features import CURVE_FEATURES, FORECAST_FEATURES
+from hf_rlsearch.env import prior_tasks
 from hf_rlsearch.policy.forecast import Forecaster
 from hf_rlsearch.policy.network import Predictor
 from hf_rlsearch.policy.stop import StopRule
-from hf_rlsearch.stop_env import StopVecEnv
+from hf_rlsearch.stop_env import N_CANDIDATES, StopVecEnv
 
 _LAYERS = ("mlp_extractor.policy_net.0", "mlp_extractor.policy_net.2", "action_net")
 GROUP = 8
@@ -39,6 +40,7 @@ class StopTraining:
         n_envs: Searches side by side.
         n_steps: Decisions per search between two updates.
         learning_rate: At the start; falls linearly to zero.
+        n_candidates: Candidates per task, of spaces that have so many.
         joint_steps: Decisions with forecasts of the predictor, after those without.
         joint_envs: Searches side by side then.
         joint_learning_rate: The rate of these at the start.
@@ -49,6 +51,7 @@ class StopTraining:
     n_envs: int = 128
     n_steps: int = 64
     learning_rate: float = 7e-4
+    n_candidates: int = N_CANDIDATES
     joint_steps: int = 245_760
     joint_envs: int = 64
     joint_learning_rate: float = 3e-4
@@ -67,9 +70,11 @@ def train_stop_rule(settings: StopTraining, predictor: Predictor, folder: Path, 
     Returns:
         The tensors of `policy.stop.StopRule`.
     """
+    tasks = prior_tasks(settings.n_candidates)
     first, second = folder / "stop_curves.safetensors", folder / "stop.safetensors"
     if not first.exists():
-        model = _ppo(settings, StopVecEnv(n_envs=settings.n_envs, seed=settings.seed, group=GROUP))
+        env = StopVecEnv(n_envs=settings.n_envs, seed=settings.seed, group=GROUP, tasks=tasks)
+        model = _ppo(settings, env)
         _clone_halving(model, settings)
         model.learn(settings.steps)
         save_file(_tensors(model), first)
@@ -78,6 +83,7 @@ def train_stop_rule(settings: StopTraining, predictor: Predictor, folder: Path, 
             n_envs=settings.joint_envs,
             seed=settings.seed + 1,
             group=GROUP,
+            tasks=tasks,
             forecasts=Forecaster(predictor, device),
         )
         model = _ppo(settings, env, joint=True)

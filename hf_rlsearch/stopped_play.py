@@ -15,9 +15,9 @@ from hf_rlsearch._typing import BoolArray, IntArray
 from hf_rlsearch.curve_features import CURVE_FEATURES
 from hf_rlsearch.history import PRUNED, RUNNING
 from hf_rlsearch.stop_env import StopSearch
-from hf_rlsearch.tasks.played import ASKED, Manner, Score
+from hf_rlsearch.tasks.played import N_ASKED, Manner, Score
 from hf_rlsearch.tasks.prior import TaskBatch
-from hf_rlsearch.tasks.simulate import Trained, draw_among, observe_tasks, take
+from hf_rlsearch.tasks.simulate import Trained, observe_tasks, take
 
 BUDGETS = ((4, 8), (8, 8), (8, 16), (8, 20), (12, 12), (16, 8), (16, 10), (20, 8))
 """(full trainings, evaluations of each) of a search; any of its up to 160 evaluations may be the last of a trial."""
@@ -92,7 +92,7 @@ class _PlayedSearch(StopSearch):
         """The best candidates of these searches, as far as the policy was asked."""
         if len(ask := rows[self.left[rows] == 0]):
             now = _ended(self.trained(), np.ones(self.B, bool))
-            asked, allowed = draw_among(self.rng, self.action_masks()[ask, :-1], ASKED)
+            asked, allowed = self.draw_untried(ask, N_ASKED)
             seen = observe_tasks(take(self.space, ask), take(self.tasks, ask), take(now, ask), asked)
             scores = take(self.manner, ask).perturb(self.rng, self.score(seen), self.count[ask])
             scores = np.where(allowed, scores, -np.inf)

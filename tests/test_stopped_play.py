@@ -130,10 +130,13 @@ def test_no_candidate_is_shown_twice_and_one_is_left(tasks: TaskBatch) -> None:
 
 def test_searches_follow_the_policy() -> None:
     candidates = np.where(TASKS.present, TASKS.candidates, -1)
-    tables = [dict(zip(map(bytes, candidates[b]), TASKS.utility[b], strict=True)) for b in range(len(TASKS))]
+    tables = [
+        dict(zip(map(bytes, rows[mask]), utility[mask], strict=True))
+        for rows, utility, mask in zip(candidates, TASKS.utility, TASKS.candidate_mask, strict=True)
+    ]
 
     def knowing(seen: Observation) -> FloatArray:
-        """Whose table holds all that is asked about is the task; a grid shorter than others is padded with others."""
+        """The task is the one whose table holds all that is asked about; what is padded repeats rows of its own."""
         asked = [list(map(bytes, row)) for row in seen.candidates.astype(candidates.dtype)]
         known = [next(t for t in tables if all(c in t for c in row)) for row in asked]
         return 1e3 * np.array([[t[c] for c in row] for t, row in zip(known, asked, strict=True)])

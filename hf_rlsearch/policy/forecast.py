@@ -15,7 +15,6 @@ from hf_rlsearch.curve_features import FORECAST_FEATURES, N_ALTERNATIVES
 from hf_rlsearch.env import BatchedSearch
 from hf_rlsearch.policy.features import chance_of_improvement, log_expected_improvement, mean_and_spread
 from hf_rlsearch.policy.network import Arrays, Predictor
-from hf_rlsearch.tasks.simulate import draw_among
 
 
 def forecast_features(probabilities: Tensor, bins: Tensor, running: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,13 +59,14 @@ class Forecaster:
             wanted: B.
 
         Returns:
-            B x len(FORECAST_FEATURES), zero where not wanted, and B candidates to train next, 0 where not wanted.
+            B x len(FORECAST_FEATURES) and B candidates to train next, the best of `N_ALTERNATIVES` drawn at
+            each evaluation; zero where not wanted.
         """
         features, picks = np.zeros((search.B, len(FORECAST_FEATURES)), np.float32), np.zeros(search.B, int)
         rows = np.flatnonzero(wanted)
         if not len(rows):
             return features, picks
-        others, allowed = draw_among(search.rng, search.action_masks()[rows, :-1], N_ALTERNATIVES)
+        others, allowed = search.draw_untried(rows, N_ALTERNATIVES)
         running = search.chosen[rows, np.maximum(search.running[rows], 0)]
         targets = np.concatenate([others, running[:, None]], axis=1)
         last = torch.full((len(rows),), others.shape[1], device=self.device)

@@ -20,7 +20,7 @@ from hf_rlsearch.tasks.simulate import Trained, draw_among, observe_tasks, train
 Score = Callable[[Observation], FloatArray]
 """An observation -> B x C log scores of its candidates."""
 
-ASKED = 192
+N_ASKED = 192
 """Candidates at most that a policy is asked about at once; it may be asked about others the next time."""
 # Searches that begin with trials at random, and how many at most; sharpness of what follows, 0 the best at once.
 _BEGIN_AT_RANDOM, _MOST_AT_RANDOM = 0.4, 6
@@ -86,7 +86,8 @@ def play(rng: np.random.Generator, tasks: TaskBatch, n_trials: int, score: Score
         values = np.take_along_axis(outcome, chosen, axis=1)
         untried = tasks.candidate_mask.copy()
         np.put_along_axis(untried, chosen, False, axis=1)
-        asked, allowed = draw_among(rng, untried, ASKED)
+        untried = np.where(untried.any(1, keepdims=True), untried, tasks.candidate_mask)
+        asked, allowed = draw_among(rng.random(untried.shape), untried, N_ASKED)
         seen = observe_tasks(space, tasks, Trained.complete(chosen, values, np.ones((B, t), bool)), asked)
         best = np.where(allowed, manner.perturb(rng, score(seen), t), -np.inf).argmax(1)
         chosen = np.concatenate([chosen, asked[np.arange(B), best][:, None]], axis=1)

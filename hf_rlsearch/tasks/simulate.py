@@ -30,18 +30,18 @@ def take(arrays: _Arrays, rows: IntArray) -> _Arrays:
     return type(arrays)(**{f.name: getattr(arrays, f.name)[rows] for f in fields(arrays)})  # type: ignore[arg-type]
 
 
-def draw_among(rng: np.random.Generator, allowed: BoolArray, count: int) -> tuple[IntArray, BoolArray]:
-    """Some candidates of each search: what a searcher looks at where looking at all of them would take too long.
+def draw_among(chance: FloatArray, allowed: BoolArray, count: int) -> tuple[IntArray, BoolArray]:
+    """Some candidates of each search: what a searcher looks at that does not look at all of them.
 
     Args:
-        rng: Source of randomness.
+        chance: B x C random numbers in [0, 1); the smallest are drawn.
         allowed: B x C, True for candidates that may be chosen.
         count: How many to draw.
 
     Returns:
         B x min(count, C) candidate indices in random order, those allowed first; and which of them are.
     """
-    keys = rng.random(allowed.shape) + ~allowed
+    keys = chance + ~allowed
     n = min(count, allowed.shape[1])
     drawn = np.argpartition(keys, n - 1, axis=1)[:, :n]
     drawn = np.take_along_axis(drawn, np.argsort(np.take_along_axis(keys, drawn, 1), axis=1), axis=1)

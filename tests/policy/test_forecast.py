@@ -9,7 +9,7 @@ from hf_rlsearch.policy import forecast
 from hf_rlsearch.policy.forecast import Forecaster, forecast_features
 from hf_rlsearch.policy.network import N_BINS, NetworkConfig, Predictor, bin_values
 from hf_rlsearch.stop_env import STOP, StopSearch, StopVecEnv
-from hf_rlsearch.tasks.prior import draw
+from hf_rlsearch.tasks.prior import TaskBatch, draw
 
 
 def certain(bins: list[list[int]]) -> torch.Tensor:
@@ -32,6 +32,10 @@ def test_the_running_trial_is_described_and_the_best_allowed_candidate_is_picked
     assert column(features, "forecast_known") == [1.0, 1.0]
     assert max(column(features, "forecast_spread")) < 1e-3
     assert column(features, "fresh_log_ei") == column(features, "forecast_log_ei")
+
+
+def large(rng: np.random.Generator, n_tasks: int) -> TaskBatch:
+    return draw(rng, n_tasks, 300)
 
 
 def search(forecaster: Forecaster | None = None) -> StopSearch:
@@ -59,13 +63,27 @@ def test_what_runs_is_forecast_alike_whatever_it_is_set_beside(monkeypatch: pyte
     monkeypatch.setattr(forecast, "N_ALTERNATIVES", 3)
     searching, asking = search(), forecaster()
     searching.decide(np.zeros(12, bool))
-    made = [asking(searching, np.ones(12, bool)) for _ in range(6)]
+    made = []
+    for used in range(6):
+        searching.used = used  # others are drawn at each evaluation
+        made.append(asking(searching, np.ones(12, bool)))
     own = [FORECAST_FEATURES.index(f"forecast_{name}") for name in ("gap", "spread", "chance", "log_ei")]
     for features, _ in made[1:]:
         np.testing.assert_allclose(features[:, own], made[0][0][:, own], rtol=1e-4, atol=1e-5)
     assert len({tuple(picks.tolist()) for _, picks in made}) > 1
     allowed = searching.action_masks()[:, :-1]
     assert all(allowed[np.arange(12), picks].all() for _, picks in made)
+
+
+def test_a_group_is_asked_about_the_same_and_so_is_the_same_search_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What differs within a group, or between two rules on the same tasks, is what was decided."""
+    monkeypatch.setattr(forecast, "N_ALTERNATIVES", 3)
+    asking = forecaster()
+    picks = [asking(StopSearch(12, 5, group=4, tasks=large), np.ones(12, bool))[1] for _ in range(2)]
+    np.testing.assert_array_equal(picks[0], picks[1])
+    groups = picks[0].reshape(3, 4)
+    assert (groups == groups[:, :1]).all()
+    assert len(set(groups[:, 0].tolist())) > 1
 
 
 def test_searches_of_the_agent_train_what_it_picked() -> None:

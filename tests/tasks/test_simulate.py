@@ -23,7 +23,7 @@ ROWS = np.arange(60)[:, None]
 @pytest.mark.parametrize("count", [1, 5, 40, 99])
 def test_a_part_of_the_candidates_is_drawn_those_allowed_first(count: int) -> None:
     allowed = np.random.default_rng(2).random((50, 40)) < np.linspace(0, 1, 50)[:, None]
-    drawn, flags = draw_among(np.random.default_rng(3), allowed, count)
+    drawn, flags = draw_among(np.random.default_rng(3).random(allowed.shape), allowed, count)
     assert drawn.shape == flags.shape == (50, min(count, 40))
     assert all(len(set(row.tolist())) == len(row) for row in drawn)
     np.testing.assert_array_equal(flags, np.take_along_axis(allowed, drawn, 1))
@@ -33,7 +33,7 @@ def test_a_part_of_the_candidates_is_drawn_those_allowed_first(count: int) -> No
 
 def test_every_allowed_candidate_is_as_likely() -> None:
     allowed = np.broadcast_to(np.arange(8) < 6, (4000, 8))
-    drawn, _ = draw_among(np.random.default_rng(0), allowed, 2)
+    drawn, _ = draw_among(np.random.default_rng(0).random(allowed.shape), allowed, 2)
     shares = np.bincount(drawn.ravel(), minlength=8) / drawn.size
     np.testing.assert_allclose(shares[:6], 1 / 6, atol=0.02)
     assert (shares[6:] == 0).all()
