@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 _LONGER_LOOK = 4
 """A configuration that is trained again after it was stopped gets at least so many times the training it had then."""
 
+_HOPELESS = 0.05
+"""Where nobody counts trainings, the number of trials ends the study. A stopped one is one of them, so stopping saves
+time and costs a trial: only those are stopped whose forecast chance to become the best is below this."""
 _N_INCUMBENTS = 5  # whose neighbours are among what else could be trained
 _NO_FORECAST = np.zeros((1, len(FORECAST_FEATURES)))
 
@@ -58,7 +61,8 @@ class RLPruner(BasePruner):
         max_resource: Step of a full training, as reported, above 0; the largest step of a finished trial where not
             given, and then the first trial is never stopped.
         budget: Full trainings that the study will spend in all, above 0, where that is known; the rule is bolder with
-            much left.
+            much left. Without it the number of trials is taken to end the study, and only trials that have next to no
+            chance to become the best are stopped.
         weights: Name or path of the agent's weights; the bundled ones where not given.
         search_space: What is searched, for forecasts; read from the study's trials where not given.
         facts: What is known about the task, as for ``RLSampler``.
@@ -156,10 +160,11 @@ class RLPruner(BasePruner):
         if odds > 0 and not rule.reads_forecasts:  # for the reader of a report
             forecast = self._forecast(study, trial, resource)
         reason = {"fidelity": round(float(fidelity), 4), "probability": round(float(1 / (1 + np.exp(-odds))), 4)}
-        if odds > 0 and forecast is not None:
-            reason["chance"] = round(float(forecast[0, FORECAST_FEATURES.index("forecast_chance")] + 1) / 2, 4)
+        chance = None if forecast is None else float(forecast[0, FORECAST_FEATURES.index("forecast_chance")] + 1) / 2
+        if odds > 0 and chance is not None:
+            reason["chance"] = round(chance, 4)
         study._storage.set_trial_system_attr(trial._trial_id, STOP_KEY, reason)
-        return odds > 0
+        return odds > 0 and (bool(budgets) or chance is None or chance < _HOPELESS)
 
     def _forecast(self, study: Study, trial: FrozenTrial, resource: float) -> FloatArray | None:
         """1 x len(FORECAST_FEATURES), beside what else could be trained; None where nothing can be predicted."""

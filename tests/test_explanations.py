@@ -143,7 +143,7 @@ def chance(own: float) -> float:
 
 def test_a_running_trial_that_is_ahead_has_the_better_chance() -> None:
     low, middle, high = chance(0.3), chance(0.7), chance(0.9)
-    assert low < 0.1
+    assert low < 0.2
     assert low <= middle < high
     assert high > 0.5
 
