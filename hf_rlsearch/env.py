@@ -196,14 +196,13 @@ class BatchedSearch:
         b = np.arange(self.B)
         return np.asarray(value[b, best] - self.luck[b, best])
 
-    def observe(self, rows: IntArray | None = None, targets: IntArray | None = None) -> Observation:
+    def observe(self, rows: IntArray | slice = slice(None), targets: IntArray | None = None) -> Observation:
         """The observation of these searches, all B where not given, and of these of their candidates, all C likewise.
 
         Args:
-            rows: N indices of searches.
+            rows: N indices of searches; a slice copies nothing.
             targets: N x K indices of candidates; masked are then those of padding only, not those that were tried.
         """
-        rows = np.arange(self.B) if rows is None else rows
         return observe_tasks(take(self.space, rows), take(self.tasks, rows), take(self.trained(), rows), targets)
 
     def trained(self) -> Trained:

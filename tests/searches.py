@@ -11,6 +11,7 @@ from hf_rlsearch.observation import Observation
 from hf_rlsearch.policy.network import Arrays, NetworkConfig, Predictor
 from hf_rlsearch.policy.threads import one_torch_thread
 from hf_rlsearch.space import SearchSpace
+from hf_rlsearch.tasks.prior import TaskBatch
 
 SPACE = SearchSpace.from_distributions(
     {
@@ -25,6 +26,20 @@ SPACE = SearchSpace.from_distributions(
 def random_rows(n_rows: int, seed: int = 0, space: SearchSpace = SPACE) -> np.ndarray:
     """n_rows x H levels."""
     return np.random.default_rng(seed).integers(0, space.n_levels, (n_rows, len(space.names)))
+
+
+def truths(tasks: TaskBatch) -> list[dict[bytes, float]]:
+    """Of each task the utility of a row of levels. Some rows come twice; padded ones repeat others, with no value."""
+    rows = np.where(tasks.present, tasks.candidates, -1)
+    return [
+        dict(zip(map(bytes, row[mask]), utility[mask], strict=True))
+        for row, utility, mask in zip(rows, tasks.utility, tasks.candidate_mask, strict=True)
+    ]
+
+
+def asked(seen: Observation) -> list[list[bytes]]:
+    """The rows of levels that a policy is asked about, as in `truths`."""
+    return [list(map(bytes, rows)) for rows in seen.candidates.astype(int)]
 
 
 def history_of(rows: np.ndarray, values: np.ndarray, *, space: SearchSpace = SPACE, **columns: object) -> History:

@@ -378,43 +378,42 @@ def test_a_judged_trial_says_why(rules: Rules) -> None:
     assert "chance" not in reason  # these weights predict nothing
 
 
-def test_a_stopped_trial_tells_its_chance_to_become_the_best(rules: Rules, tmp_path: Path) -> None:
+@pytest.fixture
+def always(rules: Rules, tmp_path: Path) -> Path:
+    """Weights that always stop and have the bundled predictor."""
     tensors, card = load_weights()
     extreme = {k: v for k, v in load_weights(rules("always"))[0].items() if k.startswith("stop.")}
-    weights = save_weights_of(tmp_path / "both.safetensors", {**tensors, **extreme}, card)
+    return save_weights_of(tmp_path / "both.safetensors", {**tensors, **extreme}, card)
+
+
+def test_a_stopped_trial_tells_its_chance_to_become_the_best(always: Path) -> None:
     qualities = [0.5, 0.6, 0.7, 0.8, 0.1]
     for direction in ("maximize", "minimize"):
-        study = run(RLPruner(max_resource=5, budget=10, weights=weights), qualities, direction)
+        study = run(RLPruner(max_resource=5, budget=10, weights=always), qualities, direction)
         stopped = study.trials[4]
         assert stopped.state == TrialState.PRUNED
         assert 0 <= stopped.system_attrs[STOP_KEY]["chance"] < 0.5
 
 
 def test_where_the_number_of_trials_ends_the_study_only_the_hopeless_are_stopped(
-    rules: Rules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    always: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stopped trial is one of them: stopping saves time only."""
-    tensors, card = load_weights()
-    extreme = {k: v for k, v in load_weights(rules("always"))[0].items() if k.startswith("stop.")}
-    weights = save_weights_of(tmp_path / "both.safetensors", {**tensors, **extreme}, card)
 
     def last(hopeless: float, **budget: float) -> TrialState:
         monkeypatch.setattr("hf_rlsearch.pruner._HOPELESS", hopeless)
-        return run(RLPruner(max_resource=5, weights=weights, **budget), [0.5, 0.6, 0.7, 0.8, 0.1]).trials[4].state
+        return run(RLPruner(max_resource=5, weights=always, **budget), [0.5, 0.6, 0.7, 0.8, 0.1]).trials[4].state
 
     assert last(0.0) == TrialState.COMPLETE
     assert last(1.0) == last(0.0, budget=10) == TrialState.PRUNED
-    pruner = RLPruner(max_resource=5, weights=weights)
+    pruner = RLPruner(max_resource=5, weights=always)
     pruner.plan_for(10)
     monkeypatch.setattr("hf_rlsearch.pruner._HOPELESS", 0.0)
     assert run(pruner, [0.5, 0.6, 0.7, 0.8, 0.1]).trials[4].state == TrialState.PRUNED
 
 
-def test_a_trial_without_hyperparameters_has_no_chance_to_tell(tmp_path: Path, rules: Rules) -> None:
-    tensors, card = load_weights()
-    extreme = {k: v for k, v in load_weights(rules("always"))[0].items() if k.startswith("stop.")}
-    weights = save_weights_of(tmp_path / "both.safetensors", {**tensors, **extreme}, card)
-    study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=2, weights=weights))
+def test_a_trial_without_hyperparameters_has_no_chance_to_tell(always: Path) -> None:
+    study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=2, weights=always))
     for value in (1.0, 0.0):
         trial = study.ask()
         trial.report(value, 1)

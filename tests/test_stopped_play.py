@@ -15,6 +15,7 @@ from hf_rlsearch.stop_env import StopSearch
 from hf_rlsearch.stopped_play import play_stopped
 from hf_rlsearch.tasks.prior import TaskBatch, draw
 from hf_rlsearch.tasks.simulate import Trained, observe_tasks
+from tests.searches import asked, truths
 
 N_LOOKS = 6
 TASKS = draw(np.random.default_rng(0), 20, 40)
@@ -129,17 +130,13 @@ def test_no_candidate_is_shown_twice_and_one_is_left(tasks: TaskBatch) -> None:
 
 
 def test_searches_follow_the_policy() -> None:
-    candidates = np.where(TASKS.present, TASKS.candidates, -1)
-    tables = [
-        dict(zip(map(bytes, rows[mask]), utility[mask], strict=True))
-        for rows, utility, mask in zip(candidates, TASKS.utility, TASKS.candidate_mask, strict=True)
-    ]
+    tables = truths(TASKS)
 
     def knowing(seen: Observation) -> FloatArray:
         """The task is the one whose table holds all that is asked about; what is padded repeats rows of its own."""
-        asked = [list(map(bytes, row)) for row in seen.candidates.astype(candidates.dtype)]
-        known = [next(t for t in tables if all(c in t for c in row)) for row in asked]
-        return 1e3 * np.array([[t[c] for c in row] for t, row in zip(known, asked, strict=True)])
+        rows = asked(seen)
+        known = [next(t for t in tables if all(c in t for c in row)) for row in rows]
+        return 1e3 * np.array([[t[c] for c in row] for t, row in zip(known, rows, strict=True)])
 
     found = play_stopped(np.random.default_rng(1), TASKS, 23, knowing)[-1]
     best = np.where(TASKS.candidate_mask, TASKS.utility, -np.inf).argmax(1)

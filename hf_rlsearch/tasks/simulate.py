@@ -25,7 +25,7 @@ _PENDING, _MOST_PENDING = 0.15, 3
 _PARTLY_KNOWN = 0.5
 
 
-def take(arrays: _Arrays, rows: IntArray) -> _Arrays:
+def take(arrays: _Arrays, rows: IntArray | slice) -> _Arrays:
     """The same dataclass of arrays with these rows of its first axis only."""
     return type(arrays)(**{f.name: getattr(arrays, f.name)[rows] for f in fields(arrays)})  # type: ignore[arg-type]
 

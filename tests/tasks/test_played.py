@@ -8,21 +8,16 @@ from hf_rlsearch.observation import Observation
 from hf_rlsearch.tasks import played as tasks_played
 from hf_rlsearch.tasks.played import Played, part_of, play
 from hf_rlsearch.tasks.prior import draw
+from tests.searches import asked, truths
 
 TASKS = draw(np.random.default_rng(0), 40, 30)
 
-
-ROWS = np.where(TASKS.present, TASKS.candidates, -1)
-TABLES = [  # some rows come twice, as cells are drawn with replacement; padded ones repeat others, with no value
-    dict(zip(map(bytes, rows[mask]), utility[mask], strict=True))
-    for rows, utility, mask in zip(ROWS, TASKS.utility, TASKS.candidate_mask, strict=True)
-]
+TRUTHS = truths(TASKS)
 
 
 def knowing(seen: Observation) -> FloatArray:
     """Scores by the truth: whoever follows them trains the best first."""
-    asked = seen.candidates.astype(TASKS.candidates.dtype)
-    return 1e3 * np.array([[t.get(bytes(c), 0.0) for c in rows] for t, rows in zip(TABLES, asked, strict=True)])
+    return 1e3 * np.array([[t.get(c, 0.0) for c in row] for t, row in zip(TRUTHS, asked(seen), strict=True)])
 
 
 def played(seed: int = 1, n_trials: int = 10) -> Played:
