@@ -74,7 +74,6 @@ class Agent:
         n_remaining: int | None,
         facts: Mapping[str, float],
         rng: np.random.Generator,
-        temperature: float = 1.0,
         worth: FloatArray | None = None,
     ) -> Decision:
         """Chooses the candidate to train next; takes one thread, see `hf_rlsearch.policy.threads`.
@@ -87,7 +86,6 @@ class Agent:
             n_remaining: Trials that are left with this one, None where nobody knows.
             facts: Known facts by name, see `hf_rlsearch.tasks.prior.FACTS`.
             rng: Breaks ties and spreads designs.
-            temperature: At least 1; the predicted distributions are taken so much flatter, see `sampler.monitor`.
             worth: C positive factors on expected improvement, see `sampler.spending`; all 1 where not given.
         """
         if len(space.hyperparameters) > MAX_HYPERPARAMETERS:
@@ -98,7 +96,7 @@ class Agent:
         with one_torch_thread(), torch.inference_mode():
             arrays = Arrays.of(observation)
             reading = self.predictor.read(arrays)
-            logits = self.predictor.score(reading, arrays.candidates) / temperature
+            logits = self.predictor.score(reading, arrays.candidates)
             source, scores = self._scores(logits, mask, n_remaining, n_done)
             if worth is not None:
                 scores = scores + _SHARPNESS * torch.as_tensor(np.log(worth))

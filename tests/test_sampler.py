@@ -73,7 +73,6 @@ class RuleAgent:
         n_remaining: int | None,
         facts: dict[str, float],
         rng: np.random.Generator,
-        temperature: float,
         worth: np.ndarray | None,
     ) -> Choice:
         self.calls.append(Call(space, history, candidates, mask.copy(), n_remaining, dict(facts), worth))

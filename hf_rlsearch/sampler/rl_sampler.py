@@ -17,7 +17,6 @@ from hf_rlsearch.decision import Decision
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.history import DECISION_KEY, History, stable_distributions
 from hf_rlsearch.sampler.memory import out_of_memory
-from hf_rlsearch.sampler.monitor import temperature
 from hf_rlsearch.sampler.spending import Spending
 from hf_rlsearch.sampler.tried import already_tried, conditional_names, second_chances
 from hf_rlsearch.space import Hyperparameter, SearchSpace, infer_role
@@ -204,7 +203,6 @@ class RLSampler(BaseSampler):
             n_remaining=self._n_remaining(number),
             facts={"maximize": float(list(study.directions) == [StudyDirection.MAXIMIZE]), **self._facts},
             rng=rng,
-            temperature=temperature(trials, study.directions),
             worth=worth,
         )
         return decision if prices is None else replace(decision, price=float(prices[decision.index]))
