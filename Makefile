@@ -47,7 +47,7 @@ chaos: $(VENV)/.test ## Kill a search 25 times in one process and in two, and br
 
 benchmark: $(VENV)/.test ## Rebuild the table of the README from recorded trainings in TABLES (docs/benchmark.md)
 	@test -n "$(TABLES)" || { echo "Say where the recorded trainings are: make benchmark TABLES=folder"; exit 2; }
-	$(RUN) scripts/benchmark_samplers.py --tables $(TABLES) --out runs/samplers.json --report runs/samplers.md \
+	$(RUN) scripts/benchmarks/samplers.py --tables $(TABLES) --out runs/samplers.json --report runs/samplers.md \
 		--figure docs/images/regret.svg
 
 screenshots: $(VENV)/.test ## Rebuild docs/images from SOURCE, or the demo (needs chromium, chromium-driver)

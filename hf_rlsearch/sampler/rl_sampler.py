@@ -24,7 +24,7 @@ from hf_rlsearch.space.candidates import unique_rows
 from hf_rlsearch.space.roles import check_role
 
 # Enough to hold a neighbourhood of the best trials and a sample of the rest; scoring them takes milliseconds
-# (scripts/benchmark_ask.py).
+# (scripts/benchmarks/ask.py).
 _MAX_CANDIDATES = 1024
 _N_INCUMBENTS = 5
 # Trials started at nearly the same time; older ones that never suggested anything were killed.

@@ -1,1 +1,1 @@
-"""Tasks: things to be tuned, synthetic (`prior`) or recorded (`recorded`)."""
+"""Draws synthetic tasks to tune, and plays searches on them."""

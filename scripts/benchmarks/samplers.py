@@ -1,6 +1,6 @@
 """Compares RLSampler with its peers on recorded tables: the same tasks, the same seeds, one run.
 
-    python scripts/benchmark_samplers.py --tables TABLES --out runs.json --report table.md --figure regret.svg
+    python scripts/benchmarks/samplers.py --tables TABLES --out runs.json --report table.md --figure regret.svg
 
 See docs/benchmark.md for what is measured. Interrupted, it goes on where it ended; finished searches are not repeated.
 """
@@ -24,8 +24,8 @@ from typing import Any
 import _benchmarking as bench
 import numpy as np
 from _peers import PEERS, prepare, variants
+from recorded_tasks import RecordedTask, load_tasks
 
-from hf_rlsearch.tasks.recorded import RecordedTask, load_tasks
 from hf_rlsearch.weights.load import resolve
 
 POINTS = (1, 3, 5, 10, 20, 50)

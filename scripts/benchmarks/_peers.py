@@ -18,10 +18,10 @@ from typing import Any, Protocol
 import numpy as np
 import optuna
 from _hebo import HeboSearch
+from recorded_tasks import RecordedTask
 
 from hf_rlsearch import RLSampler
 from hf_rlsearch._typing import IntArray
-from hf_rlsearch.tasks.recorded import RecordedTask
 
 
 class Search(Protocol):

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from recorded_tasks import RecordedTask, load_tasks
 
 from hf_rlsearch.errors import ArgumentsError
-from hf_rlsearch.tasks.recorded import RecordedTask, load_tasks
 
-REAL = Path(__file__).resolve().parents[2].parent / "shared" / "bench" / "tables"
+REAL = Path(__file__).resolve().parents[3] / "shared" / "bench" / "tables"
 
 HYPERPARAMETERS = [
     {"name": "learning_rate", "levels": [1e-5, 1e-4, 1e-3], "ordered": True, "log": True},
@@ -145,7 +145,7 @@ def test_bad_levels_and_empty_folders_are_refused(tmp_path: Path) -> None:
 @pytest.mark.skipif(not REAL.is_dir(), reason="the recorded tables are not beside this repository")
 def test_real_tables() -> None:
     tasks = {t.name: t for t in load_tasks(REAL)}
-    assert len({t.family for t in tasks.values()}) == 4
+    assert len({t.family for t in tasks.values()}) >= 4
     for name in ("steplaw_moe_Na590M_k1_D8B", "scratch_loss_so-en"):
         task = tasks[name]
         regret = task.regret(task.values)

@@ -1,24 +1,16 @@
-"""How long a choice may take; `scripts/benchmark_ask.py` measures the same and prints it."""
+"""How long a choice may take; `scripts/benchmarks/ask.py` measures the same and prints it."""
 
-import importlib.util
-from pathlib import Path
+import importlib
 from types import ModuleType
 
 import pytest
 
 from hf_rlsearch.space import SearchSpace
 
-ROOT = Path(__file__).resolve().parent.parent
-
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_ask", ROOT / "scripts" / "benchmark_ask.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("ask")
 
 
 pytestmark = pytest.mark.usefixtures("quiet")

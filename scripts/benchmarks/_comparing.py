@@ -1,4 +1,4 @@
-"""The tables of `compare_backends.py`: score along the budget, and seconds until the other backend's score is held."""
+"""The tables of `backends.py`: score along the budget, and seconds until the other backend's score is held."""
 
 from __future__ import annotations
 

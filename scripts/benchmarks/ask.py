@@ -1,6 +1,6 @@
 """Measures how long RLSampler takes to choose: `study.ask()` and all suggestions, on one thread.
 
-    python scripts/benchmark_ask.py [--trials 20 100 1000] [--repeats 15] [--profile]
+    python scripts/benchmarks/ask.py [--trials 20 100 1000] [--repeats 15] [--profile]
 
 Two search spaces of six hyperparameters: one whose grid has 256 candidates, and one that is far too large to enumerate,
 so that the sampler scores a pool of candidates. Half of the trials have a learning curve. Times are medians of the

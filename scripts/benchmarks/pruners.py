@@ -1,7 +1,7 @@
 """Compares samplers with pruners on recorded learning curves, by the compute they need.
 
-    python scripts/benchmark_pruners.py --tables TABLES --out runs.json --report table.md --figure regret.svg
-    python scripts/benchmark_pruners.py --tables TABLES --out runs.json --ablation --report ablation.md
+    python scripts/benchmarks/pruners.py --tables TABLES --out runs.json --report table.md --figure regret.svg
+    python scripts/benchmarks/pruners.py --tables TABLES --out runs.json --ablation --report ablation.md
 
 The second line compares selection only, stopping only, both, and both with trainings that go on where they were stopped
 ("thaw"): a configuration proposed again after it was pruned pays the rest of its curve only.
@@ -31,13 +31,13 @@ import optuna
 from _peers import OptunaSearch, prepare
 from _syne_tune import METHODS as SYNE_TUNE
 from _syne_tune import SyneTuneSearch, why_missing
+from recorded_tasks import RecordedTask, load_tasks
 
 from hf_rlsearch import RLPruner, RLSampler
 from hf_rlsearch._typing import FloatArray
 from hf_rlsearch.errors import WeightsError
 from hf_rlsearch.history import CONTINUES
 from hf_rlsearch.policy.stop import StopRule
-from hf_rlsearch.tasks.recorded import RecordedTask, load_tasks
 from hf_rlsearch.weights.load import load_weights, resolve
 
 POINTS = (1, 3, 5, 10, 20)

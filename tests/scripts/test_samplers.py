@@ -1,4 +1,4 @@
-"""The benchmarks of `scripts/`: their statistics on known answers, and small runs on a made-up table."""
+"""The benchmarks of samplers and pruners: their statistics on known answers, and small runs on a made-up table."""
 
 import importlib
 import importlib.util
@@ -11,16 +11,14 @@ import numpy as np
 import optuna
 import pytest
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 MISSING = {name for name in ("hebo", "pymoo", "syne_tune") if importlib.util.find_spec(name) is None}
 """Peers that are no dependency."""
-REAL = SCRIPTS.parent.parent / "shared" / "bench" / "tables"
+REAL = Path(__file__).resolve().parents[3] / "shared" / "bench" / "tables"
 
 
 @pytest.fixture(autouse=True)
-def importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The scripts import each other by their bare names; Optuna's verbosity, which they turn down, is put back."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
+def restore_verbosity() -> Iterator[None]:
+    """The scripts turn Optuna's verbosity down."""
     verbosity = optuna.logging.get_verbosity()
     yield
     optuna.logging.set_verbosity(verbosity)
@@ -33,12 +31,12 @@ def bench() -> ModuleType:
 
 @pytest.fixture
 def samplers() -> ModuleType:
-    return importlib.import_module("benchmark_samplers")
+    return importlib.import_module("samplers")
 
 
 @pytest.fixture
 def pruners() -> ModuleType:
-    return importlib.import_module("benchmark_pruners")
+    return importlib.import_module("pruners")
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Runs the commands in the table of recipes/README.md again, and puts in what they print now.
 
-    python scripts/recipe_table.py                  # all of them, one after the other
-    python scripts/recipe_table.py --only glue lora
+    python scripts/benchmarks/recipe_table.py                  # all of them, one after the other
+    python scripts/benchmarks/recipe_table.py --only glue lora
 
 The commands are read from the table itself, so that the numbers beside them can only be theirs. Each runs with one
 thread and an empty folder for its trials: an interrupted search of before would be continued.
@@ -22,7 +22,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 _ROW = re.compile(r"^\| `(?P<recipe>\w+)\.py` \|.*\| `(?P<command>\w+\.py[^`]*)` \|")
 _RESULT = re.compile(r"^best (\w+): (\S+) in run .* gain over trial 0, your own arguments: (\S+)$", re.MULTILINE)
 _PERPLEXITY = re.compile(r"^perplexity: ", re.MULTILINE)

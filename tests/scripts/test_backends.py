@@ -14,15 +14,12 @@ import pytest
 import torch
 import transformers
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
-
 
 @pytest.fixture
-def compare(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def compare() -> Iterator[ModuleType]:
     """The script, in a process whose settings are put back."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
     before = optuna.logging.get_verbosity(), transformers.logging.get_verbosity(), torch.get_num_threads()
-    yield importlib.import_module("compare_backends")
+    yield importlib.import_module("backends")
     optuna.logging.set_verbosity(before[0])
     transformers.logging.set_verbosity(before[1])
     torch.set_num_threads(before[2])

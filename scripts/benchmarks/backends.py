@@ -1,8 +1,8 @@
 """Compares backend="rl" with backend="optuna" on real trainings of the recipes, at equal time.
 
-    python scripts/compare_backends.py --tasks sst2 cola mrpc --out runs/tiny.json --seeds 5 --budget 180
-    python scripts/compare_backends.py --tasks sst2 --model minilm --out runs/minilm.json --seeds 3 --budget 180
-    python scripts/compare_backends.py --tasks multi30k --out runs/multi30k.json --seeds 2 --budget 300
+    python scripts/benchmarks/backends.py --tasks sst2 cola mrpc --out runs/tiny.json --seeds 5 --budget 180
+    python scripts/benchmarks/backends.py --tasks sst2 --model minilm --out runs/minilm.json --seeds 3 --budget 180
+    python scripts/benchmarks/backends.py --tasks multi30k --out runs/multi30k.json --seeds 2 --budget 300
 
 Both backends get the same Trainer, the same space and the same seconds, and are otherwise as they come: optuna with
 its TPE sampler (seeded) and median pruner; ours with its agent, trial 0 and published settings. A second is one of
@@ -46,7 +46,7 @@ from hf_rlsearch import embedded
 from hf_rlsearch.recipe_tools import be_quiet
 from hf_rlsearch.weights.load import resolve
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MULTI30K: dict[str, Any] = {"width": 64, "vocabulary": 2000, "max_length": 32, "epochs": 3.0}
 
 
