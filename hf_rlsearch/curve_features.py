@@ -50,8 +50,6 @@ STOP_FEATURES = (*CURVE_FEATURES, *FORECAST_FEATURES)
 DECISIONS_PER_TRAINING = 12
 """A trial that reports more often is judged this often, and not before a twelfth of its training. Every decision is a
 chance to stop a good trial by mistake, the greater the earlier: see the log in docs/meta_training.md."""
-# A first report is judged a little sooner: that of ``fidelity="data"`` comes after 1/13 of the work.
-_FIRST_DECISION = 1 / 13
 _ROUNDING = 1e-3  # of a slot, at the edges; a fidelity may be a step of 10,000
 _EXPONENT = (
     0.6  # of the power law used for extrapolation; between the 0.4 and 0.9 that cover most of the prior's curves
@@ -66,8 +64,7 @@ def is_due(before: FloatArray, now: FloatArray) -> BoolArray:
         now: Fidelity of the latest, of the same shape.
     """
     slots = np.floor(np.stack([before, now]) * DECISIONS_PER_TRAINING + _ROUNDING)
-    first = (np.asarray(before) == 0) & (np.asarray(now) + _ROUNDING >= _FIRST_DECISION)
-    return np.asarray((slots[1] > slots[0]) | first)
+    return np.asarray(slots[1] > slots[0])
 
 
 def curve_features(

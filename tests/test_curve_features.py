@@ -7,8 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_rlsearch.backend.fidelity import POINTS
-from hf_rlsearch.backend.trial import FULL_TRAINING
 from hf_rlsearch.curve_features import CURVE_FEATURES, curve_features, is_due, leads
 
 
@@ -132,11 +130,6 @@ def test_an_extrapolation_goes_on_with_the_slope() -> None:
 def test_trials_are_judged_at_every_report_or_so_often_if_there_are_more(n_reports: int, judged: list[int]) -> None:
     for fidelity in (np.arange(n_reports + 1) / n_reports, np.round(1e4 * np.arange(n_reports + 1) / n_reports) / 1e4):
         assert (1 + np.flatnonzero(is_due(fidelity[:-1], fidelity[1:]))).tolist() == judged
-
-
-def test_every_look_on_fewer_rows_is_judged() -> None:
-    looks = np.array([0, *POINTS]) / FULL_TRAINING
-    assert is_due(looks[:-1], looks[1:]).all()
 
 
 def test_who_leads() -> None:

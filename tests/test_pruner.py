@@ -14,7 +14,6 @@ import torch
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
-from hf_rlsearch.backend.fidelity import POINTS
 from hf_rlsearch.curve_features import CURVE_FEATURES, DECISIONS_PER_TRAINING
 from hf_rlsearch.errors import ArgumentsError, WeightsError
 from hf_rlsearch.history import CONTINUES, STOP_KEY
@@ -422,16 +421,6 @@ def test_a_trial_without_hyperparameters_has_no_chance_to_tell(always: Path) -> 
             assert "chance" not in study.trials[1].system_attrs[STOP_KEY]
         trial.report(value, 2)
         study.tell(trial, value)
-
-
-def test_a_training_on_few_rows_is_judged_at_its_first_look(rules: Rules) -> None:
-    study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=10_000, weights=rules("always")))
-    study.add_trial(
-        finished(TrialState.COMPLETE, 0.9, value=0.9, intermediate_values=dict.fromkeys([*POINTS, 10_000], 0.9))
-    )
-    trial = study.ask({"x": X})
-    trial.report(0.1, POINTS[0])
-    assert trial.should_prune()
 
 
 def test_frequent_reports_are_judged_now_and_then(rules: Rules, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,6 @@ from hf_rlsearch.errors import ArgumentsError, ObjectiveError
 OURS = "rl"
 """The value of ``pruner`` that asks for our stop rule."""
 
-STEPS, DATA = "steps", "data"
-"""The values of ``fidelity``: what a trial has had less of that was stopped."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -34,7 +31,6 @@ def check_options(settings: Any) -> None:
     if settings.hp_name is not None and not callable(settings.hp_name):
         raise ArgumentsError(f"hp_name={settings.hp_name!r} given, expected a function of a trial that returns a name.")
     _published(settings.published)
-    _fidelity(settings)
     if not isinstance(settings.direction, str):
         for name, value in (("confirm", settings.confirm or None), ("target", settings.target)):
             if value is not None:
@@ -99,24 +95,4 @@ def _published(published: Any) -> None:
     if not isinstance(published, (list, tuple)) or not all(isinstance(one, Mapping) for one in published):
         raise ArgumentsError(
             f"published={published!r} given, expected a list of dicts such as [{{'learning_rate': 2e-5}}]."
-        )
-
-
-def _fidelity(settings: Any) -> None:
-    if settings.fidelity not in (STEPS, DATA):
-        raise ArgumentsError(
-            f"fidelity={settings.fidelity!r} given, expected {STEPS!r}, for one training that may be stopped on its "
-            f"way, or {DATA!r}, for trainings on more and more rows."
-        )
-    if settings.fidelity == STEPS:
-        return
-    if settings.pruner is None:
-        raise ArgumentsError(
-            f"fidelity={DATA!r} given with pruner=None, which stops nothing: every configuration would be trained on a "
-            "part of the rows first for no reason. Leave one of them out."
-        )
-    if not isinstance(settings.direction, str):
-        raise ArgumentsError(
-            f"fidelity={DATA!r} given with a list of directions, expected a single one: with several objectives "
-            "nothing is stopped. Leave fidelity out, or pass one direction."
         )

@@ -11,14 +11,12 @@ from optuna.trial import FrozenTrial, TrialState
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend import rescoring
 from hf_rlsearch.backend.allowance import Allowance
-from hf_rlsearch.backend.checked import DATA
 from hf_rlsearch.backend.curve import Curve
 from hf_rlsearch.backend.distributed import RUN, STOP
 from hf_rlsearch.backend.drawing import Drawer
 from hf_rlsearch.backend.ending import ended
 from hf_rlsearch.backend.enqueue import enqueue_baseline, enqueue_confirmation
 from hf_rlsearch.backend.failures import Failure
-from hf_rlsearch.backend.fidelity import Looks, trainings_of_a_trial
 from hf_rlsearch.backend.memory import resident_memory
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.ownership import OWNER, in_other_hands, is_first, requeue_interrupted
@@ -74,9 +72,6 @@ class Chief:
         self._world_size, self._alone = world_size, alone
         self._trial: optuna.Trial | None = None
         self._curve: Curve | None = None
-        self._n_rows = n_rows
-        self._looks: Looks | None = None
-        self._ahead: Plan | None = None
         self._again: Params | None = None
         self._deadline = math.inf if settings.timeout is None else time.monotonic() + settings.timeout
         self._pausing = Pausing(self.study, settings, minimize=objective.directions[0] == "minimize")
@@ -91,7 +86,7 @@ class Chief:
             world_size=world_size,
         )
         self.standing = Standing(self.study, objective, settings, self._pausing, scores_again=drawer.generates)
-        prices = Prices(drawer, n_rows, world_size, trainings_of_a_trial(settings))
+        prices = Prices(drawer, n_rows, world_size)
         self._allowance = Allowance(self.study, settings, self._deadline, prices)
         again = requeue_interrupted(self.study, alone=alone)
         if opened.resumed and settings.sampler is not None:
@@ -130,8 +125,6 @@ class Chief:
         Raises:
             SearchFailed: Too many trials have failed.
         """
-        if self._ahead is not None:
-            return {"kind": RUN, **self._ahead.to_json()}
         while True:
             if not self._alone:
                 # What another process was killed over is not left to the next start.
@@ -170,8 +163,6 @@ class Chief:
     def report(self, step: int, value: float) -> bool:
         """Stores a point of the running trial's learning curve; True if the pruner stops the trial."""
         assert self._curve is not None
-        if self._looks is not None:
-            return False  # its points are the ends of its trainings
         return self._curve.add(step, value)
 
     def pauses(self, trainer: Any) -> bool:
@@ -195,10 +186,6 @@ class Chief:
         """Writes a finished trial to the storage, attributes first, so that a finished trial is always whole."""
         trial = self._trial
         assert trial is not None
-        if self._looks is not None and plan is not None:
-            self._ahead = self._looks.after(plan, outcome)
-            if self._ahead is not None:
-                return
         attributes: Params = {
             "seconds": outcome.seconds,
             "peak_memory": outcome.peak_memory,
@@ -218,7 +205,7 @@ class Chief:
             told = self.study.tell(trial, list(outcome.values), skip_if_finished=True)
         else:
             told = self.study.tell(trial, state=_STATES[outcome.status], skip_if_finished=True)
-        self._trial = self._looks = None
+        self._trial = None
         note_trial(self.study, told.number)
         self._again = self._to_decode_again(plan, told)
         line = ended(plan, told, outcome, self.standing, self._world_size)
@@ -251,20 +238,7 @@ class Chief:
             share = known.user_attrs[BEGUN_AT] / FULL_TRAINING
             self.progress.say(f"Trial {plan.number} goes on with trial {earlier}, of which {share:.0%} are trained.")
         self.progress.begun(plan.number, plan.role, exact)
-        return self._with_looks(trial, plan)
-
-    def _with_looks(self, trial: optuna.Trial, plan: Plan) -> Plan | None:
-        """The first training of a trial that sees more and more rows; as ``_begin``."""
-        if self._settings.fidelity != DATA or self._n_rows is None:
-            return plan
-        assert self._curve is not None
-        looks = Looks(trial, plan, self._curve, self._n_rows)
-        stopped = looks.stopped()
-        if stopped is not None:
-            self.record(plan, stopped)
-            return None
-        self._looks = looks
-        return looks.next()
+        return plan
 
     def _paused(self, trial: optuna.Trial) -> str | None:
         """The checkpoint that a trial can go on from which the pruner has stopped."""

@@ -8,7 +8,6 @@ from hf_rlsearch._typing import Params
 from hf_rlsearch.backend.default_space import DefaultSpace, space_for
 from hf_rlsearch.backend.drawing import Drawer
 from hf_rlsearch.backend.factory_names import check_names
-from hf_rlsearch.backend.fidelity import check_fidelity, only_rows
 from hf_rlsearch.backend.found_space import make_drawer
 from hf_rlsearch.backend.made import as_made, frozen_arguments
 from hf_rlsearch.backend.memory import release_memory
@@ -64,7 +63,6 @@ class FactorySource:
         for name, why in self.frozen.unsupported.items():
             if (value := getattr(settings, name)) != getattr(Settings, name):
                 raise ArgumentsError(f"{name}={value!r} given, but {why}. Leave it out.")
-        check_fidelity(settings, self.reference)
 
     def default_space(self) -> DefaultSpace:
         """The space of a search without ``hp_space``."""
@@ -91,8 +89,6 @@ class FactorySource:
         _refuse_shared_model(self.reference, trainer)
         with_run(trainer.args, plan, objective)
         drop_progress(trainer.callback_handler)
-        if plan.rows is not None:
-            only_rows(trainer, plan.rows, self.frozen)
         if monitor is not None:
             trainer._report_to_hp_search = lambda trial, step, metrics: monitor(trainer, metrics)
         return trainer

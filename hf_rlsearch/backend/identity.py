@@ -13,7 +13,6 @@ import optuna
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend.arguments import FrozenArguments
-from hf_rlsearch.backend.checked import STEPS
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.plain_data import dumps, plain
 from hf_rlsearch.space import SearchSpace
@@ -44,7 +43,6 @@ def identity(
     searched: frozenset[str],
     trainer: Any,
     computed: Params | None = None,
-    fidelity: str = STEPS,
 ) -> Params:
     """The identity of a search as plain data, comparable key by key.
 
@@ -55,10 +53,9 @@ def identity(
         searched: Argument names that ``hp_space`` sets.
         trainer: For its data and model.
         computed: What ``hp_space`` returns besides the values that it suggests, by name; plain data.
-        fidelity: What stopped trials have had less of.
     """
     function = objective.function
-    facts = {
+    return {
         "space": {name: optuna.distributions.distribution_to_json(d) for name, d in space.distributions.items()},
         "objective": list(objective.names),
         "follows": None if objective.follows is None else list(objective.follows),
@@ -70,7 +67,6 @@ def identity(
         "eval_data": data_fingerprint(getattr(trainer, "eval_dataset", None)),
         "model": model_fingerprint(getattr(trainer, "model", None)),
     }
-    return facts if fidelity == STEPS else {**facts, "fidelity": fidelity}
 
 
 def data_fingerprint(data: Any) -> str:

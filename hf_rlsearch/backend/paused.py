@@ -15,7 +15,6 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from hf_rlsearch.backend.checked import DATA
 from hf_rlsearch.backend.plain_data import plain
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.trial import FULL_TRAINING
@@ -55,17 +54,15 @@ def needed(checkpoint: str) -> list[str]:
 
 def waiting(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """The paused trials that nobody has gone on with and whose checkpoint is still there, earlier ones first."""
+    taken = {trial.user_attrs.get(CONTINUES) for trial in trials}
     return [
         trial
-        for trial in _unclaimed(trials)
-        if trial.user_attrs.get(PAUSED) is not None and Path(trial.user_attrs[PAUSED], "trainer_state.json").is_file()
+        for trial in trials
+        if trial.state == TrialState.PRUNED
+        and trial.number not in taken
+        and trial.user_attrs.get(PAUSED) is not None
+        and Path(trial.user_attrs[PAUSED], "trainer_state.json").is_file()
     ]
-
-
-def _unclaimed(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The pruned trials that nobody has gone on with, earlier ones first."""
-    taken = {trial.user_attrs.get(CONTINUES) for trial in trials}
-    return [trial for trial in trials if trial.state == TrialState.PRUNED and trial.number not in taken]
 
 
 class Pausing:
@@ -79,7 +76,7 @@ class Pausing:
 
     def __init__(self, study: optuna.Study, settings: Settings, *, minimize: bool) -> None:
         self._study, self._minimize = study, minimize
-        self._most, self._by_rows = settings.most_paused, settings.fidelity == DATA
+        self._most = settings.most_paused
         self._disk_budget = None if settings.disk_budget_gb is None else settings.disk_budget_gb * _GB
 
     def wants(self, trial: FrozenTrial, trainer: Any) -> bool:
@@ -111,7 +108,7 @@ class Pausing:
         wanted = {name: facts[name] for name in _SAME}
         same = [
             each
-            for each in self._open()
+            for each in (waiting(self._trials()) if self._most else ())
             if each.params == trial.params and {name: each.user_attrs.get(name) for name in _SAME} == wanted
         ]
         if not same:
@@ -122,12 +119,6 @@ class Pausing:
             return same[-1]
         trial.set_user_attr(CONTINUES, None)
         return None
-
-    def _open(self) -> list[FrozenTrial]:
-        """The trials that can be gone on with; what is trained on more rows begins anew and needs no checkpoint."""
-        if self._by_rows:
-            return _unclaimed(self._trials())
-        return waiting(self._trials()) if self._most else []
 
     def kept(self, others: float) -> list[FrozenTrial]:
         """The paused trials that may stay on disk: those with the better value so far.

@@ -13,9 +13,7 @@ from optuna.trial import FrozenTrial
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend import checkpoints, confirm, rescoring
 from hf_rlsearch.backend.amount import cost
-from hf_rlsearch.backend.checked import DATA
 from hf_rlsearch.backend.drawing import Drawer, suggest
-from hf_rlsearch.backend.fidelity import trainings_of_a_trial
 from hf_rlsearch.backend.ownership import OWNER, owner
 from hf_rlsearch.backend.paused import BEGUN_AT, Pausing, point_of
 from hf_rlsearch.backend.plain_data import plain
@@ -57,7 +55,6 @@ class Planner:
         world_size: int,
     ) -> None:
         self._study, self._folder, self._drawer, self._settings = study, folder, drawer, settings
-        self._by_rows = settings.fidelity == DATA
         self._pausing, self._config, self._n_rows, self._world_size = pausing, config, n_rows, world_size
 
     def plan(self, trial: optuna.Trial) -> tuple[Plan, Params]:
@@ -81,7 +78,7 @@ class Planner:
         folder = str(Path(self._folder, name))
         resume_from = None if begun is None and earlier is None else self._last_checkpoint(folder, args)
         if begun is None:
-            facts[BEGUN_AT] = self._begun_at(earlier, resume_from)
+            facts[BEGUN_AT] = 0 if resume_from is None else point_of(resume_from)
         for key, value in {**facts, "folder": folder}.items():  # the folder last: with it the trial counts as begun
             trial.set_user_attr(key, value)
         checkpoints.discard_incomplete(folder, keep=resume_from)
@@ -128,7 +125,6 @@ class Planner:
     def _facts(self, trial: optuna.Trial, args: Any, values: Params, exact: Params) -> Params:
         """User attributes, as they come back from a storage: all that a replay needs, and what the trial will cost."""
         own = self._drawer.frozen.original()
-        n_trainings = trainings_of_a_trial(self._settings) if trial.user_attrs["role"] == SEARCH else 1.0
         facts = {
             "role": trial.user_attrs["role"],
             "hyperparameters": exact,
@@ -137,7 +133,7 @@ class Planner:
             "seed": getattr(args, "seed", None),
             "world_size": self._world_size,
             "versions": versions(),
-            COST: cost(args, own, self._n_rows, self._world_size) * n_trainings,
+            COST: cost(args, own, self._n_rows, self._world_size),
         }
         return dict(json.loads(json.dumps(facts)))
 
@@ -154,12 +150,6 @@ class Planner:
                 if step not in known:
                     trial.report(value, step)
         return earlier
-
-    def _begun_at(self, earlier: FrozenTrial | None, resume_from: str | None) -> int:
-        """Where on the axis of learning curves a new trial begins."""
-        if earlier is not None and self._by_rows:
-            return max(earlier.intermediate_values, default=0)
-        return 0 if resume_from is None else point_of(resume_from)
 
     def _model_to_score(self, trial: optuna.Trial, params: Params, values: Params, arguments: Params) -> str | None:
         """The model to score in place of a training that would only repeat an earlier one; noted with the trial."""

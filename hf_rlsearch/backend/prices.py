@@ -22,12 +22,10 @@ class Prices:
         drawer: Knows the arguments of a configuration.
         n_rows: Of the training data, None where they have no length.
         world_size: Number of processes.
-        n_trainings: How often a trial is trained, in trainings on all rows.
     """
 
-    def __init__(self, drawer: Drawer, n_rows: int | None, world_size: int, n_trainings: float = 1.0) -> None:
+    def __init__(self, drawer: Drawer, n_rows: int | None, world_size: int) -> None:
         self._drawer, self._n_rows, self._world_size = drawer, n_rows, world_size
-        self._n_trainings = n_trainings
         self._own = drawer.frozen.original()
         # Thousands of candidates differ in few of the values that the amount depends on.
         self._amount_of = lru_cache(maxsize=4096)(self._amount)
@@ -63,8 +61,8 @@ class Prices:
             with keep_randomness():
                 args = self._drawer.arguments(self._drawer.values_of(space.decode(row)))
         except Exception:  # a combination that is refused, or a part of the space; if it is drawn the trial tells why
-            return self._n_trainings
-        return cost(args, self._own, self._n_rows, self._world_size) * self._n_trainings
+            return 1.0
+        return cost(args, self._own, self._n_rows, self._world_size)
 
     def _names_that_matter(self, space: SearchSpace) -> tuple[str, ...]:
         """The names that change the amount, seen from the lowest and from the highest levels of the others."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import optuna
 
-from hf_rlsearch.backend.checked import DATA, OURS
+from hf_rlsearch.backend.checked import OURS
 from hf_rlsearch.backend.default_space import DefaultSpace
 from hf_rlsearch.backend.drawing import Drawer
 from hf_rlsearch.backend.objective import Objective
@@ -35,12 +35,6 @@ def remarks(
             f"Earlier trials ran on {sorted(others)} processes, this run on {world_size}: effective batch sizes, and "
             "with them objectives, are not comparable."
         )
-    if settings.fidelity == DATA:
-        yield (
-            "Each configuration is trained on 1/9 of the training rows, on 1/3 and on all of them, each time from the "
-            "start; after the first two it may be stopped."
-        )
-        return
     if drawer.frozen.scored_at_end:
         yield drawer.frozen.scored_at_end
         return

@@ -121,7 +121,6 @@ class Search:
                 searched=self._drawer.searched,
                 trainer=source.reference,
                 computed=self._drawer.computed,
-                fidelity=settings.fidelity,
             ),
             directions=self.objective.directions,
             n_trials=settings.counted_trials,

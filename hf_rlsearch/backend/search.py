@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.backend.checked import OURS, STEPS
+from hf_rlsearch.backend.checked import OURS
 from hf_rlsearch.backend.default_space import default_hp_space
 from hf_rlsearch.backend.factory import FactorySource
 from hf_rlsearch.backend.objective import UNSET_DIRECTION
@@ -45,7 +45,6 @@ def search(
     roles: Mapping[str, str] | None = None,
     n_points: Mapping[str, int] | int | None = None,
     budget: float | None = None,
-    fidelity: str = STEPS,
     confirm: int = 0,
     published: Sequence[Params] = (),
     seed: int | None = None,
@@ -98,9 +97,6 @@ def search(
         budget: Number of trainings with your own arguments to spend, on as many trials as that gives where ``n_trials``
             is left out, eight for each training at most. A trial counts for what is newly trained in it. Of
             ``n_trials``, ``budget`` and ``timeout`` the first that is reached ends the search.
-        fidelity: What a trial has less of that is stopped. "steps": one training, judged at its evaluations. "data":
-            a training on a ninth of the training rows, one on a third and one on all of them, each from the start and
-            judged at its end; a ``budget`` counts the rows of all three. Only those on all rows are complete.
         confirm: Number of best configurations to train again under new seeds, with your own; the best mean wins.
         published: Configurations known to work, always among the candidates: their numbers become levels. Names outside
             of the space are left out. Left out, those that were published for the Trainer's kind of model. None of them
@@ -160,7 +156,8 @@ def _own(compute_objective: Any) -> Any:
 
 def _fitting(settings: Settings, source: TrainerSource | FactorySource) -> Settings:
     """With the space of the Trainer's kind of model where the user gave none; refuses what its data do not allow."""
-    source.check(settings)
+    if isinstance(source, FactorySource):
+        source.check(settings)
     if settings.hp_space is not default_hp_space:
         return settings
     return dataclasses.replace(settings, hp_space=source.default_space())

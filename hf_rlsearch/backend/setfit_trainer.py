@@ -135,7 +135,6 @@ class SetFitArguments(FrozenArguments):
 
     scored_at_end = "SetFit scores a model when its training has ended: no trial is stopped before."
     unsupported: Mapping[str, str] = {
-        "fidelity": "SetFit trains on pairs of rows, of which a ninth of the rows has an 81st",
         "halve_batch": "SetFit accumulates no gradients, so half the batch would be another training",
     }
 

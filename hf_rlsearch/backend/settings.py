@@ -9,7 +9,7 @@ from numbers import Integral
 from typing import Any
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.backend.checked import OURS, STEPS, check_options
+from hf_rlsearch.backend.checked import OURS, check_options
 from hf_rlsearch.backend.default_space import default_hp_space
 from hf_rlsearch.backend.objective import UNSET_DIRECTION
 from hf_rlsearch.errors import ArgumentsError
@@ -63,7 +63,6 @@ class Settings:
     roles: Mapping[str, str] | None = None
     n_points: Mapping[str, int] | int | None = None
     budget: float | None = None
-    fidelity: str = STEPS
     confirm: int = 0
     published: Sequence[Params] = ()
     seed: int | None = None

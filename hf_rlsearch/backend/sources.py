@@ -10,7 +10,6 @@ from hf_rlsearch.backend.arguments import FrozenArguments
 from hf_rlsearch.backend.compat import check_trainer, fresh_model, takes_trial
 from hf_rlsearch.backend.default_space import DefaultSpace, space_for
 from hf_rlsearch.backend.drawing import Drawer
-from hf_rlsearch.backend.fidelity import check_fidelity, only_rows
 from hf_rlsearch.backend.found_space import make_drawer
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.plan import Plan, SharedTrial
@@ -87,10 +86,6 @@ class TrainerSource:
             scopes=ScopedNames(self.reference, self._model_init),
         )
 
-    def check(self, settings: Settings) -> None:
-        """Refuses options of a search that cannot be used with the Trainer."""
-        check_fidelity(settings, self.reference)
-
     def default_space(self) -> DefaultSpace:
         """The space of a search without ``hp_space``."""
         return space_for(self.reference, is_factory=False)
@@ -109,8 +104,6 @@ class TrainerSource:
         model_init = trial_model_init(self._model_init, plan.values)
         trainer = self.seat.prepare(args, model_init=model_init, name=plan.name, on_metrics=monitor)
         attach(trainer, plan.values)
-        if plan.rows is not None:
-            only_rows(trainer, plan.rows, self.frozen)
         return trainer
 
     def release(self) -> None:

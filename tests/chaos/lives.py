@@ -133,21 +133,19 @@ class Script:
         n_trials: Of the search.
         n_ranks: Processes.
         fork: Fork instead of starting Python, or torchrun, anew.
-        fidelity: Of the search.
     """
 
     folder: Path
     n_trials: int
     n_ranks: int = 1
     fork: bool = False
-    fidelity: str = "steps"
 
     def start(self, *arguments: str) -> Running:
         """A new life."""
         self.folder.mkdir(exist_ok=True)
         for sign in ("phase", "killed"):
             (self.folder / sign).unlink(missing_ok=True)
-        given = (str(self.n_trials), self.fidelity, *arguments)
+        given = (str(self.n_trials), *arguments)
         kind = Fork if self.fork else Command
         return kind(self.folder, self.n_ranks, *given)
 

@@ -14,10 +14,8 @@ from typing import Any
 
 import pytest
 
-from hf_rlsearch.backend.fidelity import POINTS
 from tests.chaos.lives import Death, Script
 from tests.chaos.worker import BETWEEN, CHECKPOINT, EVALUATION, MOMENTS, RETURNED, TRAINING
-from tests.versions import exact_within_epochs
 
 N_KILLS, N_TRIALS = 25, 4
 # How often a moment comes in a search, about; a life ends somewhere in its first fifth.
@@ -56,19 +54,6 @@ def test_three_kills(tmp_path: Path) -> None:
     moments = [broken.live(Death(moment, count)) for moment, count in ((CHECKPOINT, 8), (BETWEEN, 5), (RETURNED, 1))]
     assert moments == [CHECKPOINT, BETWEEN, RETURNED]
     assert_equal(broken.finish(), whole.finish(), 3)
-
-
-@exact_within_epochs
-@pytest.mark.timeout(600)
-def test_kills_between_and_within_looks(tmp_path: Path) -> None:
-    """On parts of the rows: after a look is trained, in the next one, and in the training on all rows."""
-    broken, whole = (Script(tmp_path / name, n_trials=3, fork=True, fidelity="data") for name in ("broken", "whole"))
-    # Trial 0 has 32 steps and 16 checkpoints on all rows, trial 1 has 4 and 12 steps and then the same.
-    assert broken.live(Death(TRAINING, 48 + 4 + 3)) == TRAINING
-    assert broken.live(Death(BETWEEN, 2)) == BETWEEN
-    assert broken.live(Death(TRAINING, 12 + 8)) == TRAINING
-    assert_equal(broken.finish(), whole.finish(), 3)
-    assert broken.found()["curves"][1].keys() == {*map(str, POINTS), "10000"}
 
 
 @pytest.mark.slow

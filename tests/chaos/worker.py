@@ -1,6 +1,6 @@
 """The script that is killed again and again: one search, in one process or under torchrun.
 
-``python -m tests.chaos.worker FOLDER N_TRIALS FIDELITY [MOMENT COUNT RANK]`` kills itself where ``MOMENT`` comes
+``python -m tests.chaos.worker FOLDER N_TRIALS [MOMENT COUNT RANK]`` kills itself where ``MOMENT`` comes
 for the ``COUNT``th time on one rank; without them it waits to be killed from outside. Writes ``<folder>/phase``, what
 it is at, and ``<folder>/done.json`` when it reaches its end.
 """
@@ -39,7 +39,6 @@ class Life:
     Attributes:
         folder: Everything that it leaves.
         n_trials: Of the search.
-        fidelity: Of the search.
         moment: At which it dies; empty for none.
         count: How often that moment comes before.
         rank: The process that dies.
@@ -48,7 +47,6 @@ class Life:
 
     folder: Path
     n_trials: int
-    fidelity: str = "steps"
     moment: str = ""
     count: int = 0
     rank: int = 0
@@ -119,7 +117,7 @@ def tells(life: Life) -> Any:
 
 
 def make_trainer(life: Life) -> Trainer:
-    """A tiny training of 16 steps with 2 evaluations and 8 checkpoints; on parts of the rows of twice as many."""
+    """A tiny training of 16 steps with 2 evaluations and 8 checkpoints."""
 
     def model_init(trial: Any = None) -> Any:
         return tiny_model(0.1 if trial is None else trial.suggest_float("dropout", 0.0, 0.5))
@@ -131,7 +129,7 @@ def make_trainer(life: Life) -> Trainer:
         save_strategy="steps",
         save_steps=2,
         num_train_epochs=2,
-        per_device_train_batch_size=(8 if life.fidelity == "steps" else 4) // ranks,
+        per_device_train_batch_size=8 // ranks,
         report_to="none",
         use_cpu=True,
         disable_tqdm=True,
@@ -158,11 +156,7 @@ def search(life: Life) -> None:
             life.at(BETWEEN)
         return {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True)}
 
-    # On parts of the rows all looks of all trials are wanted, whatever the agent thinks of them.
-    pruner = {"pruner": optuna.pruners.NopPruner()} if life.fidelity == "data" else {}
-    best: Any = trainer.hyperparameter_search(
-        hp_space=space, backend="rl", n_trials=life.n_trials, fidelity=life.fidelity, **pruner
-    )
+    best: Any = trainer.hyperparameter_search(hp_space=space, backend="rl", n_trials=life.n_trials)
     life.at(RETURNED)
     if trainer.args.process_index == 0:
         trials = best.run_summary.trials
@@ -180,13 +174,13 @@ def search(life: Life) -> None:
         (life.folder / "done.json").write_text(json.dumps(seen))
 
 
-def main(folder: str, n_trials: str, fidelity: str, moment: str = "", count: str = "0", rank: str = "0") -> None:
+def main(folder: str, n_trials: str, moment: str = "", count: str = "0", rank: str = "0") -> None:
     """The command line."""
     torch.set_num_threads(1)
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks > 1:
         dist.init_process_group("gloo", timeout=timedelta(minutes=5))
-    search(Life(Path(folder), int(n_trials), fidelity, moment, int(count), int(rank)))
+    search(Life(Path(folder), int(n_trials), moment, int(count), int(rank)))
     if ranks > 1:
         dist.destroy_process_group()
 

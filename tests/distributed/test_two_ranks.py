@@ -30,7 +30,6 @@ SCENARIOS = [
     "catch_nothing",
     "halve_on_rank_1",
     "confirm",
-    "rows",
 ]
 pytestmark = pytest.mark.timeout(1500)
 
@@ -168,17 +167,6 @@ def test_confirmations_on_two_ranks(folder: Path) -> None:
     found = both(folder, "confirm")
     assert sum(found["confirmed"]) == len(found["states"]) - 2
     assert set(found["states"]) == {"COMPLETE"}
-
-
-def test_parts_of_the_rows_are_the_same_on_all_ranks(folder: Path) -> None:
-    """``both`` compares them; each rank takes its share of a batch from the same part."""
-    found = both(folder, "rows")
-    assert found["states"] == ["COMPLETE", "PRUNED", "COMPLETE"]
-    assert [len(rows) for rows in found["rows"]] == [64, 7, 7, 21, 64]
-    assert set(found["rows"][2]) < set(found["rows"][3])
-    assert [len(curve) for curve in found["curves"]] == [1, 1, 3]
-    assert found["replayed"] == [found["values"][2]]
-    assert found["evaluated"] == found["best"][1]
 
 
 def test_the_objective_is_what_evaluate_gives(folder: Path) -> None:

@@ -107,17 +107,6 @@ class Digests(Trainer):
         return output
 
 
-class Parts(Trainer):
-    """Notes the rows that each training sees."""
-
-    rows: ClassVar[list[list[int]]] = []
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        data: Any = self.train_dataset
-        Parts.rows.append(list(getattr(data, "indices", range(len(data)))))
-        return super().train(*args, **kwargs)
-
-
 def raising_space(trial: Any) -> dict[str, Any]:
     if isinstance(trial, optuna.Trial) and trial.number == 1:
         raise LookupError("boom")
@@ -184,7 +173,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "no_pause": {"n_trials": 2, "baseline": False, "sampler": Same()},
     "halve_on_rank_1": {"halve_batch": True},
     "confirm": {"confirm": 1, "n_trials": 2},
-    "rows": {"fidelity": "data", "pruner": StopsTrial1()},
 }
 TRAINERS: dict[str, type[Trainer]] = {
     "nan": Diverges,
@@ -192,7 +180,6 @@ TRAINERS: dict[str, type[Trainer]] = {
     "end_raises": BreaksAtTheEnd,
     "pause": Digests,
     "no_pause": Digests,
-    "rows": Parts,
 }
 SCENARIO_OF = {"too_many_failures": "raise_on_rank_1", "catch_nothing": "raise_on_rank_1"}
 
@@ -206,7 +193,7 @@ def make_trainer(scenario: str, folder: Path) -> Trainer:
         eval_strategy="epoch",
         save_strategy="epoch" if scenario.startswith(("kill", "pause")) else "no",
         num_train_epochs=2,
-        per_device_train_batch_size=2 if scenario == "rows" else 8,
+        per_device_train_batch_size=8,
         report_to="none",
         use_cpu=True,
         disable_tqdm=True,
@@ -236,7 +223,7 @@ def n_models() -> int:
 
 
 def search(scenario: str, folder: Path) -> dict[str, Any]:
-    Digests.began, Digests.weights, Parts.rows = [], {}, []
+    Digests.began, Digests.weights = [], {}
     trainer = make_trainer(scenario, folder)
     options: dict[str, Any] = {"hp_space": rates, "n_trials": 3, **OPTIONS.get(scenario, {})}
     if scenario == "objective_raises":
@@ -252,9 +239,7 @@ def search(scenario: str, folder: Path) -> dict[str, Any]:
         changed = sorted(name for name, value in before.items() if vars(trainer).get(name) is not value)
         return {"error": type(error).__name__, "text": str(error), "changed": changed}
     result = best.run_summary
-    rows = list(Parts.rows)
-    again = {"plain": 1, "rows": 2}.get(scenario)
-    replayed = None if again is None else result.replay(make_trainer(scenario, folder), again)
+    replayed = result.replay(make_trainer(scenario, folder), 1) if scenario == "plain" else None
     return {
         "best": [best.run_id, best.objective, best.hyperparameters],
         "states": [trial.state.name for trial in result.trials],
@@ -265,8 +250,6 @@ def search(scenario: str, folder: Path) -> dict[str, Any]:
         "values": [trial.value for trial in result.trials],
         "continues": [trial.user_attrs.get("rl:continues") for trial in result.trials],
         "began": Digests.began,
-        "rows": rows,
-        "curves": [list(trial.intermediate_values) for trial in result.trials],
         "weights": dict(Digests.weights),
         "evaluated": trainer.evaluate()["eval_loss"],
         "replayed": replayed,
