@@ -80,6 +80,7 @@ MAY_NAME: dict[str, set[str]] = {
     "yaml": {"recipe_tools"},
     "safetensors": {"weights", "policy", "agent", "predictor_training", "stop_training", "choice_training", "backend"},
     "pandas": {"backend"},
+    "psutil": {"backend"},
     "matplotlib": {"report"},
     "sklearn": {"metrics", "backend.prices"},
     "scipy": {"metrics"},

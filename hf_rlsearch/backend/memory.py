@@ -1,30 +1,62 @@
-"""How much memory a training takes, and giving it back."""
+"""Measures how much memory a training takes, and releases it afterwards."""
 
 import gc
+import threading
+from types import TracebackType
+
+import psutil
+
+_INTERVAL = 0.05
+"""Seconds between two samples: short against any training, and a sample takes some microseconds."""
 
 
-def peak_memory() -> int:
-    """Most bytes in use so far on the device, or by this process where there is no CUDA device."""
-    import torch
+class PeakMemory:
+    """Context manager that measures the peak memory of what runs inside of it.
 
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    import resource
-    import sys
+    On a CUDA device torch counts the allocated bytes itself. Elsewhere a thread samples the resident memory of the
+    process: the maximum that the system keeps is that of the whole life of the process, so a small trial after a large
+    one would be charged with the large one's memory.
 
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(used if sys.platform == "darwin" else used * 1024)
+    Attributes:
+        peak: Bytes; of the device, or of the process where there is no CUDA device. Valid once the context is left.
+    """
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._ended = threading.Event()
+        self._sampler: threading.Thread | None = None
+
+    def __enter__(self) -> "PeakMemory":
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            self.peak = resident_memory()
+            self._sampler = threading.Thread(target=self._sample, name="peak memory", daemon=True)
+            self._sampler.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._sampler is None:
+            import torch
+
+            self.peak = int(torch.cuda.max_memory_allocated())
+            return
+        self._ended.set()
+        self._sampler.join()
+        self.peak = max(self.peak, resident_memory())
+
+    def _sample(self) -> None:
+        while not self._ended.wait(_INTERVAL):
+            self.peak = max(self.peak, resident_memory())
 
 
-def resident_memory() -> int | None:
-    """Bytes of main memory that this process holds now; None where the system does not tell."""
-    import os
-
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return None
+def resident_memory() -> int:
+    """Bytes of main memory that this process holds now."""
+    return int(psutil.Process().memory_info().rss)
 
 
 def release_memory() -> None:
@@ -34,4 +66,3 @@ def release_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()

@@ -11,7 +11,7 @@ from hf_rlsearch._typing import Params
 from hf_rlsearch.backend.compat import fresh_model, load_checkpoint
 from hf_rlsearch.backend.distributed import Ranks
 from hf_rlsearch.backend.failures import Failure, diverged
-from hf_rlsearch.backend.memory import peak_memory
+from hf_rlsearch.backend.memory import PeakMemory
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.plain_data import plain
 from hf_rlsearch.backend.plan import Plan, SharedTrial
@@ -33,7 +33,7 @@ class Outcome:
         metrics: All metrics of the scored evaluation.
         failure: Set if failed.
         seconds: Wall-clock time on this rank.
-        peak_memory: Bytes; of the device, or of the process on a CPU.
+        peak_memory: Bytes while the trial ran; of the device, or of the process on a CPU.
         step: Training steps done.
         trained: Share of the trial's own training that was done, in [0, 1].
         checkpoint: Folder that holds exactly the scored model, if one was written.
@@ -150,16 +150,17 @@ def run_trial(trainer: Any, plan: Plan, monitor: Monitor, objective: Objective) 
         The outcome, and the exception that it failed with. KeyboardInterrupt and SystemExit pass through.
     """
     begun, error = time.perf_counter(), None
-    try:
-        outcome = _train(trainer, plan, monitor, objective)
-    except TrialPruned as caught:
-        outcome, error = _gave_up(trainer, monitor, caught)
-    except Exception as caught:
-        error = caught
-        failure = Failure.from_error(caught, rank=_rank(trainer), step=_step(trainer))
-        outcome = Outcome(status=FAILED, failure=failure)
+    with PeakMemory() as memory:
+        try:
+            outcome = _train(trainer, plan, monitor, objective)
+        except TrialPruned as caught:
+            outcome, error = _gave_up(trainer, monitor, caught)
+        except Exception as caught:
+            error = caught
+            failure = Failure.from_error(caught, rank=_rank(trainer), step=_step(trainer))
+            outcome = Outcome(status=FAILED, failure=failure)
     outcome.seconds = time.perf_counter() - begun
-    outcome.peak_memory = peak_memory()
+    outcome.peak_memory = memory.peak
     outcome.step = _step(trainer) or 0
     if plan.score is not None:
         outcome.step = 0  # what the state tells is of a training before the search
