@@ -1,15 +1,14 @@
-"""Metrics that need no download: real ``evaluate`` modules that ship with the package.
+"""Loads metrics that need no download: real ``evaluate`` modules that ship with the package.
 
-``load_metric("bleu")`` takes the bundled module and falls through to ``evaluate.load`` for any other name. Each file
-here is an ``evaluate`` script by itself, so ``evaluate.load(path_to_the_file)`` works too. The libraries that do the
-counting (scikit-learn, scipy, sacrebleu, rouge-score) come with ``pip install "hf_rlsearch[recipes]"`` and load on use.
-None of them scores nothing: without predictions each raises the same ``ArgumentsError``.
+``load_metric("bleu")`` takes the bundled module and falls through to ``evaluate.load`` for any other name. The
+libraries that do the counting (scikit-learn, scipy, sacrebleu, rouge-score) come with
+``pip install "hf_rlsearch[recipes]"`` and load on use. Without predictions each metric raises the same ``ArgumentsError``.
 """
 
-import difflib
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from hf_rlsearch._validation import did_you_mean
 from hf_rlsearch.errors import ArgumentsError
 
 if TYPE_CHECKING:
@@ -17,20 +16,17 @@ if TYPE_CHECKING:
 
 __all__ = ["BUNDLED", "load_metric"]
 
-BUNDLED: tuple[str, ...] = (
-    "accuracy",
-    "bleu",
-    "chrf",
-    "exact_match",
-    "f1",
-    "glue",
-    "matthews_correlation",
-    "pearsonr",
-    "perplexity",
-    "rouge",
-    "sacrebleu",
-    "spearmanr",
-)
+CLASSIFICATION: tuple[str, ...] = ("accuracy", "f1", "glue", "matthews_correlation", "pearsonr", "spearmanr")
+# metric -> the library that counts for it, if any
+TEXT = {
+    "bleu": "sacrebleu",
+    "chrf": "sacrebleu",
+    "exact_match": None,
+    "perplexity": None,
+    "rouge": "rouge_score",
+    "sacrebleu": "sacrebleu",
+}
+BUNDLED: tuple[str, ...] = tuple(sorted((*CLASSIFICATION, *TEXT)))
 
 
 def load_metric(name: str, config: str | None = None) -> "evaluate.EvaluationModule":
@@ -49,11 +45,7 @@ def load_metric(name: str, config: str | None = None) -> "evaluate.EvaluationMod
             bundled and cannot be loaded from the Hub.
     """
     try:
-        if name in BUNDLED:
-            return _bundled_class(name)(config_name=config, keep_in_memory=True)
-        import evaluate
-
-        return evaluate.load(name, config)
+        return _load(name, config)
     except ImportError as error:
         raise ArgumentsError(
             f"metric {name!r} needs a library that is not installed ({error}). "
@@ -62,21 +54,28 @@ def load_metric(name: str, config: str | None = None) -> "evaluate.EvaluationMod
     except KeyError as error:
         raise ArgumentsError(f"metric {name!r} cannot be loaded: {error.args[0]}") from error
     except OSError as error:  # evaluate's FileNotFoundError, and every kind of failed connection
-        raise ArgumentsError(_not_found(name, error)) from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ArgumentsError(
+            f"metric {name!r} is not bundled and could not be loaded from the Hub ({reason})."
+            f"{did_you_mean(name, BUNDLED)} Without a network use one of {list(BUNDLED)}, or give the path of a "
+            "script, such as './my_metric.py'."
+        ) from error
 
 
-def _bundled_class(name: str) -> Any:
-    from evaluate.loading import import_main_class
+def _load(name: str, config: str | None) -> "evaluate.EvaluationModule":
+    if name not in BUNDLED:
+        import evaluate
 
-    importlib.import_module(f"{__name__}.{name}")
-    return import_main_class(f"{__name__}.{name}")
+        return evaluate.load(name, config)
+    from hf_rlsearch.metrics.base import BundledMetric
 
+    if name in CLASSIFICATION:
+        from hf_rlsearch.metrics.classification import define
 
-def _not_found(name: str, error: OSError) -> str:
-    near = difflib.get_close_matches(name, BUNDLED, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return (
-        f"metric {name!r} is not bundled and could not be loaded from the Hub ({reason}).{hint} Without a network "
-        f"use one of {list(BUNDLED)}, or give the path of a script, such as './my_metric.py'."
-    )
+        return BundledMetric(name, define(name, config), config)
+    library = TEXT[name]
+    if library is not None:
+        importlib.import_module(library)  # a missing one is found now, not after the first training
+    from hf_rlsearch.metrics.text import DEFINITIONS
+
+    return BundledMetric(name, DEFINITIONS[name], config)
