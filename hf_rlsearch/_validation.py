@@ -1,5 +1,6 @@
 """Checks plain values that users give: is one a number, and which known name did a misspelt one mean."""
 
+import math
 from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any, TypeGuard
@@ -13,6 +14,11 @@ def is_number(value: Any) -> TypeGuard[float]:
 def is_integer(value: Any) -> TypeGuard[int]:
     """Whether a value is a whole number by its type, of Python or numpy; True and False are not."""
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_finite_number(value: Any) -> TypeGuard[float]:
+    """Whether a value is a real number with a place on an axis: neither NaN nor infinite, neither True nor False."""
+    return is_number(value) and math.isfinite(value)
 
 
 def closest(name: Any, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hf_rlsearch._typing import FloatArray, IntArray
+from hf_rlsearch._validation import is_number
 
 KINDS: tuple[str, ...] = (
     "unknown",
@@ -93,7 +94,7 @@ _NAMED_SIZES: tuple[tuple[str, float], ...] = (
 
 def kind(value: Any) -> int:
     """Index into `KINDS` of a categorical value; 0 where the name says nothing."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if is_number(value):
         return 0
     text = str(value).lower()
     return next((KINDS.index(name) for pattern, name in _KIND_PATTERNS if re.search(pattern, text)), 0)

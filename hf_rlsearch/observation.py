@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
+from hf_rlsearch._validation import is_number
 from hf_rlsearch.errors import ObservationError
 from hf_rlsearch.history import STATUS, History
 from hf_rlsearch.knowledge import KINDS, absolute, size_hint
@@ -421,11 +422,7 @@ def _key(value: object) -> object:
     """A dictionary key under which 1 and 1.0 agree, but not True and "1": numbers are floats, all else has its type."""
     if type(value) is float:
         return value
-    return float(value) if _is_number(value) else (type(value), value)  # type: ignore[arg-type]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number(value) else (type(value), value)
 
 
 def _live_space_arrays(space: SearchSpace, extra: Sequence[Sequence[float]]) -> SpaceArrays:

@@ -16,6 +16,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import FloatArray
+from hf_rlsearch._validation import is_number
 from hf_rlsearch.curve_features import FORECAST_FEATURES, N_ALTERNATIVES, curve_features, is_due, leads
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.history import COMPLETE, COST, FAILED, STOP_KEY, History, continued, stable_distributions
@@ -81,8 +82,7 @@ class RLPruner(BasePruner):
         facts: Mapping[str, float] | None = None,
     ) -> None:
         for name, value in (("max_resource", max_resource), ("budget", budget)):
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if value is not None and not (number and 0 < value < math.inf):
+            if value is not None and not (is_number(value) and 0 < value < math.inf):
                 raise ArgumentsError(
                     f"{name}={value!r}: expected a finite number above 0, or None where it is not known."
                 )
@@ -215,7 +215,7 @@ class _Curve:
         if not len(curve):
             return None
         told = trial.user_attrs.get(COST)
-        cost = float(told) if isinstance(told, (int, float)) and 0 < told < math.inf else 1.0
+        cost = float(told) if is_number(told) and 0 < told < math.inf else 1.0
         best, complete = np.maximum.accumulate(curve[:, 1]), bool(history.status[0] == COMPLETE)
         return cls(curve[:, 0], best, float(curve[-1, 1]), complete, cost)
 

@@ -10,10 +10,10 @@ import dataclasses
 import math
 import typing
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from hf_rlsearch._typing import Params
+from hf_rlsearch._validation import closest, is_number
 from hf_rlsearch.backend.casting import cast_to, describe
 from hf_rlsearch.backend.plain_data import plain, words
 from hf_rlsearch.errors import SearchSpaceError
@@ -150,12 +150,11 @@ def unknown_name(
         model_init_takes_trial: Why it does not help.
         other: A name in a scope that is near, if there is one.
     """
-    near = get_close_matches(name, list(known), n=1, cutoff=0.6 if other is None else 0.8)
-    close = near[0] if near else other
+    near = closest(name, known, cutoff=0.6 if other is None else 0.8) or other
     if name == "warmup_ratio":
         hint = "Since transformers 5, warmup_steps takes a fraction: suggest_float('warmup_steps', 0.0, 0.2)."
     else:
-        hint = f"Did you mean {close!r}?" if close else "Rename it, or read it in model_init(trial)."
+        hint = f"Did you mean {near!r}?" if near else "Rename it, or read it in model_init(trial)."
     why = "does not read it" if model_init_takes_trial else "takes no trial"
     return SearchSpaceError(
         f"hp_space sets {name!r}, which is not a field of TrainingArguments, and model_init {why}, so it would have no "
@@ -212,7 +211,7 @@ def _normalise(fresh: Any, values: Mapping[str, Any]) -> None:
 
 
 def _check_range(name: str, value: Any) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
+    if not is_number(value):
         return
     wanted = None
     if not math.isfinite(value):

@@ -4,6 +4,8 @@ import enum
 import types
 from typing import Any, Literal, Union, get_args, get_origin
 
+from hf_rlsearch._validation import is_number
+
 
 def cast_to(hint: Any, value: Any) -> Any:
     """Casts a value to a type annotation without guessing.
@@ -60,7 +62,7 @@ def _to_bool(value: Any) -> bool:
         return True
     if isinstance(value, str) and value.strip().lower() in ("false", "no", "off", "0"):
         return False
-    if isinstance(value, (int, float)) and value in (0, 1):
+    if is_number(value) and value in (0, 1):
         return bool(value)
     raise ValueError("expected True or False")
 
@@ -70,13 +72,13 @@ def _to_int(value: Any) -> int:
         raise TypeError("expected a whole number, not a truth value")
     if isinstance(value, str):
         return int(value)
-    if isinstance(value, (int, float)) and float(value).is_integer():
+    if is_number(value) and float(value).is_integer():
         return int(value)
     raise ValueError("expected a whole number")
 
 
 def _to_float(value: Any) -> float | int:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+    if not (is_number(value) or isinstance(value, str)):
         raise TypeError("expected a number")
     # An int stays one: warmup_steps=50 are steps, 0.5 is a fraction.
     return value if isinstance(value, int) else float(value)

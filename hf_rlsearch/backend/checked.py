@@ -2,9 +2,9 @@
 
 import logging
 from collections.abc import Mapping
-from numbers import Real
 from typing import Any
 
+from hf_rlsearch._validation import is_number
 from hf_rlsearch.errors import ArgumentsError, ObjectiveError
 
 OURS = "rl"
@@ -41,7 +41,7 @@ def check_options(settings: Any) -> None:
 
 
 def _number(name: str, value: Any) -> None:
-    if value is not None and (not isinstance(value, Real) or isinstance(value, bool)):
+    if value is not None and not is_number(value):
         raise ArgumentsError(f"{name}={value!r} given, expected a number, or None.")
 
 

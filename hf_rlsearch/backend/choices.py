@@ -1,11 +1,11 @@
 """The one place where the default sampler and pruner are chosen."""
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 
 import optuna
 
 from hf_rlsearch._typing import Params
+from hf_rlsearch._validation import did_you_mean
 from hf_rlsearch.backend.checked import OURS
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.trial import FULL_TRAINING
@@ -61,11 +61,10 @@ def _check_published(published: Sequence[Params], space: SearchSpace) -> None:
     named = sorted({name for setting in published for name in setting})
     if not named or set(named) & set(space.names):
         return
-    close = [match for name in named for match in get_close_matches(name, space.names, n=1)]
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    hints = [did_you_mean(name, space.names) for name in named]
     raise ArgumentsError(
         f"published names {', '.join(named)}, none of which is searched; expected some of "
-        f"{', '.join(space.names)}.{hint}"
+        f"{', '.join(space.names)}.{max(hints, key=len)}"
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hf_rlsearch._typing import Params
+from hf_rlsearch._validation import is_number
 from hf_rlsearch.backend.storage_errors import is_storage_error
 
 _PEER_LOST = re.compile(
@@ -100,6 +101,6 @@ def diverged(values: tuple[float, ...], metrics: Any) -> str | None:
         if not math.isfinite(value):
             return f"the objective is {value}"
     for name, value in metrics.items():
-        if name.endswith("loss") and isinstance(value, (int, float)) and not math.isfinite(value):
+        if name.endswith("loss") and is_number(value) and not math.isfinite(value):
             return f"{name} is {value}"
     return None

@@ -4,11 +4,10 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
-from numbers import Integral
 from typing import Any
 
 from hf_rlsearch._typing import Params
+from hf_rlsearch._validation import did_you_mean, is_integer
 from hf_rlsearch.backend.checked import OURS, check_options
 from hf_rlsearch.backend.default_space import default_hp_space
 from hf_rlsearch.backend.objective import UNSET_DIRECTION
@@ -145,14 +144,13 @@ class Settings:
         known = {field.name for field in dataclasses.fields(cls)}
         for name in options:
             if name not in known:
-                close = get_close_matches(name, known, n=1)
-                hint = f" Did you mean {close[0]!r}?" if close else ""
                 raise TypeError(
-                    f"hyperparameter_search(backend='rl') got an unexpected keyword argument {name!r}.{hint}"
+                    f"hyperparameter_search(backend='rl') got an unexpected keyword argument {name!r}."
+                    f"{did_you_mean(name, known)}"
                 )
         return cls(**{**given, **options})
 
 
 def _whole(name: str, value: Any, *, at_least: int) -> None:
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < at_least:
+    if not is_integer(value) or value < at_least:
         raise ArgumentsError(f"{name}={value!r} given, expected a whole number, at least {at_least}.")

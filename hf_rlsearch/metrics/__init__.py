@@ -2,7 +2,8 @@
 
 ``load_metric("bleu")`` takes the bundled module and falls through to ``evaluate.load`` for any other name. The
 libraries that do the counting (scikit-learn, scipy, sacrebleu, rouge-score) come with
-``pip install "hf_rlsearch[recipes]"`` and load on use. Without predictions each metric raises the same ``ArgumentsError``.
+``pip install "hf_rlsearch[recipes]"`` and load on use. Without predictions each metric raises the same
+``ArgumentsError``.
 """
 
 import importlib

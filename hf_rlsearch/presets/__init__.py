@@ -7,8 +7,6 @@ The seed is in no space: choosing one selects the luckiest run, not a better con
 arXiv:2002.06305).
 """
 
-import difflib
-
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.presets.preset import Box, Preset
@@ -70,6 +68,5 @@ def _normalized(task: str | None) -> str:
 
 def _refuse_misspelling(model_type: str) -> None:
     """``"BERT"`` must not silently become the generic preset; ``"modernbert"`` may."""
-    near = difflib.get_close_matches(model_type.lower(), [*MODEL_TYPES, *_FAMILY], n=1, cutoff=1.0)
-    if near:
-        raise ArgumentsError(f"model_type={model_type!r}: transformers writes it {near[0]!r}.")
+    if model_type.lower() in (*MODEL_TYPES, *_FAMILY):
+        raise ArgumentsError(f"model_type={model_type!r}: transformers writes it {model_type.lower()!r}.")

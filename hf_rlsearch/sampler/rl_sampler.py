@@ -13,6 +13,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
 from hf_rlsearch._typing import BoolArray, IntArray, Params
+from hf_rlsearch._validation import is_integer
 from hf_rlsearch.decision import Decision
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.history import DECISION_KEY, History, stable_distributions
@@ -270,5 +271,5 @@ def _fresh_seed() -> int:
 
 
 def _check_count(name: str, value: object, *, smallest: int) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < smallest):
+    if value is not None and (not is_integer(value) or value < smallest):
         raise ArgumentsError(f"{name} is {value!r}, expected a whole number of at least {smallest}, or None.")

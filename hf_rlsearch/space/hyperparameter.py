@@ -9,7 +9,8 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
-from hf_rlsearch.space.levels import is_logarithmic, is_number, make_levels, storable
+from hf_rlsearch._validation import is_finite_number
+from hf_rlsearch.space.levels import is_logarithmic, make_levels, storable
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Hyperparameter:
         """
         if not isinstance(self.distribution, FloatDistribution | IntDistribution):
             return self
-        wanted = storable(self.distribution, [value for value in values if is_number(value)])
+        wanted = storable(self.distribution, [value for value in values if is_finite_number(value)])
         new = [value for value in wanted if value not in self.levels]
         if not new:
             return self
@@ -86,7 +87,7 @@ class Hyperparameter:
     @cached_property
     def ordered(self) -> bool:
         """True if all levels are finite numbers, so that some lie between others."""
-        return all(is_number(level) for level in self.levels)
+        return all(is_finite_number(level) for level in self.levels)
 
     def position(self, value: Any) -> float:
         """Where a value lies between the first and the last level.
@@ -99,14 +100,14 @@ class Hyperparameter:
         """
         if len(self.levels) == 1:
             return 0.5
-        if self.ordered and is_number(value):
+        if self.ordered and is_finite_number(value):
             return self._place(value)
         index = self.nearest_level(value)
         return 0.5 if index < 0 else index / (len(self.levels) - 1)
 
     def nearest_level(self, value: Any) -> int:
         """The index of the level closest to a value by ``position``, the lower one of two; -1 for an unknown choice."""
-        if not (self.ordered and is_number(value)):
+        if not (self.ordered and is_finite_number(value)):
             return next((i for i, level in enumerate(self.levels) if _same(level, value)), -1)
         above = bisect_left(self.levels, value)
         if above == 0 or above == len(self.levels):

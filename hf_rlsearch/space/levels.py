@@ -7,11 +7,11 @@ import math
 from collections.abc import Iterable
 from decimal import Decimal
 from itertools import pairwise
-from numbers import Real
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from hf_rlsearch._validation import is_finite_number, is_integer
 from hf_rlsearch.errors import SearchSpaceError
 
 # Objectives of trainings hardly differ between learning rates closer than a factor 10^(1/4); other logarithmic
@@ -41,7 +41,7 @@ def make_levels(
     Raises:
         SearchSpaceError: The range is not finite, ``n_points`` is below 2, or a choice cannot be stored.
     """
-    if n_points is not None and (isinstance(n_points, bool) or not isinstance(n_points, int) or n_points < 2):
+    if n_points is not None and (not is_integer(n_points) or n_points < 2):
         raise SearchSpaceError(f"n_points for {name!r} is {n_points!r}, expected a whole number of at least 2.")
     if isinstance(distribution, CategoricalDistribution):
         return _categorical(name, distribution)
@@ -63,11 +63,6 @@ def make_levels(
     return levels
 
 
-def is_number(value: object) -> bool:
-    """True for a finite number, also of numpy, that is not a bool: something that has a place on an axis."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def is_logarithmic(levels: tuple[Any, ...], distribution: BaseDistribution) -> bool:
     """Tells whether places between levels are to be measured in factors.
 
@@ -78,7 +73,7 @@ def is_logarithmic(levels: tuple[Any, ...], distribution: BaseDistribution) -> b
     """
     if not isinstance(distribution, CategoricalDistribution):
         return bool(getattr(distribution, "log", False))
-    if len(levels) < 3 or not all(is_number(level) and level > 0 for level in levels):
+    if len(levels) < 3 or not all(is_finite_number(level) and level > 0 for level in levels):
         return False
     if levels[-1] >= 8 * levels[0]:
         return True
@@ -107,7 +102,7 @@ def _categorical(name: str, distribution: CategoricalDistribution) -> tuple[Any,
     # Optuna knows a choice by its first equal one, so True and 1 (or a repeated choice) are one level.
     unique = {distribution.to_internal_repr(choice): _plain(choice) for choice in reversed(distribution.choices)}
     levels = [unique[index] for index in sorted(unique)]
-    return tuple(sorted(levels)) if all(is_number(level) for level in levels) else tuple(levels)
+    return tuple(sorted(levels)) if all(is_finite_number(level) for level in levels) else tuple(levels)
 
 
 def _plain(value: Any) -> Any:

@@ -4,7 +4,6 @@ import datetime
 import functools
 import warnings
 from collections.abc import Callable, Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from optuna.study import Study, create_study
 from optuna.trial import BaseTrial
 
 from hf_rlsearch._typing import Params
+from hf_rlsearch._validation import is_number
 from hf_rlsearch.errors import SearchSpaceError
 
 
@@ -170,7 +170,7 @@ class RecordingTrial(BaseTrial):
 
 def _check_range(name: str, low: object, high: object, step: object) -> None:
     for value in (low, high) if step is None else (low, high, step):
-        if not isinstance(value, Real) or isinstance(value, bool):
+        if not is_number(value):
             raise SearchSpaceError(
                 f"The range of {name!r} holds {value!r} of type {type(value).__name__}, expected a number."
             )

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
+from hf_rlsearch._validation import did_you_mean, is_integer, is_number
 from hf_rlsearch.errors import SearchSpaceError
 
 ROLES: tuple[str, ...] = (
@@ -119,12 +120,9 @@ def check_role(name: str, role: str) -> str:
         SearchSpaceError: ``role`` is not one of ``ROLES``.
     """
     if role not in ROLES:
-        # difflib is only needed where something is wrong
-        from difflib import get_close_matches
-
-        close = get_close_matches(str(role), ROLES, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise SearchSpaceError(f"roles gives {name!r} the role {role!r}, expected one of {', '.join(ROLES)}.{hint}")
+        raise SearchSpaceError(
+            f"roles gives {name!r} the role {role!r}, expected one of {', '.join(ROLES)}.{did_you_mean(role, ROLES)}"
+        )
     return role
 
 
@@ -137,10 +135,10 @@ def _normalise(name: str) -> str:
 def _all_numbers(distribution: BaseDistribution) -> bool:
     if not isinstance(distribution, CategoricalDistribution):
         return True
-    return all(isinstance(choice, int | float) and not isinstance(choice, bool) for choice in distribution.choices)
+    return all(is_number(choice) for choice in distribution.choices)
 
 
 def _all_whole(distribution: BaseDistribution) -> bool:
     if isinstance(distribution, CategoricalDistribution):
-        return all(isinstance(choice, int) and not isinstance(choice, bool) for choice in distribution.choices)
+        return all(is_integer(choice) for choice in distribution.choices)
     return not isinstance(distribution, FloatDistribution)

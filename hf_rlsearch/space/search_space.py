@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from hf_rlsearch._typing import BoolArray, IntArray, Params
+from hf_rlsearch._validation import did_you_mean
 from hf_rlsearch.errors import SearchSpaceError
 from hf_rlsearch.space.candidates import draw_pool, full_grid, unique_rows
 from hf_rlsearch.space.hyperparameter import Hyperparameter
@@ -203,11 +203,8 @@ class SearchSpace:
 def _check_names(argument: str, given: Collection[str], known: Mapping[str, object]) -> None:
     for name in given:
         if name not in known:
-            close = get_close_matches(str(name), list(known), n=1)
-            hint = (
-                f"Did you mean {close[0]!r}?" if close else f"The space has {', '.join(map(repr, known)) or 'no name'}."
-            )
-            raise SearchSpaceError(f"{argument} names {name!r}, which the search space does not suggest. {hint}")
+            hint = did_you_mean(name, known) or f" The space has {', '.join(map(repr, known)) or 'no name'}."
+            raise SearchSpaceError(f"{argument} names {name!r}, which the search space does not suggest.{hint}")
 
 
 def _check_numeric(argument: str, given: Collection[str], distributions: Mapping[str, BaseDistribution]) -> None:

@@ -1,10 +1,10 @@
 """Checks scoped names and their values before anything is trained, and knows the user's own values."""
 
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from hf_rlsearch._typing import Params
+from hf_rlsearch._validation import closest
 from hf_rlsearch.backend.scopes.adapter import adapter_scope, is_adapted
 from hf_rlsearch.backend.scopes.generation import generation_scope
 from hf_rlsearch.backend.scopes.model import model_scope
@@ -38,8 +38,8 @@ class ScopedNames:
                 continue
             scope, field = self._scope(prefix), name.partition(".")[2]
             if field not in scope.own:
-                close = get_close_matches(field, list(scope.own), n=1)
-                hint = f"Did you mean '{prefix}.{close[0]}'?" if close else f"It has {', '.join(sorted(scope.own))}."
+                near = closest(field, scope.own)
+                hint = f"Did you mean '{prefix}.{near}'?" if near else f"It has {', '.join(sorted(scope.own))}."
                 raise SearchSpaceError(f"hp_space sets {name!r}, but {scope.owner} has no field {field!r}. {hint}")
 
     def fit(self, values: Mapping[str, Any]) -> Params:
@@ -72,10 +72,10 @@ class ScopedNames:
     def nearest(self, name: str) -> str | None:
         """A scoped name that an unknown name may have meant, None for none."""
         known = {field: prefix for prefix in (TRAIN, PEFT, MODEL) for field in self._fields(prefix)}
-        full = {**{f"{prefix}.{field}": f"{prefix}.{field}" for field, prefix in known.items()}}
+        full = {f"{prefix}.{field}": f"{prefix}.{field}" for field, prefix in known.items()}
         full |= {field: f"{prefix}.{field}" for field, prefix in known.items()}
-        close = get_close_matches(name, list(full), n=1, cutoff=0.8)
-        return full[close[0]] if close else None
+        near = closest(name, full, cutoff=0.8)
+        return full[near] if near else None
 
     def _fields(self, prefix: str) -> list[str]:
         try:
