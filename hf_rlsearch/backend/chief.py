@@ -170,18 +170,6 @@ class Chief:
         assert self._trial is not None
         return self._pausing.wants(self.study._storage.get_trial(self._trial._trial_id), trainer)
 
-    def halved(self, plan: Plan) -> None:
-        """Notes that the running trial goes on with a smaller batch per device."""
-        assert self._trial is not None
-        args = self._drawer.arguments(plan.values)
-        self._trial.set_user_attr("values", plan.values)
-        self._trial.set_user_attr("arguments", self._drawer.frozen.to_json(args))
-        self._trial.set_user_attr(BEGUN_AT, 0)
-        self.progress.say(
-            f"Trial {plan.number} ran out of memory and begins again with per_device_train_batch_size="
-            f"{args.per_device_train_batch_size}, gradient_accumulation_steps={args.gradient_accumulation_steps}."
-        )
-
     def record(self, plan: Plan | None, outcome: Outcome) -> None:
         """Writes a finished trial to the storage, attributes first, so that a finished trial is always whole."""
         trial = self._trial

@@ -1,7 +1,7 @@
 """What is to be trained next, as all ranks are told, and the trial that ``model_init`` sees on each of them."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -43,18 +43,6 @@ class Plan:
     def from_json(cls, data: Mapping[str, Any]) -> "Plan":
         """The inverse of ``to_json``."""
         return cls(**data)
-
-    def with_half_the_batch(self, args: Any) -> "Plan | None":
-        """The same trial with half the batch per device and twice the accumulation; None if the batch is 1 or odd.
-
-        Args:
-            args: The resolved arguments of this plan.
-        """
-        batch, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
-        if batch % 2:
-            return None
-        sizes = {"per_device_train_batch_size": batch // 2, "gradient_accumulation_steps": accumulation * 2}
-        return replace(self, values={**self.values, **sizes}, resume_from=None)
 
 
 class SharedTrial(FixedTrial):

@@ -184,27 +184,11 @@ class Search:
     def _train(self, plan: Plan) -> Exception | None:
         """Trains one configuration on all ranks and records it; returns an exception that has to end the search."""
         outcome, fatal = self._attempts.train(plan)
-        while (smaller := self._smaller(plan, outcome)) is not None:
-            plan = smaller
-            self._ranks.decide(partial(self._halved, plan))
-            outcome, fatal = self._attempts.train(plan)
         if outcome.failure is not None and outcome.failure.kind == "storage":
             # Not recorded: it is no answer about the configuration, and is taken up again like after a kill.
             return cannot_go_on(plan.number, outcome.failure.reason, plan.folder)
         self._ranks.decide(partial(self._record, plan, outcome))
         return fatal
-
-    def _halved(self, plan: Plan) -> Params:
-        assert self._chief is not None
-        with storage_errors(self._where()):
-            self._chief.halved(plan)
-        return {}
-
-    def _smaller(self, plan: Plan, outcome: Outcome) -> Plan | None:
-        """What to train instead of a trial that ran out of memory, the same on all ranks; None for nothing."""
-        if not self._settings.halve_batch or outcome.failure is None or outcome.failure.kind != "oom":
-            return None
-        return plan.with_half_the_batch(self._drawer.arguments(plan.values))
 
     def _record(self, plan: Plan, outcome: Outcome) -> Params:
         assert self._chief is not None

@@ -37,7 +37,6 @@ def search(
     max_failed_trials: int | None = None,
     gc_after_trial: bool = True,
     n_jobs: int = 1,
-    halve_batch: bool = False,
     keep_checkpoints: int = 1,
     max_checkpoints: int | None = None,
     disk_budget_gb: float | None = None,
@@ -82,9 +81,6 @@ def search(
         max_failed_trials: Failed trials at which the search ends; a quarter of ``n_trials``, at least three.
         gc_after_trial: Accepted as in Optuna; memory is always freed.
         n_jobs: Only 1; start several processes with one storage instead.
-        halve_batch: A trial that runs out of memory is trained again with half the batch per device and twice the
-        gradient
-            accumulation, which keeps the effective batch; down to a batch of 1.
         keep_checkpoints: Number of best trials whose model stays on disk.
         max_checkpoints: Number of trials that the pruner stopped whose checkpoint waits on disk, so that the search can
             go on with them later instead of from the start; 4, and none with a ``sampler`` of yours. 0 switches it off.

@@ -134,9 +134,7 @@ class SetFitArguments(FrozenArguments):
     """
 
     scored_at_end = "SetFit scores a model when its training has ended: no trial is stopped before."
-    unsupported: Mapping[str, str] = {
-        "halve_batch": "SetFit accumulates no gradients, so half the batch would be another training",
-    }
+    unsupported: Mapping[str, str] = {}
 
     def __init__(self, trainer: SetFitTrainer) -> None:
         super().__init__(trainer.args.given)

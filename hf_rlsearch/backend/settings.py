@@ -54,7 +54,6 @@ class Settings:
     max_failed_trials: int | None = None
     gc_after_trial: bool = True
     n_jobs: int = 1
-    halve_batch: bool = False
     keep_checkpoints: int = 1
     max_checkpoints: int | None = None
     disk_budget_gb: float | None = None

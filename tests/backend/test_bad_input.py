@@ -159,6 +159,7 @@ def test_arguments(trainer: Trainer, options: Any, match: str) -> None:
 
 def test_unknown_keyword(trainer: Trainer) -> None:
     refuses(TypeError, "'n_trails'.*Did you mean 'n_trials'", trainer, n_trails=3)
+    refuses(TypeError, "unexpected keyword argument 'halve_batch'", trainer, halve_batch=True)
 
 
 def test_no_model_init(make_trainer: MakeTrainer) -> None:

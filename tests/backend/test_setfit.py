@@ -188,9 +188,6 @@ def test_what_cannot_be_done_is_said_first(
         launched.setenv("WORLD_SIZE", "2")
         with pytest.raises(ArgumentsError, match="searched by one process, but 2 ranks are started"):
             search(make, rates, n_trials=2)
-    for options, text in (({"halve_batch": True}, "halve_batch=True given, but SetFit accumulates no gradients"),):
-        with pytest.raises(ArgumentsError, match=text):
-            search(make, rates, n_trials=2, **options)
     with pytest.raises(ArgumentsError, match=r"default one sets .*learning_rate.* Pass an hp_space"):
         search(make, n_trials=2)
     search(factory(show_progress_bar=True), rates, n_trials=1)

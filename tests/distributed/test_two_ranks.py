@@ -28,7 +28,6 @@ SCENARIOS = [
     "wrong_space",
     "too_many_failures",
     "catch_nothing",
-    "halve_on_rank_1",
     "confirm",
 ]
 pytestmark = pytest.mark.timeout(1500)
@@ -155,12 +154,6 @@ def test_models_of_failed_trials_are_freed_on_all_ranks(folder: Path) -> None:
     """The Trainer of each scenario is gone when the next begins, and what it failed with holds nothing."""
     alive = {name: both(folder, name)["models"] for name in ("plain", "raise_on_rank_1", "oom_on_rank_0", "nan")}
     assert len(set(alive.values())) == 1, alive
-
-
-def test_half_the_batch_on_all_ranks_after_out_of_memory_on_one(folder: Path) -> None:
-    found = both(folder, "halve_on_rank_1")
-    assert found["states"] == ["COMPLETE"] * 3
-    assert found["batches"] == [8, 4, 8]
 
 
 def test_confirmations_on_two_ranks(folder: Path) -> None:

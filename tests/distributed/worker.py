@@ -47,7 +47,7 @@ class Breaks(Trainer):
     def act(self, what: str) -> None:
         if what == "raise":
             raise ValueError("boom")
-        if what == "oom" or (what == "halve" and self.args.per_device_train_batch_size > 4):
+        if what == "oom":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
         if what == "hang" and not (Path(self.args.output_dir).parent / "hung").exists():
             (Path(self.args.output_dir).parent / "hung").touch()
@@ -171,7 +171,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "catch_nothing": {"catch": ()},
     "pause": {"pruner": StopsTrial1(), "max_checkpoints": 1, "baseline": False, "sampler": Same()},
     "no_pause": {"n_trials": 2, "baseline": False, "sampler": Same()},
-    "halve_on_rank_1": {"halve_batch": True},
     "confirm": {"confirm": 1, "n_trials": 2},
 }
 TRAINERS: dict[str, type[Trainer]] = {
@@ -209,11 +208,6 @@ def loss_by_hand(trainer: Trainer) -> float:
     batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
     with torch.no_grad():
         return float(trainer.model.eval()(**batch).loss)
-
-
-def batch_of(trial: Any) -> int | None:
-    """The resolved batch size; None where hp_space raised before there was one."""
-    return trial.user_attrs.get("arguments", {}).get("per_device_train_batch_size")
 
 
 def n_models() -> int:
@@ -255,7 +249,6 @@ def search(scenario: str, folder: Path) -> dict[str, Any]:
         "replayed": replayed,
         "by_hand": None if scenario == "generated" else loss_by_hand(trainer),
         "models": n_models(),
-        "batches": [batch_of(trial) for trial in result.trials],
         "confirmed": [len(confirmation.values) for confirmation in result.confirmations],
         "dropout": getattr(trainer.model.config, "hidden_dropout_prob", None),
         "beams": trainer.model.generation_config.num_beams if scenario == "generated" else None,
