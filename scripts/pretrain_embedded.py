@@ -1,18 +1,26 @@
-"""Pretrains the two checkpoints that ship with the package: a tiny BERT and a tiny GPT-2.
+"""Makes what ships in hf_rlsearch/embedded: the docstrings of the data sets, a tiny BERT and a tiny GPT-2.
 
+    python scripts/pretrain_embedded.py --docstrings
     python scripts/pretrain_embedded.py --checkpoint bert-tiny
     python scripts/pretrain_embedded.py --checkpoint gpt2-tiny
 
-The text is what every Python installation carries: the docstrings of its standard library, except the fifth that the
-embedded data sets keep for validation, and the topics of ``help()``. Each takes about ten minutes on one CPU core; same
+The text is what every Python installation carries: the docstrings of its standard library. The data sets are made from
+the short ones. The checkpoints are trained on all docstrings except the fifth that the data sets keep for validation,
+and on the topics of ``help()``. Each takes about ten minutes on one CPU core; same
 seed, Python version and torch version, same weights. Weights are stored in half precision, the configuration makes
 transformers compute in single precision.
 """
 
+import ast
+import gzip
+import io
 import json
 import math
+import os
 import platform
+import sysconfig
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -36,16 +44,40 @@ from transformers import (
 )
 
 from hf_rlsearch import embedded
-from hf_rlsearch.embedded.data import held_out
-from hf_rlsearch.embedded.text import docstrings
+from hf_rlsearch.embedded.data import held_out, sentences
+
+# Left out: tests, things that Linux distributions often package apart, and modules that newer versions removed.
+LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip"} | {
+    "distutils",
+    "lib2to3",
+    "pydoc_data",
+    "__pycache__",
+}
+LONGEST_DOCSTRING = 300  # characters
+# Topic -> the modules that are about it.
+MODULES: dict[str, str] = {
+    "internet": "email http urllib xmlrpc smtplib imaplib ftplib poplib socket socketserver ssl wsgiref mailbox "
+    "mimetypes ipaddress webbrowser uuid netrc",
+    "concurrency": "asyncio threading multiprocessing concurrent queue subprocess selectors sched",
+    "files": "pathlib os posixpath ntpath genericpath shutil tempfile zipfile tarfile gzip bz2 lzma glob fnmatch "
+    "fileinput _pyio io shelve dbm filecmp stat linecache",
+    "debugging": "unittest doctest pdb bdb traceback timeit logging warnings profile cProfile pstats trace tracemalloc",
+    "language": "importlib inspect typing ast dis symtable tokenize enum functools dataclasses pkgutil pyclbr "
+    "zipimport abc types collections _collections_abc weakref operator copy contextlib codeop runpy",
+    "numbers": "_pydecimal decimal statistics fractions random datetime _pydatetime calendar numbers _strptime heapq "
+    "bisect graphlib colorsys turtle zoneinfo",
+}
 
 
 @dataclass
 class Args:
-    """Which checkpoint to make, and how long to train it."""
+    """What to make, and how long to train a checkpoint."""
 
-    checkpoint: str = field(metadata={"help": "bert-tiny or gpt2-tiny", "choices": list(embedded.CHECKPOINTS)})
-    output: str | None = field(default=None, metadata={"help": "folder to write; default: the package's own"})
+    docstrings: bool = field(default=False, metadata={"help": "write docstrings.jsonl.gz"})
+    checkpoint: str | None = field(
+        default=None, metadata={"help": "train this checkpoint", "choices": list(embedded.CHECKPOINTS)}
+    )
+    output: str | None = field(default=None, metadata={"help": "folder to write; default: in the package"})
     steps: int = field(default=4000, metadata={"help": "training steps"})
     batch_size: int = field(default=32, metadata={"help": "blocks per training step"})
     learning_rate: float = field(default=2e-3, metadata={"help": "peak of the one-cycle schedule"})
@@ -53,9 +85,51 @@ class Args:
     seed: int = field(default=0, metadata={"help": "seed of weights, masks and order"})
 
 
+def source_files(root: Path) -> list[Path]:
+    """The files of the standard library, sorted; folders that are left out are not even read, as they can be huge."""
+    found = []
+    for folder, below, names in os.walk(root):
+        below[:] = [name for name in below if name not in LEFT_OUT]
+        found += [Path(folder) / name for name in names if name.endswith(".py")]
+    return sorted(found)
+
+
+def standard_docstrings() -> Iterator[tuple[str, str]]:
+    """Yields (top-level module, docstring) of the running Python's standard library, parsed but never imported."""
+    root = Path(sysconfig.get_path("stdlib"))
+    for path in source_files(root):
+        module = path.relative_to(root).parts[0].removesuffix(".py")
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError, OSError):
+            continue  # such as files with syntax errors on purpose
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                text = ast.get_docstring(node)
+                if text:
+                    yield module, text
+
+
+def write_docstrings(path: Path) -> None:
+    """Writes what the data sets are made from: a line per topic, the same bytes each time with one Python version."""
+    topic_of = {module: topic for topic, modules in MODULES.items() for module in modules.split()}
+    found: dict[str | None, dict[str, None]] = {}
+    for module, text in standard_docstrings():
+        topic = topic_of.get(module)
+        is_used = len(text.split()) >= 8 or (topic is not None and sentences(text))
+        if is_used and len(text) <= LONGEST_DOCSTRING:
+            found.setdefault(topic, {})[text] = None
+    packed = io.BytesIO()
+    with gzip.GzipFile(filename="", mode="wb", fileobj=packed, mtime=0) as file:
+        for topic, documents in found.items():
+            file.write((json.dumps({"topic": topic, "docstrings": list(documents)}) + "\n").encode())
+    path.write_bytes(packed.getvalue())
+    print(f"{sum(map(len, found.values())):,} docstrings, {path.stat().st_size / 1000:.0f} kB; written to {path}")
+
+
 def texts(*, validation: bool) -> list[str]:
     """Returns the documents to train on, or those that are kept for validation."""
-    documents = list(dict.fromkeys(docstring.text for docstring in docstrings()))
+    documents = list(dict.fromkeys(text for _, text in standard_docstrings()))
     chosen = [text for text in documents if held_out(text) == validation]
     return chosen if validation else [*chosen, *topics.values()]
 
@@ -144,7 +218,7 @@ def blocks(documents: list[str], tokenizer: PreTrainedTokenizerFast, length: int
 
 
 def train(args: Args, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
-    """Trains the model in place and returns what the card tells."""
+    """Trains the model in place and returns numbers for the card."""
     data = {split: blocks(texts(validation=split == "validation"), tokenizer) for split in ("train", "validation")}
     arguments = TrainingArguments(
         output_dir="unused",
@@ -235,8 +309,18 @@ def _set(path: Path, key: str, value: str) -> None:
 
 
 def main() -> None:
-    """Trains one checkpoint and writes its folder."""
+    """Makes what the command line asks for."""
     (args,) = HfArgumentParser(Args).parse_args_into_dataclasses()
+    if args.docstrings:
+        write_docstrings(Path(args.output or Path(embedded.__file__).parent) / "docstrings.jsonl.gz")
+    if args.checkpoint:
+        make_checkpoint(args)
+    if not args.docstrings and not args.checkpoint:
+        raise SystemExit("Nothing to make: give --docstrings or --checkpoint.")
+
+
+def make_checkpoint(args: Args) -> None:
+    """Trains one checkpoint and writes its folder."""
     transformers.set_seed(args.seed)
     make_tokenizer, make_model = {"bert-tiny": (bert_tokenizer, bert), "gpt2-tiny": (gpt2_tokenizer, gpt2)}[
         args.checkpoint

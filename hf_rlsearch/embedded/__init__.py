@@ -1,6 +1,6 @@
 """What a first search needs and every installation has: two tiny pretrained checkpoints and two real text data sets.
 
-Nothing here touches the network: the checkpoints ship with the package, the text is the standard library's own.
+Nothing here touches the network: checkpoints and docstrings ship with the package.
 """
 
 import difflib

@@ -1,39 +1,55 @@
-"""Two real data sets made from the running Python's documentation, so that a search can be tried with no network.
+"""Makes two real text data sets from docstrings that ship with the package, so that a search can be tried offline.
 
-Both keep the same fifth of all docstrings for validation; the embedded checkpoints were never trained on that fifth.
+The docstrings in ``docstrings.jsonl.gz`` are the short ones of the standard library of Python 3.11, so the rows are the
+same whatever Python runs. Both data sets keep the same fifth of the docstrings for validation; the embedded checkpoints
+were never trained on that fifth.
 """
 
+import functools
+import gzip
+import json
 import random
+import re
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from hf_rlsearch.embedded.text import docstrings, sentences
 from hf_rlsearch.errors import ArgumentsError
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
 _Row = TypeVar("_Row")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
+_PLAIN_WORD = re.compile(r"[A-Za-z][a-z'-]*[,;:.!?]?$")
 
-# What a module is about. Each module exists in all supported Python versions, or only moved inside its topic.
-TOPICS: dict[str, str] = {
-    "internet": "email http urllib xmlrpc smtplib imaplib ftplib poplib socket socketserver ssl wsgiref mailbox "
-    "mimetypes ipaddress webbrowser uuid netrc",
-    "concurrency": "asyncio threading multiprocessing concurrent queue subprocess selectors sched",
-    "files": "pathlib os posixpath ntpath genericpath shutil tempfile zipfile tarfile gzip bz2 lzma glob fnmatch "
-    "fileinput _pyio io shelve dbm filecmp stat linecache",
-    "debugging": "unittest doctest pdb bdb traceback timeit logging warnings profile cProfile pstats trace tracemalloc",
-    "language": "importlib inspect typing ast dis symtable tokenize enum functools dataclasses pkgutil pyclbr "
-    "zipimport abc types collections _collections_abc weakref operator copy contextlib codeop runpy",
-    "numbers": "_pydecimal decimal statistics fractions random datetime _pydatetime calendar numbers _strptime heapq "
-    "bisect graphlib colorsys turtle zoneinfo",
-}
+TOPICS: tuple[str, ...] = ("internet", "concurrency", "files", "debugging", "language", "numbers")
 
 
 def held_out(text: str) -> bool:
-    """Tells whether a docstring belongs to the fifth that is kept for validation, by a checksum of its text."""
+    """Whether a docstring belongs to the fifth that is kept for validation, by a checksum of its text."""
     return zlib.crc32(text.encode()) % 5 == 0
+
+
+@functools.cache
+def docstrings() -> dict[str | None, list[str]]:
+    """Reads the docstrings, without indentation, by topic of their module; None is the key of modules without one."""
+    with gzip.open(Path(__file__).with_name("docstrings.jsonl.gz"), "rt", encoding="utf-8") as lines:
+        return {row["topic"]: row["docstrings"] for row in map(json.loads, lines)}
+
+
+def sentences(text: str) -> list[str]:
+    """Splits a docstring into the sentences that read as English prose.
+
+    Args:
+        text: a docstring without indentation.
+
+    Returns:
+        Sentences of 6 to 40 words on one line each; examples, signatures, tables and lists of options are left out.
+    """
+    paragraphs = (" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text) if ">>>" not in paragraph)
+    return [sentence for paragraph in paragraphs for sentence in _SENTENCE_END.split(paragraph) if _is_prose(sentence)]
 
 
 def classification_dataset(seed: int = 0, n_train: int = 2000, n_validation: int = 500) -> "DatasetDict":
@@ -43,25 +59,23 @@ def classification_dataset(seed: int = 0, n_train: int = 2000, n_validation: int
     left out, and no docstring has sentences in both splits.
 
     Args:
-        seed: which sentences are taken, and their order. Same seed and Python version, same rows.
-        n_train: rows of the split ``train``, at most about 5,000.
-        n_validation: rows of the split ``validation``, at most about 1,200.
+        seed: which sentences are taken, and their order.
+        n_train: rows of the split ``train``, at most 3,095.
+        n_validation: rows of the split ``validation``, at most 745.
 
     Returns:
         A ``DatasetDict`` of ``train`` and ``validation`` with the columns ``text`` and ``label`` (a ``ClassLabel``).
 
     Raises:
         ArgumentsError: more rows were asked for than there are.
-        HfRlSearchError: this Python came without the sources of its standard library.
     """
     from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-    names = list(TOPICS)
-    features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
+    features = Features({"text": Value("string"), "label": ClassLabel(names=list(TOPICS))})
     splits = {}
     for split, n_rows in (("train", n_train), ("validation", n_validation)):
         rows = _sample(_labelled_sentences(validation=split == "validation"), n_rows, seed=seed, what=f"n_{split}")
-        columns = {"text": [text for text, _ in rows], "label": [names.index(topic) for _, topic in rows]}
+        columns = {"text": [text for text, _ in rows], "label": [TOPICS.index(topic) for _, topic in rows]}
         splits[split] = Dataset.from_dict(columns, features=features)
     return DatasetDict(splits)
 
@@ -70,20 +84,19 @@ def language_modeling_dataset(seed: int = 0, n_train: int = 2000, n_validation: 
     """Makes a language modelling data set: one docstring of at least eight words per row.
 
     Args:
-        seed: which docstrings are taken, and their order. Same seed and Python version, same rows.
-        n_train: rows of the split ``train``, at most about 3,000.
-        n_validation: rows of the split ``validation``, at most about 700.
+        seed: which docstrings are taken, and their order.
+        n_train: rows of the split ``train``, at most 2,870.
+        n_validation: rows of the split ``validation``, at most 752.
 
     Returns:
         A ``DatasetDict`` of ``train`` and ``validation`` with the column ``text``.
 
     Raises:
         ArgumentsError: more rows were asked for than there are.
-        HfRlSearchError: this Python came without the sources of its standard library.
     """
     from datasets import Dataset, DatasetDict
 
-    texts = list(dict.fromkeys(docstring.text for docstring in docstrings() if len(docstring.text.split()) >= 8))
+    texts = list(dict.fromkeys(text for found in docstrings().values() for text in found if len(text.split()) >= 8))
     splits = {}
     for split, n_rows in (("train", n_train), ("validation", n_validation)):
         rows = [text for text in texts if held_out(text) == (split == "validation")]
@@ -93,12 +106,11 @@ def language_modeling_dataset(seed: int = 0, n_train: int = 2000, n_validation: 
 
 def _labelled_sentences(*, validation: bool) -> list[tuple[str, str]]:
     """All (sentence, topic) of one split; a sentence of two topics, or of both splits, is ambiguous and left out."""
-    topic_of = {module: topic for topic, modules in TOPICS.items() for module in modules.split()}
     seen: dict[str, set[tuple[str, bool]]] = {}
-    for docstring in docstrings(frozenset(topic_of)):
-        place = (topic_of[docstring.module], held_out(docstring.text))
-        for sentence in sentences(docstring.text):
-            seen.setdefault(sentence, set()).add(place)
+    for topic in TOPICS:
+        for text in docstrings()[topic]:
+            for sentence in sentences(text):
+                seen.setdefault(sentence, set()).add((topic, held_out(text)))
     unique = ((sentence, *next(iter(places))) for sentence, places in seen.items() if len(places) == 1)
     return [(sentence, topic) for sentence, topic, is_held_out in unique if is_held_out == validation]
 
@@ -107,3 +119,9 @@ def _sample(rows: Sequence[_Row], n_rows: int, *, seed: int, what: str) -> list[
     if not 0 < n_rows <= len(rows):
         raise ArgumentsError(f"{what}={n_rows}, but the embedded text gives between 1 and {len(rows)} rows.")
     return random.Random(seed).sample(rows, n_rows)
+
+
+def _is_prose(sentence: str) -> bool:
+    words = sentence.split()
+    plain = sum(bool(_PLAIN_WORD.match(word)) for word in words)
+    return 6 <= len(words) <= 40 and sentence[0].isalpha() and sentence[-1] in ".!?" and plain >= 0.7 * len(words)

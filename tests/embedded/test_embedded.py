@@ -1,7 +1,5 @@
 """The embedded checkpoints and data sets: small, deterministic, learnable, never validated on what they saw."""
 
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -11,9 +9,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_rlsearch import embedded
-from hf_rlsearch.embedded import data, text
-from hf_rlsearch.errors import ArgumentsError, HfRlSearchError
+from hf_rlsearch.embedded import data
+from hf_rlsearch.errors import ArgumentsError
 
+CHECKSUM = 1315861900
 AUTO = {"bert-tiny": AutoModelForMaskedLM, "gpt2-tiny": AutoModelForCausalLM}
 
 
@@ -74,8 +73,8 @@ def test_classification_rows() -> None:
 
 
 def test_splits_share_nothing() -> None:
-    rows = embedded.classification_dataset(n_train=4000, n_validation=1000)
-    assert len(set(rows["train"]["text"])) == 4000
+    rows = embedded.classification_dataset(n_train=3000, n_validation=740)
+    assert len(set(rows["train"]["text"])) == 3000
     assert not set(rows["train"]["text"]) & set(rows["validation"]["text"])
     texts = embedded.language_modeling_dataset(n_train=2000, n_validation=500)
     assert {data.held_out(row) for row in texts["train"]["text"]} == {False}
@@ -88,20 +87,11 @@ def test_seed_decides_the_rows() -> None:
     assert list(first) != list(other)
 
 
-@pytest.mark.slow
-def test_another_process_makes_the_same_rows() -> None:
-    """Hash randomisation differs from process to process, the rows do not."""
-    code = "import zlib; from hf_rlsearch import embedded; d = embedded.classification_dataset(0, 500, 100); "
-    code += "print(zlib.crc32(repr([d['train'][:], d['validation'][:]]).encode()))"
-    runs = [
-        subprocess.run(
-            [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
-        )
-        for seed in ("1", "2")
-    ]
+def test_every_process_and_every_python_makes_the_same_rows() -> None:
+    """The checksum is stored here: neither hash randomisation nor the version of Python decides the rows."""
     rows = embedded.classification_dataset(0, 500, 100)
-    here = zlib.crc32(repr([rows["train"][:], rows["validation"][:]]).encode())
-    assert [int(run.stdout) for run in runs] == [here, here]
+    texts = [text for part in rows.values() for text in part["text"]]
+    assert zlib.crc32(repr(texts).encode()) == CHECKSUM
 
 
 @pytest.mark.parametrize("n_train", [0, 10**6])
@@ -114,20 +104,7 @@ def test_sentences_leave_out_code_and_fragments() -> None:
     docstring = (
         "Return the sum of all the elements. It is\nan integer of arbitrary size.\n\n>>> f(1)\nAn example.\n\nx -- y"
     )
-    assert text.sentences(docstring) == ["Return the sum of all the elements.", "It is an integer of arbitrary size."]
-
-
-def test_python_without_sources_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(text.sysconfig, "get_path", lambda _: str(tmp_path))
-    text.docstrings.cache_clear()
-    try:
-        (tmp_path / "broken.py").write_text("def f(:")
-        with pytest.raises(HfRlSearchError, match="no docstrings found below"):
-            text.docstrings()
-        (tmp_path / "whole.py").write_text('"""One docstring."""')
-        assert text.docstrings() == (text.Docstring(module="whole", text="One docstring."),)
-    finally:
-        text.docstrings.cache_clear()
+    assert data.sentences(docstring) == ["Return the sum of all the elements.", "It is an integer of arbitrary size."]
 
 
 @pytest.mark.slow
