@@ -49,7 +49,7 @@ _NOT_IDENTITY = words(
     hub_token hub_model_id hub_strategy hub_private_repo hub_always_push push_to_hub local_rank ddp_timeout
     ddp_backend save_total_limit logging_steps logging_strategy logging_first_step logging_nan_inf_filter
     project trackio_space_id dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers
-    dataloader_prefetch_factor resume_from_checkpoint use_cpu do_train do_eval do_predict show_progress_bar
+    dataloader_prefetch_factor resume_from_checkpoint use_cpu do_train do_eval do_predict
     """
 )
 
@@ -59,14 +59,7 @@ class FrozenArguments:
 
     Args:
         args: ``TrainingArguments`` or any dataclass like it. Not kept: a copy is.
-
-    Attributes:
-        scored_at_end: Why no evaluation during a training counts, where that is so whatever ``eval_strategy`` says.
-        unsupported: Options of a search that cannot be used with such arguments, and why.
     """
-
-    scored_at_end: str = ""
-    unsupported: Mapping[str, str] = {}
 
     def __init__(self, args: Any) -> None:
         self._args = _copy(args)

@@ -1,15 +1,17 @@
-"""Where the trainer of a trial comes from if a function of the user's makes them."""
+"""Provides a fresh trainer for each trial from a function of the user's."""
 
+import logging
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 from hf_rlsearch._typing import Params
+from hf_rlsearch._validation import did_you_mean
+from hf_rlsearch.backend.arguments import FrozenArguments
 from hf_rlsearch.backend.default_space import DefaultSpace, space_for
 from hf_rlsearch.backend.drawing import Drawer
-from hf_rlsearch.backend.factory_names import check_names
 from hf_rlsearch.backend.found_space import make_drawer
-from hf_rlsearch.backend.made import as_made, frozen_arguments
+from hf_rlsearch.backend.made import TrainerProtocol, check_trainer_protocol
 from hf_rlsearch.backend.memory import release_memory
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.plan import Plan
@@ -17,9 +19,9 @@ from hf_rlsearch.backend.seat import drop_progress
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.sources import with_run
 from hf_rlsearch.backend.trial import Monitor
-from hf_rlsearch.backend.watching import WatchedValues
-from hf_rlsearch.errors import ArgumentsError
-from hf_rlsearch.space import record
+from hf_rlsearch.errors import ArgumentsError, SearchSpaceError
+
+logger = logging.getLogger(__name__)
 
 
 class FactorySource:
@@ -31,17 +33,16 @@ class FactorySource:
 
     def __init__(self, make_trainer: Callable[[Params], Any]) -> None:
         self._make = make_trainer
-        self._read: set[str] = set()
         try:
-            made = make_trainer(WatchedValues({}, self._read))
+            self.reference: Any = make_trainer({})
         except Exception as error:
             raise ArgumentsError(
                 f"make_trainer({{}}) raised {type(error).__name__}: {error}. Without values it has to return your own "
                 "configuration: use params.get('learning_rate', 5e-5)."
             ) from error
-        self.reference = as_made(made)
-        self.frozen = frozen_arguments(self.reference)
-        self._current: Any = None
+        check_trainer_protocol(self.reference)
+        self.frozen = FrozenArguments(self.reference.args)
+        self._current: TrainerProtocol | None = None
 
     def __enter__(self) -> "FactorySource":
         return self
@@ -54,38 +55,42 @@ class FactorySource:
     def drawer(self, settings: Settings) -> Drawer:
         """Finds and checks the search space; any name may be searched that ``make_trainer`` takes."""
         drawer = make_drawer(settings.hp_space, None, self.frozen, roles=settings.roles, n_points=settings.n_points)
-        check_names(self._make, drawer, self._read)
-        self.release()
+        for name in sorted(drawer.searched - self.frozen.names):
+            if hint := did_you_mean(name, self.frozen.names - drawer.searched, cutoff=0.8):
+                logger.warning(
+                    "hp_space sets %r, which is no field of the arguments: without effect if make_trainer does not "
+                    "read it.%s",
+                    name,
+                    hint,
+                )
         return drawer
-
-    def check(self, settings: Settings) -> None:
-        """Refuses options of a search that cannot be used with such a trainer."""
-        for name, why in self.frozen.unsupported.items():
-            if (value := getattr(settings, name)) != getattr(Settings, name):
-                raise ArgumentsError(f"{name}={value!r} given, but {why}. Leave it out.")
 
     def default_space(self) -> DefaultSpace:
         """The space of a search without ``hp_space``."""
-        space = space_for(self.reference, is_factory=True)
-        unknown = [name for name in record(space).returned if name not in self.frozen.names]
-        if unknown:
-            raise ArgumentsError(
-                f"No hp_space given, and the default one sets {', '.join(sorted(unknown))}: no fields of the arguments "
-                "of these trainers. Pass an hp_space."
-            )
-        return space
+        return space_for(self.reference, is_factory=True)
 
     def probe(self) -> Any:
         """The trainer of the user's own configuration."""
         return self.reference
 
     def trainer_for(self, plan: Plan, objective: Objective, monitor: Monitor | None) -> Any:
-        """A fresh trainer of one configuration."""
+        """A fresh trainer of one configuration.
+
+        Raises:
+            SearchSpaceError: ``make_trainer`` refuses a name, with the nearest one that the arguments have.
+            ArgumentsError: It returned no trainer, or one that trains the same weights again.
+        """
         from transformers import set_seed
 
         # Most build their model before their trainer, which would set the seed.
         set_seed(int(plan.values.get("seed", self.frozen.value("seed"))))
-        self._current = trainer = as_made(self._make(dict(plan.values)))
+        try:
+            trainer = self._make(dict(plan.values))
+        except TypeError as error:
+            self._explain_unexpected(error, plan.values)
+            raise
+        check_trainer_protocol(trainer)
+        self._current = trainer
         _refuse_shared_model(self.reference, trainer)
         with_run(trainer.args, plan, objective)
         drop_progress(trainer.callback_handler)
@@ -105,6 +110,16 @@ class FactorySource:
 
     def finish(self, values: Params, params: Params, load: Callable[[Any], None] | None, objective: Objective) -> None:
         """Nothing to leave behind: the best checkpoint is in the result."""
+
+    def _explain_unexpected(self, error: TypeError, values: Params) -> None:
+        """Raises a ``SearchSpaceError`` where a ``TypeError`` of ``make_trainer`` names a value that it was given."""
+        for name in sorted(values.keys() - self.frozen.names, key=len, reverse=True):
+            if repr(name) in str(error):
+                hint = did_you_mean(name, self.frozen.names - values.keys())
+                hint = hint or f" Take it out there: values.pop({name!r}, ...)."
+                raise SearchSpaceError(
+                    f"hp_space sets {name!r}, which make_trainer does not take (TypeError: {error}).{hint}"
+                ) from error
 
 
 def _refuse_shared_model(first: Any, fresh: Any) -> None:

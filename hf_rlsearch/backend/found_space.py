@@ -1,6 +1,6 @@
 """The search space of the user's functions, found by dry runs and checked before anything is trained."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,6 @@ from hf_rlsearch.backend.drawing import Drawer
 from hf_rlsearch.backend.identity import hash_of, keep_randomness
 from hf_rlsearch.backend.plain_data import plain, words
 from hf_rlsearch.backend.scopes import ScopedNames, prefix_of, scoped_roles
-from hf_rlsearch.backend.watching import WatchedModelInit
 from hf_rlsearch.errors import SearchSpaceError
 from hf_rlsearch.space import SearchSpace, record
 
@@ -47,23 +46,22 @@ def make_drawer(
     Raises:
         SearchSpaceError: Empty, a name that nothing reads, or a value that the arguments refuse.
     """
-    watch = WatchedModelInit(model_init) if takes_trial(model_init) else None
+    read_by_model: set[str] = set()
     with keep_randomness():
-        seen = record(hp_space, watch.call if watch else None)
+        seen = record(hp_space, _recording_access(model_init, read_by_model) if takes_trial(model_init) else None)
     space = SearchSpace.from_distributions(
         seen.distributions,
         roles={**scoped_roles(seen.distributions), **(roles or {})},
         n_points=n_points,
         conditional=seen.conditional,
     )
-    read_by_model = (watch.names if watch else set()) | set(seen.from_model_init)
     check_searchable(seen.returned)
     _check_attributes(seen.user_attributes)
     if scopes is not None:
         scopes.check(seen.returned)
         for name in sorted(seen.returned - frozen.names - read_by_model):
             if prefix_of(name) is None:
-                raise unknown_name(name, frozen.names, watch is not None, scopes.nearest(name))
+                raise unknown_name(name, frozen.names, takes_trial(model_init), scopes.nearest(name))
     drawer = Drawer(
         space=space,
         hp_space=hp_space,
@@ -111,3 +109,52 @@ def _computed(made: Sequence[tuple[Params, Params]]) -> Params:
             answers = [value for value, _ in pairs]
             found[name] = answers[0] if all(answer == answers[0] for answer in answers) else hash_of(answers)
     return found
+
+
+class AccessRecorder(dict[str, Any]):
+    """A dict that notes which names are read; iterating over it reads all.
+
+    Args:
+        values: The items.
+        names: Receives the names that are read.
+    """
+
+    def __init__(self, values: Mapping[str, Any], names: set[str]) -> None:
+        super().__init__(values)
+        self._names = names
+
+    def __getitem__(self, name: str) -> Any:
+        self._names.add(name)
+        return super().__getitem__(name)
+
+    def __iter__(self) -> Iterator[str]:
+        self._names.update(super().keys())
+        return super().__iter__()
+
+    # The methods of dict bypass the two above, those of the abstract classes call them.
+    get, pop = Mapping.get, MutableMapping.pop  # type: ignore[assignment]
+    keys, values, items = Mapping.keys, Mapping.values, Mapping.items  # type: ignore[assignment]
+
+
+class _ObservedTrial:
+    """A trial that notes the names which ``model_init`` suggests or reads from ``params``."""
+
+    def __init__(self, trial: Any, names: set[str]) -> None:
+        self._trial, self._names = trial, names
+
+    def __getattr__(self, attribute: str) -> Any:
+        value = getattr(self._trial, attribute)
+        if attribute == "params":
+            return AccessRecorder(value, self._names)
+        if not attribute.startswith("suggest_"):
+            return value
+
+        def suggest(name: str, *args: Any, **kwargs: Any) -> Any:
+            self._names.add(name)
+            return value(name, *args, **kwargs)
+
+        return suggest
+
+
+def _recording_access(model_init: Any, names: set[str]) -> Callable[[Any], Any]:
+    return lambda trial: model_init(_ObservedTrial(trial, names))

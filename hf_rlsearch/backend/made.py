@@ -1,30 +1,26 @@
-"""What a trainer that the user's function makes must offer to be searched, and which ones are adapted to offer it."""
+"""Says what a search calls on a Trainer, and checks that a trainer made by the user's function has it."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, get_type_hints
 
-from hf_rlsearch.backend.arguments import FrozenArguments
-from hf_rlsearch.backend.setfit_trainer import SetFitArguments, SetFitTrainer, is_setfit
 from hf_rlsearch.errors import ArgumentsError
 
 
-class MadeTrainer(Protocol):
-    """Everything that a search uses of a trainer it was made; every ``transformers.Trainer`` has it.
-
-    To search another kind of trainer, write a class that has this around it, and choose it in ``as_made`` below; if its
-    arguments are no ``TrainingArguments``, a subclass of ``FrozenArguments`` too. ``SetFitTrainer`` is an example.
+class TrainerProtocol(Protocol):
+    """Everything that a search uses of a trainer that it did not make itself; every ``transformers.Trainer`` has it.
 
     Attributes:
-        args: A dataclass with a ``seed``. ``output_dir`` and ``run_name`` are set before the training; ``max_steps``,
-            ``num_train_epochs``, ``train_batch_size`` and ``gradient_accumulation_steps`` tell how long it is;
-            ``load_best_model_at_end`` and ``metric_for_best_model``, which model it ends with.
+        args: A dataclass with a ``seed``. The search sets ``output_dir`` and ``run_name`` before the training. It reads
+            the length of a training from ``max_steps``, ``num_train_epochs``, ``train_batch_size`` and
+            ``gradient_accumulation_steps``, and the kept model from ``load_best_model_at_end`` and
+            ``metric_for_best_model``.
         model: A torch module.
-        state: ``global_step`` and ``max_steps`` of the training; its evaluations in ``log_history`` and its
-            ``best_model_checkpoint``, where these are of the model that is scored.
-        train_dataset: Has to have a length where a trial's amount of training is to be told.
-        eval_dataset: Of which a few rows are evaluated before the first trial.
-        callback_handler: Progress bars are taken out of its ``callbacks``.
-        accelerator: Its memory is freed after each trial.
+        state: ``global_step`` and ``max_steps`` of the training, its evaluations in ``log_history`` and its
+            ``best_model_checkpoint``.
+        train_dataset: Needs a length where the cost of a trial matters (``budget=``, ``timeout=``).
+        eval_dataset: The search evaluates a few of its rows before the first trial.
+        callback_handler: The search removes progress bars from its ``callbacks``.
+        accelerator: The search frees its memory after each trial.
     """
 
     args: Any
@@ -36,43 +32,42 @@ class MadeTrainer(Protocol):
     accelerator: Any
 
     def train(self, *, resume_from_checkpoint: str) -> Any:
-        """Trains to the end, from a checkpoint of an interrupted training if one is given.
+        """Trains to the end, from the checkpoint of an interrupted training if one is given.
 
-        If it evaluates on its way the model that it ends with, it calls ``_report_to_hp_search(trial, step, metrics)``
-        on itself, which is set from outside; then trials may be stopped early.
+        A trainer that evaluates during the training calls ``self._report_to_hp_search(trial, step, metrics)`` after
+        each evaluation, as transformers does. The search sets that method; trials may then be stopped early.
         """
 
     def evaluate(self, rows: Any) -> Mapping[str, Any]:
-        """Metrics by name, on ``eval_dataset`` or on these rows of it; of the untrained model, too."""
+        """Returns metrics by name, on ``eval_dataset`` or on the given rows; also of the untrained model."""
 
     def save_model(self, folder: str) -> Any:
         """Writes the model that ``evaluate`` scores, with its weights as safetensors."""
 
     def is_world_process_zero(self) -> bool:
-        """Whether this is the process that writes."""
+        """Returns whether this process is the one that writes."""
 
 
-_METHODS = tuple(name for name, value in vars(MadeTrainer).items() if callable(value) and not name.startswith("_"))
-_OFFERED = (*get_type_hints(MadeTrainer), *_METHODS)
+_METHODS = tuple(name for name, value in vars(TrainerProtocol).items() if callable(value) and not name.startswith("_"))
+_REQUIRED = (*get_type_hints(TrainerProtocol), *_METHODS)
 
 
-def as_made(made: Any) -> Any:
-    """What ``make_trainer`` has returned, as a ``MadeTrainer``.
+def check_trainer_protocol(made: Any) -> None:
+    """Refuses what ``make_trainer`` returned if it is no ``TrainerProtocol``.
 
     Raises:
-        ArgumentsError: It is none, with what is missing.
+        ArgumentsError: With the names that are missing.
     """
-    if is_setfit(made):
-        return SetFitTrainer(made)
-    missing = [name for name in _OFFERED if not hasattr(made, name)]
-    if missing:
-        raise ArgumentsError(
-            f"make_trainer returned {'None' if made is None else f'a {type(made).__name__}'}, expected a "
-            f"transformers.Trainer or a setfit.Trainer. It has no {', '.join(missing)}."
+    missing = [name for name in _REQUIRED if not hasattr(made, name)]
+    if not missing:
+        return
+    hint = ""
+    if type(made).__module__.partition(".")[0] == "setfit":
+        hint = (
+            " SetFit has a search of its own, which takes our sampler: trainer.hyperparameter_search(..., "
+            "backend='optuna', sampler=hf_rlsearch.RLSampler(n_trials=...))."
         )
-    return made
-
-
-def frozen_arguments(trainer: Any) -> FrozenArguments:
-    """The user's own arguments of a ``MadeTrainer``."""
-    return SetFitArguments(trainer) if isinstance(trainer, SetFitTrainer) else FrozenArguments(trainer.args)
+    raise ArgumentsError(
+        f"make_trainer returned {'None' if made is None else f'a {type(made).__name__}'}, expected a "
+        f"transformers.Trainer. It has no {', '.join(missing)}.{hint}"
+    )

@@ -35,9 +35,6 @@ def remarks(
             f"Earlier trials ran on {sorted(others)} processes, this run on {world_size}: effective batch sizes, and "
             "with them objectives, are not comparable."
         )
-    if drawer.frozen.scored_at_end:
-        yield drawer.frozen.scored_at_end
-        return
     evaluates = plain(getattr(drawer.frozen.original(), "eval_strategy", None))
     silent = evaluates == "no" and "eval_strategy" not in drawer.searched
     if silent and settings.pruner not in (None, OURS):

@@ -151,9 +151,7 @@ def _own(compute_objective: Any) -> Any:
 
 
 def _fitting(settings: Settings, source: TrainerSource | FactorySource) -> Settings:
-    """With the space of the Trainer's kind of model where the user gave none; refuses what its data do not allow."""
-    if isinstance(source, FactorySource):
-        source.check(settings)
+    """With the space of the Trainer's kind of model where the user gave none."""
     if settings.hp_space is not default_hp_space:
         return settings
     return dataclasses.replace(settings, hp_space=source.default_space())
