@@ -27,6 +27,7 @@ LAYERS: dict[str, float] = {
     "optim": 4,
     "space": 1,
     "history": 1.5,
+    "storage": 1,
     "metrics": 1,
     "curve_features": 1,
     "tasks.prior_space": 1.6,
@@ -69,7 +70,7 @@ LAYERS: dict[str, float] = {
 
 # Who may name a library. One that is not here may be named by nobody.
 MAY_NAME: dict[str, set[str]] = {
-    "optuna": {"space", "history", "sampler", "pruner", "ray_tune", "report", "backend", "demo", "cli"},
+    "optuna": {"space", "history", "storage", "sampler", "pruner", "ray_tune", "report", "backend", "demo", "cli"},
     "ray": {"ray_tune"},
     "gymnasium": {"env", "vec_env", "stop_env", "policy", "agent"},
     "stable_baselines3": {"policy.sb3", "vec_env", "stop_env", "agent", "stop_training", "choice_training"},

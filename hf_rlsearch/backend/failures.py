@@ -9,7 +9,7 @@ from typing import Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch._validation import is_number
-from hf_rlsearch.backend.storage_errors import is_storage_error
+from hf_rlsearch.storage import is_storage_error
 
 _PEER_LOST = re.compile(
     r"connection (closed|reset|refused)|broken pipe|gloo|nccl|process ?group|socket|peer|timed out waiting",

@@ -1,14 +1,16 @@
 """Which process runs a search: a living one is left alone, what a dead one left behind is taken up again."""
 
 import os
+import platform
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
-from pathlib import Path
+from functools import lru_cache
 from typing import Any
 
 import optuna
+import psutil
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
@@ -19,6 +21,8 @@ OWNER, BEGUN_BY = "owner", "begun_by"
 _PATIENCE = 20
 # Seconds within which processes that are started together come to the same place.
 _MOMENT = 0.5
+# Seconds by which two readings of when a process began may differ.
+_SAME_START = 2.0
 # Seconds that choosing the values of a trial may take.
 _CHOOSING = 60
 
@@ -84,7 +88,7 @@ def is_first(study: optuna.Study) -> bool:
 
 def owner() -> Params:
     """This process, so that a later one can tell whether it still lives."""
-    return {"host": os.uname().nodename, "pid": os.getpid(), "begun": _begun(os.getpid())}
+    return {"host": platform.node(), "pid": os.getpid(), "begun": _own_begin(os.getpid())}
 
 
 def _check_alone(study: optuna.Study) -> None:
@@ -109,28 +113,38 @@ def _check_alone(study: optuna.Study) -> None:
 
 
 def _is_here(who: Any) -> bool:
-    return isinstance(who, Mapping) and who.get("host") == os.uname().nodename
+    return isinstance(who, Mapping) and who.get("host") == platform.node()
 
 
 def _owner_is_gone(who: Any) -> bool:
     if not _is_here(who):
         return False
     pid = int(who["pid"])
+    if pid == os.getpid():
+        return True  # this process itself has no other search running
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
+        begun = _begun(pid)
+    except psutil.AccessDenied:
         return False
-    # A number can be given to a new process; then its start differs. This process itself has no other search running.
-    return pid == os.getpid() or _begun(pid) != who.get("begun")
+    # A number can be given to a new process; then its start differs.
+    return begun is None or abs(begun - who["begun"]) > _SAME_START
 
 
-def _begun(pid: int) -> str | None:
-    """When a process began, in ticks since the machine did; None if it has ended or the system does not tell."""
+@lru_cache(maxsize=1)
+def _own_begin(pid: int) -> float | None:
+    return _begun(pid)
+
+
+def _begun(pid: int) -> float | None:
+    """When a process began, in seconds since the machine did; None if it has ended.
+
+    Since the machine did, because a clock that is set meanwhile would make another process of a living one.
+    """
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        process = psutil.Process(pid)
         # A killed process is listed until its parent has asked for its end.
-        return None if fields[0] in "ZX" else fields[19]
-    except (OSError, IndexError):
+        if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return None
+        return float(round(process.create_time() - psutil.boot_time(), 2))
+    except psutil.NoSuchProcess:
         return None

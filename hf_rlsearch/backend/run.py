@@ -30,9 +30,9 @@ from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.sources import TrainerSource
 from hf_rlsearch.backend.stopping import optimize_loop, stop_signals
 from hf_rlsearch.backend.storage import FILE, open_study, quiet_optuna
-from hf_rlsearch.backend.storage_errors import cannot_go_on, storage_errors
 from hf_rlsearch.backend.trial import Outcome
 from hf_rlsearch.report.notes import note_study
+from hf_rlsearch.storage import cannot_go_on, storage_errors
 
 Source = TrainerSource | FactorySource
 

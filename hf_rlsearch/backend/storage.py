@@ -18,8 +18,7 @@ from optuna.trial import FrozenTrial
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend.returned import RETURNED, is_done_with
 from hf_rlsearch.backend.same_search import IDENTITY, check_same_search, differences
-from hf_rlsearch.backend.sqlite import open_sqlite, open_storage
-from hf_rlsearch.backend.storage_errors import opening_errors
+from hf_rlsearch.storage import open_sqlite, open_storage, opening_errors
 
 FILE = "hf_rlsearch.db"
 FOLDER, N_TRIALS, OBJECTIVE = "folder", "n_trials", "objective"

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from hf_rlsearch.report.html import write_report
     from hf_rlsearch.report.plots import PLOTS, write_plots
     from hf_rlsearch.report.records import SearchRecord, TrialRecord
-    from hf_rlsearch.report.source import open_study
     from hf_rlsearch.report.tables import to_csv, to_text
+    from hf_rlsearch.storage import open_study
 
 _HOME = {
     "Explanation": "decisions",
@@ -22,7 +22,7 @@ _HOME = {
     "SearchRecord": "records",
     "TrialRecord": "records",
     "explain": "decisions",
-    "open_study": "source",
+    "open_study": ".storage",
     "to_csv": "tables",
     "to_text": "tables",
     "write_plots": "plots",
@@ -46,6 +46,6 @@ def __getattr__(name: str) -> Any:
     """Loads a public name on first use, so that importing the package stays cheap."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
     globals()[name] = value
     return value

@@ -17,8 +17,8 @@ from hf_rlsearch.report.analysis import importances, summarize
 from hf_rlsearch.report.drawing import NARROW, PALETTE, WIDTHS, Drawing
 from hf_rlsearch.report.plots import draw_all
 from hf_rlsearch.report.records import SearchRecord
-from hf_rlsearch.report.source import open_study
 from hf_rlsearch.report.svg import palette_css, to_svg
+from hf_rlsearch.storage import open_study
 
 # Anchor, title and plots of each section; a name that ends with a dash stands for all that begin so.
 _SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (

@@ -13,8 +13,8 @@ from hf_rlsearch.report.analysis import importances
 from hf_rlsearch.report.drawing import Drawing
 from hf_rlsearch.report.raster import to_png
 from hf_rlsearch.report.records import SearchRecord
-from hf_rlsearch.report.source import open_study
 from hf_rlsearch.report.svg import to_svg
+from hf_rlsearch.storage import open_study
 
 _DRAW: tuple[Callable[..., Drawing | None], ...] = (
     chart_progress.best_so_far,

@@ -17,7 +17,6 @@ from optuna.trial import TrialState
 from transformers import Trainer
 
 from hf_rlsearch import StorageError
-from hf_rlsearch.backend import sqlite
 from tests.backend.both import NOT_REFUSED, on_both
 from tests.backend.conftest import Scripted, finished, run, states, stored
 from tests.backend.test_disk import large_model, no_file_longer_than, nobody, read_only
@@ -139,7 +138,7 @@ def test_each_trial_has_a_folder_of_its_own(make_trainer: MakeTrainer, backend: 
 def test_a_locked_storage_is_told(
     make_trainer: MakeTrainer, backend: str, options: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "_PATIENCE", 0.2)
+    monkeypatch.setattr("hf_rlsearch.storage._PATIENCE", 0.2)
     url = (
         options["storage"]
         if backend == "rl"

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -44,7 +45,7 @@ def times(factor: float) -> Any:
 
 
 def owner_of(pid: int) -> dict[str, Any]:
-    return {"host": os.uname().nodename, "pid": pid, "begun": _begun(pid)}
+    return {"host": platform.node(), "pid": pid, "begun": _begun(pid)}
 
 
 def interrupted(make_trainer: MakeTrainer, number: int, at_step: int = 1, hp_space: Any = rates, **args: Any) -> None:

@@ -15,8 +15,9 @@ from optuna.trial import TrialState
 from transformers import Trainer
 
 import hf_rlsearch  # noqa: F401
-from hf_rlsearch.backend import chief, ownership, sqlite
+from hf_rlsearch.backend import chief, ownership
 from hf_rlsearch.backend.stopping import reason_to_stop
+from hf_rlsearch.storage import open_storage
 from tests.backend.conftest import Rows, rates, run, states, stored, tiny_arguments, tiny_model
 from tests.backend.test_resume import owner_of
 
@@ -113,7 +114,7 @@ def test_a_storage_of_the_users_that_is_locked_for_a_while(make_trainer: MakeTra
 
 
 def test_the_users_file_is_waited_for_like_the_default_one(options: Any) -> None:
-    storage = sqlite.open_storage(options["storage"])
+    storage = open_storage(options["storage"])
     assert storage._backend.engine_kwargs["connect_args"]["timeout"] == 30
 
 

@@ -1,5 +1,6 @@
+"""Opening storages and studies: what is refused, and that nothing is made where nothing was."""
+
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -8,13 +9,18 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 
 from hf_rlsearch.errors import StorageError
-from hf_rlsearch.report import open_study
+from hf_rlsearch.storage import open_study
+
+
+def make_study(storage: str | optuna.storages.BaseStorage, name: str) -> None:
+    study = optuna.create_study(storage=storage, study_name=name)
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
 
 
 @pytest.fixture
-def database(tmp_path: Path, make_study: Callable[..., optuna.Study]) -> Path:
+def database(tmp_path: Path) -> Path:
     path = tmp_path / "search.db"
-    make_study(2, storage=f"sqlite:///{path}", name="first")
+    make_study(f"sqlite:///{path}", "first")
     return path
 
 
@@ -24,9 +30,9 @@ def test_study_path_and_url_open_the_same(database: Path) -> None:
     assert open_study(str(database)).study_name == open_study(f"sqlite:///{database}").study_name == "first"
 
 
-def test_journal_files_open(tmp_path: Path, make_study: Callable[..., optuna.Study]) -> None:
+def test_journal_files_open(tmp_path: Path) -> None:
     path = tmp_path / "journal.log"
-    make_study(2, storage=optuna.storages.JournalStorage(JournalFileBackend(str(path))), name="j")
+    make_study(optuna.storages.JournalStorage(JournalFileBackend(str(path))), "j")
     assert open_study(path).study_name == "j"
 
 
@@ -37,8 +43,8 @@ def test_a_missing_file_is_not_made(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_several_studies_must_be_named(database: Path, make_study: Callable[..., optuna.Study]) -> None:
-    make_study(1, storage=f"sqlite:///{database}", name="second")
+def test_several_studies_must_be_named(database: Path) -> None:
+    make_study(f"sqlite:///{database}", "second")
     with pytest.raises(StorageError, match="2 studies \\('first', 'second'\\): name one"):
         open_study(database)
     assert open_study(database, study_name="second").study_name == "second"
