@@ -8,16 +8,15 @@ that. The numbers of evaluations and of trainings differ from episode to episode
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecEnv
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.curve_features import CURVE_FEATURES, STOP_FEATURES, curve_features, is_due, leads
 from hf_rlsearch.env import BatchedSearch, Tasks, prior_tasks, relative, repeated
 from hf_rlsearch.tasks.simulate import draw_among, take
+from hf_rlsearch.vec_env import BatchVecEnv
 
 CONTINUE, STOP = 0, 1
 BUDGETS = (2, 4, 8, 16)
@@ -123,7 +122,7 @@ class StopSearch(BatchedSearch):
         return features, may_stop
 
 
-class StopVecEnv(VecEnv):
+class StopVecEnv(BatchVecEnv):
     """B `StopSearch` episodes for stable-baselines3. Actions: 0 continue, 1 stop; observation: features and mask."""
 
     def __init__(
@@ -140,46 +139,20 @@ class StopVecEnv(VecEnv):
         space = spaces.Box(-3.0, 3.0, (n_features + 1,), np.float32)
         super().__init__(n_envs, space, spaces.Discrete(2))
 
-    def reset(self) -> FloatArray:
+    def restart(self) -> None:
         """Starts B searches."""
         self.search.reset()
-        return self._observe()
 
-    def step_async(self, actions: IntArray) -> None:
-        """Keeps the actions for `step_wait`."""
-        self._actions = actions
-
-    def step_wait(self) -> tuple[FloatArray, FloatArray, BoolArray, list[dict[str, Any]]]:
-        """One evaluation further; ended searches start anew."""
-        rewards = relative(self.search.decide((self._actions == STOP) & self._may_stop), self.search.group)
-        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        ended = self.search.done
-        if ended:
-            last = self._observe()
-            for i, info in enumerate(infos):
-                info["terminal_observation"] = last[i]
-            self.search.reset()
-        return self._observe(), rewards.astype(np.float32), np.full(self.num_envs, ended), infos
-
-    def _observe(self) -> FloatArray:
+    def observe(self) -> FloatArray:
+        """B x (features + 1): what the rule sees, and whether the running trial may be stopped."""
         features, self._may_stop = self.search.describe()
         return np.concatenate([features, self._may_stop[:, None]], axis=1).astype(np.float32)
 
-    def close(self) -> None:
-        """Nothing to free."""
+    def advance(self, actions: IntArray) -> FloatArray:
+        """Stops or continues each running trial and returns B rewards, relative to the group's mean."""
+        return relative(self.search.decide((actions == STOP) & self._may_stop), self.search.group)
 
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """The same attribute for every search asked for."""
-        return [getattr(self, attr_name)] * len(list(self._get_indices(indices)))
-
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Sets an attribute of the whole batch."""
-        setattr(self, attr_name, value)
-
-    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
-        """Nothing can be called on one search of a batch."""
-        raise AttributeError(f"StopVecEnv has no method {method_name!r} for one search.")
-
-    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        """Never: the batch holds no single environments."""
-        return [False] * len(list(self._get_indices(indices)))
+    @property
+    def ended(self) -> bool:
+        """Whether the budget of the searches is spent."""
+        return self.search.done
