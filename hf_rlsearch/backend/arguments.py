@@ -112,8 +112,7 @@ class FrozenArguments:
         except (TypeError, ValueError) as error:
             raise SearchSpaceError(
                 f"hp_space gives {name}={value!r}, but TrainingArguments.{name} is {describe(self._hints[name])}: "
-                f"{error}. "
-                "Suggest values of that type."
+                f"{error}. Suggest values of that type."
             ) from error
         _check_range(name, result)
         return result

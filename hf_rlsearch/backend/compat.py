@@ -34,8 +34,7 @@ def check_trainer(trainer: Any) -> None:
         raise ArgumentsError(
             f"{type(trainer).__name__} has no {', '.join(missing)}; expected a transformers.Trainer, versions "
             f"{TESTED_TRANSFORMERS[0]} to {TESTED_TRANSFORMERS[1]} are tested and {transformers.__version__} is "
-            f"installed. "
-            "For other trainers pass a factory make_trainer(params) to hf_rlsearch.search."
+            "installed. For other trainers pass a factory make_trainer(params) to hf_rlsearch.search."
         )
 
 
@@ -93,8 +92,7 @@ def rebuild_accelerator(trainer: Any) -> None:
         if trainer.args.deepspeed is None:
             raise ArgumentsError(
                 "DeepSpeed is on through the launcher alone. Set TrainingArguments(deepspeed=...), so that its "
-                "configuration "
-                "can be rebuilt for each trial."
+                "configuration can be rebuilt for each trial."
             )
         trainer.accelerator.free_memory()
         AcceleratorState()._reset_state()

@@ -1,9 +1,8 @@
 """Trains the best few configurations again under new seeds: was it the configuration, or the seed?
 
 The best of many noisy scores looks better than it is. So the best few, and the user's own configuration, are trained
-under
-the same new seeds; one that is clearly worse after two of them is dropped. What is reported comes from the new seeds
-alone.
+under the same new seeds; one that is clearly worse after two of them is dropped. What is reported comes from the new
+seeds alone.
 """
 
 import math

@@ -2,8 +2,8 @@
 
 transformers keeps its backends in a closed enum and a table, and has no entry point for others. Both are extended here,
 together, when their modules are loaded: at once if they are, else by an import hook, so that ``import hf_rlsearch``
-costs
-nothing before or after ``import transformers``. The default backend stays what it was, because ours is added last.
+costs nothing before or after ``import transformers``. The default backend stays what it was, because ours is added
+last.
 
 Tested with transformers 5.0 to 5.23.
 """

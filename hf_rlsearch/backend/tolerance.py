@@ -35,8 +35,7 @@ class Tolerance:
         last = (failed[-1].user_attrs.get("failure") or {}).get("reason", "unknown")
         raise SearchFailed(
             f"{len(failed)} of {self._settings.most_trials} trials have failed, the last one with: {last}. The search "
-            f"stops at "
-            f"{self._settings.failures_allowed} (max_failed_trials). The finished trials are kept in study "
+            f"stops at {self._settings.failures_allowed} (max_failed_trials). The finished trials are kept in study "
             f"{self._study.study_name!r}; see the attribute 'failure' of each trial for its traceback."
         ) from error
 
