@@ -1,34 +1,32 @@
-"""What is optimised, settled before the first training: by name, or by following what ``compute_objective`` does."""
+"""Chooses the objective of a search before the first training: a metric by its name, or ``compute_objective``."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from hf_rlsearch.backend.directions import (
-    MAXIMIZE,
-    MINIMIZE,
-    implied,
-    is_certain,
-    off_switch,
-    opposite,
-    settle,
-    stated,
-    towards,
-    when,
+from hf_rlsearch.backend.directions import MAXIMIZE, MINIMIZE, metric_direction
+from hf_rlsearch.backend.found_space import AccessRecorder
+from hf_rlsearch.backend.objective import (
+    UNSET_DIRECTION,
+    ComputeObjective,
+    Metrics,
+    Objective,
+    UnsetDirection,
+    metric_value,
+    scored_names,
 )
-from hf_rlsearch.backend.objective import UNSET_DIRECTION, Objective, UnsetDirection, missing, number, scored_names
-from hf_rlsearch.backend.slopes import Metrics, Watched, may_look_elsewhere, slopes_of
 from hf_rlsearch.errors import ObjectiveError
 
 
-def resolve(
+def choose_objective(
     probe: Metrics,
     *,
     args: Any,
-    compute_objective: Callable[[dict[str, Any]], Any] | None = None,
+    compute_objective: ComputeObjective | None = None,
     metric: str | Sequence[str] | None = None,
     direction: str | Sequence[str] = UNSET_DIRECTION,
 ) -> Objective:
-    """Settles what is optimised, and which way, before anything is trained.
+    """Chooses what is optimised, and in which direction.
 
     Args:
         probe: Metrics of an evaluation of the untrained model.
@@ -38,9 +36,8 @@ def resolve(
         direction: "minimize", "maximize", a list of these, or ``UNSET_DIRECTION``.
 
     Raises:
-        ObjectiveError: Nothing to optimise, more than one thing, a name that does not exist, an objective that no
-        metric
-            changes, or a direction that contradicts the metric.
+        ObjectiveError: Nothing to optimise, more than one thing, a name that does not exist, a constant objective, a
+            ``compute_objective`` without a direction, or a direction that contradicts the metric.
     """
     given = _given_directions(direction)
     multi = not isinstance(direction, str)
@@ -48,15 +45,11 @@ def resolve(
         if metric is not None:
             raise ObjectiveError(
                 f"metric={metric!r} and compute_objective are both given. Pass one of them: metric names what to "
-                f"optimise, "
-                "compute_objective computes it."
+                "optimise, compute_objective computes it."
             )
-        return _resolve_function(probe, compute_objective, given, multi, args)
-    names, why = _resolve_names(probe, args, metric, n_wanted=len(given) if multi else 1)
-    directions = tuple(
-        settle(name, given[i] if given else None, implied(name, args, given[i] if given else None))
-        for i, name in enumerate(names)
-    )
+        return _computed_objective(probe, compute_objective, given, multi, args)
+    names, why = _metric_names(probe, args, metric, n_wanted=len(given) if multi else 1)
+    directions = tuple(metric_direction(name, args, given[i] if given else None) for i, name in enumerate(names))
     follows = (names[0], directions[0] == MAXIMIZE) if len(names) == 1 else None
     return Objective(names=names, directions=directions, multi=multi, function=None, why=why, follows=follows)
 
@@ -73,9 +66,10 @@ def _given_directions(direction: str | Sequence[str]) -> tuple[str, ...]:
     return given
 
 
-def _resolve_names(
+def _metric_names(
     probe: Metrics, args: Any, metric: str | Sequence[str] | None, n_wanted: int
 ) -> tuple[tuple[str, ...], str]:
+    """The full keys of the metrics to optimise, and where the choice comes from."""
     found = scored_names(probe)
     if metric is not None:
         asked = (metric,) if isinstance(metric, str) else tuple(metric)
@@ -87,8 +81,7 @@ def _resolve_names(
     if n_wanted > 1:
         raise ObjectiveError(
             f"{n_wanted} directions are given but neither compute_objective nor metric. Pass metric=[...] with "
-            f"{n_wanted} of "
-            f"{found}, or a compute_objective that returns {n_wanted} values."
+            f"{n_wanted} of {found}, or a compute_objective that returns {n_wanted} values."
         )
     best = getattr(args, "metric_for_best_model", None)
     others = [name for name in found if not name.endswith("loss")]
@@ -104,88 +97,76 @@ def _resolve_names(
     if not found:
         raise ObjectiveError(
             f"Evaluation gives no number to optimise, only {sorted(probe)}. Give the Trainer labels "
-            f"(label_names=...) or a "
-            "compute_metrics."
+            "(label_names=...) or a compute_metrics."
         )
     raise ObjectiveError(
         f"Evaluation gives several metrics: {', '.join(others or found)}. Pass metric={(others or found)[0]!r} or "
-        f"another of "
-        "them, set metric_for_best_model, or pass compute_objective."
+        "another of them, set metric_for_best_model, or pass compute_objective."
     )
 
 
 def _full_name(name: str, probe: Metrics, argument: str) -> str:
-    for candidate in (name, f"eval_{name}"):
-        if candidate in probe:
-            number(candidate, probe[candidate])
-            return candidate
-    raise missing(name, probe, argument)
+    full = name if name in probe or f"eval_{name}" not in probe else f"eval_{name}"
+    metric_value(full, probe, argument)
+    return full
 
 
-def _resolve_function(
-    probe: Metrics, function: Callable[[dict[str, Any]], Any], given: tuple[str, ...], multi: bool, args: Any
+def _computed_objective(
+    probe: Metrics, function: ComputeObjective, given: tuple[str, ...], multi: bool, args: Any
 ) -> Objective:
-    name = getattr(function, "__name__", type(function).__name__)
-    metrics = Watched(probe)
+    if not given:
+        raise ObjectiveError(
+            "compute_objective is given without direction. Pass direction='maximize' if larger values of it are "
+            "better, or direction='minimize', which other backends take where none is given."
+        )
+    read: set[str] = set()
     try:
-        found = function(metrics)
+        found = function(AccessRecorder(probe, read))
     except Exception as error:
         raise ObjectiveError(
             f"compute_objective raised {type(error).__name__}: {error} on the metrics {sorted(probe)} of the "
-            f"untrained model. "
-            "Change it to use these names."
+            "untrained model. Change it to use these names."
         ) from error
-    n_values = len(found) if isinstance(found, (list, tuple)) else 1
-    wanted = len(given) if multi else 1
-    if n_values != wanted:
-        raise ObjectiveError(
-            f"compute_objective returned {n_values} value(s) ({found!r}), expected {wanted}: direction is "
-            f"{list(given) if multi else (given[0] if given else MINIMIZE)!r}."
-        )
-    for value in found if isinstance(found, (list, tuple)) else (found,):
-        number("compute_objective", value)
-    names = (name,) if n_values == 1 else tuple(f"{name}[{i}]" for i in range(n_values))
-    names_read = [one for one in scored_names(probe) if one in metrics.read]
-    elsewhere = not metrics.read and may_look_elsewhere(function)
-    # A pure function that shows no reading may have copied the metrics in a way that is not seen.
-    tried = names_read if metrics.read or elsewhere else scored_names(probe)
-    slopes = slopes_of(probe, function, tried, n_values)
-    if not elsewhere and not all(any(of_one.values()) for of_one in slopes):
+    name = getattr(function, "__name__", type(function).__name__)
+    names = tuple(f"{name}[{i}]" for i in range(len(given))) if len(given) > 1 else (name,)
+    objective = Objective(names=names, directions=given, multi=multi, function=function, why="compute_objective")
+    objective.checked(found)
+    if not read and _may_measure_elsewhere(function):
+        return replace(objective, why="compute_objective, which reads no metric of the evaluation")
+    if _is_constant(objective, probe):
         raise ObjectiveError(
             f"compute_objective is constant: it does not change with any of {sorted(scored_names(probe))}. Let it "
-            f"return one of them, or pass metric= instead."
+            "return one of them, or pass metric= instead."
         )
-    directions = tuple(
-        _function_direction(of_one, given[i] if given else None, args) for i, of_one in enumerate(slopes)
-    )
-    follows = _followed(slopes[0], directions[0]) if n_values == 1 else None
-    why = "compute_objective, which reads no metric of the evaluation" if elsewhere else "compute_objective"
-    return Objective(names=names, directions=directions, multi=multi, function=function, why=why, follows=follows)
+    followed = _followed_metric(objective, probe, read)
+    if followed is None:
+        return objective
+    metric_direction(followed, args, given[0])  # refuses a direction that contradicts the metric
+    return replace(objective, follows=(followed, given[0] == MAXIMIZE))
 
 
-def _followed(slopes: dict[str, int], direction: str) -> tuple[str, bool] | None:
-    used = {name: slope for name, slope in slopes.items() if slope}
-    if len(used) != 1:
+def _is_constant(objective: Objective, probe: Metrics) -> bool:
+    """Returns whether a value of an objective stays the same while all metrics change."""
+    names = scored_names(probe)
+    values = []
+    for scale in (0.1, 1.0, 10.0, 1000.0):
+        try:
+            values.append(objective({**probe, **{name: scale / (i + 1) for i, name in enumerate(names)}}))
+        except Exception:
+            return False  # made-up metrics that the function refuses are no reason to refuse the function
+    return any(len(set(column)) == 1 for column in zip(*values, strict=True))
+
+
+def _followed_metric(objective: Objective, probe: Metrics, read: set[str]) -> str | None:
+    """Returns the metric that a computed objective simply returns, None where it computes something."""
+    names = [name for name in scored_names(probe) if name in read]
+    try:
+        return names[0] if len(names) == 1 and objective({**probe, names[0]: 0.375}) == (0.375,) else None
+    except Exception:
         return None
-    ((name, slope),) = used.items()
-    return (name, (direction == MAXIMIZE) == (slope > 0)) if slope in (-1, 1) else None
 
 
-def _function_direction(slopes: dict[str, int], given: str | None, args: Any) -> str:
-    used = {name: slope for name, slope in slopes.items() if slope}
-    implied = {towards(name, slope) for name, slope in used.items()} - {None}
-    if len(implied) != 1:
-        # Nothing to go by: the Trainer's documented default.
-        return given or MINIMIZE
-    (only,) = implied
-    if given is None or given == only or not all(is_certain(name) and used[name] in (-1, 1) for name in used):
-        return given or str(only)
-    name, slope = next((n, s) for n, s in used.items() if towards(n, s) == only)
-    wanted = given if slope > 0 else opposite(given)
-    if stated(name, args) != wanted:
-        raise ObjectiveError(
-            f"direction={given!r} contradicts compute_objective, which follows {name!r} so that {only} is better. Pass "
-            f"direction={only!r} or turn the sign in compute_objective. If {when(wanted)} {name!r} really is better, "
-            f"{off_switch(name, wanted)}"
-        )
-    return given
+def _may_measure_elsewhere(function: Any) -> bool:
+    """Returns whether a function uses global names, attributes or variables of an enclosing function."""
+    code = getattr(function, "__code__", None)
+    return code is None or bool(code.co_names or code.co_freevars)

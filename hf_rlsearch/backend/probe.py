@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hf_rlsearch.backend.choose_objective import resolve
+from hf_rlsearch.backend.choose_objective import choose_objective
 from hf_rlsearch.backend.distributed import Ranks
 from hf_rlsearch.backend.identity import keep_randomness
 from hf_rlsearch.backend.objective import Objective
@@ -31,7 +31,7 @@ def probe_metrics(source: Any, settings: Settings, ranks: Ranks) -> Objective:
         metrics = _evaluate(source, ranks)
 
     def settle() -> Objective:
-        return resolve(
+        return choose_objective(
             metrics,
             args=source.frozen.original(),
             compute_objective=settings.compute_objective,

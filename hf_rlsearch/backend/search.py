@@ -61,11 +61,12 @@ def search(
         hp_space: Suggests values on a trial and returns them by name: a training argument, or a field of the model, its
             adapter, generation or training as ``model.*``, ``peft.*``, ``gen.*`` and ``train.*``. Left out, the space
             that was published for the Trainer's kind of model.
-        compute_objective: Makes one number of the metrics, or one for each direction. Before the first training it is
-            called a few times on made-up values of the metrics that it reads.
+        compute_objective: Makes one number of the metrics, or one for each direction; needs a ``direction``. Before the
+            first training it is called a few times on made-up values of the metrics, to refuse a constant one.
         n_trials: Total number of trials, those of an interrupted run and the baseline included; None for as many as
             ``timeout`` or ``budget`` allow, 1000 at most.
-        direction: "minimize", "maximize" or a list of these; inferred from the metric's name if left out.
+        direction: "minimize", "maximize" or a list of these. Left out, it follows from the metric's name; with
+            ``compute_objective`` it must be given.
         hp_name: Names a trial's folder and run.
         metric: The metric to optimise, as evaluation names it, ``eval_`` may be left out.
         sampler: An Optuna sampler instead of ours.

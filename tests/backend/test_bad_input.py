@@ -88,13 +88,13 @@ def test_every_choice_is_tried_before_the_first_training(trainer: Trainer, bad: 
         ({"direction": None}, "direction=None given"),
         ({"metric": 5}, "metric=5 given, expected the name"),
         ({"direction": ["maximize", "minimize"]}, "2 directions"),
-        ({"compute_objective": lambda m: 0.5}, "constant"),
-        ({"compute_objective": lambda m: m["eval_runtime"]}, "constant"),
-        ({"compute_objective": lambda m: m["eval_f1"]}, "KeyError"),
-        ({"compute_objective": lambda m: (m["eval_loss"], m["eval_accuracy"])}, r"2 value\(s\)"),
-        ({"compute_objective": lambda m: str(m["eval_accuracy"])}, "expected one number"),
-        ({"compute_objective": lambda m: m["eval_accuracy"], "direction": "minimize"}, "contradicts compute_objective"),
-        ({"compute_objective": lambda m: -m["eval_loss"], "direction": "minimize"}, "contradicts compute_objective"),
+        ({"compute_objective": lambda m: m["eval_accuracy"]}, "given without direction"),
+        ({"compute_objective": lambda m: 0.5, "direction": "minimize"}, "constant"),
+        ({"compute_objective": lambda m: m["eval_runtime"], "direction": "minimize"}, "constant"),
+        ({"compute_objective": lambda m: m["eval_f1"], "direction": "maximize"}, "KeyError"),
+        ({"compute_objective": lambda m: (m["eval_loss"], 0.5), "direction": "minimize"}, r"2 value\(s\)"),
+        ({"compute_objective": lambda m: str(m["eval_accuracy"]), "direction": "maximize"}, "expected one number"),
+        ({"compute_objective": lambda m: m["eval_accuracy"], "direction": "minimize"}, "contradicts 'eval_accuracy'"),
         ({"compute_objective": lambda m: m["eval_loss"], "metric": "loss"}, "both given"),
     ],
 )
@@ -232,7 +232,7 @@ def test_storage_of_another_objective(make_trainer: MakeTrainer, tmp_path: Path)
     run(make_trainer(metrics=metrics), "rl", n_trials=1, metric="f1", **options)
     other = make_trainer(cls=NeverTrains, metrics=metrics)
     refuses(StorageError, "another objective: .*eval_f1.*eval_accuracy", other, metric="accuracy", **options)
-    computed = {"compute_objective": lambda m: m["eval_accuracy"], **options}
+    computed = {"compute_objective": lambda m: m["eval_accuracy"], "direction": "maximize", **options}
     refuses(StorageError, "another objective", other, **computed)
 
 

@@ -33,7 +33,8 @@ def test_a_replay_is_equal_to_the_last_bit(make_trainer: MakeTrainer) -> None:
 
 def test_a_replay_needs_a_complete_trial_and_its_objective(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer()
-    result = run(trainer, "rl", n_trials=1, compute_objective=lambda metrics: metrics["eval_loss"]).run_summary
+    options: Any = {"compute_objective": lambda metrics: metrics["eval_loss"], "direction": "minimize"}
+    result = run(trainer, "rl", n_trials=1, **options).run_summary
     with pytest.raises(ArgumentsError, match=r"Trial 7 .* those are \[0\]"):
         result.replay(trainer, 7)
     with pytest.raises(ObjectiveError, match="pass that function"):

@@ -130,7 +130,8 @@ def test_compute_objective_raising_does_not_end_the_search(make_trainer: MakeTra
             raise LookupError("boom")
         return metrics["eval_loss"]
 
-    run(trainer, backend, n_trials=3, compute_objective=objective, sampler=three(), storage=url)
+    options: Any = {"compute_objective": objective, "direction": "minimize", "sampler": three(), "storage": url}
+    run(trainer, backend, n_trials=3, **options)
     assert states(stored(url)) == [COMPLETE, FAIL, COMPLETE]
 
 

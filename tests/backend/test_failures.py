@@ -154,7 +154,9 @@ def test_compute_objective_raising_in_the_middle(make_trainer: MakeTrainer) -> N
 
     trainer = make_trainer(score=lambda args, state: 0.8 if args.learning_rate > 1e-2 else 0.5, num_train_epochs=2)
     sampler = Scripted(learning_rate=[1e-3, 5e-2, 1e-3])
-    result = run(trainer, "rl", n_trials=3, compute_objective=objective, sampler=sampler).run_summary
+    result = run(
+        trainer, "rl", n_trials=3, compute_objective=objective, direction="maximize", sampler=sampler
+    ).run_summary
     assert states(result.study) == [COMPLETE, FAIL, COMPLETE]
     assert result.trials[1].user_attrs["steps"] == 4
     assert "too good" in result.trials[1].user_attrs["failure"]["reason"]

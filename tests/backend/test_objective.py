@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from hf_rlsearch import ObjectiveError
-from hf_rlsearch.backend.choose_objective import resolve
+from hf_rlsearch.backend.choose_objective import choose_objective
 from hf_rlsearch.backend.directions import direction_of
 
 METRICS = {"eval_loss": 0.7, "eval_accuracy": 0.5, "eval_error_f1": 0.25, "eval_runtime": 1.0}
 
 
 def settled(args: Mapping[str, Any] | None = None, **given: Any) -> Any:
-    return resolve(METRICS, args=SimpleNamespace(**(args or {})), **given)
+    return choose_objective(METRICS, args=SimpleNamespace(**(args or {})), **given)
 
 
 @pytest.mark.parametrize(
@@ -37,23 +37,46 @@ def test_the_last_known_word_counts(name: str, direction: str | None) -> None:
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
 def test_a_name_with_words_of_both_kinds_obeys_the_user(direction: str) -> None:
     assert settled(metric="error_f1", direction=direction).directions == (direction,)
-    computed = settled(compute_objective=lambda m: -m["eval_error_f1"], direction=direction)
+    computed = settled(compute_objective=lambda m: m["eval_error_f1"], direction=direction)
     assert computed.directions == (direction,)
-    assert computed.follows == ("eval_error_f1", direction == "minimize")
+    assert computed.follows == ("eval_error_f1", direction == "maximize")
+
+
+def accuracy(metrics: dict[str, Any]) -> Any:
+    return metrics["eval_accuracy"]
 
 
 def test_the_off_switch_of_a_contradiction() -> None:
-    with pytest.raises(ObjectiveError, match="metric_for_best_model='eval_accuracy', greater_is_better=False"):
-        settled(metric="accuracy", direction="minimize")
-    both = {"metric_for_best_model": "accuracy", "greater_is_better": False}
-    assert settled(both, metric="accuracy", direction="minimize").directions == ("minimize",)
-    assert settled(both, compute_objective=lambda m: m["eval_accuracy"], direction="minimize").directions == (
-        "minimize",
-    )
+    for given in ({"metric": "accuracy"}, {"compute_objective": accuracy}):
+        with pytest.raises(ObjectiveError, match="metric_for_best_model='eval_accuracy', greater_is_better=False"):
+            settled(direction="minimize", **given)
+        both = {"metric_for_best_model": "accuracy", "greater_is_better": False}
+        assert settled(both, direction="minimize", **given).directions == ("minimize",)
+        with pytest.raises(ObjectiveError, match="contradicts greater_is_better=False"):
+            settled(both, direction="maximize", **given)
     with pytest.raises(ObjectiveError, match="pass direction='minimize' too"):
         settled(both, metric="accuracy")
-    with pytest.raises(ObjectiveError, match="contradicts greater_is_better=False"):
-        settled(both, metric="accuracy", direction="maximize")
+
+
+def test_a_computed_objective_needs_a_direction() -> None:
+    with pytest.raises(ObjectiveError, match="Pass direction='maximize' if larger values of it are better, or"):
+        settled(compute_objective=accuracy)
+
+
+@pytest.mark.parametrize(
+    ("function", "follows"),
+    [
+        (accuracy, ("eval_accuracy", True)),
+        (lambda m: {**m}["eval_accuracy"], None),
+        (lambda m: m.get("eval_accuracy", 0.0), ("eval_accuracy", True)),
+        (lambda m: -m["eval_loss"], None),
+        (lambda m: m["eval_accuracy"] ** 2, None),
+        (lambda m: m["eval_accuracy"] + m["eval_error_f1"], None),
+        (lambda m: 1 / (m["eval_accuracy"] - 0.375), None),
+    ],
+)
+def test_a_computed_objective_follows_the_metric_that_it_returns(function: Any, follows: Any) -> None:
+    assert settled(compute_objective=function, direction="maximize").follows == follows
 
 
 def test_an_objective_that_is_measured_elsewhere_is_no_constant() -> None:
@@ -69,34 +92,29 @@ def test_an_objective_that_is_measured_elsewhere_is_no_constant() -> None:
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("function", [lambda m: 0.5, lambda m: m["eval_runtime"], lambda m: m["eval_loss"] * 0])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m: 0.5,
+        lambda m: m["eval_runtime"],
+        lambda m: m.get("f1", 0.0),
+        lambda m: m["eval_loss"] * 0,
+        lambda m: sum(m.values()) * 0,
+    ],
+)
 def test_a_constant_is_refused(function: Any) -> None:
     with pytest.raises(ObjectiveError, match="constant"):
-        settled(compute_objective=function)
+        settled(compute_objective=function, direction="minimize")
 
 
-def test_only_metrics_that_are_read_are_changed() -> None:
-    calls: list[dict[str, Any]] = []
-
-    def accuracy(metrics: dict[str, Any]) -> Any:
-        calls.append(metrics)
-        return metrics["eval_accuracy"]
-
-    assert settled(compute_objective=accuracy).directions == ("maximize",)
-    assert len(calls) == 8
-    assert {metrics["eval_error_f1"] for metrics in calls} == {0.25}
+def test_one_constant_of_several_values_is_refused() -> None:
+    with pytest.raises(ObjectiveError, match="constant"):
+        settled(compute_objective=lambda m: (m["eval_loss"], 0.5), direction=["minimize", "maximize"])
 
 
 @pytest.mark.parametrize(
     "function",
-    [
-        lambda m: sum(value for name, value in m.items() if name == "eval_loss"),
-        lambda m: {**m}["eval_loss"],
-        lambda m: m.get("eval_loss"),
-        lambda m: m.pop("eval_loss"),
-        lambda m: m.copy()["eval_loss"],
-        lambda m: next(m[name] for name in m if name == "eval_loss"),
-    ],
+    [lambda m: {0.7: 1.0}[m["eval_loss"]], lambda m: round(m["eval_accuracy"]), lambda m: 1 / m["eval_loss"]],
 )
-def test_every_way_of_reading_is_seen(function: Any) -> None:
-    assert settled(compute_objective=function).follows == ("eval_loss", False)
+def test_an_objective_with_steps_or_gaps_is_no_constant(function: Any) -> None:
+    assert settled(compute_objective=function, direction="minimize").why == "compute_objective"

@@ -243,8 +243,14 @@ def test_a_trial_that_always_ends_the_process_is_given_up(make_trainer: MakeTrai
     ("first", "second"),
     [
         ({"hp_space": epochs(1)}, {"hp_space": epochs(2)}),
-        ({"compute_objective": lambda m: m["eval_f1"]}, {"compute_objective": lambda m: m["eval_accuracy"]}),
-        ({"compute_objective": times(1)}, {"compute_objective": times(2)}),
+        (
+            {"compute_objective": lambda m: m["eval_f1"], "direction": "maximize"},
+            {"compute_objective": lambda m: m["eval_accuracy"], "direction": "maximize"},
+        ),
+        (
+            {"compute_objective": times(1), "direction": "maximize"},
+            {"compute_objective": times(2), "direction": "maximize"},
+        ),
     ],
 )
 def test_what_functions_return_is_part_of_the_identity(

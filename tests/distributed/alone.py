@@ -148,6 +148,7 @@ def search(rank: int, scenario: str, folder: Path) -> dict[str, Any]:
     options["sampler"] = Scripted(learning_rate=[1e-3, 1e-2, 1e-4], lora_r=[4, 8, 2])
     if what == "objective_raises":
         options["compute_objective"] = _raises_in_trial_1(trainer) if here else (lambda metrics: metrics["eval_loss"])
+        options["direction"] = "minimize"
     if what.startswith("storage_"):
         options |= {"storage": Fails(what.removeprefix("storage_")), "study_name": "s"}
     before = dict(vars(trainer))

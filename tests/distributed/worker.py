@@ -221,7 +221,7 @@ def search(scenario: str, folder: Path) -> dict[str, Any]:
     trainer = make_trainer(scenario, folder)
     options: dict[str, Any] = {"hp_space": rates, "n_trials": 3, **OPTIONS.get(scenario, {})}
     if scenario == "objective_raises":
-        options["compute_objective"] = RaisingObjective(trainer)
+        options |= {"compute_objective": RaisingObjective(trainer), "direction": "minimize"}
     options.setdefault("pruner", optuna.pruners.NopPruner())
     options.setdefault("sampler", Scripted(learning_rate=[1e-3, 1e-4, 1e-2, 1e-3], dropout=[0.2, 0.3, 0.4, 0.0]))
     before = dict(vars(trainer))
