@@ -21,7 +21,7 @@ help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
 demo: $(VENV)/.demo ## Install, then run a real search on the embedded checkpoint and write its report
-	$(RUN) -m hf_rlsearch.demo
+	$(RUN) -m hf_rlsearch demo
 
 test: $(VENV)/.test ## Install, then run the tests that take seconds
 	$(RUN) -m pytest -q

@@ -61,7 +61,6 @@ LAYERS: dict[str, float] = {
     "backend.confirm": 5,  # only statistics of trials; the report tells them too
     "backend": 7,
     "__init__": 8,
-    "demo": 8,
     "recipe_tools": 8,
     "recipe_data": 8.5,
     "cli": 9,
@@ -70,13 +69,13 @@ LAYERS: dict[str, float] = {
 
 # Who may name a library. One that is not here may be named by nobody.
 MAY_NAME: dict[str, set[str]] = {
-    "optuna": {"space", "history", "storage", "sampler", "pruner", "ray_tune", "report", "backend", "demo", "cli"},
+    "optuna": {"space", "history", "storage", "sampler", "pruner", "ray_tune", "report", "backend", "cli"},
     "ray": {"ray_tune"},
     "gymnasium": {"env", "vec_env", "stop_env", "policy", "agent"},
     "stable_baselines3": {"policy.sb3", "vec_env", "agent", "stop_training", "choice_training"},
-    "transformers": {"recipe_tools", "backend", "demo", "__init__", "metrics.text", "cli.doctor"},
-    "accelerate": {"backend", "demo"},
-    "datasets": {"recipe_tools", "recipe_data", "embedded", "metrics", "backend", "demo"},
+    "transformers": {"recipe_tools", "backend", "cli.demo", "__init__", "metrics.text", "cli.inspect"},
+    "accelerate": {"backend"},
+    "datasets": {"recipe_tools", "recipe_data", "embedded", "metrics", "backend", "cli.demo"},
     "evaluate": {"metrics"},
     "huggingface_hub": {"recipe_tools"},
     "yaml": {"recipe_tools"},
@@ -88,7 +87,8 @@ MAY_NAME: dict[str, set[str]] = {
     "scipy": {"metrics"},
     "sacrebleu": {"metrics"},
     "rouge_score": {"metrics"},
-    "rich": {"report", "backend", "demo", "cli"},
+    "typer": {"cli"},
+    "rich": {"report", "backend", "cli"},
     "peft": {"backend"},
     "packaging": {"backend", "cli"},
     "tqdm": {"backend"},

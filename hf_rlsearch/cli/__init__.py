@@ -1,40 +1,77 @@
-"""The command ``hf-rlsearch``: look at searches, spaces, weights and the installation; run the demo and recipes.
+"""Runs the command ``hf-rlsearch``: shows searches, spaces, weights and the installation, and runs a demo.
 
-Exit codes: 0 all went well; 1 it could not be done, with the reason on standard error; 2 the command was not
-understood; 130 stopped by Ctrl-C. Each command imports what it needs when it runs, so ``--help`` is quick.
+Exit codes: 0 success; 1 failure, with the reason in one line on standard error; 2 wrong usage; 130 stopped by Ctrl-C.
+Each command imports what it needs when it runs, so ``--help`` is quick.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
 
 from hf_rlsearch._version import __version__
+from hf_rlsearch.cli.demo import run_demo
+from hf_rlsearch.cli.inspect import check_installation, show_space, show_weights
+from hf_rlsearch.cli.studies import explain_trials, replay_trial, write_report
 from hf_rlsearch.errors import HfRlSearchError
 
 FAILED, INTERRUPTED = 1, 130
-# Modules that add commands, in the order of the help text.
-_MODULES = ("programs", "studies", "spaces", "doctor", "completion")
-_EPILOG = "Every command has its own help: hf-rlsearch report --help."
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser with all commands."""
-    parser = argparse.ArgumentParser(
-        prog="hf-rlsearch", description="Hyperparameter search for the transformers Trainer.", epilog=_EPILOG
-    )
-    parser.add_argument("--version", action="version", version=f"hf_rlsearch {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
-    for name in _MODULES:
-        import_module(f"{__name__}.{name}").add_commands(commands)
-    return parser
+class _Commands(TyperGroup):
+    """Turns what a command raises into one line on standard error and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:  # `hf-rlsearch explain ... | head`: the reader needs no more lines
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except (HfRlSearchError, ImportError, OSError) as error:
+            print(f"hf-rlsearch: {error}", file=sys.stderr)
+            raise typer.Exit(FAILED) from error
+        except KeyboardInterrupt as interrupt:
+            print("hf-rlsearch: interrupted", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from interrupt
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+# Plain text instead of rich's panels: an error is one line, and any terminal can show the help.
+app = typer.Typer(
+    cls=_Commands,
+    help="Hyperparameter search for the transformers Trainer.",
+    epilog="Every command has its own help: hf-rlsearch report --help.",
+    rich_markup_mode=None,
+)
+app.command("demo")(run_demo)
+app.command("report")(write_report)
+app.command("explain")(explain_trials)
+app.command("replay")(replay_trial)
+app.command("space")(show_space)
+app.command("weights")(show_weights)
+app.command("doctor")(check_installation)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"hf_rlsearch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None: ...
+
+
+def main(argv: Sequence[str] | None = None) -> Any:
     """Runs one command.
 
     Args:
@@ -43,28 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code, see the module.
     """
-    parser = build_parser()
-    args, rest = parser.parse_known_args(argv)
-    if getattr(args, "takes_all", False):
-        args.arguments = rest
-    elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that has no ± is no reason to fail
+            stream.reconfigure(errors="replace")  # a terminal without the sign ± is no reason to fail
     try:
-        code: int = args.run(args)
-        sys.stdout.flush()
-        return code
-    except (HfRlSearchError, ImportError) as error:
-        print(f"hf-rlsearch: {error}", file=sys.stderr)
-        return FAILED
-    except BrokenPipeError:  # `hf-rlsearch explain ... | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        print(f"hf-rlsearch: {error}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print("hf-rlsearch: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        typer.main.get_command(app)(sys.argv[1:] if argv is None else list(argv), prog_name="hf-rlsearch")
+    except SystemExit as end:
+        return end.code

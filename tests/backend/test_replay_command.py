@@ -21,7 +21,7 @@ def test_a_replay_is_equal_and_leaves_the_users_folder_alone(
     result = run(make_trainer(**args), "rl", n_trials=2, baseline=True).run_summary
     mine = Path(result.output_dir, "checkpoint-1")
     mine.mkdir()
-    monkeypatch.setattr("hf_rlsearch.cli.load.load_function", lambda target: lambda: make_trainer(**args))
+    monkeypatch.setattr("hf_rlsearch.cli.studies.load_function", lambda target: lambda: make_trainer(**args))
     for number in ("0", "1"):
         assert (
             main(["replay", str(Path(result.output_dir, "hf_rlsearch.db")), number, "--trainer", "mine.py:make"]) == 0

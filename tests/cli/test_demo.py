@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import transformers
 
-from hf_rlsearch import demo
+from hf_rlsearch.cli import demo, main
 
 
 @pytest.fixture(autouse=True)
 def _restore_logging() -> None:
-    """`main` is a program and quiets transformers and datasets for its process; here it shares one."""
+    """The demo is a program and silences transformers and datasets for its process; here it shares one."""
     import datasets
 
     level = transformers.logging.get_verbosity()
@@ -21,8 +21,8 @@ def _restore_logging() -> None:
 
 
 def test_tiny_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sizes = ["--n_trials", "2", "--n_train", "24", "--n_validation", "12"]
-    demo.main([*sizes, "--output", str(tmp_path)])
+    sizes = ["--n-trials", "2", "--n-train", "24", "--n-validation", "12"]
+    assert main(["demo", *sizes, "--output", str(tmp_path)]) == 0
     printed = capsys.readouterr()
     report = tmp_path / "report.html"
     assert str(report) in printed.out
@@ -34,7 +34,7 @@ def test_tiny_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_defaults_are_the_ones_of_transformers(tmp_path: Path) -> None:
-    trainer = demo.make_trainer(demo.Args(n_train=8, n_validation=8, output=str(tmp_path)))
+    trainer = demo.make_trainer(n_train=8, n_validation=8, output=tmp_path)
     plain = transformers.TrainingArguments(output_dir=str(tmp_path))
     for name in ("learning_rate", "per_device_train_batch_size", "num_train_epochs", "warmup_steps", "weight_decay"):
         assert getattr(trainer.args, name) == getattr(plain, name)
@@ -44,5 +44,4 @@ def test_defaults_are_the_ones_of_transformers(tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 def test_search_beats_the_defaults(tmp_path: Path) -> None:
     """What the demonstration claims, at its own size: an accuracy at least a tenth above trial 0."""
-    best = demo.search(demo.Args(output=str(tmp_path)))
-    assert best.run_summary.gain > 0.1
+    assert demo.search(demo.make_trainer(output=tmp_path), n_trials=10).gain > 0.1

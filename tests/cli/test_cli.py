@@ -1,6 +1,7 @@
+"""The command `hf-rlsearch`: what it prints, and the exit codes and one-line errors of everything that can go wrong."""
+
 import json
 import os
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -12,9 +13,10 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import create_trial
 
-from hf_rlsearch.cli import main
+from hf_rlsearch import __version__
+from hf_rlsearch.cli import inspect, main
 
-COMMANDS = ("demo", "run", "report", "explain", "replay", "space", "weights", "doctor", "completion")
+COMMANDS = ("demo", "report", "explain", "replay", "space", "weights", "doctor")
 
 
 @pytest.fixture
@@ -33,31 +35,44 @@ def database(tmp_path: Path) -> str:
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(["--help"])
-    assert end.value.code == 0
+    assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    assert all(f"\n    {name}" in text for name in COMMANDS)
+    assert all(f"\n  {name}" in text for name in COMMANDS)
 
 
 @pytest.mark.parametrize(
     "argv",
-    [[], ["no-such-command"], ["report"], ["weights", "a", "b"], ["doctor", "--fast"], ["explain", "x.db", "five"]],
+    [[], ["run", "glue"], ["report"], ["weights", "a", "b"], ["doctor", "--fast"], ["explain", "x.db", "five"]],
 )
 def test_wrong_usage_ends_with_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(argv)
-    assert end.value.code == 2
-    assert "usage: hf-rlsearch" in capsys.readouterr().err
+    assert main(argv) == 2
+    assert "Usage: hf-rlsearch" in capsys.readouterr().err
 
 
-def test_help_loads_nothing_heavy() -> None:
-    code = (
-        "import sys, hf_rlsearch.cli as cli; cli.build_parser(); "
-        "print([m for m in ('torch', 'optuna', 'transformers.trainer', 'rich', 'numpy') if m in sys.modules])"
-    )
+@pytest.mark.parametrize(
+    ("argv", "option"), [(["report", "x.db", "--tabel"], "--table"), (["demo", "--n_trials", "3"], "--n-trials")]
+)
+def test_a_misspelt_option_is_named_with_the_right_one(
+    argv: list[str], option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error")]
+    assert argv[-2 if argv[0] == "demo" else -1] in line
+    assert option in line
+
+
+def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"hf_rlsearch {__version__}\n"
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["report", "--help"], ["demo", "--help"]])
+def test_help_loads_nothing_heavy(argv: list[str]) -> None:
+    heavy = ("torch", "optuna", "transformers.trainer", "datasets", "pandas", "numpy")
+    code = f"import sys, hf_rlsearch.cli; hf_rlsearch.cli.main({argv}); print([m for m in {heavy} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert run.stdout.strip() == "[]"
+    assert run.stdout.splitlines()[-1] == "[]"
+    assert "Usage: hf-rlsearch" in run.stdout
 
 
 def test_report_writes_all_that_was_asked_for(
@@ -80,7 +95,7 @@ def test_a_watched_report_follows_the_search_until_ctrl_c(
     page, waits, texts = tmp_path / "r.html", [], []
 
     def sleep(seconds: float) -> None:
-        """A trial ends while we wait; the second time somebody has seen enough."""
+        """A trial ends during the first wait; Ctrl-C ends the second one."""
         waits.append(seconds)
         texts.append(page.read_text())
         if len(waits) == 2:
@@ -96,10 +111,8 @@ def test_a_watched_report_follows_the_search_until_ctrl_c(
     assert "refresh" not in page.read_text()
     assert [path.name for path in tmp_path.glob("*.partial")] == []
     capsys.readouterr()
-    with pytest.raises(SystemExit) as end:
-        main(["report", database, "--watch", "0"])
-    assert end.value.code == 2
-    assert "expected a whole number of seconds, at least 1" in capsys.readouterr().err
+    assert main(["report", database, "--watch", "0"]) == 2
+    assert "Invalid value for '--watch'" in capsys.readouterr().err
 
 
 def test_what_cannot_be_done_ends_with_1_and_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,8 +132,8 @@ def test_explain_one_and_all(database: str, capsys: pytest.CaptureFixture[str]) 
 
 def test_replay_prints_the_best_trial(database: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["replay", database]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told == {"trial": 1, "hyperparameters": {"x": 0.25}, "arguments": {"learning_rate": 0.25}}
+    shown = json.loads(capsys.readouterr().out)
+    assert shown == {"trial": 1, "hyperparameters": {"x": 0.25}, "arguments": {"learning_rate": 0.25}}
     assert main(["replay", database, "9"]) == 1
     assert "no trial 9" in capsys.readouterr().err
 
@@ -144,8 +157,9 @@ def test_space_of_a_family_and_of_a_file(tmp_path: Path, capsys: pytest.CaptureF
         ("brt", "no model family"),
         ("no_such_file.py:hp_space", "There is no file 'no_such_file.py'"),
         ("no_such_module:hp_space", "There is no module 'no_such_module'"),
+        (":hp_space", "is neither module:name nor file.py:name"),
         ("hf_rlsearch.errors:StorageEror", "Did you mean 'StorageError'"),
-        ("hf_rlsearch.cli:FAILED", "is a int, expected a function"),
+        ("hf_rlsearch.cli:FAILED", "is of type int, expected a function"),
     ],
 )
 def test_space_of_something_else(target: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,46 +176,9 @@ def test_weights_are_listed_and_their_card_is_json(tmp_path: Path, capsys: pytes
     assert "there are no weights" in capsys.readouterr().err
 
 
-def test_run_passes_arguments_and_the_exit_code_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recipe = tmp_path / "mine.py"
-    recipe.write_text("import sys\nprint(__name__, sys.argv[1:])\nsys.exit(3)\n")
-    before = list(sys.argv)
-    assert main(["run", str(recipe), "--epochs", "2"]) == 3
-    assert capsys.readouterr().out == "__main__ ['--epochs', '2']\n"
-    assert sys.argv == before
-
-
-def test_run_finds_the_neighbours_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "a_neighbour.py").write_text("NAME = 'found'\n")
-    (tmp_path / "mine.py").write_text("import a_neighbour\nprint(a_neighbour.NAME)\n")
-    assert main(["run", str(tmp_path / "mine.py")]) == 0
-    assert capsys.readouterr().out == "found\n"
-    assert str(tmp_path) not in sys.path
-
-
-def test_options_of_the_demo_reach_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", "--help"]) == 0
-    assert "--n_trials" in capsys.readouterr().out
-
-
-def test_run_lists_recipes_without_running_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes" / "zebra.py").write_text('"""Counts stripes.\n\nMore."""\nraise SystemExit(9)\n')
-    monkeypatch.chdir(tmp_path)
-    assert main(["run"]) == 0
-    assert "zebra" in (out := capsys.readouterr().out)
-    assert "Counts stripes." in out
-    assert main(["run", "zebr"]) == 1
-    assert "Did you mean 'zebra'?" in capsys.readouterr().err
-
-
 def test_doctor_finds_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from hf_rlsearch.cli import doctor
-
-    monkeypatch.setattr(doctor, "_TRIALS", {"good": lambda: "works", "bad": _raise})
-    monkeypatch.setattr(doctor, "_installed", lambda name: None if name == "accelerate" else "99.0")
+    monkeypatch.setattr(inspect, "_CHECKS", {"good": lambda: "works", "bad": _raise})
+    monkeypatch.setattr(inspect, "_installed", lambda name: None if name == "accelerate" else "99.0")
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert "FAIL accelerate is missing" in out
@@ -222,38 +199,18 @@ def test_doctor_is_well_here() -> None:
     assert "All is well." in run.stdout
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-def test_bash_completes_commands_and_options() -> None:
-    script = textwrap.dedent(
-        """
-        eval "$("$PYTHON" -m hf_rlsearch completion bash)"
-        COMP_WORDS=(hf-rlsearch repo); COMP_CWORD=1; _hf_rlsearch; echo "${COMPREPLY[@]}"
-        COMP_WORDS=(hf-rlsearch report --pl); COMP_CWORD=2; _hf_rlsearch; echo "${COMPREPLY[@]}"
-        """
-    )
-    run = subprocess.run(
-        ["bash", "-c", script], capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHON": sys.executable}
-    )
-    assert run.stdout.split() == ["report", "--plots"]
-
-
-@pytest.mark.skipif(shutil.which("bash") is None or os.name == "nt", reason="needs bash and a terminal")
-def test_bash_completes_file_names_with_blanks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Typed on a terminal, with the Tab key; the command is replaced by one that tells its words."""
-    (tmp_path / "my search.db").touch()
-    assert main(["completion", "bash"]) == 0
-    (tmp_path / "rc").write_text(capsys.readouterr().out + "hf-rlsearch() { printf '%s\\n' \"$@\" >words; exit; }\n")
-    own, terminal = os.openpty()
-    command = ["bash", "--rcfile", "rc", "-i"]
-    bash = subprocess.Popen(command, cwd=tmp_path, stdin=terminal, stdout=terminal, stderr=terminal)
-    os.write(own, b"hf-rlsearch report my\t --tabl\t\n")
-    try:
-        bash.wait(timeout=60)
-    finally:
-        bash.kill()
-        os.close(own)
-        os.close(terminal)
-    assert (tmp_path / "words").read_text().splitlines() == ["report", "my search.db", "--table"]
+def test_a_shell_completes_commands_and_options() -> None:
+    """As the script that `hf-rlsearch --install-completion` installs asks for words."""
+    for words, expected in (("hf-rlsearch rep", ["replay", "report"]), ("hf-rlsearch report --pl", ["--plots"])):
+        asked = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" ")), "_HF_RLSEARCH_COMPLETE": "complete_bash"}
+        run = subprocess.run(
+            [sys.executable, "-m", "hf_rlsearch"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**os.environ, **asked},
+        )
+        assert sorted(run.stdout.split()) == expected
 
 
 def test_broken_pipe_is_no_error(database: str) -> None:
@@ -276,10 +233,10 @@ def test_a_trial_is_trained_again_bit_by_bit(tmp_path: Path) -> None:
     script.write_text(
         textwrap.dedent(
             f"""
-            from hf_rlsearch.demo import Args, hp_space, make_trainer
+            from hf_rlsearch.cli.demo import hp_space, make_trainer
 
             def make():
-                return make_trainer(Args(n_train=60, n_validation=40, output={str(tmp_path / "runs")!r}))
+                return make_trainer(n_train=60, n_validation=40, output={str(tmp_path / "runs")!r})
 
             if __name__ == "__main__":
                 make().hyperparameter_search(hp_space, backend="rl", n_trials=3, metric="accuracy")
@@ -304,7 +261,7 @@ def test_a_trial_is_trained_again_bit_by_bit(tmp_path: Path) -> None:
         (["-o", "FOLDER/search.db/r.html"], "search.db"),
         (["--csv", "FOLDER/none/t.csv"], "No such file or directory"),
         (["--plots", "FOLDER/search.db"], "File exists"),
-        (["-o", "FOLDER/r.html", "--watch", "soon"], "expected a whole number of seconds"),
+        (["-o", "FOLDER/r.html", "--watch", "soon"], "Invalid value for '--watch'"),
     ],
 )
 def test_what_cannot_be_written_ends_in_one_line(
@@ -312,14 +269,10 @@ def test_what_cannot_be_written_ends_in_one_line(
 ) -> None:
     given = [option.replace("FOLDER", str(tmp_path)) for option in options]
     given += [] if "-o" in given else ["-o", str(tmp_path / "r.html")]
-    try:
-        code = main(["report", database, *given])
-    except SystemExit as end:
-        code = end.code
-    assert code in (1, 2)
-    told = capsys.readouterr().err
-    assert reason in told
-    assert "Traceback" not in told
+    assert main(["report", database, *given]) in (1, 2)
+    printed = capsys.readouterr().err
+    assert reason in printed
+    assert "Traceback" not in printed
 
 
 @pytest.mark.parametrize(
@@ -331,7 +284,7 @@ def test_what_cannot_be_written_ends_in_one_line(
         ("def make():\n    return None", "NoneType has no"),
     ],
 )
-def test_an_error_in_the_users_code_is_told_with_its_place(
+def test_an_error_in_the_users_code_has_file_and_line(
     database: str, tmp_path: Path, text: str, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{database}")
@@ -345,24 +298,9 @@ def test_an_error_in_the_users_code_is_told_with_its_place(
 def test_a_trial_without_metrics_is_not_called_equal(database: str, capsys: pytest.CaptureFixture[str]) -> None:
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{database}")
     study.add_trial(create_trial(state=optuna.trial.TrialState.PRUNED))
-    for number, reason in (("1", "has no metrics of one of our searches"), ("3", "is pruned")):
+    for number, reason in (("1", "has no metrics of an hf_rlsearch search"), ("3", "is pruned")):
         assert main(["replay", database, number, "--trainer", "no_such_file.py:make"]) == 1
         assert f"trial {number} {reason}" in capsys.readouterr().err
-
-
-def test_a_broken_recipe_does_not_hide_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes" / "broken.py").write_text("def (")
-    monkeypatch.chdir(tmp_path)
-    assert main(["run"]) == 0
-    assert "cannot be read" in capsys.readouterr().out
-
-
-def test_an_unknown_option_of_the_demo_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", "--n_trails", "3"]) == 2
-    assert "unrecognized arguments: --n_trails" in capsys.readouterr().err
 
 
 def test_a_terminal_without_our_signs_is_no_error(database: str) -> None:

@@ -1,0 +1,180 @@
+"""Implements ``space``, ``weights`` and ``doctor``: they show spaces, the agent, the installation."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from packaging.requirements import Requirement
+
+from hf_rlsearch.cli.load import load_function
+from hf_rlsearch.errors import ArgumentsError, HfRlSearchError
+
+_DISTRIBUTION = "hf-rlsearch"
+
+
+def show_space(
+    target: Annotated[
+        str, typer.Argument(help="A model family such as bert, or your function: file.py:hp_space or module:hp_space.")
+    ],
+    model_init: Annotated[
+        str | None,
+        typer.Option(metavar="FILE.py:NAME", help="Your model_init(trial), if it suggests hyperparameters too."),
+    ] = None,
+    n_points: Annotated[int | None, typer.Option(help="Levels of every numeric hyperparameter.")] = None,
+) -> None:
+    """Show the discretised space of a model family or of your hp_space."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from hf_rlsearch.presets import MODEL_TYPES, preset
+    from hf_rlsearch.report.scales import show
+    from hf_rlsearch.space import SearchSpace
+
+    published: Sequence[dict[str, Any]] = ()
+    if ":" in target:
+        hp_space = load_function(target)
+    elif target in MODEL_TYPES:
+        hp_space, published = preset(target).hp_space, preset(target).published
+    else:
+        known = ", ".join(MODEL_TYPES)
+        raise ArgumentsError(f"{target!r} is no model family ({known}). Your own function is file.py:hp_space.")
+    space = SearchSpace.from_functions(hp_space, load_function(model_init) if model_init else None, n_points=n_points)
+    if not n_points:
+        space = space.with_levels(published)
+    table = Table(title=f"{len(space.hyperparameters)} hyperparameters, {space.n_candidates:,} candidates")
+    for column in ("hyperparameter", "role", "levels", "values"):
+        table.add_column(column, justify="right" if column == "levels" else "left", overflow="fold")
+    for h in space.hyperparameters:
+        role = h.role + (" (conditional)" if h.conditional else "")
+        table.add_row(h.name, role, str(len(h.levels)), ", ".join(map(show, h.levels)))
+    Console().print(table)
+
+
+def show_weights(
+    weights: Annotated[str | None, typer.Argument(help="A bundled name or a .safetensors file.")] = None,
+) -> None:
+    """List the bundled weights of the agent, or show their card."""
+    from hf_rlsearch.weights.load import BUNDLED, load_weights, resolve
+
+    if weights is not None:
+        print(load_weights(weights)[1].to_json())
+        return
+    for i, name in enumerate(BUNDLED):
+        card = load_weights(name)[1]
+        size = resolve(name).stat().st_size
+        default = ", default" if i == 0 else ""
+        print(f"{name}  {size / 1e6:.1f} MB, observation format {card.observation_format}, prior {card.prior}{default}")
+
+
+def check_installation() -> None:
+    """Show versions, what is installed, and what works offline."""
+    print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}")
+    failures = 0
+    for line, good in [*_libraries(), *_checks()]:
+        print(f"{'ok  ' if good else 'FAIL'} {line}")
+        failures += not good
+    for line in _extras():
+        print(f"     {line}")
+    print("All is well." if not failures else f"{failures} problem{'s' if failures > 1 else ''}.")
+    if failures:
+        raise typer.Exit(1)
+
+
+def _requirements(extra: str | None = None) -> list[Requirement]:
+    """The requirements of this package: those of every installation (None), or those that an extra adds."""
+    found = []
+    for wanted in map(Requirement, importlib.metadata.requires(_DISTRIBUTION) or []):
+        always = wanted.marker is None or wanted.marker.evaluate({"extra": ""})
+        with_extra = wanted.marker is None or wanted.marker.evaluate({"extra": extra or ""})
+        if always if extra is None else with_extra and not always:
+            found.append(wanted)
+    return found
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _libraries() -> Iterator[tuple[str, bool]]:
+    """Yields a line for each required library, and whether a version that fits is installed."""
+    for wanted in _requirements():
+        version = _installed(wanted.name)
+        good = version is not None and wanted.specifier.contains(version, prereleases=True)
+        yield f"{wanted.name} {version or 'is missing'} (needs {wanted.specifier or 'any'})", good
+
+
+def _extras() -> Iterator[str]:
+    """Yields a line for each extra: the libraries of it that are missing."""
+    for extra in importlib.metadata.metadata(_DISTRIBUTION).get_all("Provides-Extra") or []:
+        missing = [r.name for r in _requirements(extra) if _installed(r.name) is None]
+        yield f"extra [{extra}]: " + (f"without {', '.join(missing)}" if missing else "complete")
+
+
+def _checks() -> Iterator[tuple[str, bool]]:
+    """Yields a line for each part that is tried out, and whether the part works; none of them needs a network."""
+    for name, check in _CHECKS.items():
+        try:
+            yield f"{name}: {check()}", True
+        except (HfRlSearchError, ImportError, OSError, RuntimeError, ValueError) as error:
+            yield f"{name}: {' '.join(str(error).split())[:200]}", False
+
+
+def _check_backend() -> str:
+    from transformers.trainer_utils import HPSearchBackend
+
+    import hf_rlsearch
+
+    return f"{HPSearchBackend('rl').value!r} is registered by hf_rlsearch {hf_rlsearch.__version__}"
+
+
+def _check_agent() -> str:
+    from hf_rlsearch.agent import load_agent
+
+    return f"{load_agent().card.name} loads"
+
+
+def _check_checkpoints() -> str:
+    from hf_rlsearch import embedded
+
+    missing = [name for name in embedded.CHECKPOINTS if not Path(embedded.path(name), "model.safetensors").is_file()]
+    if missing:
+        raise FileNotFoundError(f"{', '.join(missing)} did not come with this installation")
+    return f"{' and '.join(embedded.CHECKPOINTS)} are here, so the demo runs offline"
+
+
+def _check_storage() -> str:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with tempfile.TemporaryDirectory() as folder:
+        storage = optuna.storages.RDBStorage(f"sqlite:///{folder}/search.db")
+        storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "doctor")
+        storage.remove_session()
+        storage.engine.dispose()
+    return "SQLite can be written"
+
+
+def _show_devices() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        return f"CPU, {torch.get_num_threads()} threads"
+    return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+
+
+_CHECKS: dict[str, Callable[[], str]] = {
+    "backend": _check_backend,
+    "agent": _check_agent,
+    "embedded checkpoints": _check_checkpoints,
+    "storage": _check_storage,
+    "device": _show_devices,
+}
