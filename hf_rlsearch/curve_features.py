@@ -49,7 +49,7 @@ N_ALTERNATIVES = 128
 STOP_FEATURES = (*CURVE_FEATURES, *FORECAST_FEATURES)
 DECISIONS_PER_TRAINING = 12
 """A trial that reports more often is judged this often, and not before a twelfth of its training. Every decision is a
-chance to stop a good trial by mistake, the greater the earlier: see the log in docs/meta_training.md."""
+chance to stop a good trial by mistake, the greater the earlier: see docs/log/2026-11-23-searches-with-stopping.md."""
 _ROUNDING = 1e-3  # of a slot, at the edges; a fidelity may be a step of 10,000
 _EXPONENT = (
     0.6  # of the power law used for extrapolation; between the 0.4 and 0.9 that cover most of the prior's curves

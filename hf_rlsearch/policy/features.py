@@ -1,7 +1,7 @@
 """What the decision head sees of each candidate: the predictor's distribution in a few numbers.
 
 The predictor stays as likelihood trained it; PPO learns on top of these numbers only. Training all weights by PPO
-destroyed the distribution that they are computed from (see docs/meta_training.md).
+destroyed the distribution that they are computed from.
 """
 
 from __future__ import annotations

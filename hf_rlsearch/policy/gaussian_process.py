@@ -1,7 +1,8 @@
 """Gaussian-process regression over the trials, with kernels that the network sets; what attention alone cannot do.
 
 Attention averages the outcomes of near trials; with ten or more of them solving for their weights says far more. On
-tasks of the prior the attention alone fell behind a Gaussian process from about ten trials on (docs/meta_training.md).
+tasks of the prior the attention alone fell behind a Gaussian process from about ten trials on
+(docs/log/2026-11-22-gaussian-processes.md).
 
 Letters as in `policy.network`; D numbers are regressed per head.
 
