@@ -88,6 +88,7 @@ class Chief:
         self.standing = Standing(self.study, objective, settings, self._pausing, scores_again=drawer.generates)
         prices = Prices(drawer, n_rows, world_size)
         self._allowance = Allowance(self.study, settings, self._deadline, prices)
+        self._may_be_finished = opened.resumed and alone
         again = requeue_interrupted(self.study, alone=alone)
         if opened.resumed and settings.sampler is not None:
             # A seeded sampler would draw again what it drew in the first run.
@@ -131,7 +132,13 @@ class Chief:
                 requeue_interrupted(self.study, alone=False)
             reason = reason_to_stop(self.study, self._settings, self._objective, self.standing, self._deadline)
             if reason is not None and (reason == "timeout" or not self._confirms()):
+                if self._may_be_finished and reason != "timeout":
+                    self.progress.say(
+                        f"This search is finished ({reason}): its stored result is given back and nothing is trained. "
+                        "A larger n_trials or budget continues it, resume=False begins a new search."
+                    )
                 return {"kind": STOP, "reason": reason}
+            self._may_be_finished = False
             self._allowance.tell()
             if self._again is not None and reason is None:
                 self.study.enqueue_trial(self._again)

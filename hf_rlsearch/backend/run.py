@@ -2,7 +2,6 @@
 
 import logging
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from hf_rlsearch._typing import Params
@@ -25,11 +24,10 @@ from hf_rlsearch.backend.ownership import leave
 from hf_rlsearch.backend.plan import Plan
 from hf_rlsearch.backend.probe import probe_metrics
 from hf_rlsearch.backend.result import SearchResult
-from hf_rlsearch.backend.returned import give_back
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.sources import TrainerSource
 from hf_rlsearch.backend.stopping import optimize_loop, stop_signals
-from hf_rlsearch.backend.storage import FILE, open_study, quiet_optuna
+from hf_rlsearch.backend.storage import open_study, quiet_optuna
 from hf_rlsearch.backend.trial import Outcome
 from hf_rlsearch.report.notes import note_study
 from hf_rlsearch.storage import cannot_go_on, storage_errors
@@ -52,7 +50,6 @@ def run_search(source: Source, settings: Settings) -> Any:
         search = Search(source, settings, ranks)
         result = search.run()
         ranks.together(partial(search.finish, result))
-        ranks.decide(search.close)
         return best_runs(result, search.objective.multi)
 
 
@@ -87,14 +84,6 @@ class Search:
             self._chief.progress.close()
             if self._settings.storage is None:
                 leave(self._chief.study)
-
-    def close(self) -> Params:
-        """Rank 0: notes that the result is about to be given back; the same script begins a new search next time."""
-        assert self._chief is not None
-        own = Path(self._source.frozen.value("output_dir"), FILE) if self._settings.storage is None else None
-        with storage_errors(self._where()):
-            give_back(self._chief.study, own)
-        return {}
 
     def finish(self, result: SearchResult) -> None:
         """Gives the Trainer the best arguments and model, or back as it was if no trial completed."""

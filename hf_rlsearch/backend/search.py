@@ -74,7 +74,8 @@ def search(
         storage: An Optuna storage or its URL instead of an SQLite file in ``output_dir``.
         study_name: Names the study; in a ``storage`` of yours an existing one is an error unless ``load_if_exists``.
         load_if_exists: As in Optuna.
-        resume: Continue an unfinished search of the same script in the default storage.
+        resume: In the default storage, continue the unfinished search of the same script, or give the stored result of
+            the finished one back without training. False always begins a new search.
         baseline: Trial 0 is the Trainer's own arguments.
         timeout: Seconds after which no new trial begins.
         target: Objective value at which the search ends.

@@ -1,10 +1,9 @@
 """Where trials are kept, and which study a search belongs to.
 
 By default an SQLite file in ``output_dir``. There a search is identified by what it is: space, objective, direction,
-arguments that are not searched, data and model. The same script run again continues an unfinished search of that
-identity, and
-begins a new one if the last is finished or anything differs. A study in a storage that the user names follows
-Optuna's ``load_if_exists``.
+arguments that are not searched, data and model. The same script run again opens the newest study of that identity: an
+unfinished search continues, a finished one has its result already. If anything differs, a new search begins. A study in
+a storage that the user names follows Optuna's ``load_if_exists``.
 """
 
 from contextlib import contextmanager
@@ -16,7 +15,6 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.backend.returned import RETURNED, is_done_with
 from hf_rlsearch.backend.same_search import IDENTITY, check_same_search, differences
 from hf_rlsearch.storage import open_sqlite, open_storage, opening_errors
 
@@ -135,19 +133,16 @@ def _by_identity(
     numbers = {name: _number_of(name, prefix, first) for name in optuna.get_all_study_names(storage)}
     names = sorted((name for name in numbers if numbers[name]), key=lambda name: numbers[name])
     note = ""
-    if resume and names:
-        last = optuna.load_study(study_name=names[-1], storage=storage, sampler=make["sampler"], pruner=make["pruner"])
-        n_done, changed = len(finished(last)), differences(last.user_attrs.get(IDENTITY, {}), identity)
-        open_end = n_trials is None or n_done < n_trials or not is_done_with(last)
-        if open_end and not changed:
-            _describe(last, identity, output_dir, n_trials)
-            n_begun = len(last.get_trials(deepcopy=False))
-            note = _of_continued(output_dir, n_done, n_trials) if n_begun else ""
-            return Opened(last, str(last.user_attrs[FOLDER]), bool(n_begun), note)
-        if open_end:
-            note = f"A new search begins, because the unfinished one in {output_dir} differs: {'; '.join(changed[:3])}."
-        else:
-            note = f"A new search begins, because the last one in {output_dir} is finished."
+    for name in reversed(names if resume else []):
+        study = optuna.load_study(study_name=name, storage=storage, sampler=make["sampler"], pruner=make["pruner"])
+        changed = differences(study.user_attrs.get(IDENTITY, {}), identity)
+        if not changed:
+            _describe(study, identity, output_dir, n_trials)
+            n_begun = len(study.get_trials(deepcopy=False))
+            note = _of_continued(output_dir, len(finished(study)), n_trials) if n_begun else ""
+            return Opened(study, str(study.user_attrs[FOLDER]), bool(n_begun), note)
+        # What differs is said of the newest search.
+        note = note or f"A new search begins, because the last one in {output_dir} differs: {'; '.join(changed[:3])}."
     number = 1 + (numbers[names[-1]] if names else 0)
     study = optuna.create_study(study_name=first if number == 1 else f"{prefix}-{number}", storage=storage, **make)
     folder = output_dir if number == 1 else str(Path(output_dir, study.study_name))
@@ -160,10 +155,7 @@ def _of_continued(output_dir: str, n_done: int, n_trials: int | None) -> str:
         return f"The search in {output_dir} is continued: {n_done} trials are finished."
     if n_done < n_trials:
         return f"The search in {output_dir} is continued: {n_done} of {n_trials} trials are finished."
-    return (
-        f"All {n_done} trials of the search in {output_dir} are finished, but no script has run to its end with the "
-        "result: it is given back again. resume=False begins a new search."
-    )
+    return ""  # whether confirmations are left is known when the next trial is asked for
 
 
 def _number_of(name: str, prefix: str, first: str) -> int:
@@ -179,7 +171,6 @@ def _describe(study: optuna.Study, identity: Params, folder: str, n_trials: int 
         study.set_user_attr(IDENTITY, identity)
         study.set_user_attr(FOLDER, folder)
     study.set_user_attr(N_TRIALS, n_trials)
-    study.set_user_attr(RETURNED, False)
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:

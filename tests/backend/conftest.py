@@ -12,7 +12,6 @@ from optuna.trial import TrialState
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
 import hf_rlsearch  # noqa: F401  registers the backend
-from hf_rlsearch.backend import returned
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -64,13 +63,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def nothing_at_exit() -> Iterator[None]:
-    """The storages of all tests would be opened once more when pytest ends."""
-    yield
-    returned._given.clear()
 
 
 @pytest.fixture

@@ -1,9 +1,8 @@
-"""The same script run again continues an unfinished search, and only that."""
+"""The same script run again continues an unfinished search, and gets the result of a finished one."""
 
 import logging
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +15,6 @@ from optuna.trial import TrialState
 from transformers import Trainer
 
 from hf_rlsearch import StorageError
-from hf_rlsearch.backend import returned
 from hf_rlsearch.backend.ownership import _begun
 from hf_rlsearch.backend.plain_data import plain
 from tests.backend.conftest import Rows, rates, run, states, stored, tiny_model
@@ -144,17 +142,129 @@ def test_it_is_said_in_one_line(make_trainer: MakeTrainer, caplog: pytest.LogCap
     assert "Trial 2 was interrupted and is taken up again" in caplog.text
 
 
-def test_a_finished_search_is_followed_by_a_new_one(make_trainer: MakeTrainer, tmp_path: Path) -> None:
-    first = run(make_trainer(), "rl", n_trials=1)
-    second = run(make_trainer(), "rl", n_trials=1)
-    assert [b.run_summary.study.study_name for b in (first, second)] == ["search-1", "search-2"]
-    assert second.run_summary.output_dir == str(tmp_path / "out" / "search-2")
-    assert (tmp_path / "out" / "run-0").is_dir()
+class Trainings(Trainer):
+    """Counts the trainings of all its instances."""
+
+    n = 0
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        Trainings.n += 1
+        return super().train(*args, **kwargs)
 
 
-def test_more_trials_extend_a_search(make_trainer: MakeTrainer) -> None:
-    run(make_trainer(), "rl", n_trials=1)
-    assert len(run(make_trainer(), "rl", n_trials=3).run_summary.trials) == 3
+@pytest.fixture
+def n_trainings(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    monkeypatch.setattr(Trainings, "n", 0)
+    return lambda: Trainings.n
+
+
+def test_a_finished_search_gives_its_result_back(
+    make_trainer: MakeTrainer, n_trainings: Callable[[], int], caplog: pytest.LogCaptureFixture
+) -> None:
+    first = run(make_trainer(cls=Trainings), "rl", n_trials=2)
+    trainer = make_trainer(cls=Trainings)
+    with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
+        second = run(trainer, "rl", n_trials=2)
+    assert n_trainings() == 2
+    said = "This search is finished (n_trials): its stored result is given back and nothing is trained."
+    assert caplog.text.count(said) == 1
+    assert "is continued" not in caplog.text
+    assert (second.run_id, second.objective, second.hyperparameters) == (
+        first.run_id,
+        first.objective,
+        first.hyperparameters,
+    )
+    assert second.run_summary.study.study_name == "search-1"
+    assert second.run_summary.stopped_by == "n_trials"
+    assert trainer.args.learning_rate == first.hyperparameters["learning_rate"]
+    assert trainer.evaluate()["eval_loss"] == first.objective
+
+
+@pytest.mark.parametrize("options", [{"budget": 1.5, "n_trials": None}, {"target": 1e3, "n_trials": 9}])
+def test_a_search_that_a_budget_or_a_target_has_ended_is_finished(
+    make_trainer: MakeTrainer,
+    n_trainings: Callable[[], int],
+    caplog: pytest.LogCaptureFixture,
+    options: dict[str, Any],
+) -> None:
+    first = run(make_trainer(cls=Trainings), "rl", **options)
+    n = n_trainings()
+    with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
+        second = run(make_trainer(cls=Trainings), "rl", **options)
+    assert n_trainings() == n
+    assert (second.run_id, second.objective) == (first.run_id, first.objective)
+    assert f"This search is finished ({first.run_summary.stopped_by})" in caplog.text
+
+
+def test_more_trials_continue_a_finished_search(make_trainer: MakeTrainer, n_trainings: Callable[[], int]) -> None:
+    run(make_trainer(cls=Trainings), "rl", n_trials=1)
+    result = run(make_trainer(cls=Trainings), "rl", n_trials=3).run_summary
+    assert (result.study.study_name, len(result.trials), n_trainings()) == ("search-1", 3, 3)
+
+
+def test_a_finished_search_is_found_behind_another_one(
+    make_trainer: MakeTrainer, n_trainings: Callable[[], int], caplog: pytest.LogCaptureFixture
+) -> None:
+    run(make_trainer(cls=Trainings), "rl", n_trials=1)
+    with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
+        other = run(make_trainer(cls=Trainings, weight_decay=0.1), "rl", n_trials=1).run_summary
+    assert other.study.study_name == "search-2"
+    assert "the last one in" in caplog.text
+    assert "differs: arguments.weight_decay: 0.0 -> 0.1" in caplog.text
+    names = [
+        run(make_trainer(cls=Trainings, weight_decay=decay), "rl", n_trials=1).run_summary.study.study_name
+        for decay in (0.0, 0.1)
+    ]
+    assert names == ["search-1", "search-2"]
+    assert n_trainings() == 2
+
+
+def test_confirmations_that_are_left_are_made_first(make_trainer: MakeTrainer, n_trainings: Callable[[], int]) -> None:
+    run(make_trainer(cls=Trainings), "rl", n_trials=1)
+    result = run(make_trainer(cls=Trainings), "rl", n_trials=1, confirm=1, baseline=True).run_summary
+    n = n_trainings()
+    assert n == len(result.trials) > 1
+    run(make_trainer(cls=Trainings), "rl", n_trials=1, confirm=1, baseline=True)
+    assert n_trainings() == n
+
+
+SCRIPT = """
+import sys
+import hf_rlsearch
+from transformers import Trainer
+from tests.backend.conftest import Rows, rates, run, tiny_arguments, tiny_model
+
+class Tells(Trainer):
+    def train(self, *args, **kwargs):
+        print("trains")
+        return super().train(*args, **kwargs)
+
+trainer = Tells(
+    args=tiny_arguments(sys.argv[1]),
+    model_init=lambda: tiny_model(),
+    train_dataset=Rows(64, 0),
+    eval_dataset=Rows(32, 1),
+)
+best = run(trainer, "rl", n_trials=int(sys.argv[2]))
+print("best", best.run_id, best.objective, trainer.evaluate()["eval_loss"] == best.objective)
+"""
+
+
+def test_the_same_script_in_another_process(tmp_path: Path) -> None:
+    """Each is a process of its own, as when a command is typed again."""
+
+    def script(n_trials: int) -> tuple[int, str]:
+        command = [sys.executable, "-c", SCRIPT, str(tmp_path), str(n_trials)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        (best,) = [line for line in done.stdout.splitlines() if line.startswith("best ")]
+        return done.stdout.count("trains\n"), best
+
+    n_first, first = script(2)
+    n_second, second = script(2)
+    n_third, _ = script(3)
+    assert (n_first, n_second, n_third) == (2, 0, 1)
+    assert first == second
+    assert first.endswith(" True")
 
 
 def test_fewer_trials_end_a_search_when_what_was_begun_is_finished(make_trainer: MakeTrainer) -> None:
@@ -163,10 +273,15 @@ def test_fewer_trials_end_a_search_when_what_was_begun_is_finished(make_trainer:
     assert states(result.study) == [TrialState.COMPLETE] * 3
 
 
-def test_resume_false_begins_anew(make_trainer: MakeTrainer) -> None:
+def test_resume_false_begins_anew(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     interrupted(make_trainer, 2)
     best = run(make_trainer(), "rl", n_trials=2, resume=False)
     assert best.run_summary.study.study_name == "search-2"
+    assert best.run_summary.output_dir == str(tmp_path / "out" / "search-2")
+    assert (tmp_path / "out" / "run-0").is_dir()
+    again = run(make_trainer(), "rl", n_trials=2, resume=False)  # after a finished one, too
+    assert again.run_summary.study.study_name == "search-3"
+    assert run(make_trainer(), "rl", n_trials=2).run_summary.study.study_name == "search-3"
 
 
 def test_arguments_that_are_functions_are_known_by_name() -> None:
@@ -268,8 +383,9 @@ def test_what_functions_return_is_part_of_the_identity(
 def test_a_name_alone_is_resumed_as_a_search_without_name(make_trainer: MakeTrainer) -> None:
     with pytest.raises(SystemExit):
         run(make_trainer(cls=stops_in(1)), "rl", n_trials=2, study_name="mine")
-    names = [run(make_trainer(), "rl", n_trials=2, study_name="mine").run_summary.study.study_name for _ in range(2)]
-    assert names == ["mine", "mine-2"]
+    best = run(make_trainer(), "rl", n_trials=2, study_name="mine")
+    again = run(make_trainer(), "rl", n_trials=2, study_name="mine", resume=False)
+    assert [each.run_summary.study.study_name for each in (best, again)] == ["mine", "mine-2"]
 
 
 def test_the_same_script_in_a_second_process_is_refused(
@@ -317,7 +433,7 @@ def test_checkpoints_of_another_training_are_neither_used_nor_deleted(
     assert len(result.trials[0].intermediate_values) == 2
 
 
-def test_a_result_that_was_never_returned_is_returned(
+def test_a_result_is_there_after_a_kill_that_came_before_it_was_returned(
     make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(self: Any, result: Any) -> None:
@@ -330,39 +446,3 @@ def test_a_result_that_was_never_returned_is_returned(
     best = run(make_trainer(), "rl", n_trials=1)
     assert best.run_summary.study.study_name == "search-1"
     assert len(best.run_summary.trials) == 1
-
-
-def ends(error: BaseException | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The end of this process, and what Python leaves of an exception that nobody caught."""
-    monkeypatch.setattr(sys, "last_value", error, raising=False)
-    returned.note_end()
-
-
-@pytest.mark.parametrize(("error", "name"), [(None, "search-2"), (NameError("typo"), "search-1")])
-def test_a_search_is_done_with_when_its_script_ends_without_an_error(
-    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Any, name: str
-) -> None:
-    first = run(make_trainer(), "rl", n_trials=1)
-    ends(error, monkeypatch)
-    monkeypatch.setattr("hf_rlsearch.backend.returned.owner", lambda: {"host": "here", "pid": 0, "begun": None})
-    with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
-        again = run(make_trainer(), "rl", n_trials=1)
-    assert again.run_summary.study.study_name == name
-    if error is not None:
-        assert (again.run_id, again.objective) == (first.run_id, first.objective)
-        assert "given back again. resume=False begins a new search" in caplog.text
-
-
-def test_the_end_of_a_child_says_nothing_about_its_parent(make_trainer: MakeTrainer) -> None:
-    study = run(make_trainer(), "rl", n_trials=1).run_summary.study
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_rlsearch.backend.returned.owner", lambda: {"host": "here", "pid": 0, "begun": None})
-        returned.note_end()
-    assert study.user_attrs["returned"]["pid"] == os.getpid()
-
-
-def test_a_folder_that_is_gone_at_the_end_is_no_error(make_trainer: MakeTrainer, tmp_path: Path) -> None:
-    run(make_trainer(), "rl", n_trials=1)
-    shutil.rmtree(tmp_path / "out")
-    returned.note_end()
-    assert not (tmp_path / "out").exists()
