@@ -205,7 +205,7 @@ def hp_space(trial: Any) -> dict[str, Any]:
 
 
 def with_beams(trial: Any) -> dict[str, Any]:
-    """Adds how text is generated: a trial that differs in nothing else scores an earlier model without training."""
+    """Adds how text is generated."""
     beams = trial.suggest_categorical("gen.num_beams", [1, 2, 4])
     penalty = {"gen.length_penalty": trial.suggest_categorical("gen.length_penalty", [0.6, 1.0, 1.4])}
     return {**hp_space(trial), "gen.num_beams": beams, **(penalty if beams > 1 else {})}

@@ -123,8 +123,6 @@ class Attempts:
 
     def _keep(self, trainer: Any, plan: Plan, outcome: Outcome) -> Outcome:
         """Puts a good trial's model where it is found after the search."""
-        if plan.score is not None:
-            return outcome
         decision = self._ranks.broadcast(self._worth(outcome))
         if decision["disk"]:
             outcome.checkpoint = checkpoints.save_scored(trainer, plan.folder)

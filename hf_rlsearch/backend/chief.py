@@ -6,10 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.backend import rescoring
 from hf_rlsearch.backend.allowance import Allowance
 from hf_rlsearch.backend.curve import Curve
 from hf_rlsearch.backend.distributed import RUN, STOP
@@ -72,7 +71,6 @@ class Chief:
         self._world_size, self._alone = world_size, alone
         self._trial: optuna.Trial | None = None
         self._curve: Curve | None = None
-        self._again: Params | None = None
         self._deadline = math.inf if settings.timeout is None else time.monotonic() + settings.timeout
         self._pausing = Pausing(self.study, settings, minimize=objective.directions[0] == "minimize")
         self._planner = Planner(
@@ -85,7 +83,7 @@ class Chief:
             n_rows=n_rows,
             world_size=world_size,
         )
-        self.standing = Standing(self.study, objective, settings, self._pausing, scores_again=drawer.generates)
+        self.standing = Standing(self.study, objective, settings, self._pausing)
         prices = Prices(drawer, n_rows, world_size)
         self._allowance = Allowance(self.study, settings, self._deadline, prices)
         self._may_be_finished = opened.resumed and alone
@@ -140,9 +138,6 @@ class Chief:
                 return {"kind": STOP, "reason": reason}
             self._may_be_finished = False
             self._allowance.tell()
-            if self._again is not None and reason is None:
-                self.study.enqueue_trial(self._again)
-                self._again = None
             self._trial = self.study.ask()
             if not self._alone and self._one_too_many(self._trial):
                 # Back into the queue, for a search of more trials.
@@ -202,17 +197,9 @@ class Chief:
             told = self.study.tell(trial, state=_STATES[outcome.status], skip_if_finished=True)
         self._trial = None
         note_trial(self.study, told.number)
-        self._again = self._to_decode_again(plan, told)
         line = ended(plan, told, outcome, self.standing, self._world_size)
         self.progress.ended(replace(line, most_left=self._allowance.seconds_left()))
         self.standing.discard_checkpoints()
-
-    def _to_decode_again(self, plan: Plan | None, told: FrozenTrial) -> Params | None:
-        """What a new best was trained with: the next trial generates in another way with its model, at little cost."""
-        ranking = self.standing.ranking()
-        is_new_best = bool(ranking) and ranking[0].number == told.number and plan is not None and plan.score is None
-        ours = self._settings.sampler is None and self._drawer.generates and role(told) == SEARCH
-        return rescoring.without_generation(told.params) if is_new_best and ours else None
 
     def _confirms(self) -> bool:
         """Puts the next confirmation into the queue; False when there is none to make."""

@@ -15,7 +15,7 @@ from hf_rlsearch._typing import Params
 from hf_rlsearch.backend.arguments import FrozenArguments
 from hf_rlsearch.backend.identity import keep_randomness
 from hf_rlsearch.backend.plain_data import plain
-from hf_rlsearch.backend.scopes import GEN, ScopedNames, prefix_of, trial_arguments
+from hf_rlsearch.backend.scopes import ScopedNames, prefix_of, trial_arguments
 from hf_rlsearch.errors import SearchSpaceError
 from hf_rlsearch.space import SearchSpace
 
@@ -38,7 +38,6 @@ class Drawer:
             of what it makes of example configurations.
         transformed: The names among these whose value is no constant.
         scopes: Of the user's Trainer, None where the trainer is made by a factory.
-        read_by_model: Names that ``model_init`` reads, suggested by it or not.
     """
 
     space: SearchSpace
@@ -50,7 +49,6 @@ class Drawer:
     computed: Params = field(default_factory=dict)
     transformed: frozenset[str] = frozenset()
     scopes: ScopedNames | None = None
-    read_by_model: frozenset[str] = frozenset()
 
     def draw(self, trial: optuna.Trial) -> tuple[Params, Params]:
         """Draws the whole configuration, so that it can be sent to other ranks before any of them builds a model.
@@ -126,11 +124,6 @@ class Drawer:
             if (value := plain(self._own(name, None))) is not None:
                 exact[name] = value
         return recorded, exact
-
-    @property
-    def generates(self) -> bool:
-        """Whether generation settings are searched, so that models may be scored again."""
-        return self.scopes is not None and any(prefix_of(name) == GEN for name in self.searched)
 
     def _own(self, name: str, config: Any) -> Any:
         """The user's own value of a name, None where it is not known."""

@@ -5,7 +5,7 @@ from optuna.trial import FrozenTrial
 from hf_rlsearch.backend.paused import PAUSED
 from hf_rlsearch.backend.plan import Plan
 from hf_rlsearch.backend.progress import Ended
-from hf_rlsearch.backend.result import RESCORED, role
+from hf_rlsearch.backend.result import role
 from hf_rlsearch.backend.standing import Standing
 from hf_rlsearch.backend.trial import COMPLETE, FULL_TRAINING, Outcome
 
@@ -23,8 +23,6 @@ def ended(plan: Plan | None, told: FrozenTrial, outcome: Outcome, standing: Stan
     ranking, none = standing.ranking(), "" if standing.is_multi else "-"
     best = f"{ranking[0].values[0]:.4g} (trial {ranking[0].number})" if ranking else none
     result = _failed(outcome, world_size) or _result(told, outcome)
-    if plan is not None and plan.score is not None:
-        result += f" with the model of trial {told.user_attrs[RESCORED]}"
     reached = max(told.intermediate_values, default=0) / FULL_TRAINING
     return Ended(
         number=told.number,

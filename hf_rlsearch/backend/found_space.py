@@ -18,8 +18,7 @@ from hf_rlsearch.space import SearchSpace, record
 _OWN_ATTRIBUTES = words(
     """
     role owner attempts hyperparameters values arguments seed world_size folder versions seconds peak_memory steps
-    metrics checkpoint failure confirms cost continues stopped paused begun_at trained spent training_part
-    rescored_from
+    metrics checkpoint failure confirms cost continues stopped paused begun_at trained spent
     """
 )
 
@@ -70,7 +69,6 @@ def make_drawer(
         from_model=frozenset(seen.from_model_init) - frozenset(seen.returned),
         searched=frozenset(seen.returned),
         scopes=scopes,
-        read_by_model=frozenset(read_by_model),
     )
     made = _check_values(drawer)
     computed = _computed(made)

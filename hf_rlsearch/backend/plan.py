@@ -23,7 +23,6 @@ class Plan:
         name: What ``hp_name`` answered, or "run-<number>".
         role: "baseline" (the user's own arguments), "search" or "confirm".
         resume_from: A complete checkpoint of this trial, or of the one that it goes on with; None to begin anew.
-        score: Folder of another trial's model that is scored in place of training, None to train.
     """
 
     number: int
@@ -33,7 +32,6 @@ class Plan:
     name: str
     role: str = "search"
     resume_from: str | None = None
-    score: str | None = None
 
     def to_json(self) -> Params:
         """As plain data."""

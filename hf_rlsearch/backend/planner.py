@@ -11,16 +11,15 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.backend import checkpoints, confirm, rescoring
+from hf_rlsearch.backend import checkpoints, confirm
 from hf_rlsearch.backend.amount import cost
 from hf_rlsearch.backend.drawing import Drawer, suggest
 from hf_rlsearch.backend.ownership import OWNER, owner
 from hf_rlsearch.backend.paused import BEGUN_AT, Pausing, point_of
 from hf_rlsearch.backend.plain_data import plain
 from hf_rlsearch.backend.plan import Plan, SharedTrial
-from hf_rlsearch.backend.result import BASELINE, CONFIRM, RESCORED, SEARCH, role
+from hf_rlsearch.backend.result import BASELINE, CONFIRM, SEARCH, role
 from hf_rlsearch.backend.settings import Settings
-from hf_rlsearch.backend.storage import finished
 from hf_rlsearch.errors import SearchFailed
 from hf_rlsearch.history import CONTINUES, COST
 
@@ -72,8 +71,7 @@ class Planner:
         params, values, exact = self._draw(trial)
         args = self._drawer.arguments(values)
         facts = self._facts(trial, args, values, exact)
-        score = self._model_to_score(trial, params, values, facts["arguments"]) if self._drawer.generates else None
-        earlier = self._earlier(trial, facts) if begun is None and score is None else None
+        earlier = self._earlier(trial, facts) if begun is None else None
         name = self._name(trial, params, begun if earlier is None else earlier.user_attrs["folder"])
         folder = str(Path(self._folder, name))
         resume_from = None if begun is None and earlier is None else self._last_checkpoint(folder, args)
@@ -90,7 +88,6 @@ class Planner:
             name=name,
             role=str(trial.user_attrs["role"]),
             resume_from=resume_from,
-            score=score,
         )
         return plan, exact
 
@@ -150,20 +147,6 @@ class Planner:
                 if step not in known:
                     trial.report(value, step)
         return earlier
-
-    def _model_to_score(self, trial: optuna.Trial, params: Params, values: Params, arguments: Params) -> str | None:
-        """The model to score in place of a training that would only repeat an earlier one; noted with the trial."""
-        part = rescoring.training_part(params, values, arguments, self._drawer.read_by_model)
-        trial.set_user_attr(rescoring.TRAINING, part)
-        source = rescoring.source_of(part, finished(self._study))
-        if source is not None:
-            trial.set_user_attr(RESCORED, source.number)
-            # From here on nobody deletes it. Another process may have done so just before.
-            if rescoring.source_of(part, [source]) is not None:
-                return str(source.user_attrs["checkpoint"])
-        if RESCORED in trial.user_attrs:  # it was begun before, and the model is gone since
-            trial.set_user_attr(RESCORED, None)
-        return None
 
     def _last_checkpoint(self, folder: str, args: Any) -> str | None:
         by_epochs = plain(getattr(args, "eval_strategy", None)) == "epoch"

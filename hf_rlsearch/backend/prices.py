@@ -10,7 +10,6 @@ from hf_rlsearch._typing import FloatArray, IntArray, Params
 from hf_rlsearch.backend.amount import cost
 from hf_rlsearch.backend.drawing import Drawer
 from hf_rlsearch.backend.identity import keep_randomness
-from hf_rlsearch.backend.result import RESCORED
 from hf_rlsearch.backend.standing import spent_on
 from hf_rlsearch.space import SearchSpace
 
@@ -77,7 +76,7 @@ class Prices:
 
 def is_timed(trial: FrozenTrial) -> bool:
     """Whether a trial was trained, and tells how long that takes."""
-    trained = trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and RESCORED not in trial.user_attrs
+    trained = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
     return trained and bool(trial.user_attrs.get("seconds")) and spent_on(trial) > 0
 
 

@@ -2,21 +2,18 @@
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
 
-from hf_rlsearch.backend import checkpoints
 from hf_rlsearch.backend.calm import calm
 from hf_rlsearch.backend.distributed import Ranks
 from hf_rlsearch.backend.factory import FactorySource
 from hf_rlsearch.backend.finish import model_params
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.plan import Plan
-from hf_rlsearch.backend.result import RESCORED
 from hf_rlsearch.backend.sources import TrainerSource
 from hf_rlsearch.backend.storage import OBJECTIVE
 from hf_rlsearch.backend.trial import COMPLETE, Monitor, Outcome, run_trial
@@ -49,26 +46,9 @@ def replay(
     source = FactorySource(trainer) if is_factory else TrainerSource(trainer)
     with calm(), tempfile.TemporaryDirectory() as folder, source:
         try:
-            return _repeat(source, study, number, objective, folder, seed)
+            return _train(source, _plan(study, number, folder, seed), objective).values
         finally:
             source.restore()
-
-
-def _repeat(
-    source: TrainerSource | FactorySource,
-    study: optuna.Study,
-    number: int,
-    objective: Objective,
-    folder: str,
-    seed: int | None,
-) -> tuple[float, ...]:
-    """Trains the trial, or the one that it was scored from and then scores that one's model."""
-    plan = _plan(study, number, folder, seed)
-    trained = study.get_trials(deepcopy=False)[number].user_attrs.get(RESCORED)
-    if trained is None:
-        return _train(source, plan, objective).values
-    first = _train(source, _plan(study, trained, folder, seed), objective, save=True)
-    return _train(source, replace(plan, score=first.checkpoint), objective).values
 
 
 def _plan(study: optuna.Study, number: int, folder: str, seed: int | None) -> Plan:
@@ -86,12 +66,10 @@ def _plan(study: optuna.Study, number: int, folder: str, seed: int | None) -> Pl
     )
 
 
-def _train(source: TrainerSource | FactorySource, plan: Plan, objective: Objective, *, save: bool = False) -> Outcome:
+def _train(source: TrainerSource | FactorySource, plan: Plan, objective: Objective) -> Outcome:
     monitor = Monitor(plan, objective, Ranks(), lambda step, value: False)
     trainer = source.trainer_for(plan, objective, monitor)
     outcome, error = run_trial(trainer, plan, monitor, objective)
-    if save and outcome.status == COMPLETE:
-        outcome.checkpoint = checkpoints.save_scored(trainer, plan.folder)
     del trainer
     source.release()
     if outcome.status != COMPLETE:

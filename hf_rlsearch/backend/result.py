@@ -15,8 +15,6 @@ from hf_rlsearch.backend import confirm
 from hf_rlsearch.backend.trial_json import trial_from_json, trial_to_json, trial_to_row
 
 BASELINE, SEARCH, CONFIRM = "baseline", "search", "confirm"
-# User attribute: the number of the trial whose model was scored, where nothing was trained.
-RESCORED = "rescored_from"
 
 
 @dataclass(frozen=True)

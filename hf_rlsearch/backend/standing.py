@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hf_rlsearch.backend import checkpoints, confirm
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.paused import BEGUN_AT, PAUSED, Pausing, needed, size_of
-from hf_rlsearch.backend.result import BASELINE, CONFIRM, RESCORED, role
+from hf_rlsearch.backend.result import BASELINE, CONFIRM, role
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.storage import finished
 from hf_rlsearch.backend.trial import COMPLETE, FULL_TRAINING, Outcome
@@ -26,8 +26,6 @@ class Standing:
         objective: What is optimised.
         settings: Of the search.
         pausing: Which trainings wait on disk.
-        scores_again: Later trials may be scored on the model of an earlier one, so until the end more than the best
-            models stay: as many as the disk budget holds, the better ones first.
     """
 
     def __init__(
@@ -36,11 +34,8 @@ class Standing:
         objective: Objective,
         settings: Settings,
         pausing: Pausing,
-        *,
-        scores_again: bool = False,
     ) -> None:
         self._study, self._objective, self._settings, self._pausing = study, objective, settings, pausing
-        self._scores_again = scores_again
         self._confirmed = False
 
     @property
@@ -69,8 +64,6 @@ class Standing:
 
     def keeps(self, trial_role: str, outcome: Outcome) -> bool:
         """Whether a finished trial's model is among the best k, so that it has to be on disk."""
-        if self._scores_again and outcome.status == COMPLETE and trial_role != CONFIRM:
-            return True
         if outcome.status != COMPLETE or self._settings.keep_checkpoints == 0:
             return False
         if self.is_multi:
@@ -93,12 +86,10 @@ class Standing:
         trials = self._study.get_trials(deepcopy=False)
         # A trial that goes on with another one has taken over its folder.
         last = {trial.user_attrs["folder"]: trial for trial in trials if "folder" in trial.user_attrs}
-        # A trial that was only scored has its model in another trial's folder.
         models = {t.user_attrs["checkpoint"] for t in trials if t.number in best and "checkpoint" in t.user_attrs}
         paused = [] if self._confirmed else self._pausing.kept(sum(size_of(path) for path in models))
-        # Another one may just be about to go on with it, or be scored on its model.
-        running = [trial for trial in trials if not trial.state.is_finished()]
-        in_use = {trial.user_attrs.get(name) for trial in running for name in (CONTINUES, RESCORED)}
+        # Another one may just be about to go on with it.
+        in_use = {trial.user_attrs.get(CONTINUES) for trial in trials if not trial.state.is_finished()}
         for folder, trial in last.items():
             if trial.state.is_finished() and trial.number not in in_use and Path(folder).is_dir():
                 kept = needed(trial.user_attrs[PAUSED]) if trial.number in {t.number for t in paused} else []
@@ -112,31 +103,14 @@ class Standing:
             return kept
         if self._settings.confirm and not self.is_multi:
             kept |= {trial.number for trial in finished(self._study) if role(trial) == BASELINE}
-        return kept | self._scored_on(kept) if self._scores_again else kept
-
-    def _scored_on(self, kept: set[int]) -> set[int]:
-        """Further trials whose models stay for later ones: the better first, as long as the sum fits the budget.
-
-        Args:
-            kept: Trials whose models stay in any case; they count.
-        """
-        found = self.ranking() if not self.is_multi else finished(self._study)[::-1]
-        models = {t.number: str(t.user_attrs["checkpoint"]) for t in found if "checkpoint" in t.user_attrs}
-        sizes = {path: size_of(path) for path in models.values()}  # several trials may share one
-        chosen = {path for number, path in models.items() if number in kept}
-        left = self._pausing.allowed(sizes) - sum(sizes[path] for path in chosen)
-        for path in sizes:
-            if path not in chosen and sizes[path] <= left:
-                chosen.add(path)
-                left -= sizes[path]
-        return {number for number, path in models.items() if path in chosen}
+        return kept
 
     def _n_kept(self) -> int:
         """Models on disk; until the confirmations are made, all that may win them."""
         n_kept = self._settings.keep_checkpoints
         if self._confirmed:
             return n_kept
-        return max(n_kept, self._settings.confirm) if n_kept else int(self._scores_again)
+        return max(n_kept, self._settings.confirm) if n_kept else 0
 
     def _winner_first(self) -> list[FrozenTrial]:
         """The ranking, the winner of the confirmations first."""

@@ -8,7 +8,6 @@ from typing import Any
 from optuna import TrialPruned
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.backend.compat import fresh_model, load_checkpoint
 from hf_rlsearch.backend.distributed import Ranks
 from hf_rlsearch.backend.failures import Failure, diverged
 from hf_rlsearch.backend.memory import PeakMemory
@@ -162,16 +161,12 @@ def run_trial(trainer: Any, plan: Plan, monitor: Monitor, objective: Objective) 
     outcome.seconds = time.perf_counter() - begun
     outcome.peak_memory = memory.peak
     outcome.step = _step(trainer) or 0
-    if plan.score is not None:
-        outcome.step = 0  # what the state tells is of a training before the search
     outcome.trained = min(1.0, outcome.step / max(1, getattr(getattr(trainer, "state", None), "max_steps", 0) or 0))
     return outcome, error
 
 
 def _train(trainer: Any, plan: Plan, monitor: Monitor, objective: Objective) -> Outcome:
     trial = SharedTrial(plan.params, plan.number) if plan.params else None
-    if plan.score is not None:
-        return _score(trainer, trial, plan.score, objective)
     given: Params = {} if trial is None or getattr(trainer, "model_init", None) is None else {"trial": trial}
     if plan.resume_from is not None:
         given["resume_from_checkpoint"] = plan.resume_from
@@ -182,16 +177,6 @@ def _train(trainer: Any, plan: Plan, monitor: Monitor, objective: Objective) -> 
         last = monitor.evaluations[-1]
         return Outcome(status=PRUNED, values=last.values, metrics=plain(last.metrics))
     return _complete(trainer, _scored(trainer, monitor, objective))
-
-
-def _score(trainer: Any, trial: SharedTrial | None, folder: str, objective: Objective) -> Outcome:
-    """Evaluates another trial's model with this trial's generation settings."""
-    trainer.model = trainer.model_wrapped = trainer.callback_handler.model = fresh_model(trainer, trial)
-    load_checkpoint(trainer, folder)
-    metrics = trainer.evaluate()
-    outcome = _complete(trainer, Evaluation(0, dict(metrics), objective(metrics)))
-    outcome.checkpoint = folder
-    return outcome
 
 
 def _complete(trainer: Any, scored: Evaluation) -> Outcome:

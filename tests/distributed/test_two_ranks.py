@@ -66,11 +66,10 @@ def test_scoped_names_reach_the_model_on_all_ranks(folder: Path) -> None:
     assert found["evaluated"] == found["best"][1]
 
 
-def test_other_generation_settings_are_scored_by_all_ranks_without_training(folder: Path) -> None:
+def test_all_ranks_generate_with_the_settings_of_a_trial(folder: Path) -> None:
     found = both(folder, "generated")
     assert found["states"] == ["COMPLETE"] * 3
-    assert found["rescored_from"] == [None, 0, None]
-    assert found["steps"] == [2, 0, 2]
+    assert found["values"] == [1, 4, 2]
     assert found["best"][1] == found["beams"] == 4
 
 

@@ -252,7 +252,6 @@ def search(scenario: str, folder: Path) -> dict[str, Any]:
         "confirmed": [len(confirmation.values) for confirmation in result.confirmations],
         "dropout": getattr(trainer.model.config, "hidden_dropout_prob", None),
         "beams": trainer.model.generation_config.num_beams if scenario == "generated" else None,
-        "rescored_from": [trial.user_attrs.get("rescored_from") for trial in result.trials],
     }
 
 

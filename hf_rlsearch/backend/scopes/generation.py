@@ -1,7 +1,7 @@
 """``gen.*``: how text is generated when a trial is evaluated, such as ``gen.num_beams``.
 
-They are fields of ``GenerationConfig`` and change no weight, so a trial that differs from an earlier one in nothing
-else is scored on that trial's checkpoint, see ``hf_rlsearch.backend.rescoring``.
+They are fields of ``GenerationConfig`` and change no weight. To search them alone on the best model, without training,
+see ``SearchResult.tune_generation``.
 """
 
 import copy
