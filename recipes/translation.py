@@ -52,6 +52,10 @@ class Args:
     vocabulary: int = field(default=4000, metadata={"help": "tokens of the tokenizer of a model from scratch"})
     width: int = field(default=128, metadata={"help": "width of a model from scratch in trial 0"})
     beams: bool = field(default=False, metadata={"help": "search beams and length penalty too, with backend rl"})
+    tune_generation: int = field(
+        default=0,
+        metadata={"help": "evaluations that tune beams and length penalty of the best model, with backend rl"},
+    )
     max_length: int = field(default=40, metadata={"help": "tokens per sentence"})
     seed: int = field(default=42, metadata={"help": "seed of the pairs, the trainings and the search"})
     output: str = field(default="runs/translation", metadata={"help": "folder of trials and storage"})
@@ -204,11 +208,16 @@ def hp_space(trial: Any) -> dict[str, Any]:
     }
 
 
-def with_beams(trial: Any) -> dict[str, Any]:
-    """Adds how text is generated."""
+def generation_space(trial: Any) -> dict[str, Any]:
+    """How text is generated."""
     beams = trial.suggest_categorical("gen.num_beams", [1, 2, 4])
     penalty = {"gen.length_penalty": trial.suggest_categorical("gen.length_penalty", [0.6, 1.0, 1.4])}
-    return {**hp_space(trial), "gen.num_beams": beams, **(penalty if beams > 1 else {})}
+    return {"gen.num_beams": beams, **(penalty if beams > 1 else {})}
+
+
+def with_beams(trial: Any) -> dict[str, Any]:
+    """The training arguments, and how text is generated."""
+    return {**hp_space(trial), **generation_space(trial)}
 
 
 def search(args: Args, trainer: Seq2SeqTrainer, **options: Any) -> Any:
@@ -232,8 +241,12 @@ def main(argv: list[str] | None = None) -> Any:
     be_quiet()
     transformers.set_seed(args.seed)
     started = time.monotonic()
-    best = search(args, make_trainer(args))
+    trainer = make_trainer(args)
+    best = search(args, trainer)
     print_result(best, "bleu", started)
+    if args.tune_generation:
+        tuned = best.run_summary.tune_generation(trainer, generation_space, n_trials=args.tune_generation)
+        print(f"bleu {tuned.value:.4g} with {tuned.best_params}, {tuned.baseline_value:.4g} before")
     return best
 
 

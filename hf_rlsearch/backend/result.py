@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.study import StudyDirection
@@ -13,6 +13,9 @@ from optuna.trial import FrozenTrial, TrialState
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend import confirm
 from hf_rlsearch.backend.trial_json import trial_from_json, trial_to_json, trial_to_row
+
+if TYPE_CHECKING:
+    from hf_rlsearch.backend.generation_tuning import GenerationResult
 
 BASELINE, SEARCH, CONFIRM = "baseline", "search", "confirm"
 
@@ -180,6 +183,40 @@ class SearchResult:
         from hf_rlsearch.backend.replay import replay
 
         return replay(trainer, self.study, number, seed=seed, compute_objective=compute_objective)
+
+    def tune_generation(
+        self,
+        trainer: Any,
+        hp_space: Callable[[Any], Params],
+        *,
+        n_trials: int = 20,
+        compute_objective: Callable[[dict[str, Any]], Any] | None = None,
+    ) -> "GenerationResult":
+        """Searches how the best model generates, without training it again.
+
+        The objective is the search's own. Trial 0 has the settings of the best trial. The best settings are in the
+        Trainer's model afterwards, so that ``save_model()`` writes them. With several processes all call it together.
+
+        Args:
+            trainer: The ``Seq2SeqTrainer`` that was searched, with ``predict_with_generate=True``: it has the best
+                model.
+            hp_space: Returns fields of ``GenerationConfig``, with or without the prefix "gen.".
+            n_trials: Number of evaluations at most, trial 0 included; equal settings are evaluated once.
+            compute_objective: Needed where the search had one.
+
+        Returns:
+            The best settings, and the objective with them and with those of trial 0.
+
+        Raises:
+            SearchFailed: No trial of the search completed.
+            ArgumentsError: The search had several objectives, or the Trainer has no model.
+            ObjectiveError: The objective is the loss, which does not depend on generation, or ``compute_objective`` is
+                missing.
+            SearchSpaceError: Evaluation generates nothing, or a name is no field of ``GenerationConfig``.
+        """
+        from hf_rlsearch.backend.generation_tuning import tune_generation
+
+        return tune_generation(self, trainer, hp_space, n_trials=n_trials, compute_objective=compute_objective)
 
     def report(self, path: str | Path) -> Path:
         """Writes a report of the search as one HTML file.

@@ -34,8 +34,8 @@ def generation_scope(trainer: Any, model: Any) -> Scope:
     """
     if not getattr(trainer.args, "predict_with_generate", False):
         raise SearchSpaceError(
-            "hp_space sets names that begin with 'gen.', but evaluation generates nothing, so they would have no "
-            "effect. Use a Seq2SeqTrainer with Seq2SeqTrainingArguments(predict_with_generate=True)."
+            "hp_space searches how text is generated, but evaluation generates nothing, so that would have no effect. "
+            "Use a Seq2SeqTrainer with Seq2SeqTrainingArguments(predict_with_generate=True)."
         )
     config = model.generation_config
     own = {name: value for name, value in config.to_dict().items() if not name.startswith(("_", "transformers_"))}

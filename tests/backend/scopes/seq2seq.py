@@ -61,7 +61,7 @@ class Counts(Seq2SeqTrainer):
         return super().train(*args, **kwargs)
 
 
-def make_trainer(folder: Path, **args: Any) -> Counts:
+def make_trainer(folder: Path, *, cls: type[Any] = Counts, **args: Any) -> Any:
     """The metrics are the number of beams that it generated with, "beams", and the share of equal tokens."""
     given = {
         "eval_strategy": "epoch",
@@ -82,7 +82,7 @@ def make_trainer(folder: Path, **args: Any) -> Counts:
         beams = trainer.model.generation_config.num_beams
         return {"accuracy": float((guess[:, :n] == labels[:, :n]).mean()), "beams": float(beams)}
 
-    trainer = Counts(
+    trainer = cls(
         model_init=lambda: copier(),
         args=Seq2SeqTrainingArguments(output_dir=str(folder), **given),
         train_dataset=Pairs(64, 0),
