@@ -52,9 +52,9 @@ class Args:
     vocabulary: int = field(default=4000, metadata={"help": "tokens of the tokenizer of a model from scratch"})
     width: int = field(default=128, metadata={"help": "width of a model from scratch in trial 0"})
     beams: bool = field(default=False, metadata={"help": "search beams and length penalty too, with backend rl"})
-    tune_generation: int = field(
-        default=0,
-        metadata={"help": "evaluations that tune beams and length penalty of the best model, with backend rl"},
+    tune_generation: int | None = field(
+        default=None,
+        metadata={"help": "evaluations to tune beams of the best model with, backend rl only"},
     )
     max_length: int = field(default=40, metadata={"help": "tokens per sentence"})
     seed: int = field(default=42, metadata={"help": "seed of the pairs, the trainings and the search"})
@@ -236,6 +236,8 @@ def search(args: Args, trainer: Seq2SeqTrainer, **options: Any) -> Any:
 def main(argv: list[str] | None = None) -> Any:
     """Reads the arguments, searches, prints what was found."""
     args = read_args(Args, argv)
+    if args.tune_generation and args.backend != "rl":
+        raise SystemExit(f"--tune_generation needs --backend rl, given {args.backend}.")
     if args.smoke:
         args = replace(args, n_trials=2, n_train=64, n_validation=16, epochs=1.0, vocabulary=300, width=32)
     be_quiet()
