@@ -3,9 +3,9 @@
 Nothing here touches the network: checkpoints and docstrings ship with the package.
 """
 
-import difflib
 from pathlib import Path
 
+from hf_rlsearch._validation import did_you_mean
 from hf_rlsearch.embedded.data import TOPICS, classification_dataset, language_modeling_dataset
 from hf_rlsearch.errors import ArgumentsError
 
@@ -27,7 +27,6 @@ def path(name: str) -> str:
         ArgumentsError: there is no embedded checkpoint of that name.
     """
     if name not in CHECKPOINTS:
-        near = difflib.get_close_matches(str(name), CHECKPOINTS, n=1, cutoff=0.3)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, CHECKPOINTS, cutoff=0.3)
         raise ArgumentsError(f"no embedded checkpoint is called {name!r}; there are {list(CHECKPOINTS)}.{hint}")
     return str(Path(__file__).parent / name)
