@@ -15,10 +15,18 @@ from datasets import ClassLabel, DatasetDict
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
 import hf_rlsearch  # noqa: F401  registers backend="rl"
+from common import (
+    friendly_hub_errors,
+    load_splits,
+    objective,
+    parse_args,
+    print_result,
+    published_space,
+    silence_libraries,
+    take,
+)
 from hf_rlsearch import embedded
 from hf_rlsearch.metrics import load_metric
-from hf_rlsearch.recipe_data import load_splits, take
-from hf_rlsearch.recipe_tools import be_quiet, hub_or_advice, objective, print_result, published_space, read_args
 
 # a model with fewer parameters than this needs far larger learning rates than the published ones
 TINY = 2_000_000
@@ -79,7 +87,7 @@ def make_trainer(args: Args) -> Trainer:
     """Makes the Trainer whose arguments are trial 0."""
     model = embedded.path("bert-tiny") if args.offline else args.model
     rows, columns = load_rows(args)
-    with hub_or_advice(model):
+    with friendly_hub_errors(model):
         tokenizer = AutoTokenizer.from_pretrained(model)
         config = AutoConfig.from_pretrained(model, num_labels=n_labels(rows))
     rows = rows.map(
@@ -141,10 +149,10 @@ def search(args: Args, trainer: Trainer, **options: Any) -> Any:
 
 def main(argv: list[str] | None = None) -> Any:
     """Reads the arguments, searches, prints what was found."""
-    args = read_args(Args, argv)
+    args = parse_args(Args, argv)
     if args.smoke:
         args = replace(args, n_trials=2, n_train=24, n_validation=16)
-    be_quiet()
+    silence_libraries()
     transformers.set_seed(args.seed)
     started = time.monotonic()
     best = search(args, make_trainer(args))

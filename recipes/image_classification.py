@@ -14,8 +14,8 @@ from sklearn.datasets import load_digits
 from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification
 
 import hf_rlsearch  # noqa: F401  registers backend="rl"
+from common import objective, parse_args, print_result, silence_libraries
 from hf_rlsearch.metrics import load_metric
-from hf_rlsearch.recipe_tools import be_quiet, objective, print_result, read_args
 
 
 @dataclass
@@ -100,10 +100,10 @@ def make_trainer(args: Args) -> Trainer:
 
 def main(argv: list[str] | None = None) -> Any:
     """Reads the arguments, searches, prints what was found."""
-    args = read_args(Args, argv)
+    args = parse_args(Args, argv)
     if args.smoke:
         args = replace(args, n_trials=2, n_train=64, n_validation=32, epochs=1.0)
-    be_quiet()
+    silence_libraries()
     transformers.set_seed(args.seed)
     started = time.monotonic()
     best = make_trainer(args).hyperparameter_search(

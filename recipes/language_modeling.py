@@ -26,9 +26,18 @@ from transformers import (
 )
 
 import hf_rlsearch  # noqa: F401  registers backend="rl"
+from common import (
+    check_rows,
+    friendly_hub_errors,
+    load_splits,
+    objective,
+    parse_args,
+    print_result,
+    published_space,
+    silence_libraries,
+    take,
+)
 from hf_rlsearch import embedded
-from hf_rlsearch.recipe_data import check_rows, load_splits, take
-from hf_rlsearch.recipe_tools import be_quiet, hub_or_advice, objective, print_result, published_space, read_args
 
 
 @dataclass
@@ -78,7 +87,7 @@ def to_blocks(rows: Dataset, tokenizer: Any, block_size: int) -> Dataset:
 def make_trainer(args: Args) -> Trainer:
     """Makes the Trainer whose arguments are trial 0."""
     model = embedded.path("bert-tiny" if args.masked else "gpt2-tiny") if args.offline else args.model
-    with hub_or_advice(model):
+    with friendly_hub_errors(model):
         tokenizer = AutoTokenizer.from_pretrained(model)
         longest = getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None)
     if longest is not None and args.block_size > longest:
@@ -134,10 +143,10 @@ def search(args: Args) -> Any:
 
 def main(argv: list[str] | None = None) -> Any:
     """Reads the arguments, searches, prints what was found."""
-    args = read_args(Args, argv)
+    args = parse_args(Args, argv)
     if args.smoke:
         args = replace(args, n_trials=2, n_train=24, n_validation=12)
-    be_quiet()
+    silence_libraries()
     transformers.set_seed(args.seed)
     started = time.monotonic()
     best = search(args)

@@ -18,10 +18,9 @@ from peft import LoraConfig, TaskType, get_peft_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
 import hf_rlsearch  # noqa: F401  registers backend="rl"
+from common import friendly_hub_errors, load_splits, parse_args, print_result, silence_libraries, take
 from hf_rlsearch import embedded
 from hf_rlsearch.metrics import load_metric
-from hf_rlsearch.recipe_data import load_splits, take
-from hf_rlsearch.recipe_tools import be_quiet, hub_or_advice, print_result, read_args
 
 
 @dataclass
@@ -70,7 +69,7 @@ def make_trainer(args: Args) -> Trainer:
     name = embedded.path("bert-tiny") if args.offline else args.model
     rows = load_rows(args)
     n_labels = len(set(rows["train"]["label"]) | set(rows["validation"]["label"]))
-    with hub_or_advice(name):
+    with friendly_hub_errors(name):
         tokenizer = AutoTokenizer.from_pretrained(name)
     rows = rows.map(lambda batch: tokenizer(batch["text"], truncation=True, max_length=args.max_length), batched=True)
     metric = load_metric("accuracy")
@@ -101,10 +100,10 @@ def make_trainer(args: Args) -> Trainer:
 
 def main(argv: list[str] | None = None) -> Any:
     """Reads the arguments, searches, prints what was found."""
-    args = read_args(Args, argv)
+    args = parse_args(Args, argv)
     if args.smoke:
         args = replace(args, n_trials=2, n_train=24, n_validation=16)
-    be_quiet()
+    silence_libraries()
     transformers.set_seed(args.seed)
     started = time.monotonic()
     best = make_trainer(args).hyperparameter_search(

@@ -17,9 +17,9 @@ import optuna
 import torch
 from sklearn.datasets import make_regression
 
+from common import is_first_process, parse_args
 from hf_rlsearch import RLSampler
 from hf_rlsearch.optim import ReparameterizedUpdate
-from hf_rlsearch.recipe_tools import is_first_process, read_args
 
 
 @dataclass
@@ -106,7 +106,7 @@ def search(args: Args, train: Rows, validation: Rows) -> optuna.Study:
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Reads the arguments, searches, prints and returns the errors."""
-    args = read_args(Args, argv)
+    args = parse_args(Args, argv)
     if args.smoke:
         args = replace(args, n_trials=4, n_steps=30, n_rows=100, n_features=5)
     started = time.monotonic()

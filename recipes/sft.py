@@ -17,9 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 import hf_rlsearch
+from common import friendly_hub_errors, load_splits, parse_args, print_result, silence_libraries
 from hf_rlsearch import embedded
-from hf_rlsearch.recipe_data import load_splits
-from hf_rlsearch.recipe_tools import be_quiet, hub_or_advice, print_result, read_args
 
 
 @dataclass
@@ -71,15 +70,15 @@ def hp_space(trial: Any) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> Any:
     """Reads the arguments, searches, prints what was found."""
-    args = read_args(Args, argv)
+    args = parse_args(Args, argv)
     if args.smoke:
         args = replace(args, n_trials=2, n_train=16, n_validation=8)
-    be_quiet()
+    silence_libraries()
     transformers.set_seed(args.seed)
     started = time.monotonic()
     name = embedded.path("gpt2-tiny") if args.offline else args.model
     train, validation = load_rows(args)
-    with hub_or_advice(name):
+    with friendly_hub_errors(name):
         tokenizer = AutoTokenizer.from_pretrained(name)
 
     def make_trainer(params: dict[str, Any]) -> SFTTrainer:

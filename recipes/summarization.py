@@ -21,10 +21,18 @@ from transformers import (
 )
 
 import hf_rlsearch  # noqa: F401  registers backend="rl"
+from common import (
+    friendly_hub_errors,
+    load_splits,
+    objective,
+    parse_args,
+    print_result,
+    published_space,
+    silence_libraries,
+    take,
+)
 from hf_rlsearch import embedded
 from hf_rlsearch.metrics import load_metric
-from hf_rlsearch.recipe_data import load_splits, take
-from hf_rlsearch.recipe_tools import be_quiet, hub_or_advice, objective, print_result, published_space, read_args
 
 
 @dataclass
@@ -89,7 +97,7 @@ def make_model(args: Args, tokenizer: Any) -> Any:
 def make_trainer(args: Args) -> Seq2SeqTrainer:
     """Makes the Trainer whose arguments are trial 0."""
     model = embedded.path("bert-tiny") if args.offline else args.model
-    with hub_or_advice(model):
+    with friendly_hub_errors(model):
         tokenizer = AutoTokenizer.from_pretrained(model)
 
     def tokenize(batch: dict[str, list[str]]) -> dict[str, Any]:
@@ -154,10 +162,10 @@ def search(args: Args) -> Any:
 
 def main(argv: list[str] | None = None) -> Any:
     """Reads the arguments, searches, prints what was found."""
-    args = read_args(Args, argv)
+    args = parse_args(Args, argv)
     if args.smoke:
         args = replace(args, n_trials=2, n_train=16, n_validation=8, max_length=48)
-    be_quiet()
+    silence_libraries()
     transformers.set_seed(args.seed)
     started = time.monotonic()
     best = search(args)

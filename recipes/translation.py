@@ -26,9 +26,8 @@ from transformers import (
 )
 
 import hf_rlsearch  # noqa: F401  registers backend="rl"
+from common import friendly_hub_errors, load_splits, objective, parse_args, print_result, silence_libraries, take
 from hf_rlsearch.metrics import load_metric
-from hf_rlsearch.recipe_data import load_splits, take
-from hf_rlsearch.recipe_tools import be_quiet, hub_or_advice, objective, print_result, read_args
 
 
 @dataclass
@@ -148,7 +147,7 @@ def make_trainer(args: Args) -> Seq2SeqTrainer:
     if args.model is None:
         tokenizer = train_tokenizer(rows, args.vocabulary)
     else:
-        with hub_or_advice(args.model, offline=args.offline):
+        with friendly_hub_errors(args.model, offline=args.offline):
             tokenizer = AutoTokenizer.from_pretrained(args.model)
     rows = rows.map(
         lambda batch: tokenizer(
@@ -235,12 +234,12 @@ def search(args: Args, trainer: Seq2SeqTrainer, **options: Any) -> Any:
 
 def main(argv: list[str] | None = None) -> Any:
     """Reads the arguments, searches, prints what was found."""
-    args = read_args(Args, argv)
+    args = parse_args(Args, argv)
     if args.tune_generation and args.backend != "rl":
         raise SystemExit(f"--tune_generation needs --backend rl, given {args.backend}.")
     if args.smoke:
         args = replace(args, n_trials=2, n_train=64, n_validation=16, epochs=1.0, vocabulary=300, width=32)
-    be_quiet()
+    silence_libraries()
     transformers.set_seed(args.seed)
     started = time.monotonic()
     trainer = make_trainer(args)

@@ -61,8 +61,6 @@ LAYERS: dict[str, float] = {
     "backend.confirm": 5,  # only statistics of trials; the report tells them too
     "backend": 7,
     "__init__": 8,
-    "recipe_tools": 8,
-    "recipe_data": 8.5,
     "cli": 9,
     "__main__": 9.5,
 }
@@ -73,12 +71,10 @@ MAY_NAME: dict[str, set[str]] = {
     "ray": {"ray_tune"},
     "gymnasium": {"env", "vec_env", "stop_env", "policy", "agent"},
     "stable_baselines3": {"policy.sb3", "vec_env", "agent", "stop_training", "choice_training"},
-    "transformers": {"recipe_tools", "backend", "cli.demo", "__init__", "metrics.text", "cli.inspect"},
+    "transformers": {"backend", "cli.demo", "__init__", "metrics.text", "cli.inspect"},
     "accelerate": {"backend"},
-    "datasets": {"recipe_tools", "recipe_data", "embedded", "metrics", "backend", "cli.demo"},
+    "datasets": {"embedded", "metrics", "backend", "cli.demo"},
     "evaluate": {"metrics"},
-    "huggingface_hub": {"recipe_tools"},
-    "yaml": {"recipe_tools"},
     "safetensors": {"weights", "policy", "agent", "predictor_training", "stop_training", "choice_training", "backend"},
     "pandas": {"backend"},
     "psutil": {"backend"},
@@ -177,7 +173,7 @@ def test_every_library_is_a_declared_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [line for lines in project["optional-dependencies"].values() for line in lines]
     declared = {re.match(r"[\w-]+", line).group().replace("-", "_") for line in project["dependencies"] + extras}  # type: ignore[union-attr]
-    come_along = {"tqdm", "yaml"}  # with several of them, optuna and transformers among these
+    come_along = {"tqdm"}  # with optuna and transformers
     named = {"scikit_learn" if name == "sklearn" else name for name in MAY_NAME} - come_along
     assert named | ANYWHERE | {"torch"} <= declared
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from recorded_tasks import RecordedTask
 
 from hf_rlsearch._typing import FloatArray
+from recorded_tasks import RecordedTask
 
 N_BOOTSTRAP = 2000
 Cell = tuple[str, str, int]

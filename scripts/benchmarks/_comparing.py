@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import _benchmarking as bench
 import numpy as np
 
+import _benchmarking as bench
 from hf_rlsearch._typing import FloatArray
 
 TASKS = {"sst2": "accuracy", "cola": "Matthews correlation", "mrpc": "mean of F1 and accuracy", "multi30k": "BLEU"}

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from recorded_tasks import RecordedTask
 
 from hf_rlsearch._typing import BoolArray, IntArray
+from recorded_tasks import RecordedTask
 
 
 class HeboSearch:

@@ -17,11 +17,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import optuna
-from _hebo import HeboSearch
-from recorded_tasks import RecordedTask
 
+from _hebo import HeboSearch
 from hf_rlsearch import RLSampler
 from hf_rlsearch._typing import IntArray
+from recorded_tasks import RecordedTask
 
 
 class Search(Protocol):

@@ -14,9 +14,9 @@ from importlib import metadata
 from typing import Any
 
 import numpy as np
-from recorded_tasks import RecordedTask
 
 from hf_rlsearch._typing import FloatArray
+from recorded_tasks import RecordedTask
 
 VERSION = "0.13.0"
 NEEDS = ("autograd", "dill", "sortedcontainers", "statsmodels")

@@ -34,16 +34,16 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import _benchmarking as bench
 import optuna
 import torch
-from _comparing import BACKENDS, TASKS, tables
 from transformers import Trainer, TrainerCallback
 
+import _benchmarking as bench
+from _comparing import BACKENDS, TASKS, tables
 from hf_rlsearch import embedded
-from hf_rlsearch.recipe_tools import be_quiet
 from hf_rlsearch.weights.load import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,17 +97,23 @@ def model_folder(name: str) -> str:
     return str(Path(spec.origin).parent / "model")
 
 
+def load_recipe(name: str) -> ModuleType:
+    """Imports a file of the folder recipes."""
+    if str(ROOT / "recipes") not in sys.path:
+        sys.path.insert(0, str(ROOT / "recipes"))
+    return importlib.import_module(name)
+
+
 def recipe_and_args(task: str, seed: int, backend: str, args: argparse.Namespace, output: str) -> tuple[Any, Any]:
     """The recipe of a task, and its arguments."""
-    sys.path[:0] = [] if str(ROOT / "recipes") in sys.path else [str(ROOT / "recipes")]
     both = {"backend": backend, "n_trials": args.trials, "seed": seed, "output": output}
     # Ours plans for the time. It would tell optuna nothing, which is cut off at the same second anyway.
     both["timeout"] = args.budget if backend == "rl" else None
     rows = {"n_train": args.n_train, "n_validation": args.n_validation}
     if task == "multi30k":
-        recipe = importlib.import_module("translation")
+        recipe = load_recipe("translation")
         return recipe, recipe.Args(data=str(args.data / "multi30k_en_de"), **MULTI30K, **rows, **both)
-    recipe = importlib.import_module("glue")
+    recipe = load_recipe("glue")
     own = {"task": task, "model": model_folder(args.model), "data": str(args.data / task), "max_length": args.length}
     return recipe, recipe.Args(**own, **rows, **both)
 
@@ -116,7 +122,7 @@ def run_cell(cell: bench.Cell, *, args: argparse.Namespace) -> dict[str, Any]:
     """One search: when it got better and how good, in processor seconds, and what became of its trials."""
     backend, task, seed = cell
     torch.set_num_threads(1)
-    be_quiet()
+    load_recipe("common").silence_libraries()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         recipe, own = recipe_and_args(task, seed, backend, args, folder)

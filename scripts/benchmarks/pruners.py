@@ -25,20 +25,20 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import _benchmarking as bench
 import numpy as np
 import optuna
+
+import _benchmarking as bench
 from _peers import OptunaSearch, prepare
 from _syne_tune import METHODS as SYNE_TUNE
 from _syne_tune import SyneTuneSearch, why_missing
-from recorded_tasks import RecordedTask, load_tasks
-
 from hf_rlsearch import RLPruner, RLSampler
 from hf_rlsearch._typing import FloatArray
 from hf_rlsearch.errors import WeightsError
 from hf_rlsearch.history import CONTINUES
 from hf_rlsearch.policy.stop import StopRule
 from hf_rlsearch.weights.load import load_weights, resolve
+from recorded_tasks import RecordedTask, load_tasks
 
 POINTS = (1, 3, 5, 10, 20)
 COMPARED_AT = 10

@@ -24,7 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 _ROW = re.compile(r"^\| `(?P<recipe>\w+)\.py` \|.*\| `(?P<command>\w+\.py[^`]*)` \|")
-_RESULT = re.compile(r"^best (\w+): (\S+) in run .* gain over trial 0, your own arguments: (\S+)$", re.MULTILINE)
+_RESULT = re.compile(r"^best (\w+): (\S+) in run .* gain over the baseline \(trial 0\): (\S+)$", re.MULTILINE)
 _PERPLEXITY = re.compile(r"^perplexity: ", re.MULTILINE)
 _ERROR = r"^test error, {}: (\S+)$"
 _LIMIT = 3600

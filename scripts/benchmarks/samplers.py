@@ -21,12 +21,12 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import _benchmarking as bench
 import numpy as np
-from _peers import PEERS, prepare, variants
-from recorded_tasks import RecordedTask, load_tasks
 
+import _benchmarking as bench
+from _peers import PEERS, prepare, variants
 from hf_rlsearch.weights.load import resolve
+from recorded_tasks import RecordedTask, load_tasks
 
 POINTS = (1, 3, 5, 10, 20, 50)
 COMPARED_AT = 20

@@ -13,7 +13,7 @@ import pytest
 import transformers
 from huggingface_hub import constants
 
-from hf_rlsearch import recipe_tools
+import common
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 NEEDS = {
@@ -25,13 +25,12 @@ NEEDS = {
     "summarization": "rouge_score",
     "translation": "sacrebleu",
 }
-SEARCHES = tuple(sorted(path.stem for path in RECIPES.glob("*.py")))
+SEARCHES = tuple(sorted(path.stem for path in RECIPES.glob("*.py") if path.stem != "common"))
 
 
 @pytest.fixture(autouse=True)
 def _as_a_program_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A recipe quiets its process and switches the Hub off; here it shares the process with other tests."""
-    monkeypatch.syspath_prepend(str(RECIPES))
+    """A recipe silences libraries and switches the Hub off for its whole process, which the tests share."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     level = transformers.logging.get_verbosity()
@@ -55,7 +54,7 @@ def attempts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    recipe_tools._hub_answers.cache_clear()
+    common._hub_answers.cache_clear()
     return tried
 
 

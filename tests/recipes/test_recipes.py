@@ -13,7 +13,8 @@ import optuna
 import pytest
 import transformers
 
-from hf_rlsearch import embedded, recipe_data, recipe_tools
+import common
+from hf_rlsearch import embedded
 from hf_rlsearch.presets import MODEL_TYPES, preset
 from hf_rlsearch.space import SearchSpace
 from tests.processes import run_limited
@@ -39,7 +40,7 @@ def check(best: Any, printed: str) -> None:
     assert math.isfinite(best.objective)
     assert result.baseline.number == 0
     assert re.search(rf"best \w+: {best.objective:.4f} in run", printed)
-    assert f"gain over trial 0, your own arguments: {result.gain + 0.0:.4f}" in printed
+    assert f"gain over the baseline (trial 0): {result.gain + 0.0:.4f}" in printed
 
 
 @pytest.mark.parametrize("name", WITH_TRAINER)
@@ -59,10 +60,10 @@ def test_other_backend_runs_the_same_recipe(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_every_backend_gets_a_published_space_that_it_can_set(model_type: str) -> None:
-    known = recipe_tools.published_space("optuna", model_type)
+    known = common.published_space("optuna", model_type)
     names = set(SearchSpace.from_functions(known["hp_space"]).names)
     assert {"learning_rate", "weight_decay"} <= names <= set(transformers.TrainingArguments.__dataclass_fields__)
-    assert recipe_tools.published_space("rl", model_type) == {"published": preset(model_type).published}
+    assert common.published_space("rl", model_type) == {"published": preset(model_type).published}
 
 
 SCORES = {task: {"accuracy"} for task in ("sst2", "mnli", "qnli", "rte", "wnli")} | {
@@ -94,8 +95,8 @@ def test_mnli_of_the_hub_is_validated_on_its_matched_part(monkeypatch: pytest.Mo
     glue = recipe("glue")
     part = datasets.Dataset.from_list([{"premise": "a", "hypothesis": "b", "label": 0}] * 3)
     splits = {"train": part, "validation_matched": part.select([0, 1]), "validation_mismatched": part}
-    monkeypatch.setattr(recipe_tools, "_hub_answers", lambda: True)
-    monkeypatch.setattr(recipe_data, "load_dataset", lambda *_: datasets.DatasetDict(splits))
+    monkeypatch.setattr(common, "_hub_answers", lambda: True)
+    monkeypatch.setattr(common, "load_dataset", lambda *_: datasets.DatasetDict(splits))
     rows, columns = glue.load_rows(glue.Args(task="mnli"))
     assert rows["validation"].num_rows == 2
     assert columns == ("premise", "hypothesis")

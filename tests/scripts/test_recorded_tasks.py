@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from recorded_tasks import RecordedTask, load_tasks
 
 from hf_rlsearch.errors import ArgumentsError
+from recorded_tasks import RecordedTask, load_tasks
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "bench" / "tables"
 
