@@ -12,7 +12,7 @@ from hf_rlsearch._typing import Params
 from hf_rlsearch.backend.allowance import Allowance
 from hf_rlsearch.backend.curve import Curve
 from hf_rlsearch.backend.distributed import RUN, STOP
-from hf_rlsearch.backend.drawing import Drawer
+from hf_rlsearch.backend.drawing import ConfigurationSampler
 from hf_rlsearch.backend.ending import ended
 from hf_rlsearch.backend.enqueue import enqueue_baseline, enqueue_confirmation
 from hf_rlsearch.backend.failures import Failure
@@ -43,7 +43,7 @@ class Chief:
 
     Args:
         opened: The study.
-        drawer: Draws configurations.
+        configurations: Samples configurations.
         objective: What is optimised.
         settings: Of the search.
         config: Of the user's model, for the hyperparameters of his own configuration.
@@ -56,7 +56,7 @@ class Chief:
     def __init__(
         self,
         opened: Opened,
-        drawer: Drawer,
+        configurations: ConfigurationSampler,
         objective: Objective,
         settings: Settings,
         *,
@@ -67,7 +67,7 @@ class Chief:
         quiet: bool,
     ) -> None:
         self.study, self.folder = opened.study, opened.folder
-        self._drawer, self._objective, self._settings = drawer, objective, settings
+        self._configurations, self._objective, self._settings = configurations, objective, settings
         self._world_size, self._alone = world_size, alone
         self._trial: optuna.Trial | None = None
         self._curve: Curve | None = None
@@ -76,7 +76,7 @@ class Chief:
         self._planner = Planner(
             self.study,
             self.folder,
-            drawer,
+            configurations,
             settings,
             self._pausing,
             config=config,
@@ -84,7 +84,7 @@ class Chief:
             world_size=world_size,
         )
         self.standing = Standing(self.study, objective, settings, self._pausing)
-        prices = Prices(drawer, n_rows, world_size)
+        prices = Prices(configurations, n_rows, world_size)
         self._allowance = Allowance(self.study, settings, self._deadline, prices)
         self._may_be_finished = opened.resumed and alone
         again = requeue_interrupted(self.study, alone=alone)
@@ -92,11 +92,11 @@ class Chief:
             # A seeded sampler would draw again what it drew in the first run.
             self.study.sampler.reseed_rng()
         n_done = len([t for t in finished(self.study) if role(t) != CONFIRM])
-        _, own = drawer.of_the_user(config)
+        _, own = configurations.baseline_params(config)
         self.progress = Progress(n_trials=settings.counted_trials, n_done=n_done, own=own, quiet=quiet)
         for line in (
             opened.note,
-            *remarks(self.study, drawer, objective, settings, world_size),
+            *remarks(self.study, configurations, objective, settings, world_size),
             *(f"Trial {n} was interrupted and is taken up again." for n in again),
         ):
             self.progress.say(line)
@@ -106,7 +106,7 @@ class Chief:
         if opened.resumed and alone:
             self.standing.discard_checkpoints()
         if settings.baseline and not self.study.get_trials(deepcopy=False) and (alone or is_first(self.study)):
-            enqueue_baseline(self.study, drawer, config)
+            enqueue_baseline(self.study, configurations, config)
 
     @property
     def role(self) -> str:
@@ -203,7 +203,7 @@ class Chief:
 
     def _confirms(self) -> bool:
         """Puts the next confirmation into the queue; False when there is none to make."""
-        return enqueue_confirmation(self.study, self.standing, self._drawer, self._settings)
+        return enqueue_confirmation(self.study, self.standing, self._configurations, self._settings)
 
     def _begin(self, trial: optuna.Trial) -> Plan | None:
         """The plan of a trial; None for one that was stopped, and killed before that could be recorded."""

@@ -1,17 +1,16 @@
-"""Configurations drawn from the user's functions, on rank 0, and the user's own one in the terms of the space."""
+"""Samples configurations from the user's functions on rank 0, and knows the baseline configuration."""
 
 import functools
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FixedTrial
 
 from hf_rlsearch._typing import Params
+from hf_rlsearch._validation import is_number
 from hf_rlsearch.backend.arguments import FrozenArguments
 from hf_rlsearch.backend.identity import keep_randomness
 from hf_rlsearch.backend.plain_data import plain
@@ -19,13 +18,10 @@ from hf_rlsearch.backend.scopes import ScopedNames, prefix_of, trial_arguments
 from hf_rlsearch.errors import SearchSpaceError
 from hf_rlsearch.space import SearchSpace
 
-# Most example configurations.
-_N_EXAMPLES = 64
-
 
 @dataclass(frozen=True)
-class Drawer:
-    """Draws configurations from the user's functions.
+class ConfigurationSampler:
+    """Samples configurations from ``hp_space`` and ``model_init``.
 
     Attributes:
         space: Every hyperparameter, those of ``model_init`` included.
@@ -33,10 +29,10 @@ class Drawer:
         model_init: The user's, None where the trainer is made by a factory.
         frozen: The user's arguments.
         from_model: Names that ``model_init`` suggests.
-        searched: Argument names that ``hp_space`` sets.
-        computed: What it sets them to where that is not simply the suggested value of that name: a constant, or a hash
-            of what it makes of example configurations.
-        transformed: The names among these whose value is no constant.
+        searched: Names that ``hp_space`` returns.
+        computed: What ``hp_space`` returns for a name where that is not the suggested value of the same name: a
+            constant, or a hash of what it returns for the example configurations.
+        transformed: The names in ``computed`` whose value is no constant.
         scopes: Of the user's Trainer, None where the trainer is made by a factory.
     """
 
@@ -50,82 +46,69 @@ class Drawer:
     transformed: frozenset[str] = frozenset()
     scopes: ScopedNames | None = None
 
-    def draw(self, trial: optuna.Trial) -> tuple[Params, Params]:
-        """Draws the whole configuration, so that it can be sent to other ranks before any of them builds a model.
+    def sample(self, trial: optuna.Trial) -> tuple[Params, Params]:
+        """Samples the whole configuration, so that it can be sent to other ranks before any of them builds a model.
 
         Args:
             trial: A running trial; params that it already has are kept.
 
         Returns:
-            All params by name, and the values that ``hp_space`` returned, both plain data; scoped values in their
-            types, in which they are sent, stored and applied.
+            All params by name, and the validated values that ``hp_space`` returned; both are plain data.
 
         Raises:
-            SearchSpaceError: ``hp_space`` returned something else than a dict, or a scoped value that does not fit.
+            SearchSpaceError: ``hp_space`` returned no dict, or a scoped value that does not fit.
+            optuna.TrialPruned: ``hp_space`` or ``model_init`` refuses the combination.
         """
-        values = _returned(self.hp_space(trial))
+        values = _as_dict(self.hp_space(trial))
         conditional = {h.name for h in self.space.hyperparameters if h.conditional}
         for name in sorted(self.from_model - conditional):
             suggest(trial, name, self.space.distributions[name])
         if self.from_model & conditional and self.model_init is not None:
             with keep_randomness():
                 self.model_init(trial)
-        return dict(trial.params), plain(self.fitting(values))
+        return dict(trial.params), plain(self.validate(values))
 
-    def fitting(self, values: Params) -> Params:
-        """The values with the scoped ones checked and in their types; a factory's are its own business."""
+    def validate(self, values: Params) -> Params:
+        """Returns the values with the scoped ones checked and cast; a factory reads its values unchecked."""
         return values if self.scopes is None else self.scopes.fit(values)
 
     def values_of(self, params: Params) -> Params:
-        """What ``hp_space`` makes of given params, by a dry run; raises what it raises."""
-        return _returned(self.hp_space(_Example(params)))
-
-    def examples(self) -> Iterator[tuple[Params, Params, Params]]:
-        """Params of example configurations, each with what ``hp_space`` makes of them when it is asked twice.
-
-        They show every level of each hyperparameter that has no more than 64.
-        """
-        for params in _examples(self.space):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                try:
-                    values, again = self.values_of(params), self.values_of(params)
-                except optuna.TrialPruned:
-                    continue  # a combination that hp_space refuses is never trained
-            yield params, values, again
+        """Returns what ``hp_space`` makes of given params in a dry run; raises what ``hp_space`` raises."""
+        return _as_dict(self.hp_space(_DryRunTrial(params)))
 
     def arguments(self, values: Mapping[str, Any]) -> Any:
-        """The training arguments of a configuration; values that only ``model_init`` reads are left out."""
-        return trial_arguments(self.frozen, values if self.scopes is not None else _unscoped(values))
+        """Returns the training arguments of a configuration, without the values that only ``model_init`` reads."""
+        if self.scopes is None:
+            values = {name: value for name, value in values.items() if prefix_of(name) is None}
+        return trial_arguments(self.frozen, values)
 
-    def of_the_user(self, config: Any) -> tuple[Params, Params]:
-        """The user's own configuration in the terms of the space.
+    def baseline_params(self, config: Any) -> tuple[Params, Params]:
+        """Returns the user's own configuration in the terms of the space.
 
         Args:
             config: Of the Trainer's model; it may name what ``model_init`` suggests.
 
         Returns:
-            Params to record, each in its distribution, the nearest value where the user's own lies outside; and the
-            exact
-            values by name. Names whose value is not known are in neither.
+            Params to record, each in its distribution, the nearest level where the user's value lies outside of it;
+            and the exact values by name. Names whose value is not known are in neither.
         """
         recorded, exact = {}, {}
         for hyperparameter in self.space.hyperparameters:
             name = hyperparameter.name
-            value = plain(self._own(name, config))
+            value = plain(self._baseline_value(name, config))
             if value is None:
                 continue
             exact[name] = value
-            inside = _inside(hyperparameter.distribution, value)
+            inside = _contains(hyperparameter.distribution, value)
             level = -1 if inside else hyperparameter.nearest_level(value)
             if inside or level >= 0:
                 recorded[name] = value if inside else hyperparameter.levels[level]
         for name in sorted(self.transformed):
-            if (value := plain(self._own(name, None))) is not None:
+            if (value := plain(self._baseline_value(name, None))) is not None:
                 exact[name] = value
         return recorded, exact
 
-    def _own(self, name: str, config: Any) -> Any:
+    def _baseline_value(self, name: str, config: Any) -> Any:
         """The user's own value of a name, None where it is not known."""
         if name in self.frozen.names:
             return self.frozen.value(name)
@@ -149,16 +132,16 @@ def suggest(trial: Any, name: str, distribution: BaseDistribution) -> Any:
     raise SearchSpaceError(f"{name!r} has a {type(distribution).__name__}, expected a float, int or categorical one.")
 
 
-class _Example(FixedTrial):
-    """A trial of an example configuration."""
+class _DryRunTrial(FixedTrial):
+    """A trial with given params, in a study without trials."""
 
     @functools.cached_property
     def study(self) -> optuna.Study:
-        """A study without trials."""
+        """Made when ``hp_space`` asks for it."""
         return optuna.create_study()
 
 
-def _returned(values: Any) -> Params:
+def _as_dict(values: Any) -> Params:
     if not isinstance(values, Mapping):
         raise SearchSpaceError(
             f"hp_space returned {values!r}, expected a dict of training arguments such as {{'learning_rate': 5e-5}}."
@@ -166,22 +149,10 @@ def _returned(values: Any) -> Params:
     return dict(values)
 
 
-def _unscoped(values: Mapping[str, Any]) -> Params:
-    return {name: value for name, value in values.items() if prefix_of(name) is None}
-
-
-def _examples(space: SearchSpace) -> Sequence[Params]:
-    rng = np.random.default_rng(0)
-    n_rows = min(_N_EXAMPLES, max(int(space.n_levels.max()), 8))
-    columns = [[level for _ in range(-(-n_rows // n)) for level in rng.permutation(n)][:n_rows] for n in space.n_levels]
-    return [space.decode(row) for row in zip(*columns, strict=True)]
-
-
-def _inside(distribution: BaseDistribution, value: Any) -> bool:
+def _contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Returns whether a value lies in a distribution; True is not 1, and a number in text is none."""
     if isinstance(distribution, CategoricalDistribution):
         return any(
             choice == value and isinstance(choice, bool) == isinstance(value, bool) for choice in distribution.choices
         )
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return bool(distribution._contains(distribution.to_internal_repr(value)))
+    return is_number(value) and bool(distribution._contains(distribution.to_internal_repr(value)))

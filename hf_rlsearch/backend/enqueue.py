@@ -6,33 +6,35 @@ import optuna
 from optuna.trial import TrialState
 
 from hf_rlsearch.backend import confirm
-from hf_rlsearch.backend.drawing import Drawer
+from hf_rlsearch.backend.drawing import ConfigurationSampler
 from hf_rlsearch.backend.result import BASELINE, CONFIRM, role
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.backend.standing import Standing
 
 
-def enqueue_baseline(study: optuna.Study, drawer: Drawer, config: Any) -> None:
+def enqueue_baseline(study: optuna.Study, configurations: ConfigurationSampler, config: Any) -> None:
     """Puts the user's own configuration into the queue, unless another process just has.
 
     Args:
         study: Of the search.
-        drawer: Knows the user's arguments.
+        configurations: Knows the user's arguments.
         config: Of the user's model.
     """
     if any(role(trial) == BASELINE for trial in study.get_trials(deepcopy=False)):
         return
-    recorded, _ = drawer.of_the_user(config)
+    recorded, _ = configurations.baseline_params(config)
     study.enqueue_trial(recorded, user_attrs={"role": BASELINE})
 
 
-def enqueue_confirmation(study: optuna.Study, standing: Standing, drawer: Drawer, settings: Settings) -> bool:
+def enqueue_confirmation(
+    study: optuna.Study, standing: Standing, configurations: ConfigurationSampler, settings: Settings
+) -> bool:
     """Puts the next confirmation into the queue; False when there is none to make.
 
     Args:
         study: Of the search.
         standing: What was found so far.
-        drawer: Knows the user's arguments.
+        configurations: Knows the user's arguments.
         settings: Of the search.
     """
     if settings.confirm == 0 or standing.is_multi:
@@ -43,7 +45,7 @@ def enqueue_confirmation(study: optuna.Study, standing: Standing, drawer: Drawer
     own = next((t for t in trials if role(t) == BASELINE and t.state == TrialState.COMPLETE), None)
     numbers = confirm.candidates(standing.ranking(), own, settings.confirm)
     maximize = study.direction == optuna.study.StudyDirection.MAXIMIZE
-    run = confirm.next_run(numbers, trials, seed=int(drawer.frozen.value("seed")), maximize=maximize)
+    run = confirm.next_run(numbers, trials, seed=int(configurations.frozen.value("seed")), maximize=maximize)
     if run is None:
         return False
     number, seed = run

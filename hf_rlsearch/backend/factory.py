@@ -9,8 +9,8 @@ from hf_rlsearch._typing import Params
 from hf_rlsearch._validation import did_you_mean
 from hf_rlsearch.backend.arguments import FrozenArguments
 from hf_rlsearch.backend.default_space import DefaultSpace, space_for
-from hf_rlsearch.backend.drawing import Drawer
-from hf_rlsearch.backend.found_space import make_drawer
+from hf_rlsearch.backend.drawing import ConfigurationSampler
+from hf_rlsearch.backend.found_space import build_configuration_sampler
 from hf_rlsearch.backend.made import TrainerProtocol, check_trainer_protocol
 from hf_rlsearch.backend.memory import release_memory
 from hf_rlsearch.backend.objective import Objective
@@ -52,18 +52,20 @@ class FactorySource:
     ) -> None:
         self.release()
 
-    def drawer(self, settings: Settings) -> Drawer:
+    def configuration_sampler(self, settings: Settings) -> ConfigurationSampler:
         """Finds and checks the search space; any name may be searched that ``make_trainer`` takes."""
-        drawer = make_drawer(settings.hp_space, None, self.frozen, roles=settings.roles, n_points=settings.n_points)
-        for name in sorted(drawer.searched - self.frozen.names):
-            if hint := did_you_mean(name, self.frozen.names - drawer.searched, cutoff=0.8):
+        configurations = build_configuration_sampler(
+            settings.hp_space, None, self.frozen, roles=settings.roles, n_points=settings.n_points
+        )
+        for name in sorted(configurations.searched - self.frozen.names):
+            if hint := did_you_mean(name, self.frozen.names - configurations.searched, cutoff=0.8):
                 logger.warning(
                     "hp_space sets %r, which is no field of the arguments: without effect if make_trainer does not "
                     "read it.%s",
                     name,
                     hint,
                 )
-        return drawer
+        return configurations
 
     def default_space(self) -> DefaultSpace:
         """The space of a search without ``hp_space``."""

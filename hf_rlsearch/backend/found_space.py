@@ -1,19 +1,24 @@
-"""The search space of the user's functions, found by dry runs and checked before anything is trained."""
+"""Finds the search space by dry runs of the user's functions, and checks it before anything is trained."""
 
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import optuna
+
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend.arguments import FrozenArguments, check_searchable, unknown_name
 from hf_rlsearch.backend.compat import takes_trial
-from hf_rlsearch.backend.drawing import Drawer
+from hf_rlsearch.backend.drawing import ConfigurationSampler
 from hf_rlsearch.backend.identity import hash_of, keep_randomness
 from hf_rlsearch.backend.plain_data import plain, words
 from hf_rlsearch.backend.scopes import ScopedNames, prefix_of, scoped_roles
 from hf_rlsearch.errors import SearchSpaceError
 from hf_rlsearch.space import SearchSpace, record
 
+_MAX_EXAMPLES = 64
 # User attributes of a trial that the search writes.
 _OWN_ATTRIBUTES = words(
     """
@@ -23,7 +28,7 @@ _OWN_ATTRIBUTES = words(
 )
 
 
-def make_drawer(
+def build_configuration_sampler(
     hp_space: Callable[[Any], Any],
     model_init: Callable[..., Any] | None,
     frozen: FrozenArguments,
@@ -31,7 +36,7 @@ def make_drawer(
     roles: Mapping[str, str] | None,
     n_points: Mapping[str, int] | int | None,
     scopes: ScopedNames | None = None,
-) -> Drawer:
+) -> ConfigurationSampler:
     """Finds the space and checks it.
 
     Args:
@@ -46,8 +51,11 @@ def make_drawer(
         SearchSpaceError: Empty, a name that nothing reads, or a value that the arguments refuse.
     """
     read_by_model: set[str] = set()
+    observed: Callable[[Any], Any] | None = None
+    if model_init is not None and takes_trial(model_init):
+        observed = lambda trial: model_init(_ObservedTrial(trial, read_by_model))  # noqa: E731
     with keep_randomness():
-        seen = record(hp_space, _recording_access(model_init, read_by_model) if takes_trial(model_init) else None)
+        seen = record(hp_space, observed)
     space = SearchSpace.from_distributions(
         seen.distributions,
         roles={**scoped_roles(seen.distributions), **(roles or {})},
@@ -60,8 +68,8 @@ def make_drawer(
         scopes.check(seen.returned)
         for name in sorted(seen.returned - frozen.names - read_by_model):
             if prefix_of(name) is None:
-                raise unknown_name(name, frozen.names, takes_trial(model_init), scopes.nearest(name))
-    drawer = Drawer(
+                raise unknown_name(name, frozen.names, observed is not None, scopes.nearest(name))
+    sampler = ConfigurationSampler(
         space=space,
         hp_space=hp_space,
         model_init=model_init,
@@ -70,10 +78,10 @@ def make_drawer(
         searched=frozenset(seen.returned),
         scopes=scopes,
     )
-    made = _check_values(drawer)
-    computed = _computed(made)
-    changing = {n for n in computed if any(v[n] != computed[n] for _, v in made if n in v)}
-    return replace(drawer, computed=computed, transformed=frozenset(changing))
+    examples = _checked_examples(sampler)
+    computed = _computed_values(examples)
+    transformed = {n for n in computed if any(values[n] != computed[n] for _, values in examples if n in values)}
+    return replace(sampler, computed=computed, transformed=frozenset(transformed))
 
 
 def _check_attributes(names: Collection[str]) -> None:
@@ -85,24 +93,38 @@ def _check_attributes(names: Collection[str]) -> None:
         )
 
 
-def _check_values(drawer: Drawer) -> list[tuple[Params, Params]]:
-    """Tries configurations that show every level at least once on the arguments' own rules.
+def _checked_examples(sampler: ConfigurationSampler) -> list[tuple[Params, Params]]:
+    """Checks example configurations by the arguments' own rules.
 
     Returns:
-        Each with what ``hp_space`` made of it.
+        Params of each example with what ``hp_space`` makes of them, as far as it is the same when asked twice.
     """
-    made = []
-    for params, values, again in drawer.examples():
-        drawer.arguments(drawer.fitting(values))
-        made.append((params, {name: plain(v) for name, v in values.items() if plain(again.get(name)) == plain(v)}))
-    return made
+    found = []
+    for params in _example_params(sampler.space):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                values, again = sampler.values_of(params), sampler.values_of(params)
+            except optuna.TrialPruned:
+                continue  # a combination that hp_space refuses is never trained
+        sampler.arguments(sampler.validate(values))
+        found.append((params, {name: plain(v) for name, v in values.items() if plain(again.get(name)) == plain(v)}))
+    return found
 
 
-def _computed(made: Sequence[tuple[Params, Params]]) -> Params:
-    """By name what is returned besides suggested values; see ``Drawer.computed``."""
+def _example_params(space: SearchSpace) -> Sequence[Params]:
+    """Configurations that show each level of every hyperparameter that has no more than 64."""
+    rng = np.random.default_rng(0)
+    n_rows = min(_MAX_EXAMPLES, max(int(space.n_levels.max()), 8))
+    columns = [[level for _ in range(-(-n_rows // n)) for level in rng.permutation(n)][:n_rows] for n in space.n_levels]
+    return [space.decode(row) for row in zip(*columns, strict=True)]
+
+
+def _computed_values(examples: Sequence[tuple[Params, Params]]) -> Params:
+    """What is returned besides suggested values, by name; see ``ConfigurationSampler.computed``."""
     found = {}
-    for name in sorted({name for _, values in made for name in values}):
-        pairs = [(values[name], plain(params.get(name))) for params, values in made if name in values]
+    for name in sorted({name for _, values in examples for name in values}):
+        pairs = [(values[name], plain(params.get(name))) for params, values in examples if name in values]
         if any(value != suggested for value, suggested in pairs):
             answers = [value for value, _ in pairs]
             found[name] = answers[0] if all(answer == answers[0] for answer in answers) else hash_of(answers)
@@ -152,7 +174,3 @@ class _ObservedTrial:
             return value(name, *args, **kwargs)
 
         return suggest
-
-
-def _recording_access(model_init: Any, names: set[str]) -> Callable[[Any], Any]:
-    return lambda trial: model_init(_ObservedTrial(trial, names))

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend import checkpoints, confirm
 from hf_rlsearch.backend.amount import cost
-from hf_rlsearch.backend.drawing import Drawer, suggest
+from hf_rlsearch.backend.drawing import ConfigurationSampler, suggest
 from hf_rlsearch.backend.ownership import OWNER, owner
 from hf_rlsearch.backend.paused import BEGUN_AT, Pausing, point_of
 from hf_rlsearch.backend.plain_data import plain
@@ -33,7 +33,7 @@ class Planner:
     Args:
         study: Of the search.
         folder: Where its trials write.
-        drawer: Draws configurations.
+        configurations: Samples configurations.
         settings: Of the search.
         pausing: Which trainings wait on disk.
         config: Of the user's model, for the hyperparameters of his own configuration.
@@ -45,7 +45,7 @@ class Planner:
         self,
         study: optuna.Study,
         folder: str,
-        drawer: Drawer,
+        configurations: ConfigurationSampler,
         settings: Settings,
         pausing: Pausing,
         *,
@@ -53,7 +53,7 @@ class Planner:
         n_rows: int | None,
         world_size: int,
     ) -> None:
-        self._study, self._folder, self._drawer, self._settings = study, folder, drawer, settings
+        self._study, self._folder, self._configurations, self._settings = study, folder, configurations, settings
         self._pausing, self._config, self._n_rows, self._world_size = pausing, config, n_rows, world_size
 
     def plan(self, trial: optuna.Trial) -> tuple[Plan, Params]:
@@ -69,7 +69,7 @@ class Planner:
         if attempts > _MAX_ATTEMPTS:
             raise SearchFailed(f"The process ended {_MAX_ATTEMPTS} times while it trained trial {trial.number}.")
         params, values, exact = self._draw(trial)
-        args = self._drawer.arguments(values)
+        args = self._configurations.arguments(values)
         facts = self._facts(trial, args, values, exact)
         earlier = self._earlier(trial, facts) if begun is None else None
         name = self._name(trial, params, begun if earlier is None else earlier.user_attrs["folder"])
@@ -96,11 +96,11 @@ class Planner:
         if trial.user_attrs.get("role") == CONFIRM:
             return self._repeat(trial)
         if trial.user_attrs.get("role") == BASELINE:
-            recorded, exact = self._drawer.of_the_user(self._config)
+            recorded, exact = self._configurations.baseline_params(self._config)
             for name in recorded:
-                suggest(trial, name, self._drawer.space.distributions[name])
+                suggest(trial, name, self._configurations.space.distributions[name])
             return {}, {}, exact
-        params, values = self._drawer.draw(trial)
+        params, values = self._configurations.sample(trial)
         trial.set_user_attr("role", SEARCH)
         return params, values, params
 
@@ -115,18 +115,18 @@ class Planner:
 
     def checkpoint_at(self, trial: optuna.Trial, point: int) -> str | None:
         """The whole checkpoint that a trial has left at a point of its learning curve, None if there is none."""
-        args = self._drawer.arguments(trial.user_attrs["values"])
+        args = self._configurations.arguments(trial.user_attrs["values"])
         found = self._last_checkpoint(trial.user_attrs["folder"], args)
         return found if found is not None and point_of(found) == point else None
 
     def _facts(self, trial: optuna.Trial, args: Any, values: Params, exact: Params) -> Params:
         """User attributes, as they come back from a storage: all that a replay needs, and what the trial will cost."""
-        own = self._drawer.frozen.original()
+        own = self._configurations.frozen.original()
         facts = {
             "role": trial.user_attrs["role"],
             "hyperparameters": exact,
             "values": values,
-            "arguments": self._drawer.frozen.to_json(args),
+            "arguments": self._configurations.frozen.to_json(args),
             "seed": getattr(args, "seed", None),
             "world_size": self._world_size,
             "versions": versions(),

@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import FloatArray, IntArray, Params
 from hf_rlsearch.backend.amount import cost
-from hf_rlsearch.backend.drawing import Drawer
+from hf_rlsearch.backend.drawing import ConfigurationSampler
 from hf_rlsearch.backend.identity import keep_randomness
 from hf_rlsearch.backend.standing import spent_on
 from hf_rlsearch.space import SearchSpace
@@ -18,14 +18,14 @@ class Prices:
     """Prices of candidates, in trainings with the user's own arguments.
 
     Args:
-        drawer: Knows the arguments of a configuration.
+        configurations: Knows the arguments of a configuration.
         n_rows: Of the training data, None where they have no length.
         world_size: Number of processes.
     """
 
-    def __init__(self, drawer: Drawer, n_rows: int | None, world_size: int) -> None:
-        self._drawer, self._n_rows, self._world_size = drawer, n_rows, world_size
-        self._own = drawer.frozen.original()
+    def __init__(self, configurations: ConfigurationSampler, n_rows: int | None, world_size: int) -> None:
+        self._configurations, self._n_rows, self._world_size = configurations, n_rows, world_size
+        self._own = configurations.frozen.original()
         # Thousands of candidates differ in few of the values that the amount depends on.
         self._amount_of = lru_cache(maxsize=4096)(self._amount)
         self._that_matter = lru_cache(maxsize=8)(self._names_that_matter)
@@ -58,7 +58,7 @@ class Prices:
     def _amount(self, space: SearchSpace, row: tuple[int, ...]) -> float:
         try:
             with keep_randomness():
-                args = self._drawer.arguments(self._drawer.values_of(space.decode(row)))
+                args = self._configurations.arguments(self._configurations.values_of(space.decode(row)))
         except Exception:  # a combination that is refused, or a part of the space; if it is drawn the trial tells why
             return 1.0
         return cost(args, self._own, self._n_rows, self._world_size)

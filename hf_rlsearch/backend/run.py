@@ -14,7 +14,7 @@ from hf_rlsearch.backend.chief import Chief
 from hf_rlsearch.backend.choices import choose_pruner, choose_sampler
 from hf_rlsearch.backend.default_space import published_for
 from hf_rlsearch.backend.distributed import STOP, Ranks
-from hf_rlsearch.backend.drawing import Drawer
+from hf_rlsearch.backend.drawing import ConfigurationSampler
 from hf_rlsearch.backend.factory import FactorySource
 from hf_rlsearch.backend.facts import facts_of
 from hf_rlsearch.backend.finish import model_params
@@ -67,7 +67,7 @@ class Search:
 
     def __init__(self, source: Source, settings: Settings, ranks: Ranks) -> None:
         self._source, self._settings, self._ranks = source, settings, ranks
-        self._drawer: Drawer = ranks.together(lambda: source.drawer(settings))
+        self._configurations: ConfigurationSampler = ranks.together(lambda: source.configuration_sampler(settings))
         self.objective: Objective = probe_metrics(source, settings, ranks)
         self._chief: Chief | None = None
         ranks.decide(self._open)
@@ -100,27 +100,27 @@ class Search:
     def _open(self) -> Params:
         """Rank 0: opens the study and prepares to decide."""
         settings, source = self._settings, self._source
-        facts = facts_of(source.reference, {h.role for h in self._drawer.space.hyperparameters})
+        facts = facts_of(source.reference, {h.role for h in self._configurations.space.hyperparameters})
         opened = open_study(
             output_dir=source.frozen.value("output_dir"),
             identity=identity(
-                space=self._drawer.space,
+                space=self._configurations.space,
                 objective=self.objective,
                 frozen=source.frozen,
-                searched=self._drawer.searched,
+                searched=self._configurations.searched,
                 trainer=source.reference,
-                computed=self._drawer.computed,
+                computed=self._configurations.computed,
             ),
             directions=self.objective.directions,
             n_trials=settings.counted_trials,
             sampler=choose_sampler(
                 settings,
-                self._drawer.space,
+                self._configurations.space,
                 seed=self._seed(),
                 facts=facts,
                 known=published_for(source.reference),
             ),
-            pruner=choose_pruner(settings, len(self.objective.directions), self._drawer.space, facts),
+            pruner=choose_pruner(settings, len(self.objective.directions), self._configurations.space, facts),
             storage=settings.storage,
             study_name=settings.study_name,
             load_if_exists=settings.load_if_exists,
@@ -128,7 +128,7 @@ class Search:
         )
         self._chief = Chief(
             opened,
-            self._drawer,
+            self._configurations,
             self.objective,
             settings,
             config=getattr(getattr(source.reference, "model", None), "config", None),

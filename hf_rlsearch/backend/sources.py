@@ -9,8 +9,8 @@ from hf_rlsearch._typing import Params
 from hf_rlsearch.backend.arguments import FrozenArguments
 from hf_rlsearch.backend.compat import check_trainer, fresh_model, takes_trial
 from hf_rlsearch.backend.default_space import DefaultSpace, space_for
-from hf_rlsearch.backend.drawing import Drawer
-from hf_rlsearch.backend.found_space import make_drawer
+from hf_rlsearch.backend.drawing import ConfigurationSampler
+from hf_rlsearch.backend.found_space import build_configuration_sampler
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.plan import Plan, SharedTrial
 from hf_rlsearch.backend.scopes import ScopedNames, attach, trial_arguments, trial_model_init
@@ -75,9 +75,9 @@ class TrainerSource:
     ) -> None:
         self.seat.__exit__(kind, error, trace)
 
-    def drawer(self, settings: Settings) -> Drawer:
+    def configuration_sampler(self, settings: Settings) -> ConfigurationSampler:
         """Finds and checks the search space."""
-        return make_drawer(
+        return build_configuration_sampler(
             settings.hp_space,
             self._model_init,
             self.frozen,

@@ -13,8 +13,8 @@ from transformers import Trainer, TrainingArguments
 from hf_rlsearch import RLPruner, RLSampler
 from hf_rlsearch.backend.allowance import Allowance
 from hf_rlsearch.backend.arguments import FrozenArguments
-from hf_rlsearch.backend.drawing import Drawer
-from hf_rlsearch.backend.found_space import make_drawer
+from hf_rlsearch.backend.drawing import ConfigurationSampler
+from hf_rlsearch.backend.found_space import build_configuration_sampler
 from hf_rlsearch.backend.prices import Prices
 from hf_rlsearch.backend.settings import Settings
 from tests.backend.conftest import rates, run
@@ -32,13 +32,13 @@ def study_of(*trials: tuple[float, TrialState, str], seconds: float = 10.0) -> o
     return study
 
 
-def drawer_of(space: Any, **args: Any) -> Drawer:
+def configurations_of(space: Any, **args: Any) -> ConfigurationSampler:
     frozen = FrozenArguments(TrainingArguments(output_dir="unused", use_cpu=True, num_train_epochs=2, **args))
-    return make_drawer(space, None, frozen, roles=None, n_points=None)
+    return build_configuration_sampler(space, None, frozen, roles=None, n_points=None)
 
 
 def allowance_of(study: optuna.Study, settings: Settings, deadline: float) -> Allowance:
-    return Allowance(study, settings, deadline, Prices(drawer_of(settings.hp_space), 100, 1))
+    return Allowance(study, settings, deadline, Prices(configurations_of(settings.hp_space), 100, 1))
 
 
 DONE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL

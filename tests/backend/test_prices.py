@@ -13,7 +13,7 @@ from hf_rlsearch.backend.allowance import Allowance
 from hf_rlsearch.backend.prices import Prices
 from hf_rlsearch.backend.settings import Settings
 from hf_rlsearch.space import SearchSpace
-from tests.backend.test_allowance import drawer_of
+from tests.backend.test_allowance import configurations_of
 
 
 def space_of_all(trial: Any) -> dict[str, Any]:
@@ -25,8 +25,8 @@ def space_of_all(trial: Any) -> dict[str, Any]:
 
 
 def prices_of(hp_space: Any, **args: Any) -> tuple[Prices, SearchSpace, np.ndarray]:
-    drawer = drawer_of(hp_space, **args)
-    return Prices(drawer, 64, 1), drawer.space, drawer.space.grid(1000)
+    configurations = configurations_of(hp_space, **args)
+    return Prices(configurations, 64, 1), configurations.space, configurations.space.grid(1000)
 
 
 def test_twice_the_epochs_is_twice_the_price() -> None:
@@ -117,10 +117,10 @@ def test_one_trial_says_nothing_about_the_others() -> None:
     ],
 )
 def test_prices_count_where_they_and_not_the_trials_end_the_search(limits: dict[str, Any], prices_count: bool) -> None:
-    drawer = drawer_of(space_of_all)
-    prices = Prices(drawer, 64, 1)
-    study = optuna.create_study(sampler=RLSampler(seed=0, search_space=drawer.space))
-    study.add_trial(timed(prices, drawer.space, drawer.space.decode([0, 1, 0]), 1.0))
+    configurations = configurations_of(space_of_all)
+    prices = Prices(configurations, 64, 1)
+    study = optuna.create_study(sampler=RLSampler(seed=0, search_space=configurations.space))
+    study.add_trial(timed(prices, configurations.space, configurations.space.decode([0, 1, 0]), 1.0))
     settings = Settings(hp_space=space_of_all, **limits)
     deadline = time.monotonic() + (50.0 if "timeout" in limits else np.inf)
     spending = Allowance(study, settings, deadline, prices).spending()

@@ -111,8 +111,3 @@ def _bare(model: Any) -> Any:
     from hf_rlsearch.backend.scopes.adapter import base_of
 
     return base_of(copy.deepcopy(model))
-
-
-def own_values(scopes: "ScopedNames | None", names: Iterable[str]) -> Params:
-    """The user's own values of scoped names; of none where there are no scopes."""
-    return {name: scopes.own(name) for name in names if prefix_of(name)} if scopes is not None else {}
