@@ -89,6 +89,7 @@ MAY_NAME: dict[str, set[str]] = {
     "packaging": {"backend", "cli"},
     "tqdm": {"backend"},
     "wandb": {"backend"},
+    "optuna_dashboard": {"backend"},
 }
 ANYWHERE = {"numpy"}
 TORCH_FROM_LAYER = 4

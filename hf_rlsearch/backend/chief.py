@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -33,8 +34,10 @@ from hf_rlsearch.backend.storage import OBJECTIVE, Opened, finished
 from hf_rlsearch.backend.tolerance import Tolerance
 from hf_rlsearch.backend.trial import COMPLETE, FAILED, FULL_TRAINING, PRUNED, Outcome
 from hf_rlsearch.history import CONTINUES
-from hf_rlsearch.report.notes import note_trial
+from hf_rlsearch.report import explain
 
+# User attribute of the study: what its note in the dashboard said when the search last ended.
+_SUMMARY = "summary"
 _STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
 
 
@@ -196,10 +199,21 @@ class Chief:
         else:
             told = self.study.tell(trial, state=_STATES[outcome.status], skip_if_finished=True)
         self._trial = None
-        note_trial(self.study, told.number)
+        _leave_note(trial, lambda: explain(self.study, told.number).to_text())
         line = ended(plan, told, outcome, self.standing, self._world_size)
         self.progress.ended(replace(line, most_left=self._allowance.seconds_left()))
         self.standing.discard_checkpoints()
+
+    def conclude(self, summary: str) -> None:
+        """Says the result, and leaves it as the study's note.
+
+        Args:
+            summary: Lines.
+        """
+        self.progress.close(finished=True)
+        self.progress.say(summary)
+        _leave_note(self.study, lambda: summary, in_place_of=self.study.user_attrs.get(_SUMMARY, ""))
+        self.study.set_user_attr(_SUMMARY, summary)
 
     def _confirms(self) -> bool:
         """Puts the next confirmation into the queue; False when there is none to make."""
@@ -228,3 +242,23 @@ class Chief:
         return (
             None if stopped is None or not self._settings.most_paused else self._planner.checkpoint_at(trial, stopped)
         )
+
+
+def _leave_note(about: optuna.Study | optuna.Trial, text: Callable[[], str], *, in_place_of: str = "") -> None:
+    """Writes a note for optuna-dashboard, where that is installed; what somebody else has written there stays.
+
+    Args:
+        about: The study, or a trial of it.
+        text: Makes the lines of the note.
+        in_place_of: The lines of an earlier note of ours.
+    """
+    try:
+        from optuna_dashboard import get_note, save_note
+    except ImportError:
+        return
+    if get_note(about) in ("", _as_markdown(in_place_of)):
+        save_note(about, _as_markdown(text()))
+
+
+def _as_markdown(lines: str) -> str:
+    return lines.replace("\n", "\n\n")

@@ -29,7 +29,6 @@ from hf_rlsearch.backend.sources import TrainerSource
 from hf_rlsearch.backend.stopping import optimize_loop, stop_signals
 from hf_rlsearch.backend.storage import open_study, quiet_optuna
 from hf_rlsearch.backend.trial import Outcome
-from hf_rlsearch.report.notes import note_study
 from hf_rlsearch.storage import cannot_go_on, storage_errors
 
 Source = TrainerSource | FactorySource
@@ -209,7 +208,5 @@ class Search:
             stopped_by=reason,
             n_trials=self._settings.counted_trials,
         )
-        chief.progress.close(finished=True)
-        chief.progress.say(result.summary())
-        note_study(chief.study, result.summary())
+        chief.conclude(result.summary())
         return result
