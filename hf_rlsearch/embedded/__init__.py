@@ -1,4 +1,4 @@
-"""What a first search needs and every installation has: two tiny pretrained checkpoints and two real text data sets.
+"""Provides two tiny pretrained checkpoints and two real text data sets, for a first search.
 
 Nothing here touches the network: checkpoints and docstrings ship with the package.
 """
