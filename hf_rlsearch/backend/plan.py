@@ -63,7 +63,7 @@ class SharedTrial(FixedTrial):
         if name not in self._params:
             raise SearchSpaceError(
                 f"model_init asks for {name!r}, which was not drawn for trial {self.number} (drawn: "
-                f"{sorted(self._params)}). "
-                "Let it ask for the same hyperparameters whenever hp_space gives the same values."
+                f"{sorted(self._params)}). Let it ask for the same hyperparameters whenever hp_space gives the same "
+                "values."
             )
         return super()._suggest(name, distribution)

@@ -51,8 +51,7 @@ def search(
     """Searches the hyperparameters of a Trainer.
 
     The same as ``trainer.hyperparameter_search(backend="rl", ...)``, without that method. Afterwards the Trainer has
-    the
-    best arguments and the best model; after an exception it is what it was before.
+    the best arguments and the best model; after an exception it is what it was before.
 
     Args:
         trainer: A ``transformers.Trainer`` with a ``model_init``, or with a model that each trial gets a copy of; or a

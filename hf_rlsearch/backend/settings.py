@@ -89,8 +89,7 @@ class Settings:
         if self.n_jobs != 1:
             raise ArgumentsError(
                 f"n_jobs={self.n_jobs!r} given, expected 1: threads would train one Trainer with each other's "
-                f"arguments. Start "
-                "several processes with the same study_name, storage and load_if_exists=True instead."
+                "arguments. Start several processes with the same study_name, storage and load_if_exists=True instead."
             )
         if not callable(self.hp_space):
             raise ArgumentsError(
