@@ -8,12 +8,11 @@ from hf_rlsearch._typing import Params
 from hf_rlsearch.backend import checkpoints, tracking
 from hf_rlsearch.backend.chief import Chief
 from hf_rlsearch.backend.distributed import Ranks
-from hf_rlsearch.backend.factory import FactorySource
 from hf_rlsearch.backend.failures import Failure
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.plan import Plan
 from hf_rlsearch.backend.settings import Settings
-from hf_rlsearch.backend.sources import TrainerSource
+from hf_rlsearch.backend.sources import TrainerProvider
 from hf_rlsearch.backend.trial import COMPLETE, FAILED, Monitor, Outcome, run_trial
 from hf_rlsearch.errors import SearchFailed
 
@@ -31,7 +30,7 @@ class Attempts:
 
     def __init__(
         self,
-        source: TrainerSource | FactorySource,
+        source: TrainerProvider,
         settings: Settings,
         ranks: Ranks,
         objective: Objective,

@@ -17,18 +17,27 @@ from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.plan import Plan
 from hf_rlsearch.backend.seat import drop_progress
 from hf_rlsearch.backend.settings import Settings
-from hf_rlsearch.backend.sources import with_run
+from hf_rlsearch.backend.sources import TrainerProvider, UserTrainerProvider, with_run
 from hf_rlsearch.backend.trial import Monitor
 from hf_rlsearch.errors import ArgumentsError, SearchSpaceError
 
 logger = logging.getLogger(__name__)
 
 
-class FactorySource:
-    """A fresh trainer for each trial, for trainers that take no ``model_init`` or build their model themselves.
+def trainer_provider(trainer: Any) -> TrainerProvider:
+    """Returns the provider for what the user gave: a Trainer, or a function that makes trainers."""
+    is_factory = callable(trainer) and not hasattr(trainer, "train")
+    return FactoryProvider(trainer) if is_factory else UserTrainerProvider(trainer)
+
+
+class FactoryProvider(TrainerProvider):
+    """Makes a fresh trainer for each trial, for trainers that take no ``model_init`` or build their model themselves.
 
     Args:
         make_trainer: Called with the values of ``hp_space``; with an empty dict for the user's own configuration.
+
+    Raises:
+        ArgumentsError: ``make_trainer({})`` raises, or returns no trainer.
     """
 
     def __init__(self, make_trainer: Callable[[Params], Any]) -> None:
@@ -43,9 +52,6 @@ class FactorySource:
         check_trainer_protocol(self.reference)
         self.frozen = FrozenArguments(self.reference.args)
         self._current: TrainerProtocol | None = None
-
-    def __enter__(self) -> "FactorySource":
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -68,15 +74,15 @@ class FactorySource:
         return configurations
 
     def default_space(self) -> DefaultSpace:
-        """The space of a search without ``hp_space``."""
+        """Returns the published space, of training arguments alone."""
         return space_for(self.reference, is_factory=True)
 
     def probe(self) -> Any:
-        """The trainer of the user's own configuration."""
+        """Returns the trainer of the user's own configuration."""
         return self.reference
 
     def trainer_for(self, plan: Plan, objective: Objective, monitor: Monitor | None) -> Any:
-        """A fresh trainer of one configuration.
+        """Returns a fresh trainer of one configuration.
 
         Raises:
             SearchSpaceError: ``make_trainer`` refuses a name, with the nearest one that the arguments have.
@@ -101,17 +107,11 @@ class FactorySource:
         return trainer
 
     def release(self) -> None:
-        """Lets go of the last trial's trainer."""
+        """Drops the last trial's trainer."""
         if self._current is not None:
             self._current.accelerator.free_memory()
         self._current = None
         release_memory()
-
-    def restore(self) -> None:
-        """Nothing to give back."""
-
-    def finish(self, values: Params, params: Params, load: Callable[[Any], None] | None, objective: Objective) -> None:
-        """Nothing to leave behind: the best checkpoint is in the result."""
 
     def _explain_unexpected(self, error: TypeError, values: Params) -> None:
         """Raises a ``SearchSpaceError`` where a ``TypeError`` of ``make_trainer`` names a value that it was given."""
@@ -125,10 +125,10 @@ class FactorySource:
 
 
 def _refuse_shared_model(first: Any, fresh: Any) -> None:
-    """A trial that goes on training another one's weights looks better than its configuration is."""
+    """Refuses trials that continue to train the weights of another trial: they look better than they are."""
     known = {id(parameter) for parameter in first.model.parameters() if parameter.requires_grad}
     if any(id(parameter) in known for parameter in fresh.model.parameters() if parameter.requires_grad):
         raise ArgumentsError(
             f"make_trainer returned a {type(fresh).__name__} that trains the same weights as the one before. Make "
-            "model and trainer anew inside of it, so that each trial begins where all begin."
+            "model and trainer inside of it, so that every trial begins with the same weights."
         )

@@ -10,11 +10,11 @@ from optuna.trial import TrialState
 
 from hf_rlsearch.backend.calm import calm
 from hf_rlsearch.backend.distributed import Ranks
-from hf_rlsearch.backend.factory import FactorySource
+from hf_rlsearch.backend.factory import trainer_provider
 from hf_rlsearch.backend.finish import model_params
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.plan import Plan
-from hf_rlsearch.backend.sources import TrainerSource
+from hf_rlsearch.backend.sources import TrainerProvider
 from hf_rlsearch.backend.storage import OBJECTIVE
 from hf_rlsearch.backend.trial import COMPLETE, Monitor, Outcome, run_trial
 from hf_rlsearch.errors import ArgumentsError, SearchFailed
@@ -42,8 +42,7 @@ def replay(
         complete = [trial.number for trial in trials if trial.state == TrialState.COMPLETE]
         raise ArgumentsError(f"Trial {number} is not a complete trial of this study; those are {complete}.")
     objective = Objective.from_json(study.user_attrs[OBJECTIVE], compute_objective)
-    is_factory = callable(trainer) and not hasattr(trainer, "train")
-    source = FactorySource(trainer) if is_factory else TrainerSource(trainer)
+    source = trainer_provider(trainer)
     with calm(), tempfile.TemporaryDirectory() as folder, source:
         try:
             return _train(source, _plan(study, number, folder, seed), objective).values
@@ -66,7 +65,7 @@ def _plan(study: optuna.Study, number: int, folder: str, seed: int | None) -> Pl
     )
 
 
-def _train(source: TrainerSource | FactorySource, plan: Plan, objective: Objective) -> Outcome:
+def _train(source: TrainerProvider, plan: Plan, objective: Objective) -> Outcome:
     monitor = Monitor(plan, objective, Ranks(), lambda step, value: False)
     trainer = source.trainer_for(plan, objective, monitor)
     outcome, error = run_trial(trainer, plan, monitor, objective)

@@ -15,7 +15,6 @@ from hf_rlsearch.backend.choices import choose_pruner, choose_sampler
 from hf_rlsearch.backend.default_space import published_for
 from hf_rlsearch.backend.distributed import STOP, Ranks
 from hf_rlsearch.backend.drawing import ConfigurationSampler
-from hf_rlsearch.backend.factory import FactorySource
 from hf_rlsearch.backend.facts import facts_of
 from hf_rlsearch.backend.finish import model_params
 from hf_rlsearch.backend.identity import identity
@@ -25,16 +24,14 @@ from hf_rlsearch.backend.plan import Plan
 from hf_rlsearch.backend.probe import probe_metrics
 from hf_rlsearch.backend.result import SearchResult
 from hf_rlsearch.backend.settings import Settings
-from hf_rlsearch.backend.sources import TrainerSource
+from hf_rlsearch.backend.sources import TrainerProvider
 from hf_rlsearch.backend.stopping import optimize_loop, stop_signals
 from hf_rlsearch.backend.storage import open_study, quiet_optuna
 from hf_rlsearch.backend.trial import Outcome
 from hf_rlsearch.storage import cannot_go_on, storage_errors
 
-Source = TrainerSource | FactorySource
 
-
-def run_search(source: Source, settings: Settings) -> Any:
+def run_search(source: TrainerProvider, settings: Settings) -> Any:
     """Searches, and leaves the Trainer with the best arguments and model.
 
     Args:
@@ -64,7 +61,7 @@ class Search:
         ranks: The processes of the search.
     """
 
-    def __init__(self, source: Source, settings: Settings, ranks: Ranks) -> None:
+    def __init__(self, source: TrainerProvider, settings: Settings, ranks: Ranks) -> None:
         self._source, self._settings, self._ranks = source, settings, ranks
         self._configurations: ConfigurationSampler = ranks.together(lambda: source.configuration_sampler(settings))
         self.objective: Objective = probe_metrics(source, settings, ranks)

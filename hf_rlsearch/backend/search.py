@@ -7,11 +7,10 @@ from typing import Any
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend.checked import OURS
 from hf_rlsearch.backend.default_space import default_hp_space
-from hf_rlsearch.backend.factory import FactorySource
+from hf_rlsearch.backend.factory import trainer_provider
 from hf_rlsearch.backend.objective import UNSET_DIRECTION
 from hf_rlsearch.backend.run import run_search
 from hf_rlsearch.backend.settings import UNSET_TRIALS, Settings
-from hf_rlsearch.backend.sources import TrainerSource
 from hf_rlsearch.errors import ArgumentsError
 
 
@@ -112,10 +111,10 @@ def search(
     given = {
         name: value for name, value in locals().items() if name not in ("trainer", "hp_space", "compute_objective")
     }
-    settings = Settings(hp_space=hp_space or default_hp_space, compute_objective=_own(compute_objective), **given)
-    is_factory = callable(trainer) and not hasattr(trainer, "train")
-    source = FactorySource(trainer) if is_factory else TrainerSource(trainer)
-    return run_search(source, _fitting(settings, source))
+    settings = Settings(
+        hp_space=hp_space or default_hp_space, compute_objective=_users_objective(compute_objective), **given
+    )
+    return _run(trainer, settings)
 
 
 def search_from_trainer(
@@ -133,17 +132,16 @@ def search_from_trainer(
     settings = Settings.from_options(
         options,
         hp_space=default_hp_space if is_default else trainer.hp_space,
-        compute_objective=_own(trainer.compute_objective),
+        compute_objective=_users_objective(trainer.compute_objective),
         n_trials=n_trials,
         direction=direction,
         hp_name=trainer.hp_name,
     )
-    source = TrainerSource(trainer)
-    return run_search(source, _fitting(settings, source))
+    return _run(trainer, settings)
 
 
-def _own(compute_objective: Any) -> Any:
-    """None for the Trainer's default: a sum of all metrics is no objective."""
+def _users_objective(compute_objective: Any) -> Any:
+    """The user's function, None for the Trainer's default: a sum of all metrics is no objective."""
     from transformers.trainer_utils import default_compute_objective
 
     if compute_objective is not None and not callable(compute_objective):
@@ -151,8 +149,8 @@ def _own(compute_objective: Any) -> Any:
     return None if compute_objective is default_compute_objective else compute_objective
 
 
-def _fitting(settings: Settings, source: TrainerSource | FactorySource) -> Settings:
-    """With the space of the Trainer's kind of model where the user gave none."""
-    if settings.hp_space is not default_hp_space:
-        return settings
-    return dataclasses.replace(settings, hp_space=source.default_space())
+def _run(trainer: Any, settings: Settings) -> Any:
+    provider = trainer_provider(trainer)
+    if settings.hp_space is default_hp_space:
+        settings = dataclasses.replace(settings, hp_space=provider.default_space())
+    return run_search(provider, settings)

@@ -1,9 +1,9 @@
-"""Where the Trainer of a trial comes from: it is the user's own one, set up anew."""
+"""Provides the Trainer of each trial from the user's Trainer."""
 
 import copy
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, Self
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend.arguments import FrozenArguments
@@ -23,15 +23,72 @@ from hf_rlsearch.errors import ArgumentsError
 _FOLLOWED = "_hf_rlsearch_follows"
 
 
-def with_run(args: Any, plan: Plan, objective: Objective | None) -> Any:
+class TrainerProvider(Protocol):
+    """Provides the Trainer of each trial; a context manager for the time of a search.
+
+    Attributes:
+        reference: A Trainer of the user's own configuration: the search reads its data, model and arguments.
+        frozen: The arguments of ``reference``.
+    """
+
+    reference: Any
+    frozen: FrozenArguments
+
+    def __enter__(self) -> Self:
+        """Begins the search."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends the search; an error leaves the user's Trainer as it was before."""
+
+    def configuration_sampler(self, settings: Settings) -> ConfigurationSampler:
+        """Finds and checks the search space."""
+
+    def default_space(self) -> DefaultSpace:
+        """Returns the space of a search without ``hp_space``."""
+
+    def probe(self) -> Any:
+        """Returns the Trainer for an evaluation of the untrained model."""
+
+    def trainer_for(self, plan: Plan, objective: Objective, monitor: Monitor | None) -> Any:
+        """Returns a Trainer that is ready to train one configuration.
+
+        Args:
+            plan: The trial.
+            objective: Decides which checkpoint is the best one.
+            monitor: Receives each evaluation during the training.
+        """
+
+    def release(self) -> None:
+        """Frees the memory of the last trial's Trainer."""
+
+    def restore(self) -> None:
+        """Gives the user's Trainer back as it was; nothing to do where a factory makes the Trainers."""
+        return None
+
+    def finish(self, values: Params, params: Params, load: Callable[[Any], None] | None, objective: Objective) -> None:
+        """Leaves the best arguments and model in the user's Trainer; nothing to do where a factory makes the Trainers.
+
+        Args:
+            values: What ``hp_space`` returned in the best trial.
+            params: Every hyperparameter of the best trial; empty for the user's own configuration.
+            load: Puts the best weights into a Trainer; None where they are not on disk.
+            objective: Of the search.
+        """
+        return None
+
+
+def with_run(args: Any, plan: Plan, objective: Objective) -> Any:
     """Points a trial's arguments to its own folder and name, and its best checkpoint to the objective."""
     args.output_dir = plan.folder
     if plan.resume_from is not None and hasattr(args, "restore_callback_states_from_checkpoint"):
-        # Early stopping counts on from where it was.
+        # Early stopping continues to count its evaluations without improvement.
         args.restore_callback_states_from_checkpoint = True
     if hasattr(args, "run_name"):
         args.run_name = f"{args.run_name}-{plan.name}" if args.run_name else plan.name
-    return following(args, None if objective is None else objective.follows)
+    return following(args, objective.follows)
 
 
 def following(args: Any, follows: Sequence[Any] | None) -> Any:
@@ -41,8 +98,8 @@ def following(args: Any, follows: Sequence[Any] | None) -> Any:
         args: Of the training.
         follows: See ``Objective.follows``.
     """
-    # "loss" is what TrainingArguments fills in by itself with load_best_model_at_end; an earlier search's metric is
-    # no choice of the user's either.
+    # Not chosen by the user: "loss", which TrainingArguments fills in with load_best_model_at_end, and the metric that
+    # an earlier search has set.
     unnamed = (None, "loss", "eval_loss", getattr(args, _FOLLOWED, None))
     if follows is not None and args.load_best_model_at_end and args.metric_for_best_model in unnamed:
         args.metric_for_best_model, args.greater_is_better = follows
@@ -50,11 +107,14 @@ def following(args: Any, follows: Sequence[Any] | None) -> Any:
     return args
 
 
-class TrainerSource:
-    """The user's Trainer, lent for the time of the search.
+class UserTrainerProvider(TrainerProvider):
+    """Prepares the user's Trainer anew for each trial.
 
     Args:
         trainer: With a ``model_init``, or with a model that each trial gets a copy of, as it is now.
+
+    Raises:
+        ArgumentsError: It is no Trainer that can be searched.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -66,7 +126,7 @@ class TrainerSource:
         self.seat = TrainerSeat(trainer)
         self._model_init = trainer.model_init or copies_of(trainer.model)
 
-    def __enter__(self) -> "TrainerSource":
+    def __enter__(self) -> Self:
         self.seat.__enter__()
         return self
 
@@ -76,7 +136,7 @@ class TrainerSource:
         self.seat.__exit__(kind, error, trace)
 
     def configuration_sampler(self, settings: Settings) -> ConfigurationSampler:
-        """Finds and checks the search space."""
+        """Finds and checks the search space; scoped names are allowed."""
         return build_configuration_sampler(
             settings.hp_space,
             self._model_init,
@@ -87,11 +147,11 @@ class TrainerSource:
         )
 
     def default_space(self) -> DefaultSpace:
-        """The space of a search without ``hp_space``."""
+        """Returns the space that was published for the kind of model."""
         return space_for(self.reference, is_factory=False)
 
     def probe(self) -> Any:
-        """The Trainer for an evaluation of the untrained model, callbacks left out."""
+        """Returns the Trainer with its own arguments, callbacks left out."""
         trainer = self.seat.prepare(self.frozen.original(), callbacks=False)
         if trainer.model is None:
             # As another backend's search leaves it.
@@ -99,7 +159,7 @@ class TrainerSource:
         return trainer
 
     def trainer_for(self, plan: Plan, objective: Objective, monitor: Monitor | None) -> Any:
-        """The Trainer, ready to train one configuration."""
+        """Returns the Trainer, ready to train one configuration."""
         args = with_run(trial_arguments(self.frozen, plan.values), plan, objective)
         model_init = trial_model_init(self._model_init, plan.values)
         trainer = self.seat.prepare(args, model_init=model_init, name=plan.name, on_metrics=monitor)
@@ -115,7 +175,7 @@ class TrainerSource:
         self.seat.restore()
 
     def finish(self, values: Params, params: Params, load: Callable[[Any], None] | None, objective: Objective) -> None:
-        """Leaves the best arguments and model in the Trainer; ``model_init`` builds that model from now on."""
+        """Leaves the best arguments and model in the Trainer; from now on ``model_init`` builds that model."""
         args = following(trial_arguments(self.frozen, values), objective.follows)
         self.seat.finish(args, model_init=final_model_init(self._model_init, params, values), load=load)
         attach(self.reference, values)
