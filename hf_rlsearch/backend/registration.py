@@ -102,7 +102,7 @@ def _make_backend(base: type) -> type:
 
 
 def _wrap_search(trainer_module: ModuleType) -> None:
-    """Lets ``hyperparameter_search`` tell a given direction from its default, and clean up after its own errors."""
+    """Marks the defaults of ``hyperparameter_search`` as not given by the user, and cleans up after its errors."""
     cls = trainer_module.Trainer
     original = cls.__dict__.get("hyperparameter_search")
     if original is None or getattr(original, "_hf_rlsearch", False):

@@ -1,4 +1,4 @@
-"""The public door: ``hf_rlsearch.search`` and what ``hyperparameter_search(backend="rl")`` calls."""
+"""Starts a search: ``hf_rlsearch.search``, and the function that ``hyperparameter_search(backend="rl")`` calls."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -77,25 +77,25 @@ def search(
         baseline: Trial 0 is the Trainer's own arguments.
         timeout: Seconds after which no new trial begins.
         target: Objective value at which the search ends.
-        catch: Exceptions that fail a trial and let the search go on.
+        catch: Exceptions that fail a trial; after all others the search ends.
         max_failed_trials: Failed trials at which the search ends; a quarter of ``n_trials``, at least three.
         gc_after_trial: Accepted as in Optuna; memory is always freed.
         n_jobs: Only 1; start several processes with one storage instead.
         keep_checkpoints: Number of best trials whose model stays on disk.
-        max_checkpoints: Number of trials that the pruner stopped whose checkpoint waits on disk, so that the search can
-            go on with them later instead of from the start; 4, and none with a ``sampler`` of yours. 0 switches it off.
+        max_checkpoints: Number of trials that the pruner stopped whose checkpoint stays on disk, so that the search can
+            resume them; 4, and none with a ``sampler`` of yours. 0 switches it off.
         disk_budget_gb: What finished trials may keep on disk while the search runs, in GB of 10**9 bytes. The best
             models count, and stay in any case; stopped trials go first, those with the worse value before those with
             the better one. Half of what is free if left out.
         weights: Weights of the agent instead of the bundled ones.
-        roles: Role of a hyperparameter by name, where its name does not tell.
+        roles: Role of a hyperparameter by name, where it does not follow from the name.
         n_points: Number of levels of numeric hyperparameters, of all or by name.
         budget: Number of trainings with your own arguments to spend, on as many trials as that gives where ``n_trials``
             is left out, eight for each training at most. A trial counts for what is newly trained in it. Of
             ``n_trials``, ``budget`` and ``timeout`` the first that is reached ends the search.
         confirm: Number of best configurations to train again under new seeds, with your own; the best mean wins.
         published: Configurations known to work, always among the candidates: their numbers become levels. Names outside
-            of the space are left out. Left out, those that were published for the Trainer's kind of model. None of them
+            of the space are ignored. Default: those that were published for the Trainer's kind of model. None of them
             is tried before the others for that alone.
         seed: Of the sampler.
 
@@ -103,9 +103,8 @@ def search(
         ``BestRun``, whose ``run_summary`` is a ``SearchResult``; a list of them for a list of directions.
 
     Raises:
-        SearchSpaceError, ObjectiveError, ArgumentsError, StorageError, WeightsError: Before the first training, with
-        the
-            Trainer left as it was.
+        SearchSpaceError, ObjectiveError, ArgumentsError, StorageError, WeightsError: Raised before the first training;
+            the Trainer is left as it was.
         SearchFailed: Too many trials failed.
     """
     given = {
@@ -120,7 +119,7 @@ def search(
 def search_from_trainer(
     trainer: Any, *, n_trials: int | None, direction: str | Sequence[str], options: Mapping[str, Any]
 ) -> Any:
-    """The search that a Trainer was asked for with ``backend="rl"``.
+    """Runs the search of ``trainer.hyperparameter_search(backend="rl")``.
 
     Args:
         trainer: With ``hp_space``, ``hp_name`` and ``compute_objective`` set by ``hyperparameter_search``.

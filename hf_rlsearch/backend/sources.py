@@ -123,17 +123,17 @@ class UserTrainerProvider(TrainerProvider):
             raise ArgumentsError("The Trainer has no train_dataset. Pass one to it.")
         self.reference = trainer
         self.frozen = FrozenArguments(trainer.args)
-        self.seat = TrainerSeat(trainer)
+        self._seat = TrainerSeat(trainer)
         self._model_init = trainer.model_init or copies_of(trainer.model)
 
     def __enter__(self) -> Self:
-        self.seat.__enter__()
+        self._seat.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.seat.__exit__(kind, error, trace)
+        self._seat.__exit__(kind, error, trace)
 
     def configuration_sampler(self, settings: Settings) -> ConfigurationSampler:
         """Finds and checks the search space; scoped names are allowed."""
@@ -152,7 +152,7 @@ class UserTrainerProvider(TrainerProvider):
 
     def probe(self) -> Any:
         """Returns the Trainer with its own arguments, callbacks left out."""
-        trainer = self.seat.prepare(self.frozen.original(), callbacks=False)
+        trainer = self._seat.prepare(self.frozen.original(), callbacks=False)
         if trainer.model is None:
             # As another backend's search leaves it.
             trainer.model = trainer.model_wrapped = trainer.callback_handler.model = fresh_model(trainer)
@@ -162,22 +162,22 @@ class UserTrainerProvider(TrainerProvider):
         """Returns the Trainer, ready to train one configuration."""
         args = with_run(trial_arguments(self.frozen, plan.values), plan, objective)
         model_init = trial_model_init(self._model_init, plan.values)
-        trainer = self.seat.prepare(args, model_init=model_init, name=plan.name, on_metrics=monitor)
+        trainer = self._seat.prepare(args, model_init=model_init, name=plan.name, on_metrics=monitor)
         attach(trainer, plan.values)
         return trainer
 
     def release(self) -> None:
         """Frees what the last trial left."""
-        self.seat.release()
+        self._seat.release()
 
     def restore(self) -> None:
         """Gives the Trainer back as it was."""
-        self.seat.restore()
+        self._seat.restore()
 
     def finish(self, values: Params, params: Params, load: Callable[[Any], None] | None, objective: Objective) -> None:
         """Leaves the best arguments and model in the Trainer; from now on ``model_init`` builds that model."""
         args = following(trial_arguments(self.frozen, values), objective.follows)
-        self.seat.finish(args, model_init=final_model_init(self._model_init, params, values), load=load)
+        self._seat.finish(args, model_init=final_model_init(self._model_init, params, values), load=load)
         attach(self.reference, values)
 
 
