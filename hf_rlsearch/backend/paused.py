@@ -133,23 +133,16 @@ class Pausing:
             trial.user_attrs[PAUSED]: sum(size_of(path) for path in needed(trial.user_attrs[PAUSED]))
             for trial in ranked
         }
-        left = self.allowed(sizes) - (0 if self._disk_budget is None else others)
+        if self._disk_budget is not None:
+            left = self._disk_budget - others
+        else:  # half of what is free and of what is held already
+            left = (_free(next(iter(sizes))) + sum(sizes.values())) / 2 if sizes else 0.0
         chosen = []
         for trial, n_bytes in zip(ranked, sizes.values(), strict=True):
             if n_bytes <= left:
                 chosen.append(trial)
                 left -= n_bytes
         return chosen
-
-    def allowed(self, held: Mapping[str, float]) -> float:
-        """Bytes that may be kept: the user's bound, else half of what is free and of what is held already.
-
-        Args:
-            held: Bytes by path, all on one disk.
-        """
-        if self._disk_budget is not None:
-            return self._disk_budget
-        return (_free(next(iter(held))) + sum(held.values())) / 2 if held else 0.0
 
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
