@@ -1,4 +1,4 @@
-"""What the benchmarks share: cells that are stored as they finish, statistics with intervals, tables and a figure.
+"""Stores results of benchmarks as they finish, and makes statistics with intervals, tables and a figure of them.
 
 A cell is one search: a method on a task with a seed. Its result is the normalised regret of the best so far after each
 unit of budget (a trial, or the compute of a full training), 0 = best of the table, 1 = its median.
@@ -38,7 +38,7 @@ class Results:
     """All finished cells, and a file that they are written to.
 
     Attributes:
-        path: JSON file; read if it is there, so that a run goes on where it ended.
+        path: JSON file; read if it exists, so that an interrupted benchmark continues.
         settings: What every cell depends on; a file with other settings is refused.
         cells: Results by "method|task|seed".
         extra: Other measurements by name, such as times.
@@ -307,7 +307,7 @@ def parser(description: str | None, methods: str) -> argparse.ArgumentParser:
     """The options of both benchmarks; the names of methods are an option named `methods`."""
     own = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     own.add_argument("--tables", type=Path, required=True, help="folder of recorded tables")
-    own.add_argument("--out", type=Path, required=True, help="JSON of all searches; a run goes on where it ended")
+    own.add_argument("--out", type=Path, required=True, help="JSON of all searches; kept between runs")
     own.add_argument(f"--{methods}", nargs="+", help="only these")
     own.add_argument("--families", nargs="+", help="only tasks of these families")
     own.add_argument("--tasks", nargs="+", help="only these tasks")

@@ -1,4 +1,4 @@
-"""The tables of `backends.py`: score along the budget, and seconds until the other backend's score is held."""
+"""Makes the tables of `backends.py`: scores along the budget, and seconds until the other backend's score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HEBO as a sampler of the benchmark."""
+"""Adapts HEBO to the interface of the benchmarked samplers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The samplers of the benchmark, all with one face: `ask` for the levels of a configuration, `tell` its objective.
+"""Adapts all samplers to one interface: `ask` returns the levels of a configuration, `tell` takes its objective.
 
 Peers see the numbers of the levels, which suits them best; ours sees the levels themselves, as its users write them.
 """

@@ -1,4 +1,4 @@
-"""Syne Tune's schedulers as methods of the benchmark of pruners: they choose, stop, pause and resume.
+"""Adapts Syne Tune's schedulers to the benchmark of pruners: they choose, stop, pause and resume.
 
 Every scheduler has its own defaults: ASHA, BOHB and MOBSTER stop, DyHPO pauses and resumes. There is one worker.
 """

@@ -4,13 +4,12 @@
     python scripts/benchmarks/backends.py --tasks sst2 --model minilm --out runs/minilm.json --seeds 3 --budget 180
     python scripts/benchmarks/backends.py --tasks multi30k --out runs/multi30k.json --seeds 2 --budget 300
 
-Both backends get the same Trainer, the same space and the same seconds, and are otherwise as they come: optuna with
-its TPE sampler (seeded) and median pruner; ours with its agent, trial 0 and published settings. A second is one of
-processor time in a process with one thread: that of an idle core, whatever else the machine does; ours is told the
-seconds as its `timeout` too, by the clock on the wall, so a busy machine only costs it time. The two searches of a seed
-run one after the other, in an order that changes from seed to seed. The score is what a user would hold in hands: the
-best objective among trials trained to their end; 0 before there is one. A run goes on where it ended; with nothing left
-to run it prints the tables again.
+Both backends get the same Trainer, the same space and the same seconds, and are otherwise used with their defaults:
+optuna with its TPE sampler (seeded) and median pruner; rl with its agent, trial 0 and published settings. Seconds are
+processor time of a process with one thread, so other work on the machine does not matter. Only rl also gets the seconds
+as `timeout`, measured by the wall clock, so a busy machine costs rl time. The two searches of a seed run one after the
+other, in an order that changes from seed to seed. The score is the best objective among trials trained to their end;
+0 before the first. An interrupted benchmark continues where it ended; with nothing left to run it prints the tables.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ MULTI30K: dict[str, Any] = {"width": 64, "vocabulary": 2000, "max_length": 32, "
 
 
 class BudgetSpent(BaseException):
-    """Ends a search in the middle of a training; no `except Exception` of a backend may take it for a failed trial."""
+    """Ends a search in the middle of a training; no `Exception`, so that backends do not catch it as a failed trial."""
 
 
 class Clock(TrainerCallback):
@@ -67,7 +66,7 @@ class Clock(TrainerCallback):
         self.seconds: list[float] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Clock:
-        """Our backend gives each trial copies of the callbacks; the clock is one for all of them."""
+        """The rl backend copies the callbacks for each trial; all copies share this clock."""
         return self
 
     def tick(self, *_: Any, **__: Any) -> None:
@@ -107,7 +106,7 @@ def load_recipe(name: str) -> ModuleType:
 def recipe_and_args(task: str, seed: int, backend: str, args: argparse.Namespace, output: str) -> tuple[Any, Any]:
     """The recipe of a task, and its arguments."""
     both = {"backend": backend, "n_trials": args.trials, "seed": seed, "output": output}
-    # Ours plans for the time. It would tell optuna nothing, which is cut off at the same second anyway.
+    # Only rl plans for the time that is left; the clock ends both backends after the same seconds.
     both["timeout"] = args.budget if backend == "rl" else None
     rows = {"n_train": args.n_train, "n_validation": args.n_validation}
     if task == "multi30k":
@@ -119,7 +118,7 @@ def recipe_and_args(task: str, seed: int, backend: str, args: argparse.Namespace
 
 
 def run_cell(cell: bench.Cell, *, args: argparse.Namespace) -> dict[str, Any]:
-    """One search: when it got better and how good, in processor seconds, and what became of its trials."""
+    """Runs one search; returns the improvements of its score in processor seconds, and its trials by state."""
     backend, task, seed = cell
     torch.set_num_threads(1)
     load_recipe("common").silence_libraries()
@@ -154,7 +153,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["sst2"], help="which real data sets")
-    parser.add_argument("--out", type=Path, required=True, help="JSON of all searches; a run goes on where it ended")
+    parser.add_argument("--out", type=Path, required=True, help="JSON of all searches; kept between runs")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the data sets")
     parser.add_argument("--model", default="bert-tiny", help="bert-tiny, minilm, or a folder; multi30k is from scratch")
     parser.add_argument("--seeds", type=int, default=5, help="searches of each backend on each task")

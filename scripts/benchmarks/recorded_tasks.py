@@ -1,6 +1,6 @@
-"""Recorded tasks: tables of real trainings, every configuration of a grid trained once. Searching one costs nothing.
+"""Reads recorded tasks: tables of real trainings, in which each configuration of a grid was trained once.
 
-A folder of them holds a `tasks.json` and a CSV per task, gzipped where its name ends in `.gz`:
+A folder of recorded tasks holds a `tasks.json` and a CSV per task, gzipped where its name ends in `.gz`:
 
 - `tasks.json`: by task name `path` (of the CSV, from the folder or from the one above), `family`, `direction`
   ("maximize" or "minimize") and `hyperparameters`, each with `name`, `levels`, `ordered` (numbers) and `log`;
