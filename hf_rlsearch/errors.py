@@ -48,3 +48,7 @@ class StorageError(HfRlSearchError, RuntimeError):
 
 class SearchFailed(HfRlSearchError, RuntimeError):
     """The search had to end early: too many failed trials, or a rank was lost."""
+
+
+class MissingExtraError(HfRlSearchError, ImportError):
+    """An optional package is not installed; the text says which extra has it."""

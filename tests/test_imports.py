@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "stable_baselines3", "transformers.trainer", "gymnasium", "matplotlib", "datasets", "evaluate")
+HEAVY = ("torch", "stable_baselines3", "transformers.trainer", "gymnasium", "altair", "datasets", "evaluate")
 SECONDS = 0.3
 
 PROBE = """
@@ -39,8 +39,8 @@ def test_import_is_fast_and_loads_nothing_heavy() -> None:
 
 
 def test_the_check_can_fail() -> None:
-    _, modules = probe("import matplotlib")
-    assert heavy(modules) == ["matplotlib"]
+    _, modules = probe("import altair")
+    assert heavy(modules) == ["altair"]
     seconds, _ = probe(f"time.sleep({SECONDS})")
     assert seconds > SECONDS
 

@@ -78,7 +78,8 @@ MAY_NAME: dict[str, set[str]] = {
     "safetensors": {"weights", "policy", "agent", "predictor_training", "stop_training", "choice_training", "backend"},
     "pandas": {"backend"},
     "psutil": {"backend"},
-    "matplotlib": {"report"},
+    "altair": {"report"},
+    "vl_convert": {"report"},
     "sklearn": {"metrics", "backend.prices"},
     "scipy": {"metrics"},
     "sacrebleu": {"metrics"},
@@ -175,7 +176,8 @@ def test_every_library_is_a_declared_dependency() -> None:
     extras = [line for lines in project["optional-dependencies"].values() for line in lines]
     declared = {re.match(r"[\w-]+", line).group().replace("-", "_") for line in project["dependencies"] + extras}  # type: ignore[union-attr]
     come_along = {"tqdm"}  # with optuna and transformers
-    named = {"scikit_learn" if name == "sklearn" else name for name in MAY_NAME} - come_along
+    projects = {"sklearn": "scikit_learn", "vl_convert": "vl_convert_python"}
+    named = {projects.get(name, name) for name in MAY_NAME} - come_along
     assert named | ANYWHERE | {"torch"} <= declared
 
 

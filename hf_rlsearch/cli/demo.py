@@ -29,6 +29,8 @@ def run_demo(
     import datasets
     import transformers
 
+    from hf_rlsearch.report import write_report  # before the search: what is not installed shows at once
+
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of loading, once per trial
     datasets.disable_progress_bars()
@@ -36,7 +38,7 @@ def run_demo(
     started = time.monotonic()
     result = search(make_trainer(n_train, n_validation, seed, output), n_trials)
     print(gain(result))
-    report = result.report(output / "report.html")
+    report = write_report(result.study, output / "report.html")
     print(f"{time.monotonic() - started:.0f} s; report: {report.resolve()}")
 
 

@@ -33,7 +33,7 @@ def show_space(
     from rich.table import Table
 
     from hf_rlsearch.presets import MODEL_TYPES, preset
-    from hf_rlsearch.report.scales import show
+    from hf_rlsearch.report.format import show
     from hf_rlsearch.space import SearchSpace
 
     published: Sequence[dict[str, Any]] = ()

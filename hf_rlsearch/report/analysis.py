@@ -1,11 +1,10 @@
-"""The numbers behind the plots: incumbents, expected best, compute spent, importances."""
+"""Computes the numbers behind the charts: incumbents, expected best, compute spent, importances, ranges."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -16,6 +15,11 @@ from hf_rlsearch._typing import FloatArray
 from hf_rlsearch.backend.confirm import Gain
 from hf_rlsearch.backend.confirm import gain as paired_gain
 from hf_rlsearch.report.records import SearchRecord, TrialRecord
+
+MIN_FOR_IMPORTANCE = 10
+"""Complete trials below which a random forest says more about its seed than about hyperparameters."""
+# Beyond this, differences and squares are too large for a float; what diverged so far is drawn at the edge.
+_MOST = 1e150
 
 
 @dataclass(frozen=True)
@@ -50,21 +54,25 @@ def incumbents(search: SearchRecord) -> list[Incumbent]:
     return entries
 
 
-def expected_best(values: Sequence[float], *, minimize: bool, n_draws: int) -> FloatArray:
-    """The best objective to expect from 1 .. `n_draws` trials drawn with replacement from those of this search.
+def expected_best(values: Sequence[float], *, minimize: bool, n_draws: int, first: float | None = None) -> FloatArray:
+    """The best objective to expect after 1 .. `n_draws` trials, drawn with replacement from those of this search.
 
     Args:
         values: V finite objectives of complete trials, at least one.
         minimize: Whether smaller is better.
         n_draws: N, at least one.
+        first: The objective of a trial that every order of trials begins with, such as the baseline; it is not drawn.
 
     Returns:
-        N expectations; entry n - 1 is for n draws.
+        N expectations; entry n - 1 is for n draws (and `first`, if given).
 
     Source:
         Dodge et al. 2019 (arXiv:1909.03004), equation 6: P(best <= v_i) = (i / V)^n for values in ascending order.
     """
-    ascending = np.sort(np.asarray(values, dtype=float))
+    given = np.asarray(values, dtype=float)
+    if first is not None:
+        given = np.minimum(given, first) if minimize else np.maximum(given, first)
+    ascending = np.sort(given)
     if minimize:
         ascending = ascending[::-1]  # from worst to best, so that the same formula counts the best
     shares = np.arange(ascending.size + 1) / ascending.size
@@ -74,53 +82,56 @@ def expected_best(values: Sequence[float], *, minimize: bool, n_draws: int) -> F
     return best
 
 
-def importances(study: optuna.Study, search: SearchRecord) -> dict[str, dict[str, float]]:
-    """How much each hyperparameter mattered, by each of Optuna's evaluators that can tell.
+def importances(study: optuna.Study, search: SearchRecord) -> dict[str, float]:
+    """How much of the objective each hyperparameter explains on its own, by Optuna's fANOVA.
 
     Args:
-        study: The study itself: the evaluators read it.
+        study: The study itself: the evaluator reads it.
         search: Its record.
 
     Returns:
-        Evaluator name -> hyperparameter -> share of the total in [0, 1]. Empty where fewer than four trials are
-        complete, where nothing varied, or where no evaluator has an answer; fANOVA needs scikit-learn.
+        Hyperparameter -> share of the total in [0, 1], the largest first. Empty where fewer than MIN_FOR_IMPORTANCE
+        trials are complete, or where nothing varied.
     """
-    if len(search.scored()) < 4:
+    if len(search.scored()) < MIN_FOR_IMPORTANCE:
         return {}
-    found = {}
-    for name, evaluator in _evaluators():
-        shares = _shares(study, evaluator)
-        if shares:
-            found[name] = shares
-    return found
-
-
-def _evaluators() -> list[tuple[str, optuna.importance.BaseImportanceEvaluator]]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # some versions call the first experimental
-        evaluators: list[tuple[str, optuna.importance.BaseImportanceEvaluator]] = [
-            ("PED-ANOVA", optuna.importance.PedAnovaImportanceEvaluator())
-        ]
-        with suppress(ImportError):  # scikit-learn is an extra
-            evaluators.append(("fANOVA", optuna.importance.FanovaImportanceEvaluator(seed=0)))
-    return evaluators
-
-
-def _shares(study: optuna.Study, evaluator: optuna.importance.BaseImportanceEvaluator) -> dict[str, float]:
-    target = (lambda t: t.values[0]) if len(study.directions) > 1 else None
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # about trials with NaN and single-valued hyperparameters, which we show anyway
-            found = optuna.importance.get_param_importances(study, evaluator=evaluator, target=target)
-    except (ValueError, RuntimeError, ArithmeticError, AssertionError):  # too few trials, all equal, or out of range
+            warnings.simplefilter("ignore")  # about trials with NaN and single-valued hyperparameters
+            found = optuna.importance.get_param_importances(
+                study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0), target=lambda t: t.values[0]
+            )
+    except (ValueError, RuntimeError, ArithmeticError, AssertionError):  # all equal, or out of range
         return {}
     finally:
         optuna.logging.set_verbosity(level)
     return {name: share for name, share in found.items() if math.isfinite(share)}
+
+
+def value_range(
+    values: Sequence[float], *, minimize: bool, keep: Sequence[float] = (), share: float = 0.75
+) -> tuple[float, float]:
+    """A range for objectives that a few diverged trainings cannot flatten.
+
+    Args:
+        values: At least one, in the user's sign.
+        minimize: Whether smaller is better; only the bad side is ever cut.
+        keep: Values that should be inside, and are unless they would shrink everything else to an eighth.
+        share: Of the values that are certain to be inside, in (0, 1].
+
+    Returns:
+        From the best value to the worst, or to somewhat beyond `share` of them where the rest is far off; low, high.
+    """
+    ordered = sorted((min(max(v, -_MOST), _MOST) for v in values), reverse=not minimize)
+    best, most, worst = ordered[0], ordered[int(share * (len(ordered) - 1))], ordered[-1]
+    far = abs(worst - best) > 3 * abs(most - best) > 0
+    limit = best + 1.5 * (most - best) if far else worst
+    inside = [best, limit, *(v for v in keep if abs(v - best) <= 8 * abs(limit - best))]
+    low, high = min(inside), max(inside)
+    air = (high - low) * 0.06 or abs(low) * 0.1 or 0.5
+    return low - air, high + air
 
 
 @dataclass(frozen=True)

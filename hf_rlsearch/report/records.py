@@ -42,6 +42,7 @@ class TrialRecord:
         status: complete, pruned, failed, running or waiting.
         role: baseline (the user's own arguments), search, or confirm (the winner under a new seed).
         params: What was tried: the exact values of the training where the backend stored them.
+        returned: What ``hp_space`` returned for it, by name; empty for the baseline and in studies of other origin.
         values: One number per objective; None unless complete with finite numbers.
         curve: (step, value) as reported, ascending in step; not-finite values are left out.
         fidelity: Share of the trial's own training that is done, in [0, 1].
@@ -67,6 +68,7 @@ class TrialRecord:
     status: str
     role: str
     params: Params
+    returned: Params
     values: tuple[float, ...] | None
     curve: tuple[tuple[float, float], ...]
     fidelity: float
@@ -208,6 +210,7 @@ def _record(trial: FrozenTrial, max_step: float) -> TrialRecord:
         status=status,
         role=role,
         params={**trial.params, **_json(attrs.get("hyperparameters"))},
+        returned=_json(attrs.get("values")),
         values=values,
         curve=tuple((float(s), v) for s, v in sorted(trial.intermediate_values.items()) if math.isfinite(v)),
         fidelity=_fidelity(trial, status, max_step),

@@ -7,8 +7,8 @@ import io
 
 import optuna
 
+from hf_rlsearch.report.format import duration, number, show, size
 from hf_rlsearch.report.records import SearchRecord, TrialRecord
-from hf_rlsearch.report.scales import duration, number, show, size
 
 
 def columns(search: SearchRecord) -> list[str]:

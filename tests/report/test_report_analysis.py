@@ -7,8 +7,15 @@ import pytest
 from optuna.trial import create_trial
 
 from hf_rlsearch.report import SearchRecord
-from hf_rlsearch.report.analysis import expected_best, importances, incumbents, summarize
-from hf_rlsearch.report.chart_trials import confirmations
+from hf_rlsearch.report.analysis import (
+    MIN_FOR_IMPORTANCE,
+    expected_best,
+    importances,
+    incumbents,
+    summarize,
+    value_range,
+)
+from hf_rlsearch.report.chart_data import confirmation_rows
 
 
 @pytest.mark.parametrize("minimize", [True, False])
@@ -53,23 +60,50 @@ def test_confirmations_decide_the_best_and_the_gain_has_an_interval() -> None:
     assert summary.confirmed is not None
     assert summary.confirmed.mean == pytest.approx(0.285)
     assert summary.confirmed.low < 0.285 < summary.confirmed.high
-    assert confirmations(search) is not None
+    marks = [(row["trial"], row["mark"]) for row in confirmation_rows(search)]
+    assert marks == [(n, mark) for n in (0, 1, 2) for mark in ("seed 1", "seed 2", "mean", "in the search")]
+
+
+def test_the_baseline_comes_first_in_the_expected_best() -> None:
+    values, first = [0.3, 0.9, 0.5], 0.6
+    by_hand = [np.mean([min(first, *draw) for draw in itertools.product(values, repeat=n)]) for n in (1, 2, 3)]
+    np.testing.assert_allclose(expected_best(values, minimize=True, n_draws=3, first=first), by_hand)
 
 
 def test_importances_name_the_one_that_matters(make_study: "type[optuna.Study]") -> None:
     study = make_study(60)
     found = importances(study, SearchRecord.from_study(study))
-    assert set(found) == {"PED-ANOVA", "fANOVA"}
-    for shares in found.values():
-        assert max(shares, key=lambda name: shares[name]) == "learning_rate"
+    assert next(iter(found)) == "learning_rate"
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert sum(found.values()) == pytest.approx(1)
 
 
-def test_importances_of_too_few_or_equal_trials_are_empty_not_an_error() -> None:
+@pytest.mark.parametrize("n_complete", [MIN_FOR_IMPORTANCE - 1, MIN_FOR_IMPORTANCE])
+def test_importances_of_fewer_than_ten_complete_trials_are_empty(n_complete: int) -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=n_complete)
+    for _ in range(3):
+        study.add_trial(create_trial(state=optuna.trial.TrialState.PRUNED))
+    assert bool(importances(study, SearchRecord.from_study(study))) == (n_complete == MIN_FOR_IMPORTANCE)
+
+
+def test_importances_of_equal_trials_are_no_error() -> None:
     study = optuna.create_study()
-    study.optimize(lambda trial: trial.suggest_float("x", 0, 1) * 0, n_trials=6)
-    found = importances(study, SearchRecord.from_study(study))
-    assert all(set(shares) <= {"x"} for shares in found.values())
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1) * 0, n_trials=12)
+    assert set(importances(study, SearchRecord.from_study(study))) <= {"x"}
     assert importances(optuna.create_study(), SearchRecord.from_study(optuna.create_study())) == {}
+
+
+def test_a_range_cuts_only_the_bad_side() -> None:
+    low, high = value_range([0.3, 0.31, 0.32, 0.33, 0.35, 0.4, 90.0], minimize=True)
+    assert low < 0.3
+    assert high < 1
+    low, high = value_range([0.9, 0.89, 0.88, 0.87, 0.86, 0.85, 0.01], minimize=False)
+    assert low > 0.5
+    assert high > 0.9
+    assert sum(value_range([1.0], minimize=True)) / 2 == pytest.approx(1)
+    low, high = value_range([1e308, -1e308, 1e308], minimize=True)
+    assert high - low < 1e200
 
 
 def test_importances_leave_optunas_settings_alone(study: optuna.Study) -> None:

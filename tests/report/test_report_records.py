@@ -7,8 +7,6 @@ from optuna.trial import TrialState, create_trial
 
 from hf_rlsearch.report import SearchRecord, explain
 from hf_rlsearch.report.analysis import summarize
-from hf_rlsearch.report.chart_progress import allocation
-from hf_rlsearch.report.drawing import Rect
 
 X = {"x": FloatDistribution(0.0, 1.0)}
 
@@ -113,10 +111,3 @@ def test_a_training_that_went_on_is_told_and_paid_once() -> None:
     assert (summary.spent, summary.full) == (3.0, 3.0)
     assert "It left a checkpoint that another trial could go on from." in explain(search, 1).sentences
     assert "It went on with trial 1, which had been stopped after 25%." in explain(search, 2).sentences
-    drawing = allocation(search)
-    assert drawing is not None
-    tips = [shape.tip for shape in drawing.shapes if isinstance(shape, Rect) and shape.trial == 2]
-    assert (
-        tips
-        == ["trial 2 (complete): 100% of its training, 1.5 full trainings spent; went on with trial 1 from 25%"] * 2
-    )

@@ -14,8 +14,8 @@ from typing import Any
 import optuna
 
 from hf_rlsearch.errors import ArgumentsError
+from hf_rlsearch.report.format import show
 from hf_rlsearch.report.records import ONE_BY_ONE, SearchRecord, TrialRecord
-from hf_rlsearch.report.scales import show
 
 
 @dataclass(frozen=True, kw_only=True)

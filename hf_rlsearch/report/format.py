@@ -1,0 +1,76 @@
+"""Writes numbers, times, sizes and names as people read them."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+
+def number(value: float, digits: int = 4) -> str:
+    """A number as a person would write it: 0.0301, 2e-05, 12,800."""
+    if value == 0:
+        return "0"
+    if not math.isfinite(value):
+        return str(value)
+    if abs(value) < 1e-3 or abs(value) >= 1e7:
+        mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+        mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+        return f"{mantissa}e{int(exponent)}"
+    if abs(value) >= 10_000:
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"
+
+
+def show(value: Any) -> str:
+    """Any value of a hyperparameter as text."""
+    if isinstance(value, float):
+        return number(value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def choice_labels(choices: Sequence[Any], width: int = 16) -> list[str]:
+    """One text per choice, each at most `width` characters and all different: 1 and "1" are two choices."""
+    labels: list[str] = []
+    for choice in choices:
+        text = shorten(printable(show(choice)), width)
+        if text in labels:
+            text = shorten(printable(repr(choice)), width)
+        labels.append(text if text not in labels else f"{text} ({len(labels)})")
+    return labels
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as 4.2 s, 3 min 12 s, 2 h 05 min; an unknown one as a dash."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(n_bytes: float | None) -> str:
+    """Bytes as 812 MB or 3.4 GB; an unknown one as a dash."""
+    if n_bytes is None:
+        return "–"
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
+
+
+def shorten(text: str, width: int) -> str:
+    """`text` cut to `width` characters, the cut marked."""
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def shorten_name(name: str, width: int) -> str:
+    """`name` cut in its middle to `width` characters: names that are alike mostly differ at their end."""
+    if len(name) <= width:
+        return name
+    tail = (width - 1) // 2
+    return f"{name[: width - 1 - tail]}…{name[len(name) - tail :]}"
+
+
+def printable(text: str) -> str:
+    """`text` with a replacement for each control character and lone surrogate: XML and JSON parsers refuse them."""
+    return "".join("\ufffd" if unicodedata.category(c) in {"Cc", "Cs"} else c for c in text)
