@@ -5,10 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.backend import checkpoints, tracking
+from hf_rlsearch.backend import checkpoints, failures, tracking
 from hf_rlsearch.backend.chief import Chief
-from hf_rlsearch.backend.distributed import Ranks
-from hf_rlsearch.backend.failures import Failure
+from hf_rlsearch.backend.distributed import ProcessGroup
+from hf_rlsearch.backend.failures import FOLLOWING, Failure, RankLost
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.plan import Plan
 from hf_rlsearch.backend.settings import Settings
@@ -17,13 +17,13 @@ from hf_rlsearch.backend.trial import COMPLETE, FAILED, Monitor, Outcome, run_tr
 from hf_rlsearch.errors import SearchFailed
 
 
-class Attempts:
-    """Trains what was planned; used by every rank in the same order.
+class DistributedTrialRunner:
+    """Trains the planned trials on all ranks; every rank calls it in the same order.
 
     Args:
         source: Of the trials' Trainers.
         settings: Of the search.
-        ranks: The processes of the search.
+        group: The processes of the search.
         objective: What is optimised.
         chief: Rank 0's, None on the others.
     """
@@ -32,11 +32,11 @@ class Attempts:
         self,
         source: TrainerProvider,
         settings: Settings,
-        ranks: Ranks,
+        group: ProcessGroup,
         objective: Objective,
         chief: Chief | None,
     ) -> None:
-        self._source, self._settings, self._ranks = source, settings, ranks
+        self._source, self._settings, self._group = source, settings, group
         self._objective, self._chief = objective, chief
         # Weights of the best trial that could not be, or were not to be, kept on disk.
         self._in_memory: tuple[int, dict[str, Any]] | None = None
@@ -46,10 +46,18 @@ class Attempts:
         return self._in_memory[1] if self._in_memory is not None and self._in_memory[0] == number else None
 
     def train(self, plan: Plan) -> tuple[Outcome, Exception | None]:
-        """One training on all ranks; the outcome they agree on, and an exception that has to end the search."""
+        """Trains a trial on all ranks.
+
+        Returns:
+            The outcome that the ranks agree on, and an exception that has to end the search.
+
+        Raises:
+            RankLost: A rank failed alone or is gone. The job has to end. The next start records the trial as failed
+                with the reason of that rank: rank 0 may itself be the one that waits in a collective.
+        """
         chief = self._chief
         report: Callable[[int, float], bool] = chief.report if chief is not None else (lambda step, value: False)
-        monitor = Monitor(plan, self._objective, self._ranks, report, None if chief is None else chief.pauses)
+        monitor = Monitor(plan, self._objective, self._group, report, None if chief is None else chief.pauses)
         trainer: Any = None
         error: Exception | None = None
         fatal: Exception | None = None
@@ -60,25 +68,24 @@ class Attempts:
             outcome, error = run_trial(trainer, plan, monitor, self._objective)
         except Exception as caught:
             error = caught
-            outcome = Outcome(status=FAILED, failure=Failure.from_error(caught, rank=self._ranks.rank))
+            outcome = Outcome(status=FAILED, failure=Failure.from_error(caught, rank=self._group.rank))
         try:
-            outcome, fatal = self._agree(outcome, error)
+            outcome, fatal = self._agree(plan, outcome, error)
             if outcome.status == COMPLETE:
                 before = self._in_memory
-                outcome, fatal = self._agree(*self._kept(trainer, plan, outcome))
+                outcome, fatal = self._agree(plan, *self._kept(trainer, plan, outcome))
                 self._in_memory = before if outcome.status == FAILED else self._in_memory
             if chief is not None:
                 final = dict(zip(self._objective.names, outcome.values, strict=False))
                 tracking.end_run(trainer, hyperparameters=chief.hyperparameters, objective=final)
-        except SearchFailed:
-            self._record_loss(plan, outcome)
-            raise
+        except RankLost as lost:
+            raise self._lost(plan, lost) from error or lost
         finally:
             trainer = None
             self._source.release()
         return outcome, fatal
 
-    def _agree(self, outcome: Outcome, error: Exception | None) -> tuple[Outcome, Exception | None]:
+    def _agree(self, plan: Plan, outcome: Outcome, error: Exception | None) -> tuple[Outcome, Exception | None]:
         """One outcome for all ranks: a failure on any of them fails the trial, what rank 0 measured counts.
 
         Returns:
@@ -90,10 +97,13 @@ class Attempts:
             "values": list(outcome.values),
             "failure": None if outcome.failure is None else outcome.failure.to_json(),
         }
-        reports = self._ranks.settle(report, failed=error is not None, let_go=self._source.release)
-        failures = [Failure(**each["failure"]) for each in reports if each["failure"] is not None]
-        if failures:
-            first = next((failure for failure in failures if failure.kind != "lost"), failures[0])
+        raised = None if error is None else outcome.failure
+        if raised is not None and self._group.size > 1:
+            failures.write_report(plan.folder, plan.number, raised)
+        reports = self._group.gather(report, kind=None if raised is None else raised.kind)
+        failed = [Failure(**each["failure"]) for each in reports if each["failure"] is not None]
+        if failed:
+            first = next((failure for failure in failed if failure.kind not in FOLLOWING), failed[0])
             outcome.status, outcome.failure, outcome.values, outcome.checkpoint = FAILED, first, (), None
             return outcome, None if reports[first.rank]["caught"] else self._fatal(first, error)
         if any(each["status"] != reports[0]["status"] for each in reports):
@@ -103,29 +113,31 @@ class Attempts:
 
     def _fatal(self, failure: Failure, error: Exception | None) -> Exception:
         """What this rank raises for a failure that ``catch`` leaves out: its own exception, or news of another's."""
-        if failure.rank == self._ranks.rank and error is not None:
+        if failure.rank == self._group.rank and error is not None:
             return error
         return SearchFailed(f"Rank {failure.rank} ended the search with {failure.reason}")
 
-    def _record_loss(self, plan: Plan, outcome: Outcome) -> None:
-        """Rank 0, before the job ends: the trial that a rank was lost in has failed, and is not tried for ever."""
-        if self._chief is not None and outcome.failure is not None and outcome.failure.kind != "lost":
-            self._chief.record(plan, outcome)
+    def _lost(self, plan: Plan, lost: RankLost) -> RankLost:
+        """The error that ends the job, with the reason of the rank that failed where it has left one."""
+        failure = failures.read_report(plan.folder, plan.number)
+        if failure is None:
+            return RankLost(f"Trial {plan.number} cannot continue. {lost}")
+        return RankLost(f"Trial {plan.number} failed on rank {failure.rank} with {failure.reason}. {lost}")
 
     def _kept(self, trainer: Any, plan: Plan, outcome: Outcome) -> tuple[Outcome, Exception | None]:
         """As ``_keep``; an exception fails the trial on this rank."""
         try:
             return self._keep(trainer, plan, outcome), None
         except Exception as error:
-            failure = Failure.from_error(error, rank=self._ranks.rank, step=outcome.step)
+            failure = Failure.from_error(error, rank=self._group.rank, step=outcome.step)
             return replace(outcome, status=FAILED, failure=failure), error
 
     def _keep(self, trainer: Any, plan: Plan, outcome: Outcome) -> Outcome:
         """Puts a good trial's model where it is found after the search."""
-        decision = self._ranks.broadcast(self._worth(outcome))
+        decision = self._group.broadcast(self._worth(outcome))
         if decision["disk"]:
             outcome.checkpoint = checkpoints.save_scored(trainer, plan.folder)
-        on_disk = self._ranks.broadcast({"checkpoint": outcome.checkpoint})["checkpoint"]
+        on_disk = self._group.broadcast({"checkpoint": outcome.checkpoint})["checkpoint"]
         outcome.checkpoint = on_disk
         if decision["best"] and on_disk is None:
             weights = checkpoints.copy_weights(trainer)

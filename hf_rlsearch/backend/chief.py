@@ -16,7 +16,7 @@ from hf_rlsearch.backend.distributed import RUN, STOP
 from hf_rlsearch.backend.drawing import ConfigurationSampler
 from hf_rlsearch.backend.ending import ended
 from hf_rlsearch.backend.enqueue import enqueue_baseline, enqueue_confirmation
-from hf_rlsearch.backend.failures import Failure
+from hf_rlsearch.backend.failures import Failure, discard_reports, read_report
 from hf_rlsearch.backend.memory import resident_memory
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.ownership import OWNER, in_other_hands, is_first, requeue_interrupted
@@ -148,14 +148,16 @@ class Chief:
                 continue
             try:
                 plan = self._begin(self._trial)
-                if plan is not None:
-                    return {"kind": RUN, **plan.to_json()}
             except optuna.TrialPruned:
                 # hp_space or model_init refuses the combination: no failure, and nothing was trained.
                 self.record(None, Outcome(status=PRUNED))
             except Exception as error:
                 self.record(None, Outcome(status=FAILED, failure=Failure.from_error(error)))
                 self.tolerance.check(error)
+            else:
+                if plan is not None:
+                    return {"kind": RUN, **plan.to_json()}
+                self.tolerance.check(None)
 
     def _one_too_many(self, trial: optuna.Trial) -> bool:
         """Whether other processes have begun the last trials since this one looked how many are left."""
@@ -198,6 +200,8 @@ class Chief:
             told = self.study.tell(trial, list(outcome.values), skip_if_finished=True)
         else:
             told = self.study.tell(trial, state=_STATES[outcome.status], skip_if_finished=True)
+        if plan is not None:
+            discard_reports(plan.folder)
         self._trial = None
         _leave_note(trial, lambda: explain(self.study, told.number).to_text())
         line = ended(plan, told, outcome, self.standing, self._world_size)
@@ -220,9 +224,14 @@ class Chief:
         return enqueue_confirmation(self.study, self.standing, self._configurations, self._settings)
 
     def _begin(self, trial: optuna.Trial) -> Plan | None:
-        """The plan of a trial; None for one that was stopped, and killed before that could be recorded."""
+        """The plan of a trial; None for one that had ended already when the process died, which is recorded instead."""
         plan, exact = self._planner.plan(trial)
         known = self.study._storage.get_trial(trial._trial_id)
+        failure = read_report(plan.folder, plan.number)
+        if failure is not None:
+            trained = max(known.intermediate_values, default=0) / FULL_TRAINING
+            self.record(plan, Outcome(status=FAILED, failure=failure, trained=trained))
+            return None
         self._curve = Curve(trial, judged=plan.role == SEARCH and not self.standing.is_multi)
         earlier = known.user_attrs.get(CONTINUES)
         stopped = known.user_attrs.get(STOPPED)

@@ -1,19 +1,25 @@
-"""What a failed trial is, and what is kept of it."""
+"""Describes why a trial failed, and hands the reason to the next start where one rank failed alone."""
 
 import errno
+import json
 import math
 import re
 import traceback
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch._validation import is_number
+from hf_rlsearch.errors import SearchFailed
 from hf_rlsearch.storage import is_storage_error
 
-_PEER_LOST = re.compile(
-    r"connection (closed|reset|refused)|broken pipe|gloo|nccl|process ?group|socket|peer|timed out waiting",
-    re.IGNORECASE,
+OOM, NAN, OTHER, LOST, LEFT, STORAGE = "oom", "nan", "error", "lost", "left", "storage"
+# A rank with a failure of these kinds only follows another rank, whose failure is the reason.
+FOLLOWING = (LOST, LEFT)
+_CONNECTION_LOST = re.compile(
+    r"connection (closed|reset|refused)|gloo|nccl|process ?group|timed out waiting", re.IGNORECASE
 )
 # A disk that is full, over its quota or read-only; safetensors and torch.save tell it in words alone.
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
@@ -24,6 +30,15 @@ _DISK_WORDS = re.compile(
 )
 # Enough for the frames that matter, small enough for a column of a database.
 _MAX_TRACEBACK = 8000
+_REPORT = "failed_on_rank_{}.json"
+
+
+class RankLost(SearchFailed):
+    """Another rank is gone or does not come; the process groups of the training cannot be used any more."""
+
+
+class RankLeft(RuntimeError):
+    """Another rank has left the work that this rank was in by an exception; this rank follows."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +46,9 @@ class Failure:
     """Why a trial failed.
 
     Attributes:
-        kind: "oom" (out of memory), "nan" (the training diverged), "error" (any other exception), "lost" (another rank
-            went away), "storage" (nothing more can be written, to the disk or to the storage).
+        kind: "oom" (out of memory), "nan" (the training diverged), "error" (any other exception), "lost" (the
+            connection to another rank broke), "left" (another rank failed and this rank followed), "storage" (nothing
+            more can be written, to the disk or to the storage).
         reason: One line: exception type and text.
         traceback: Its traceback as text; empty where there was none.
         rank: The process it happened on.
@@ -60,21 +76,60 @@ class Failure:
         return cls(kind=kind, reason=line[:500], traceback=text[-_MAX_TRACEBACK:], rank=rank, step=step)
 
 
+def write_report(folder: str, number: int, failure: Failure) -> None:
+    """Leaves the reason of this rank's failure in the trial's folder, for the next start to record.
+
+    Written before this rank waits for the others: where they never come, and rank 0 with them, the launcher ends the
+    job and only the disk remembers why.
+
+    Args:
+        folder: The trial's.
+        number: The trial's; a later trial may continue in the same folder.
+        failure: Of this rank. A failure that says nothing about the configuration is not written.
+    """
+    if failure.kind in (*FOLLOWING, STORAGE):
+        return
+    path = Path(folder, _REPORT.format(failure.rank))
+    with suppress(OSError):  # then the trial is trained again after the restart, ten times at most
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"trial": number, **failure.to_json()}))
+
+
+def read_report(folder: str, number: int) -> Failure | None:
+    """Returns the failure that a rank left in a trial's folder, of the lowest rank; None if there is none."""
+    for path in sorted(Path(folder).glob(_REPORT.format("*"))):
+        with suppress(OSError, ValueError, TypeError):  # killed while it was written
+            report = json.loads(path.read_text())
+            if report.pop("trial") == number:
+                return Failure(**report)
+    return None
+
+
+def discard_reports(folder: str) -> None:
+    """Deletes what ranks have left in a trial's folder, once the trial is recorded."""
+    for path in Path(folder).glob(_REPORT.format("*")):
+        path.unlink(missing_ok=True)
+
+
 def kind_of(error: BaseException) -> str:
-    """The kind of failure that an exception stands for."""
+    """Returns the kind of failure that an exception stands for."""
     import torch
 
     text = str(error)
+    if isinstance(error, RankLeft):
+        return LEFT
+    if isinstance(error, RankLost):
+        return LOST
     if is_storage_error(error) or cannot_write(error):
-        return "storage"
+        return STORAGE
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in text.lower():
-        return "oom"
+        return OOM
     # DefaultCPUAllocator raises a plain RuntimeError.
     if isinstance(error, RuntimeError) and "can't allocate memory" in text:
-        return "oom"
-    if isinstance(error, RuntimeError) and _PEER_LOST.search(text):
-        return "lost"
-    return "error"
+        return OOM
+    if isinstance(error, RuntimeError) and _CONNECTION_LOST.search(text):
+        return LOST
+    return OTHER
 
 
 def cannot_write(error: BaseException) -> bool:

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hf_rlsearch.backend.choose_objective import choose_objective
-from hf_rlsearch.backend.distributed import Ranks
+from hf_rlsearch.backend.distributed import ProcessGroup
+from hf_rlsearch.backend.failures import RankLost
 from hf_rlsearch.backend.identity import keep_randomness
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.settings import Settings
@@ -15,20 +16,21 @@ from hf_rlsearch.errors import ObjectiveError
 _N_ROWS = 32
 
 
-def probe_metrics(source: Any, settings: Settings, ranks: Ranks) -> Objective:
+def probe_metrics(source: Any, settings: Settings, group: ProcessGroup) -> Objective:
     """Settles the objective from the metrics that evaluation really gives; called on every rank.
 
     Args:
         source: Of the Trainer.
         settings: Of the search.
-        ranks: Who evaluates together.
+        group: The processes, which evaluate together.
 
     Raises:
         ObjectiveError: There is nothing to evaluate on, evaluation fails, or the objective is unusable.
+        RankLost: It fails on one rank while the others wait for this rank.
     """
     with keep_randomness(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        metrics = _evaluate(source, ranks)
+        metrics = _evaluate(source, group)
 
     def settle() -> Objective:
         return choose_objective(
@@ -39,18 +41,20 @@ def probe_metrics(source: Any, settings: Settings, ranks: Ranks) -> Objective:
             direction=settings.direction,
         )
 
-    return ranks.together(settle)
+    return group.run_on_all(settle)
 
 
-def _evaluate(source: Any, ranks: Ranks) -> Mapping[str, Any]:
+def _evaluate(source: Any, group: ProcessGroup) -> Mapping[str, Any]:
     """The metrics; all ranks take the second way if the first one fails on any of them."""
     try:
-        return ranks.together(lambda: _metrics(source.probe(), _few), let_go=source.release)
+        return group.run_on_all(lambda: _metrics(source.probe(), _few))
+    except RankLost:
+        raise
     except Exception:
         # Some metrics need all rows, such as an AUC that must see both classes.
         try:
-            return ranks.together(lambda: _metrics(source.probe(), lambda data: data), let_go=source.release)
-        except ObjectiveError:
+            return group.run_on_all(lambda: _metrics(source.probe(), lambda data: data))
+        except (ObjectiveError, RankLost):
             raise
         except Exception as error:
             raise ObjectiveError(

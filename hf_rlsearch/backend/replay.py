@@ -9,7 +9,7 @@ import optuna
 from optuna.trial import TrialState
 
 from hf_rlsearch.backend.calm import calm
-from hf_rlsearch.backend.distributed import Ranks
+from hf_rlsearch.backend.distributed import ProcessGroup
 from hf_rlsearch.backend.factory import trainer_provider
 from hf_rlsearch.backend.finish import model_params
 from hf_rlsearch.backend.objective import Objective
@@ -66,7 +66,7 @@ def _plan(study: optuna.Study, number: int, folder: str, seed: int | None) -> Pl
 
 
 def _train(source: TrainerProvider, plan: Plan, objective: Objective) -> Outcome:
-    monitor = Monitor(plan, objective, Ranks(), lambda step, value: False)
+    monitor = Monitor(plan, objective, ProcessGroup(), lambda step, value: False)
     trainer = source.trainer_for(plan, objective, monitor)
     outcome, error = run_trial(trainer, plan, monitor, objective)
     del trainer

@@ -7,13 +7,13 @@ from typing import Any
 from hf_rlsearch._typing import Params
 from hf_rlsearch.backend import checkpoints
 from hf_rlsearch.backend.amount import rows_of
-from hf_rlsearch.backend.attempt import Attempts
+from hf_rlsearch.backend.attempt import DistributedTrialRunner
 from hf_rlsearch.backend.best_run import best_runs
 from hf_rlsearch.backend.calm import calm
 from hf_rlsearch.backend.chief import Chief
 from hf_rlsearch.backend.choices import choose_pruner, choose_sampler
 from hf_rlsearch.backend.default_space import published_for
-from hf_rlsearch.backend.distributed import STOP, Ranks
+from hf_rlsearch.backend.distributed import STOP, ProcessGroup
 from hf_rlsearch.backend.drawing import ConfigurationSampler
 from hf_rlsearch.backend.facts import facts_of
 from hf_rlsearch.backend.finish import model_params
@@ -41,11 +41,11 @@ def run_search(source: TrainerProvider, settings: Settings) -> Any:
     Returns:
         A ``BestRun``, or a list of them for several directions; the same on every rank.
     """
-    ranks = Ranks()
+    group = ProcessGroup()
     with stop_signals(), quiet_optuna(), calm(), source:
-        search = Search(source, settings, ranks)
+        search = Search(source, settings, group)
         result = search.run()
-        ranks.together(partial(search.finish, result))
+        group.run_on_all(partial(search.finish, result))
         return best_runs(result, search.objective.multi)
 
 
@@ -58,16 +58,16 @@ class Search:
     Args:
         source: Of the trials' Trainers.
         settings: Of the search.
-        ranks: The processes of the search.
+        group: The processes of the search.
     """
 
-    def __init__(self, source: TrainerProvider, settings: Settings, ranks: Ranks) -> None:
-        self._source, self._settings, self._ranks = source, settings, ranks
-        self._configurations: ConfigurationSampler = ranks.together(lambda: source.configuration_sampler(settings))
-        self.objective: Objective = probe_metrics(source, settings, ranks)
+    def __init__(self, source: TrainerProvider, settings: Settings, group: ProcessGroup) -> None:
+        self._source, self._settings, self._group = source, settings, group
+        self._configurations: ConfigurationSampler = group.run_on_all(lambda: source.configuration_sampler(settings))
+        self.objective: Objective = probe_metrics(source, settings, group)
         self._chief: Chief | None = None
-        ranks.decide(self._open)
-        self._attempts = Attempts(source, settings, ranks, self.objective, self._chief)
+        group.run_on_main(self._open)
+        self._runner = DistributedTrialRunner(source, settings, group, self.objective, self._chief)
 
     def run(self) -> SearchResult:
         """Runs trials until a reason to stop; the result holds all of them."""
@@ -87,7 +87,7 @@ class Search:
         if best is None:
             self._source.restore()
             return
-        load = checkpoints.loader(best.user_attrs.get("checkpoint"), self._attempts.weights_of(best.number))
+        load = checkpoints.loader(best.user_attrs.get("checkpoint"), self._runner.weights_of(best.number))
         if load is None:
             logger.warning("The model of trial %d is not on disk: trainer.train() trains it again.", best.number)
         params = model_params(result.study, best)
@@ -129,7 +129,7 @@ class Search:
             settings,
             config=getattr(getattr(source.reference, "model", None), "config", None),
             n_rows=rows_of(source.reference),
-            world_size=self._ranks.size,
+            world_size=self._group.size,
             alone=settings.storage is None,
             quiet=bool(getattr(source.reference.args, "disable_tqdm", False)),
         )
@@ -142,7 +142,7 @@ class Search:
 
     def _loop(self) -> SearchResult:
         while True:
-            message = self._ranks.decide(self._next)
+            message = self._group.run_on_main(self._next)
             if message["kind"] == STOP:
                 return self._result(message["reason"])
             message.pop("kind")
@@ -150,7 +150,7 @@ class Search:
             fatal = self._train(plan)
             if fatal is not None:
                 raise fatal
-            self._ranks.decide(self._check)
+            self._group.run_on_main(self._check)
 
     def _next(self) -> Params:
         assert self._chief is not None
@@ -168,11 +168,11 @@ class Search:
 
     def _train(self, plan: Plan) -> Exception | None:
         """Trains one configuration on all ranks and records it; returns an exception that has to end the search."""
-        outcome, fatal = self._attempts.train(plan)
+        outcome, fatal = self._runner.train(plan)
         if outcome.failure is not None and outcome.failure.kind == "storage":
             # Not recorded: it is no answer about the configuration, and is taken up again like after a kill.
             return cannot_go_on(plan.number, outcome.failure.reason, plan.folder)
-        self._ranks.decide(partial(self._record, plan, outcome))
+        self._group.run_on_main(partial(self._record, plan, outcome))
         return fatal
 
     def _record(self, plan: Plan, outcome: Outcome) -> Params:
@@ -188,9 +188,9 @@ class Search:
             nonlocal result
             with storage_errors(self._where()):
                 result = self._conclude(reason)
-            return result.to_json() if self._ranks.size > 1 else {}
+            return result.to_json() if self._group.size > 1 else {}
 
-        data = self._ranks.decide(conclude)
+        data = self._group.run_on_main(conclude)
         return result if result is not None else SearchResult.from_json(data)
 
     def _conclude(self, reason: str) -> SearchResult:

@@ -105,7 +105,7 @@ def search(
     Raises:
         SearchSpaceError, ObjectiveError, ArgumentsError, StorageError, WeightsError: Raised before the first training;
             the Trainer is left as it was.
-        SearchFailed: Too many trials failed.
+        SearchFailed: Too many trials failed, or one of several ranks failed alone and the job has to be started again.
     """
     given = {
         name: value for name, value in locals().items() if name not in ("trainer", "hp_space", "compute_objective")

@@ -8,8 +8,8 @@ from typing import Any
 from optuna import TrialPruned
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.backend.distributed import Ranks
-from hf_rlsearch.backend.failures import Failure, diverged
+from hf_rlsearch.backend.distributed import ProcessGroup
+from hf_rlsearch.backend.failures import NAN, Failure, diverged
 from hf_rlsearch.backend.memory import PeakMemory
 from hf_rlsearch.backend.objective import Objective
 from hf_rlsearch.backend.plain_data import plain
@@ -77,16 +77,16 @@ class Monitor:
     Args:
         plan: The trial.
         objective: How evaluations are scored.
-        ranks: Who has to agree.
+        group: The processes, which have to agree.
         report: Stores a point of the learning curve and asks the pruner; called on rank 0.
         pauses: Whether a trial that the pruner stops is to leave a checkpoint behind; called on rank 0. None where no
             trial is.
     """
 
     def __init__(
-        self, plan: Plan, objective: Objective, ranks: Ranks, report: Report, pauses: Pauses | None = None
+        self, plan: Plan, objective: Objective, group: ProcessGroup, report: Report, pauses: Pauses | None = None
     ) -> None:
-        self._plan, self._objective, self._ranks, self._report = plan, objective, ranks, report
+        self._plan, self._objective, self._group, self._report = plan, objective, group, report
         self._pauses = pauses
         self.evaluations: list[Evaluation] = []
         self.pruned = False
@@ -95,7 +95,7 @@ class Monitor:
     def __call__(self, trainer: Any, metrics: Mapping[str, Any]) -> None:
         """Scores one evaluation; rank 0 decides, all ranks follow."""
         step = trainer.state.global_step
-        decision = self._ranks.broadcast(self._judge(trainer, metrics) if self._ranks.decides else None)
+        decision = self._group.broadcast(self._judge(trainer, metrics) if self._group.is_main else None)
         self.evaluations.append(Evaluation(step, dict(metrics), tuple(decision["values"])))
         self.pruned = decision["stop"] == PRUNED
         if decision["failure"] is not None:
@@ -114,7 +114,7 @@ class Monitor:
             values = self._objective(metrics)
             reason = diverged(values, metrics)
             if reason is not None:
-                failure = Failure(kind="nan", reason=f"Diverged: {reason}", step=step)
+                failure = Failure(kind=NAN, reason=f"Diverged: {reason}", step=step)
                 return _decision(FAILED, failure=failure)
             point = max(1, round(FULL_TRAINING * step / max(1, state.max_steps)))
             last = step >= state.max_steps
@@ -182,7 +182,7 @@ def _train(trainer: Any, plan: Plan, monitor: Monitor, objective: Objective) -> 
 def _complete(trainer: Any, scored: Evaluation) -> Outcome:
     reason = diverged(scored.values, scored.metrics)
     if reason is not None:
-        return Outcome(status=FAILED, failure=Failure(kind="nan", reason=f"Diverged: {reason}", step=_step(trainer)))
+        return Outcome(status=FAILED, failure=Failure(kind=NAN, reason=f"Diverged: {reason}", step=_step(trainer)))
     return Outcome(status=COMPLETE, values=scored.values, metrics=plain(scored.metrics))
 
 

@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from transformers import Trainer
 
 from hf_rlsearch import SearchFailed
+from hf_rlsearch.backend.failures import LEFT, LOST, STORAGE, Failure, read_report, write_report
 from tests.backend.conftest import Scripted, SmallOnly, batches, rates, run, states, stored, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
@@ -249,3 +250,43 @@ def test_a_smaller_batch_is_found_by_the_trainer(make_trainer: MakeTrainer) -> N
     assert states(best.run_summary.study) == [COMPLETE] * 2
     assert [name for name, batch in seen if batch == 16] == ["run-0", "run-1"]
     assert {name for name, batch in seen if batch <= 8} == {"run-0", "run-1"}
+
+
+def test_a_report_of_a_rank_is_read_by_the_next_start(tmp_path: Path) -> None:
+    folder, failure = str(tmp_path / "run-1"), Failure("error", "ValueError: boom", "a traceback", rank=1, step=3)
+    assert read_report(folder, 1) is None
+    write_report(folder, 1, failure)
+    assert read_report(folder, 1) == failure
+    assert read_report(folder, 2) is None  # which continues in the same folder
+    (tmp_path / "run-1" / "failed_on_rank_0.json").write_text('{"trial": 1, "kin')
+    assert read_report(folder, 1) == failure
+
+
+@pytest.mark.parametrize("kind", [LOST, LEFT, STORAGE])
+def test_a_failure_that_says_nothing_about_the_configuration_is_not_reported(kind: str, tmp_path: Path) -> None:
+    write_report(str(tmp_path), 1, Failure(kind, "RuntimeError: Connection closed by peer"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("allowed", "ends"), [(None, False), (1, True)])
+def test_a_trial_that_a_rank_has_reported_is_not_trained_again(
+    make_trainer: MakeTrainer, allowed: int | None, ends: bool
+) -> None:
+    def interrupt(args: Any, state: Any) -> float:
+        if state.global_step and Path(args.output_dir).name == "run-1":
+            raise KeyboardInterrupt
+        return 0.5
+
+    trainer = make_trainer(score=interrupt)
+    folder = str(Path(trainer.args.output_dir, "run-1"))
+    with pytest.raises(KeyboardInterrupt):
+        run(trainer, "rl", n_trials=3)
+    write_report(folder, 1, Failure("error", "ValueError: boom", rank=1))
+    if ends:
+        with pytest.raises(SearchFailed, match="1 of 3 trials have failed, the last one with: ValueError: boom"):
+            run(make_trainer(score=interrupt), "rl", n_trials=3, max_failed_trials=allowed)
+        return
+    trials = run(make_trainer(score=interrupt), "rl", n_trials=3).run_summary.trials
+    assert [trial.state for trial in trials] == [COMPLETE, FAIL, COMPLETE]
+    assert trials[1].user_attrs["failure"]["reason"] == "ValueError: boom"
+    assert read_report(folder, 1) is None

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 import hf_rlsearch  # noqa: F401
+from hf_rlsearch.backend import distributed
 from hf_rlsearch.backend.trial import SharedTrial
 from tests.backend.conftest import Rows, Scripted, rates, tiny_arguments, tiny_model
 
@@ -57,7 +59,11 @@ class Alone(Trainer):
     @property
     def now(self) -> bool:
         """Whether this rank trains trial 1, and the scenario means this rank."""
-        return self.here and Path(self.args.output_dir).name == "run-1"
+        return self.here and self._in_trial_1
+
+    @property
+    def _in_trial_1(self) -> bool:
+        return Path(self.args.output_dir).name == "run-1"
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         output = super().train(*args, **kwargs)
@@ -65,14 +71,17 @@ class Alone(Trainer):
         return output
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        in_turn = self.what == "in_turn" and Path(self.args.output_dir).name == f"run-{1 + self.args.process_index}"
-        if in_turn and self.state.global_step == 1:
+        if self.what in ("step_raises", "stuck") and self.now and self.state.global_step == 1:
             raise ValueError("boom")
+        if self.what == "stuck" and not self.here and self._in_trial_1 and self.state.global_step == 1:
+            time.sleep(600)  # as in a collective of NCCL, which the end of the other rank does not end
         if self.what == "dies" and self.now and self.state.global_step == 6:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().training_step(*args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        if self.what == "evaluation_raises" and self.now:
+            raise ValueError("boom")
         metrics = super().evaluate(*args, **kwargs)
         return {**metrics, "eval_loss": float("nan")} if self.what == "nan" and self.now else metrics
 
@@ -120,6 +129,7 @@ def with_adapter(trial: Any = None) -> Any:
 
 def search(rank: int, scenario: str, folder: Path) -> dict[str, Any]:
     """The search; what this rank got of it, or what it raised and whether its Trainer is what it was."""
+    distributed.PATIENCE_AFTER_FAILURE = 5
     what, _, where = scenario.partition("_on_rank_")
     here = where == str(rank)
     cls = type("Here", (Alone,), {"what": what, "here": here})

@@ -77,4 +77,4 @@ def _one(search: Search, scenario: str, folder: Path, rank: int, port: int, grou
         # As a script does that nobody waits for: its connections close with it.
         os._exit(1)
     file.write_text(json.dumps(seen))
-    os._exit(0)
+    os._exit(1 if isinstance(seen, dict) and "error" in seen else 0)

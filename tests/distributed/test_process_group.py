@@ -1,0 +1,101 @@
+"""Two gloo processes talk through a ProcessGroup: messages, errors, and a rank that leaves or does not come."""
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from hf_rlsearch.backend import distributed
+from hf_rlsearch.backend.distributed import ProcessGroup
+from hf_rlsearch.backend.failures import RankLeft, RankLost
+from tests.distributed.forked import outcomes
+
+pytestmark = pytest.mark.timeout(200)
+
+
+def messages(rank: int, scenario: str, folder: Path) -> dict[str, Any]:
+    group = ProcessGroup()
+    return {
+        "broadcast": group.broadcast({"from": rank}),
+        "gather": group.gather({"text": "x" * (1 + 100 * rank)}),
+        "main": group.run_on_main(lambda: {"from": rank}),
+        "all": group.run_on_all(lambda: rank),
+    }
+
+
+def raise_on(rank: int, where: int | None) -> None:
+    if where in (rank, None):
+        raise ValueError(f"boom on {rank}")
+
+
+def errors(rank: int, scenario: str, folder: Path) -> dict[str, Any]:
+    group, texts = ProcessGroup(), []
+    for run, where in ((group.run_on_main, 0), (group.run_on_all, 0), (group.run_on_all, 1), (group.run_on_all, None)):
+        act: Any = partial(raise_on, rank, where)
+        with pytest.raises((ValueError, RuntimeError)) as caught:
+            run(act)
+        texts.append(f"{caught.type.__name__}: {caught.value}")
+    return {"texts": texts, "after": group.broadcast({"from": rank})}
+
+
+def one_leaves(rank: int, scenario: str, folder: Path) -> dict[str, Any]:
+    """Rank 1 fails while rank 0 is in the middle of the same piece of work."""
+    group, kind = ProcessGroup(), "error"
+    if rank == 0:
+        with pytest.raises(RankLeft, match="Rank 1 has left the work that rank 0 was in"):
+            group.broadcast({"from": rank})
+        kind = "left"
+    return {"kinds": group.gather({"kind": kind}, kind=kind), "after": group.broadcast({"from": rank})}
+
+
+def lost(rank: int, scenario: str, folder: Path) -> dict[str, Any]:
+    """What makes the training's process group unusable; how long the ranks waited, and what they raised."""
+    distributed.PATIENCE_AFTER_FAILURE = 3
+    group, begun, kind = ProcessGroup(), time.monotonic(), "error"
+    if scenario == f"away_{rank}":
+        time.sleep(8)
+        return {"text": ""}
+    if scenario == f"ahead_{rank}":
+        dist.all_reduce(torch.ones(1), async_op=True)  # begun, as collectives of NCCL are, and never ended
+    if scenario == f"broken_{rank}":
+        kind = "lost"
+    with pytest.raises(RankLost) as caught:
+        group.gather({}, kind=kind)
+    return {"text": str(caught.value), "seconds": time.monotonic() - begun}
+
+
+def test_messages(tmp_path: Path) -> None:
+    for rank, found in enumerate(outcomes(messages, "messages", tmp_path)):
+        assert found["broadcast"] == found["main"] == {"from": 0}
+        assert [len(each["text"]) for each in found["gather"]] == [1, 101]
+        assert found["all"] == rank
+
+
+def test_an_error_on_any_rank_is_raised_on_all(tmp_path: Path) -> None:
+    of = "SearchFailed: Rank {0} ended the search with ValueError: boom on {0}".format
+    first, second = outcomes(errors, "errors", tmp_path)
+    assert first["texts"] == ["ValueError: boom on 0", "ValueError: boom on 0", of(1), "ValueError: boom on 0"]
+    assert second["texts"] == [of(0), of(0), "ValueError: boom on 1", "ValueError: boom on 1"]
+    assert first["after"] == second["after"] == {"from": 0}
+
+
+def test_a_rank_that_waits_for_a_message_follows_one_that_has_failed(tmp_path: Path) -> None:
+    first, second = outcomes(one_leaves, "leaves", tmp_path)
+    assert first == second == {"kinds": [{"kind": "left"}, {"kind": "error"}], "after": {"from": 0}}
+
+
+@pytest.mark.parametrize("away", [0, 1])
+def test_a_failed_rank_does_not_wait_for_ever(away: int, tmp_path: Path) -> None:
+    found = outcomes(lost, f"away_{away}", tmp_path)[1 - away]
+    assert "Not all of the 2 ranks were here within 3 s" in found["text"]
+    assert 2.5 < found["seconds"] < 7
+
+
+@pytest.mark.parametrize("scenario", ["ahead_0", "ahead_1", "broken_0", "broken_1"])
+def test_ranks_that_left_the_training_in_different_places_do_not_continue(scenario: str, tmp_path: Path) -> None:
+    for found in outcomes(lost, scenario, tmp_path):
+        assert "left the training at different collectives" in found["text"]
