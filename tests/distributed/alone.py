@@ -36,10 +36,10 @@ class Fails(optuna.storages.InMemoryStorage):
         if self._when == when and (trial_id is None or self.get_trial(trial_id).number == 1):
             raise optuna.exceptions.StorageInternalError("no space left")
 
-    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        if key.startswith("dashboard:note"):
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        if key.endswith("summary"):
             self._fail("result")
-        super().set_study_system_attr(study_id, key, value)
+        super().set_study_user_attr(study_id, key, value)
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, value: float) -> None:
         self._fail("report", trial_id)
