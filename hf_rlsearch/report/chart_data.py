@@ -33,7 +33,7 @@ def trial_rows(search: SearchRecord) -> Rows:
     lanes = _lanes(search.trials)
     begun = min((t.begun for t in search.trials if t.begun), default=None)
     rows = []
-    for trial in search.trials:
+    for trial in _best_last(search):
         row = {
             "trial": trial.number,
             "kind": kind_of(search, trial),
@@ -78,7 +78,6 @@ def numbers_of(search: SearchRecord, trial: TrialRecord) -> dict[str, float]:
 def curve_rows(search: SearchRecord) -> Rows:
     """One row per trial with evaluations: `steps` in percent of the trial's own training where that is known."""
     unit = 100 / search.max_step if search.fractions else 1.0
-    best = search.best()
     return [
         {
             "trial": trial.number,
@@ -87,7 +86,7 @@ def curve_rows(search: SearchRecord) -> Rows:
             "steps": [_rounded(step * unit) for step, _ in trial.curve],
             "values": [_rounded(value) for _, value in trial.curve],
         }
-        for trial in sorted(search.trials, key=lambda t: (t is best, t.role == "baseline"))  # these two on top
+        for trial in _best_last(search)
         if trial.curve
     ]
 
@@ -260,6 +259,12 @@ def cell_rows(search: SearchRecord, names: tuple[str, str]) -> tuple[Rows, list[
 def is_number(value: Any) -> bool:
     """Whether a value of a hyperparameter can stand on an axis of numbers."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _best_last(search: SearchRecord) -> list[TrialRecord]:
+    """All trials, the baseline and the best one last: their marks are drawn over all others."""
+    best = search.best()
+    return sorted(search.trials, key=lambda t: (t is best, t.role == "baseline"))
 
 
 def _ranks(search: SearchRecord) -> dict[int, float]:

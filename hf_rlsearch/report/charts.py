@@ -515,10 +515,16 @@ def heat_map(names: tuple[str, str], labels: list[list[str]], data: dict[str, Ro
     """The best objective per cell of the discretised space of two hyperparameters."""
     if not data["cells"]:
         return None
-    x = alt.X("column:O", title=printable(names[0]), scale=alt.Scale(domain=labels[0]), axis=alt.Axis(labelAngle=0))
-    y = alt.Y("row:O", title=printable(names[1]), scale=alt.Scale(domain=labels[1], reverse=True))
+    x = alt.X(
+        "column:O",
+        title=printable(names[0]),
+        scale=alt.Scale(domain=labels[0], padding=0.04),
+        axis=alt.Axis(labelAngle=0),
+    )
+    y = alt.Y("row:O", title=printable(names[1]), scale=alt.Scale(domain=labels[1], reverse=True, padding=0.04))
     tip = [alt.Tooltip(f"{name}:N") for name in ("best", "of", "trials")]
-    fits = alt.expr("bandwidth('x') > 6.5 * length(datum.best) && bandwidth('y') > 13 ? 1 : 0")
+    longest = max(len(row["best"]) for row in data["cells"])
+    fits = alt.expr(f"bandwidth('x') > {6.5 * longest} && bandwidth('y') > 13 ? 1 : 0")
     # A regular expression, as the language of Vega cannot intersect two lists.
     has_picked = "!length(picked) || test(regexp(',(' + join(picked, '|') + '),'), ',' + join(datum.trials, ',') + ',')"
     ink = alt.condition("datum.share < 0.6", alt.value("#ffffff"), alt.value("#1b2330"))
@@ -643,7 +649,7 @@ def _trials() -> Any:
 def _kind(rows: Rows, *more: str) -> dict[str, Any]:
     """Colour and shape of the kinds of trials, with a legend of those that occur in `rows` and `more`."""
     present = {row["kind"] for row in rows} | set(more)
-    legend = alt.Legend(values=[kind for kind in _KINDS if kind in present])
+    legend = alt.Legend(values=[kind for kind in _KINDS if kind in present], symbolOpacity=1)
     shapes = alt.Scale(domain=list(_KINDS), range=[shape for _, shape in _KINDS.values()])
     return {
         "color": alt.Color("kind:N", scale=alt.Scale(domain=list(_KINDS)), legend=legend),
