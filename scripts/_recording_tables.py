@@ -255,7 +255,7 @@ TABLES: tuple[Table, ...] = (
         (rate(5e-5, 5e-2), batch(4, 8, 16),
          Hyperparameter("gradient_accumulation_steps", (1, 2, 4), "accumulation", log=True),
          epochs(1, 2, 3), dropout("model.resid_pdrop", 0.0, 0.1, 0.2)),
-        n_train=500, n_eval=150, max_length=24, seed=22,
+        n_train=500, n_eval=150, max_length=24, seed=22, evaluations=8,
         args={"learning_rate": 1e-3, "per_device_train_batch_size": 8, "num_train_epochs": 2},
     ),
     Table(

@@ -2,7 +2,6 @@
 
     python scripts/record_trainings.py --out records --data DATA     # start it again after a kill: it continues
     python scripts/record_trainings.py --list                        # what it records, and what is missing here
-    python scripts/record_trainings.py --out tried --data DATA --time  # seconds of two trainings of each table
 
 Each table is a search of the product (`hf_rlsearch.search`, no pruner, no baseline) whose configurations were drawn at
 random from a grid beforehand. Tables of the half `validation` are for choosing between agents, those of the half `test`
@@ -36,13 +35,10 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-# One thread, so that processor seconds are those of the training and reruns agree to the last bit.
-os.environ.update({"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"})
 
 import datasets
 import numpy as np
@@ -66,8 +62,11 @@ class Recorder(transformers.TrainerCallback):
         ended: Called at the end of each training.
     """
 
-    def __init__(self, path: Path, ended: Any = None) -> None:
+    def __init__(self, path: Path, ended: Callable[[], None]) -> None:
         self._path, self._ended = path, ended
+        if path.is_file() and not path.read_bytes().endswith(b"\n"):
+            with path.open("a", encoding="utf-8") as file:
+                file.write("\n")  # the last line was cut short
         self._began = (0.0, 0.0)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Recorder:
@@ -96,8 +95,7 @@ class Recorder(transformers.TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Ends the run; an evaluation of the final model may follow."""
         self._write("end", args, state, **self._elapsed())
-        if self._ended is not None:
-            self._ended()
+        self._ended()
 
 
 def _is_speed(name: str) -> bool:
@@ -123,14 +121,16 @@ def read_runs(path: Path) -> dict[str, dict[str, Any]]:
     return runs
 
 
-def record(table: Table, out: Path, data: Path | None, say: Any) -> None:
+def record(table: Table, out: Path, data: Path | None) -> None:
     """Trains what is missing of a table, and writes it.
 
     Args:
         table: To be recorded.
         out: The folder of all tables.
         data: Holds the data sets.
-        say: Prints a line.
+
+    Raises:
+        RuntimeError: Some trainings ended with an error.
     """
     work = out / "work" / table.name
     work.mkdir(parents=True, exist_ok=True)
@@ -385,9 +385,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--half", choices=HALVES, help="only this half")
     parser.add_argument("--configurations", type=int, help="another number of configurations of each table")
     parser.add_argument("--list", action="store_true", help="print what would be recorded")
-    parser.add_argument(
-        "--time", action="store_true", help="record three configurations of each table, print their seconds"
-    )
     args = parser.parse_args(argv)
     if args.out is None and not args.list:
         parser.error("--out is missing: the folder of the tables.")
@@ -396,14 +393,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def chosen(args: argparse.Namespace) -> list[Table]:
     """The tables that the command line asks for."""
-    n = 3 if args.time else args.configurations
     tables = [t for t in TABLES if args.tables is None or t.name in args.tables]
     tables = [t for t in tables if args.half in (None, t.half)]
+    n = args.configurations
     return tables if n is None else [replace(t, configurations=n) for t in tables]
 
 
 def be_quiet() -> None:
-    """One thread, and no bars or log lines of the libraries."""
+    """One thread, so that reruns agree to the last bit, and no bars or log lines of the libraries."""
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -439,7 +436,7 @@ def _recorded(table: Table, args: argparse.Namespace, name: str) -> bool:
     """Records a table; an error is printed, and leaves the others to be recorded."""
     began = time.process_time(), time.perf_counter()
     try:
-        record(table, args.out, args.data, say)
+        record(table, args.out, args.data)
     except Exception as error:
         say(f"{name}: failed with {type(error).__name__}: {error}")
         if not isinstance(error, hf_rlsearch.errors.HfRlSearchError):
@@ -447,10 +444,6 @@ def _recorded(table: Table, args: argparse.Namespace, name: str) -> bool:
         return False
     processor, wall = time.process_time() - began[0], time.perf_counter() - began[1]
     say(f"{name}: recorded, {processor:.0f} processor seconds, {wall:.0f} by the clock")
-    if args.time:
-        with gzip.open(args.out / table.half / f"{table.name}.csv.gz", "rt", encoding="utf-8") as file:
-            runs = [(int(row["steps"]), float(row["seconds"])) for row in csv.DictReader(file)]
-        say(f"  steps and seconds of each: {runs}")
     return True
 
 
