@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _recording_tables import Table
 from datasets import Dataset
 from transformers import (
     AutoModelForCausalLM,
@@ -35,6 +34,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
+from _recording_tables import Table
 from hf_rlsearch import embedded
 
 FOLDERS = {

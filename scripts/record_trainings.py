@@ -45,11 +45,11 @@ import numpy as np
 import optuna
 import torch
 import transformers
-from _recording_tables import HALVES, TABLES, Table, check_tables
-from _recording_trainers import N_CLASSES, make_trainer, missing
 from optuna.trial import FrozenTrial, TrialState
 
 import hf_rlsearch
+from _recording_tables import HALVES, TABLES, Table, check_tables
+from _recording_trainers import N_CLASSES, make_trainer, missing
 
 _SAY_EVERY = 20
 

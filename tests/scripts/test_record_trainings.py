@@ -16,10 +16,10 @@ import optuna
 import pytest
 import torch
 import transformers
-from _recording_tables import TABLES, Table, batch, check_tables, momentum, rate, steps
-from recorded_tasks import load_tasks
 
+from _recording_tables import TABLES, Table, batch, check_tables, momentum, rate, steps
 from hf_rlsearch.space.roles import ROLES
+from recorded_tasks import load_tasks
 
 BY_NAME = {table.name: table for table in TABLES}
 
