@@ -1,7 +1,7 @@
-"""Why a trial was chosen or stopped: what the sampler and the pruner stored with it, in words.
+"""Explains in words why a trial was chosen or stopped, from what the sampler and the pruner stored with the trial.
 
-Everything is read from the trial's system attributes ``rl:decision`` and ``rl:stop``. Other samplers and pruners store
-nothing there; then the explanation says so.
+Both store system attributes, ``rl:decision`` and ``rl:stop``. Other samplers and pruners store neither, and the
+explanation says so.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Contribution:
 
     Attributes:
         name: Of the hyperparameter.
-        total: On the task's scale, above zero speaks for the choice.
-        beforehand: The part that was there before any trial; None where the sampler did not store it.
-        n_values: Different values that earlier trials had: with one of them, nothing was learned about the others.
+        total: On the task's scale; above zero speaks for the choice.
+        beforehand: The part that was known before any trial; None where the sampler did not store it.
+        n_values: Number of different values in earlier trials: with one alone, nothing was learned about others.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Contribution:
     n_values: int
 
     def to_text(self) -> str:
-        """As one line."""
+        """The contribution as one line."""
         tried = f"{self.n_values} value{'' if self.n_values == 1 else 's'} tried before"
         known = "" if self.beforehand is None else f"{self.beforehand:+.3f} known beforehand, "
         return f"{self.name}: {self.total:+.3f} ({known}{tried})"
@@ -43,14 +43,14 @@ class Contribution:
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """One decision.
+    """Why one trial was chosen, and how it ended.
 
     Attributes:
         trial: The trial that was chosen.
-        sentences: In plain words, most important first; never empty.
+        sentences: The most important one first; never empty.
         facts: (name, value) pairs for a small table.
-        contributions: Of each hyperparameter, the largest first, whichever way it speaks.
-        attended: (trial number, weight in [0, 1]) that the agent looked at most, largest first.
+        contributions: One per hyperparameter, the largest absolute value first.
+        attended: (trial number, attention weight in [0, 1]), the largest weight first.
     """
 
     trial: TrialRecord
@@ -60,15 +60,15 @@ class Explanation:
     attended: tuple[tuple[int, float], ...]
 
     def to_text(self) -> str:
-        """As lines for a terminal."""
+        """The explanation as lines for a terminal."""
         lines = [f"Trial {self.trial.number} ({self.trial.status}): {_params(self.trial.params)}", *self.sentences]
         lines += [f"  {name}: {value}" for name, value in self.facts]
         if self.contributions:
-            lines += ["What set it apart from the average candidate, in the agent's eyes:"]
+            lines += ["What set this candidate apart from the average one, in the agent's prediction:"]
             lines += [f"  {contribution.to_text()}" for contribution in self.contributions]
         if self.attended:
             listed = ", ".join(f"trial {n} ({w:.0%})" for n, w in self.attended)
-            lines.append(f"Looked at most: {listed}.")
+            lines.append(f"Highest attention: {listed}.")
         return "\n".join(lines)
 
 
@@ -80,7 +80,7 @@ def explain(source: optuna.Study | SearchRecord, number: int) -> Explanation:
         number: As in Optuna.
 
     Returns:
-        The explanation; where the sampler stored nothing it says so.
+        The explanation; where the sampler stored no reason, the explanation says so.
 
     Raises:
         ArgumentsError: There is no such trial.
@@ -103,21 +103,19 @@ def explain(source: optuna.Study | SearchRecord, number: int) -> Explanation:
 def _sentences(search: SearchRecord, trial: TrialRecord) -> list[str]:
     lines = []
     if trial.role == "baseline":
-        lines.append("These are your own arguments, run first so that the gain of the search can be told.")
+        lines.append("The baseline: your own arguments, trained first so that the gain of the search can be measured.")
     elif trial.role == "confirm":
-        lines.append(
-            "One of the best configurations again, under a new seed, to see whether it was the seed that was good."
-        )
+        lines.append("One of the best configurations again, under a new seed: was the configuration good, or the seed?")
     elif not trial.decision:
         lines.append("The sampler that chose this trial stored no reason.")
     else:
         lines += _choice(search, trial)
     if trial.begun_at and trial.continues is not None:
-        lines.append(f"It went on with trial {trial.continues}, which had been stopped after {trial.begun_at:.0%}.")
+        lines.append(f"It resumed trial {trial.continues} at {trial.begun_at:.0%}.")
     if trial.status == "pruned":
         lines.append(_stop(trial))
         if trial.paused:
-            lines.append("It left a checkpoint that another trial could go on from.")
+            lines.append("It left a checkpoint that another trial could resume.")
     elif trial.status == "failed":
         lines.append(
             f"It failed: {(trial.failure or '').strip().splitlines()[-1] if trial.failure else 'no reason stored'}"
@@ -128,16 +126,17 @@ def _sentences(search: SearchRecord, trial: TrialRecord) -> list[str]:
 def _choice(search: SearchRecord, trial: TrialRecord) -> list[str]:
     decision = trial.decision
     if decision.get("source") == "design":
-        return ["The agent chose it to lie far from everything tried so far: the space is too wide for a prediction."]
+        return ["The agent chose a configuration far from all earlier ones: the space is too wide for a prediction."]
     if ONE_BY_ONE in decision:
         names = ", ".join(decision[ONE_BY_ONE])
-        return [f"The agent chose its values one after the other ({names}): the whole space was not known yet."]
+        return [f"The agent chose the values one after the other ({names}): the whole space was not known yet."]
     chance = _float(decision.get("chance"))
     if chance is None:
-        return ["The agent chose it among the candidates of the search space."]
+        return ["The agent chose this configuration among the candidates of the search space."]
     if not any(t.values for t in search.trials if t.number < trial.number):
-        return ["The agent chose it before there was any result, from what it knows about such trainings."]
-    return [f"The agent gave it a chance of {_percent(chance)} to beat the best trial so far.", *_reason(search, trial)]
+        return ["The agent chose this configuration before any result, from what it knows about such trainings."]
+    line = f"The agent predicted a chance of {_percent(chance)} to beat the best trial so far."
+    return [line, *_reason(search, trial)]
 
 
 def _reason(search: SearchRecord, trial: TrialRecord) -> list[str]:
@@ -148,7 +147,7 @@ def _reason(search: SearchRecord, trial: TrialRecord) -> list[str]:
     most = contributions[0]
     value = f"={show(trial.params[most.name])}" if most.name in trial.params else ""
     speaks = "for" if most.total > 0 else "against"
-    line = f"What spoke most {speaks} it was {most.name}{value}"
+    line = f"The strongest reason {speaks} this configuration was {most.name}{value}"
     if most.beforehand is None:
         return [f"{line}."]
     learned = abs(most.total - most.beforehand) > abs(most.beforehand)
@@ -161,11 +160,11 @@ def _stop(trial: TrialRecord) -> str:
     if sure is None:
         return f"It was stopped {spent}."
     why = "" if chance is None else f" its predicted chance to become the best was {_percent(chance)}, and"
-    return f"It was stopped {spent}:{why} with {sure:.0%} certainty the rest was not worth its price."
+    return f"It was stopped {spent}:{why} the pruner was {sure:.0%} certain that the rest was not worth its price."
 
 
 def _facts(decision: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What was predicted for the choice and for the best alternative; on the task's scale, see the report's text."""
+    """What was predicted for the choice and for the best alternative, on the task's scale."""
     facts = []
     if "source" in decision:
         source = show(decision["source"])
@@ -212,11 +211,11 @@ def _percent(share: float) -> str:
 
 
 def _stop_facts(trial: TrialRecord) -> list[tuple[str, str]]:
-    """The last judgement of a trial that was allowed to go on; that of a stopped one is told in words."""
+    """The pruner's last judgement of a trial that it let continue; a sentence has that of a stopped trial."""
     sure, at = _float(trial.stop.get("probability")), _float(trial.stop.get("fidelity"))
     if sure is None or at is None or trial.status == "pruned":
         return []
-    return [("last asked whether to stop", f"at {at:.0%} of a full training, {sure:.0%} certain that it should")]
+    return [("last judgement of the pruner", f"at {at:.0%} of a full training, {sure:.0%} certain to stop")]
 
 
 def _contributions(search: SearchRecord, trial: TrialRecord) -> tuple[Contribution, ...]:
@@ -233,7 +232,7 @@ def _contributions(search: SearchRecord, trial: TrialRecord) -> tuple[Contributi
 
 
 def _n_values(search: SearchRecord, trial: TrialRecord, name: str) -> int:
-    """How many different values of a hyperparameter the trials before this one had that told something."""
+    """Number of different values of a hyperparameter in the earlier trials that have a value of the objective."""
     earlier = [t for t in search.trials if t.number < trial.number and t.score() is not None]
     return len({repr(t.params[name]) for t in earlier if name in t.params})
 

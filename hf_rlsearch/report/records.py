@@ -1,7 +1,7 @@
-"""The trials of a study as plain values for tables and plots, in the user's own sign.
+"""Reads the trials of a study into plain values for tables and charts, in the sign in which the user measures them.
 
-`history.py` turns the same trials into arrays for the agent, larger is better; a reader of a report wants to see the
-numbers as they were measured, with times, memory and reasons, so this is a second, display-only view.
+The agent reads the same trials as arrays in which larger is better. A reader of a report wants to see numbers as they
+were measured, with times, memory and reasons, so this is a second view, for display alone.
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ class TrialRecord:
         number: As in Optuna.
         status: complete, pruned, failed, running or waiting.
         role: baseline (the user's own arguments), search, or confirm (the winner under a new seed).
-        params: What was tried: the exact values of the training where the backend stored them.
-        returned: What ``hp_space`` returned for it, by name; empty for the baseline and in studies of other origin.
+        params: Hyperparameters by name: the exact values of the training where the search stored them.
+        returned: What ``hp_space`` returned, by name; empty for the baseline and in studies of other origin.
         values: One number per objective; None unless complete with finite numbers.
-        curve: (step, value) as reported, ascending in step; not-finite values are left out.
+        curve: (step, value) of each evaluation, ascending in step, without values that are not finite.
         fidelity: Share of the trial's own training that is done, in [0, 1].
-        begun_at: The share at which it began: above 0 where it went on with a stopped trial.
-        continues: The number of that stopped trial, None where it began anew.
-        paused: It was stopped, and left a checkpoint that another trial could go on from.
-        spent: What was newly trained in it, in full trainings.
-        cost: Of its whole training, in full trainings.
+        begun_at: The share at which the trial began, above 0 where it resumed a stopped trial.
+        continues: The number of that stopped trial; None for a fresh start.
+        paused: Whether the trial was stopped and left a checkpoint that another trial could resume.
+        spent: What was newly trained in this trial, in full trainings.
+        cost: Cost of its whole training, in full trainings.
         begun: Wall clock, local time.
         ended: Wall clock, local time; None while it runs.
-        seconds: How long it took, or has taken so far by what is stored.
-        memory: Peak, in bytes; None where it was not measured.
-        resident: Main memory of the process when the trial's was freed, in bytes; None where it was not measured.
-        failure: Why it failed, in one line; None where it did not.
-        traceback: Of the failure; empty where there is none.
+        seconds: Wall-clock time of the trial; None where it is not known yet.
+        memory: Peak memory while the trial ran, in bytes; None where it was not measured.
+        resident: Main memory of the process after the trial, in bytes; None where it was not measured.
+        failure: Why the trial failed, in one line; None where it did not fail.
+        traceback: Traceback of the failure; empty where there is none.
         decision: What the sampler stored about its choice; empty where another sampler chose.
-        stop: What the pruner stored about its last judgement; empty where it never judged.
+        stop: What the pruner stored about its last judgement; empty without one.
         metrics: All numbers of the scored evaluation.
         arguments: The resolved training arguments; empty in studies of other origin.
     """
@@ -105,12 +105,12 @@ class SearchRecord:
         metrics: Name of each objective, as far as it is known.
         minimize: Per objective, True where smaller is better.
         trials: In the order of their numbers, waiting ones left out.
-        distributions: Of every hyperparameter that any trial used, in the order of first use.
+        distributions: Hyperparameter -> distribution, of all that any trial used, in the order of first use.
         max_step: The step of a full training.
-        fractions: True where steps are ten-thousandths of a trial's own training.
-        confirmations: The best few and the user's own configuration under new seeds, where they were trained so.
+        fractions: Whether steps are ten-thousandths of a trial's own training.
+        confirmations: The best few configurations and the baseline under new seeds, after a search with ``confirm=``.
         attributes: User attributes of the study.
-        versions: Of the libraries that the last trial ran with, by name; empty where nobody stored them.
+        versions: Library -> version in the last trial; empty in studies of other origin.
     """
 
     name: str
@@ -162,7 +162,7 @@ class SearchRecord:
         return choose(trials, key=lambda t: t.values[0]) if trials else None  # type: ignore[index]
 
     def baseline(self) -> TrialRecord | None:
-        """The trial of the user's own arguments, where there is one."""
+        """The trial with the user's own arguments, where there is one."""
         return next((t for t in self.trials if t.role == "baseline"), None)
 
     def better(self, a: float, b: float) -> bool:
@@ -171,7 +171,7 @@ class SearchRecord:
 
 
 def _is_whole(trial: FrozenTrial) -> bool:
-    """Whether a trial tells what it confirms under which seed; in a study of other origin these names may be others."""
+    """Whether a trial has the attributes of a confirmation: in a study of other origin their names may mean others."""
     return all(isinstance(trial.user_attrs.get(name), int) for name in (OF, SEED))
 
 
@@ -182,7 +182,7 @@ def _longest(trials: list[FrozenTrial]) -> float:
 
 
 def _metric_names(study: optuna.Study) -> tuple[str, ...]:
-    """As Optuna knows them, else as the backend stored them with what identifies the search, else generic ones."""
+    """Names that Optuna has, else names that the search stored, else generic ones."""
     stored = (
         study.metric_names or study.user_attrs.get("metric") or _json(study.user_attrs.get("identity")).get("objective")
     )
@@ -234,7 +234,7 @@ def _record(trial: FrozenTrial, max_step: float) -> TrialRecord:
 
 
 def _decision(trial: FrozenTrial) -> dict[str, Any]:
-    """Of the whole configuration, else of its values one by one."""
+    """The stored decision about the whole configuration, else those about its values one by one."""
     if DECISION_KEY in trial.system_attrs:
         return _json(trial.system_attrs[DECISION_KEY])
     prefix = f"{DECISION_KEY}:"
@@ -258,7 +258,7 @@ def _failure(trial: FrozenTrial, status: str) -> tuple[str | None, str]:
     if isinstance(stored, dict):
         return str(stored.get("reason", "unknown")), str(stored.get("traceback", ""))
     lines = str(stored or "no reason was stored").strip().splitlines() or [""]
-    # A traceback says what happened in its last line, a reason in words in its first.
+    # The last line of a traceback says what happened, and the first line of a reason in words.
     return (lines[-1] if lines[0].startswith("Traceback") else lines[0]), "\n".join(lines[1:])
 
 

@@ -1,4 +1,4 @@
-"""The trials of a search as a table: rows of text, aligned text for a terminal, CSV for everything else."""
+"""Writes the trials of a search as a table: rows of text, aligned text for a terminal, CSV for everything else."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def test_stored_decision_is_told_in_words(study: optuna.Study) -> None:
     assert reason.contributions[0].n_values == len(
         {t.params["learning_rate"] for t in study.trials[:number] if t.intermediate_values}
     )
-    assert "What spoke most for it was learning_rate=" in text
+    assert "The strongest reason for this configuration was learning_rate=" in text
     assert "mostly learned from the trials" in text
     assert "probability of being chosen: 12% among 256 candidates; best alternative 11%" in text
     assert "best alternative: learning_rate=0.001" in text
@@ -47,11 +47,11 @@ def test_own_arguments_stops_and_failures_are_told(study: optuna.Study) -> None:
     pruned = next(t.number for t in study.trials if t.state == TrialState.PRUNED)
     told = explain(study, pruned).to_text()
     assert (
-        "stopped after 25% of a full training: its predicted chance to become the best was 2%, and with 97% certainty"
+        "stopped after 25% of a full training: its predicted chance to become the best was 2%, and the pruner was 97%"
         in told
     )
     complete = next(t.number for t in study.trials[1:] if t.state == TrialState.COMPLETE)
-    assert "at 25% of a full training, 97% certain that it should" in explain(study, complete).to_text()
+    assert "at 25% of a full training, 97% certain to stop" in explain(study, complete).to_text()
     failed = next(t.number for t in study.trials if t.state == TrialState.FAIL)
     assert "It failed: OutOfMemoryError" in explain(study, failed).to_text()
 

@@ -109,5 +109,5 @@ def test_a_training_that_went_on_is_told_and_paid_once() -> None:
     search = SearchRecord.from_study(study)
     summary = summarize(search)
     assert (summary.spent, summary.full) == (3.0, 3.0)
-    assert "It left a checkpoint that another trial could go on from." in explain(search, 1).sentences
-    assert "It went on with trial 1, which had been stopped after 25%." in explain(search, 2).sentences
+    assert "It left a checkpoint that another trial could resume." in explain(search, 1).sentences
+    assert "It resumed trial 1 at 25%." in explain(search, 2).sentences
