@@ -7,11 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from hf_rlsearch._version import __version__
-from hf_rlsearch.backend.registration import register
+from hf_rlsearch.trainer.register import register
 
 if TYPE_CHECKING:
-    from hf_rlsearch.backend.result import SearchResult
-    from hf_rlsearch.backend.search import search
     from hf_rlsearch.errors import (
         ArgumentsError,
         HfRlSearchError,
@@ -22,22 +20,24 @@ if TYPE_CHECKING:
         StorageError,
         WeightsError,
     )
-    from hf_rlsearch.pruner import RLPruner
-    from hf_rlsearch.sampler import RLSampler
+    from hf_rlsearch.optuna import RLSampler
+    from hf_rlsearch.optuna.pruner import RLPruner
+    from hf_rlsearch.trainer.api import search
+    from hf_rlsearch.trainer.search.result import SearchResult
 
 _HOME = {
     "ArgumentsError": "errors",
     "HfRlSearchError": "errors",
     "ObjectiveError": "errors",
     "ObservationError": "errors",
-    "RLPruner": "pruner",
-    "RLSampler": "sampler",
+    "RLPruner": "optuna",
+    "RLSampler": "optuna",
     "SearchFailed": "errors",
-    "SearchResult": "backend.result",
+    "SearchResult": "trainer.search.result",
     "SearchSpaceError": "errors",
     "StorageError": "errors",
     "WeightsError": "errors",
-    "search": "backend.search",
+    "search": "trainer.api",
 }
 __all__ = [
     "ArgumentsError",

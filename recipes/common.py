@@ -22,7 +22,7 @@ from datasets.arrow_writer import SchemaInferenceError
 from datasets.exceptions import DatasetsError
 from huggingface_hub import constants
 
-from hf_rlsearch.presets import preset
+from hf_rlsearch.space.presets import preset
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ from sklearn.datasets import make_regression
 
 from common import is_first_process, parse_args
 from hf_rlsearch import RLSampler
-from hf_rlsearch.optim import ReparameterizedUpdate
+from hf_rlsearch.trainer.hyperparameters.reparameterized import ReparameterizedUpdate
 
 
 @dataclass

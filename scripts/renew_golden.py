@@ -16,12 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hf_rlsearch.agent import load_agent
-from hf_rlsearch.observation import Observation, SpaceArrays, task_space_arrays
-from hf_rlsearch.policy.network import Arrays
-from hf_rlsearch.policy.threads import one_torch_thread
+from hf_rlsearch.agent.agent import load_agent, one_torch_thread
+from hf_rlsearch.agent.network import Arrays
+from hf_rlsearch.observation.observation import Observation, SpaceArrays
+from hf_rlsearch.tasks.histories import draw_history, measure, observe_tasks, task_space_arrays, train_partly
 from hf_rlsearch.tasks.prior import draw
-from hf_rlsearch.tasks.simulate import draw_history, measure, observe_tasks, train_partly
 
 FOLDER = Path(__file__).parent.parent / "tests" / "golden"
 OBSERVATIONS, SCORES = FOLDER / "observations.npz", FOLDER / "scores.npz"

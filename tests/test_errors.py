@@ -7,8 +7,8 @@ import pytest
 
 from hf_rlsearch import ArgumentsError, HfRlSearchError, SearchFailed, StorageError, search
 from hf_rlsearch.cli import main
+from hf_rlsearch.optuna.storage import cannot_go_on, opening_errors, storage_errors
 from hf_rlsearch.report import open_study
-from hf_rlsearch.storage import cannot_go_on, opening_errors, storage_errors
 
 URL = "nosuchdb://me:secret@host/searches"
 HIDDEN = "nosuchdb://me:***@host/searches"

@@ -1,4 +1,4 @@
-"""Imports go one way only: each module has a number, and imports only from lower ones.
+"""Imports go one way: a package imports only from the rows above its own, and no two modules import each other.
 
 The imports are read from the syntax tree, so those inside functions and under ``TYPE_CHECKING`` count as well.
 """
@@ -8,7 +8,8 @@ import importlib.util
 import re
 import sys
 import tomllib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -16,189 +17,159 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "hf_rlsearch"
 
-# The one table: a module or a folder (the longest name that fits counts) -> its layer; decimals order those inside one.
-LAYERS: dict[str, float] = {
-    "errors": 0,
-    "_typing": 0,
-    "_validation": 0,
-    "_version": 0,
-    "knowledge": 0.5,
-    "presets": 1,
-    "optim": 4,
-    "space": 1,
-    "history": 1.5,
-    "storage": 1,
-    "metrics": 1,
-    "curve_features": 1,
-    "tasks.prior_space": 1.6,
-    "tasks.prior_axes": 1.7,
-    "tasks.prior_architecture": 1.8,
-    "tasks.prior_training": 1.85,
-    "tasks.prior_generic": 1.8,
-    "decision": 1,
-    "tasks.prior": 2,
-    "tasks.curves": 2,
-    "observation": 2.5,
-    "tasks": 2.7,
-    "env": 3,
-    "vec_env": 3.5,
-    "stop_env": 3.6,
-    "stopped_play": 3.7,
-    "policy": 4,
-    "weights": 4,
-    "agent": 5,
-    "predictor_training": 5,
-    "stop_training": 5,
-    "choice_training": 5.2,
-    "meta_train": 5.5,
-    "sampler.tried": 5.5,
-    "sampler.spending": 5.5,
-    "sampler": 6,
-    "pruner": 6,
-    "ray_tune": 6.5,
-    "report": 6,
-    "embedded": 6,
-    "backend.confirm": 5,  # only statistics of trials; the report tells them too
-    "backend": 7,
-    "__init__": 8,
-    "cli": 9,
-    "__main__": 9.5,
-}
+LAYERS: list[set[str]] = [
+    {"errors", "_typing", "_validation", "_version"},
+    {"space", "metrics", "embedded"},
+    {"observation"},
+    {"tasks"},
+    {"envs", "agent"},
+    {"optuna", "meta_training"},
+    {"report", "integrations"},
+    {"trainer.session"},
+    {"trainer.hyperparameters"},
+    {"trainer.setup"},
+    {"trainer.storage"},
+    {"trainer.generation_tuning"},
+    {"trainer.search"},
+    {"trainer.api"},
+    {"trainer.register"},
+    {"__init__"},
+    {"cli"},
+    {"__main__"},
+]
+RANK = {package: rank for rank, packages in enumerate(LAYERS) for package in packages}
 
-# Who may name a library. One that is not here may be named by nobody.
-MAY_NAME: dict[str, set[str]] = {
-    "optuna": {"space", "history", "storage", "sampler", "pruner", "ray_tune", "report", "backend", "cli"},
-    "ray": {"ray_tune"},
-    "gymnasium": {"env", "vec_env", "stop_env", "policy", "agent"},
-    "stable_baselines3": {"policy.sb3", "vec_env", "agent", "stop_training", "choice_training"},
-    "transformers": {"backend", "cli.demo", "__init__", "metrics.text", "cli.inspect"},
-    "accelerate": {"backend"},
-    "datasets": {"embedded", "metrics", "backend", "cli.demo"},
-    "evaluate": {"metrics"},
-    "safetensors": {"weights", "policy", "agent", "predictor_training", "stop_training", "choice_training", "backend"},
-    "pandas": {"backend"},
-    "psutil": {"backend"},
+# Packages that only these may import: the sampler runs without transformers, a space needs no torch.
+MAY_IMPORT: dict[str, set[str]] = {
+    "torch": {"metrics", "envs", "agent", "meta_training", "trainer", "cli"},
+    "transformers": {"metrics", "trainer", "cli"},
+    "stable_baselines3": {"envs", "agent", "meta_training"},
+    "gymnasium": {"envs", "agent", "meta_training"},
+    "ray": {"integrations"},
     "altair": {"report"},
     "vl_convert": {"report"},
-    "sklearn": {"metrics", "backend.prices"},
-    "scipy": {"metrics"},
-    "sacrebleu": {"metrics"},
-    "rouge_score": {"metrics"},
     "typer": {"cli"},
-    "rich": {"report", "backend", "cli"},
-    "peft": {"backend"},
-    "packaging": {"backend", "cli"},
-    "tqdm": {"backend"},
-    "wandb": {"backend"},
-    "optuna_dashboard": {"backend"},
+    "evaluate": {"metrics"},
+    "datasets": {"metrics", "embedded", "trainer", "cli"},
 }
-ANYWHERE = {"numpy"}
-TORCH_FROM_LAYER = 4
-TORCH_AS_WELL = {"metrics.text"}  # perplexity runs a language model, and loads torch when it does
+MOST_FILES_IN_A_FOLDER, MOST_FILES = 12, 120
+
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+}
 
 
-def module_name(path: Path) -> str:
-    """``hf_rlsearch/policy/sb3.py`` -> ``policy.sb3``; the package's own ``__init__`` keeps its name."""
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+def package_of(module: str) -> str:
+    """``trainer.search.loop`` -> ``trainer.search``; ``space.roles`` -> ``space``."""
+    parts = module.split(".")
+    return ".".join(parts[:2]) if parts[0] == "trainer" and len(parts) > 1 else parts[0]
 
 
-def lookup(name: str, names: Collection[str]) -> str | None:
-    """The longest entry that is `name` or a package above it."""
-    parts = name.split(".")
-    prefixes = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
-    return next((prefix for prefix in prefixes if prefix in names), None)
-
-
-def imports(source: str, package: str) -> Iterator[str]:
-    """Absolute dotted names of everything that `source`, a module inside `package`, imports."""
+def imports(source: str, module: str, *, is_package: bool = False) -> Iterator[str]:
+    """Absolute dotted names of everything that `source`, the module `module` of our package, imports."""
+    parent = f"hf_rlsearch.{module}" if is_package else f"hf_rlsearch.{module}".rpartition(".")[0]
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             relative = "." * node.level + (node.module or "")
-            base = importlib.util.resolve_name(relative, package) if node.level else relative
-            # `from hf_rlsearch import env` names the module env, `from hf_rlsearch.env import X` names env as well.
+            base = importlib.util.resolve_name(relative, parent) if node.level else relative
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def problems(name: str, source: str, *, is_package: bool = False) -> list[str]:
-    """What `source`, as the module `name`, imports although it may not."""
-    own = lookup(name, LAYERS)
-    if own is None:
-        return [f"{name} is in no layer: add it to LAYERS"]
-    package = "hf_rlsearch" if name == "__init__" else f"hf_rlsearch.{name}"
-    package = package if is_package else package.rpartition(".")[0]
+def own_module(target: str) -> str | None:
+    """The module of our package that an import loads, without ``hf_rlsearch.``; None for a library."""
+    top, _, rest = target.partition(".")
+    if top != "hf_rlsearch":
+        return None
+    parts = rest.split(".")
+    prefixes = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+    return next((prefix for prefix in prefixes if prefix in MODULES), "__init__")
+
+
+def problems(module: str, source: str, *, is_package: bool = False) -> list[str]:
+    """What `source`, as the module `module`, imports although the tables forbid it."""
+    package = package_of(module)
+    if package not in RANK and package != "trainer":
+        return [f"{module}: the package {package} is in no row of LAYERS"]
     found = []
-    for target in imports(source, package):
-        top, _, rest = target.partition(".")
-        if top == "hf_rlsearch":
-            found += own_package_problem(name, own, rest)
-        elif top not in sys.stdlib_module_names:
-            found += library_problem(name, LAYERS[own], top)
+    for target in imports(source, module, is_package=is_package):
+        own, library = own_module(target), target.partition(".")[0]
+        if own is not None:
+            other = package_of(own)
+            if other != package and RANK.get(other, -1) >= RANK.get(package, -1):
+                found.append(f"{module} imports {own}, which is not above it in LAYERS")
+        elif package.partition(".")[0] not in MAY_IMPORT.get(library, {package.partition(".")[0]}):
+            found.append(f"{module} imports {library}: only {sorted(MAY_IMPORT[library])} may")
     return found
 
 
-def own_package_problem(name: str, own: str, rest: str) -> list[str]:
-    target = lookup(rest, LAYERS) or "__init__"
-    if target == own or LAYERS[target] < LAYERS[own]:
-        return []
-    return [f"{name} (layer {LAYERS[own]}) imports {rest or 'hf_rlsearch'} ({target}, layer {LAYERS[target]})"]
+def graph() -> dict[str, set[str]]:
+    """Which modules of our package each of them imports."""
+    edges: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        targets = imports(path.read_text(), module, is_package=path.name == "__init__.py")
+        edges[module] = {own for target in targets if (own := own_module(target)) not in (None, module)}  # type: ignore[misc]
+    return edges
 
 
-def library_problem(name: str, layer: float, library: str) -> list[str]:
-    if library in ANYWHERE:
-        return []
-    if library == "torch":
-        return [] if layer >= TORCH_FROM_LAYER or name in TORCH_AS_WELL else [f"{name} (layer {layer}) imports torch"]
-    if library not in MAY_NAME:
-        return [f"{name} imports {library}, which nobody may name: see MAY_NAME"]
-    return (
-        [] if lookup(name, MAY_NAME[library]) else [f"{name} imports {library}: only {sorted(MAY_NAME[library])} may"]
-    )
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_go_one_way(module: str) -> None:
+    path = MODULES[module]
+    assert problems(module, path.read_text(), is_package=path.name == "__init__.py") == []
 
 
-MODULES = sorted(PACKAGE.rglob("*.py"))
+def test_no_modules_import_each_other() -> None:
+    try:
+        TopologicalSorter(graph()).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_go_downwards(path: Path) -> None:
-    assert problems(module_name(path), path.read_text(), is_package=path.name == "__init__.py") == []
+def test_nobody_imports_meta_training() -> None:
+    users = [m for m, targets in graph().items() if any(package_of(t) == "meta_training" for t in targets)]
+    assert {package_of(module) for module in users} <= {"meta_training"}
 
 
-def test_every_entry_of_the_table_exists() -> None:
-    gone = [name for name in LAYERS if not list(PACKAGE.glob(f"{name.replace('.', '/')}*"))]
-    assert gone == []
+def test_folders_stay_small() -> None:
+    folders: dict[Path, int] = {}
+    for path in MODULES.values():
+        folders[path.parent] = folders.get(path.parent, 0) + 1
+    assert {str(folder): n for folder, n in folders.items() if n > MOST_FILES_IN_A_FOLDER} == {}
+    assert len(MODULES) <= MOST_FILES
+
+
+def test_every_row_exists() -> None:
+    assert {package for package in RANK if not list(PACKAGE.glob(f"{package.replace('.', '/')}*"))} == set()
 
 
 def test_every_library_is_a_declared_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [line for lines in project["optional-dependencies"].values() for line in lines]
     declared = {re.match(r"[\w-]+", line).group().replace("-", "_") for line in project["dependencies"] + extras}  # type: ignore[union-attr]
-    come_along = {"tqdm"}  # with optuna and transformers
-    projects = {"sklearn": "scikit_learn", "vl_convert": "vl_convert_python"}
-    named = {projects.get(name, name) for name in MAY_NAME} - come_along
-    assert named | ANYWHERE | {"torch"} <= declared
+    brought = {"tqdm", "yaml"}  # dependencies of transformers and Optuna
+    renamed = {"sklearn": "scikit_learn", "vl_convert": "vl_convert_python"}
+    named = set()
+    for module, path in MODULES.items():
+        tops = {t.partition(".")[0] for t in imports(path.read_text(), module, is_package=path.name == "__init__.py")}
+        named |= tops - sys.stdlib_module_names - {"hf_rlsearch"}
+    assert {renamed.get(name, name) for name in named} - brought <= declared
 
 
 @pytest.mark.parametrize(
-    ("name", "source", "text"),
+    ("module", "source", "text"),
     [
-        ("space", "from hf_rlsearch.sampler import RLSampler", "imports sampler"),
-        ("space", "import torch", "imports torch"),
-        ("env", "def f():\n    from hf_rlsearch import agent", "imports agent"),
-        ("sampler", "import transformers", "imports transformers"),
-        ("policy.network", "import stable_baselines3.ppo", "imports stable_baselines3"),
-        ("brand_new", "import json", "is in no layer"),
-        ("errors", "import hf_rlsearch", "layer 8"),
-        ("metrics.text", "import requests", "nobody may name"),
-        ("sampler.rl_sampler", "from ..backend import run", "imports backend"),
+        ("space.roles", "from hf_rlsearch.optuna import RLSampler", "not above it"),
+        ("space.roles", "import torch", "imports torch"),
+        ("envs.search_env", "def f():\n    from hf_rlsearch.trainer import api", "not above it"),
+        ("agent.agent", "from hf_rlsearch.envs import search_env", "not above it"),
+        ("trainer.setup.config", "from hf_rlsearch.trainer.search import loop", "not above it"),
+        ("optuna.sampler", "import transformers", "imports transformers"),
+        ("brand_new", "import json", "in no row"),
+        ("errors", "from hf_rlsearch import cli", "not above it"),
+        ("optuna.sampler", "from ..trainer.search import loop", "not above it"),
     ],
 )
-def test_the_check_can_fail(name: str, source: str, text: str) -> None:
-    assert any(text in line for line in problems(name, source))
-
-
-def test_equal_layers_do_not_import_each_other() -> None:
-    assert problems("presets", "from hf_rlsearch.space import SearchSpace") != []
-    assert problems("policy.sb3", "from hf_rlsearch.policy.network import Network") == []
+def test_the_check_can_fail(module: str, source: str, text: str) -> None:
+    assert any(text in line for line in problems(module, source))

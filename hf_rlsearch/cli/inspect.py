@@ -32,9 +32,9 @@ def show_space(
     from rich.console import Console
     from rich.table import Table
 
-    from hf_rlsearch.presets import MODEL_TYPES, preset
     from hf_rlsearch.report.format import show
     from hf_rlsearch.space import SearchSpace
+    from hf_rlsearch.space.presets import MODEL_TYPES, preset
 
     published: Sequence[dict[str, Any]] = ()
     if ":" in target:
@@ -60,7 +60,7 @@ def show_weights(
     weights: Annotated[str | None, typer.Argument(help="A bundled name or a .safetensors file.")] = None,
 ) -> None:
     """List the bundled weights of the agent, or show their card."""
-    from hf_rlsearch.weights.load import BUNDLED, load_weights, resolve
+    from hf_rlsearch.agent.checkpoint import BUNDLED, load_weights, resolve
 
     if weights is not None:
         print(load_weights(weights)[1].to_json())
@@ -137,7 +137,7 @@ def _check_backend() -> str:
 
 
 def _check_agent() -> str:
-    from hf_rlsearch.agent import load_agent
+    from hf_rlsearch.agent.agent import load_agent
 
     return f"{load_agent().card.name} loads"
 

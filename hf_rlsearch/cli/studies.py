@@ -127,8 +127,8 @@ def replay_trial(
 
 def _train_again(target: str, study: optuna.Study, number: int, before: dict[str, float]) -> bool:
     """Trains a trial again, prints its metrics beside those of the search, and returns whether they are equal."""
-    from hf_rlsearch.backend.compat import check_trainer
-    from hf_rlsearch.backend.finish import apply_trial
+    from hf_rlsearch.trainer.search.replay import apply_trial
+    from hf_rlsearch.trainer.session.compat import check_trainer
 
     with user_code_errors(target):
         trainer = load_function(target)()

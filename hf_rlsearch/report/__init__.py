@@ -10,19 +10,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hf_rlsearch.optuna.storage import open_study
     from hf_rlsearch.report.charts import PLOTS, write_plots
     from hf_rlsearch.report.explanation import Explanation, explain
     from hf_rlsearch.report.html import write_report
     from hf_rlsearch.report.records import SearchRecord, TrialRecord
     from hf_rlsearch.report.tables import to_csv, to_text
-    from hf_rlsearch.storage import open_study
 
 _HOME = {
     "charts": ("PLOTS", "write_plots"),
     "explanation": ("Explanation", "explain"),
     "html": ("write_report",),
     "records": ("SearchRecord", "TrialRecord"),
-    ".storage": ("open_study",),
+    ".optuna.storage": ("open_study",),
     "tables": ("to_csv", "to_text"),
 }
 __all__ = [

@@ -12,8 +12,8 @@ import numpy as np
 import optuna
 
 from hf_rlsearch._typing import FloatArray
-from hf_rlsearch.backend.confirm import Gain
-from hf_rlsearch.backend.confirm import gain as paired_gain
+from hf_rlsearch.optuna.confirmation import Gain
+from hf_rlsearch.optuna.confirmation import gain as paired_gain
 from hf_rlsearch.report.records import SearchRecord, TrialRecord
 
 MIN_FOR_IMPORTANCE = 10

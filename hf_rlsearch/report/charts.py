@@ -12,12 +12,12 @@ import optuna
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from hf_rlsearch.errors import ArgumentsError, MissingExtraError
+from hf_rlsearch.optuna.storage import open_study
 from hf_rlsearch.report import chart_data
 from hf_rlsearch.report.analysis import importances, value_range
 from hf_rlsearch.report.chart_data import Rows
 from hf_rlsearch.report.format import printable, shorten_name
 from hf_rlsearch.report.records import SearchRecord
-from hf_rlsearch.storage import open_study
 
 try:
     import altair as alt

@@ -15,13 +15,13 @@ import optuna
 
 from hf_rlsearch._version import __version__
 from hf_rlsearch.errors import ArgumentsError
+from hf_rlsearch.optuna.storage import open_study
 from hf_rlsearch.report.analysis import Summary, front, importances, summarize
 from hf_rlsearch.report.charts import PALETTES, Chart, all_charts, javascript, named_data, theme
 from hf_rlsearch.report.explanation import Contribution, Explanation, explain
 from hf_rlsearch.report.format import duration, number, show, size
 from hf_rlsearch.report.records import SearchRecord, TrialRecord
 from hf_rlsearch.report.tables import columns, rows
-from hf_rlsearch.storage import open_study
 
 # Anchor, title and charts of each section; a name that ends with a dash stands for all that begin so.
 _SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (

@@ -17,8 +17,8 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.backend.confirm import OF, SEED, Confirmation, confirmations, winner
-from hf_rlsearch.history import CONTINUES, COST, DECISION_KEY, STOP_KEY
+from hf_rlsearch.observation.trial_attributes import CONTINUES, COST, DECISION_KEY, STOP_KEY
+from hf_rlsearch.optuna.confirmation import OF, SEED, Confirmation, confirmations, winner
 
 FRACTION_STEPS = 10_000
 ONE_BY_ONE = "one_by_one"

@@ -4,8 +4,8 @@ A candidate is a row of level indices, one per hyperparameter. Values handed out
 Optuna distribution they come from.
 """
 
+from hf_rlsearch.space.dry_run import Recording, record
 from hf_rlsearch.space.hyperparameter import Hyperparameter
-from hf_rlsearch.space.recording import Recording, record
 from hf_rlsearch.space.roles import ROLES, generic_role, infer_role
 from hf_rlsearch.space.search_space import SearchSpace
 

@@ -10,7 +10,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
 from hf_rlsearch._validation import is_finite_number
-from hf_rlsearch.space.levels import is_logarithmic, make_levels, storable
+from hf_rlsearch.space.discretize import is_logarithmic, make_levels, storable
 
 
 @dataclass(frozen=True)

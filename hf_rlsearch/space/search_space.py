@@ -13,8 +13,8 @@ from hf_rlsearch._typing import BoolArray, IntArray, Params
 from hf_rlsearch._validation import did_you_mean
 from hf_rlsearch.errors import SearchSpaceError
 from hf_rlsearch.space.candidates import draw_pool, full_grid, unique_rows
+from hf_rlsearch.space.dry_run import record
 from hf_rlsearch.space.hyperparameter import Hyperparameter
-from hf_rlsearch.space.recording import record
 from hf_rlsearch.space.roles import check_role, infer_role
 
 

@@ -1,1 +1,1 @@
-"""Draws synthetic tasks to tune, and plays searches on them."""
+"""Simulates trainings to learn from, and the histories of searches on them."""

@@ -17,14 +17,11 @@ import numpy as np
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.space import ROLES
-from hf_rlsearch.tasks.prior_generic import GenericDraw
+from hf_rlsearch.tasks.prior_effects import GenericDraw, TrainingDraw
 from hf_rlsearch.tasks.prior_space import GENERIC, LORA, SCRATCH, SGD, lognormal
-from hf_rlsearch.tasks.prior_training import TrainingDraw
 
 PRIOR_VERSION = "4"
 """Raised with every change of what is drawn; the card of the weights names it."""
-
-FACTS = ("n_parameters", "n_examples", "maximize", "lora", "from_scratch")
 """Facts about a task that a searcher may know; `TaskBatch.facts` holds them in this order, NaN where unknown."""
 _WRONG_HINTS = 0.08
 

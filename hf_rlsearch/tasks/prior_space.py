@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
-from hf_rlsearch.knowledge import KINDS
+from hf_rlsearch.observation.value_features import KINDS
 from hf_rlsearch.space import ROLES
 
 MAX_HYPERPARAMETERS = 12

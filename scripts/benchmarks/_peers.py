@@ -200,8 +200,8 @@ def variants(weights: str | None, folder: Path) -> dict[str, str | None]:
     """
     import torch
 
-    from hf_rlsearch.policy.network import NetworkConfig, Predictor
-    from hf_rlsearch.weights.load import load_weights, save_weights
+    from hf_rlsearch.agent.checkpoint import load_weights, save_weights
+    from hf_rlsearch.agent.network import NetworkConfig, Predictor
 
     tensors, card = load_weights(weights)
     torch.manual_seed(0)

@@ -43,7 +43,7 @@ from transformers import Trainer, TrainerCallback
 import _benchmarking as bench
 from _comparing import BACKENDS, TASKS, tables
 from hf_rlsearch import embedded
-from hf_rlsearch.weights.load import resolve
+from hf_rlsearch.agent.checkpoint import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 MULTI30K: dict[str, Any] = {"width": 64, "vocabulary": 2000, "max_length": 32, "epochs": 3.0}

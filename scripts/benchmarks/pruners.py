@@ -34,10 +34,10 @@ from _syne_tune import METHODS as SYNE_TUNE
 from _syne_tune import SyneTuneSearch, why_missing
 from hf_rlsearch import RLPruner, RLSampler
 from hf_rlsearch._typing import FloatArray
+from hf_rlsearch.agent.checkpoint import load_weights, resolve
+from hf_rlsearch.agent.stop_rule import StopRule
 from hf_rlsearch.errors import WeightsError
-from hf_rlsearch.history import CONTINUES
-from hf_rlsearch.policy.stop import StopRule
-from hf_rlsearch.weights.load import load_weights, resolve
+from hf_rlsearch.observation.trial_attributes import CONTINUES
 from recorded_tasks import RecordedTask, load_tasks
 
 POINTS = (1, 3, 5, 10, 20)

@@ -25,7 +25,7 @@ import numpy as np
 
 import _benchmarking as bench
 from _peers import PEERS, prepare, variants
-from hf_rlsearch.weights.load import resolve
+from hf_rlsearch.agent.checkpoint import resolve
 from recorded_tasks import RecordedTask, load_tasks
 
 POINTS = (1, 3, 5, 10, 20, 50)

@@ -69,7 +69,7 @@ class Fork:
     """The same script in processes forked from one that has imported everything: a life takes a second, not ten."""
 
     _context = multiprocessing.get_context("forkserver")
-    _context.set_forkserver_preload(["tests.chaos.worker", "hf_rlsearch.backend.run"])
+    _context.set_forkserver_preload(["tests.chaos.worker", "hf_rlsearch.trainer.search.loop"])
 
     def __init__(self, folder: Path, n_ranks: int, *arguments: str) -> None:
         given = (n_ranks, free_port(), str(folder), *arguments)

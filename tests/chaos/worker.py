@@ -20,7 +20,7 @@ import torch.distributed as dist
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import hf_rlsearch  # noqa: F401
-from tests.backend.conftest import Rows, tiny_model
+from tests.trainer.conftest import Rows, tiny_model
 
 PREPARING, TRAINING, EVALUATION, CHECKPOINT, BETWEEN, RETURNED = MOMENTS = (
     "preparing",

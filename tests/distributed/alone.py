@@ -11,9 +11,9 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 import hf_rlsearch  # noqa: F401
-from hf_rlsearch.backend import distributed
-from hf_rlsearch.backend.trial import SharedTrial
-from tests.backend.conftest import Rows, Scripted, rates, tiny_arguments, tiny_model
+from hf_rlsearch.trainer.search import distributed
+from hf_rlsearch.trainer.search.trial import SharedTrial
+from tests.trainer.conftest import Rows, Scripted, rates, tiny_arguments, tiny_model
 
 N_TRIALS = 3
 

@@ -12,7 +12,7 @@ from typing import Any
 from tests.chaos.lives import free_port
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.distributed.optuna_ranks", "hf_rlsearch.backend.run"])
+_context.set_forkserver_preload(["tests.distributed.optuna_ranks", "hf_rlsearch.trainer.search.loop"])
 
 Search = Callable[[int, str, Path], dict[str, Any]]
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.processes import run_limited
+from tests.helpers.processes import run_limited
 
 ROOT = Path(__file__).resolve().parents[2]
 

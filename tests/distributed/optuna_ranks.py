@@ -11,7 +11,7 @@ import optuna
 import torch
 from transformers import BertForSequenceClassification, Trainer
 
-from tests.backend.conftest import Rows, rates, tiny_arguments, tiny_model
+from tests.trainer.conftest import Rows, rates, tiny_arguments, tiny_model
 
 N_TRIALS = 3
 

@@ -11,9 +11,9 @@ import transformers
 from optuna.trial import TrialState
 from packaging.version import Version
 
-from tests.backend.conftest import states, stored
 from tests.distributed.forked import outcomes
 from tests.distributed.optuna_ranks import search
+from tests.trainer.conftest import states, stored
 
 pytestmark = [
     pytest.mark.timeout(400),

@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from hf_rlsearch.backend import distributed
-from hf_rlsearch.backend.distributed import ProcessGroup
-from hf_rlsearch.backend.failures import RankLeft, RankLost
+from hf_rlsearch.trainer.search import distributed
+from hf_rlsearch.trainer.search.distributed import ProcessGroup
+from hf_rlsearch.trainer.session.failures import RankLeft, RankLost
 from tests.distributed.forked import outcomes
 
 pytestmark = pytest.mark.timeout(200)

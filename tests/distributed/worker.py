@@ -20,9 +20,9 @@ import torch.distributed as dist
 from transformers import BertForSequenceClassification, Trainer, TrainingArguments
 
 import hf_rlsearch  # noqa: F401
-from hf_rlsearch.backend import distributed
-from tests.backend.conftest import Rows, Scripted, rates, tiny_model
-from tests.backend.scopes import seq2seq
+from hf_rlsearch.trainer.search import distributed
+from tests.helpers import seq2seq
+from tests.trainer.conftest import Rows, Scripted, rates, tiny_model
 
 RANK = int(os.environ["RANK"])
 RESTARTS = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))

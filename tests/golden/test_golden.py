@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from hf_rlsearch.observation import Observation, SpaceArrays
+from hf_rlsearch.observation.observation import Observation, SpaceArrays
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TOLERANCE = 1e-4

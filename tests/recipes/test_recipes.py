@@ -15,9 +15,9 @@ import transformers
 
 import common
 from hf_rlsearch import embedded
-from hf_rlsearch.presets import MODEL_TYPES, preset
 from hf_rlsearch.space import SearchSpace
-from tests.processes import run_limited
+from hf_rlsearch.space.presets import MODEL_TYPES, preset
+from tests.helpers.processes import run_limited
 from tests.recipes.conftest import RECIPES, SEARCHES, recipe
 
 WITH_TRAINER = tuple(name for name in SEARCHES if name != "reparameterized_regression")

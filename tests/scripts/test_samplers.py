@@ -178,7 +178,7 @@ def test_variants_without_training(samplers: ModuleType, tmp_path: Path) -> None
     """An untrained network is other weights than ours; where PPO has trained nothing, there is no row without it."""
     from safetensors.torch import load_file, save_file
 
-    from hf_rlsearch.weights.load import load_weights, resolve
+    from hf_rlsearch.agent.checkpoint import load_weights, resolve
 
     variants = samplers.variants(None, tmp_path)
     ours, untrained = (load_weights(variants[m])[0] for m in ("ours", "ours, from scratch"))

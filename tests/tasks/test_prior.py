@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_rlsearch.knowledge import KINDS
+from hf_rlsearch.observation.observation import FACTS
+from hf_rlsearch.observation.value_features import KINDS
 from hf_rlsearch.space import ROLES
-from hf_rlsearch.tasks.prior import FACTS, TaskBatch, draw
+from hf_rlsearch.tasks.prior import TaskBatch, draw
 from hf_rlsearch.tasks.prior_space import MAX_HYPERPARAMETERS, MAX_LEVELS
 
 TASKS = draw(np.random.default_rng(0), 300, 64)

@@ -1,0 +1,130 @@
+"""What the decision head sees of each candidate: the predictor's distribution in a few numbers.
+
+The predictor stays as likelihood trained it; PPO learns on top of these numbers only. Training all weights by PPO
+destroyed the distribution that they are computed from.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def forecast_features(probabilities: Tensor, bins: Tensor, running: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    """Describes running trials by their predicted end.
+
+    Args:
+        probabilities: B x C x bins, of the improvement over the incumbent at the end of a training.
+        bins: Value of each bin.
+        running: B index of the candidate that is running; any index where none is.
+        allowed: B x C, True for candidates that may be trained next.
+
+    Returns:
+        B x len(FORECAST_FEATURES), and B index of the allowed candidate of the largest expected improvement.
+    """
+    log_ei = log_expected_improvement(probabilities, bins)
+    fresh, pick = log_ei.masked_fill(~allowed, -torch.inf).max(1)
+    row = torch.arange(len(running), device=running.device)
+    own = probabilities[row, running]
+    mean, spread = mean_and_spread(own, bins)
+    columns = [torch.ones_like(mean), mean, spread, 2 * chance_of_improvement(own, bins) - 1]
+    columns += [(log_ei[row, running] + 4) / 3, (fresh.clamp(min=-12.0) + 4) / 3]
+    return torch.stack(columns, dim=-1).clamp(-3, 3), pick
+
+
+CANDIDATE_FEATURES = ("log_ei", "gap_to_best_ei", "chance", "mean", "spread", "upper", "rank", "large_gain")
+SEARCH_FEATURES = (
+    "left",
+    "log_left",
+    "log_done",
+    "best_log_ei",
+    "best_chance",
+    "running",
+    "running_log_ei",
+    "running_chance",
+    "running_mean",
+    "running_spread",
+    "running_fidelity",
+    "budget_known",
+)
+
+
+def log_expected_improvement(probabilities: Tensor, bins: Tensor) -> Tensor:
+    """Natural logarithm of the expected improvement, at least -12; shape of `probabilities` without its last axis."""
+    return torch.log((probabilities * bins.clamp(min=0)).sum(-1) + 6e-6)
+
+
+def mean_and_spread(probabilities: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of distributions over bins; the shape of `probabilities` without its last axis."""
+    mean = (probabilities * bins).sum(-1)
+    return mean, (probabilities * (bins - mean[..., None]) ** 2).sum(-1).clamp(min=1e-8).sqrt()
+
+
+def chance_of_improvement(probabilities: Tensor, bins: Tensor) -> Tensor:
+    """Probability of more than 0.004 of (best - median), below which a trial is no better; shape as above."""
+    return (probabilities * (bins > 0.004)).sum(-1)
+
+
+def candidate_features(logits: Tensor, bins: Tensor, mask: Tensor) -> Tensor:
+    """Summarises predicted distributions.
+
+    Args:
+        logits: B x C x bins.
+        bins: Value of each bin.
+        mask: B x C, True where the candidate may be chosen; ranks and gaps are among those.
+
+    Returns:
+        B x C x len(CANDIDATE_FEATURES), each about in [-3, 3].
+    """
+    p = logits.softmax(-1)
+    log_ei = log_expected_improvement(p, bins)
+    best = log_ei.masked_fill(~mask, -12.0).max(1, keepdim=True).values
+    mean, spread = mean_and_spread(p, bins)
+    chance = chance_of_improvement(p, bins)
+    upper = bins[(p.cumsum(-1) < 0.9).sum(-1).clamp(max=len(bins) - 1)]
+    order = log_ei.masked_fill(~mask, -12.0).argsort(1, descending=True).argsort(1)
+    large = (p * (bins > 0.2)).sum(-1)
+    rank = torch.log1p(order.float()) / 3
+    return torch.stack([(log_ei + 4) / 3, log_ei - best, chance * 2 - 1, mean, spread, upper, rank, large * 2 - 1], -1)
+
+
+def search_features(
+    candidates: Tensor,
+    mask: Tensor,
+    running: Tensor,
+    fidelity: Tensor,
+    n_left: Tensor,
+    n_total: Tensor,
+) -> Tensor:
+    """Summarises a search.
+
+    Args:
+        candidates: B x C x len(CANDIDATE_FEATURES).
+        mask: B x C, True where the candidate may be chosen.
+        running: B, row of the running trial among the candidates, -1 where nothing runs.
+        fidelity: B, of the running trial, in [0, 1).
+        n_left: B full trainings that are left.
+        n_total: B full trainings of the whole budget; NaN where it is not known.
+
+    Returns:
+        B x len(SEARCH_FEATURES), each about in [-3, 3].
+    """
+    known = ~torch.isnan(n_total)
+    total = torch.where(known, n_total, torch.ones_like(n_total))
+    left = torch.where(known, n_left, torch.zeros_like(n_left))
+    allowed = candidates.masked_fill(~mask[..., None], -4.0)
+    at = running.clamp(min=0)[:, None, None].expand(-1, 1, candidates.shape[2])
+    own = torch.gather(candidates, 1, at)[:, 0] * (running >= 0)[:, None]
+    zero_if_unknown = known.float()
+    columns = [
+        left / total,
+        torch.log1p(left) / 3 * zero_if_unknown,
+        torch.log1p((total - left).clamp(min=0)) / 3 * zero_if_unknown,
+        allowed[..., 0].max(1).values,
+        allowed[..., 2].max(1).values,
+        (running >= 0).float(),
+        *(own[:, i] for i in (0, 2, 3, 4)),
+        fidelity * (running >= 0),
+        zero_if_unknown,
+    ]
+    return torch.stack(columns, dim=-1)

@@ -1,0 +1,284 @@
+"""The agent: weights that choose. No learning happens here; it adapts to a search in context."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
+from hf_rlsearch.agent.acquisition import (
+    candidate_features,
+    chance_of_improvement,
+    forecast_features,
+    log_expected_improvement,
+    mean_and_spread,
+    search_features,
+)
+from hf_rlsearch.agent.checkpoint import Card, load_weights
+from hf_rlsearch.agent.decision import Alternative, Decision
+from hf_rlsearch.agent.decision_head import DecisionHead
+from hf_rlsearch.agent.network import Arrays, NetworkConfig, Predictor, Reading
+from hf_rlsearch.agent.shapley import most_attended, predicted_mean, shapley_values
+from hf_rlsearch.errors import WeightsError
+from hf_rlsearch.observation.history import History
+from hf_rlsearch.observation.observation import live_observation
+from hf_rlsearch.space import SearchSpace
+
+_deciding = threading.Lock()
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Runs torch's operators on one thread, and restores the number of threads after.
+
+    The network is too small to gain from more, and where other processes use the cores, waiting for a second OpenMP
+    thread makes a decision more than ten times slower. Threads of the same process (``n_jobs``) take turns, since the
+    number is theirs together: the last one to leave must not keep the training that follows on one thread.
+    """
+    with _deciding:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+MAX_TRIALS = 160
+"""Trials that the network looks at; of a longer history the better half and the latest, so that asking stays quick."""
+_SHARPNESS = 3.0  # of the probability shown where no policy decided: expected improvement to this power, normalised
+MAX_HYPERPARAMETERS = 24
+"""Beyond this many the prior says nothing; candidates are then spread evenly."""
+
+
+class Agent:
+    """Weights in use.
+
+    Args:
+        tensors: As `load_weights` returns them.
+        card: Their card.
+
+    Raises:
+        WeightsError: The tensors do not fit the network that the card describes.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], card: Card) -> None:
+        self.card = card
+        self._nothing: tuple[object, Reading] | None = None
+        try:
+            self.predictor = Predictor(NetworkConfig(**card.network)).eval()
+            self.predictor.load_state_dict(part(tensors, "predictor"))
+            self.head = DecisionHead().eval() if part(tensors, "head") else None
+            if self.head is not None:
+                self.head.load_state_dict(part(tensors, "head"))
+        except (RuntimeError, TypeError) as error:
+            raise WeightsError(
+                f"weights {card.name!r} do not fit the network that their card describes: {error}\n"
+                "Use the bundled weights, or the version of hf_rlsearch that wrote the file."
+            ) from error
+
+    def decide(
+        self,
+        space: SearchSpace,
+        history: History,
+        candidates: IntArray,
+        *,
+        mask: BoolArray,
+        n_remaining: int | None,
+        facts: Mapping[str, float],
+        rng: np.random.Generator,
+        worth: FloatArray | None = None,
+    ) -> Decision:
+        """Chooses the candidate to train next; takes one thread, see `hf_rlsearch.agent.agent`.
+
+        Args:
+            space: The search space.
+            history: All that was trained or is running.
+            candidates: C x H level indices, C at least 1.
+            mask: C, True where the candidate may be chosen, at least one.
+            n_remaining: Trials that are left with this one, None where nobody knows.
+            facts: Known facts by name, see `hf_rlsearch.tasks.prior.FACTS`.
+            rng: Breaks ties and spreads designs.
+            worth: C positive factors on expected improvement, see `sampler.spending`; all 1 where not given.
+        """
+        if len(space.hyperparameters) > MAX_HYPERPARAMETERS:
+            index = _farthest(space, history, candidates, mask, rng)
+            return Decision(index=index, source="design", n_candidates=int(mask.sum()))
+        n_done, history = len(history), shorten(history)
+        observation = live_observation(space, history, candidates, mask, facts)
+        with one_torch_thread(), torch.inference_mode():
+            arrays = Arrays.of(observation)
+            reading = self.predictor.read(arrays)
+            logits = self.predictor.score(reading, arrays.candidates)
+            source, scores = self._scores(logits, mask, n_remaining, n_done)
+            if worth is not None:
+                scores = scores + _SHARPNESS * torch.as_tensor(np.log(worth))
+            order, chances = _ranked(scores, mask, rng)
+            row = candidates[order[0]]
+            contributions, beforehand = self._contributions(space, reading, row, facts, rng)
+            return Decision(
+                index=int(order[0]),
+                source=source,
+                n_candidates=int(mask.sum()),
+                alternative=self._alternative(space, candidates, order[1:], logits, chances),
+                contributions=contributions,
+                beforehand=beforehand,
+                attended=most_attended(self.predictor, reading, row, history.numbers),
+                **self._prediction(logits[0, order[0]], chances[order[0]]),
+            )
+
+    def forecast(
+        self,
+        space: SearchSpace,
+        history: History,
+        number: int,
+        candidates: IntArray,
+        *,
+        mask: BoolArray,
+        facts: Mapping[str, float],
+    ) -> FloatArray | None:
+        """What becomes of a running trial if it is trained to its end, beside the best candidate to train instead.
+
+        Args:
+            space: The search space.
+            history: All that was trained or is running, this trial included.
+            number: Of the running trial.
+            candidates: C x H level indices, C at least 1.
+            mask: C, True where the candidate may be trained next.
+            facts: As for `decide`.
+
+        Returns:
+            1 x len(FORECAST_FEATURES); None where the history lacks the trial, or the space is wider than the agent
+            knows.
+        """
+        history = shorten(history)
+        if len(space.hyperparameters) > MAX_HYPERPARAMETERS or number not in history.numbers:
+            return None
+        at = int(np.flatnonzero(history.numbers == number)[0])
+        with one_torch_thread(), torch.inference_mode():
+            arrays = Arrays.of(live_observation(space, history, candidates, mask, facts))
+            own = arrays.trials[:, at : at + 1]  # may have values between the levels, which no candidate has
+            rows = torch.cat([arrays.candidates, own], dim=1)
+            chances = self.predictor.score(self.predictor.read(arrays), rows).softmax(-1)
+            allowed = torch.cat([torch.as_tensor(mask), torch.tensor([False])])[None]
+            last = torch.tensor([len(candidates)])
+            return forecast_features(chances, self.predictor.bins, last, allowed)[0].numpy()
+
+    def _scores(self, logits: Tensor, mask: BoolArray, n_remaining: int | None, n_done: int) -> tuple[str, Tensor]:
+        """Who scores, and C unnormalised log-probabilities."""
+        if self.head is not None and n_remaining is not None:
+            return "policy", self._policy_scores(logits, mask, n_remaining, n_done)
+        return "predictor", _SHARPNESS * log_expected_improvement(logits[0].softmax(-1), self.predictor.bins)
+
+    def _alternative(
+        self, space: SearchSpace, candidates: IntArray, others: IntArray, logits: Tensor, chances: FloatArray
+    ) -> Alternative | None:
+        """The first of the other candidates, None where there is none."""
+        if not len(others):
+            return None
+        prediction = self._prediction(logits[0, others[0]], chances[others[0]])
+        return Alternative(params=space.decode(candidates[others[0]]), **prediction)
+
+    def _prediction(self, logits: Tensor, probability: float) -> dict[str, float]:
+        """The numbers of a `Prediction` from the logits of one candidate and its probability of being chosen."""
+        p, bins = logits.softmax(-1), self.predictor.bins
+        mean, spread = mean_and_spread(p, bins)
+        return {
+            "probability": float(probability),
+            "improvement": float((p * bins.clamp(min=0)).sum()),
+            "chance": float(chance_of_improvement(p, bins)),
+            "mean": float(mean),
+            "spread": float(spread),
+        }
+
+    def _contributions(
+        self, space: SearchSpace, reading: Reading, row: IntArray, facts: Mapping[str, float], rng: np.random.Generator
+    ) -> tuple[dict[str, float], ...]:
+        """What each hyperparameter contributes, with what the trials say and without."""
+        predictors = [predicted_mean(self.predictor, r) for r in (reading, self._read_nothing(space, facts))]
+        found = shapley_values(predictors, row, space.n_levels, rng)
+        return tuple(dict(zip(space.names, values.tolist(), strict=True)) for values in found)
+
+    def _read_nothing(self, space: SearchSpace, facts: Mapping[str, float]) -> Reading:
+        """The reading of a search without trials; the last one is kept, as it stays the same during a search."""
+        key = (space, tuple(sorted(facts.items())))
+        if self._nothing is None or self._nothing[0] != key:
+            row, mask = np.zeros((1, len(space.names)), int), np.ones(1, bool)
+            observation = live_observation(space, History.from_trials([], []), row, mask, facts)
+            self._nothing = key, self.predictor.read(Arrays.of(observation))
+        return self._nothing[1]
+
+    def _policy_scores(self, logits: Tensor, mask: BoolArray, n_remaining: int, n_done: int) -> Tensor:
+        """C log-probabilities of the decision head, which knows how much of the budget is left."""
+        assert self.head is not None
+        allowed = torch.as_tensor(mask)[None]
+        candidates = candidate_features(logits, self.predictor.bins, allowed)
+        left, total = torch.tensor([float(n_remaining)]), torch.tensor([float(n_remaining + n_done)])
+        search = search_features(candidates, allowed, torch.tensor([-1]), torch.zeros(1), left, total)
+        actions = torch.cat([allowed, torch.zeros(1, 1, dtype=torch.bool)], dim=1)
+        return torch.as_tensor(self.head(candidates, search, actions)[0][0, :-1])
+
+
+def _ranked(scores: Tensor, mask: BoolArray, rng: np.random.Generator) -> tuple[IntArray, FloatArray]:
+    """The best and, where there is one, the second best allowed candidate, ties at random; and C probabilities."""
+    score = np.where(mask, scores.double().numpy() + 1e-9 * rng.random(len(mask)), -np.inf)
+    weight = np.exp(score - score.max())
+    order = np.argsort(-score, kind="stable")[: min(2, int(mask.sum()))]
+    return order, weight / weight.sum()
+
+
+def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors of one part ("predictor", "head", "stop") by their own names, empty if there are none."""
+    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+
+
+def shorten(history: History, limit: int = MAX_TRIALS) -> History:
+    """The better half and the latest trials of a long history; a short one as it is."""
+    if len(history.params) <= limit:
+        return history
+    value = np.where(np.isfinite(history.values), history.values, -np.inf)
+    best = np.argsort(-value, kind="stable")[: limit // 2]
+    rest = np.setdiff1d(np.arange(len(value)), best)[-(limit - limit // 2) :]
+    keep = np.sort(np.concatenate([best, rest]))
+    return History(
+        history.numbers[keep],
+        tuple(history.params[i] for i in keep),
+        history.values[keep],
+        history.fidelity[keep],
+        history.status[keep],
+        tuple(history.curves[i] for i in keep),
+    )
+
+
+def _farthest(
+    space: SearchSpace, history: History, candidates: IntArray, mask: BoolArray, rng: np.random.Generator
+) -> int:
+    """The candidate that differs most from every trial: a space-filling design, one by one."""
+    scale = np.maximum(space.n_levels - 1, 1)
+    place = candidates / scale
+    allowed = np.nonzero(mask)[0]
+    if not len(history.params):
+        return int(rng.choice(allowed))
+    trials: FloatArray = np.stack([space.nearest_levels(p) for p in shorten(history).params]) / scale
+    distance = np.abs(place[allowed, None] - trials[None]).sum(2).min(1)
+    return int(allowed[(distance + 1e-9 * rng.random(len(allowed))).argmax()])
+
+
+@lru_cache(maxsize=4)
+def load_agent(weights: str | Path | None = None) -> Agent:
+    """The agent of some weights, loaded once per process.
+
+    Args:
+        weights: A bundled name, a path, or None for the default.
+
+    Raises:
+        WeightsError: Missing, corrupted, foreign, or of another observation format.
+    """
+    return Agent(*load_weights(weights))

@@ -1,0 +1,65 @@
+"""The decision head: what PPO trains on top of the frozen predictor.
+
+It starts as a good rule and learns what the rule lacks. For candidates the rule is expected improvement; for the
+running trial it is expected improvement per training still to be paid, against the best candidate's. Both are myopic:
+what is left of the budget, and what a trial teaches beyond itself, is for PPO to add.
+
+Letters: B searches, C candidates.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hf_rlsearch.agent.acquisition import CANDIDATE_FEATURES, SEARCH_FEATURES
+
+_SHARPNESS = (
+    3.0  # logits per unit of log expected improvement: how far the starting policy explores during meta-training
+)
+
+
+class DecisionHead(nn.Module):
+    """Features -> logits of all candidates and of *continue*, and a value."""
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        n_candidate, n_search = len(CANDIDATE_FEATURES), len(SEARCH_FEATURES)
+        self.residual = _zero_last(n_candidate + n_search, width, 1)
+        self.gate = _zero_last(n_search, width, 1)
+        self.value = _zero_last(n_search, width, 1)
+
+    def forward(self, candidates: Tensor, search: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores actions.
+
+        Args:
+            candidates: B x C x len(CANDIDATE_FEATURES).
+            search: B x len(SEARCH_FEATURES).
+            mask: B x (C + 1), True where the action may be chosen; the last is *continue*.
+
+        Returns:
+            B x (C + 1) log-probabilities, and B values.
+        """
+        spread = search[:, None].expand(-1, candidates.shape[1], -1)
+        log_ei = candidates[..., 0] * 3
+        choice = _SHARPNESS * log_ei + self.residual(torch.cat([candidates, spread], -1))[..., 0]
+        choice = F.log_softmax(choice.masked_fill(~mask[:, :-1], -1e4), dim=-1)
+        go_on = self.go_on(search).masked_fill(~mask[:, -1], -1e4)
+        logits = torch.cat([choice + F.logsigmoid(-go_on)[:, None], F.logsigmoid(go_on)[:, None]], dim=1)
+        return logits.masked_fill(~mask, -1e8), self.value(search)[:, 0]
+
+    def go_on(self, search: Tensor) -> Tensor:
+        """B log-odds of continuing the running trial; meaningless where nothing runs."""
+        column = {name: search[:, i] for i, name in enumerate(SEARCH_FEATURES)}
+        price = torch.log(1.05 - column["running_fidelity"])
+        rule = 3 * (column["running_log_ei"] - column["best_log_ei"]) - price
+        return torch.as_tensor(2.0 * rule + self.gate(search)[:, 0])
+
+
+def _zero_last(n_in: int, width: int, n_out: int) -> nn.Sequential:
+    """An MLP that outputs zero until it is trained."""
+    last = nn.Linear(width, n_out)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(n_in, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), last)

@@ -1,0 +1,173 @@
+"""Gaussian-process regression over the trials, with kernels that the network sets; what attention alone cannot do.
+
+Attention averages the outcomes of near trials; with ten or more of them solving for their weights says far more. On
+tasks of the prior the attention alone fell behind a Gaussian process from about ten trials on
+(docs/log/2026-11-22-gaussian-processes.md).
+
+Letters as in `policy.network`; D numbers are regressed per head.
+
+Sources: posterior of a Gaussian process with noise, Rasmussen and Williams 2006 (eq. 2.25 and 2.26); kernels from a
+network's outputs as in deep kernel learning, Wilson et al. 2016 (AISTATS).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def mlp(n_in: int, width: int, n_out: int) -> nn.Sequential:
+    """Two layers."""
+    return nn.Sequential(nn.Linear(n_in, width), nn.GELU(), nn.Linear(width, n_out))
+
+
+class BiasedAttention(nn.Module):
+    """Multi-head attention whose logits carry an additive bias; one learned key stands for "no such trial"."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key_value, self.out = (
+            nn.Linear(width, width),
+            nn.Linear(width, 2 * width),
+            nn.Linear(width, width),
+        )
+        self.null_key, self.null_value = nn.Parameter(torch.zeros(1, 1, width)), nn.Parameter(torch.zeros(1, 1, width))
+
+    def forward(self, x: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
+        """Attends from x (B x N x W) to memory (B x T x W) with a bias of B x heads x N x T."""
+        query, key, value = self._heads(x, memory)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=F.pad(bias, (1, 0)))
+        return torch.as_tensor(self.out(mixed.transpose(1, 2).reshape(x.shape)))
+
+    def weights(self, x: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
+        """B x N x (1 + T), the mean over heads of what `forward` weighs the null and the memory with."""
+        query, key, _ = self._heads(x, memory)
+        logits = query @ key.transpose(2, 3) / query.shape[-1] ** 0.5 + F.pad(bias, (1, 0))
+        return torch.as_tensor(logits.softmax(-1).mean(1))
+
+    def _heads(self, x: Tensor, memory: Tensor) -> list[Tensor]:
+        """Query B x heads x N x W/heads; key and value B x heads x (1 + T) x W/heads."""
+        B, _, W = x.shape
+        key, value = self.key_value(memory).chunk(2, dim=-1)
+        key = torch.cat([self.null_key.expand(B, 1, W), key], dim=1)
+        value = torch.cat([self.null_value.expand(B, 1, W), value], dim=1)
+        return [t.view(B, -1, self.heads, W // self.heads).transpose(1, 2) for t in (self.query(x), key, value)]
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward with residual connections."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm_x, self.norm_memory, self.norm_out = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = BiasedAttention(width, heads)
+        self.feed_forward = mlp(width, 2 * width, width)
+
+    def forward(self, x: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
+        """Same shapes as `BiasedAttention.forward`."""
+        x = x + self.attention(self.norm_x(x), self.norm_memory(memory), bias)
+        return torch.as_tensor(x + self.feed_forward(self.norm_out(x)))
+
+    def weights(self, x: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
+        """As `BiasedAttention.weights`, of what this block is given."""
+        return self.attention.weights(self.norm_x(x), self.norm_memory(memory), bias)
+
+
+# Where training starts: a length scale of about a half of each range, and a noise of about a tenth of the spread.
+_SMOOTH, _ROUGH, _NOISE = 1.5, -2.0, -4.0
+_LEAST_NOISE = 2e-3  # of the prior variance; keeps the means of 160 trials within .02 in single precision
+
+# In the mean of the values a trial counts by its precision; the first keeps one quiet trial from being all of it, the
+# second is for searches without any value.
+_AVERAGED, _NONE = 0.1, 1e-3
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What the trials say, before any candidate is looked at.
+
+    Attributes:
+        scales: B x H x (2 * heads) weights of the squared distance, then of the plain one.
+        mean: B x heads x 1 x D.
+        weights: B x heads x T x D, the solution of (K + noise) weights = values - mean.
+        inverse: B x heads x T x T of (K + noise); zero for trials without a value.
+    """
+
+    scales: Tensor
+    mean: Tensor
+    weights: Tensor
+    inverse: Tensor
+
+
+class GaussianProcesses(nn.Module):
+    """One Gaussian process per head: length scales from the space, values and noise from the trials' embeddings."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scales = nn.Linear(width, 2 * heads)
+        self.norm, self.values, self.noise = nn.LayerNorm(width), nn.Linear(width, width), nn.Linear(width, heads)
+        self.out = mlp(width + 2 * heads, width, width)
+        for layer in (self.scales, self.noise):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        self.begin: Tensor
+        begin = torch.tensor([_SMOOTH, _ROUGH]).repeat_interleave(heads)
+        self.register_buffer("begin", begin, persistent=False)
+
+    def fit(self, hyperparameters: Tensor, gaps: Tensor, trials: Tensor, value: Tensor, known: Tensor) -> Posterior:
+        """Solves for the trials.
+
+        Args:
+            hyperparameters: B x H x W embeddings.
+            gaps: B x H x T x T distances between the trials, see `Predictor._gaps`.
+            trials: B x T x W embeddings.
+            value: B x T on the history's own scale.
+            known: B x T, True where there is a value.
+
+        Returns:
+            What `predict` needs.
+        """
+        scales, x = F.softplus(self.scales(hyperparameters) + self.begin), self.norm(trials)
+        B, T, W = x.shape
+        learned = self.values(x).view(B, T, self.heads, W // self.heads).transpose(1, 2)
+        values = torch.cat([learned, value[:, None, :, None].expand(-1, self.heads, -1, -1)], -1)
+        noise = F.softplus(self.noise(x) + _NOISE).transpose(1, 2) + _LEAST_NOISE  # B x heads x T
+        weight = (known[:, None] / (noise + _AVERAGED))[..., None]
+        mean = (weight * values).sum(2, keepdim=True) / weight.sum(2, keepdim=True).clamp(min=_NONE)
+        both = (known[:, None] & known[:, :, None])[:, None]
+        kernel = self._kernel(scales, gaps) * both + torch.diag_embed(noise + ~known[:, None])
+        inverse = torch.linalg.inv(kernel) * both
+        return Posterior(scales, mean, inverse @ (values - mean), inverse)
+
+    def forward(self, posterior: Posterior, gaps: Tensor) -> Tensor:
+        """B x N x W, what the processes say of N rows whose distances to the trials are `gaps`, B x H x N x T."""
+        found = torch.cat(self.predict(posterior, gaps), -1)
+        return torch.as_tensor(self.out(found.transpose(1, 2).flatten(2)))
+
+    def predict(self, posterior: Posterior, gaps: Tensor) -> tuple[Tensor, Tensor]:
+        """Predicts N rows.
+
+        Args:
+            posterior: Of the trials.
+            gaps: B x H x N x T distances from the rows to the trials.
+
+        Returns:
+            Mean, B x heads x N x D, of which the last is the trials' own value and the others are learned; and standard
+            deviation without noise, B x heads x N x 1 in (0, 1].
+        """
+        kernel = self._kernel(posterior.scales, gaps)
+        mean = posterior.mean + kernel @ posterior.weights
+        variance = 1 - ((kernel @ posterior.inverse) * kernel).sum(-1, keepdim=True)
+        return mean, variance.clamp(1e-6, 1).sqrt()
+
+    def _kernel(self, scales: Tensor, gaps: Tensor) -> Tensor:
+        """B x heads x N x T in (0, 1]: exp(-distance), squared and plain distances each with its own weight."""
+        B, H, N, T = gaps.shape
+        both = torch.cat([gaps**2, gaps], 1).view(B, 2 * H, N * T)
+        weights = torch.cat(scales.chunk(2, -1), 1).transpose(1, 2)  # B x heads x 2H
+        return torch.exp(-(weights @ both)).view(B, self.heads, N, T)

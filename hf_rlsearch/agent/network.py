@@ -1,0 +1,297 @@
+"""The predictor: attention from candidates to trials, Gaussian processes beside it, a distribution per candidate.
+
+Permutation-invariant over trials, equivariant over candidates and hyperparameters, any number of either. A
+configuration is the sum of the embeddings of its levels; a level is embedded once per search from its role and absolute
+value, the marginal picture that the history gives of it, and the other hyperparameters of the space. Attention is
+biased by a learned distance between configurations, so that it starts as kernel regression and learns what a kernel
+cannot.
+
+Letters: B searches, T trials, C candidates, H hyperparameters, L levels, W width.
+
+Sources: in-context prediction from a prior, Müller et al. 2023 (PFNs4BO, ICML); attention over trials for
+hyperparameter search, Maraval et al. 2023 (NAP, NeurIPS); outcome bins, Müller et al. 2022 (arXiv:2112.10510).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hf_rlsearch.agent.layers import Block, GaussianProcesses, Posterior, mlp
+from hf_rlsearch.observation.observation import (
+    N_CONTEXT_FEATURES,
+    N_LEVEL_FEATURES,
+    N_STATIC_FEATURES,
+    N_TRIAL_FEATURES,
+    Observation,
+)
+
+# Edges of the outcome bins: improvement over the incumbent on the compressed scale of `compress`. Finest around zero,
+# where the choice is made; symmetric would waste bins, as losing much or very much is the same to a searcher.
+BIN_EDGES = (
+    -1.4, -1.0, -0.75, -0.55, -0.4, -0.3, -0.22, -0.16, -0.11, -0.075, -0.05, -0.03, -0.015, -0.005,
+    0.0005, 0.005, 0.015, 0.03, 0.05, 0.075, 0.11, 0.16, 0.22, 0.3, 0.4, 0.55, 0.75, 1.0, 1.4,
+)  # fmt: skip
+N_BINS = len(BIN_EDGES) + 1
+_OUTER = (-1.9, 1.8)  # representative values of the two open bins
+
+
+def bin_values() -> Tensor:
+    """N_BINS improvements, one standing for each bin."""
+    edges = torch.tensor(BIN_EDGES)
+    inner = (edges[1:] + edges[:-1]) / 2
+    return torch.cat([torch.tensor(_OUTER[:1]), inner, torch.tensor(_OUTER[1:])])
+
+
+def compress(utility: Tensor) -> Tensor:
+    """Utility (0 = median, 1 = best of the task) with its lower tail compressed: all bad trials are alike."""
+    return torch.where(utility >= 0, utility, -0.5 * torch.log1p(-utility.clamp(max=0)))
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Sizes of the network, stored with the weights.
+
+    Attributes:
+        width: W.
+        heads: Attention heads.
+        history_blocks: Self-attention blocks over trials.
+        candidate_blocks: Cross-attention blocks from candidates to trials.
+    """
+
+    width: int = 64
+    heads: int = 4
+    history_blocks: int = 2
+    candidate_blocks: int = 2
+
+    def to_dict(self) -> dict[str, int]:
+        """Plain data for the card."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """An `Observation` as tensors on one device; same shapes and meaning."""
+
+    static: Tensor
+    level_features: Tensor
+    positions: Tensor
+    ordered: Tensor
+    trials: Tensor
+    trial_features: Tensor
+    trial_mask: Tensor
+    incumbent: Tensor
+    candidates: Tensor
+    context: Tensor
+
+    @classmethod
+    def of(cls, observation: Observation, device: torch.device | str = "cpu") -> Arrays:
+        """Moves an observation to a device."""
+        space = observation.space
+        arrays = (
+            space.static, space.level_features, space.positions, space.ordered, observation.trials,
+            observation.trial_features, observation.trial_mask, observation.incumbent, observation.candidates,
+            observation.context,
+        )  # fmt: skip
+        return cls(*(torch.as_tensor(a, device=device) for a in arrays))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the network made of B histories, to score any candidates with.
+
+    Attributes:
+        context: B x W, of the whole search.
+        levels: B x H x L x W embeddings of the levels.
+        trials: B x T x W embeddings of the trials.
+        gaps: B x H x (L + 1) x T distances of the attention, see `Predictor._gaps`.
+        apart: The same of the Gaussian processes.
+        scales: B x H x (blocks * heads) learned weights of the distance from candidates to trials.
+        trial_mask: B x T, False for padding.
+        posterior: Of the Gaussian processes.
+    """
+
+    context: Tensor
+    levels: Tensor
+    trials: Tensor
+    gaps: Tensor
+    apart: Tensor
+    scales: Tensor
+    trial_mask: Tensor
+    posterior: Posterior
+
+
+class Predictor(nn.Module):
+    """Observation -> distribution of each candidate's improvement over the incumbent."""
+
+    N_MARGINALS = 10
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        W, heads = config.width, config.heads
+        self.context = mlp(N_CONTEXT_FEATURES, W, W)
+        self.level_in = mlp(N_STATIC_FEATURES + N_LEVEL_FEATURES, W, W)
+        self.level_marginal = mlp(W + self.N_MARGINALS, W, W)
+        self.space_block = Block(W, heads)
+        self.level_out = mlp(2 * W, W, W)
+        self.scales = nn.Linear(W, config.history_blocks * heads + config.candidate_blocks * heads)
+        self.trial_in = mlp(N_TRIAL_FEATURES, W, W)
+        self.candidate_in = mlp(2 * W, W, W)
+        self.history = nn.ModuleList(Block(W, heads) for _ in range(config.history_blocks))
+        self.cross = nn.ModuleList(Block(W, heads) for _ in range(config.candidate_blocks))
+        self.processes = GaussianProcesses(W, heads)
+        self.head = nn.Sequential(nn.LayerNorm(W), mlp(W, 2 * W, N_BINS))
+        self.bins: Tensor
+        self.register_buffer("bins", bin_values(), persistent=False)
+
+    def forward(self, arrays: Arrays) -> Tensor:
+        """B x C x N_BINS logits of the improvement over the incumbent (over the median while there is none)."""
+        return self.score(self.read(arrays), arrays.candidates)
+
+    def read(self, arrays: Arrays) -> Reading:
+        """Everything that does not depend on the candidates; most of the work."""
+        context = self.context(arrays.context)
+        levels, per_hyperparameter = self._levels(arrays, context)
+        scales = F.softplus(self.scales(per_hyperparameter) + 1.0) * arrays.static[..., :1]  # B x H x blocks*heads
+        trials = self._sum_levels(levels, arrays.trials) + self.trial_in(arrays.trial_features) + context[:, None]
+        heads, split = self.config.heads, self.config.history_blocks * self.config.heads
+        gaps, apart = self._gaps(arrays)
+        among = self._bias(self._pick(gaps, arrays.trials), scales[..., :split], arrays.trial_mask)
+        for i, block in enumerate(self.history):
+            trials = block(trials, trials, among[:, i * heads : (i + 1) * heads])
+        known = arrays.trial_mask & (arrays.trial_features[..., 4] > 0)
+        between, value = self._pick(apart, arrays.trials), arrays.trial_features[..., 0]
+        posterior = self.processes.fit(per_hyperparameter, between, trials, value, known)
+        return Reading(context, levels, trials, gaps, apart, scales[..., split:], arrays.trial_mask, posterior)
+
+    def score(self, reading: Reading, candidates: Tensor) -> Tensor:
+        """B x C x N_BINS logits of B x C x H level indices; -1 for a hyperparameter that a candidate lacks."""
+        x = self._candidates(reading, candidates)
+        for block, bias in zip(self.cross, self._towards(reading, candidates), strict=True):
+            x = block(x, reading.trials, bias)
+        return torch.as_tensor(self.head(x))
+
+    def attention(self, reading: Reading, candidates: Tensor) -> Tensor:
+        """B x C x (1 + T) weights in [0, 1] that sum to one: on "no such trial" and on each trial.
+
+        The mean over heads and cross-attention blocks; what the Gaussian processes take from a trial is not in it.
+        """
+        x, found = self._candidates(reading, candidates), []
+        for block, bias in zip(self.cross, self._towards(reading, candidates), strict=True):
+            assert isinstance(block, Block)  # a ModuleList has forgotten what it holds
+            found.append(block.weights(x, reading.trials, bias))
+            x = block(x, reading.trials, bias)
+        return torch.stack(found).mean(0)
+
+    def _candidates(self, reading: Reading, candidates: Tensor) -> Tensor:
+        """B x C x W embeddings before they look at the trials one by one."""
+        x = self._sum_levels(reading.levels, candidates)
+        x = x + self.candidate_in(torch.cat([x, reading.context[:, None].expand(-1, x.shape[1], -1)], -1))
+        return torch.as_tensor(x + self.processes(reading.posterior, self._pick(reading.apart, candidates)))
+
+    def _towards(self, reading: Reading, candidates: Tensor) -> tuple[Tensor, ...]:
+        """Per cross-attention block B x heads x C x T, minus the distance from candidates to trials."""
+        bias = self._bias(self._pick(reading.gaps, candidates), reading.scales, reading.trial_mask)
+        return torch.split(bias, self.config.heads, dim=1)
+
+    def _levels(self, arrays: Arrays, context: Tensor) -> tuple[Tensor, Tensor]:
+        """B x H x L x W embeddings of all levels, and B x H x W of the hyperparameters.
+
+        Padding outweighs real levels several times, so the layers run over the N real ones only.
+        """
+        real = arrays.level_features[..., 5] > 0
+        b, h, level = real.nonzero(as_tuple=True)
+        features = [arrays.static[b, h], arrays.level_features[b, h, level]]
+        embedded = self.level_in(torch.cat(features, -1)) + context[b]
+        embedded = embedded + self.level_marginal(torch.cat([embedded, self._marginals(arrays, b, h, level)], -1))
+        B, H, L = real.shape
+        total = embedded.new_zeros(B * H, embedded.shape[1]).index_add(0, b * H + h, embedded)
+        pooled = total.view(B, H, -1) / real.sum(2, keepdim=True).clamp(min=1)
+        absent = (arrays.static[..., 0] == 0)[:, None, None, :]
+        bias = torch.zeros_like(absent, dtype=pooled.dtype).masked_fill(absent, -1e4)
+        pooled = self.space_block(pooled, pooled, bias.expand(-1, self.config.heads, H, -1))
+        embedded = embedded + self.level_out(torch.cat([embedded, pooled[b, h]], -1))
+        dense = embedded.new_zeros(B, H, L, embedded.shape[1]).index_put((b, h, level), embedded)
+        return dense, pooled
+
+    def _marginals(self, arrays: Arrays, b: Tensor, h: Tensor, level: Tensor) -> Tensor:
+        """N x N_MARGINALS: what the history says of each level alone, at two kernel widths, and of the incumbent."""
+        index = arrays.trials.transpose(1, 2)[b, h]  # N x T
+        known = (index >= 0) & (arrays.trial_mask & (arrays.trial_features[..., 4] > 0))[b]
+        value, rank = (
+            arrays.trial_features[b, :, 0],
+            arrays.trial_features[b, :, 2],
+        )  # 0 best, negative below; in [0, 1]
+        ordered, own = arrays.ordered[b, h], arrays.positions[b, h, level]
+        places = arrays.positions[b, h]
+        gap = (own[:, None] - torch.gather(places, 1, index.clamp(min=0))).abs()
+        gap = torch.where(ordered[:, None], gap, (index != level[:, None]).float())
+        features = []
+        for width in (0.08, 0.3):
+            weight = torch.exp(-0.5 * (gap / width) ** 2) * known
+            mass = weight.sum(-1)
+            features += [
+                (weight * value).sum(-1) / (mass + 0.3),
+                (weight * rank).sum(-1) / (mass + 0.3),
+                torch.log1p(mass),
+            ]
+        if index.shape[1]:
+            best = torch.gather(index, 1, arrays.incumbent[b].clamp(min=0)[:, None])[:, 0]
+            has = ((arrays.incumbent[b] >= 0) & (best >= 0)).float()
+            signed = (own - torch.gather(places, 1, best.clamp(min=0)[:, None])[:, 0]) * ordered * has
+            features += [signed, signed.abs(), (best == level) * has, has]
+        else:
+            features += [torch.zeros_like(own)] * 4
+        return torch.stack(features, dim=-1)
+
+    @staticmethod
+    def _sum_levels(levels: Tensor, rows: Tensor) -> Tensor:
+        """Sums the embeddings of each row's levels: B x H x L x W, B x N x H -> B x N x W."""
+        B, H, L, W = levels.shape
+        table = torch.cat([levels.reshape(B * H * L, W), levels.new_zeros(1, W)])  # the last for what a row lacks
+        index = rows + torch.arange(B * H, device=rows.device).view(B, 1, H) * L
+        index = torch.where(rows < 0, B * H * L, index)
+        return table.index_select(0, index.flatten()).view(B, rows.shape[1], H, W).sum(2)
+
+    @staticmethod
+    def _gaps(arrays: Arrays) -> tuple[Tensor, Tensor]:
+        """Twice B x H x (L + 1) x T: how far each level is from the one of each trial; the last level is "missing".
+
+        By level rather than by row: there are far fewer levels than candidates. The two differ where a name is missing:
+        for the attention that is half of the range from everything; for the Gaussian processes, whose kernels have to
+        be positive, it is the whole range from every level and nothing from another that lacks it.
+        """
+        index = arrays.trials.transpose(1, 2)  # B x H x T
+        other = torch.gather(arrays.positions, 2, index.clamp(min=0))
+        gap = (arrays.positions[..., None] - other[:, :, None]).abs()
+        level = torch.arange(arrays.positions.shape[2], device=index.device)
+        gap = torch.where(arrays.ordered[..., None, None], gap, (level[:, None] != index[:, :, None]).float())
+        lacking, present = (index < 0)[:, :, None], arrays.static[..., :1, None]
+        gaps = F.pad(gap.masked_fill(lacking, 0.5), (0, 0, 0, 1), value=0.5)
+        apart = torch.cat([gap.masked_fill(lacking, 1.0), (~lacking).to(gap.dtype)], dim=2)
+        return gaps * present, apart * present
+
+    @staticmethod
+    def _pick(table: Tensor, rows: Tensor) -> Tensor:
+        """What a table says of each row's levels: B x H x (L + 1) x T, B x N x H -> B x H x N x T."""
+        B, H, L, T = table.shape
+        level = torch.where(rows < 0, L - 1, rows).transpose(1, 2) + torch.arange(H, device=rows.device)[:, None] * L
+        index = (level + torch.arange(B, device=rows.device)[:, None, None] * (H * L)).flatten()
+        return table.reshape(B * H * L, T).index_select(0, index).view(B, H, rows.shape[1], T)
+
+    @staticmethod
+    def _bias(gaps: Tensor, scales: Tensor, trial_mask: Tensor) -> Tensor:
+        """Minus the learned distance from rows to trials, B x heads x N x T; padding is far away."""
+        B, H, N, T = gaps.shape
+        costs = (gaps**2 + 0.3 * gaps).view(B, H, N * T)
+        distance = (scales.transpose(1, 2) @ costs).view(B, scales.shape[2], N, T)
+        return -(distance + 1e4 * ~trial_mask[:, None, None])
+
+
+def expected_improvement(logits: Tensor, bins: Tensor) -> Tensor:
+    """B x C expected improvement over the incumbent under the predicted distribution."""
+    return (logits.softmax(-1) * bins.clamp(min=0)).sum(-1)

@@ -1,0 +1,111 @@
+"""How much each hyperparameter moved a prediction: Shapley values by paired permutations.
+
+Source: Lundberg and Lee 2017 (arXiv:1705.07874); a permutation together with its reverse is exact for interactions of
+two (Mitchell et al. 2022, "Sampling permutations for Shapley value estimation", JMLR 23).
+
+Letters: H hyperparameters, N rows, K reference configurations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from hf_rlsearch._typing import FloatArray, IntArray
+from hf_rlsearch.agent.acquisition import mean_and_spread
+from hf_rlsearch.agent.network import Predictor, Reading
+
+_MAX_ROWS = 72
+"""Rows predicted for one explanation; more only where two references need them. An explanation must stay cheap."""
+Predict = Callable[[IntArray], FloatArray]
+"""N x H level indices -> N predicted means."""
+
+
+def shapley_values(
+    predictors: Sequence[Predict], row: IntArray, n_levels: IntArray, rng: np.random.Generator
+) -> list[FloatArray]:
+    """Attributes what sets a configuration apart from the average one to its hyperparameters.
+
+    Args:
+        predictors: Each is explained, on the same rows.
+        row: H level indices of the configuration.
+        n_levels: H, levels of each hyperparameter; references are spread evenly over them.
+        rng: Draws references and permutations.
+
+    Returns:
+        Per predictor H values; their sum is its prediction for `row` minus the mean of those for the references.
+    """
+    H = len(row)
+    references = spread_rows(n_levels, max(2, _MAX_ROWS // (2 * H)), rng)
+    orders = np.stack([order for _ in references for order in _pair(rng, H)])
+    starts = np.repeat(references, 2, axis=0)
+    paths = _paths(starts, row, orders)
+    values: list[FloatArray] = []
+    for predict in predictors:
+        steps = np.diff(_on_paths(predict, paths), axis=1)
+        total = np.zeros(H)
+        np.add.at(total, orders, steps)
+        values.append(total / len(orders))
+    return values
+
+
+def spread_rows(n_levels: IntArray, count: int, rng: np.random.Generator) -> IntArray:
+    """`count` x H random configurations in which each hyperparameter goes through its levels evenly.
+
+    Source: Latin hypercube sampling, McKay et al. 1979.
+    """
+    place = (np.arange(count)[:, None] + rng.random((count, len(n_levels)))) / count
+    return rng.permuted((place * n_levels).astype(np.int64), axis=0)
+
+
+def _pair(rng: np.random.Generator, H: int) -> tuple[IntArray, IntArray]:
+    order = rng.permutation(H)
+    return order, order[::-1]
+
+
+def _paths(starts: IntArray, row: IntArray, orders: IntArray) -> IntArray:
+    """P x (H + 1) x H: from each start to `row`, taking over one value after the other in its order."""
+    rank = np.argsort(orders, axis=1)
+    taken = rank[:, None, :] < np.arange(len(row) + 1)[None, :, None]
+    return np.where(taken, row, starts[:, None, :])
+
+
+def _on_paths(predict: Predict, paths: IntArray) -> FloatArray:
+    """P x (H + 1) predictions; rows that occur more than once are predicted once."""
+    rows, where = np.unique(paths.reshape(-1, paths.shape[2]), axis=0, return_inverse=True)
+    return predict(rows)[where.reshape(paths.shape[:2])]
+
+
+_MAX_ATTENDED = 5
+_LEAST_ATTENDED = 0.02
+
+
+def predicted_mean(predictor: Predictor, reading: Reading) -> Callable[[IntArray], FloatArray]:
+    """N x H level indices -> N predicted means, of one search."""
+
+    def predict(rows: IntArray) -> FloatArray:
+        logits = predictor.score(reading, torch.as_tensor(rows)[None])[0]
+        return np.asarray(mean_and_spread(logits.softmax(-1), predictor.bins)[0].double().numpy())
+
+    return predict
+
+
+def most_attended(
+    predictor: Predictor, reading: Reading, row: IntArray, numbers: IntArray
+) -> tuple[tuple[int, float], ...]:
+    """The trials that a candidate's prediction attends to most.
+
+    Args:
+        predictor: The network.
+        reading: What it made of one search of T trials.
+        row: H level indices of the candidate.
+        numbers: T trial numbers.
+
+    Returns:
+        At most five (number, weight) pairs, the largest weight first; together at most 1.
+    """
+    weights = predictor.attention(reading, torch.as_tensor(row)[None, None])[0, 0, 1:].double().numpy()
+    order = np.argsort(-weights, kind="stable")[:_MAX_ATTENDED]
+    return tuple((int(numbers[i]), float(weights[i])) for i in order if weights[i] >= _LEAST_ATTENDED)

@@ -1,0 +1,46 @@
+"""The stop rule: a small network on the features of a running trial. PPO trains it, numpy evaluates it per report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from torch import Tensor
+
+from hf_rlsearch._typing import FloatArray
+from hf_rlsearch.errors import WeightsError
+from hf_rlsearch.observation.curve_features import CURVE_FEATURES, STOP_FEATURES
+
+
+class StopRule:
+    """Features -> log-odds of stopping.
+
+    Args:
+        tensors: "stop.0.weight" to "stop.2.bias", as meta-training writes them.
+
+    Raises:
+        WeightsError: A tensor is missing or has another shape.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        try:
+            self._layers = [(tensors[f"stop.{i}.weight"].numpy(), tensors[f"stop.{i}.bias"].numpy()) for i in range(3)]
+        except KeyError as error:
+            raise WeightsError(
+                f"the weights hold no stop rule: {error} is missing. Use weights that were trained with one."
+            ) from error
+        got, known = self._layers[0][0].shape[1] - 1, (len(CURVE_FEATURES), len(STOP_FEATURES))
+        if got not in known:
+            raise WeightsError(f"the stop rule reads {got} features, this version of hf_rlsearch makes {known}.")
+        self.reads_forecasts = got == len(STOP_FEATURES)
+        """Whether it reads `STOP_FEATURES`, or `CURVE_FEATURES` only."""
+
+    def log_odds(self, features: FloatArray) -> FloatArray:
+        """B x features -> B log-odds of stopping trials that may be stopped; what it does not read is left out."""
+        seen = features[:, : self._layers[0][0].shape[1] - 1]
+        x = np.concatenate([seen, np.ones((len(seen), 1))], axis=1)
+        for weight, bias in self._layers[:-1]:
+            x = np.tanh(x @ weight.T + bias)
+        weight, bias = self._layers[-1]
+        logits = x @ weight.T + bias
+        return np.asarray(logits[:, 1] - logits[:, 0])

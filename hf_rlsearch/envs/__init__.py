@@ -1,0 +1,1 @@
+"""Gymnasium environments in which one episode is one search."""

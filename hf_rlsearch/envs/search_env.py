@@ -1,0 +1,369 @@
+"""The search as a Markov decision process: `SearchEnv`, one episode = one search.
+
+It is a thin front of `BatchedSearch`, which plays B searches at once with arrays and which `vec_env.SearchVecEnv`
+offers to stable-baselines3 for meta-training: no Python loop over environments, one implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
+from hf_rlsearch.errors import ObservationError
+from hf_rlsearch.observation.history import STATUS
+from hf_rlsearch.observation.observation import (
+    N_CONTEXT_FEATURES,
+    N_LEVEL_FEATURES,
+    N_STATIC_FEATURES,
+    N_TRIAL_FEATURES,
+    Observation,
+)
+from hf_rlsearch.tasks.curves import curves, draw_family
+from hf_rlsearch.tasks.histories import Trained, draw_among, observe_tasks, take, task_space_arrays
+from hf_rlsearch.tasks.prior import TaskBatch, draw
+from hf_rlsearch.tasks.prior_space import MAX_HYPERPARAMETERS, MAX_LEVELS
+
+_COMPLETE, _PRUNED, _FAILED, _RUNNING = range(len(STATUS))
+
+Tasks = Callable[[np.random.Generator, int], TaskBatch]
+"""Draws B tasks, all with the same number of candidates."""
+
+
+def prior_tasks(n_candidates: int = 64) -> Tasks:
+    """Tasks of the prior with `n_candidates` candidates each."""
+    return lambda rng, n_tasks: draw(rng, n_tasks, n_candidates)
+
+
+def repeated(tasks: Tasks, times: int) -> Tasks:
+    """Every task `times` times in a row: searches on the same task, to compare policies with themselves.
+
+    Raises:
+        ObservationError: When drawing a number of tasks that is no multiple of `times`.
+    """
+
+    def draw_repeated(rng: np.random.Generator, n_tasks: int) -> TaskBatch:
+        if n_tasks % times:
+            raise ObservationError(
+                f"{n_tasks} searches cannot be put in groups of {times}: give a multiple of {times}."
+            )
+        return take(tasks(rng, n_tasks // times), np.repeat(np.arange(n_tasks // times), times))
+
+    return draw_repeated
+
+
+def relative(rewards: FloatArray, group: int) -> FloatArray:
+    """B rewards minus the mean of each `group` in a row; unchanged for groups of one."""
+    if group == 1:
+        return rewards
+    grouped = rewards.reshape(-1, group)
+    return np.asarray((grouped - grouped.mean(1, keepdims=True)).ravel())
+
+
+class BatchedSearch:
+    """B searches on B tasks, advanced together.
+
+    An action is a candidate's index (train it next, which ends the running trial) or C (train the running trial on).
+    Where `evaluations` is 1 a trial is trained to its end at once, and *continue* is never allowed.
+    """
+
+    def __init__(self, tasks: Tasks, n_envs: int, budget: int, evaluations: int, seed: int) -> None:
+        self.draw_tasks, self.B, self.budget, self.S = tasks, n_envs, budget, evaluations
+        self.rng = np.random.default_rng(seed)
+        self.T = budget * evaluations
+        self._luck: FloatArray | None = None
+        self._luck_seed, self._repeats = seed, 1
+        self.reset()
+
+    def reset(self) -> None:
+        """Starts B new searches on new tasks."""
+        B, T, S = self.B, self.T, self.S
+        self.tasks = self.draw_tasks(self.rng, B)
+        self.space = task_space_arrays(self.tasks)
+        self.family = draw_family(self.rng, B)
+        self.C = self.tasks.candidates.shape[1]
+        self.chosen, self.steps = np.zeros((B, T), int), np.zeros((B, T), int)
+        self.curves = np.zeros((B, T, S))  # best value so far at each evaluation, 0 = median and 1 = best of the task
+        self.luck = np.zeros((B, T))
+        self.status = np.full((B, T), _PRUNED)
+        self.count, self.running = np.zeros(B, int), np.full(B, -1)
+        self.used = 0
+        self.incumbent = np.full(B, 0.0)
+
+    def fix_luck(self, seed: int, repeats: int = 1) -> None:
+        """Decides the noise of every (task, candidate) now, so that policies on these tasks can be compared in pairs.
+
+        Args:
+            seed: Of the noise.
+            repeats: So many searches in a row share it; see `repeated`.
+        """
+        self._luck_seed, self._repeats = seed, repeats
+        noise = np.random.default_rng(seed).standard_normal((self.B // repeats, self.C))
+        self._luck = np.repeat(noise, repeats, axis=0)
+
+    @property
+    def done(self) -> bool:
+        """True once the budget is used up; all B searches end together."""
+        return self.used >= self.T
+
+    def action_masks(self) -> BoolArray:
+        """B x (C + 1), True where the action may be chosen. Everything tried: every candidate may be chosen again."""
+        mask = self.tasks.candidate_mask.copy()
+        b, t = np.nonzero(np.arange(self.T) < self.count[:, None])
+        mask[b, self.chosen[b, t]] = False
+        mask = np.where(mask.any(1, keepdims=True), mask, self.tasks.candidate_mask)
+        return np.concatenate([mask, (self.running >= 0)[:, None]], axis=1)
+
+    def draw_untried(self, rows: IntArray, count: int) -> tuple[IntArray, BoolArray]:
+        """Some candidates of these searches, as `draw_among`; those that share luck draw alike at the same evaluation.
+
+        Args:
+            rows: N indices of searches.
+            count: How many to draw.
+        """
+        rng = np.random.default_rng([self._luck_seed, self.used])
+        chance = np.repeat(rng.random((self.B // self._repeats, self.C)), self._repeats, axis=0)
+        return draw_among(chance[rows], self.action_masks()[rows, :-1], count)
+
+    def step(self, actions: IntArray) -> FloatArray:
+        """Trains one evaluation further.
+
+        Args:
+            actions: B indices in [0, C]. A masked one has a defined outcome: *continue* with nothing running trains the
+                first allowed candidate, a candidate that was tried is trained again.
+
+        Returns:
+            B rewards: improvement of the incumbent, weighted by the share of the budget that is left to enjoy it. The
+            sum over an episode is one minus the area under the regret curve, up to a constant of the task.
+        """
+        actions = np.asarray(actions)
+        masks = self.action_masks()
+        idle = (actions == self.C) & (self.running < 0)
+        actions = np.where(idle, masks[:, : self.C].argmax(1), actions)
+        started = np.nonzero(actions < self.C)[0]
+        self._start(started, actions[started])
+        b, at = np.arange(self.B), self.running
+        self.steps[b, at] += 1
+        finished = self.steps[b, at] == self.S
+        self.status[b[finished], at[finished]] = _COMPLETE
+        self.running = np.where(finished, -1, self.running)
+        self.used += 1
+        before, self.incumbent = self.incumbent, self._incumbent()
+        left = (self.T - self.used + 1) / self.T
+        return np.asarray((np.clip(self.incumbent, 0, 1) - np.clip(before, 0, 1)) * left)
+
+    def _start(self, b: IntArray, candidates: IntArray) -> None:
+        """Ends the running trials of searches b and starts new ones there."""
+        if not len(b):
+            return
+        stopped = b[self.running[b] >= 0]
+        self.status[stopped, self.running[stopped]] = _PRUNED
+        at = self.count[b]
+        self.chosen[b, at], self.status[b, at], self.running[b] = candidates, _RUNNING, at
+        self.count[b] += 1
+        utility, noise = self.tasks.utility[b, candidates], self.tasks.noise[b, candidates]
+        drawn = self._luck[b, candidates] if self._luck is not None else self.rng.standard_normal(len(b))
+        self.luck[b, at] = noise * drawn
+        final = utility + self.luck[b, at]
+        fractions = np.arange(1, self.S + 1) / self.S
+        family = take(self.family, b)
+        shown = curves(self.rng, family, final[:, None], fractions)[:, 0] if self.S > 1 else final[:, None]
+        self.curves[b, at] = np.maximum.accumulate(shown, axis=1)
+
+    def observed(self, steps: IntArray) -> FloatArray:
+        """Best values after so many evaluations, on the task's scale.
+
+        Args:
+            steps: B x n, of the first n trials.
+
+        Returns:
+            B x n, NaN where a trial did not get that far.
+        """
+        n = steps.shape[1]
+        at = np.clip(steps - 1, 0, self.S - 1)[..., None]
+        value = np.take_along_axis(self.curves[:, :n], at, axis=2)[..., 0]
+        return np.where((steps >= 1) & (steps <= self.steps[:, :n]), value, np.nan)
+
+    def _incumbent(self) -> FloatArray:
+        """B, noiseless utility of the best trial as observed."""
+        value = np.nan_to_num(self.observed(self.steps[:, : max(int(self.count.max()), 1)]), nan=-np.inf)
+        best = value.argmax(1)
+        b = np.arange(self.B)
+        return np.asarray(value[b, best] - self.luck[b, best])
+
+    def observe(self, rows: IntArray | slice = slice(None), targets: IntArray | None = None) -> Observation:
+        """The observation of these searches, all B where not given, and of these of their candidates, all C likewise.
+
+        Args:
+            rows: N indices of searches; a slice copies nothing.
+            targets: N x K indices of candidates; masked are then those of padding only, not those that were tried.
+        """
+        return observe_tasks(take(self.space, rows), take(self.tasks, rows), take(self.trained(), rows), targets)
+
+    def trained(self) -> Trained:
+        """The trainings of all B searches as they stand; what is trained later does not change them."""
+        n = max(int(self.count.max()), 1)
+        median, unit = self.tasks.median[:, None], self.tasks.spread[:, None]
+        steps = self.steps[:, :n]
+        reference = np.where(
+            self.running >= 0, np.take_along_axis(self.steps, np.maximum(self.running, 0)[:, None], 1)[:, 0], self.S
+        )
+
+        def shown(at: IntArray) -> FloatArray:
+            return self.observed(at) * unit + median
+
+        at_reference = shown(np.broadcast_to(reference[:, None], steps.shape))
+        return Trained(
+            chosen=self.chosen[:, :n].copy(),
+            values=shown(steps),
+            fidelity=steps / self.S,
+            status=self.status[:, :n].copy(),
+            mask=np.arange(n) < self.count[:, None],
+            at_reference=np.where(reference[:, None] >= self.S, shown(steps), at_reference),
+            at_half=shown(steps // 2),
+        )
+
+
+# Lowest and highest value per key of an observation; features are scaled, what lies beyond is clipped.
+_LEVEL_RANGE = (-1.0, float(MAX_LEVELS))
+_RANGES = {"trials": _LEVEL_RANGE, "candidates": _LEVEL_RANGE, "budget": (0.0, 1.0), "action_mask": (0.0, 1.0)}
+_FEATURE_RANGE = (-10.0, 10.0)
+
+
+def observation_space(n_candidates: int, n_trials: int) -> spaces.Dict:
+    """Gymnasium's description of a flat observation: float32 boxes of one dimension, padded to fixed shapes.
+
+    Args:
+        n_candidates: C.
+        n_trials: T, evaluations of a whole episode: every one may start a trial.
+    """
+    H, L = MAX_HYPERPARAMETERS, MAX_LEVELS
+    sizes = {
+        "static": H * N_STATIC_FEATURES,
+        "level_features": H * L * N_LEVEL_FEATURES,
+        "trials": n_trials * H,
+        "trial_features": n_trials * N_TRIAL_FEATURES,
+        "candidates": n_candidates * H,
+        "context": N_CONTEXT_FEATURES,
+        "budget": 2,
+        "action_mask": n_candidates + 1,
+    }
+    boxes: dict[str, spaces.Space[Any]]
+    boxes = {key: spaces.Box(*_RANGES.get(key, _FEATURE_RANGE), (size,), np.float32) for key, size in sizes.items()}
+    return spaces.Dict(boxes)
+
+
+def flatten(search: BatchedSearch) -> dict[str, FloatArray]:
+    """The observation of `BatchedSearch` in the shapes of `observation_space`, with a leading B."""
+    seen = search.observe()
+    B, n = seen.trial_mask.shape
+
+    def pad(array: FloatArray | IntArray, fill: float) -> FloatArray:
+        out = np.full((B, search.T, array.shape[2]), fill, np.float32)
+        out[:, :n] = np.where(seen.trial_mask[..., None], array, fill)
+        return out
+
+    left = 1 - search.used / search.T
+    arrays = {
+        "static": seen.space.static,
+        "level_features": seen.space.level_features,
+        "trials": pad(seen.trials, -1.0),
+        "trial_features": pad(seen.trial_features, 0.0),
+        "candidates": seen.candidates,
+        "context": seen.context,
+        "budget": np.broadcast_to(np.array([left, min(1.0, search.budget / 50)]), (B, 2)),
+        "action_mask": search.action_masks(),
+    }
+    return {
+        key: np.clip(value.reshape(B, -1), *_RANGES.get(key, _FEATURE_RANGE)).astype(np.float32)
+        for key, value in arrays.items()
+    }
+
+
+class SearchEnv(gym.Env[dict[str, Any], np.int64]):
+    """One episode is one search.
+
+    ## Description
+    A budget of full trainings is spent on a task with C candidates. Each step trains the chosen candidate, or the
+    running trial, for one evaluation.
+
+    ## Action space
+    `Discrete(C + 1)`: a candidate's index, or C to continue the running trial. `action_masks()` says what is allowed; a
+    masked action has a defined outcome (see `BatchedSearch.step`), so that agents without masks can be trained too.
+
+    ## Observation space
+    `Dict` of float32 boxes, each flattened row by row:
+
+    | key | shape | meaning |
+    |---|---|---|
+    | `static` | H x features | role, range and number of levels of each hyperparameter |
+    | `level_features` | H x L x features | position, absolute value and kind of each level |
+    | `trials` | T x H | level indices of what was trained, -1 for padding |
+    | `trial_features` | T x features | value on the history's own scale, rank, fidelity, status, earlier values |
+    | `candidates` | C x H | level indices of what can be trained |
+    | `context` | features | known facts, scale of the history |
+    | `budget` | 2 | share left in [0, 1]; budget / 50 full trainings |
+    | `action_mask` | C + 1 | 1 where the action is allowed |
+
+    ## Rewards
+    Improvement of the incumbent on the task's scale (0 = median, 1 = best), times the share of the budget that is left.
+
+    ## Starting state
+    A task drawn by `tasks`, nothing trained.
+
+    ## Episode end
+    Terminated when the budget is used up; never truncated.
+
+    ## Arguments
+    `tasks` draws the task of each episode, `budget` counts full trainings, `evaluations` per training, `seed`.
+
+    ## Version history
+    v1: first version, observation format 1.
+    """
+
+    metadata = {"render_modes": []}
+
+    def __init__(self, *, tasks: Tasks | None = None, budget: int = 20, evaluations: int = 1, seed: int = 0) -> None:
+        check_budget(budget, evaluations)
+        self._tasks, self._budget, self._evaluations = tasks or prior_tasks(), budget, evaluations
+        self._search = BatchedSearch(self._tasks, 1, budget, evaluations, seed)
+        self.observation_space = observation_space(self._search.C, self._search.T)
+        self.action_space = spaces.Discrete(self._search.C + 1)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, FloatArray], dict[str, Any]]:
+        """Starts a search; `seed` makes this and all following tasks reproducible."""
+        super().reset(seed=seed)
+        if seed is not None:
+            self._search.rng = np.random.default_rng(seed)
+        self._search.reset()
+        return self._observation(), {}
+
+    def step(self, action: int | np.integer[Any]) -> tuple[dict[str, FloatArray], float, bool, bool, dict[str, Any]]:
+        """Trains one evaluation further; see the class."""
+        reward = float(self._search.step(np.array([int(action)]))[0])
+        return self._observation(), reward, self._search.done, False, {"regret": 1 - float(self._search.incumbent[0])}
+
+    def action_masks(self) -> BoolArray:
+        """C + 1, True where the action may be chosen (the method that sb3-contrib's MaskablePPO asks for)."""
+        return np.asarray(self._search.action_masks()[0])
+
+    def _observation(self) -> dict[str, FloatArray]:
+        return {key: value[0] for key, value in flatten(self._search).items()}
+
+
+def check_budget(budget: int, evaluations: int) -> None:
+    """Refuses counts below one.
+
+    Raises:
+        ObservationError: A count is below one.
+    """
+    if budget < 1 or evaluations < 1:
+        raise ObservationError(
+            f"budget={budget} and evaluations={evaluations}: both count from 1 (full trainings; evaluations of each)."
+        )

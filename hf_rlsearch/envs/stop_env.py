@@ -1,0 +1,158 @@
+"""The stop rule's own Markov decision process: at most evaluations, train this trial on or stop it.
+
+Which candidate comes next is not chosen here: a simulated searcher of random skill proposes it, so that the rule works
+with any sampler, or, where a forecaster is given, in half of the searches the agent itself, so that it works best with
+that. The numbers of evaluations and of trainings differ from episode to episode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from gymnasium import spaces
+
+from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
+from hf_rlsearch.envs.search_env import BatchedSearch, Tasks, prior_tasks, relative, repeated
+from hf_rlsearch.envs.vec_env import BatchVecEnv
+from hf_rlsearch.observation.curve_features import CURVE_FEATURES, STOP_FEATURES, curve_features, is_due, leads
+from hf_rlsearch.tasks.histories import draw_among, take
+
+CONTINUE, STOP = 0, 1
+BUDGETS = (2, 4, 8, 16)
+EVALUATIONS = (4, 8, 16, 24)
+N_CANDIDATES = 768
+"""Of each task whose space has so many: several times as many as its longest search tries. Where a search runs out of
+good ones, giving up all that runs late looks right."""
+_LOOKS = 64  # candidates that the ablest simulated searcher compares before it proposes one
+# A long episode holds hundreds of trials, and a forecast looks at all of them, at every evaluation.
+_MOST_WITH_FORECASTS = 192
+# Shares of the searches that a forecaster knows, and, of those, that it proposes for: the rule must do without, as in a
+# space that the predictor cannot read, and with other samplers.
+_FORECAST, _OWN_PROPOSALS = 0.85, 0.65
+
+Forecasts = Callable[[BatchedSearch, BoolArray], tuple[FloatArray, IntArray]]
+"""(B searches, which of them) -> B x len(FORECAST_FEATURES) and B candidates; see `policy.forecast.Forecaster`."""
+
+
+class StopSearch(BatchedSearch):
+    """B searches whose candidates are proposed by simulated searchers or the agent; only stopping is to be decided."""
+
+    def __init__(
+        self, n_envs: int, seed: int, tasks: Tasks | None = None, group: int = 1, forecasts: Forecasts | None = None
+    ) -> None:
+        self.group, self.forecasts = group, forecasts
+        super().__init__(repeated(tasks or prior_tasks(N_CANDIDATES), group), n_envs, BUDGETS[0], EVALUATIONS[0], seed)
+
+    def reset(self) -> None:
+        """Starts B searches with a new budget and a new number of evaluations."""
+        self.budget, self.S = self.draw_length()
+        self.T = self.budget * self.S
+        super().reset()
+        first = np.arange(self.B) // self.group * self.group  # a group shares task, kind of curves, skill and luck
+        self.family = take(self.family, first)
+        self.skill = (self.rng.uniform(0, 1, self.B) * (self.rng.random(self.B) < 0.75))[first]
+        self.error = self.rng.uniform(0.05, 0.5, self.B)[first]
+        self.fix_luck(int(self.rng.integers(2**31)), self.group)
+        if self.forecasts is not None:
+            self.forecast = (self.rng.random(self.B) < _FORECAST)[first]
+            self.by_agent = (self.forecast & (self.rng.random(self.B) < _OWN_PROPOSALS))[first]
+            self.picks = np.zeros(self.B, int)
+
+    def draw_length(self) -> tuple[int, int]:
+        """Budget in full trainings and evaluations of a training, for the searches that start now."""
+        budget, evaluations = int(self.rng.choice(BUDGETS)), int(self.rng.choice(EVALUATIONS))
+        while self.forecasts is not None and budget * evaluations > _MOST_WITH_FORECASTS:
+            budget, evaluations = int(self.rng.choice(BUDGETS)), int(self.rng.choice(EVALUATIONS))
+        return budget, evaluations
+
+    def propose(self) -> IntArray:
+        """B candidates: each the best of some draws as far as a searcher can tell; of more, the more it has seen."""
+        allowed = self.action_masks()[:, :-1]
+        order, valid = draw_among(self.rng.random(allowed.shape), allowed, _LOOKS)
+        error = self.error[:, None] * self.rng.standard_normal(order.shape)
+        guess = np.take_along_axis(self.tasks.utility, order, 1) + error
+        looks = 1 + np.floor(self.skill * 4 * self.count).astype(int)
+        valid &= np.arange(order.shape[1]) < looks[:, None]
+        valid[:, 0] = True
+        proposed = order[np.arange(self.B), np.where(valid, guess, -np.inf).argmax(1)]
+        return np.asarray(proposed if self.forecasts is None else np.where(self.by_agent, self.picks, proposed))
+
+    def decide(self, stop: BoolArray) -> FloatArray:
+        """Stops or continues the running trials and trains one evaluation further.
+
+        Returns:
+            B rewards: improvement of the incumbent, half of it weighted by the share of the budget that is left: an
+            episode's sum counts the area under the regret curve and the final regret alike.
+        """
+        fresh = stop | (self.running < 0)
+        before = np.clip(self.incumbent, 0, 1)
+        area = self.step(np.where(fresh, self.propose(), self.C))
+        return np.asarray(0.5 * (area + np.clip(self.incumbent, 0, 1) - before))
+
+    def describe(self) -> tuple[FloatArray, BoolArray]:
+        """What the rule sees, and what it may do.
+
+        Returns:
+            B x len(CURVE_FEATURES), with a forecaster B x len(STOP_FEATURES), zero where nothing runs; and B flags of
+            trials that may be stopped.
+        """
+        b, n = np.arange(self.B), max(int(self.count.max()), 1)
+        at = np.maximum(self.running, 0)
+        idle = self.running < 0
+        steps = self.steps[b, at]
+        here = self.observed(np.broadcast_to(np.maximum(steps, 1)[:, None], (self.B, n)))
+        best = self.observed(self.steps[:, :n])
+        own, half = here[b, at], self.observed(np.maximum(steps // 2, 1)[:, None].repeat(n, 1))[b, at]
+        half = np.where(steps >= 2, half, np.nan)
+        own_column = np.arange(n) == at[:, None]
+        others_here, others_best = np.where(own_column, np.nan, here), np.where(own_column, np.nan, best)
+        complete = (self.status[:, :n] == 0) & ~np.isnan(others_best)
+        left = np.full(self.B, (self.T - self.used) / self.S)
+        value = np.where(idle, 0.0, np.nan_to_num(own))
+        features = curve_features(
+            np.maximum(steps, 1) / self.S, value, half, others_here, others_best, complete, left,
+            np.full(self.B, float(self.budget)),
+        )  # fmt: skip
+        may_stop = ~idle & ~leads(value, others_here) & is_due((steps - 1) / self.S, steps / self.S)
+        features = features * ~idle[:, None]
+        if self.forecasts is not None:
+            known, self.picks = self.forecasts(self, self.forecast & (may_stop | (idle & self.by_agent)))
+            features = np.concatenate([features, known * (may_stop & self.forecast)[:, None]], axis=1)
+        return features, may_stop
+
+
+class StopVecEnv(BatchVecEnv):
+    """B `StopSearch` episodes for stable-baselines3. Actions: 0 continue, 1 stop; observation: features and mask."""
+
+    def __init__(
+        self,
+        *,
+        n_envs: int = 128,
+        seed: int = 0,
+        group: int = 1,
+        tasks: Tasks | None = None,
+        forecasts: Forecasts | None = None,
+    ) -> None:
+        self.search, self.render_mode = StopSearch(n_envs, seed, tasks, group, forecasts), None
+        n_features = len(CURVE_FEATURES if forecasts is None else STOP_FEATURES)
+        space = spaces.Box(-3.0, 3.0, (n_features + 1,), np.float32)
+        super().__init__(n_envs, space, spaces.Discrete(2))
+
+    def restart(self) -> None:
+        """Starts B searches."""
+        self.search.reset()
+
+    def observe(self) -> FloatArray:
+        """B x (features + 1): what the rule sees, and whether the running trial may be stopped."""
+        features, self._may_stop = self.search.describe()
+        return np.concatenate([features, self._may_stop[:, None]], axis=1).astype(np.float32)
+
+    def advance(self, actions: IntArray) -> FloatArray:
+        """Stops or continues each running trial and returns B rewards, relative to the group's mean."""
+        return relative(self.search.decide((actions == STOP) & self._may_stop), self.search.group)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the budget of the searches is spent."""
+        return self.search.done

@@ -1,0 +1,102 @@
+"""Ray Tune with our sampler and stop rule: a search algorithm and a trial scheduler. Tested with Ray 2.60."""
+
+import math
+from typing import Any
+
+import optuna
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from ray.tune.result import TRAINING_ITERATION
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from hf_rlsearch.errors import ArgumentsError
+from hf_rlsearch.optuna import RLSampler
+from hf_rlsearch.optuna.pruner import RLPruner
+
+
+class RLSearch(OptunaSearch):  # type: ignore[misc]
+    """Ray's ``OptunaSearch`` that asks ``RLSampler`` and tells it how each training ended.
+
+    A training that ``RLScheduler`` stops is pruned in the study, and one that ends with an objective that is no finite
+    number has failed. ``OptunaSearch`` alone counts the first as complete and leaves the second running for ever.
+
+    Args:
+        space: As for ``OptunaSearch``: Optuna distributions by name or a function of a trial; where not given Tune's
+            ``param_space`` is searched.
+        sampler: ``RLSampler`` where not given.
+        **options: Those of ``OptunaSearch``: ``metric``, ``mode``, ``storage``, ``study_name``,
+            ``points_to_evaluate``.
+    """
+
+    def __init__(self, space: Any = None, *, sampler: BaseSampler | None = None, **options: Any) -> None:
+        super().__init__(space, sampler=RLSampler() if sampler is None else sampler, **options)
+        self._reported: dict[str, int] = {}
+        self._stopped: set[str] = set()
+
+    def stops(self, trial_id: str, result: dict[str, Any], pruner: BasePruner) -> bool:
+        """Adds a report to a trial's learning curve, and asks whether the trial should stop.
+
+        Args:
+            trial_id: Tune's.
+            result: What the training has reported, with the metric.
+            pruner: Is asked; the study has none.
+        """
+        self.on_trial_result(trial_id, result)
+        study: optuna.Study = self._ot_study
+        if pruner.prune(study, study._storage.get_trial(self._ot_trials[trial_id]._trial_id)):
+            self._stopped.add(trial_id)
+        return trial_id in self._stopped
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Adds a report to a trial's learning curve; one that is known already, of a training begun again, is left."""
+        if result[TRAINING_ITERATION] > self._reported.get(trial_id, 0):
+            self._reported[trial_id] = result[TRAINING_ITERATION]
+            super().on_trial_result(trial_id, result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tells the study how a trial ended: complete, pruned or failed."""
+        if trial_id in self._stopped:
+            result = None  # without a value it is pruned
+        elif result and not self._is_finite(result):
+            result, error = None, True
+        super().on_trial_complete(trial_id, result, error)
+
+    def _is_finite(self, result: dict[str, Any]) -> bool:
+        names = self.metric if isinstance(self.metric, list) else [self.metric]
+        return all(math.isfinite(result.get(name, 0.0)) for name in names)
+
+
+class RLScheduler(FIFOScheduler):  # type: ignore[misc]
+    """Stops trainings that are not worth their rest, as ``RLPruner`` does, at their reports to Tune (see there).
+
+    Takes the place of ``ASHAScheduler`` beside ``search_alg=RLSearch(...)``.
+
+    Args:
+        max_resource: Reports of a full training, above 0; all trainings should report equally often, such as after
+            each tenth. The most that a finished training made where not given.
+        pruner: In place of ``RLPruner(max_resource=max_resource)``.
+
+    Raises:
+        ArgumentsError: An argument is out of range.
+    """
+
+    def __init__(self, *, max_resource: float | None = None, pruner: BasePruner | None = None) -> None:
+        super().__init__()
+        self._pruner = RLPruner(max_resource=max_resource) if pruner is None else pruner
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """STOP or CONTINUE, after a report.
+
+        Raises:
+            ArgumentsError: The search algorithm is not ``RLSearch``, which has the other learning curves.
+        """
+        searcher = tune_controller.search_alg
+        while not isinstance(searcher, RLSearch):  # Tune wraps it to limit how many run at once
+            if not hasattr(searcher, "searcher"):
+                raise ArgumentsError(
+                    f"RLScheduler goes with search_alg=RLSearch(...), but this is {type(searcher).__name__}."
+                )
+            searcher = searcher.searcher
+        decision: str = self.STOP if searcher.stops(trial.trial_id, result, self._pruner) else self.CONTINUE
+        return decision

@@ -1,0 +1,123 @@
+"""Stage three of meta-training: PPO on the decision head, the predictor frozen, and the gate that it has to pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file, save_file
+from stable_baselines3 import PPO
+
+from hf_rlsearch._typing import FloatArray, IntArray
+from hf_rlsearch.agent.acquisition import CANDIDATE_FEATURES
+from hf_rlsearch.agent.network import Predictor
+from hf_rlsearch.envs.search_env import BatchedSearch, prior_tasks
+from hf_rlsearch.envs.vec_env import SearchVecEnv
+from hf_rlsearch.meta_training.sb3_policy import FeatureEncoder, SearchPolicy, feature_space
+from hf_rlsearch.meta_training.stop_rule import GROUP, difference
+
+Policy = Callable[[dict[str, FloatArray]], IntArray]
+
+
+@dataclass(frozen=True)
+class ChoiceTraining:
+    """Settings of stage three.
+
+    Attributes:
+        steps: Decisions in all.
+        n_envs: Searches side by side.
+        n_candidates: Candidates per task.
+        budget: Trials per search.
+        learning_rate: At the start; falls linearly to zero.
+        seed: Of everything.
+        gate_tasks: Fresh tasks on which the gate compares.
+    """
+
+    steps: int = 120_000
+    n_envs: int = 64
+    n_candidates: int = 64
+    budget: int = 16
+    learning_rate: float = 2e-3
+    seed: int = 2
+    gate_tasks: int = 2048
+
+
+def train_choice(settings: ChoiceTraining, predictor: Predictor, folder: Path, device: str) -> PPO:
+    """PPO on the decision head, the predictor frozen; episodes are as long as `n_steps`: nothing is bootstrapped."""
+    model = PPO(
+        SearchPolicy,
+        _choice_env(settings, predictor, settings.n_envs, settings.seed, device, GROUP),
+        n_steps=settings.budget,
+        batch_size=256,
+        n_epochs=8,
+        gamma=1.0,
+        learning_rate=lambda left: settings.learning_rate * left + 1e-5,
+        ent_coef=0.001,
+        device="cpu",
+        seed=settings.seed,
+    )
+    path = folder / "choice.safetensors"
+    if path.exists():
+        model.policy.head.load_state_dict(load_file(path))  # type: ignore[union-attr]
+        return model
+    model.learn(settings.steps)
+    save_file(model.policy.head.state_dict(), path)  # type: ignore[union-attr]
+    return model
+
+
+def _choice_env(
+    settings: ChoiceTraining, predictor: Predictor, n_envs: int, seed: int, device: str, group: int = 1
+) -> SearchVecEnv:
+    return SearchVecEnv(
+        group=group,
+        tasks=prior_tasks(settings.n_candidates),
+        n_envs=n_envs,
+        budget=settings.budget,
+        seed=seed,
+        encode=FeatureEncoder(predictor, device),
+        space=feature_space(settings.n_candidates),
+    )
+
+
+def acquisition(observations: dict[str, FloatArray]) -> IntArray:
+    """The predictor's own choice: the allowed candidate of the largest expected improvement."""
+    log_ei = observations["candidates"][..., CANDIDATE_FEATURES.index("log_ei")]
+    return np.asarray(np.where(observations["mask"][:, :-1] > 0, log_ei, -np.inf).argmax(1))
+
+
+def area_under_regret(search: BatchedSearch, encode: Callable[[BatchedSearch], Any], policy: Policy) -> FloatArray:
+    """Plays one episode per task; B means over the budget of the regret, clipped to [0, 1], 1 = median."""
+    regrets = []
+    while not search.done:
+        search.step(policy(encode(search)))
+        regrets.append(1 - np.clip(search.incumbent, 0, 1))
+    return np.asarray(np.mean(regrets, axis=0))
+
+
+def gate(settings: ChoiceTraining, predictor: Predictor, model: PPO, device: str, seed: int = 10_000) -> dict[str, Any]:
+    """Compares the head with the acquisition in pairs: same fresh tasks, same luck of every training.
+
+    Returns:
+        Both means, the difference (negative = PPO is better) with its 95% interval, and whether PPO ships.
+    """
+
+    def head(observations: dict[str, FloatArray]) -> IntArray:
+        return np.asarray(model.predict(observations, deterministic=True)[0])
+
+    areas: dict[str, list[FloatArray]] = {"head": [], "acquisition": []}
+    for block in range(settings.gate_tasks // 128):
+        for name, policy in (("head", head), ("acquisition", acquisition)):
+            env = _choice_env(settings, predictor, 128, seed + block, device)
+            env.search.fix_luck(seed + block)
+            areas[name].append(area_under_regret(env.search, env.encode, policy))
+    ours, theirs = (np.concatenate(areas[name]) for name in ("head", "acquisition"))
+    return {
+        "tasks": len(ours),
+        "budget": settings.budget,
+        "area_head": float(ours.mean()),
+        "area_acquisition": float(theirs.mean()),
+        **difference(ours, theirs),
+    }

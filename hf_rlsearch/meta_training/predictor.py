@@ -1,0 +1,304 @@
+"""Stage one of meta-training: the predictor learns, by likelihood, the outcome of every candidate from every history.
+
+Some histories are drawn, the others are searches that the predictor itself has just made, in the last part of the
+training also such in which trials were stopped. Resumable: the randomness of step k comes from (seed, k) alone,
+searches begin where checkpoints may be, and these are safetensors and JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
+from hf_rlsearch.agent.acquisition import log_expected_improvement
+from hf_rlsearch.agent.network import BIN_EDGES, Arrays, NetworkConfig, Predictor, compress, expected_improvement
+from hf_rlsearch.meta_training.stopped_histories import play_stopped
+from hf_rlsearch.observation.history import RUNNING
+from hf_rlsearch.observation.observation import Observation
+from hf_rlsearch.tasks.histories import (
+    Played,
+    Trained,
+    draw_history,
+    hide_hyperparameters,
+    measure,
+    observe_tasks,
+    part_of,
+    play,
+    take,
+    task_space_arrays,
+    train_partly,
+)
+from hf_rlsearch.tasks.prior import TaskBatch, draw
+
+
+@dataclass(frozen=True)
+class PredictorTraining:
+    """Settings of stage one.
+
+    Attributes:
+        steps: Gradient steps.
+        batch_size: Tasks per step.
+        n_candidates: Candidates per task, of spaces that have so many; one of these numbers each time that tasks are
+            drawn. With few only, the predictor would learn that long searches run out of good ones.
+        n_targets: Candidates scored per task; half at random, half close to the incumbent.
+        reuse: Steps that share drawn tasks and the searches played on them; making these takes longer than the steps.
+        played: Share of the steps that look at the beginnings of searches that the predictor made.
+        stopped: Share of the steps, at the end; every other one of them looks at searches in which trials were stopped.
+        learning_rate: Peak; rises over `warmup` steps, then falls as a cosine to zero.
+        warmup: Steps.
+        seed: Of everything.
+    """
+
+    steps: int = 16_000
+    batch_size: int = 64
+    n_candidates: tuple[int, ...] = (128, 384, 1024)
+    n_targets: int = 48
+    reuse: int = 24
+    played: float = 0.5
+    stopped: float = 0.2
+    learning_rate: float = 1.5e-3
+    warmup: int = 300
+    seed: int = 0
+
+
+LENGTHS = (2, 5, 10, 20, 40)
+_LENGTH_SHARES = (0.15, 0.2, 0.25, 0.25, 0.15)
+_PLAYED_LENGTHS, _PLAYED_SHARES = (8, 16, 24, 32), (0.15, 0.3, 0.35, 0.2)
+_OWN_WEIGHT = 4.0  # of a running trial's own end in searches with stopping: what the stop rule asks for
+
+
+def train_predictor(
+    settings: PredictorTraining,
+    config: NetworkConfig,
+    folder: Path,
+    *,
+    device: str = "cpu",
+    log_every: int = 20,
+) -> Predictor:
+    """Trains the predictor, continuing from `folder` if it holds a checkpoint of the same settings.
+
+    Args:
+        settings: What to do.
+        config: Sizes of the network.
+        folder: Where checkpoints and `predictor.log.jsonl` go.
+        device: "cpu" or "cuda".
+        log_every: Draws of tasks between two lines of the log and two checkpoints.
+    """
+    torch.manual_seed(settings.seed)
+    network = Predictor(config).to(device)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
+    start = _resume(folder, network, optimizer, settings)
+    losses, began = [], time.perf_counter()
+    every = log_every * settings.reuse
+    for step in range(start, settings.steps):
+        rng = np.random.default_rng([settings.seed, 1, step])
+        if step % settings.reuse == 0:
+            drawing = np.random.default_rng([settings.seed, 2, step // settings.reuse])
+            searches = _Searches.of(drawing, network, settings, step, device)
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * _schedule(step, settings)
+        loss = _loss(network, searches, step, rng, settings, device)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+        if (step + 1) % every == 0 or step + 1 == settings.steps:
+            seconds = (time.perf_counter() - began) / len(losses)
+            _log(folder, {"step": step + 1, "loss": float(np.mean(losses[-every:])), "seconds_per_step": seconds})
+            _save(folder, network, optimizer, settings, step + 1)
+    return network
+
+
+def _schedule(step: int, settings: PredictorTraining) -> float:
+    progress = max(0.0, (step - settings.warmup) / max(1, settings.steps - settings.warmup))
+    return float(min(1.0, (step + 1) / settings.warmup) * 0.5 * (1 + np.cos(np.pi * min(1.0, progress))))
+
+
+@dataclass(frozen=True)
+class _Searches:
+    """Tasks that some steps share, and what the predictor did on them.
+
+    Attributes:
+        tasks: B tasks.
+        played: A search on each of them.
+        stopped: Looks at another one on each, with stopping; none before the last part of the training.
+    """
+
+    tasks: TaskBatch
+    played: Played
+    stopped: list[Trained]
+
+    @classmethod
+    def of(
+        cls, rng: np.random.Generator, network: Predictor, settings: PredictorTraining, step: int, device: str
+    ) -> _Searches:
+        """Draws the tasks of the steps from `step` on, and searches them with the predictor as it is."""
+        score = partial(_log_improvement, network, device)
+        tasks = draw(rng, settings.batch_size, int(rng.choice(settings.n_candidates)))
+        played = play(rng, tasks, int(rng.choice(_PLAYED_LENGTHS, p=_PLAYED_SHARES)), score)
+        late = _is_late(min(step + settings.reuse, settings.steps) - 1, settings)
+        return cls(tasks, played, play_stopped(rng, tasks, max(1, settings.reuse // 2), score) if late else [])
+
+    def history(
+        self, rng: np.random.Generator, step: int, settings: PredictorTraining
+    ) -> tuple[TaskBatch, Trained, FloatArray]:
+        """Tasks, a history of each, and the weight of its last trial as a target."""
+        if _is_late(step, settings) and step % 2:
+            tasks, trained = _shortened(rng, self.tasks, self.stopped[step // 2 % len(self.stopped)])
+            return tasks, trained, np.where(_runs(trained), _OWN_WEIGHT, 1.0)
+        by_predictor = rng.random() < settings.played
+        trained = part_of(rng, self.tasks, self.played) if by_predictor else _drawn(rng, self.tasks)
+        return self.tasks, trained, np.ones(len(self.tasks))
+
+
+def _is_late(step: int, settings: PredictorTraining) -> bool:
+    return step >= round((1 - settings.stopped) * settings.steps)
+
+
+@torch.no_grad()
+def _log_improvement(network: Predictor, device: str, seen: Observation) -> FloatArray:
+    """B x C, what the predictor as it is goes by."""
+    chances = network(Arrays.of(seen, device)).softmax(-1)
+    return np.asarray(log_expected_improvement(chances, network.bins).cpu())
+
+
+def _runs(trained: Trained) -> BoolArray:
+    """B, True where a trial is running."""
+    return np.asarray((trained.mask & (trained.status == RUNNING)).any(1))
+
+
+def _shortened(rng: np.random.Generator, tasks: TaskBatch, trained: Trained) -> tuple[TaskBatch, Trained]:
+    """The fewer of the searches, the longer they are: a step takes about as long on any."""
+    B, T = trained.mask.shape
+    rows = rng.permutation(B)[: max(1, min(B, B * LENGTHS[-1] // max(T, 1)))]
+    return take(tasks, rows), take(trained, rows)
+
+
+def _loss(
+    network: Predictor,
+    searches: _Searches,
+    step: int,
+    rng: np.random.Generator,
+    settings: PredictorTraining,
+    device: str,
+) -> Tensor:
+    """Cross-entropy of the binned improvement over the incumbent, weighted mean over tasks and targets."""
+    tasks, trained, own = searches.history(rng, step, settings)
+    targets = _targets(rng, tasks, trained, settings.n_targets)
+    seen = hide_hyperparameters(rng, tasks, trained.mask.sum(1) == 0)
+    observation = observe_tasks(task_space_arrays(seen), seen, trained, targets)
+    labels = improvement_labels(tasks, trained.chosen, observation.incumbent, targets)
+    logits = network(Arrays.of(observation, device))
+    losses = F.cross_entropy(logits.flatten(0, 1), labels.to(device).flatten(), reduction="none")
+    weight = np.take_along_axis(tasks.candidate_mask, targets, 1).astype(np.float32)
+    weight[:, -1] *= own
+    weights = torch.as_tensor(weight, device=device)
+    return (losses * weights.flatten()).sum() / weights.sum()
+
+
+def _drawn(rng: np.random.Generator, tasks: TaskBatch) -> Trained:
+    """Histories that nobody searched: trials at random, or the better the later."""
+    chosen, mask = draw_history(rng, tasks, int(rng.choice(LENGTHS, p=_LENGTH_SHARES)))
+    return train_partly(rng, tasks, chosen, mask, measure(rng, tasks, chosen))
+
+
+def _targets(rng: np.random.Generator, tasks: TaskBatch, trained: Trained, n_targets: int) -> IntArray:
+    """B x n_targets candidates: the last trial, half by closeness to the best, the rest at random; values unused."""
+    B, C = tasks.candidate_mask.shape
+    noise, blocked = rng.random((B, C)), np.where(tasks.candidate_mask, 0.0, np.inf)
+    if not trained.mask.shape[1]:
+        return np.argpartition(noise + blocked, n_targets, axis=1)[:, :n_targets]
+    best = np.where(trained.mask, np.nan_to_num(trained.values, nan=-np.inf), -np.inf).argmax(1)
+    centre = np.take_along_axis(trained.chosen, best[:, None], 1)
+    at = np.take_along_axis(tasks.candidates, centre[..., None], axis=1)
+    step = np.abs(tasks.candidates - at) / np.maximum(tasks.n_levels - 1, 1)[:, None]
+    distance = np.where(tasks.ordered[:, None], step, tasks.candidates != at).sum(2)
+    half = n_targets // 2
+    near = np.argpartition(distance + 0.6 * noise + blocked, half, axis=1)[:, :half]
+    uniform = np.argpartition(noise + blocked, n_targets - half - 1, axis=1)[:, : n_targets - half - 1]
+    last = np.take_along_axis(trained.chosen, np.maximum(trained.mask.sum(1, keepdims=True) - 1, 0), axis=1)
+    return np.concatenate([near, uniform, last], axis=1)
+
+
+def improvement_labels(tasks: TaskBatch, chosen: IntArray, incumbent: IntArray, targets: IntArray) -> Tensor:
+    """B x K bin index of each target's noiseless improvement over the incumbent (over the median without one)."""
+    utility = compress(torch.as_tensor(tasks.utility))
+    best = torch.as_tensor(np.take_along_axis(chosen, np.maximum(incumbent, 0)[:, None], axis=1))
+    reference = torch.gather(utility, 1, best).where(torch.as_tensor(incumbent >= 0)[:, None], torch.tensor(0.0))
+    delta = torch.gather(utility, 1, torch.as_tensor(targets)) - reference
+    return torch.bucketize(delta.float(), torch.tensor(BIN_EDGES))
+
+
+@torch.no_grad()
+def simulate_searches(
+    network: Predictor, tasks: TaskBatch, n_trials: int, seed: int, device: str = "cpu"
+) -> FloatArray:
+    """Searches by expected improvement: n_trials x B regret of the incumbent in [0, 1], 1 = median of the task."""
+    B = len(tasks)
+    space = task_space_arrays(tasks)
+    chosen, values = np.zeros((B, 0), int), np.zeros((B, 0))
+    regrets = []
+    for t in range(n_trials):
+        trained = Trained.complete(chosen, values, np.ones((B, t), bool))
+        observation = observe_tasks(space, tasks, trained)
+        score = expected_improvement(network(Arrays.of(observation, device)), network.bins).cpu().numpy()
+        pick = np.where(observation.candidate_mask, score, -np.inf).argmax(1)
+        chosen = np.concatenate([chosen, pick[:, None]], axis=1)
+        # The outcome of (task, candidate, seed) is the same whoever asks: searches are compared in pairs.
+        noise = np.random.default_rng(seed).standard_normal(tasks.utility.shape)
+        outcome = tasks.values + tasks.noise * tasks.spread[:, None] * noise
+        values = np.take_along_axis(outcome, chosen, axis=1)
+        best = np.take_along_axis(chosen, values.argmax(1)[:, None], axis=1)
+        regrets.append(np.clip(1 - np.take_along_axis(tasks.utility, best, axis=1)[:, 0], 0, 1))
+    return np.stack(regrets)
+
+
+def _log(folder: Path, row: dict[str, float]) -> None:
+    with (folder / "predictor.log.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _save(
+    folder: Path, network: Predictor, optimizer: torch.optim.Optimizer, settings: PredictorTraining, step: int
+) -> None:
+    """Weights and both Adam moments in one safetensors file, the step in its header; written beside, then moved."""
+    tensors = {f"weights.{k}": v.contiguous() for k, v in network.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{k}": torch.as_tensor(v).clone() for k, v in state.items()}
+    metadata = {"step": str(step), "settings": json.dumps(asdict(settings))}
+    save_file(tensors, folder / "predictor.partial", metadata=metadata)
+    (folder / "predictor.partial").replace(folder / "predictor.checkpoint.safetensors")
+
+
+def _resume(folder: Path, network: Predictor, optimizer: torch.optim.Optimizer, settings: PredictorTraining) -> int:
+    """Loads the checkpoint of the same settings, if there is one; returns the step to go on from."""
+    path = folder / "predictor.checkpoint.safetensors"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        return 0
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    if json.loads(metadata["settings"]) != json.loads(json.dumps(asdict(settings))):
+        raise ValueError(f"{path} is of other settings: {metadata['settings']}. Choose another folder, or delete it.")
+    tensors = load_file(path)
+    network.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("weights.")})
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("adam."):
+            _, index, key = name.split(".")
+            state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return int(metadata["step"])

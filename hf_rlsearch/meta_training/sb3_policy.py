@@ -1,0 +1,101 @@
+"""The actor-critic that stable-baselines3's PPO trains: masked logits and entropy, features of the frozen predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.distributions import CategoricalDistribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor
+
+from hf_rlsearch._typing import FloatArray
+from hf_rlsearch.agent.acquisition import CANDIDATE_FEATURES, SEARCH_FEATURES, candidate_features, search_features
+from hf_rlsearch.agent.decision_head import DecisionHead
+from hf_rlsearch.agent.network import Arrays, Predictor
+from hf_rlsearch.envs.search_env import BatchedSearch
+
+Observations = dict[str, Tensor]
+
+
+def feature_space(n_candidates: int) -> spaces.Dict:
+    """The observation space of `FeatureEncoder`."""
+
+    def box(*shape: int) -> spaces.Box:
+        return spaces.Box(-20.0, 20.0, shape, np.float32)
+
+    return spaces.Dict(
+        {
+            "candidates": box(n_candidates, len(CANDIDATE_FEATURES)),
+            "search": box(len(SEARCH_FEATURES)),
+            "mask": spaces.Box(0.0, 1.0, (n_candidates + 1,), np.float32),
+        }
+    )
+
+
+class FeatureEncoder:
+    """Runs the predictor once per step; what PPO stores and replays is small."""
+
+    def __init__(self, predictor: Predictor, device: str = "cpu") -> None:
+        self.predictor, self.device = predictor.eval(), device
+
+    @torch.inference_mode()
+    def __call__(self, search: BatchedSearch) -> dict[str, FloatArray]:
+        """B searches as arrays of `feature_space`, with a leading B."""
+        mask = torch.as_tensor(search.action_masks(), device=self.device)
+        logits = self.predictor(Arrays.of(search.observe(), self.device))
+        candidates = candidate_features(logits, self.predictor.bins, mask[:, :-1])
+        b = np.arange(search.B)
+        at = np.maximum(search.running, 0)
+        row = np.where(search.running >= 0, search.chosen[b, at], -1)
+        fidelity = np.where(search.running >= 0, search.steps[b, at] / search.S, 0.0)
+        left = torch.full((search.B,), (search.T - search.used) / search.S, device=self.device)
+        total = torch.full((search.B,), float(search.budget), device=self.device)
+        summary = search_features(
+            candidates,
+            mask[:, :-1],
+            torch.as_tensor(row, device=self.device),
+            torch.as_tensor(fidelity, device=self.device).float(),
+            left,
+            total,
+        )
+        arrays = {"candidates": candidates, "search": summary, "mask": mask}
+        return {key: value.float().cpu().numpy() for key, value in arrays.items()}
+
+
+class SearchPolicy(ActorCriticPolicy):
+    """`DecisionHead` in stable-baselines3's terms; masked actions have probability zero and add no entropy."""
+
+    def _build(self, lr_schedule: Callable[[float], float]) -> None:
+        self.head = DecisionHead()
+        self.action_dist = CategoricalDistribution(int(self.action_space.n))  # type: ignore[attr-defined]
+        self.optimizer = self.optimizer_class(self.head.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    def forward(self, obs: Observations, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        """Actions, values (B x 1) and log-probabilities of B observations."""
+        distribution, values = self._evaluate(obs)
+        actions = distribution.get_actions(deterministic=deterministic)
+        return actions, values[:, None], distribution.log_prob(actions)
+
+    def evaluate_actions(self, obs: Observations, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:  # type: ignore[override]
+        """Values, log-probabilities and entropies of stored actions."""
+        distribution, values = self._evaluate(obs)
+        return values[:, None], distribution.log_prob(actions), distribution.entropy()
+
+    def get_distribution(self, obs: Observations) -> CategoricalDistribution:  # type: ignore[override]
+        """The masked distribution over candidates and *continue*."""
+        return self._evaluate(obs)[0]
+
+    def predict_values(self, obs: Observations) -> Tensor:  # type: ignore[override]
+        """B x 1 values."""
+        return self._evaluate(obs)[1][:, None]
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
+        return self.get_distribution(observation).get_actions(deterministic=deterministic)
+
+    def _evaluate(self, obs: Observations) -> tuple[CategoricalDistribution, Tensor]:
+        logits, values = self.head(obs["candidates"], obs["search"], obs["mask"] > 0)
+        return CategoricalDistribution(int(logits.shape[1])).proba_distribution(logits), values

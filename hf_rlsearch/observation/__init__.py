@@ -1,0 +1,1 @@
+"""Builds what the agent sees: trials as arrays, features of values and of learning curves."""

@@ -1,0 +1,310 @@
+"""RLSampler: asks the meta-trained agent which configuration an Optuna trial should train."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial
+
+from hf_rlsearch._typing import BoolArray, FloatArray, IntArray, Params
+from hf_rlsearch._validation import is_integer
+from hf_rlsearch.agent.decision import Decision
+from hf_rlsearch.errors import ArgumentsError
+from hf_rlsearch.observation.history import History, stable_distributions
+from hf_rlsearch.observation.trial_attributes import DECISION_KEY
+from hf_rlsearch.optuna.filters import already_tried, conditional_names, out_of_memory, second_chances
+from hf_rlsearch.space import Hyperparameter, SearchSpace, infer_role
+from hf_rlsearch.space.candidates import unique_rows
+from hf_rlsearch.space.roles import check_role
+
+
+@dataclass(frozen=True)
+class Spending:
+    """What a search can still spend, and what its candidates cost; all in one unit, such as full trainings.
+
+    Attributes:
+        price: A search space and C x H candidates -> C prices greater than 0.
+        left: Not negative.
+        total: Of the whole search, greater than 0.
+    """
+
+    price: Callable[[SearchSpace, IntArray], FloatArray]
+    left: float
+    total: float
+
+    def affordable(self, prices: FloatArray) -> BoolArray:
+        """C, True where a training can end before the search does; the cheapest ones where none can."""
+        fits = prices <= self.left
+        return fits if fits.any() else prices <= prices.min()
+
+    def worth(self, prices: FloatArray) -> FloatArray:
+        """C factors on expected improvement: price to the power of minus the share that is left.
+
+        While much is left an improvement has to be worth its price, as cheap trials teach the same; with the last of
+        the budget only the improvement counts.
+
+        Source: cost-cooling, Lee et al. 2020 (arXiv:2003.10870), equation 3; without cooling it is expected improvement
+        per second, Snoek et al. 2012, section 3.2.
+        """
+        share = float(np.clip(self.left / self.total, 0.0, 1.0))
+        return np.asarray(np.maximum(prices, 1e-9) ** -share)
+
+
+# Enough to hold a neighbourhood of the best trials and a sample of the rest; scoring them takes milliseconds
+# (scripts/benchmarks/ask.py).
+_MAX_CANDIDATES = 1024
+_N_INCUMBENTS = 5
+
+# Trials started at nearly the same time; older ones that never suggested anything were killed.
+_N_SIMULTANEOUS = 8
+
+
+class RLSampler(BaseSampler):
+    """Chooses each trial's configuration with a meta-trained reinforcement-learning agent.
+
+    Works in every Optuna study: any storage, several workers, conditional hyperparameters, failed trials. The agent
+    sees all trials of the study, running ones included, and picks one of the candidates of the discretised search space
+    that no trial has had; it repeats one only when none is left. What it cannot choose jointly (the first trial of a
+    study without ``search_space``, hyperparameters that are new or whose range has moved) it chooses one by one, in the
+    order of suggestion, each given those before.
+
+    In a study with several directions the agent maximises the negative rank of non-dominated sorting, so it looks for
+    points on the Pareto front.
+
+    All chance in a trial is drawn from the seed and the trial's number: the same seed gives the same search, and a
+    resumed search goes on as if it had never stopped. The sampler keeps nothing else from trial to trial, unless told
+    by ``plan_for``.
+
+    Example:
+        >>> import optuna
+        >>> from hf_rlsearch import RLSampler
+        >>> study = optuna.create_study(sampler=RLSampler(seed=0))
+        >>> study.optimize(lambda trial: trial.suggest_float("x", -1, 1) ** 2, n_trials=10)
+
+    Args:
+        seed: Not negative; drawn from the operating system where not given.
+        n_trials: How many trials the search will have in all, if that is known: the agent explores less near the end.
+        weights: Name or path of the agent's weights; the bundled ones where not given.
+        search_space: The space to search, so that the first trial is chosen jointly too. Read from the study's trials,
+            each time, where not given.
+        roles: Role by name, for hyperparameters whose name does not tell; not together with ``search_space``.
+        n_points: Number of levels, of all numeric hyperparameters or by name; not together with ``search_space``.
+        published: Settings known to work, which are always among the candidates of a space too large to enumerate.
+        facts: What is known about the task, by the names in ``hf_rlsearch.tasks.prior.FACTS``; whether the objective is
+            maximised is read from the study.
+        max_resource: Step of a full training, as reported; the largest step seen so far where not given.
+
+    Raises:
+        ArgumentsError: An argument has the wrong type or range, or two exclude each other.
+        SearchSpaceError: There is no such role.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int | None = None,
+        n_trials: int | None = None,
+        weights: str | Path | None = None,
+        search_space: SearchSpace | None = None,
+        roles: Mapping[str, str] | None = None,
+        n_points: Mapping[str, int] | int | None = None,
+        published: Sequence[Params] = (),
+        facts: Mapping[str, float] | None = None,
+        max_resource: float | None = None,
+    ) -> None:
+        _check_count("seed", seed, smallest=0)
+        _check_count("n_trials", n_trials, smallest=1)
+        if search_space is not None and (roles is not None or n_points is not None):
+            raise ArgumentsError("roles or n_points were given with a search_space, which has its own: leave them out.")
+        if search_space is not None and not isinstance(search_space, SearchSpace):
+            raise ArgumentsError(
+                f"search_space is a {type(search_space).__name__}, expected a SearchSpace: make one with "
+                "SearchSpace.from_distributions(distributions) or SearchSpace.from_functions(hp_space, model_init)."
+            )
+        self._seed = _fresh_seed() if seed is None else int(seed)
+        self._n_trials = n_trials
+        self._weights = weights
+        self._search_space = search_space
+        self._roles = {name: check_role(name, role) for name, role in (roles or {}).items()}
+        self._n_points = dict(n_points) if isinstance(n_points, Mapping) else n_points
+        self._published = [dict(params) for params in published]
+        self._facts = dict(facts or {})
+        self._max_resource = max_resource
+        self._n_left: int | None = None
+        self._spending: Spending | None = None
+
+    def plan_for(self, n_left: int | None, spending: Spending | None = None) -> None:
+        """Tells how many more trials the search can afford, where a budget or time ends it.
+
+        Args:
+            n_left: The one that is chosen next included; None where nobody knows. ``n_trials`` is the most.
+            spending: What is left and what candidates cost; where not given every trial costs the same.
+        """
+        self._n_left, self._spending = n_left, spending
+
+    def reseed_rng(self) -> None:
+        """Does nothing: workers have trials of different numbers, and with them different chance."""
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The hyperparameters that are chosen jointly: the given space, or all that kept their range so far."""
+        if self._search_space is not None:
+            return dict(self._search_space.distributions)
+        return stable_distributions(study._get_trials(deepcopy=False, use_cache=True), exclude=trial.number)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Chooses a value for every name in ``search_space``, and stores why in the trial's ``"rl:decision"``.
+
+        Workers that start at the same moment do not see each other's choice. Each works out what those with smaller
+        trial numbers are choosing, which only depends on the seed, and takes that as given.
+        """
+        if not search_space:
+            return {}
+        history = self._history(study, trial)
+        space = self._space(search_space, history)
+        for index in _being_decided(history, before=trial.number):
+            params, _ = self._choose(study, space, history, int(history.numbers[index]))
+            history = history.with_params(index, params)
+        fixed = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        params, decision = self._choose(study, space, history, trial.number, fixed)
+        _explain(study, trial, DECISION_KEY, {**decision.to_json(), "params": params})
+        return params
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Chooses a value for one hyperparameter, given those that the trial has suggested before.
+
+        While other workers choose at the same moment it is drawn at random, or all would choose the same.
+        """
+        history = self._history(study, trial)
+        space = self._space({**trial.distributions, param_name: param_distribution}, history)
+        index = space.names.index(param_name)
+        levels = space.hyperparameters[index].levels
+        rng = np.random.default_rng([self._seed, trial.number, zlib.crc32(param_name.encode())])
+        if _being_decided(history, before=trial.number):
+            return levels[rng.integers(len(levels))]
+        rows = np.tile(space.nearest_levels(trial.params), (len(levels), 1))
+        rows[:, index] = np.arange(len(levels))
+        decision = self._decide(study, space, history, rows, trial.number, rng)
+        _explain(study, trial, f"{DECISION_KEY}:{param_name}", decision.to_json())
+        return levels[decision.index]
+
+    def _choose(
+        self, study: Study, space: SearchSpace, history: History, number: int, fixed: Params | None = None
+    ) -> tuple[Params, Decision]:
+        """The configuration of the trial with this number; ``fixed`` are values it will have in any case."""
+        rng = np.random.default_rng([self._seed, number])
+        rows = space.candidates(
+            rng, limit=_MAX_CANDIDATES, incumbents=history.best(_N_INCUMBENTS), published=self._published
+        )
+        rows = _with_fixed(space, rows, fixed or {})
+        decision = self._decide(study, space, history, rows, number, rng)
+        return space.decode(rows[decision.index]), decision
+
+    def _decide(
+        self,
+        study: Study,
+        space: SearchSpace,
+        history: History,
+        rows: IntArray,
+        number: int,
+        rng: np.random.Generator,
+    ) -> Decision:
+        from hf_rlsearch.agent.agent import load_agent  # torch and the weights are loaded by the first decision
+
+        history = history.select(history.decided)
+        trials = study._get_trials(deepcopy=False, use_cache=True)
+        fresh = ~already_tried(space, history.select(~second_chances(history)), rows)
+        mask = _where_possible(fresh, ~out_of_memory(space, trials, rows))
+        prices = None if self._spending is None else self._spending.price(space, rows)
+        worth = None
+        if self._spending is not None and prices is not None:
+            mask = _where_possible(mask, self._spending.affordable(np.where(mask, prices, np.inf)))
+            worth = self._spending.worth(prices)
+        decision = load_agent(self._weights).decide(
+            space,
+            history,
+            rows,
+            mask=mask,
+            n_remaining=self._n_remaining(number),
+            facts={"maximize": float(list(study.directions) == [StudyDirection.MAXIMIZE]), **self._facts},
+            rng=rng,
+            worth=worth,
+        )
+        return decision if prices is None else replace(decision, price=float(prices[decision.index]))
+
+    def _n_remaining(self, number: int) -> int | None:
+        """Trials that are left with the one of this number, None where nobody knows."""
+        planned = None if self._n_trials is None else self._n_trials - number
+        known = [n for n in (planned, self._n_left) if n is not None]
+        return max(min(known), 1) if known else None
+
+    def _history(self, study: Study, trial: FrozenTrial) -> History:
+        trials = study._get_trials(deepcopy=False, use_cache=True)
+        return History.from_trials(trials, study.directions, max_resource=self._max_resource, exclude=trial.number)
+
+    def _space(self, distributions: Mapping[str, BaseDistribution], history: History) -> SearchSpace:
+        """The space of these distributions, as given where it was given and still holds."""
+        if self._search_space is not None and distributions == self._search_space.distributions:
+            return self._search_space
+        known = {h.name: h for h in self._search_space.hyperparameters} if self._search_space is not None else {}
+        optional = conditional_names(tuple(distributions), history)
+        n_points = self._n_points if isinstance(self._n_points, dict) else dict.fromkeys(distributions, self._n_points)
+        return SearchSpace(
+            tuple(
+                known[name]
+                if name in known and known[name].distribution == distribution
+                else Hyperparameter.from_distribution(
+                    name,
+                    distribution,
+                    role=known[name].role if name in known else self._roles.get(name) or infer_role(name, distribution),
+                    n_points=n_points.get(name),
+                    conditional=name in optional,
+                )
+                for name, distribution in distributions.items()
+            )
+        )
+
+
+def _explain(study: Study, trial: FrozenTrial, key: str, explanation: dict[str, Any]) -> None:
+    study._storage.set_trial_system_attr(trial._trial_id, key, explanation)
+
+
+def _being_decided(history: History, *, before: int) -> list[int]:
+    """Indices of the trials started just before trial number ``before`` whose params are not known yet."""
+    recent = (history.numbers < before) & (history.numbers >= before - _N_SIMULTANEOUS)
+    indices: list[int] = np.flatnonzero(recent & ~history.decided).tolist()
+    return indices
+
+
+def _where_possible(*wishes: BoolArray) -> BoolArray:
+    """C, True where all of the wishes hold, leaving out each that no candidate could fulfil with those before."""
+    mask = np.ones(len(wishes[0]), dtype=bool)
+    for wish in wishes:
+        mask = mask & wish if (mask & wish).any() else mask
+    return mask
+
+
+def _with_fixed(space: SearchSpace, rows: IntArray, fixed: Params) -> IntArray:
+    """The candidates with the level of each fixed value in its column; fewer where they become equal."""
+    levels = space.nearest_levels(fixed)
+    return unique_rows(np.where(levels >= 0, levels, rows)) if (levels >= 0).any() else rows
+
+
+def _fresh_seed() -> int:
+    return int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
+
+
+def _check_count(name: str, value: object, *, smallest: int) -> None:
+    if value is not None and (not is_integer(value) or value < smallest):
+        raise ArgumentsError(f"{name} is {value!r}, expected a whole number of at least {smallest}, or None.")

@@ -1,0 +1,322 @@
+"""Histories of simulated searches: what a policy may have in front of it when it has to choose.
+
+Uniform histories teach what data say; greedy ones (later trials are good ones) look like the searches of a good policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
+
+import numpy as np
+
+from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
+from hf_rlsearch.observation.history import STATUS
+from hf_rlsearch.observation.observation import Observation, SpaceArrays, observe, space_arrays
+from hf_rlsearch.tasks.curves import curves, draw_family
+from hf_rlsearch.tasks.prior import TaskBatch
+
+
+def task_space_arrays(tasks: TaskBatch) -> SpaceArrays:
+    """The search spaces of simulated tasks."""
+    return space_arrays(
+        tasks.roles, tasks.ordered, tasks.log, tasks.levels, tasks.sizes, tasks.kinds, tasks.n_levels
+    )  # fmt: skip
+
+
+_Arrays = TypeVar("_Arrays")
+
+# Shares of searches that have not begun, that have trials running without a report yet (and, of those, how many), and
+# of searches not begun whose space is known in part: an Optuna study learns it suggestion by suggestion.
+_UNTRIED = 0.08
+_PENDING, _MOST_PENDING = 0.15, 3
+_PARTLY_KNOWN = 0.5
+
+
+def take(arrays: _Arrays, rows: IntArray | slice) -> _Arrays:
+    """The same dataclass of arrays with these rows of its first axis only."""
+    return type(arrays)(**{f.name: getattr(arrays, f.name)[rows] for f in fields(arrays)})  # type: ignore[arg-type]
+
+
+def draw_among(chance: FloatArray, allowed: BoolArray, count: int) -> tuple[IntArray, BoolArray]:
+    """Some candidates of each search: what a searcher looks at that does not look at all of them.
+
+    Args:
+        chance: B x C random numbers in [0, 1); the smallest are drawn.
+        allowed: B x C, True for candidates that may be chosen.
+        count: How many to draw.
+
+    Returns:
+        B x min(count, C) candidate indices in random order, those allowed first; and which of them are.
+    """
+    keys = chance + ~allowed
+    n = min(count, allowed.shape[1])
+    drawn = np.argpartition(keys, n - 1, axis=1)[:, :n]
+    drawn = np.take_along_axis(drawn, np.argsort(np.take_along_axis(keys, drawn, 1), axis=1), axis=1)
+    return drawn, np.take_along_axis(allowed, drawn, axis=1)
+
+
+def draw_history(rng: np.random.Generator, tasks: TaskBatch, max_trials: int) -> tuple[IntArray, BoolArray]:
+    """Chooses trials for each task.
+
+    Args:
+        rng: Source of randomness.
+        tasks: B tasks.
+        max_trials: T; each task gets 0..T trials.
+
+    Returns:
+        B x T candidate indices in order of training, and B x T mask of real trials.
+    """
+    B, C = tasks.candidate_mask.shape
+    available = tasks.candidate_mask.sum(1)
+    count = np.minimum(rng.integers(0, max_trials + 1, B), np.maximum(available - 1, 0))
+    count = np.where(rng.random(B) < _UNTRIED, 0, count)
+    greed = rng.choice([0.0, 2.0, 5.0, 12.0], size=B, p=[0.4, 0.2, 0.2, 0.2]) * rng.random(B)
+    scale = np.clip(tasks.utility, -3, 1)
+    keys = np.where(tasks.candidate_mask, 0.0, -np.inf)
+    chosen = np.zeros((B, max_trials), int)
+    for t in range(max_trials):
+        ramp = greed * min(1.0, t / 8.0)
+        gumbel = rng.gumbel(size=(B, C))
+        chosen[:, t] = (keys + scale * ramp[:, None] + gumbel).argmax(1)
+        keys[np.arange(B), chosen[:, t]] = -np.inf
+    return chosen, np.arange(max_trials) < count[:, None]
+
+
+def measure(rng: np.random.Generator, tasks: TaskBatch, chosen: IntArray) -> FloatArray:
+    """Trains the chosen candidates once each: B x T values in the metric's units, larger is better, with seed noise."""
+    value = np.take_along_axis(tasks.values, chosen, axis=1)
+    noise = np.take_along_axis(tasks.noise, chosen, axis=1) * tasks.spread[:, None]
+    return np.asarray(value + noise * rng.standard_normal(chosen.shape))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The trainings of B simulated searches as they stand, every array B x T.
+
+    Attributes:
+        chosen: Candidate index.
+        values: Best value so far in the metric's units, NaN where there is none.
+        fidelity: In (0, 1].
+        status: Index into `STATUS`.
+        mask: True for a real trial.
+        at_reference: Best value up to the fidelity of the running trial, NaN where unknown.
+        at_half: Best value up to half of the own fidelity, NaN where unknown.
+    """
+
+    chosen: IntArray
+    values: FloatArray
+    fidelity: FloatArray
+    status: IntArray
+    mask: BoolArray
+    at_reference: FloatArray
+    at_half: FloatArray
+
+    @classmethod
+    def complete(cls, chosen: IntArray, values: FloatArray, mask: BoolArray) -> Trained:
+        """Trials that were all trained to the end, of which only the final value is known."""
+        full = np.ones_like(values)
+        status = np.full(values.shape, STATUS.index("complete"))
+        return cls(chosen, values, full, status, mask, values, np.full_like(values, np.nan))
+
+
+def train_partly(
+    rng: np.random.Generator, tasks: TaskBatch, chosen: IntArray, mask: BoolArray, final: FloatArray
+) -> Trained:
+    """Trains the chosen candidates, some of them not to the end: a search with a stop rule.
+
+    A third of the tasks knows final values only. Elsewhere curves are known, the worse trials were pruned more often,
+    and in half of them the last trial is still running. In some tasks the latest trials run without a report yet, as
+    those of other workers do.
+
+    Args:
+        rng: Source of randomness.
+        tasks: B tasks.
+        chosen: B x T candidate indices.
+        mask: B x T, False for padding.
+        final: B x T values at the end of each training, see `measure`.
+    """
+    B, T = final.shape
+    if not T:
+        return Trained.complete(chosen, final, mask)
+    median, unit = tasks.median[:, None], tasks.spread[:, None]
+    scaled = (final - median) / unit
+    pruned = rng.random((B, T)) < np.clip(rng.uniform(0, 1.2, (B, 1)) * (1.1 - np.clip(scaled, -1, 1)) / 2, 0, 0.9)
+    running = (np.arange(T) == mask.sum(1, keepdims=True) - 1) & (rng.random((B, 1)) < 0.5)
+    partial = pruned | running
+    fidelity = np.where(partial, np.maximum(rng.random((B, T)) ** 1.5, 0.02), 1.0)
+    reference = np.where(running.any(1), np.where(running, fidelity, 0).max(1), 1.0)[:, None]
+    points = np.stack([fidelity, np.minimum(reference, fidelity), fidelity / 2], axis=-1)
+    shown = curves(rng, draw_family(rng, B), scaled, points) * unit[..., None] + median[..., None]
+    value = np.where(partial, shown[..., 0], final)
+    at_reference = np.where(
+        reference >= 1, value, np.where(fidelity >= reference, np.minimum(shown[..., 1], value), np.nan)
+    )
+    at_half = np.minimum(shown[..., 2], value)
+    failed = rng.random((B, T)) < 0.03
+    status = np.select(
+        [failed, running, pruned], [STATUS.index("failed"), STATUS.index("running"), STATUS.index("pruned")], 0
+    )
+    trained = Trained(chosen, value, fidelity, status, mask, at_reference, at_half)
+    plain = Trained.complete(chosen, final, mask)
+    blind = rng.random((B, 1)) < 0.4
+    mixed = {
+        name: np.where(blind, getattr(plain, name), getattr(trained, name))
+        for name in ("values", "fidelity", "status", "at_reference", "at_half")
+    }
+    latest = mask.sum(1, keepdims=True) - 1 - np.arange(T)
+    n_pending = rng.integers(1, _MOST_PENDING + 1, (B, 1)) * (rng.random((B, 1)) < _PENDING)
+    pending = (latest >= 0) & (latest < n_pending)
+    mixed["values"] = np.where(failed | pending, np.nan, mixed["values"])
+    mixed["status"] = np.where(failed, STATUS.index("failed"), mixed["status"])
+    mixed["status"] = np.where(pending, STATUS.index("running"), mixed["status"])
+    mixed["fidelity"] = np.where(pending, 0.0, mixed["fidelity"])
+    # A running trial without a report gives no fidelity to compare at.
+    mixed["at_reference"] = np.where(n_pending > 0, mixed["values"], mixed["at_reference"])
+    return Trained(chosen=chosen, mask=mask, **mixed)
+
+
+def hide_hyperparameters(rng: np.random.Generator, tasks: TaskBatch, untried: BoolArray) -> TaskBatch:
+    """Hides some hyperparameters of half of the searches that have not begun; the values stay those of all of them.
+
+    So looks the first trial of a study that learns its space from its suggestions: what follows is still unknown.
+
+    Args:
+        rng: Source of randomness.
+        tasks: B tasks.
+        untried: B, True where nothing was trained.
+    """
+    B, H = tasks.roles.shape
+    real = tasks.roles >= 0
+    order = np.where(real, rng.random((B, H)), np.inf).argsort(1).argsort(1)
+    known = np.maximum(np.ceil(rng.random(B) * real.sum(1)), 1)
+    hidden = (order >= known[:, None]) & real & (untried & (rng.random(B) < _PARTLY_KNOWN))[:, None]
+    cell = hidden[..., None]
+    return replace(
+        tasks,
+        roles=np.where(hidden, -1, tasks.roles),
+        ordered=tasks.ordered & ~hidden,
+        log=tasks.log & ~hidden,
+        levels=np.where(cell, np.nan, tasks.levels),
+        sizes=np.where(cell, np.nan, tasks.sizes),
+        kinds=np.where(cell, 0, tasks.kinds),
+        n_levels=np.where(hidden, 0, tasks.n_levels),
+        present=tasks.present & ~hidden[:, None],
+    )
+
+
+def observe_tasks(
+    space: SpaceArrays, tasks: TaskBatch, trained: Trained, targets: IntArray | None = None
+) -> Observation:
+    """The observation of B simulated searches.
+
+    Args:
+        space: From `observation.task_space_arrays(tasks)`.
+        tasks: B tasks.
+        trained: Their trainings so far.
+        targets: B x K candidate indices to score; all C where None.
+    """
+    candidates = np.where(tasks.present, tasks.candidates, -1)
+    rows = np.take_along_axis(candidates, trained.chosen[..., None], axis=1)
+    mask = tasks.candidate_mask.copy()
+    if targets is not None:
+        candidates = np.take_along_axis(candidates, targets[..., None], axis=1)
+        mask = np.take_along_axis(mask, targets, axis=1)
+    else:
+        b, t = np.nonzero(trained.mask)
+        mask[b, trained.chosen[b, t]] = False
+    return observe(
+        space, tasks.facts, rows, trained.values, trained.fidelity, trained.status, trained.mask, candidates, mask,
+        trained.at_reference, trained.at_half,
+    )  # fmt: skip
+
+
+Score = Callable[[Observation], FloatArray]
+"""An observation -> B x C log scores of its candidates."""
+N_ASKED = 192
+"""Candidates at most that a policy is asked about at once; it may be asked about others the next time."""
+
+# Searches that begin with trials at random, and how many at most; sharpness of what follows, 0 the best at once.
+_BEGIN_AT_RANDOM, _MOST_AT_RANDOM = 0.4, 6
+_TEMPERATURES, _TEMPERATURE_SHARES = (0.0, 0.3, 1.0), (0.6, 0.2, 0.2)
+
+# Share of the steps on played searches that see final values only, and how much shorter than the longest they may be.
+_COMPLETE, _SHORTER = 0.6, 6
+
+
+@dataclass(frozen=True)
+class Played:
+    """B searches as they were played.
+
+    Attributes:
+        chosen: B x T candidate indices in order of training.
+        values: B x T what the trainings gave, in the metric's units, larger is better.
+    """
+
+    chosen: IntArray
+    values: FloatArray
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How B searches follow a policy, so that its histories differ.
+
+    Attributes:
+        n_random: B, trials at random before the policy is followed.
+        temperature: B, sharpness of what follows, 0 the best at once.
+    """
+
+    n_random: IntArray
+    temperature: FloatArray
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, n_searches: int) -> Manner:
+        """Most searches follow the policy from the first trial to the last."""
+        B = n_searches
+        n_random = np.where(rng.random(B) < _BEGIN_AT_RANDOM, rng.integers(1, _MOST_AT_RANDOM + 1, B), 0)
+        return cls(n_random, rng.choice(_TEMPERATURES, size=B, p=_TEMPERATURE_SHARES))
+
+    def perturb(self, rng: np.random.Generator, scores: FloatArray, count: IntArray | int) -> FloatArray:
+        """B x C scores to take the largest of, in searches of `count` trials so far."""
+        by_chance = (self.n_random > count)[:, None]
+        scale = np.where(by_chance, 1.0, self.temperature[:, None])
+        return np.asarray(np.where(by_chance, 0.0, scores) + scale * rng.gumbel(size=scores.shape))
+
+
+def play(rng: np.random.Generator, tasks: TaskBatch, n_trials: int, score: Score) -> Played:
+    """Searches each task, most of them by the best score, some by chance at first or throughout.
+
+    Args:
+        rng: Source of randomness.
+        tasks: B tasks.
+        n_trials: T; a task with fewer candidates repeats some at the end.
+        score: The policy.
+    """
+    B, C = tasks.candidate_mask.shape
+    space = task_space_arrays(tasks)
+    outcome = tasks.values + tasks.noise * tasks.spread[:, None] * rng.standard_normal((B, C))
+    manner = Manner.draw(rng, B)
+    chosen = np.zeros((B, 0), int)
+    for t in range(n_trials):
+        values = np.take_along_axis(outcome, chosen, axis=1)
+        untried = tasks.candidate_mask.copy()
+        np.put_along_axis(untried, chosen, False, axis=1)
+        untried = np.where(untried.any(1, keepdims=True), untried, tasks.candidate_mask)
+        asked, allowed = draw_among(rng.random(untried.shape), untried, N_ASKED)
+        seen = observe_tasks(space, tasks, Trained.complete(chosen, values, np.ones((B, t), bool)), asked)
+        best = np.where(allowed, manner.perturb(rng, score(seen), t), -np.inf).argmax(1)
+        chosen = np.concatenate([chosen, asked[np.arange(B), best][:, None]], axis=1)
+    return Played(chosen, np.take_along_axis(outcome, chosen, axis=1))
+
+
+def part_of(rng: np.random.Generator, tasks: TaskBatch, played: Played) -> Trained:
+    """The beginnings of played searches, of similar length; in some steps a part of the trials was stopped."""
+    B, T = played.chosen.shape
+    longest = int(rng.integers(min(2, T), T + 1))
+    chosen, values = played.chosen[:, :longest], played.values[:, :longest]
+    count = rng.integers(max(0, longest - _SHORTER), longest + 1, B)
+    mask: BoolArray = np.arange(longest) < np.minimum(count, tasks.candidate_mask.sum(1) - 1)[:, None]
+    if rng.random() < _COMPLETE:
+        return Trained.complete(chosen, values, mask)
+    return train_partly(rng, tasks, chosen, mask, values)

@@ -1,0 +1,346 @@
+"""Effects of how a model is trained: the learning-rate valley and its cliff, length, regularisers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
+from hf_rlsearch.observation.value_features import KINDS
+from hf_rlsearch.space import ROLES
+from hf_rlsearch.tasks.prior_space import SCRATCH, SGD, SpaceDraw, lognormal
+
+_INFORMED_RANGES = 0.5
+
+# Usual strength of each role's effect, before a task's own (log-normal) draw.
+STRENGTH: dict[str, float] = {
+    "learning_rate": 1.0,
+    "batch_size": 0.22,
+    "epochs": 0.30,
+    "weight_decay": 0.08,
+    "warmup": 0.06,
+    "dropout": 0.15,
+    "lora_rank": 0.08,
+    "lora_alpha": 0.06,
+    "scheduler": 0.08,
+    "optimizer": 0.25,
+    "momentum": 0.25,
+    "label_smoothing": 0.08,
+    "gradient_clipping": 0.05,
+    "width": 0.30,
+    "depth": 0.25,
+    "heads": 0.05,
+    "vocabulary": 0.35,
+    "model": 0.80,
+    "layer_decay": 0.12,
+    "accumulation": 0.10,
+    "max_length": 0.20,
+    "generic_numeric": 0.25,
+    "generic_categorical": 0.25,
+}
+
+
+class AxisDraw(SpaceDraw):
+    """Reads the candidates of one batch by role."""
+
+    def _gather(self, table: FloatArray) -> FloatArray:
+        """B x H x L table -> B x C x H, the entry of each candidate's level."""
+        return np.take_along_axis(table[:, None], self.candidates[..., None], axis=3)[..., 0]
+
+    def _axis(self, role: str, transform: str, default: FloatArray | float) -> tuple[FloatArray, BoolArray, IntArray]:
+        """Values of a role on its own axis, B x C; where it is not searched, the task's fixed default."""
+        here = self.roles == ROLES.index(role)
+        slot = here.argmax(1)
+        raw = np.take_along_axis(self.levels, slot[:, None, None], axis=1)[:, 0]  # B x L
+        value = np.take_along_axis(
+            raw, np.take_along_axis(self.candidates, slot[:, None, None], axis=2)[..., 0], axis=1
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            x = {
+                "log10": np.log10(np.maximum(value, 1e-7)),
+                "log2": np.log2(np.maximum(value, 2.0**-8)),
+                "linear": value,
+                "complement": -np.log10(np.clip(1 - value, 1e-4, 1)),
+            }[transform]
+        has = here.any(1)
+        return np.where(has[:, None], x, np.broadcast_to(np.asarray(default, float).reshape(-1, 1), x.shape)), has, slot
+
+    def _strength(self, role: str, has: BoolArray) -> FloatArray:
+        return lognormal(self.rng, STRENGTH[role], 0.8, (self.B,)) * has
+
+    def _axis_nth(
+        self, role: str, transform: str, default: float, occurrence: int
+    ) -> tuple[FloatArray, BoolArray, IntArray]:
+        """`_axis` of the first or second hyperparameter of a role (embedding and feed-forward width, say)."""
+        here = self.roles == ROLES.index(role)
+        if occurrence == 0:
+            return self._axis(role, transform, default)
+        hidden, first = self.roles.copy(), here.argmax(1)
+        hidden[np.arange(self.B)[here.any(1)], first[here.any(1)]] = -1
+        original, self.roles = self.roles, hidden
+        try:
+            return self._axis(role, transform, default)
+        finally:
+            self.roles = original
+
+    def _into_range(self, optimum: FloatArray, x: FloatArray) -> FloatArray:
+        """Moves half of the tasks' optimum towards the searched range: people search where they expect it.
+
+        Args:
+            optimum: B x C (or B x 1) place of the best value, which other hyperparameters may move.
+            x: B x C value of each candidate on the same axis.
+        """
+        rng, B = self.rng, self.B
+        real = np.where(self.mask, x, np.nan)
+        low, high = np.nanmin(real, 1, keepdims=True), np.nanmax(real, 1, keepdims=True)
+        reach = (high - low) / 2 * rng.uniform(0.3, 1.2, (B, 1))
+        away = optimum.mean(1, keepdims=True) - (low + high) / 2
+        informed = rng.random((B, 1)) < _INFORMED_RANGES
+        return np.asarray(optimum - np.where(informed, away - np.clip(away, -reach, reach), 0.0))
+
+
+class ArchitectureDraw(AxisDraw):
+    """Losses by what is trained, one batch; each method adds its effect in place."""
+
+    def _add_capacity(self, loss: FloatArray) -> FloatArray:
+        """Width and depth; returns B x C doublings beyond the usual size."""
+        rng, B, normal = self.rng, self.B, self.rng.standard_normal
+        # One latent appetite of the task for bigger models, shared by width and depth.
+        appetite = normal(B)
+        capacity = np.zeros((B, self.C))
+        for role, usual, taste in (("width", 9.0, 1.1), ("depth", 2.1, 0.8)):
+            for occurrence in range(2):
+                x, has, _ = self._axis_nth(role, "log2", usual, occurrence)
+                optimum = usual + taste * (0.7 * appetite + 0.7 * normal(B)) + 0.2 * (self.data - 4.3)
+                short = np.maximum(optimum[:, None] - x, 0.0)
+                over = np.maximum(x - optimum[:, None], 0.0)
+                power = rng.uniform(1.0, 2.0, (B, 1))
+                loss += self._strength(role, has)[:, None] * (
+                    0.35 * short**power + rng.uniform(0, 0.3, (B, 1)) * over**1.5
+                )
+                capacity += np.where(has[:, None], x - usual, 0.0)
+        return capacity
+
+    def _add_heads_and_vocabulary(self, loss: FloatArray) -> None:
+        rng, B, normal = self.rng, self.B, self.rng.standard_normal
+        x, has, _ = self._axis("heads", "log2", 3.0)
+        loss += self._strength("heads", has)[:, None] * (x - 3 - 1.5 * normal((B, 1))) ** 2 * 0.3
+        vocabulary, has, _ = self._axis("vocabulary", "log2", 13.0)
+        # Loss per token falls with a smaller vocabulary; a score like BLEU has its best size inside the range.
+        smaller = (~self.maximize) & (rng.random(B) < 0.75)
+        optimum = np.where(smaller, 8.0, 12.2 + 1.7 * normal(B) + 0.5 * (self.data - 4.3))
+        # Halving the number of tokens of a sentence doubles the loss of each: that outweighs what quality adds.
+        strength = self._strength("vocabulary", has) * np.where(smaller, 1.2, 0.35)
+        loss += strength[:, None] * np.abs(vocabulary - optimum[:, None]) ** 1.2
+
+    def _model_effect(self) -> tuple[FloatArray, FloatArray]:
+        """Loss by backbone, and log10 of its parameters (NaN where the backbone is not searched), each B x C."""
+        rng, (B, H, L) = self.rng, self.levels.shape
+        here = self.roles == ROLES.index("model")
+        sizes = np.nan_to_num(self.sizes, nan=8.0)
+        family = rng.normal(0, 0.35, (B, 1, len(KINDS)))
+        per_kind = np.take_along_axis(np.broadcast_to(family, (B, H, len(KINDS))), self.kinds, axis=2)
+        # Most often a larger backbone is better; on small data or with other pretraining it need not be.
+        gain = rng.normal(0.7, 0.5, (B, 1, 1))
+        table = -gain * (sizes - 8.2) + per_kind + rng.normal(0, rng.uniform(0.05, 0.4, (B, 1, 1)), (B, H, L))
+        dominant = lognormal(rng, STRENGTH["model"], 0.8, (B, 1))
+        loss = (self._gather(table) * here[:, None, :]).sum(2) * dominant
+        size = np.where(here.any(1)[:, None], (self._gather(sizes) * here[:, None, :]).sum(2), np.nan)
+        return loss, size
+
+    def _optimizer_effect(self) -> tuple[FloatArray, FloatArray]:
+        rng, (B, H, L) = self.rng, self.levels.shape
+        here = self.roles == ROLES.index("optimizer")
+        mean_loss, mean_shift = np.zeros(len(KINDS)), np.zeros(len(KINDS))
+        for name, worse, higher in (
+            ("adaptive", 0, 0),
+            ("sgd", 1.0, 1.8),
+            ("adafactor", 0.4, 0.5),
+            ("sign", 0.4, -0.6),
+        ):
+            mean_loss[KINDS.index(name)], mean_shift[KINDS.index(name)] = worse, higher
+        strength = lognormal(rng, STRENGTH["optimizer"], 0.7, (B, 1))
+        loss = self._gather(mean_loss[self.kinds] + rng.normal(0, 0.5, (B, H, L)))
+        shift = self._gather(mean_shift[self.kinds] + rng.normal(0, 0.2, (B, H, L)))
+        return (loss * here[:, None, :]).sum(2) * strength, (shift * here[:, None, :]).sum(2)
+
+    def _schedule_effect(self) -> FloatArray:
+        rng, (B, H, L) = self.rng, self.levels.shape
+        here = self.roles == ROLES.index("scheduler")
+        mean = np.zeros(len(KINDS))
+        mean[KINDS.index("constant")], mean[KINDS.index("other_schedule")] = 1.2, 0.3
+        table = mean[self.kinds] + rng.normal(0, 0.5, (B, H, L))
+        loss = (self._gather(table) * here[:, None, :]).sum(2)
+        return np.asarray(loss * lognormal(rng, STRENGTH["scheduler"], 0.8, (B, 1)))
+
+
+class TrainingDraw(ArchitectureDraw):
+    """Losses by how it is trained, one batch; each method adds its effect in place."""
+
+    def _add_valley(
+        self, loss: FloatArray, axes: dict[str, FloatArray], model_size: FloatArray, capacity: FloatArray
+    ) -> FloatArray:
+        """The learning-rate valley and the optimizer; returns B x C decades between the rate and its best place."""
+        rng, B = self.rng, self.B
+        lr, self.has_lr, _ = self._axis("learning_rate", "log10", 0.0)
+        base = np.choose(self.domain, [-4.5, -3.55, 0.0, -1.7, -4.0])
+        reference_batch = np.where(self.domain == SCRATCH, 7.0, 5.0)[:, None]
+        slope = np.where(self.domain == SGD, 0.0, rng.normal(-0.42, 0.15, B))
+        optimizer_loss, optimizer_shift = self._optimizer_effect()
+        loss += optimizer_loss
+        size = np.where(np.isnan(model_size), self.size[:, None], model_size)
+        centre = base[:, None] + slope[:, None] * (size - 8.0)
+        centre = np.where(self.domain[:, None] == SCRATCH, self._scratch_rate(size), centre)
+        centre = centre + (np.choose(self.domain, [0.35, 0.4, 0.25, 0.55, 1.0]) * rng.standard_normal(B))[:, None]
+        centre = centre + rng.uniform(-0.05, 0.8, (B, 1)) * 0.301 * (axes["effective_batch"] - reference_batch)
+        centre = centre - rng.uniform(0, 0.5, (B, 1)) * 0.301 * (axes["epochs"] - 1.6)
+        centre = centre - rng.uniform(0, 0.5, (B, 1)) * 0.301 * capacity
+        scale = axes["lora_alpha"] - axes["lora_rank"] - 1
+        centre = centre - 0.8 * (axes["momentum"] - 1.0) - rng.uniform(0, 0.6, (B, 1)) * 0.301 * scale
+        centre = self._into_range(centre, lr) + optimizer_shift
+        error = lr - centre
+        left, right = lognormal(rng, 0.75, 0.35, (B, 1)), lognormal(rng, 0.55, 0.35, (B, 1))
+        power = rng.uniform(1.3, 2.4, (B, 1))
+        valley = np.where(error < 0, np.abs(error / left) ** power, np.abs(error / right) ** power)
+        strength = np.maximum(self._strength("learning_rate", self.has_lr), 0.0)[:, None]
+        loss += strength * 0.6 * valley
+        return np.asarray(error)
+
+    def _scratch_rate(self, size: FloatArray) -> FloatArray:
+        """B x C log10 of the best rate of training from scratch.
+
+        Language models follow one of three published rules per task. Translation systems, which search their vocabulary
+        or heads, and a third of the others lie between the defaults of their toolkits: Sockeye's 2e-4 (Hieber et al.
+        2017) and the Transformer's peak of 7e-4 (Vaswani et al. 2017).
+
+        Args:
+            size: B x C log10 of parameters.
+        """
+        rng, B = self.rng, self.B
+        tokens = size + rng.uniform(0.7, 2.3, (B, 1))  # 5 to 200 per parameter; Chinchilla's is 20
+        rules = np.stack(
+            [
+                -3.22 - 0.45 * (size - 8.1),  # GPT-3 (Brown et al. 2020, table 2.1)
+                np.log10(0.3118) - 0.125 * (np.log10(6) + size + tokens),  # DeepSeek LLM (2024, section 3.1)
+                np.log10(1.79) - 0.713 * size + 0.307 * tokens,  # Step Law (Li et al. 2025)
+                np.broadcast_to(rng.uniform(-3.7, -3.15, (B, 1)), size.shape),
+            ]
+        )
+        translation = np.isin(self.roles, [ROLES.index(r) for r in ("vocabulary", "heads")]).any(1)
+        translation |= rng.random(B) < 0.35
+        rule = np.where(translation, len(rules) - 1, rng.integers(len(rules) - 1, size=B))
+        chosen = np.take_along_axis(rules, np.broadcast_to(rule[:, None], size.shape)[None], axis=0)[0]
+        return np.asarray(np.clip(chosen, -5.0, -2.3))
+
+    def _find_cliff(self, error: FloatArray, warmup: FloatArray, capacity: FloatArray) -> None:
+        """Beyond an edge trainings diverge or collapse to a constant guess; warm-up and capacity move the edge."""
+        rng, B = self.rng, self.B
+        edge = (
+            rng.uniform(0.35, 1.4, (B, 1))
+            + rng.uniform(0, 4, (B, 1)) * np.minimum(warmup, 0.1)
+            - 0.05 * np.maximum(capacity, 0)
+        )
+        cliff = rng.random((B, 1)) < 0.65
+        has = self.has_lr[:, None]
+        self.diverged = cliff & (error > edge) & has
+        self.near_edge = 1 / (1 + np.exp(-np.clip((error - edge + 0.2) / 0.12, -30, 30))) * cliff * has
+
+    def _add_schedule_length(self, loss: FloatArray, axes: dict[str, FloatArray], has: dict[str, BoolArray]) -> None:
+        """Batch size, epochs and warm-up: how many steps there are, and how large."""
+        rng, B = self.rng, self.B
+        # Batch size at a fixed number of epochs: too large is under-trained, too small is noisy.
+        centre, width = ([4.6, 4.2, 6.6, 4.0, 5.0], [1.0, 1.0, 1.2, 1.5, 1.5])
+        usual = np.choose(self.domain, centre) + np.choose(self.domain, width) * rng.standard_normal(B)
+        best_batch = self._into_range(usual[:, None], axes["effective_batch"])
+        distance = np.abs(axes["effective_batch"] - best_batch)
+        loss += self._strength("batch_size", has["batch_size"] | has["accumulation"])[:, None] * 0.2 * distance**1.6
+        # More epochs help with falling returns, until small data is learnt by heart.
+        epochs = axes["epochs"]
+        overfit = np.maximum(epochs - (rng.uniform(1.5, 5.5, B) + 0.5 * (self.data - 4.3))[:, None], 0)
+        loss += self._strength("epochs", has["epochs"])[:, None] * (
+            1.6 * np.exp2(-rng.uniform(0.5, 1.5, (B, 1)) * epochs) + rng.uniform(0, 0.5, (B, 1)) * overfit
+        )
+        loss += (
+            self._strength("warmup", has["warmup"])[:, None]
+            * (np.abs(axes["warmup"] - np.abs(rng.normal(0.08, 0.06, (B, 1)))) / 0.1) ** 1.3
+        )
+
+    def _add_regularisers(self, loss: FloatArray, axes: dict[str, FloatArray], has: dict[str, BoolArray]) -> None:
+        """Momentum, weight decay, adapters, and the weak ones."""
+        rng, B, sgd = self.rng, self.B, self.domain == SGD
+        loss += (
+            self._strength("momentum", has["momentum"])[:, None]
+            * np.abs(axes["momentum"] - rng.normal(1.0, 0.35, (B, 1))) ** 1.5
+        )
+        decay, rank, alpha = axes["weight_decay"], axes["lora_rank"], axes["lora_alpha"]
+        best_decay = rng.normal(-2.2, 1.2, (B, 1)) - 1.2 * sgd[:, None]
+        heavy = np.maximum(decay - np.maximum(best_decay, rng.normal(-1.3, 0.5, (B, 1))), 0)
+        penalty = np.where(sgd, rng.uniform(1, 8, B), rng.uniform(0, 1, B))[:, None]
+        loss += self._strength("weight_decay", has["weight_decay"])[:, None] * (
+            0.1 * np.abs(decay - best_decay) + 2 * penalty * heavy
+        )
+        loss += self._strength("lora_rank", has["lora_rank"])[:, None] * (
+            1.5 * np.exp2(-rank / 1.5) + rng.uniform(0, 0.15, (B, 1)) * rank
+        )
+        loss += (
+            self._strength("lora_alpha", has["lora_alpha"])[:, None]
+            * 0.3
+            * np.abs(alpha - rng.normal(4.8, 1.0, (B, 1)))
+        )
+        self._add_weak_regularisers(loss)
+
+    def _add_weak_regularisers(self, loss: FloatArray) -> None:
+        """Those with a best place of their own that nothing else moves."""
+        rng, B = self.rng, self.B
+        for role, centre, spread, unit in (
+            ("dropout", 0.08, 0.10, 0.15),
+            ("label_smoothing", 0.07, 0.07, 0.1),
+            ("layer_decay", 0.88, 0.08, 0.12),
+        ):
+            x, has, _ = self._axis(role, "linear", 0.0)
+            loss += self._strength(role, has)[:, None] * np.minimum(
+                np.abs(x - rng.normal(centre, spread, (B, 1))) / unit, 8
+            ) ** rng.uniform(1, 2, (B, 1))
+        x, has, _ = self._axis("gradient_clipping", "log10", 0.0)
+        loss += self._strength("gradient_clipping", has)[:, None] * np.abs(x - rng.normal(0, 0.6, (B, 1)))
+        x, has, _ = self._axis("max_length", "log2", 7.0)
+        loss += self._strength("max_length", has)[:, None] * np.exp2(-(x - rng.uniform(4.5, 7.5, (B, 1))))
+
+
+class GenericDraw(AxisDraw):
+    """Additive functions and Gaussian-process draws over the positions of one batch."""
+
+    def _positions(self) -> FloatArray:
+        """Level index / (number of levels - 1), B x C x H; categories get a random place each."""
+        position = self.candidates / np.maximum(self.n_levels - 1, 1)[:, None, :]
+        scatter = self._gather(self.rng.random(self.levels.shape))
+        return np.where(self.ordered[:, None, :], position, scatter)
+
+    def _additive(self, which: BoolArray, strength: float) -> FloatArray:
+        """A sum of one-dimensional functions: bumps, trends and steps, some of them flat."""
+        rng, (B, H) = self.rng, self.roles.shape
+        x = self._positions()
+        weight = lognormal(rng, strength, 1.0, (B, H)) * (rng.random((B, H)) > 0.3) * which
+        optimum = rng.uniform(-0.3, 1.3, (B, 1, H))
+        bump = np.abs(x - optimum) ** rng.uniform(0.8, 2.5, (B, 1, H)) * 2.5
+        wave = 0.4 * np.sin(2 * np.pi * (x * rng.uniform(0.3, 1.8, (B, 1, H)) + rng.random((B, 1, H))))
+        return np.asarray(((bump + wave * (rng.random((B, 1, H)) < 0.4)) * weight[:, None, :]).sum(2))
+
+    def _random_features(self, which: BoolArray, n_features: int = 24) -> FloatArray:
+        """A draw from a Gaussian process with its own length scale per hyperparameter, by random Fourier features."""
+        rng, (B, H) = self.rng, self.roles.shape
+        scale = lognormal(rng, 1.2, 0.8, (B, H)) * which
+        frequency = rng.standard_normal((B, H, n_features)) * scale[:, :, None]
+        phase = rng.uniform(0, 2 * np.pi, (B, 1, n_features))
+        waves = np.cos(self._positions() @ frequency + phase)
+        return np.asarray((waves * rng.standard_normal((B, 1, n_features))).sum(2) * np.sqrt(2 / n_features))
+
+    def _generic_loss(self) -> FloatArray:
+        """Additive functions, Gaussian-process draws and products of both, with an optional cliff."""
+        rng, B = self.rng, self.B
+        real = self.roles >= 0
+        mix = rng.dirichlet((1.0, 0.7, 0.3), B)
+        smooth = self._random_features(real)
+        loss = mix[:, :1] * self._additive(real, 0.5) + mix[:, 1:2] * 0.6 * smooth
+        loss += mix[:, 2:] * 0.8 * np.maximum(self._random_features(real), self._random_features(real))
+        loss -= np.where(self.mask, loss, np.inf).min(1, keepdims=True)
+        return loss

@@ -1,0 +1,256 @@
+"""Searches how the best model of a search generates, without training: ``SearchResult.tune_generation``."""
+
+import copy
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
+
+from hf_rlsearch._typing import Params
+from hf_rlsearch.errors import ArgumentsError, ObjectiveError, SearchFailed, SearchSpaceError
+from hf_rlsearch.observation.trial_attributes import OBJECTIVE
+from hf_rlsearch.optuna import RLSampler
+from hf_rlsearch.space import SearchSpace, generic_role, record
+from hf_rlsearch.trainer.hyperparameters import ScopedNames, trial_model_init
+from hf_rlsearch.trainer.hyperparameters.generation import changed, cleared_arguments, generation_scope
+from hf_rlsearch.trainer.hyperparameters.scope import GEN, fields_of, prefix_of
+from hf_rlsearch.trainer.search.result import SearchResult
+from hf_rlsearch.trainer.session.process import calm, keep_randomness
+from hf_rlsearch.trainer.setup.objective import Objective
+from hf_rlsearch.trainer.storage.study import quiet_optuna
+
+logger = logging.getLogger(__name__)
+
+# Further from the best trial's value than this share of it, another model than the best one is in the Trainer.
+_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """How generation was tuned.
+
+    Attributes:
+        study: In memory; trial 0 has the settings of the search's best trial.
+        metric: Name of the objective.
+        best_params: Fields of ``GenerationConfig`` with the best values; what the best trial had where nothing is
+            better.
+        value: Objective with these.
+        baseline_value: Objective with the settings of the search's best trial.
+    """
+
+    study: optuna.Study
+    metric: str
+    best_params: Params
+    value: float
+    baseline_value: float
+
+    @property
+    def gain(self) -> float:
+        """How much better the best settings score than those of the search's best trial; 0 where nothing is better."""
+        return abs(self.value - self.baseline_value)
+
+
+def tune_generation(
+    result: SearchResult,
+    trainer: Any,
+    hp_space: Callable[[Any], Params],
+    *,
+    n_trials: int,
+    compute_objective: Callable[[dict[str, Any]], Any] | None = None,
+) -> GenerationResult:
+    """Searches generation settings; see ``SearchResult.tune_generation``."""
+    objective = _objective(result, compute_objective)
+    tuning = _Tuning(trainer, hp_space, objective)
+    sampler = RLSampler(seed=abs(int(trainer.args.seed)), n_trials=n_trials, search_space=tuning.space)
+    with quiet_optuna(), calm(), tuning.restored_on_failure():
+        study = optuna.create_study(direction=result.study.directions[0], sampler=sampler)
+        tuning.add_baseline(study)
+        _warn_if_other_model(result.best_trial, study.trials[0].values[0], objective)
+        for _ in range(n_trials - 1):
+            tuning.run_trial(study)
+        baseline, best = study.trials[0], study.best_trial
+        if not objective.better(best.values[0], baseline.values[0]):
+            best = baseline
+        fields = best.user_attrs["fields"]
+        tuning.apply({} if best is baseline else fields)
+    return GenerationResult(study, objective.names[0], fields, float(best.values[0]), float(baseline.values[0]))
+
+
+def _objective(result: SearchResult, compute_objective: Callable[[dict[str, Any]], Any] | None) -> Objective:
+    if result.best_trial is None:
+        raise SearchFailed("There is no best model whose generation could be tuned: no trial completed.")
+    objective = Objective.from_json(result.study.user_attrs[OBJECTIVE], compute_objective)
+    if len(objective.directions) > 1:
+        raise ArgumentsError(
+            f"tune_generation needs one objective, this search has {', '.join(objective.names)}: several objectives "
+            "have no best model."
+        )
+    if objective.names == ("eval_loss",):
+        raise ObjectiveError(
+            "The objective of this search is eval_loss, which does not depend on how text is generated. Search with "
+            "metric= set to a metric that compute_metrics computes from generated text."
+        )
+    return objective
+
+
+def _warn_if_other_model(best: FrozenTrial | None, value: float, objective: Objective) -> None:
+    assert best is not None
+    expected = float(best.values[0])
+    if not math.isclose(value, expected, rel_tol=_TOLERANCE):
+        logger.warning(
+            "The model in the Trainer has %s = %.4g, but trial %d had %.4g: is it the model of that trial? Its "
+            "generation is tuned as it is.",
+            objective.names[0],
+            value,
+            best.number,
+            expected,
+        )
+
+
+class _Tuning:
+    """Evaluates one model with one generation setting after another.
+
+    Args:
+        trainer: With the trained model.
+        hp_space: The user's.
+        objective: A single one.
+
+    Raises:
+        ArgumentsError: The Trainer has no model.
+        SearchSpaceError: Evaluation generates nothing, or a name is no field of the generation configuration.
+    """
+
+    def __init__(self, trainer: Any, hp_space: Callable[[Any], Params], objective: Objective) -> None:
+        if getattr(trainer, "model", None) is None:
+            raise ArgumentsError("The Trainer has no model. Pass the one that was searched: it has the best model.")
+        self._trainer, self._hp_space, self._objective = trainer, hp_space, objective
+        own = generation_scope(trainer, trainer.model).own
+        self._config, self._arguments = trainer.model.generation_config, trainer.args
+        self._known: dict[str, float] = {}
+        with keep_randomness():
+            seen = record(hp_space)
+        for name in sorted(seen.returned):
+            if prefix_of(name) not in (None, GEN):
+                raise SearchSpaceError(
+                    f"hp_space sets {name!r}, but tune_generation trains nothing: only fields of the generation "
+                    "configuration can be searched, such as 'gen.num_beams'."
+                )
+        self._names = ScopedNames(trainer, lambda: trainer.model)
+        self._names.check({_scoped(name) for name in seen.returned})
+        self._own = {field: own[field] for field in sorted(map(_field, seen.returned))}
+        self.space = SearchSpace.from_distributions(
+            seen.distributions,
+            roles={name: generic_role(distribution) for name, distribution in seen.distributions.items()},
+            conditional=seen.conditional,
+        )
+
+    @contextmanager
+    def restored_on_failure(self) -> Iterator[None]:
+        """Puts the settings back if the tuning ends with an error or is interrupted."""
+        try:
+            yield
+        except BaseException:
+            self.apply({})
+            raise
+
+    def add_baseline(self, study: optuna.Study) -> None:
+        """Trial 0: the settings that the Trainer has, with those params of the space that say the same."""
+        value = self._evaluate({})
+        params = self._baseline_params()
+        distributions = {name: self.space.distributions[name] for name in params}
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=params, distributions=distributions, value=value, user_attrs={"fields": dict(self._own)}
+            )
+        )
+
+    def run_trial(self, study: optuna.Study) -> None:
+        """Evaluates the next settings; one that fails is recorded and does not end the tuning."""
+        trial = study.ask()
+        try:
+            values = self._hp_space(trial)
+            fitted = self._names.fit({_scoped(name): value for name, value in values.items()})
+            fields = fields_of(fitted, GEN)
+            trial.set_user_attr("fields", fields)
+            value = self._evaluate(fields)
+        except optuna.TrialPruned:
+            study.tell(trial, state=TrialState.PRUNED)
+        except Exception as error:
+            if self._trainer.args.world_size > 1:
+                raise  # the other ranks may be waiting in a collective
+            logger.warning("Generation trial %d failed: %s: %s", trial.number, type(error).__name__, error)
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            study.tell(trial, value)
+            logger.info("Generation trial %d: %s = %.4g with %s", trial.number, self._objective.names[0], value, fields)
+
+    def apply(self, fields: Params) -> None:
+        """Lets the Trainer, and the models that it makes from now on, generate with these settings.
+
+        Args:
+            fields: Of the generation configuration; the others are what they were before the tuning.
+        """
+        trainer = self._trainer
+        self._set(fields)
+        if fields and trainer.model_init is not None:
+            trainer.model_init = trial_model_init(trainer.model_init, {_scoped(name): v for name, v in fields.items()})
+
+    def _set(self, fields: Params) -> None:
+        trainer = self._trainer
+        trainer.args = copy.copy(self._arguments) if fields else self._arguments
+        trainer.model.generation_config = changed(self._config, fields) if fields else self._config
+        for name, value in cleared_arguments(fields, frozenset(vars(trainer.args))).items():
+            setattr(trainer.args, name, value)
+
+    def _evaluate(self, fields: Params) -> float:
+        """The objective with these settings; the same settings are evaluated once."""
+        from transformers import set_seed
+
+        key = repr(sorted({**self._own, **fields}.items()))
+        if key not in self._known:
+            self._set(fields)
+            with keep_randomness(), _unlogged(self._trainer):
+                set_seed(self._trainer.args.seed)  # for sampling: all settings have the same luck
+                (value,) = self._objective(self._trainer.evaluate())
+            if math.isnan(value):
+                raise ObjectiveError(f"{self._objective.names[0]} is nan with the generation settings {fields}.")
+            self._known[key] = value
+        return self._known[key]
+
+    def _baseline_params(self) -> Params:
+        """The Trainer's settings as params of the space; none where one of them lies outside of it."""
+        trial = FixedTrial({name: self._own.get(_field(name)) for name in self.space.names})
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # a FixedTrial only warns of a value outside of its range
+                self._hp_space(trial)
+        except Exception:
+            return {}
+        return dict(trial.params)
+
+
+def _field(name: str) -> str:
+    return name.removeprefix(f"{GEN}.")
+
+
+def _scoped(name: str) -> str:
+    return f"{GEN}.{_field(name)}"
+
+
+@contextmanager
+def _unlogged(trainer: Any) -> Iterator[None]:
+    """Evaluations are neither printed nor logged to trackers: they are no part of the training's curve."""
+    handler, log = trainer.callback_handler, trainer.state.log_history
+    callbacks, n_logged = handler.callbacks, len(log)
+    handler.callbacks = []
+    try:
+        yield
+    finally:
+        handler.callbacks = callbacks
+        del log[n_logged:]

@@ -1,0 +1,81 @@
+"""``gen.*``: how text is generated when a trial is evaluated, such as ``gen.num_beams``.
+
+They are fields of ``GenerationConfig`` and change no weight. To search them alone on the best model, without training,
+see ``SearchResult.tune_generation``.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from hf_rlsearch._typing import Params
+from hf_rlsearch.errors import SearchSpaceError
+from hf_rlsearch.trainer.hyperparameters.scope import GEN, Scope
+from hf_rlsearch.trainer.session.arguments import cast_to
+
+_WHOLE = ("num_beams", "max_length", "max_new_tokens", "min_length", "min_new_tokens", "no_repeat_ngram_size", "top_k")
+_NUMBERS = ("length_penalty", "repetition_penalty", "encoder_repetition_penalty", "temperature", "top_p", "min_p")
+_HINTS: dict[str, Any] = {
+    **dict.fromkeys(_WHOLE, int),
+    **dict.fromkeys(_NUMBERS, float),
+    "do_sample": bool,
+    "early_stopping": bool | str,
+}
+# transformers refuses to save a configuration that sets what its way of generating does not read.
+_OF_BEAMS = ("early_stopping", "length_penalty")
+_OF_SAMPLING = ("temperature", "top_p", "min_p", "top_h", "typical_p", "top_k", "epsilon_cutoff", "eta_cutoff")
+
+
+def generation_scope(trainer: Any, model: Any) -> Scope:
+    """The fields of a model's generation configuration.
+
+    Raises:
+        SearchSpaceError: Evaluation generates nothing.
+    """
+    if not getattr(trainer.args, "predict_with_generate", False):
+        raise SearchSpaceError(
+            "hp_space searches how text is generated, but evaluation generates nothing, so that would have no effect. "
+            "Use a Seq2SeqTrainer with Seq2SeqTrainingArguments(predict_with_generate=True)."
+        )
+    config = model.generation_config
+    own = {name: value for name, value in config.to_dict().items() if not name.startswith(("_", "transformers_"))}
+    own |= {name: getattr(config, name) for name in _HINTS if hasattr(config, name)}
+    for name, argument in _ARGUMENTS.items():
+        own[name] = getattr(trainer.args, argument, None) or own.get(name)
+
+    def fit(fields: Params) -> Params:
+        cast = {name: cast_to(_HINTS.get(name, Any), value) for name, value in fields.items()}
+        if cast.get("num_beams", 1) < 1:
+            raise ValueError("expected at least 1 beam")
+        changed(config, cast).validate()
+        return cast
+
+    return Scope(GEN, type(config).__name__, own, fit)
+
+
+# Arguments of the Seq2SeqTrainer that go before the model's generation configuration.
+_ARGUMENTS = {"num_beams": "generation_num_beams", "max_length": "generation_max_length"}
+
+
+def cleared_arguments(fields: Mapping[str, Any], known: frozenset[str]) -> Params:
+    """Training arguments that have to be empty, so that the trial's generation configuration is what counts.
+
+    Args:
+        fields: The trial's.
+        known: Names of training arguments.
+    """
+    names = {*fields, *(["max_length"] if "max_new_tokens" in fields else [])}
+    return {argument: None for name, argument in _ARGUMENTS.items() if name in names and argument in known}
+
+
+def changed(config: Any, fields: Mapping[str, Any]) -> Any:
+    """A copy of a generation configuration with some fields changed, and what has no effect beside them left out."""
+    result = copy.deepcopy(config)
+    for name, value in fields.items():
+        setattr(result, name, value)
+    without = (_OF_BEAMS if result.num_beams in (None, 1) else ()) + (() if result.do_sample else _OF_SAMPLING)
+    default = type(config)()
+    for name in without:
+        if hasattr(result, name):
+            setattr(result, name, getattr(default, name, None))
+    return result

@@ -1,0 +1,88 @@
+"""``peft.*``: fields of a peft configuration, such as ``peft.r`` of a ``LoraConfig``.
+
+``model_init`` returns a peft model with the user's own adapter; a trial takes it off the base model and puts one on
+that has the trial's values.
+"""
+
+import copy
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from hf_rlsearch._typing import Params
+from hf_rlsearch.errors import SearchSpaceError
+from hf_rlsearch.trainer.hyperparameters.scope import PEFT, Scope
+from hf_rlsearch.trainer.session.arguments import cast_to
+from hf_rlsearch.trainer.session.serialization import words
+
+# What the adapter is for and where it comes from.
+_NOT_SEARCHABLE = words("task_type peft_type auto_mapping peft_version base_model_name_or_path revision inference_mode")
+_ADAPTER = "default"
+
+
+def is_adapted(model: Any) -> bool:
+    """Whether a model is a peft model."""
+    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+
+
+def adapter_scope(model: Any) -> Scope:
+    """The fields of a model's adapter configuration.
+
+    Raises:
+        SearchSpaceError: The model has no adapter, or several.
+    """
+    if not is_adapted(model):
+        raise SearchSpaceError(
+            f"hp_space sets names that begin with 'peft.', but model_init returns a {type(model).__name__} without an "
+            "adapter. Return get_peft_model(model, LoraConfig(...)): its values are those of trial 0."
+        )
+    if list(model.peft_config) != [_ADAPTER]:
+        raise SearchSpaceError(
+            f"hp_space sets names that begin with 'peft.', but the model has the adapters {list(model.peft_config)}, "
+            f"expected one, named {_ADAPTER!r}."
+        )
+    config = model.peft_config[_ADAPTER]
+    own = {
+        name: value for name, value in vars(config).items() if name not in _NOT_SEARCHABLE and not name.startswith("_")
+    }
+    hints = _hints(type(config))
+
+    def fit(fields: Params) -> Params:
+        cast = {name: cast_to(hints.get(name, Any), value) for name, value in fields.items()}
+        rank = cast.get("r")
+        if isinstance(rank, int) and rank < 1:
+            raise ValueError("expected a rank of at least 1")
+        return cast
+
+    return Scope(PEFT, type(config).__name__, own, fit)
+
+
+def base_of(model: Any) -> Any:
+    """The model below the adapter, which is taken off."""
+    base = model.unload()
+    if hasattr(base, "peft_config"):
+        del base.peft_config
+    return base
+
+
+def adapted(base: Any, config: Any, fields: Mapping[str, Any]) -> Any:
+    """A model with a new adapter.
+
+    Args:
+        base: Without an adapter.
+        config: The user's own adapter configuration; it is not changed.
+        fields: By name, what this trial has instead, as the scope has cast it.
+    """
+    from peft import get_peft_model
+
+    changed = copy.deepcopy(config)
+    for name, value in fields.items():
+        setattr(changed, name, value)
+    return get_peft_model(base, changed)
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(cls)
+    except (NameError, TypeError):
+        return {}

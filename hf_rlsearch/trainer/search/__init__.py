@@ -1,0 +1,1 @@
+"""Runs the trial loop on every rank."""

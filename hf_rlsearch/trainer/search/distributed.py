@@ -1,0 +1,242 @@
+"""Exchanges plain JSON between the ranks of a search: rank 0 decides, all ranks report how a piece of work ended.
+
+Nothing is pickled. Messages travel as byte tensors through a gloo group in main memory, so they cannot be mistaken for
+gradients. The process groups of the training are only read: what one rank has left unfinished in them cannot be mended
+from within the process.
+"""
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from hf_rlsearch import errors
+from hf_rlsearch._typing import Params
+from hf_rlsearch.errors import HfRlSearchError, SearchFailed
+from hf_rlsearch.trainer.session.failures import FOLLOWING, LOST, RankLeft, RankLost, kind_of
+
+T = TypeVar("T")
+
+RUN, STOP, ERROR = "RUN", "STOP", "ERROR"
+# Seconds that a failed rank waits for the others. Ranks that fail alike differ by moments. Any other rank waits in a
+# collective until the process of the failed rank ends, so more patience would only keep the devices idle for longer.
+PATIENCE_AFTER_FAILURE = 60.0
+
+
+class ProcessGroup:
+    """The processes of a search and how they talk; a single one without ``torch.distributed``.
+
+    Every message is one and the same operation on all ranks. A rank that has left a piece of work by an exception can
+    thus never be out of step with one that is still in it: their messages meet, and the other rank leaves as well.
+
+    Attributes:
+        rank: This process, from 0.
+        size: Number of processes.
+    """
+
+    def __init__(self) -> None:
+        import torch.distributed as dist
+
+        joined = dist.is_available() and dist.is_initialized()
+        self.rank = dist.get_rank() if joined else 0
+        self.size = dist.get_world_size() if joined else 1
+        self._group: Any = None
+        if self.size > 1:
+            # Rank 0 may use as much time for an answer as any collective of the training may take.
+            self._patience = _time_limit()
+            self._group = dist.new_group(backend="gloo", timeout=self._patience)
+            self._counts = self._count_collectives()
+
+    @property
+    def is_main(self) -> bool:
+        """True on rank 0, which owns storage, sampler and pruner."""
+        return self.rank == 0
+
+    def broadcast(self, message: Params | None = None) -> Params:
+        """Returns rank 0's message on every rank.
+
+        Args:
+            message: Plain data on rank 0, anything elsewhere.
+
+        Raises:
+            RankLeft: Another rank has left the work that this rank is in, by an exception.
+            RankLost: A rank is gone or did not come in time.
+        """
+        if self.size == 1:
+            return message or {}
+        received = self._exchange({"message": message if self.is_main else None}, self._patience)
+        left = [rank for rank, each in enumerate(received) if "report" in each]
+        if left:
+            raise RankLeft(f"Rank {left[0]} has left the work that rank {self.rank} was in.")
+        return dict(received[0]["message"])
+
+    def gather(self, report: Params, *, kind: str | None = None) -> list[Params]:
+        """Returns what all ranks report at the end of a piece of work, in order of the ranks, on every rank.
+
+        Args:
+            report: This rank's; plain data.
+            kind: Kind of failure if this rank's work ended by an exception.
+
+        Raises:
+            RankLost: Not all ranks have left the work, or not at the same collective of the training. Its process
+                groups cannot be used any more.
+        """
+        if self.size == 1:
+            return [report]
+        counts = self._count_collectives()
+        begun = {name: count - self._counts.get(name, 0) for name, count in counts.items()}
+        message = {"report": report, "kind": kind, "collectives": begun}
+        patience = self._patience if kind is None else min(self._patience, timedelta(seconds=PATIENCE_AFTER_FAILURE))
+        received = self._exchange(message, patience)
+        while not all("report" in each for each in received):  # the others learn that this rank has left, and follow
+            received = self._exchange(message, patience)
+        if any(each["kind"] for each in received):
+            _check_in_step(received)
+        self._counts = counts
+        return [each["report"] for each in received]
+
+    def run_on_all(self, act: Callable[[], T]) -> T:
+        """Runs a function on every rank, and raises on all of them if it raised on any.
+
+        Raises:
+            Exception: This rank's own exception, or the same kind of exception for another rank's.
+            RankLost: A rank failed alone, and the others wait for it in a collective.
+        """
+        if self.size == 1:
+            return act()
+        error: Exception | None = None
+        result: T | None = None
+        try:
+            result = act()
+        except Exception as caught:
+            error = caught
+        try:
+            report, kind = ({}, None) if error is None else (serialize_error(error), kind_of(error))
+            reports = self.gather(report, kind=kind)
+        except RankLost as lost:
+            if error is None or isinstance(error, RankLost):
+                raise
+            raise RankLost(f"Rank {self.rank} failed with {type(error).__name__}: {error}. {lost}") from error
+        failed = {rank: each for rank, each in enumerate(reports) if each}
+        if not failed:
+            return result  # type: ignore[return-value]
+        first = next((rank for rank, each in failed.items() if each["kind"] not in FOLLOWING), min(failed))
+        if error is not None and (self.rank == first or failed[self.rank]["kind"] not in FOLLOWING):
+            raise error
+        raise deserialize_error(failed[first], first)
+
+    def run_on_main(self, act: Callable[[], Params]) -> Params:
+        """Runs a function on rank 0 and returns its result on all ranks; an exception there is raised on all.
+
+        Raises:
+            Exception: Rank 0's own there, one of the same kind elsewhere.
+        """
+        if self.size == 1:
+            return act()
+        if not self.is_main:
+            message = self.broadcast()
+            if message["kind"] == ERROR:
+                raise deserialize_error(message["error"], 0)
+            return dict(message["result"])
+        try:
+            result = act()
+        except Exception as error:
+            self.broadcast({"kind": ERROR, "error": serialize_error(error)})
+            raise
+        self.broadcast({"kind": RUN, "result": result})
+        return result
+
+    def _exchange(self, message: Params, patience: timedelta) -> list[Params]:
+        """Sends a message to all ranks and returns the messages of all, in order."""
+        import torch
+
+        payload = torch.frombuffer(bytearray(json.dumps(message).encode()), dtype=torch.uint8)
+        try:
+            lengths = self._all_gather(torch.tensor([payload.numel()], dtype=torch.int64), patience)
+            padded = torch.zeros(max(int(n.item()) for n in lengths), dtype=torch.uint8)
+            padded[: payload.numel()] = payload
+            received = self._all_gather(padded, patience)
+        except RuntimeError as error:
+            raise RankLost(
+                f"Not all of the {self.size} ranks were here within {patience.total_seconds():g} s: a rank is gone, or "
+                f"waits for another rank in a collective of the training. {_WHAT_TO_DO}"
+            ) from error
+        return [
+            dict(json.loads(bytes(data[: int(n.item())].numpy().tobytes())))
+            for data, n in zip(received, lengths, strict=True)
+        ]
+
+    def _all_gather(self, tensor: Any, patience: timedelta) -> list[Any]:
+        """As ``torch.distributed.all_gather``, which takes no time limit of its own."""
+        import torch
+        from torch.distributed.distributed_c10d import AllgatherOptions  # type: ignore[attr-defined]
+
+        options = AllgatherOptions()
+        options.timeout = patience
+        received = [torch.zeros_like(tensor) for _ in range(self.size)]
+        self._group.allgather([received], [tensor], options).wait()
+        return received
+
+    def _count_collectives(self) -> dict[str, int]:
+        """Returns how many collectives this rank has begun in each process group of the training, by group name."""
+        from torch.distributed import distributed_c10d
+
+        counts: dict[str, int] = {}
+        group: Any
+        for group, name in distributed_c10d._world.pg_names.items():
+            if group is not self._group:
+                with suppress(AttributeError, RuntimeError):  # not every backend counts
+                    counts[name] = int(group._get_sequence_number_for_group())
+        return counts
+
+
+_WHAT_TO_DO = (
+    "Finished trials are in the storage: start the same command again to continue, or let torchrun do it with "
+    "--max-restarts."
+)
+
+
+def _check_in_step(received: list[Params]) -> None:
+    """Checks that ranks which have failed left all process groups of the training alike.
+
+    Where one rank has begun a collective that another rank has not, the next trial's first collective would meet it and
+    compute with its data.
+
+    Raises:
+        RankLost: They did not, or a connection of the training broke.
+    """
+    counts: dict[str, set[int]] = {}
+    for each in received:
+        for name, count in each["collectives"].items():
+            counts.setdefault(name, set()).add(count)
+    if any(each["kind"] == LOST for each in received) or any(len(different) > 1 for different in counts.values()):
+        raise RankLost(
+            f"The {len(received)} ranks left the training at different collectives, so its process group is out of "
+            f"step. {_WHAT_TO_DO}"
+        )
+
+
+def _time_limit() -> timedelta:
+    """Returns the time limit of the training's collectives: ``ddp_timeout``, or what the script gave itself."""
+    import torch.distributed as dist
+
+    group: Any = dist.group.WORLD
+    try:
+        limits: list[timedelta] = [group._get_backend(device).options._timeout for device in group._device_types]
+        return min(limits)
+    except (AttributeError, RuntimeError, ValueError):
+        return timedelta(minutes=30)  # the default of torch.distributed
+
+
+def serialize_error(error: BaseException) -> Params:
+    """Returns an exception as plain data."""
+    return {"type": type(error).__name__, "text": str(error), "kind": kind_of(error)}
+
+
+def deserialize_error(report: Params, rank: int) -> Exception:
+    """Returns the exception to raise for another rank's: the same class where it is one of ours, else SearchFailed."""
+    cls = getattr(errors, report["type"], None)
+    if isinstance(cls, type) and issubclass(cls, HfRlSearchError):
+        return cls(report["text"])
+    return SearchFailed(f"Rank {rank} ended the search with {report['type']}: {report['text']}")

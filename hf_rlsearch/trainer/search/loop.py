@@ -1,0 +1,278 @@
+"""The trial loop: rank 0 decides what is trained, every rank trains it, rank 0 records how it ended."""
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from hf_rlsearch._typing import Params
+from hf_rlsearch.errors import ObjectiveError
+from hf_rlsearch.optuna.storage import cannot_go_on, storage_errors
+from hf_rlsearch.trainer.search.attempt import DistributedTrialRunner
+from hf_rlsearch.trainer.search.coordinator import Chief, optimize_loop, stop_signals
+from hf_rlsearch.trainer.search.distributed import STOP, ProcessGroup
+from hf_rlsearch.trainer.search.providers import TrainerProvider
+from hf_rlsearch.trainer.search.replay import model_params
+from hf_rlsearch.trainer.search.result import SearchResult, best_runs
+from hf_rlsearch.trainer.search.trial import Outcome, Plan
+from hf_rlsearch.trainer.session.arguments import rows_of
+from hf_rlsearch.trainer.session.failures import RankLost
+from hf_rlsearch.trainer.session.process import calm, keep_randomness
+from hf_rlsearch.trainer.setup.config import Settings
+from hf_rlsearch.trainer.setup.default_space import published_for
+from hf_rlsearch.trainer.setup.defaults import choose_pruner, choose_sampler, facts_of
+from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
+from hf_rlsearch.trainer.setup.identity import identity
+from hf_rlsearch.trainer.setup.objective import Objective, choose_objective
+from hf_rlsearch.trainer.storage import checkpoints
+from hf_rlsearch.trainer.storage.ownership import leave
+from hf_rlsearch.trainer.storage.study import open_study, quiet_optuna
+
+# Enough for every class of most data sets, few enough to cost seconds at most.
+_N_ROWS = 32
+
+
+def probe_metrics(source: Any, settings: Settings, group: ProcessGroup) -> Objective:
+    """Settles the objective from the metrics that evaluation really gives; called on every rank.
+
+    Args:
+        source: Of the Trainer.
+        settings: Of the search.
+        group: The processes, which evaluate together.
+
+    Raises:
+        ObjectiveError: There is nothing to evaluate on, evaluation fails, or the objective is unusable.
+        RankLost: It fails on one rank while the others wait for this rank.
+    """
+    with keep_randomness(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        metrics = _evaluate(source, group)
+
+    def settle() -> Objective:
+        return choose_objective(
+            metrics,
+            args=source.frozen.original(),
+            compute_objective=settings.compute_objective,
+            metric=settings.metric,
+            direction=settings.direction,
+        )
+
+    return group.run_on_all(settle)
+
+
+def _evaluate(source: Any, group: ProcessGroup) -> Mapping[str, Any]:
+    """The metrics; all ranks take the second way if the first one fails on any of them."""
+    try:
+        return group.run_on_all(lambda: _metrics(source.probe(), _few))
+    except RankLost:
+        raise
+    except Exception:
+        # Some metrics need all rows, such as an AUC that must see both classes.
+        try:
+            return group.run_on_all(lambda: _metrics(source.probe(), lambda data: data))
+        except (ObjectiveError, RankLost):
+            raise
+        except Exception as error:
+            raise ObjectiveError(
+                f"Evaluating the untrained model raised {type(error).__name__}: {error}. Make trainer.evaluate() "
+                f"work first."
+            ) from error
+
+
+def _metrics(trainer: Any, rows: Callable[[Any], Any]) -> Mapping[str, Any]:
+    data = getattr(trainer, "eval_dataset", None)
+    if data is None:
+        raise ObjectiveError("The Trainer has no eval_dataset, so trials could not be compared. Pass one to it.")
+    return dict(trainer.evaluate(rows(data)))
+
+
+def _few(data: Any) -> Any:
+    if isinstance(data, dict) or (isinstance(data, Mapping) and not hasattr(data, "num_rows")):
+        return {name: _few(part) for name, part in data.items()}
+    if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
+        return data
+    n = min(_N_ROWS, len(data))
+    if hasattr(data, "select"):
+        return data.select(range(n))
+    from torch.utils.data import Subset
+
+    return Subset(data, range(n))
+
+
+def run_search(source: TrainerProvider, settings: Settings) -> Any:
+    """Searches, and leaves the Trainer with the best arguments and model.
+
+    Args:
+        source: Of the trials' Trainers.
+        settings: Of the search.
+
+    Returns:
+        A ``BestRun``, or a list of them for several directions; the same on every rank.
+    """
+    group = ProcessGroup()
+    with stop_signals(), quiet_optuna(), calm(), source:
+        search = Search(source, settings, group)
+        result = search.run()
+        group.run_on_all(partial(search.finish, result))
+        return best_runs(result, search.objective.multi)
+
+
+logger = logging.getLogger(__name__)
+
+
+class Search:
+    """One search on one rank.
+
+    Args:
+        source: Of the trials' Trainers.
+        settings: Of the search.
+        group: The processes of the search.
+    """
+
+    def __init__(self, source: TrainerProvider, settings: Settings, group: ProcessGroup) -> None:
+        self._source, self._settings, self._group = source, settings, group
+        self._configurations: ConfigurationSampler = group.run_on_all(lambda: source.configuration_sampler(settings))
+        self.objective: Objective = probe_metrics(source, settings, group)
+        self._chief: Chief | None = None
+        group.run_on_main(self._open)
+        self._runner = DistributedTrialRunner(source, settings, group, self.objective, self._chief)
+
+    def run(self) -> SearchResult:
+        """Runs trials until a reason to stop; the result holds all of them."""
+        if self._chief is None:
+            return self._loop()
+        try:
+            with optimize_loop(self._chief.study):
+                return self._loop()
+        finally:
+            self._chief.progress.close()
+            if self._settings.storage is None:
+                leave(self._chief.study)
+
+    def finish(self, result: SearchResult) -> None:
+        """Gives the Trainer the best arguments and model, or back as it was if no trial completed."""
+        best = result.best_trial
+        if best is None:
+            self._source.restore()
+            return
+        load = checkpoints.loader(best.user_attrs.get("checkpoint"), self._runner.weights_of(best.number))
+        if load is None:
+            logger.warning("The model of trial %d is not on disk: trainer.train() trains it again.", best.number)
+        params = model_params(result.study, best)
+        self._source.finish(best.user_attrs.get("values", {}), params, load, self.objective)
+
+    def _open(self) -> Params:
+        """Rank 0: opens the study and prepares to decide."""
+        settings, source = self._settings, self._source
+        facts = facts_of(source.reference, {h.role for h in self._configurations.space.hyperparameters})
+        opened = open_study(
+            output_dir=source.frozen.value("output_dir"),
+            identity=identity(
+                space=self._configurations.space,
+                objective=self.objective,
+                frozen=source.frozen,
+                searched=self._configurations.searched,
+                trainer=source.reference,
+                computed=self._configurations.computed,
+            ),
+            directions=self.objective.directions,
+            n_trials=settings.counted_trials,
+            sampler=choose_sampler(
+                settings,
+                self._configurations.space,
+                seed=self._seed(),
+                facts=facts,
+                known=published_for(source.reference),
+            ),
+            pruner=choose_pruner(settings, len(self.objective.directions), self._configurations.space, facts),
+            storage=settings.storage,
+            study_name=settings.study_name,
+            load_if_exists=settings.load_if_exists,
+            resume=settings.resume,
+        )
+        self._chief = Chief(
+            opened,
+            self._configurations,
+            self.objective,
+            settings,
+            config=getattr(getattr(source.reference, "model", None), "config", None),
+            n_rows=rows_of(source.reference),
+            world_size=self._group.size,
+            alone=settings.storage is None,
+            quiet=bool(getattr(source.reference.args, "disable_tqdm", False)),
+        )
+        return {}
+
+    def _seed(self) -> int:
+        """The user's training seed: it makes the whole script repeatable, the search included."""
+        seed = self._source.frozen.value("seed") if "seed" in self._source.frozen.names else 0
+        return abs(int(seed or 0))
+
+    def _loop(self) -> SearchResult:
+        while True:
+            message = self._group.run_on_main(self._next)
+            if message["kind"] == STOP:
+                return self._result(message["reason"])
+            message.pop("kind")
+            plan = Plan.from_json(message)
+            fatal = self._train(plan)
+            if fatal is not None:
+                raise fatal
+            self._group.run_on_main(self._check)
+
+    def _next(self) -> Params:
+        assert self._chief is not None
+        with storage_errors(self._where()):
+            return self._chief.next()
+
+    def _where(self) -> Any:
+        return self._settings.storage or self._source.frozen.value("output_dir")
+
+    def _check(self) -> Params:
+        """Rank 0: goes on after a failed trial, or raises."""
+        assert self._chief is not None
+        self._chief.tolerance.check(None)
+        return {}
+
+    def _train(self, plan: Plan) -> Exception | None:
+        """Trains one configuration on all ranks and records it; returns an exception that has to end the search."""
+        outcome, fatal = self._runner.train(plan)
+        if outcome.failure is not None and outcome.failure.kind == "storage":
+            # Not recorded: it is no answer about the configuration, and is taken up again like after a kill.
+            return cannot_go_on(plan.number, outcome.failure.reason, plan.folder)
+        self._group.run_on_main(partial(self._record, plan, outcome))
+        return fatal
+
+    def _record(self, plan: Plan, outcome: Outcome) -> Params:
+        assert self._chief is not None
+        with storage_errors(self._where()):
+            self._chief.record(plan, outcome)
+        return {}
+
+    def _result(self, reason: str) -> SearchResult:
+        result: SearchResult | None = None
+
+        def conclude() -> Params:
+            nonlocal result
+            with storage_errors(self._where()):
+                result = self._conclude(reason)
+            return result.to_json() if self._group.size > 1 else {}
+
+        data = self._group.run_on_main(conclude)
+        return result if result is not None else SearchResult.from_json(data)
+
+    def _conclude(self, reason: str) -> SearchResult:
+        """Rank 0: the result, said to people and noted in the storage."""
+        assert self._chief is not None
+        chief = self._chief
+        chief.standing.discard_checkpoints(confirmed=True)
+        result = SearchResult(
+            study=chief.study,
+            metric=", ".join(self.objective.names),
+            output_dir=chief.folder,
+            stopped_by=reason,
+            n_trials=self._settings.counted_trials,
+        )
+        chief.conclude(result.summary())
+        return result

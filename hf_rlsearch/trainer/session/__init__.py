@@ -1,0 +1,1 @@
+"""Drives one transformers Trainer through one trial and restores it afterwards."""

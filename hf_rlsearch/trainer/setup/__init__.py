@@ -1,0 +1,1 @@
+"""Settles everything that a search needs before its first trial."""

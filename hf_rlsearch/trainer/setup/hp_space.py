@@ -1,0 +1,320 @@
+"""Samples configurations from the user's functions on rank 0, and knows the baseline configuration."""
+
+import functools
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FixedTrial
+
+from hf_rlsearch._typing import Params
+from hf_rlsearch._validation import is_number
+from hf_rlsearch.errors import SearchSpaceError
+from hf_rlsearch.space import SearchSpace, record
+from hf_rlsearch.trainer.hyperparameters import ScopedNames, prefix_of, scoped_roles, trial_arguments
+from hf_rlsearch.trainer.session.arguments import FrozenArguments, check_searchable, unknown_name
+from hf_rlsearch.trainer.session.compat import takes_trial
+from hf_rlsearch.trainer.session.process import keep_randomness
+from hf_rlsearch.trainer.session.serialization import hash_of, plain, words
+
+
+@dataclass(frozen=True)
+class ConfigurationSampler:
+    """Samples configurations from ``hp_space`` and ``model_init``.
+
+    Attributes:
+        space: Every hyperparameter, those of ``model_init`` included.
+        hp_space: The user's.
+        model_init: The user's, None where the trainer is made by a factory.
+        frozen: The user's arguments.
+        from_model: Names that ``model_init`` suggests.
+        searched: Names that ``hp_space`` returns.
+        computed: What ``hp_space`` returns for a name where that is not the suggested value of the same name: a
+            constant, or a hash of what it returns for the example configurations.
+        transformed: The names in ``computed`` whose value is no constant.
+        scopes: Of the user's Trainer, None where the trainer is made by a factory.
+    """
+
+    space: SearchSpace
+    hp_space: Callable[[Any], Any]
+    model_init: Callable[..., Any] | None
+    frozen: FrozenArguments
+    from_model: frozenset[str]
+    searched: frozenset[str]
+    computed: Params = field(default_factory=dict)
+    transformed: frozenset[str] = frozenset()
+    scopes: ScopedNames | None = None
+
+    def sample(self, trial: optuna.Trial) -> tuple[Params, Params]:
+        """Samples the whole configuration, so that it can be sent to other ranks before any of them builds a model.
+
+        Args:
+            trial: A running trial; params that it already has are kept.
+
+        Returns:
+            All params by name, and the validated values that ``hp_space`` returned; both are plain data.
+
+        Raises:
+            SearchSpaceError: ``hp_space`` returned no dict, or a scoped value that does not fit.
+            optuna.TrialPruned: ``hp_space`` or ``model_init`` refuses the combination.
+        """
+        values = _as_dict(self.hp_space(trial))
+        conditional = {h.name for h in self.space.hyperparameters if h.conditional}
+        for name in sorted(self.from_model - conditional):
+            suggest(trial, name, self.space.distributions[name])
+        if self.from_model & conditional and self.model_init is not None:
+            with keep_randomness():
+                self.model_init(trial)
+        return dict(trial.params), plain(self.validate(values))
+
+    def validate(self, values: Params) -> Params:
+        """Returns the values with the scoped ones checked and cast; a factory reads its values unchecked."""
+        return values if self.scopes is None else self.scopes.fit(values)
+
+    def values_of(self, params: Params) -> Params:
+        """Returns what ``hp_space`` makes of given params in a dry run; raises what ``hp_space`` raises."""
+        return _as_dict(self.hp_space(_DryRunTrial(params)))
+
+    def arguments(self, values: Mapping[str, Any]) -> Any:
+        """Returns the training arguments of a configuration, without the values that only ``model_init`` reads."""
+        if self.scopes is None:
+            values = {name: value for name, value in values.items() if prefix_of(name) is None}
+        return trial_arguments(self.frozen, values)
+
+    def baseline_params(self, config: Any) -> tuple[Params, Params]:
+        """Returns the user's own configuration in the terms of the space.
+
+        Args:
+            config: Of the Trainer's model; it may name what ``model_init`` suggests.
+
+        Returns:
+            Params to record, each in its distribution, the nearest level where the user's value lies outside of it;
+            and the exact values by name. Names whose value is not known are in neither.
+        """
+        recorded, exact = {}, {}
+        for hyperparameter in self.space.hyperparameters:
+            name = hyperparameter.name
+            value = plain(self._baseline_value(name, config))
+            if value is None:
+                continue
+            exact[name] = value
+            inside = _contains(hyperparameter.distribution, value)
+            level = -1 if inside else hyperparameter.nearest_level(value)
+            if inside or level >= 0:
+                recorded[name] = value if inside else hyperparameter.levels[level]
+        for name in sorted(self.transformed):
+            if (value := plain(self._baseline_value(name, None))) is not None:
+                exact[name] = value
+        return recorded, exact
+
+    def _baseline_value(self, name: str, config: Any) -> Any:
+        """The user's own value of a name, None where it is not known."""
+        if name in self.frozen.names:
+            return self.frozen.value(name)
+        if self.scopes is not None and prefix_of(name) is not None:
+            return self.scopes.own(name)
+        return getattr(config, name, None)
+
+
+def suggest(trial: Any, name: str, distribution: BaseDistribution) -> Any:
+    """Lets a trial suggest a value of a known distribution."""
+    if isinstance(distribution, FloatDistribution):
+        return trial.suggest_float(
+            name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+        )
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(
+            name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+        )
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    raise SearchSpaceError(f"{name!r} has a {type(distribution).__name__}, expected a float, int or categorical one.")
+
+
+class _DryRunTrial(FixedTrial):
+    """A trial with given params, in a study without trials."""
+
+    @functools.cached_property
+    def study(self) -> optuna.Study:
+        """Made when ``hp_space`` asks for it."""
+        return optuna.create_study()
+
+
+def _as_dict(values: Any) -> Params:
+    if not isinstance(values, Mapping):
+        raise SearchSpaceError(
+            f"hp_space returned {values!r}, expected a dict of training arguments such as {{'learning_rate': 5e-5}}."
+        )
+    return dict(values)
+
+
+def _contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Returns whether a value lies in a distribution; True is not 1, and a number in text is none."""
+    if isinstance(distribution, CategoricalDistribution):
+        return any(
+            choice == value and isinstance(choice, bool) == isinstance(value, bool) for choice in distribution.choices
+        )
+    return is_number(value) and bool(distribution._contains(distribution.to_internal_repr(value)))
+
+
+_MAX_EXAMPLES = 64
+
+# User attributes of a trial that the search writes.
+_OWN_ATTRIBUTES = words(
+    """
+    role owner attempts hyperparameters values arguments seed world_size folder versions seconds peak_memory steps
+    metrics checkpoint failure confirms cost continues stopped paused begun_at trained spent
+    """
+)
+
+
+def build_configuration_sampler(
+    hp_space: Callable[[Any], Any],
+    model_init: Callable[..., Any] | None,
+    frozen: FrozenArguments,
+    *,
+    roles: Mapping[str, str] | None,
+    n_points: Mapping[str, int] | int | None,
+    scopes: ScopedNames | None = None,
+) -> ConfigurationSampler:
+    """Finds the space and checks it.
+
+    Args:
+        hp_space: The user's.
+        model_init: The user's.
+        frozen: The user's arguments.
+        roles: Overrides of inferred roles.
+        n_points: Wished number of levels.
+        scopes: Of the Trainer; None for a factory, which reads the values itself, so that any name may be searched.
+
+    Raises:
+        SearchSpaceError: Empty, a name that nothing reads, or a value that the arguments refuse.
+    """
+    read_by_model: set[str] = set()
+    observed: Callable[[Any], Any] | None = None
+    if model_init is not None and takes_trial(model_init):
+        observed = lambda trial: model_init(_ObservedTrial(trial, read_by_model))  # noqa: E731
+    with keep_randomness():
+        seen = record(hp_space, observed)
+    space = SearchSpace.from_distributions(
+        seen.distributions,
+        roles={**scoped_roles(seen.distributions), **(roles or {})},
+        n_points=n_points,
+        conditional=seen.conditional,
+    )
+    check_searchable(seen.returned)
+    _check_attributes(seen.user_attributes)
+    if scopes is not None:
+        scopes.check(seen.returned)
+        for name in sorted(seen.returned - frozen.names - read_by_model):
+            if prefix_of(name) is None:
+                raise unknown_name(name, frozen.names, observed is not None, scopes.nearest(name))
+    sampler = ConfigurationSampler(
+        space=space,
+        hp_space=hp_space,
+        model_init=model_init,
+        frozen=frozen,
+        from_model=frozenset(seen.from_model_init) - frozenset(seen.returned),
+        searched=frozenset(seen.returned),
+        scopes=scopes,
+    )
+    examples = _checked_examples(sampler)
+    computed = _computed_values(examples)
+    transformed = {n for n in computed if any(values[n] != computed[n] for _, values in examples if n in values)}
+    return replace(sampler, computed=computed, transformed=frozenset(transformed))
+
+
+def _check_attributes(names: Collection[str]) -> None:
+    taken = sorted(set(names) & _OWN_ATTRIBUTES)
+    if taken:
+        raise SearchSpaceError(
+            f"hp_space sets the user attribute {taken[0]!r}, which the search itself writes. Give yours another name, "
+            f"such as 'my_{taken[0]}'."
+        )
+
+
+def _checked_examples(sampler: ConfigurationSampler) -> list[tuple[Params, Params]]:
+    """Checks example configurations by the arguments' own rules.
+
+    Returns:
+        Params of each example with what ``hp_space`` makes of them, as far as it is the same when asked twice.
+    """
+    found = []
+    for params in _example_params(sampler.space):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                values, again = sampler.values_of(params), sampler.values_of(params)
+            except optuna.TrialPruned:
+                continue  # a combination that hp_space refuses is never trained
+        sampler.arguments(sampler.validate(values))
+        found.append((params, {name: plain(v) for name, v in values.items() if plain(again.get(name)) == plain(v)}))
+    return found
+
+
+def _example_params(space: SearchSpace) -> Sequence[Params]:
+    """Configurations that show each level of every hyperparameter that has no more than 64."""
+    rng = np.random.default_rng(0)
+    n_rows = min(_MAX_EXAMPLES, max(int(space.n_levels.max()), 8))
+    columns = [[level for _ in range(-(-n_rows // n)) for level in rng.permutation(n)][:n_rows] for n in space.n_levels]
+    return [space.decode(row) for row in zip(*columns, strict=True)]
+
+
+def _computed_values(examples: Sequence[tuple[Params, Params]]) -> Params:
+    """What is returned besides suggested values, by name; see ``ConfigurationSampler.computed``."""
+    found = {}
+    for name in sorted({name for _, values in examples for name in values}):
+        pairs = [(values[name], plain(params.get(name))) for params, values in examples if name in values]
+        if any(value != suggested for value, suggested in pairs):
+            answers = [value for value, _ in pairs]
+            found[name] = answers[0] if all(answer == answers[0] for answer in answers) else hash_of(answers)
+    return found
+
+
+class AccessRecorder(dict[str, Any]):
+    """A dict that notes which names are read; iterating over it reads all.
+
+    Args:
+        values: The items.
+        names: Receives the names that are read.
+    """
+
+    def __init__(self, values: Mapping[str, Any], names: set[str]) -> None:
+        super().__init__(values)
+        self._names = names
+
+    def __getitem__(self, name: str) -> Any:
+        self._names.add(name)
+        return super().__getitem__(name)
+
+    def __iter__(self) -> Iterator[str]:
+        self._names.update(super().keys())
+        return super().__iter__()
+
+    # The methods of dict bypass the two above, those of the abstract classes call them.
+    get, pop = Mapping.get, MutableMapping.pop  # type: ignore[assignment]
+    keys, values, items = Mapping.keys, Mapping.values, Mapping.items  # type: ignore[assignment]
+
+
+class _ObservedTrial:
+    """A trial that notes the names which ``model_init`` suggests or reads from ``params``."""
+
+    def __init__(self, trial: Any, names: set[str]) -> None:
+        self._trial, self._names = trial, names
+
+    def __getattr__(self, attribute: str) -> Any:
+        value = getattr(self._trial, attribute)
+        if attribute == "params":
+            return AccessRecorder(value, self._names)
+        if not attribute.startswith("suggest_"):
+            return value
+
+        def suggest(name: str, *args: Any, **kwargs: Any) -> Any:
+            self._names.add(name)
+            return value(name, *args, **kwargs)
+
+        return suggest

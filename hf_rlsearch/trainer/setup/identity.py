@@ -1,0 +1,219 @@
+"""What a search is: the facts that must be equal for a search to be continued."""
+
+import functools
+import json
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+
+from hf_rlsearch._typing import Params
+from hf_rlsearch.errors import StorageError
+from hf_rlsearch.space import SearchSpace
+from hf_rlsearch.trainer.session.arguments import FrozenArguments
+from hf_rlsearch.trainer.session.process import keep_randomness
+from hf_rlsearch.trainer.session.serialization import hash_of, plain
+from hf_rlsearch.trainer.setup.objective import Objective
+
+# Rows of a data set that are looked at; spread over it, so that a changed or reordered set is noticed.
+_N_ROWS = 16
+
+
+def identity(
+    *,
+    space: SearchSpace,
+    objective: Objective,
+    frozen: FrozenArguments,
+    searched: frozenset[str],
+    trainer: Any,
+    computed: Params | None = None,
+) -> Params:
+    """The identity of a search as plain data, comparable key by key.
+
+    Args:
+        space: All hyperparameters.
+        objective: What is optimised.
+        frozen: The user's arguments.
+        searched: Argument names that ``hp_space`` sets.
+        trainer: For its data and model.
+        computed: What ``hp_space`` returns besides the values that it suggests, by name; plain data.
+    """
+    function = objective.function
+    return {
+        "space": {name: optuna.distributions.distribution_to_json(d) for name, d in space.distributions.items()},
+        "objective": list(objective.names),
+        "follows": None if objective.follows is None else list(objective.follows),
+        "compute_objective": None if function is None else function_fingerprint(function),
+        "hp_space": computed or {},
+        "directions": list(objective.directions),
+        "arguments": frozen.identity(searched),
+        "train_data": data_fingerprint(getattr(trainer, "train_dataset", None)),
+        "eval_data": data_fingerprint(getattr(trainer, "eval_dataset", None)),
+        "model": model_fingerprint(getattr(trainer, "model", None)),
+    }
+
+
+def data_fingerprint(data: Any) -> str:
+    """A short text for a data set: kind, length, and a hash of some rows if reading them twice gives the same."""
+    if data is None:
+        return "none"
+    if isinstance(data, Mapping) and not hasattr(data, "num_rows"):
+        return " ".join(f"{name}=({data_fingerprint(part)})" for name, part in sorted(data.items()))
+    kind = type(data).__name__
+    try:
+        n = len(data)
+    except TypeError:
+        return kind
+    with keep_randomness():
+        first, second = _hash_rows(data, n), _hash_rows(data, n)
+    return f"{kind} {n} {first}" if first == second else f"{kind} {n}"
+
+
+def function_fingerprint(function: Any) -> str:
+    """A hash of what a function does, as far as its code and the plain values that it refers to tell."""
+    return hash_of(_function_facts(function, depth=3))
+
+
+def _function_facts(function: Any, depth: int) -> Any:
+    if isinstance(function, functools.partial):
+        inner = [function.func, *function.args, *function.keywords.values()]
+        return [_value_facts(value, depth) for value in inner]
+    function = getattr(function, "__func__", function)
+    code = getattr(function, "__code__", None)
+    if code is None:
+        own = {name: _value_facts(value, 0) for name, value in sorted(getattr(function, "__dict__", {}).items())}
+        call = vars(type(function)).get("__call__")
+        called = _function_facts(call, depth - 1) if isinstance(call, types.FunctionType) else ""
+        return [type(function).__qualname__, own, called]
+    cells = [_contents(cell) for cell in function.__closure__ or ()]
+    named = [function.__globals__.get(name) for name in code.co_names]
+    referred = [*cells, *(function.__defaults__ or ()), *named]
+    return [_code_facts(code), [_value_facts(value, depth - 1) for value in referred]]
+
+
+def _code_facts(code: Any) -> Any:
+    constants = [_constant_facts(constant) for constant in code.co_consts]
+    return [code.co_code.hex(), constants, list(code.co_names)]
+
+
+def _constant_facts(constant: Any) -> Any:
+    if isinstance(constant, types.CodeType):
+        return _code_facts(constant)
+    # The order of a set differs from process to process.
+    return sorted(map(repr, constant)) if isinstance(constant, frozenset) else repr(constant)
+
+
+def _value_facts(value: Any, depth: int) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_value_facts(item, depth) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _value_facts(item, depth) for key, item in value.items()}
+    if depth > 0 and isinstance(value, (types.FunctionType, types.MethodType, functools.partial)):
+        return _function_facts(value, depth)
+    return type(value).__name__
+
+
+def _contents(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None  # a variable that is assigned later
+
+
+def model_fingerprint(model: Any) -> str:
+    """A short text for a model: class and a hash of configuration and parameter shapes. Weights are not read."""
+    if model is None:
+        return "none"
+    config = getattr(model, "config", None)
+    facts = {
+        "config": plain(config),
+        "shapes": {name: list(value.shape) for name, value in model.named_parameters()},
+    }
+    return f"{type(model).__name__} {hash_of(facts)}"
+
+
+def _hash_rows(data: Any, n: int) -> str:
+    rows = sorted({round(i * (n - 1) / max(1, _N_ROWS - 1)) for i in range(_N_ROWS)}) if n else []
+    try:
+        return hash_of([_row(data[i]) for i in rows])
+    except Exception:
+        # A data set that cannot be read by index is known by its kind and length alone.
+        return ""
+
+
+def _row(row: Any) -> Any:
+    if hasattr(row, "tolist"):
+        return row.tolist()
+    if isinstance(row, Mapping):
+        return {str(key): _row(value) for key, value in row.items()}
+    if isinstance(row, (list, tuple)):
+        return [_row(value) for value in row]
+    if isinstance(row, (str, int, float, bool)) or row is None:
+        return row
+    return f"{type(row).__name__}"
+
+
+IDENTITY = "identity"
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two identities, one short line each."""
+    lines = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if before == after:
+            continue
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += differences(before, after, f"{prefix}{key}.")
+        else:
+            lines.append(f"{prefix}{key}: {_short(before)} -> {_short(after)}")
+    return lines
+
+
+def check_same_search(study: optuna.Study, identity: Params, directions: list[str]) -> None:
+    """A study with trials of another space or objective would mix what cannot be compared.
+
+    Raises:
+        StorageError: It says what differs.
+    """
+    have = [direction.name.lower() for direction in study.directions]
+    if have != directions:
+        raise StorageError(
+            f"Study {study.study_name!r} has directions {have}, this search has {directions}. Use another study_name."
+        )
+    old = study.user_attrs.get(IDENTITY)
+    if old is None:
+        known: dict[str, Any] = {}
+        for trial in study.get_trials(deepcopy=False):
+            known.update(trial.distributions)
+        changed = differences(
+            {
+                name: optuna.distributions.distribution_to_json(d)
+                for name, d in known.items()
+                if name in identity["space"]
+            },
+            {name: text for name, text in identity["space"].items() if name in known},
+        )
+    else:
+        changed = differences({"space": old["space"]}, {"space": identity["space"]})
+        keys = old.keys() & {"objective", "follows"}
+        before, now = ({key: each[key] for key in keys} for each in (old, identity))
+        optimised = differences(before, now)
+        if optimised:
+            raise StorageError(
+                f"Study {study.study_name!r} has another objective: {'; '.join(optimised)}. Its values cannot be "
+                "compared with this search's. Use another study_name or storage, or optimise what it optimises."
+            )
+    if changed:
+        raise StorageError(
+            f"Study {study.study_name!r} is of another search space: {'; '.join(changed[:3])}. Use another "
+            f"study_name or storage."
+        )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,1 @@
+"""Keeps the study, its owner and its checkpoints on disk."""

@@ -1,1 +1,0 @@
-"""The shipped weights and their card; `load` reads and checks them."""

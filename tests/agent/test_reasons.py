@@ -1,0 +1,81 @@
+"""Which trials a prediction looked at."""
+
+import numpy as np
+import pytest
+import torch
+
+from hf_rlsearch.agent.layers import BiasedAttention, Block
+from hf_rlsearch.agent.network import Arrays, bin_values
+from hf_rlsearch.agent.shapley import mean_and_spread, most_attended, predicted_mean
+from hf_rlsearch.observation.observation import live_observation
+from tests.helpers.searches import SPACE, history_of, random_history, random_predictor, random_rows
+
+ROW = random_rows(1, 7)[0]
+
+
+def read(n_trials: int) -> tuple[Arrays, object]:
+    observation = live_observation(SPACE, random_history(n_trials), ROW[None], np.ones(1, bool), {})
+    arrays = Arrays.of(observation)
+    return arrays, random_predictor().read(arrays)
+
+
+def test_the_weights_are_those_that_the_values_are_mixed_with() -> None:
+    torch.manual_seed(0)
+    attention = BiasedAttention(8, 1)
+    x, memory, bias = torch.randn(2, 3, 8), torch.randn(2, 5, 8), torch.randn(2, 1, 3, 5)
+    weights = attention.weights(x, memory, bias)
+    value = torch.cat([attention.null_value.expand(2, 1, 8), attention.key_value(memory)[..., 8:]], 1)
+    torch.testing.assert_close(attention.out(weights @ value), attention(x, memory, bias), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("n_trials", [0, 6])
+@torch.inference_mode()
+def test_attention_is_a_share_of_each_trial_and_of_none(n_trials: int) -> None:
+    arrays, reading = read(n_trials)
+    shares = random_predictor().attention(reading, arrays.candidates)  # type: ignore[arg-type]
+    assert shares.shape == (1, 1, 1 + n_trials)
+    assert (shares >= 0).all()
+    assert float(shares.sum()) == pytest.approx(1, abs=1e-5)
+
+
+@torch.inference_mode()
+def test_trials_are_named_by_their_numbers_largest_share_first() -> None:
+    arrays, reading = read(6)
+    shares = random_predictor().attention(reading, arrays.candidates)[0, 0, 1:].numpy()  # type: ignore[arg-type]
+    found = most_attended(random_predictor(), reading, ROW, np.arange(100, 106))  # type: ignore[arg-type]
+    assert 1 <= len(found) <= 5
+    assert [number for number, _ in found] == [100 + i for i in np.argsort(-shares)[: len(found)]]
+    assert [weight for _, weight in found] == pytest.approx(sorted(shares, reverse=True)[: len(found)])
+
+
+@torch.inference_mode()
+def test_the_mean_is_that_of_the_predicted_distribution() -> None:
+    rows = random_rows(4, 3)
+    arrays = Arrays.of(live_observation(SPACE, random_history(5), rows, np.ones(4, bool), {}))
+    p = random_predictor()(arrays)[0].softmax(-1)
+    found = predicted_mean(random_predictor(), random_predictor().read(arrays))(rows)
+    np.testing.assert_allclose(found, (p * bin_values()).sum(-1), atol=1e-4)
+
+
+def test_mean_and_spread_of_a_coin() -> None:
+    mean, spread = mean_and_spread(torch.tensor([0.5, 0.5]), torch.tensor([-1.0, 3.0]))
+    assert (float(mean), float(spread)) == (1.0, 2.0)
+
+
+def test_a_block_of_weights_takes_what_the_block_takes() -> None:
+    block = Block(8, 2)
+    x, memory = torch.randn(1, 3, 8), torch.randn(1, 4, 8)
+    assert block.weights(x, memory, torch.zeros(1, 2, 3, 4)).shape == (1, 3, 5)
+
+
+def test_a_trial_like_the_candidate_is_looked_at_more_than_one_unlike_it() -> None:
+    """With the shipped weights: the closest of many trials is among those that are named."""
+    from hf_rlsearch.agent.agent import load_agent
+
+    rows = random_rows(30, 11)
+    history = history_of(rows, np.random.default_rng(0).normal(size=30), numbers=np.arange(30) + 50)
+    same = np.ones(len(rows), bool)
+    decision = load_agent().decide(
+        SPACE, history, rows[:1], mask=same[:1], n_remaining=None, facts={}, rng=np.random.default_rng(0)
+    )
+    assert 50 in [number for number, _ in decision.attended]

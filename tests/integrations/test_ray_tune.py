@@ -1,0 +1,264 @@
+"""Ray Tune: what its search algorithm and scheduler tell the study, and whole searches on a local cluster."""
+
+import json
+import math
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from hf_rlsearch import ArgumentsError, RLPruner, RLSampler
+from hf_rlsearch.space import SearchSpace
+from tests.helpers.processes import run_code
+
+tune = pytest.importorskip("ray.tune", reason="needs ray[tune]")
+from ray.tune.search.optuna import OptunaSearch  # noqa: E402
+
+from hf_rlsearch.integrations.ray_tune import RLScheduler, RLSearch  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+SPACE = {
+    "learning_rate": tune.loguniform(1e-5, 1e-1),
+    "per_device_train_batch_size": tune.choice([8, 16, 32]),
+    "num_train_epochs": tune.randint(1, 5),
+}
+
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
+
+def new_search(mode: str = "max", **options: Any) -> RLSearch:
+    search = RLSearch(sampler=RLSampler(seed=0, n_trials=20), **options)
+    search.set_search_properties("accuracy", mode, SPACE)
+    return search
+
+
+class Tuner:
+    """What Tune does with a search algorithm and a scheduler, without processes."""
+
+    def __init__(self, search: RLSearch, scheduler: RLScheduler) -> None:
+        self._search, self._scheduler = search, scheduler
+        self._controller = SimpleNamespace(search_alg=SimpleNamespace(searcher=SimpleNamespace(searcher=search)))
+
+    def report(self, trial_id: str, value: float, iteration: int) -> bool:
+        """Whether the training goes on."""
+        result = {"accuracy": value, "training_iteration": iteration}
+        trial = SimpleNamespace(trial_id=trial_id)
+        if self._scheduler.on_trial_result(self._controller, trial, result) == RLScheduler.STOP:
+            self._search.on_trial_complete(trial_id, result)
+            return False
+        self._search.on_trial_result(trial_id, result)
+        return True
+
+    def train(self, trial_id: str, values: list[float]) -> bool:
+        """Whether the training came to its end."""
+        for iteration, value in enumerate(values, start=1):
+            if not self.report(trial_id, value, iteration):
+                return False
+        self._search.on_trial_complete(trial_id, {"accuracy": values[-1], "training_iteration": len(values)})
+        return True
+
+
+def trial(search: RLSearch, number: int) -> optuna.trial.FrozenTrial:
+    return search._ot_study.trials[number]
+
+
+def test_a_space_of_tune_gets_its_roles_and_levels() -> None:
+    space = SearchSpace.from_distributions(RLSearch.convert_search_space(SPACE))
+    assert {h.name: h.role for h in space.hyperparameters} == {
+        "learning_rate": "learning_rate",
+        "per_device_train_batch_size": "batch_size",
+        "num_train_epochs": "epochs",
+    }
+    search = new_search()
+    for i in range(3):
+        config = search.suggest(str(i))
+        assert all(config[h.name] in h.levels for h in space.hyperparameters)
+
+
+def test_trials_that_run_at_once_are_all_different() -> None:
+    search = new_search()
+    configs = [search.suggest(str(i)) for i in range(8)]
+    assert len({tuple(sorted(config.items())) for config in configs}) == 8
+
+
+def test_the_study_knows_how_each_training_ended() -> None:
+    search = new_search()
+    tuner = Tuner(search, RLScheduler(pruner=optuna.pruners.ThresholdPruner(lower=0.2)))
+    for i in range(4):
+        search.suggest(str(i))
+    assert tuner.train("0", [0.5, 0.6])
+    assert not tuner.train("1", [0.3, 0.1, 0.4])
+    assert tuner.report("2", 0.4, 1)
+    search.on_trial_complete("2", error=True)  # as Tune does when its process was killed
+    search.on_trial_complete("3", {"accuracy": math.nan, "training_iteration": 1})
+    states = [t.state for t in search._ot_study.trials]
+    assert states == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL]
+    assert trial(search, 0).value == 0.6
+    assert trial(search, 1).intermediate_values == {1: 0.3, 2: 0.1}
+
+
+def test_a_training_that_is_begun_again_has_one_curve() -> None:
+    search = new_search()
+    tuner = Tuner(search, RLScheduler(max_resource=3))
+    search.suggest("0")
+    tuner.report("0", 0.1, 1)
+    assert tuner.train("0", [0.2, 0.3, 0.4])
+    assert trial(search, 0).intermediate_values == {1: 0.1, 2: 0.3, 3: 0.4}
+
+
+@pytest.mark.parametrize(("mode", "sign"), [("max", 1.0), ("min", -1.0)])
+def test_bad_trainings_are_stopped_and_never_the_leading_one(mode: str, sign: float) -> None:
+    search = new_search(mode)
+    tuner = Tuner(search, RLScheduler(max_resource=10))
+    best, stopped = -math.inf, 0
+    for i, quality in enumerate([0.6, 0.1, 0.7, 0.2, 0.3, 0.8, 0.1, 0.2, 0.9, 0.3]):
+        search.suggest(str(i))
+        ended = tuner.train(str(i), [sign * quality * (1 - 0.5**step) for step in range(1, 11)])
+        assert ended or quality < best
+        best, stopped = max(best, quality), stopped + (not ended)
+    assert stopped >= 3
+    assert trial(search, 8).state == TrialState.COMPLETE
+
+
+def test_it_goes_on_from_a_checkpoint_of_the_experiment(tmp_path: Path) -> None:
+    search = new_search()
+    search.suggest("0")
+    Tuner(search, RLScheduler(max_resource=3)).report("0", 0.1, 1)
+    search.save(str(tmp_path / "search.pkl"))
+    again = RLSearch()
+    again.restore(str(tmp_path / "search.pkl"))
+    assert Tuner(again, RLScheduler(max_resource=3)).train("0", [0.1, 0.3, 0.4])
+    assert trial(again, 0).value == 0.4
+    assert again.suggest("1") != trial(again, 0).params
+
+
+def test_several_objectives_are_searched_and_nothing_is_stopped() -> None:
+    search = RLSearch(RLSearch.convert_search_space(SPACE), metric=["accuracy", "seconds"], mode=["max", "min"])
+    search.suggest("0")
+    tuner = Tuner(search, RLScheduler(pruner=RLPruner(max_resource=3)))
+    for step in range(1, 4):
+        result = {"accuracy": 0.1, "seconds": 1.0, "training_iteration": step}
+        assert not search.stops("0", result, tuner._scheduler._pruner)
+    search.on_trial_complete("0", result)
+    assert trial(search, 0).values == [0.1, 1.0]
+
+
+def test_the_scheduler_needs_our_search() -> None:
+    controller = SimpleNamespace(search_alg=SimpleNamespace(searcher=OptunaSearch()))
+    with pytest.raises(ArgumentsError, match=r"search_alg=RLSearch\(\.\.\.\), but this is OptunaSearch"):
+        RLScheduler().on_trial_result(controller, SimpleNamespace(trial_id="0"), {})
+
+
+# -------------------------------------------------------------------------------------------------- on a real cluster
+
+_CLUSTER = """
+import json, math, os, signal
+
+import optuna
+import ray
+from ray import tune
+
+from hf_rlsearch import RLSampler
+from hf_rlsearch.ray_tune import RLScheduler, RLSearch
+
+
+def train(config):
+    if config["learning_rate"] == 0.1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    for step in range(1, 6):
+        loss = abs(math.log10(config["learning_rate"]) + 3) + 1 / step
+        tune.report({"loss": loss if config["learning_rate"] > 1e-5 else math.nan})
+
+
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+begin = [{"learning_rate": x, "per_device_train_batch_size": 8} for x in (0.1, 1e-5, 1e-2)]
+search = RLSearch(sampler=RLSampler(seed=0, n_trials=6), points_to_evaluate=begin)
+tune.Tuner(
+    train,
+    param_space={"learning_rate": tune.loguniform(1e-5, 1e-1), "per_device_train_batch_size": tune.choice([8, 16, 32])},
+    tune_config=tune.TuneConfig(
+        metric="loss", mode="min", num_samples=6, max_concurrent_trials=2, search_alg=search,
+        scheduler=RLScheduler(max_resource=5),
+    ),
+    run_config=tune.RunConfig(storage_path=os.getcwd(), verbose=0),
+).fit()
+told = [{"state": t.state.name, "params": t.params, "value": t.value} for t in search._ot_study.trials]
+print("TOLD", json.dumps(told))
+"""
+
+
+# Nothing is reported home; on a busy machine a node takes more than the usual half a minute to start.
+_RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "300"}
+
+
+def run(code: str, folder: Path) -> str:
+    return run_code(code, folder, PYTHONPATH=str(ROOT), HOME=str(folder), **_RAY)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_search_on_a_cluster(tmp_path: Path) -> None:
+    told = json.loads(re.findall(r"^TOLD (.*)$", run(_CLUSTER, tmp_path), flags=re.MULTILINE)[0])
+    assert [trial["state"] for trial in told[:2]] == ["FAIL", "FAIL"]  # killed, NaN
+    assert {trial["state"] for trial in told[2:]} <= {"COMPLETE", "PRUNED"}
+    assert len({tuple(trial["params"].values()) for trial in told}) == 6
+    assert (
+        min(trial["value"] for trial in told if trial["state"] == "COMPLETE") < 1.2
+    )  # 1e-2, and it goes on from there
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_example_of_the_docs(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "distributed.md").read_text(encoding="utf-8")
+    example = re.findall(r"```python\n(.*?)```", text[text.index("## Ray Tune") :], flags=re.DOTALL)[0]
+    printed = run(example, tmp_path)
+    assert "learning_rate" in printed.splitlines()[-1]
+
+
+_TRAINER = """
+import ray
+from ray import tune
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
+
+from hf_rlsearch import RLSampler, embedded
+from hf_rlsearch.ray_tune import RLScheduler, RLSearch
+
+checkpoint = embedded.path("bert-tiny")
+tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+data = embedded.classification_dataset(n_train=64, n_validation=32)
+data = data.map(lambda rows: tokenizer(rows["text"], truncation=True, max_length=32), batched=True)
+trainer = Trainer(
+    model_init=lambda: AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=6),
+    args=TrainingArguments("out", eval_strategy="steps", eval_steps=0.5, report_to="none", use_cpu=True),
+    train_dataset=data["train"],
+    eval_dataset=data["validation"],
+    processing_class=tokenizer,
+    compute_metrics=lambda p: {"accuracy": float((p.predictions.argmax(-1) == p.label_ids).mean())},
+)
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+search = RLSearch(sampler=RLSampler(n_trials=2), metric="objective", mode="max")
+best = trainer.hyperparameter_search(
+    lambda trial: {"learning_rate": tune.loguniform(1e-5, 1e-3)},
+    backend="ray",
+    n_trials=2,
+    direction="maximize",
+    compute_objective=lambda metrics: metrics["eval_accuracy"],
+    search_alg=search,
+    scheduler=RLScheduler(max_resource=2),
+)
+complete = [t for t in search._ot_study.trials if t.state.name == "COMPLETE"]
+assert len(search._ot_study.trials) == 2 and all(len(t.intermediate_values) == 2 for t in complete)
+print("TOLD", best.objective == max(t.value for t in complete), best.hyperparameters == search._ot_study.best_params)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_ray_backend_of_the_trainer(tmp_path: Path) -> None:
+    assert "TOLD True True" in run(_TRAINER, tmp_path)

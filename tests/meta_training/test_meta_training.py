@@ -1,0 +1,121 @@
+"""Meta-training from end to end, with a few steps of each stage."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hf_rlsearch.agent.acquisition import CANDIDATE_FEATURES
+from hf_rlsearch.agent.agent import Agent
+from hf_rlsearch.agent.checkpoint import load_weights
+from hf_rlsearch.agent.stop_rule import StopRule
+from hf_rlsearch.envs.search_env import BatchedSearch, prior_tasks
+from hf_rlsearch.meta_training.decision_head import acquisition, area_under_regret
+from hf_rlsearch.observation.curve_features import STOP_FEATURES
+from hf_rlsearch.observation.observation import OBSERVATION_FORMAT
+from hf_rlsearch.tasks.prior import PRIOR_VERSION
+from tests.helpers.searches import SPACE, random_history
+
+
+def test_the_acquisition_takes_the_best_that_is_allowed() -> None:
+    candidates = np.zeros((2, 4, len(CANDIDATE_FEATURES)))
+    candidates[..., CANDIDATE_FEATURES.index("log_ei")] = [[0, 3, 2, 1], [0, -1, -2, -3]]
+    mask = np.array([[1, 0, 1, 1, 0], [0, 0, 1, 1, 1]])
+    assert acquisition({"candidates": candidates, "mask": mask}).tolist() == [2, 2]
+
+
+def test_the_area_under_regret_of_knowing_everything_is_small() -> None:
+    def search() -> BatchedSearch:
+        made = BatchedSearch(prior_tasks(12), n_envs=20, budget=5, evaluations=1, seed=0)
+        made.fix_luck(0)
+        return made
+
+    def best_first(searching: BatchedSearch) -> Any:
+        return np.where(searching.action_masks()[:, :-1], searching.tasks.utility, -np.inf)
+
+    known = area_under_regret(search(), best_first, lambda utility: utility.argmax(1))
+    worst = area_under_regret(
+        search(), best_first, lambda utility: np.where(np.isinf(utility), np.inf, utility).argmin(1)
+    )
+    assert known.shape == (20,)
+    assert ((known >= 0) & (worst <= 1)).all()
+    assert known.mean() < 0.3 < worst.mean()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("meta_train")
+    run(folder)
+    return folder
+
+
+def run(folder: Path) -> str:
+    """A whole meta-training of a few steps, as a user runs it; returns what it prints."""
+    command = [sys.executable, "-m", "hf_rlsearch.meta_training.__main__", "--folder", str(folder)]
+    command += ["--out", str(folder / "mine.safetensors")]
+    for stage, count in {
+        "predictor-steps": 3,
+        "stop-steps": 8192,
+        "joint-steps": 8192,
+        "choice-steps": 1024,
+        "gate-tasks": 128,
+    }.items():
+        command += [f"--{stage}", str(count)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+class TestWholeRun:
+    def test_the_weights_can_be_used(self, trained: Path) -> None:
+        tensors, card = load_weights(trained / "mine.safetensors")
+        rows = SPACE.grid(1000)
+        decision = Agent(tensors, card).decide(
+            SPACE,
+            random_history(4),
+            rows,
+            mask=np.ones(len(rows), bool),
+            n_remaining=3,
+            facts={},
+            rng=np.random.default_rng(0),
+        )
+        assert 0 <= decision.index < len(rows)
+        odds = StopRule(tensors).log_odds(np.zeros((2, len(STOP_FEATURES)), np.float32))
+        assert np.isfinite(odds).all()
+        assert (trained / "mine.safetensors").stat().st_size < 8e6
+
+    def test_the_card_says_how_they_were_made(self, trained: Path) -> None:
+        _, card = load_weights(trained / "mine.safetensors")
+        assert card.name == "mine"
+        assert card.observation_format == OBSERVATION_FORMAT
+        assert card.prior == PRIOR_VERSION
+        assert card.training["predictor"]["steps"] == 3
+        assert {"predictor", "stop", "choice"} <= set(card.training)
+        assert {"torch", "stable-baselines3"} <= set(card.versions)
+        assert card.limits
+        verdict = card.gates["choice"]
+        assert verdict["tasks"] == 128
+        assert verdict["interval"][0] <= verdict["difference"] <= verdict["interval"][1]
+        assert verdict["difference"] == pytest.approx(verdict["area_head"] - verdict["area_acquisition"])
+
+    def test_the_head_ships_only_through_the_gate(self, trained: Path) -> None:
+        tensors, card = load_weights(trained / "mine.safetensors")
+        verdict = card.gates["choice"]
+        assert verdict["ships"] == (verdict["interval"][1] < 0)
+        assert any(name.startswith("head.") for name in tensors) == verdict["ships"]
+
+    def test_a_second_run_continues_where_the_first_ended(self, trained: Path) -> None:
+        first, _ = load_weights(trained / "mine.safetensors")
+        printed = run(trained)
+        second, card = load_weights(trained / "mine.safetensors")
+        assert json.loads(printed) == card.gates["choice"]
+        assert first.keys() == second.keys()
+        for name, tensor in first.items():
+            torch.testing.assert_close(second[name], tensor, rtol=0, atol=0)

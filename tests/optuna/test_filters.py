@@ -1,0 +1,79 @@
+"""A configuration at least as large as one that ran out of memory is not chosen again."""
+
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from hf_rlsearch import RLSampler
+from hf_rlsearch.optuna.filters import out_of_memory
+from hf_rlsearch.space import SearchSpace
+
+DISTRIBUTIONS: dict[str, Any] = {
+    "learning_rate": FloatDistribution(1e-5, 1e-3, log=True),
+    "per_device_train_batch_size": CategoricalDistribution([4, 8, 16, 32]),
+    "max_seq_length": CategoricalDistribution([64, 128]),
+    "gradient_accumulation_steps": CategoricalDistribution([1, 2]),
+    "gradient_checkpointing": CategoricalDistribution([True, False]),
+}
+SPACE = SearchSpace.from_distributions(DISTRIBUTIONS)
+
+
+def failed(kind: str = "oom", **params: Any) -> FrozenTrial:
+    given = {
+        "learning_rate": 1e-4,
+        "per_device_train_batch_size": 16,
+        "max_seq_length": 64,
+        "gradient_accumulation_steps": 2,
+        "gradient_checkpointing": False,
+        **params,
+    }
+    return create_trial(
+        state=TrialState.FAIL, params=given, distributions=DISTRIBUTIONS, user_attrs={"failure": {"kind": kind}}
+    )
+
+
+def doomed(*trials: FrozenTrial) -> set[tuple[int, int, bool]]:
+    """Batch size, length and checkpointing of the candidates that are masked."""
+    rows = SPACE.grid(10_000)
+    masked = out_of_memory(SPACE, trials, rows)
+    chosen = [SPACE.decode(row) for row in rows[masked]]
+    return {(p["per_device_train_batch_size"], p["max_seq_length"], p["gradient_checkpointing"]) for p in chosen}
+
+
+def test_everything_at_least_as_large_is_masked_and_nothing_else() -> None:
+    assert doomed(failed()) == {(16, 64, False), (16, 128, False), (32, 64, False), (32, 128, False)}
+
+
+def test_other_failures_mask_nothing() -> None:
+    assert doomed(failed("error")) == doomed(failed("nan")) == doomed() == set()
+
+
+def test_learning_rate_and_accumulation_do_not_matter() -> None:
+    rows = SPACE.grid(10_000)
+    masked = out_of_memory(SPACE, [failed()], rows)
+    small = [SPACE.decode(row) for row in rows[masked]]
+    assert {p["gradient_accumulation_steps"] for p in small} == {1, 2}
+    assert len({p["learning_rate"] for p in small}) == len(SPACE.hyperparameters[0].levels)
+
+
+def test_a_space_without_sizes_masks_nothing() -> None:
+    space = SearchSpace.from_distributions({"learning_rate": DISTRIBUTIONS["learning_rate"]})
+    trial = create_trial(
+        state=TrialState.FAIL,
+        params={"learning_rate": 1e-4},
+        distributions={"learning_rate": DISTRIBUTIONS["learning_rate"]},
+        user_attrs={"failure": {"kind": "oom"}},
+    )
+    assert not out_of_memory(space, [trial], space.grid(100)).any()
+
+
+def test_the_sampler_keeps_away() -> None:
+    study = optuna.create_study(sampler=RLSampler(seed=0, search_space=SPACE))
+    study.add_trial(failed(per_device_train_batch_size=8))
+    for _ in range(12):
+        trial = study.ask(DISTRIBUTIONS)
+        assert trial.params["per_device_train_batch_size"] == 4 or trial.params["gradient_checkpointing"]
+        study.tell(trial, float(np.log10(trial.params["learning_rate"])))

@@ -1,0 +1,456 @@
+"""RLPruner in real studies. The rules here are extreme ones: what they stop is decided by the pruner around them."""
+
+import math
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState
+
+from hf_rlsearch.agent.checkpoint import load_weights, save_weights
+from hf_rlsearch.agent.stop_rule import StopRule
+from hf_rlsearch.errors import ArgumentsError, WeightsError
+from hf_rlsearch.observation.curve_features import CURVE_FEATURES, DECISIONS_PER_TRAINING
+from hf_rlsearch.observation.trial_attributes import CONTINUES, STOP_KEY
+from hf_rlsearch.optuna.pruner import RLPruner
+
+Rules = Callable[[str], Path]
+
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
+
+@pytest.fixture(scope="module")
+def rules(tmp_path_factory: pytest.TempPathFactory) -> Rules:
+    """Weights whose stop rule always stops, never stops, or does as random numbers say."""
+    folder, card = tmp_path_factory.mktemp("weights"), replace(load_weights()[1], name="test")
+
+    def make(kind: str) -> Path:
+        generator = torch.Generator().manual_seed(0)
+        shapes = [(8, len(CURVE_FEATURES) + 1), (8, 8), (2, 8)]
+        tensors = {}
+        for i, shape in enumerate(shapes):
+            scale = 1.0 if kind == "random" else 0.0
+            tensors[f"stop.{i}.weight"] = torch.randn(shape, generator=generator) * scale
+            tensors[f"stop.{i}.bias"] = torch.zeros(shape[0])
+        if kind != "random":
+            tensors["stop.2.bias"] = torch.tensor([0.0, 5.0 if kind == "always" else -5.0])
+        path = folder / f"{kind}.safetensors"
+        if kind == "none":
+            tensors = {"other": torch.zeros(1)}
+        if not path.exists():
+            save_weights(path, tensors, card)
+        return path
+
+    return make
+
+
+def save_weights_of(path: Path, tensors: dict[str, torch.Tensor], card: Any) -> Path:
+    save_weights(path, tensors, card)
+    return path
+
+
+def objective(qualities: list[float], n_reports: int = 5, sign: float = 1.0, stride: int = 1) -> Any:
+    """Trial n has params of its own; it reports and returns quality n, the same at every step."""
+
+    def train(trial: optuna.Trial) -> float:
+        trial.suggest_float("x", 0, 1)
+        value = sign * qualities[trial.number]
+        for step in range(1, n_reports + 1):
+            trial.report(value, step * stride)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return value
+
+    return train
+
+
+def run(pruner: RLPruner, qualities: list[float], direction: str = "maximize", **settings: Any) -> optuna.Study:
+    study = optuna.create_study(direction=direction, pruner=pruner, sampler=optuna.samplers.RandomSampler(seed=0))
+    sign = 1.0 if direction == "maximize" else -1.0
+    study.optimize(objective(qualities, sign=sign, **settings), n_trials=len(qualities))
+    return study
+
+
+def pruned(study: optuna.Study) -> list[int]:
+    return [t.number for t in study.trials if t.state == TrialState.PRUNED]
+
+
+X = FloatDistribution(0, 1)
+
+
+def finished(state: TrialState, x: float, **columns: Any) -> optuna.trial.FrozenTrial:
+    return optuna.trial.create_trial(state=state, params={"x": x}, distributions={"x": X}, **columns)
+
+
+QUALITIES = [0.3, 0.1, 0.5, 0.4, 0.9, 0.2, 0.95, 0.9]
+LEADERS = [0, 2, 4, 6]  # better than all before
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_the_leader_is_never_pruned_and_the_rest_is_at_once(rules: Rules, direction: str) -> None:
+    study = run(RLPruner(max_resource=5, weights=rules("always")), QUALITIES, direction)
+    assert pruned(study) == [n for n in range(8) if n not in LEADERS]
+    assert all(study.trials[n].last_step == 1 for n in pruned(study))
+
+
+def test_equal_trials_lead_together(rules: Rules) -> None:
+    assert pruned(run(RLPruner(max_resource=5, weights=rules("always")), [0.5] * 4)) == []
+
+
+def test_a_rule_that_never_stops_prunes_nothing(rules: Rules) -> None:
+    assert pruned(run(RLPruner(max_resource=5, weights=rules("never")), QUALITIES)) == []
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_what_is_better_than_all_complete_trials_ended_goes_on(rules: Rules, sign: float) -> None:
+    """A training that over-fits was better on its way than it ended; the next is measured by both."""
+    curves = [[0.5, 0.8, 0.6], [0.4, 0.7, 0.7], [0.4, 0.5, 0.5]]
+    study = optuna.create_study(
+        direction="maximize" if sign > 0 else "minimize", pruner=RLPruner(max_resource=4, weights=rules("always"))
+    )
+    pruner, stopped = study.pruner, []
+    for n, curve in enumerate(curves):
+        trial = study.ask()
+        trial.suggest_float("x", 0, 1)
+        for step, value in enumerate(curve, 1):
+            trial.report(sign * value, step)
+        if pruner.prune(study, study.trials[n]):
+            stopped.append(n)
+        study.tell(trial, sign * curve[-1])
+    assert stopped == [2]
+
+
+def test_it_leads_who_leads_at_the_same_step(rules: Rules) -> None:
+    """A trial that is behind all final values, but ahead of what they were at its step, goes on."""
+    pruner = RLPruner(max_resource=4, weights=rules("always"))
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    curves = [[0.1, 0.2, 0.8, 0.9], [0.3, 0.3, 0.3, 0.3]]
+
+    def train(trial: optuna.Trial) -> float:
+        trial.suggest_float("x", 0, 1)
+        for step, value in enumerate(curves[trial.number], 1):
+            trial.report(value, step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return curves[trial.number][-1]
+
+    study.optimize(train, n_trials=2)
+    assert study.trials[1].state == TrialState.PRUNED
+    assert study.trials[1].last_step == 3
+
+
+def test_trials_that_stopped_before_are_no_comparison(rules: Rules) -> None:
+    study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=5, weights=rules("always")))
+    study.add_trial(finished(TrialState.PRUNED, x=0.1, intermediate_values={1: 0.9}))
+    trial = study.ask({"x": X})
+    trial.report(0.5, 1)
+    assert trial.should_prune()
+    trial.report(0.5, 2)
+    assert not trial.should_prune()
+
+
+def test_a_configuration_that_was_stopped_gets_a_longer_look_the_second_time(rules: Rules) -> None:
+    study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=12, weights=rules("always")))
+    study.add_trial(finished(TrialState.COMPLETE, 0.9, value=1.0, intermediate_values=dict.fromkeys(range(1, 13), 1.0)))
+    study.add_trial(finished(TrialState.PRUNED, 0.3, intermediate_values={1: 0.2, 2: 0.2}))
+    for x, last in ((0.3, 8), (0.4, 1)):  # four times the two steps it had; an unknown one has no such grace
+        study.enqueue_trial({"x": x})
+        trial = study.ask({"x": X})
+        for step in range(1, 13):
+            trial.report(0.2, step)
+            if trial.should_prune():
+                break
+        assert step == last
+        study.tell(trial, state=TrialState.PRUNED)
+
+
+def test_a_training_that_goes_on_is_paid_once_and_not_its_own_rival(
+    rules: Rules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def log_odds(self: StopRule, features: np.ndarray) -> np.ndarray:
+        named = dict(zip(CURVE_FEATURES, features[0], strict=False))
+        seen.append((named["share_left"], np.expm1(3 * named["n_here"])))
+        return np.array([-1.0])
+
+    monkeypatch.setattr(StopRule, "log_odds", log_odds)
+    study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=5, budget=4, weights=rules("never")))
+    study.add_trial(finished(TrialState.COMPLETE, 0.9, value=1.0, intermediate_values=dict.fromkeys(range(1, 6), 1.0)))
+    study.add_trial(finished(TrialState.PRUNED, 0.3, intermediate_values={1: 0.2}))
+    study.enqueue_trial({"x": 0.3}, user_attrs={CONTINUES: 1})
+    trial = study.ask({"x": X})
+    for step in range(1, 5):
+        trial.report(0.2, step)
+    assert not trial.should_prune()
+    # one complete training and four fifths of this one, of four; one other got this far
+    assert seen == [pytest.approx((2.2 / 4, 1.0))]
+
+
+@pytest.mark.parametrize(("value", "stopped"), [(0.85, True), (0.95, False)])
+def test_the_first_third_of_three_epochs_is_compared_with_the_whole_of_one(
+    rules: Rules, value: float, stopped: bool
+) -> None:
+    """Each on its own axis of 30 steps; after 9 of the long one, the short one had done 27, and was at 0.9."""
+    study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=30, weights=rules("always")))
+    short = {step: step / 30 for step in range(1, 31)}
+    study.add_trial(
+        finished(TrialState.COMPLETE, 0.1, value=1.0, intermediate_values=short, user_attrs={"rl:cost": 1.0})
+    )
+    study.enqueue_trial({"x": 0.2}, user_attrs={"rl:cost": 3.0})
+    trial = study.ask({"x": X})
+    trial.report(value, 9)
+    assert trial.should_prune() == stopped
+
+
+def test_a_short_trial_is_compared_with_the_beginning_of_a_long_one(rules: Rules) -> None:
+    study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=30, weights=rules("always")))
+    long = {step: step / 30 for step in range(1, 31)}
+    study.add_trial(
+        finished(TrialState.COMPLETE, 0.1, value=1.0, intermediate_values=long, user_attrs={"rl:cost": 3.0})
+    )
+    study.enqueue_trial({"x": 0.2}, user_attrs={"rl:cost": 1.0})
+    trial = study.ask({"x": X})
+    trial.report(0.28, 24)  # the long one was at 8/30 after its 8th step
+    assert not trial.should_prune()
+    trial.report(0.28, 27)  # and at 0.3 after its 9th
+    assert trial.should_prune()
+
+
+def test_a_trial_that_was_trained_to_its_end_is_not_stopped(rules: Rules) -> None:
+    """A stop would save nothing, and throw the objective away."""
+    for max_resource, stopped in ((5, []), (6, [1])):
+        pruner = RLPruner(max_resource=max_resource, weights=rules("always"))
+        study = optuna.create_study(direction="maximize", pruner=pruner)
+        study.add_trial(finished(TrialState.COMPLETE, 0.1, value=1.0, intermediate_values={5: 1.0}))
+        trial = study.ask({"x": X})
+        trial.report(0.5, 5)
+        study.tell(trial, **({"state": TrialState.PRUNED} if trial.should_prune() else {"values": 0.5}))
+        assert pruned(study) == stopped
+
+
+def test_a_complete_short_trial_is_a_rival_after_its_end(rules: Rules) -> None:
+    study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=30, weights=rules("always")))
+    reports = dict.fromkeys(range(1, 31), 0.5)
+    study.add_trial(
+        finished(TrialState.COMPLETE, 0.1, value=0.5, intermediate_values=reports, user_attrs={"rl:cost": 1.0})
+    )
+    study.enqueue_trial({"x": 0.2}, user_attrs={"rl:cost": 3.0})
+    trial = study.ask({"x": X})
+    trial.report(0.4, 20)
+    assert trial.should_prune()
+
+
+def shares_left(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the stop rule will be told is left of the budget, at each decision; it never stops."""
+    seen: list[float] = []
+
+    def log_odds(self: StopRule, features: np.ndarray) -> np.ndarray:
+        seen.append(features[0, CURVE_FEATURES.index("share_left")])
+        return np.array([-1.0])
+
+    monkeypatch.setattr(StopRule, "log_odds", log_odds)
+    return seen
+
+
+def test_costs_and_plans_reach_the_rule(rules: Rules, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = shares_left(monkeypatch)
+    pruner = RLPruner(max_resource=10, budget=8, weights=rules("never"))
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    reports = dict.fromkeys(range(1, 11), 1.0)
+    study.add_trial(
+        finished(TrialState.COMPLETE, 0.1, value=1.0, intermediate_values=reports, user_attrs={"rl:cost": 3.0})
+    )
+    study.enqueue_trial({"x": 0.2}, user_attrs={"rl:cost": 2.0})
+    trial = study.ask({"x": X})
+    trial.report(0.1, 5)
+    for plan in (None, 5.0, 100.0):  # three of the first and one of the second are spent
+        pruner.plan_for(plan)
+        trial.should_prune()
+    assert seen == pytest.approx([0.5, 0.2, 0.5])
+
+
+def test_without_a_resource_the_first_trial_tells_it(rules: Rules) -> None:
+    study = run(RLPruner(weights=rules("always")), QUALITIES)
+    assert pruned(study) == [n for n in range(8) if n not in LEADERS]
+    assert study.trials[0].state == TrialState.COMPLETE
+
+
+def test_trials_without_reports_are_left_alone(rules: Rules) -> None:
+    study = optuna.create_study(pruner=RLPruner(max_resource=5, weights=rules("always")))
+    study.optimize(lambda trial: float(trial.should_prune()), n_trials=3)
+    assert [t.value for t in study.trials] == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_reports_that_are_no_numbers_are_survived(rules: Rules, bad: float) -> None:
+    study = run(RLPruner(max_resource=5, weights=rules("always")), [0.5, bad, 0.3, 0.7])
+    assert pruned(study) == [2]
+    with_early_loss = optuna.create_study(
+        direction="maximize", pruner=RLPruner(max_resource=3, weights=rules("always"))
+    )
+    with_early_loss.add_trial(optuna.trial.create_trial(value=0.5, intermediate_values={1: 0.5, 2: 0.5, 3: 0.5}))
+    trial = with_early_loss.ask()
+    trial.report(bad, 1)
+    assert not trial.should_prune()
+    trial.report(0.1, 2)
+    assert trial.should_prune()
+
+
+def test_reports_from_step_zero_are_fine(rules: Rules) -> None:
+    study = optuna.create_study(direction="maximize", pruner=RLPruner(weights=rules("always")))
+
+    def train(trial: optuna.Trial) -> float:
+        trial.suggest_float("x", 0, 1)
+        for step in range(3):
+            trial.report(-trial.number, step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return -float(trial.number)
+
+    study.optimize(train, n_trials=3)
+    assert pruned(study) == [1, 2]
+
+
+def test_failed_and_waiting_trials_count_for_nothing(rules: Rules) -> None:
+    study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=5, weights=rules("always")))
+    failed = optuna.trial.create_trial(state=TrialState.FAIL, intermediate_values={1: 9.0})
+    study.add_trial(failed)
+    study.enqueue_trial({})
+    study.enqueue_trial({})
+    trial = study.ask()
+    trial.report(0.1, 1)
+    assert not trial.should_prune()
+
+
+def test_studies_with_several_directions_run_unpruned(rules: Rules) -> None:
+    pruner = RLPruner(max_resource=5, weights=rules("always"))
+    study = optuna.create_study(directions=["maximize", "minimize"], pruner=pruner)
+    study.optimize(lambda trial: (trial.suggest_float("x", 0, 1), 1.0), n_trials=3)
+    assert pruned(study) == []
+    assert not pruner.prune(study, study.trials[0])
+
+
+def test_a_pruner_survives_pickling_with_what_it_knows(rules: Rules) -> None:
+    pruner = RLPruner(max_resource=5, budget=8, weights=rules("random"))
+    study = run(pruner, QUALITIES)
+    copy = pickle.loads(pickle.dumps(pruner))
+    trial = study.ask()
+    trial.report(0.35, 2)
+    frozen = study.trials[-1]
+    assert copy.prune(study, frozen) == pruner.prune(study, frozen)
+    fresh = pickle.loads(pickle.dumps(RLPruner(max_resource=5, budget=8, weights=rules("random"))))
+    assert pruned(run(fresh, QUALITIES)) == pruned(study)
+
+
+def test_directions_are_alike_for_any_rule(rules: Rules) -> None:
+    results = []
+    for direction in ("maximize", "minimize"):
+        study = run(RLPruner(max_resource=5, budget=6, weights=rules("random")), QUALITIES * 2, direction)
+        results.append([(t.state, t.last_step, t.system_attrs.get(STOP_KEY)) for t in study.trials])
+    assert results[0] == results[1]
+
+
+def test_the_axis_may_be_of_any_unit(rules: Rules) -> None:
+    results = []
+    for stride in (1, 1000):
+        pruner = RLPruner(max_resource=5 * stride, weights=rules("random"))
+        study = run(pruner, QUALITIES, stride=stride)
+        results.append([(t.state, t.system_attrs.get(STOP_KEY)) for t in study.trials])
+    assert results[0] == results[1]
+
+
+def test_a_judged_trial_says_why(rules: Rules) -> None:
+    study = run(RLPruner(max_resource=5, weights=rules("always")), QUALITIES)
+    reason = study.trials[1].system_attrs[STOP_KEY]
+    assert reason["fidelity"] == 0.2
+    assert reason["probability"] == pytest.approx(1 / (1 + np.exp(-5)), abs=1e-4)
+    assert STOP_KEY not in study.trials[0].system_attrs
+    assert "chance" not in reason  # these weights predict nothing
+
+
+@pytest.fixture
+def always(rules: Rules, tmp_path: Path) -> Path:
+    """Weights that always stop and have the bundled predictor."""
+    tensors, card = load_weights()
+    extreme = {k: v for k, v in load_weights(rules("always"))[0].items() if k.startswith("stop.")}
+    return save_weights_of(tmp_path / "both.safetensors", {**tensors, **extreme}, card)
+
+
+def test_a_stopped_trial_tells_its_chance_to_become_the_best(always: Path) -> None:
+    qualities = [0.5, 0.6, 0.7, 0.8, 0.1]
+    for direction in ("maximize", "minimize"):
+        study = run(RLPruner(max_resource=5, budget=10, weights=always), qualities, direction)
+        stopped = study.trials[4]
+        assert stopped.state == TrialState.PRUNED
+        assert 0 <= stopped.system_attrs[STOP_KEY]["chance"] < 0.5
+
+
+def test_where_the_number_of_trials_ends_the_study_only_the_hopeless_are_stopped(
+    always: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stopped trial is one of them: stopping saves time only."""
+
+    def last(hopeless: float, **budget: float) -> TrialState:
+        monkeypatch.setattr("hf_rlsearch.optuna.pruner._HOPELESS", hopeless)
+        return run(RLPruner(max_resource=5, weights=always, **budget), [0.5, 0.6, 0.7, 0.8, 0.1]).trials[4].state
+
+    assert last(0.0) == TrialState.COMPLETE
+    assert last(1.0) == last(0.0, budget=10) == TrialState.PRUNED
+    pruner = RLPruner(max_resource=5, weights=always)
+    pruner.plan_for(10)
+    monkeypatch.setattr("hf_rlsearch.optuna.pruner._HOPELESS", 0.0)
+    assert run(pruner, [0.5, 0.6, 0.7, 0.8, 0.1]).trials[4].state == TrialState.PRUNED
+
+
+def test_a_trial_without_hyperparameters_has_no_chance_to_tell(always: Path) -> None:
+    study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=2, weights=always))
+    for value in (1.0, 0.0):
+        trial = study.ask()
+        trial.report(value, 1)
+        if value == 0.0:
+            assert trial.should_prune()
+            assert "chance" not in study.trials[1].system_attrs[STOP_KEY]
+        trial.report(value, 2)
+        study.tell(trial, value)
+
+
+def test_frequent_reports_are_judged_now_and_then(rules: Rules, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    real = StopRule.log_odds
+
+    def counted(self: StopRule, features: np.ndarray) -> np.ndarray:
+        calls.append(features[0, CURVE_FEATURES.index("fidelity")])
+        return real(self, features)
+
+    monkeypatch.setattr(StopRule, "log_odds", counted)
+    run(RLPruner(max_resource=200, weights=rules("never")), [1.0, 0.0], n_reports=200)
+    assert len(calls) == DECISIONS_PER_TRAINING - 1  # at its end nothing is judged
+    assert (np.diff(calls) > 0).all()
+
+
+def test_the_budget_reaches_the_rule(rules: Rules, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = shares_left(monkeypatch)
+    run(RLPruner(max_resource=2, budget=4, weights=rules("never")), [1.0, 0.5, 0.2], n_reports=2)
+    assert seen == pytest.approx([2.5 / 4, 1.5 / 4])
+
+
+# --------------------------------------------------------------------------------------------------- what is refused
+@pytest.mark.parametrize("name", ["max_resource", "budget"])
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "10", True])
+def test_arguments_out_of_range_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(ArgumentsError, match=f"{name}={value!r}: expected a finite number above 0, or None"):
+        RLPruner(**{name: value})
+
+
+def test_weights_without_a_stop_rule_are_refused(rules: Rules) -> None:
+    with pytest.raises(WeightsError, match="hold no stop rule"):
+        run(RLPruner(max_resource=5, weights=rules("none")), QUALITIES)

@@ -1,0 +1,292 @@
+"""A failed trial is recorded with its reason, its memory is freed, and the search goes on or ends as it was told."""
+
+import gc
+import math
+import os
+import signal
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import torch
+from optuna.trial import TrialState
+from transformers import Trainer
+
+from hf_rlsearch import SearchFailed
+from hf_rlsearch.trainer.session.failures import LEFT, LOST, STORAGE, Failure, read_report, write_report
+from tests.trainer.conftest import Scripted, SmallOnly, batches, rates, run, states, stored, tiny_model
+
+MakeTrainer = Callable[..., Trainer]
+COMPLETE, FAIL, PRUNED = TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED
+
+
+class Breaks(Trainer):
+    """Raises ``error`` at the second training step of the trials in ``numbers``."""
+
+    error: Exception = ValueError("boom")
+    numbers: tuple[int, ...] = (1,)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self.state.global_step == 1 and Path(self.args.output_dir).name in {f"run-{n}" for n in self.numbers}:
+            raise self.error
+        return super().training_step(*args, **kwargs)
+
+
+def breaks(error: Exception, *numbers: int) -> type[Trainer]:
+    return type("BreaksHere", (Breaks,), {"error": error, "numbers": numbers})
+
+
+def test_an_exception_fails_one_trial(make_trainer: MakeTrainer) -> None:
+    result = run(make_trainer(cls=breaks(ValueError("boom"), 1)), "rl", n_trials=3).run_summary
+    assert states(result.study) == [COMPLETE, FAIL, COMPLETE]
+    failure = result.trials[1].user_attrs["failure"]
+    assert (failure["kind"], failure["reason"], failure["step"]) == ("error", "ValueError: boom", 1)
+    assert "in training_step" in failure["traceback"]
+    assert result.trials_dataframe()["failure"][1] == "ValueError: boom"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory_is_told_apart(make_trainer: MakeTrainer, error: Exception) -> None:
+    result = run(make_trainer(cls=breaks(error, 1)), "rl", n_trials=3).run_summary
+    assert states(result.study) == [COMPLETE, FAIL, COMPLETE]
+    assert result.trials[1].user_attrs["failure"]["kind"] == "oom"
+
+
+def test_memory_of_a_failed_trial_is_freed(make_trainer: MakeTrainer) -> None:
+    models: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+
+    def model_init() -> Any:
+        gc.collect()
+        alive.append(sum(reference() is not None for reference in models))
+        models.append(weakref.ref(tiny_model()))
+        model = tiny_model()
+        models[-1] = weakref.ref(model)
+        return model
+
+    trainer = make_trainer(model_init=model_init, cls=breaks(ValueError("boom"), 0, 1))
+    run(trainer, "rl", n_trials=4)
+    # The user's own model, made with the Trainer, lives on; that of the trial before never does.
+    assert max(alive) == 1
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_diverged_trial_stops_at_its_first_evaluation(make_trainer: MakeTrainer, bad: float) -> None:
+    trainer = make_trainer(score=lambda args, state: bad if args.learning_rate > 1e-2 else 0.5, num_train_epochs=3)
+    result = run(trainer, "rl", n_trials=2, sampler=Scripted(learning_rate=[5e-2, 1e-3])).run_summary
+    assert states(result.study) == [FAIL, COMPLETE]
+    assert result.trials[0].user_attrs["failure"]["kind"] == "nan"
+    assert result.trials[0].user_attrs["steps"] == 4
+
+
+def test_a_nan_loss_fails_the_trial_though_the_metric_is_a_number(make_trainer: MakeTrainer) -> None:
+    class Diverges(Trainer):
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            loss = super().compute_loss(*args, **kwargs)
+            factor = math.nan if self.args.learning_rate > 1e-2 else 1.0
+            return (loss[0] * factor, loss[1]) if isinstance(loss, tuple) else loss * factor
+
+    trainer = make_trainer(score=lambda args, state: 0.5, cls=Diverges)
+    result = run(trainer, "rl", n_trials=2, sampler=Scripted(learning_rate=[5e-2, 1e-3])).run_summary
+    assert states(result.study) == [FAIL, COMPLETE]
+    assert "eval_loss is nan" in result.trials[0].user_attrs["failure"]["reason"]
+
+
+def test_nothing_completed_gives_a_result_and_the_trainer_back(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(score=lambda args, state: math.nan if state.global_step else 0.5)
+    args, model = trainer.args, trainer.model
+    best = run(trainer, "rl", n_trials=4)
+    assert (best.run_id, best.hyperparameters, best.run_summary.best_trial) == ("", {}, None)
+    assert math.isnan(best.objective)
+    assert trainer.args is args
+    assert trainer.model is model
+    assert "No trial of 4 completed" in best.run_summary.summary()
+
+
+def test_hp_space_raising_in_the_middle(make_trainer: MakeTrainer) -> None:
+    def space(trial: Any) -> dict[str, Any]:
+        if isinstance(trial, optuna.Trial) and trial.number == 1:
+            raise LookupError("no such place")
+        return rates(trial)
+
+    result = run(make_trainer(), "rl", space, n_trials=3).run_summary
+    assert states(result.study) == [COMPLETE, FAIL, COMPLETE]
+    assert result.trials[1].user_attrs["failure"]["reason"] == "LookupError: no such place"
+
+
+def test_a_refused_combination_is_pruned_and_no_failure(make_trainer: MakeTrainer) -> None:
+    def space(trial: Any) -> dict[str, Any]:
+        values = rates(trial)
+        if values["learning_rate"] > 1e-2:
+            raise optuna.TrialPruned
+        return values
+
+    sampler = Scripted(learning_rate=[1e-4, 5e-2, 6e-2, 7e-2, 1e-3])
+    result = run(make_trainer(), "rl", space, n_trials=5, max_failed_trials=1, sampler=sampler).run_summary
+    assert states(result.study) == [COMPLETE, PRUNED, PRUNED, PRUNED, COMPLETE]
+
+
+def test_model_init_may_refuse_a_combination(make_trainer: MakeTrainer) -> None:
+    def model_init(trial: Any = None) -> Any:
+        if trial is not None and trial.suggest_int("heads", 1, 2) == 2:
+            raise optuna.TrialPruned
+        return tiny_model()
+
+    sampler = Scripted(heads=[1, 2], learning_rate=[1e-4, 1e-4])
+    result = run(make_trainer(model_init=model_init), "rl", n_trials=2, sampler=sampler).run_summary
+    assert states(result.study) == [COMPLETE, PRUNED]
+
+
+def test_compute_objective_raising_in_the_middle(make_trainer: MakeTrainer) -> None:
+    def objective(metrics: dict[str, float]) -> float:
+        if metrics.get("epoch") and metrics["eval_accuracy"] > 0.7:
+            raise ZeroDivisionError("too good")
+        return metrics["eval_accuracy"]
+
+    trainer = make_trainer(score=lambda args, state: 0.8 if args.learning_rate > 1e-2 else 0.5, num_train_epochs=2)
+    sampler = Scripted(learning_rate=[1e-3, 5e-2, 1e-3])
+    result = run(
+        trainer, "rl", n_trials=3, compute_objective=objective, direction="maximize", sampler=sampler
+    ).run_summary
+    assert states(result.study) == [COMPLETE, FAIL, COMPLETE]
+    assert result.trials[1].user_attrs["steps"] == 4
+    assert "too good" in result.trials[1].user_attrs["failure"]["reason"]
+
+
+def test_catch_lets_other_exceptions_end_the_search(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(cls=breaks(ValueError("boom"), 1))
+    before = dict(vars(trainer))
+    with pytest.raises(ValueError, match="boom") as caught:
+        run(trainer, "rl", n_trials=3, catch=(KeyError,))
+    assert "in training_step" in "".join(caught.value.__notes__)
+    assert {name for name, value in before.items() if vars(trainer)[name] is not value} == set()
+    assert states(stored(f"sqlite:///{Path(trainer.args.output_dir, 'hf_rlsearch.db')}")) == [COMPLETE, FAIL]
+
+
+def test_too_many_failures_end_the_search(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(cls=breaks(ValueError("boom"), 1, 2))
+    with pytest.raises(SearchFailed, match=r"2 of 8 trials have failed.*ValueError: boom.*stops at 2"):
+        run(trainer, "rl", n_trials=8, max_failed_trials=2)
+    assert trainer.hp_search_backend is None
+
+
+def test_after_too_many_failures_the_mended_script_goes_on(make_trainer: MakeTrainer) -> None:
+    with pytest.raises(SearchFailed):
+        run(make_trainer(cls=breaks(ValueError("boom"), 1, 2)), "rl", n_trials=5, max_failed_trials=2)
+    best = run(make_trainer(), "rl", n_trials=5, max_failed_trials=2)
+    assert states(best.run_summary.study) == [COMPLETE, FAIL, FAIL, COMPLETE, COMPLETE]
+
+
+def test_timeout_begins_no_new_trial(make_trainer: MakeTrainer) -> None:
+    best = run(make_trainer(), "rl", n_trials=100, timeout=0.001)
+    assert best.run_summary.stopped_by == "timeout"
+    assert len(best.run_summary.trials) == 0
+
+
+def test_target_ends_the_search(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(score=lambda args, state: args.learning_rate)
+    best = run(trainer, "rl", n_trials=9, target=0.01, sampler=Scripted(learning_rate=[1e-3, 2e-2, 1e-4]))
+    assert (best.run_summary.stopped_by, len(best.run_summary.trials)) == ("target", 2)
+
+
+def test_a_sampler_may_stop_the_study(make_trainer: MakeTrainer) -> None:
+    sampler = optuna.samplers.GridSampler({"learning_rate": [1e-4, 1e-3]})
+    best = run(make_trainer(), "rl", n_trials=9, sampler=sampler)
+    assert (best.run_summary.stopped_by, len(best.run_summary.trials)) == ("study.stop", 2)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_storage_and_trainer_whole(make_trainer: MakeTrainer, number: signal.Signals) -> None:
+    if number == signal.SIGINT and signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip("started in the background: SIGINT is ignored from the start")
+
+    def score(args: Any, state: Any) -> float:
+        if state.global_step and Path(args.output_dir).name == "run-1":
+            os.kill(os.getpid(), number)
+        return 0.5
+
+    handler = signal.getsignal(signal.SIGTERM)
+    trainer = make_trainer(score=score)
+    with pytest.raises(SystemExit if number == signal.SIGTERM else KeyboardInterrupt):
+        run(trainer, "rl", n_trials=3)
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert trainer.args.output_dir.endswith("out")
+    best = run(make_trainer(score=lambda args, state: 0.5), "rl", n_trials=3)
+    assert states(best.run_summary.study) == [COMPLETE] * 3
+
+
+def test_what_ran_out_of_memory_is_not_tried_again(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(cls=SmallOnly, max_steps=2, per_device_train_batch_size=8)
+    result = run(trainer, "rl", batches, n_trials=5, baseline=True).run_summary
+    assert result.trials[0].user_attrs["failure"]["kind"] == "oom"
+    assert [trial.params["per_device_train_batch_size"] for trial in result.trials[1:]] == [4] * 4
+
+
+def test_a_smaller_batch_is_found_by_the_trainer(make_trainer: MakeTrainer) -> None:
+    """``auto_find_batch_size`` belongs to transformers; the next trial starts with its own batch size again."""
+    seen: list[tuple[str, int]] = []
+
+    class Small(Trainer):
+        def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            step = (Path(self.args.output_dir).name, self._train_batch_size)
+            if step not in seen:
+                seen.append(step)
+            if self._train_batch_size > 8:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return super().training_step(*args, **kwargs)
+
+    best = run(make_trainer(cls=Small, auto_find_batch_size=True), "rl", n_trials=2)
+    assert states(best.run_summary.study) == [COMPLETE] * 2
+    assert [name for name, batch in seen if batch == 16] == ["run-0", "run-1"]
+    assert {name for name, batch in seen if batch <= 8} == {"run-0", "run-1"}
+
+
+def test_a_report_of_a_rank_is_read_by_the_next_start(tmp_path: Path) -> None:
+    folder, failure = str(tmp_path / "run-1"), Failure("error", "ValueError: boom", "a traceback", rank=1, step=3)
+    assert read_report(folder, 1) is None
+    write_report(folder, 1, failure)
+    assert read_report(folder, 1) == failure
+    assert read_report(folder, 2) is None  # which continues in the same folder
+    (tmp_path / "run-1" / "failed_on_rank_0.json").write_text('{"trial": 1, "kin')
+    assert read_report(folder, 1) == failure
+
+
+@pytest.mark.parametrize("kind", [LOST, LEFT, STORAGE])
+def test_a_failure_that_says_nothing_about_the_configuration_is_not_reported(kind: str, tmp_path: Path) -> None:
+    write_report(str(tmp_path), 1, Failure(kind, "RuntimeError: Connection closed by peer"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("allowed", "ends"), [(None, False), (1, True)])
+def test_a_trial_that_a_rank_has_reported_is_not_trained_again(
+    make_trainer: MakeTrainer, allowed: int | None, ends: bool
+) -> None:
+    def interrupt(args: Any, state: Any) -> float:
+        if state.global_step and Path(args.output_dir).name == "run-1":
+            raise KeyboardInterrupt
+        return 0.5
+
+    trainer = make_trainer(score=interrupt)
+    folder = str(Path(trainer.args.output_dir, "run-1"))
+    with pytest.raises(KeyboardInterrupt):
+        run(trainer, "rl", n_trials=3)
+    write_report(folder, 1, Failure("error", "ValueError: boom", rank=1))
+    if ends:
+        with pytest.raises(SearchFailed, match="1 of 3 trials have failed, the last one with: ValueError: boom"):
+            run(make_trainer(score=interrupt), "rl", n_trials=3, max_failed_trials=allowed)
+        return
+    trials = run(make_trainer(score=interrupt), "rl", n_trials=3).run_summary.trials
+    assert [trial.state for trial in trials] == [COMPLETE, FAIL, COMPLETE]
+    assert trials[1].user_attrs["failure"]["reason"] == "ValueError: boom"
+    assert read_report(folder, 1) is None

@@ -1,0 +1,141 @@
+"""The lines that a person reads while a search runs."""
+
+import sys
+from typing import Any
+
+import pytest
+
+from hf_rlsearch.trainer.session.progress import Ended, Progress, as_time
+
+OWN = {"learning_rate": 5e-5, "num_train_epochs": 3}
+
+
+def ended(number: int, role: str = "search", **changes: Any) -> Ended:
+    given: dict[str, Any] = {
+        "params": OWN,
+        "result": "0.8123",
+        "best": "0.8123 (trial 1)",
+        "fidelity": 1.0,
+        "seconds": 30.0,
+        **changes,
+    }
+    return Ended(number=number, role=role, **given)
+
+
+@pytest.fixture
+def lines(capsys: pytest.CaptureFixture[str]) -> Any:
+    def show(*trials: Ended, n_trials: int | None = 12, n_done: int = 0) -> list[str]:
+        progress = Progress(n_trials=n_trials, n_done=n_done, own=OWN, quiet=False)
+        for trial in trials:
+            progress.begun(trial.number, trial.role, trial.params)
+            progress.ended(trial)
+        progress.close()
+        shown = capsys.readouterr().err.replace("\r", "\n").splitlines()
+        return [line for line in shown if line.startswith("Trial ")]
+
+    return show
+
+
+def test_every_column_is_there(lines: Any) -> None:
+    found = lines(ended(3, params={"learning_rate": 3e-4, "num_train_epochs": 3}, fidelity=0.25))
+    assert found == [
+        "Trial  3  0.8123 | best 0.8123 (trial 1) | 25% trained in 30 s | about 6 min left | learning_rate=0.0003"
+    ]
+
+
+def test_only_what_differs_from_the_users_own_is_shown(lines: Any) -> None:
+    found = lines(ended(0, "baseline"), ended(1), ended(2, "confirm", params={"learning_rate": 1.0, "new": "x"}))
+    assert [line.split(" | ")[-1] for line in found] == [
+        "your own arguments",
+        "the same as your own arguments",
+        "learning_rate=1 new=x (under a new seed)",
+    ]
+
+
+def test_time_left_counts_what_this_run_took_and_confirmations_no_trial(lines: Any) -> None:
+    found = lines(ended(9, seconds=10), ended(10, "confirm", seconds=20), ended(10), n_done=9)
+    assert [("left" in line, line.split(" | ")[3]) for line in found] == [
+        (True, "about 20 s left"),
+        (True, "about 30 s left"),
+        (True, "about 20 s left"),
+    ]
+
+
+def test_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(n_trials=2, n_done=0, own=OWN, quiet=True)
+    progress.begun(0, "baseline", OWN)
+    progress.ended(ended(0, "baseline"))
+    progress.say("a note")
+    progress.close()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_search_that_goes_on_has_a_bar_that_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(n_trials=4, n_done=3, own=OWN, quiet=False)
+    progress.ended(ended(3))
+    progress.close()
+    assert "4/4" in capsys.readouterr().err
+    assert "tqdm" in sys.modules
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (150, "2 min"), (7500, "2 h 05 min")])
+def test_durations(seconds: float, text: str) -> None:
+    assert as_time(seconds) == text
+
+
+def test_budget_and_time_bound_the_time_left(lines: Any) -> None:
+    found = lines(ended(1, most_left=45.0), ended(2, most_left=0.0), ended(3, most_left=5000.0))
+    assert [[c for c in line.split(" | ") if c.endswith("left")] for line in found] == [
+        ["about 45 s left"],
+        [],
+        ["about 4 min left"],
+    ]
+
+
+def test_without_a_number_of_trials_time_and_budget_alone_tell_what_is_left(lines: Any) -> None:
+    def left(**limits: Any) -> bool:
+        return "about 1 min left" in lines(ended(2, **limits), n_trials=None)[0]
+
+    assert left(most_left=60.0)
+    assert not left(most_left=0.0)
+    assert not left()
+
+
+def test_a_bar_without_a_number_of_trials_counts_them(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(n_trials=None, n_done=3, own=OWN, quiet=False)
+    progress.ended(ended(3))
+    progress.close(finished=True)
+    shown = capsys.readouterr().err
+    assert "search: 4 trials [" in shown
+    assert "%|" not in shown
+
+
+@pytest.mark.parametrize(("finished", "last"), [(True, "100%"), (False, "25%")])
+def test_a_search_that_ends_early_ends_with_a_full_bar(
+    finished: bool, last: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bar that stops short is red in a notebook: right after Ctrl-C, wrong where the target was reached."""
+    progress = Progress(n_trials=4, n_done=0, own=OWN, quiet=False)
+    progress.ended(ended(0, "baseline"))
+    progress.close(finished=finished)
+    assert last in capsys.readouterr().err.replace("\r", "\n").rstrip().splitlines()[-1]
+
+
+def test_several_objectives_have_no_best_trial(lines: Any) -> None:
+    assert "best" not in lines(ended(2, best=""))[0]
+
+
+def test_lines_of_a_notebook_are_no_errors(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """There standard error is drawn on red; the bar is a widget of its own."""
+    import tqdm.auto
+
+    class tqdm_notebook(tqdm.auto.tqdm):
+        pass
+
+    monkeypatch.setattr(tqdm.auto, "tqdm", tqdm_notebook)
+    progress = Progress(n_trials=2, n_done=0, own=OWN, quiet=False)
+    progress.ended(ended(0, "baseline"))
+    progress.close()
+    shown = capsys.readouterr()
+    assert shown.out.startswith("Trial 0 ")
+    assert "Trial 0 " not in shown.err

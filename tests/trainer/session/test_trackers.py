@@ -1,0 +1,106 @@
+"""TensorBoard and Weights & Biases: read back what a search wrote."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import TrainerCallback
+
+from tests.trainer.conftest import Scripted, run
+
+MakeTrainer = Callable[..., Any]
+RATES = [1e-4, 1e-2, 1e-3]
+
+
+def by_rate(args: Any, state: Any) -> float:
+    return float(args.learning_rate)
+
+
+def events(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Scalars (tag -> last value) and hyperparameters of all event files in a folder."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    plugin = pytest.importorskip("tensorboard.plugins.hparams.plugin_data_pb2")
+    read = accumulator.EventAccumulator(str(folder)).Reload()
+    scalars = {tag: read.Scalars(tag)[-1].value for tag in read.Tags()["scalars"]}
+    stored = read.summary_metadata.get("_hparams_/session_start_info")
+    if stored is None:
+        return scalars, {}
+    start = plugin.HParamsPluginData.FromString(stored.plugin_data.content).session_start_info
+    values = {name: value.number_value or value.string_value for name, value in start.hparams.items()}
+    return scalars, values
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tensorboard_has_a_run_for_each_trial_with_its_final_objective(
+    make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorboard", reason="needs tensorboard: pip install 'hf-rlsearch[tracking]'")
+    trainer = make_trainer(score=by_rate, report_to="tensorboard", logging_steps=1)
+    run(trainer, "rl", n_trials=3, baseline=True, metric="accuracy", sampler=Scripted(learning_rate=RATES))
+    runs = {file.parent.relative_to(tmp_path / "out").parts[0]: file.parent for file in tmp_path.rglob("*tfevents*")}
+    assert sorted(runs) == ["run-0", "run-1", "run-2"]
+    for name, rate in (("run-0", 5e-5), ("run-1", RATES[0]), ("run-2", RATES[1])):
+        scalars, hyperparameters = events(runs[name])
+        assert scalars["eval/accuracy"] == pytest.approx(rate)
+        assert scalars["hparam/eval_accuracy"] == pytest.approx(rate)
+        assert hyperparameters == {"learning_rate": pytest.approx(rate)}
+        assert "train/loss" in scalars
+
+
+def test_a_writer_of_the_users_own_is_kept(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="needs tensorboard: pip install 'hf-rlsearch[tracking]'")
+    from torch.utils.tensorboard import SummaryWriter
+    from transformers.integrations import TensorBoardCallback
+
+    from hf_rlsearch.trainer.session.trackers import made_anew
+
+    with SummaryWriter(str(tmp_path / "mine")) as writer:
+        assert made_anew(TensorBoardCallback(writer)) is None
+    assert isinstance(made_anew(TensorBoardCallback()), TensorBoardCallback)
+
+
+class Watch(TrainerCallback):
+    """Notes the run of Weights & Biases that is open when a training ends."""
+
+    seen: list[tuple[str, str, float]] = []
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        import wandb
+
+        assert wandb.run is not None
+        Watch.seen.append((wandb.run.name, wandb.run.group, wandb.run.config["learning_rate"]))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_wandb_has_a_run_for_each_trial_in_one_group(
+    make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = pytest.importorskip("wandb", reason="needs wandb: pip install 'hf-rlsearch[tracking]'")
+    for name, value in (("WANDB_MODE", "offline"), ("WANDB_DIR", str(tmp_path)), ("WANDB_SILENT", "true")):
+        monkeypatch.setenv(name, value)
+    Watch.seen = []
+    trainer = make_trainer(score=by_rate, report_to="wandb", callbacks=[Watch()])
+    result = run(
+        trainer, "rl", n_trials=3, baseline=True, metric="accuracy", sampler=Scripted(learning_rate=RATES)
+    ).run_summary
+    group = result.study.study_name
+    assert Watch.seen == [("run-0", group, 5e-5), ("run-1", group, RATES[0]), ("run-2", group, RATES[1])]
+    assert wandb.run is None
+    assert len([path for path in tmp_path.rglob("*.wandb") if os.path.getsize(path)]) == 3
+
+
+def test_a_logger_that_breaks_loses_no_trial(make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture) -> None:
+    from hf_rlsearch.trainer.session.trackers import end_run
+
+    class TensorBoardCallback(TrainerCallback):
+        logging_dir = "somewhere"
+
+        @staticmethod
+        def _SummaryWriter(log_dir: str) -> Any:
+            raise OSError("disk full")
+
+    end_run(make_trainer(callbacks=[TensorBoardCallback()]), hyperparameters={}, objective={"eval_loss": 1.0})
+    assert "could not be logged: OSError: disk full" in caplog.text

@@ -1,0 +1,32 @@
+"""What a Trainer tells the agent about its task."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from torch import nn
+from transformers import Trainer
+
+from hf_rlsearch.observation.observation import FACTS
+from hf_rlsearch.trainer.setup.defaults import facts_of
+
+MakeTrainer = Callable[..., Trainer]
+
+
+def test_sizes_of_model_and_data_are_told(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer()
+    facts = facts_of(trainer, {"learning_rate"})
+    assert set(facts) <= set(FACTS)
+    assert facts["n_parameters"] == pytest.approx(math.log10(sum(p.numel() for p in trainer.model.parameters())))
+    assert facts["n_examples"] == pytest.approx(math.log10(len(trainer.train_dataset)))
+    assert facts["lora"] == 0.0
+
+
+def test_a_searched_model_has_no_size() -> None:
+    class Bare:
+        model: Any = nn.Linear(2, 2)
+        train_dataset = None
+
+    assert facts_of(Bare(), {"model"}) == {}
+    assert "n_parameters" in facts_of(Bare(), set())

@@ -1,0 +1,472 @@
+"""What a search gives its user: results, the Trainer afterwards, names, callbacks, several objectives, factories."""
+
+import json
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import torch
+from optuna.trial import TrialState
+from transformers import EarlyStoppingCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainerCallback
+from transformers.trainer_utils import BestRun
+
+from hf_rlsearch import RLPruner, SearchResult, search
+from tests.trainer.conftest import Rows, Scripted, rates, run, states, tiny_model
+
+MakeTrainer = Callable[..., Trainer]
+
+
+def by_rate(args: Any, state: Any) -> float:
+    """Best at 1e-3, and known for the defaults."""
+    return 1 - 0.1 * abs(math.log10(args.learning_rate) + 3)
+
+
+def test_trial_0_is_the_users_own_configuration(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(score=by_rate, learning_rate=5e-5)
+    best = run(trainer, "rl", n_trials=2, baseline=True, sampler=Scripted(learning_rate=[1e-3]))
+    result = best.run_summary
+    assert isinstance(best, BestRun)
+    assert isinstance(result, SearchResult)
+    assert result.baseline.number == 0
+    assert result.baseline.params == {"learning_rate": 5e-5}
+    assert result.baseline.value == pytest.approx(by_rate(trainer.args, None) - result.gain)
+    assert best[:3] == ("1", pytest.approx(1.0), {"learning_rate": 1e-3})
+    assert result.gain == pytest.approx(0.1 * abs(math.log10(5e-5) + 3))
+    assert trainer.args.learning_rate == 1e-3
+    assert Path(trainer.args.output_dir).name == "out"
+
+
+def test_no_gain_is_said(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(score=by_rate, learning_rate=1e-3)
+    best = run(trainer, "rl", n_trials=2, baseline=True, sampler=Scripted(learning_rate=[1e-5]))
+    assert (best.run_id, best.run_summary.gain) == ("0", 0.0)
+    assert "no gain found" in best.run_summary.summary()
+    assert trainer.args.learning_rate == 1e-3
+
+
+def test_values_outside_the_space_are_recorded_at_its_edge_and_exactly(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(score=by_rate, learning_rate=0.5)
+    result = run(trainer, "rl", n_trials=1, baseline=True).run_summary
+    assert result.baseline.params == {"learning_rate": pytest.approx(0.1)}
+    assert result.hyperparameters(result.baseline) == {"learning_rate": 0.5}
+
+
+def test_result_as_table_and_json(make_trainer: MakeTrainer) -> None:
+    result = run(make_trainer(score=by_rate), "rl", n_trials=2, baseline=True).run_summary
+    table = result.trials_dataframe()
+    assert list(table["role"]) == ["baseline", "search"]
+    assert {"number", "state", "value", "params_learning_rate", "seconds", "failure"} <= set(table.columns)
+    again = SearchResult.from_json(json.loads(json.dumps(result.to_json())))
+    assert again.to_json() == result.to_json()
+    assert again.best_trial.params == result.best_trial.params
+
+
+def test_each_trial_has_its_facts(make_trainer: MakeTrainer) -> None:
+    trial = run(make_trainer(score=by_rate, seed=7), "rl", n_trials=1).run_summary.trials[0]
+    facts = trial.user_attrs
+    assert facts["arguments"]["learning_rate"] == trial.params["learning_rate"]
+    assert (facts["seed"], facts["world_size"], facts["role"]) == (7, 1, "search")
+    assert facts["metrics"]["eval_accuracy"] == trial.value
+    assert facts["seconds"] > 0
+    assert facts["peak_memory"] > 0
+    assert "hub_token" not in facts["arguments"]
+
+
+def test_model_hyperparameters_reach_the_model_and_stay(make_trainer: MakeTrainer) -> None:
+    def model_init(trial: Any = None) -> Any:
+        return tiny_model(0.1 if trial is None else trial.suggest_float("dropout", 0.2, 0.5))
+
+    trainer = make_trainer(model_init=model_init)
+    best = run(trainer, "rl", n_trials=1)
+    dropout = best.hyperparameters["dropout"]
+    assert trainer.model.config.hidden_dropout_prob == dropout >= 0.2
+    trainer.train()
+    assert trainer.model.config.hidden_dropout_prob == dropout
+    assert trainer.evaluate()["eval_loss"] == best.objective
+
+
+@pytest.mark.parametrize("read", [lambda params: params["dropout"], lambda params: {**params}["dropout"]])
+def test_a_name_that_only_model_init_reads(make_trainer: MakeTrainer, read: Any) -> None:
+    def model_init(trial: Any = None) -> Any:
+        return tiny_model(0.1 if trial is None else read(trial.params))
+
+    trainer = make_trainer(model_init=model_init)
+    best = run(trainer, "rl", lambda trial: {"dropout": trial.suggest_float("dropout", 0.2, 0.5)}, n_trials=1)
+    assert trainer.model.config.hidden_dropout_prob == best.hyperparameters["dropout"]
+
+
+def test_conditional_hyperparameters_of_the_model(make_trainer: MakeTrainer) -> None:
+    def model_init(trial: Any = None) -> Any:
+        if trial is None or trial.suggest_categorical("regularise", [True, False]) is False:
+            return tiny_model(0.0)
+        return tiny_model(trial.suggest_float("dropout", 0.2, 0.5))
+
+    result = run(make_trainer(model_init=model_init), "rl", n_trials=4).run_summary
+    assert states(result.study) == [TrialState.COMPLETE] * 4
+    assert all(("dropout" in t.params) == t.params["regularise"] for t in result.trials)
+
+
+def test_fields_that_only_the_constructor_reads_have_an_effect(make_trainer: MakeTrainer) -> None:
+    def space(trial: Any) -> dict[str, Any]:
+        return {"label_smoothing_factor": trial.suggest_categorical("label_smoothing_factor", [0.0, 0.5])}
+
+    trainer = make_trainer()
+    run(trainer, "rl", space, n_trials=1, sampler=Scripted(label_smoothing_factor=[0.5]))
+    searched = trainer.evaluate()["eval_loss"]
+    by_hand = make_trainer(label_smoothing_factor=0.5)
+    by_hand.train()
+    assert searched == by_hand.evaluate()["eval_loss"]
+
+
+def test_gradient_checkpointing_by_its_old_name(make_trainer: MakeTrainer) -> None:
+    def space(trial: Any) -> dict[str, Any]:
+        return {"gradient_checkpointing": trial.suggest_categorical("gradient_checkpointing", [True])}
+
+    trainer = make_trainer()
+    run(trainer, "rl", space, n_trials=1)
+    assert trainer.args.gradient_checkpointing is True
+
+
+def test_apply_retrains_the_best_trial_exactly(make_trainer: MakeTrainer) -> None:
+    best = run(make_trainer(), "rl", n_trials=3)
+    fresh = best.run_summary.apply(make_trainer())
+    fresh.train()
+    assert fresh.evaluate()["eval_loss"] == best.objective
+
+
+def test_search_needs_no_patch(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(score=by_rate)
+    best = search(trainer, rates, n_trials=2, metric="accuracy")
+    assert best.objective == trainer.evaluate()["eval_accuracy"]
+    assert best.run_summary.metric == "eval_accuracy"
+
+
+def test_the_default_space(make_trainer: MakeTrainer) -> None:
+    best = search(make_trainer(score=by_rate, max_steps=2), n_trials=2)
+    assert set(best.run_summary.trials[1].params) == {
+        "learning_rate",
+        "per_device_train_batch_size",
+        "weight_decay",
+        "warmup_steps",
+    }
+
+
+def test_a_list_of_directions_gives_a_list_of_runs(make_trainer: MakeTrainer) -> None:
+    runs = run(
+        make_trainer(score=by_rate),
+        "rl",
+        n_trials=3,
+        direction=["minimize", "maximize"],
+        compute_objective=lambda metrics: [metrics["eval_loss"], metrics["eval_accuracy"]],
+    )
+    assert isinstance(runs, list)
+    assert all(len(best.objective) == 2 for best in runs)
+    assert {best.run_id for best in runs} == {str(t.number) for t in runs[0].run_summary.study.best_trials}
+
+
+def test_metrics_by_name_for_several_directions(make_trainer: MakeTrainer) -> None:
+    runs = run(
+        make_trainer(score=by_rate), "rl", n_trials=2, direction=["minimize", "maximize"], metric=["loss", "accuracy"]
+    )
+    assert runs[0].run_summary.metric == "eval_loss, eval_accuracy"
+
+
+def test_seq2seq_trainer(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    reference = make_trainer()
+    args = Seq2SeqTrainingArguments(**{**reference.args.to_dict(), "output_dir": str(tmp_path / "s2s")})
+    trainer = Seq2SeqTrainer(
+        args=args,
+        model_init=lambda: tiny_model(),
+        train_dataset=reference.train_dataset,
+        eval_dataset=reference.eval_dataset,
+    )
+    best = run(trainer, "rl", n_trials=1)
+    assert best.objective == trainer.evaluate()["eval_loss"]
+
+
+def test_several_evaluation_sets(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(score=by_rate)
+    trainer.eval_dataset = {"seen": Rows(16, 1), "unseen": Rows(16, 2)}
+    best = run(trainer, "rl", n_trials=1, metric="unseen_accuracy")
+    assert best.run_summary.metric == "eval_unseen_accuracy"
+    assert len(best.run_summary.trials[0].intermediate_values) == 1
+
+
+def test_no_evaluation_during_training(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(eval_strategy="no")
+    best = run(trainer, "rl", n_trials=1)
+    assert best.objective == trainer.evaluate()["eval_loss"]
+
+
+def test_names_of_folders(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    trainer = make_trainer(score=by_rate, save_strategy="epoch")
+    best = run(
+        trainer, "rl", n_trials=2, keep_checkpoints=2, hp_name=lambda trial: f"rate-{trial.params['learning_rate']:.0e}"
+    )
+    folders = {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()}
+    assert folders == {f"rate-{trial.params['learning_rate']:.0e}" for trial in best.run_summary.trials}
+
+
+def test_the_same_name_for_all_folders(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    trainer = make_trainer(score=by_rate, save_strategy="epoch")
+    best = run(
+        trainer, "rl", n_trials=3, sampler=Scripted(learning_rate=[1e-3, 1e-4, 1e-5]), hp_name=lambda trial: "same"
+    )
+    assert [Path(t.user_attrs["folder"]).name for t in best.run_summary.trials] == ["same", "same-2", "same-3"]
+    assert (tmp_path / "out" / "same" / "checkpoint-4").is_dir()
+    assert best.run_summary.best_trial.number == 0
+    expected = best.run_summary.best_trial.user_attrs["metrics"]["eval_loss"]
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["", "..", "../elsewhere", "/tmp"])
+def test_a_name_that_leads_out_of_the_folder_is_not_used(make_trainer: MakeTrainer, tmp_path: Path, name: str) -> None:
+    result = run(make_trainer(), "rl", n_trials=1, hp_name=lambda trial: name).run_summary
+    assert result.trials[0].user_attrs["folder"] == str(tmp_path / "out" / "run-0")
+
+
+def test_a_name_from_what_the_users_configuration_lacks(make_trainer: MakeTrainer) -> None:
+    def model_init(trial: Any = None) -> Any:
+        return tiny_model(0.1 if trial is None else trial.suggest_float("drop", 0.2, 0.5))
+
+    trainer = make_trainer(model_init=model_init)
+    result = run(
+        trainer, "rl", n_trials=2, baseline=True, hp_name=lambda trial: f"drop-{trial.params['drop']:.1f}"
+    ).run_summary
+    assert states(result.study) == [TrialState.COMPLETE] * 2
+    assert Path(result.trials[0].user_attrs["folder"]).name == "run-0"
+
+
+def test_after_a_search_of_another_backend(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(score=by_rate)
+    run(trainer, "optuna", n_trials=1, direction="maximize")
+    assert trainer.model is None
+    assert run(trainer, "rl", n_trials=1).objective > 0
+    assert trainer.model is not None
+
+
+def test_precision_can_be_searched(make_trainer: MakeTrainer) -> None:
+    used = []
+
+    class Notes(Trainer):
+        def training_step(self, *args: Any, **kwargs: Any) -> Any:
+            used.append((self.args.bf16, self.accelerator.mixed_precision))
+            return super().training_step(*args, **kwargs)
+
+    trainer = make_trainer(cls=Notes)
+    before = trainer.accelerator.mixed_precision
+    space = lambda trial: {"bf16": trial.suggest_categorical("bf16", [True, False])}  # noqa: E731
+    result = run(trainer, "rl", space, n_trials=3, sampler=Scripted(bf16=[True, False, True])).run_summary
+    assert states(result.study) == [TrialState.COMPLETE] * 3
+    assert list(dict.fromkeys(used)) == [(True, "bf16"), (False, "no")]
+
+    def interrupts(args: Any, state: Any) -> float:
+        if state.global_step:
+            raise KeyboardInterrupt
+        return 0.5
+
+    trainer = make_trainer(score=interrupts, bf16=False)
+    with pytest.raises(KeyboardInterrupt):
+        run(trainer, "rl", space, n_trials=1, sampler=Scripted(bf16=[True]))
+    assert trainer.accelerator.mixed_precision == before == "no"
+
+
+def test_transformed_values_of_the_users_configuration_are_known(make_trainer: MakeTrainer) -> None:
+    def space(trial: Any) -> dict[str, Any]:
+        return {"learning_rate": 10 ** trial.suggest_float("exponent", -5, -1), "num_train_epochs": 1}
+
+    best = run(make_trainer(learning_rate=1e-3), "rl", space, n_trials=1, baseline=True)
+    assert best.hyperparameters == {"learning_rate": 1e-3}
+
+
+def test_n_trials_none_ends_by_timeout(make_trainer: MakeTrainer) -> None:
+    result = run(make_trainer(), "rl", n_trials=None, timeout=0.01).run_summary
+    assert result.stopped_by == "timeout"
+
+
+def test_eval_steps_follow_logging_steps_as_the_arguments_say(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(eval_strategy="steps", logging_steps=4)
+    space = lambda trial: {"logging_steps": trial.suggest_int("logging_steps", 1, 2)}  # noqa: E731
+    result = run(trainer, "rl", space, n_trials=1, sampler=Scripted(logging_steps=[2])).run_summary
+    assert result.trials[0].user_attrs["arguments"]["eval_steps"] == 2
+
+
+def test_a_trial_may_look_at_its_study(make_trainer: MakeTrainer) -> None:
+    def space(trial: Any) -> dict[str, Any]:
+        return {"learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-3 + len(trial.study.trials) * 0)}
+
+    assert states(run(make_trainer(), "rl", space, n_trials=1).run_summary.study) == [TrialState.COMPLETE]
+
+
+def test_a_pruner_without_evaluations_is_said(make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
+        run(make_trainer(eval_strategy="no"), "rl", n_trials=1, pruner=optuna.pruners.MedianPruner())
+    assert "The pruner stops no trial, because eval_strategy='no'" in caplog.text
+
+
+@pytest.mark.parametrize(("chosen", "kind"), [({}, RLPruner), ({"pruner": None}, optuna.pruners.NopPruner)])
+def test_stopping_is_on_by_default_said_and_switched_off_by_none(
+    make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture, chosen: dict[str, Any], kind: type
+) -> None:
+    with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
+        found = search(make_trainer(eval_strategy="epoch"), rates, n_trials=1, **chosen)
+    assert isinstance(found.run_summary.study.pruner, kind)
+    assert ("The agent may stop trials at their evaluations" in caplog.text) == (kind is RLPruner)
+
+
+class Counting(TrainerCallback):
+    """Stops after three calls; shared, it would stop the second trial at once."""
+
+    seen: list[int] = []
+
+    def __init__(self) -> None:
+        self.n_calls = 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.n_calls += 1
+        if self.n_calls == 3:
+            control.should_training_stop = True
+            Counting.seen.append(state.global_step)
+
+
+def test_callbacks_are_fresh_in_each_trial(make_trainer: MakeTrainer) -> None:
+    Counting.seen = []
+    trainer = make_trainer(score=by_rate, callbacks=[Counting()])
+    callbacks = list(trainer.callback_handler.callbacks)
+    run(trainer, "rl", n_trials=2)
+    assert Counting.seen == [3, 3]
+    assert trainer.callback_handler.callbacks == callbacks
+
+
+def test_early_stopping_by_the_users_callback(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(
+        score=lambda args, state: 1 - (state.epoch or 0) / 10,
+        callbacks=[EarlyStoppingCallback(1)],
+        num_train_epochs=5,
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model="accuracy",
+    )
+    best = run(trainer, "rl", n_trials=2)
+    assert best.objective == pytest.approx(0.9)
+    assert [trial.user_attrs["steps"] for trial in best.run_summary.trials] == [8, 8]
+
+
+def test_a_pruner_stops_trials(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(score=lambda args, state: 0.2 if args.learning_rate < 1e-3 else 0.8, num_train_epochs=3)
+    pruner = optuna.pruners.ThresholdPruner(lower=0.5)
+    best = run(trainer, "rl", n_trials=2, pruner=pruner, sampler=Scripted(learning_rate=[1e-2, 1e-4]))
+    first, second = best.run_summary.trials
+    assert (first.state, second.state) == (TrialState.COMPLETE, TrialState.PRUNED)
+    assert list(first.intermediate_values) == [3333, 6667, 10000]
+    assert list(second.intermediate_values) == [3333]
+    assert second.user_attrs["steps"] == 4
+    assert best.run_id == "0"
+
+
+def test_a_factory_makes_a_fresh_trainer_for_each_trial(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    made: list[dict[str, Any]] = []
+
+    def factory(values: dict[str, Any]) -> Trainer:
+        made.append(values)
+        reference = make_trainer(learning_rate=values.get("rate", 5e-5))
+        torch.manual_seed(0)
+        model = tiny_model(values.get("dropout", 0.1))
+        return Trainer(
+            model=model, args=reference.args, train_dataset=reference.train_dataset, eval_dataset=reference.eval_dataset
+        )
+
+    def space(trial: Any) -> dict[str, Any]:
+        return {
+            "rate": trial.suggest_float("rate", 1e-5, 1e-1, log=True),
+            "dropout": trial.suggest_float("dropout", 0, 0.5),
+        }
+
+    best = search(factory, space, n_trials=3)
+    # Once to learn the arguments; the first trial is the user's own.
+    assert made[:2] == [{}, {}]
+    assert [set(values) for values in made[2:]] == [{"rate", "dropout"}] * 2
+    assert states(best.run_summary.study) == [TrialState.COMPLETE] * 3
+    assert (tmp_path / "out" / f"run-{best.run_id}" / "model" / "model.safetensors").exists()
+
+
+def test_best_models_without_disk(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    trainer = make_trainer()
+    best = run(trainer, "rl", n_trials=2, keep_checkpoints=0)
+    assert trainer.evaluate()["eval_loss"] == best.objective
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
+
+
+def test_the_best_k_stay_on_disk(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    trainer = make_trainer(score=by_rate, save_strategy="epoch", num_train_epochs=2)
+    run(trainer, "rl", n_trials=4, keep_checkpoints=2, sampler=Scripted(learning_rate=[1e-5, 1e-4, 1e-3, 1e-2]))
+    kept = [path.parent.parent.name for path in sorted((tmp_path / "out").rglob("model.safetensors"))]
+    assert kept == ["run-1", "run-2"]
+
+
+def test_progress_is_one_line_for_each_trial(make_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str]) -> None:
+    run(make_trainer(score=by_rate, disable_tqdm=False), "rl", n_trials=2, baseline=True)
+    shown = capsys.readouterr()
+    lines = [line for line in shown.err.replace("\r", "\n").splitlines() if line.strip().startswith("Trial ")]
+    assert len(lines) == 2
+    assert "your own arguments" in lines[0]
+    assert lines[1].split(" | ")[-1].startswith("learning_rate=")
+    assert " | best " in lines[1]
+    assert " | 100% trained in " in lines[1]
+    assert "about" in lines[0]
+    assert "left" not in lines[1]
+    assert "{'eval" not in shown.out
+
+
+def test_disable_tqdm_is_quiet(make_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str]) -> None:
+    run(make_trainer(score=by_rate), "rl", n_trials=1)
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("limits", "bar"),
+    [({"budget": 2.0}, " trials ["), ({"n_trials": None, "timeout": 60, "target": -1.0}, " trials [")],
+)
+def test_progress_without_a_number_of_trials_promises_none(
+    make_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str], limits: dict[str, Any], bar: str
+) -> None:
+    """The most trials that a budget can be split into, or a thousand for a time, are no number to wait for."""
+    result = run(make_trainer(score=by_rate, disable_tqdm=False), "rl", direction="maximize", **limits).run_summary
+    shown = capsys.readouterr().err
+    assert f"search: {len(result.trials)} trials [" in shown
+    assert result.study.user_attrs["n_trials"] is None
+    report = result.report(Path(result.output_dir, "report.html")).read_text()
+    assert f"{len(result.trials)} trials: " in report
+
+
+def by_epoch(args: Any, state: Any) -> float:
+    """Best after the first epoch, whatever the loss does."""
+    return -float(state.epoch or 0)
+
+
+@pytest.mark.parametrize("of_the_search", [True, False])
+def test_a_plain_training_keeps_the_checkpoint_that_the_trial_kept(
+    make_trainer: MakeTrainer, of_the_search: bool
+) -> None:
+    """With load_best_model_at_end a trial ends with the model that is best by the objective, not by the loss."""
+    args = {"num_train_epochs": 3, "load_best_model_at_end": True, "save_strategy": "epoch", "learning_rate": 1e-3}
+    searched = make_trainer(score=by_epoch, **args)
+    result = run(searched, "rl", n_trials=1, baseline=True, metric="accuracy", direction="maximize").run_summary
+    metrics = result.best_trial.user_attrs["metrics"]
+    assert metrics["epoch"] == 1
+    trainer = searched if of_the_search else result.apply(make_trainer(score=by_epoch, **args))
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] == metrics["eval_loss"]
+
+
+def test_another_metric_next_time_is_followed_next_time(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(score=by_epoch, num_train_epochs=2, load_best_model_at_end=True, save_strategy="epoch")
+    run(trainer, "rl", n_trials=1, metric="accuracy", direction="maximize")
+    assert trainer.args.metric_for_best_model == "eval_accuracy"
+    run(trainer, "rl", n_trials=1, metric="loss")
+    assert (trainer.args.metric_for_best_model, trainer.args.greater_is_better) == ("eval_loss", False)
