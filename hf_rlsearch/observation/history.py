@@ -10,7 +10,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray, Params
-from hf_rlsearch.observation.trial_attributes import CONTINUES, DECISION_KEY
+from hf_rlsearch.observation.trial_attributes import CONTINUES, DECISION
 
 STATUS = ("complete", "pruned", "failed", "running")
 """Names of the values of ``History.status``. The weights store the order, so new ones are appended."""
@@ -187,7 +187,7 @@ def _params(trial: FrozenTrial) -> Params:
     """What a trial has suggested, and while it runs also what is already decided that it will."""
     if trial.state != TrialState.RUNNING:
         return dict(trial.params)
-    decision = trial.system_attrs.get(DECISION_KEY) or {}
+    decision = trial.system_attrs.get(DECISION) or {}
     return {**decision.get("params", {}), **trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 

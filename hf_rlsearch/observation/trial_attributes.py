@@ -1,13 +1,60 @@
-"""TODO."""
+"""Names every attribute that a search stores with a study or a trial."""
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-STOP_KEY = "rl:stop"
-DECISION_KEY = "rl:decision"
-CONTINUES = "rl:continues"
+# System attributes, written by RLSampler and RLPruner: why a configuration was chosen, why a trial was stopped.
+DECISION = "rl:decision"
+STOP = "rl:stop"
+
+# User attributes of a study.
+IDENTITY = "rl:identity"
+OBJECTIVE = "rl:objective"
+N_TRIALS = "rl:n_trials"
+STARTED_BY = "rl:started_by"
+
+# User attributes of a study and of a trial: the process that runs it, and its folder.
+OWNER = "rl:owner"
+FOLDER = "rl:folder"
+
+# User attributes of a trial when it starts: what it is for, its exact values, and all that a replay needs.
+ROLE = "rl:role"
+HYPERPARAMETERS = "rl:hyperparameters"
+VALUES = "rl:values"
+ARGUMENTS = "rl:arguments"
+SEED = "rl:seed"
+WORLD_SIZE = "rl:world_size"
+VERSIONS = "rl:versions"
 COST = "rl:cost"
-FOLDER, N_TRIALS, OBJECTIVE = "folder", "n_trials", "objective"
+REEVALUATES = "rl:reevaluates"
+CONTINUES = "rl:continues"
+STARTED_AT = "rl:started_at"
+ATTEMPTS = "rl:attempts"
+
+# User attributes of a trial when it ends. TRAINED is the share of its own training that is done, SPENT what the trial
+# added to the cost of the search in full trainings, PAUSED the checkpoint from which a pruned trial can be continued.
+SECONDS = "rl:seconds"
+STEPS = "rl:steps"
+METRICS = "rl:metrics"
+CHECKPOINT = "rl:checkpoint"
+FAILURE = "rl:failure"
+PEAK_MEMORY = "rl:peak_memory"
+RESIDENT_MEMORY = "rl:resident_memory"
+TRAINED = "rl:trained"
+SPENT = "rl:spent"
+STOPPED = "rl:stopped"
+PAUSED = "rl:paused"
+
+# Values of ROLE.
+BASELINE, SEARCH, CONFIRM = "baseline", "search", "confirm"
+
+# The axis of learning curves: this many units are the whole of a trial's own training, whatever its batch size.
+FULL_TRAINING = 10_000
+
+
+def role(trial: FrozenTrial) -> str:
+    """What a trial was for: "baseline", "search" or "confirm"."""
+    return str(trial.user_attrs.get(ROLE, SEARCH))
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
@@ -15,19 +62,8 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
 
 
-# User attributes: of a trial that the pruner stopped, where on the axis of learning curves that was; of a pruned one,
-# the checkpoint that it can go on from; of any, where on the axis it began.
-STOPPED, PAUSED, BEGUN_AT = "stopped", "paused", "begun_at"
-
-# The axis of learning curves: this many units are the whole of a trial's own training, whatever its batch size.
-FULL_TRAINING = 10_000
-
-# User attributes of a finished trial: the share of its own training that is done, and what it newly cost.
-TRAINED, SPENT = "trained", "spent"
-
-
 def spent_on(trial: FrozenTrial) -> float:
-    """Full trainings that were newly trained in a finished trial; of older studies, what its reports tell."""
+    """Full trainings that a finished trial added to the cost of the search; estimated where SPENT is not stored."""
     stored = trial.user_attrs.get(SPENT)
     if stored is not None:
         return float(stored)
@@ -35,19 +71,11 @@ def spent_on(trial: FrozenTrial) -> float:
 
 
 def newly_spent(trial: optuna.Trial, trained: float) -> float:
-    """Full trainings that are newly trained in a trial that ends now.
+    """Full trainings that a trial, which ends now, adds to the cost of the search.
 
     Args:
         trial: Still running.
         trained: Share of its own training that is done, in [0, 1].
     """
-    begun_at = trial.user_attrs.get(BEGUN_AT, 0) / FULL_TRAINING
-    return float(trial.user_attrs.get(COST, 1.0) * max(0.0, trained - begun_at))
-
-
-BASELINE, SEARCH, CONFIRM = "baseline", "search", "confirm"
-
-
-def role(trial: FrozenTrial) -> str:
-    """What a trial was for: "baseline", "search" or "confirm"."""
-    return str(trial.user_attrs.get("role", SEARCH))
+    started_at = trial.user_attrs.get(STARTED_AT, 0) / FULL_TRAINING
+    return float(trial.user_attrs.get(COST, 1.0) * max(0.0, trained - started_at))

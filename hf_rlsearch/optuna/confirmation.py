@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
-ROLE, OF, SEED = "confirm", "confirms", "seed"
+from hf_rlsearch.observation.trial_attributes import CONFIRM, REEVALUATES, ROLE, SEED
+
 # New seeds for each configuration: three give a spread, and cost three trainings.
 N_SEEDS = 3
 # Standard errors of the paired difference at which a configuration is clearly worse.
@@ -93,7 +94,9 @@ def next_run(
     Returns:
         Number and seed, None when all is done.
     """
-    done = {(t.user_attrs[OF], t.user_attrs[SEED]) for t in trials if _is_confirmation(t) and t.state.is_finished()}
+    done = {
+        (t.user_attrs[REEVALUATES], t.user_attrs[SEED]) for t in trials if _is_confirmation(t) and t.state.is_finished()
+    }
     for turn in range(1, N_SEEDS + 1):
         racing = numbers if turn <= 2 else _still_racing(numbers, confirmations(trials), maximize)
         for number in racing:
@@ -107,7 +110,9 @@ def confirmations(trials: Sequence[FrozenTrial]) -> list[Confirmation]:
     found: dict[int, dict[int, float]] = {}
     for trial in trials:
         if _is_confirmation(trial) and trial.state == TrialState.COMPLETE:
-            found.setdefault(int(trial.user_attrs[OF]), {})[int(trial.user_attrs[SEED])] = float(trial.values[0])
+            found.setdefault(int(trial.user_attrs[REEVALUATES]), {})[int(trial.user_attrs[SEED])] = float(
+                trial.values[0]
+            )
     return [Confirmation(number, values) for number, values in sorted(found.items())]
 
 
@@ -152,4 +157,4 @@ def _clearly_worse(one: Confirmation, best: Confirmation, maximize: bool) -> boo
 
 
 def _is_confirmation(trial: FrozenTrial) -> bool:
-    return trial.user_attrs.get("role") == ROLE
+    return trial.user_attrs.get(ROLE) == CONFIRM

@@ -8,6 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import BoolArray, IntArray
 from hf_rlsearch.observation.history import COMPLETE, PRUNED, History
+from hf_rlsearch.observation.trial_attributes import FAILURE
 from hf_rlsearch.space import SearchSpace
 from hf_rlsearch.space.candidates import matches
 
@@ -111,5 +112,5 @@ def out_of_memory(space: SearchSpace, trials: Sequence[FrozenTrial], rows: IntAr
 
 
 def _ran_out(trial: FrozenTrial) -> bool:
-    failure = trial.user_attrs.get("failure")
+    failure = trial.user_attrs.get(FAILURE)
     return trial.state == TrialState.FAIL and isinstance(failure, dict) and failure.get("kind") == "oom"

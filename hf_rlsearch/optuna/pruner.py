@@ -20,7 +20,7 @@ from hf_rlsearch._validation import is_number
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.observation.curve_features import FORECAST_FEATURES, N_ALTERNATIVES, curve_features, is_due, leads
 from hf_rlsearch.observation.history import COMPLETE, FAILED, History, continued, stable_distributions
-from hf_rlsearch.observation.trial_attributes import COST, STOP_KEY
+from hf_rlsearch.observation.trial_attributes import COST, STOP
 from hf_rlsearch.optuna.filters import already_tried
 from hf_rlsearch.space import SearchSpace
 
@@ -164,7 +164,7 @@ class RLPruner(BasePruner):
         chance = None if forecast is None else float(forecast[0, FORECAST_FEATURES.index("forecast_chance")] + 1) / 2
         if odds > 0 and chance is not None:
             reason["chance"] = round(chance, 4)
-        study._storage.set_trial_system_attr(trial._trial_id, STOP_KEY, reason)
+        study._storage.set_trial_system_attr(trial._trial_id, STOP, reason)
         return odds > 0 and (bool(budgets) or chance is None or chance < _HOPELESS)
 
     def _forecast(self, study: Study, trial: FrozenTrial, resource: float) -> FloatArray | None:

@@ -19,7 +19,7 @@ from hf_rlsearch._validation import is_integer
 from hf_rlsearch.agent.decision import Decision
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.observation.history import History, stable_distributions
-from hf_rlsearch.observation.trial_attributes import DECISION_KEY
+from hf_rlsearch.observation.trial_attributes import DECISION
 from hf_rlsearch.optuna.filters import already_tried, conditional_names, out_of_memory, second_chances
 from hf_rlsearch.space import Hyperparameter, SearchSpace, infer_role
 from hf_rlsearch.space.candidates import unique_rows
@@ -176,7 +176,7 @@ class RLSampler(BaseSampler):
             history = history.with_params(index, params)
         fixed = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         params, decision = self._choose(study, space, history, trial.number, fixed)
-        _explain(study, trial, DECISION_KEY, {**decision.to_json(), "params": params})
+        _explain(study, trial, DECISION, {**decision.to_json(), "params": params})
         return params
 
     def sample_independent(
@@ -196,7 +196,7 @@ class RLSampler(BaseSampler):
         rows = np.tile(space.nearest_levels(trial.params), (len(levels), 1))
         rows[:, index] = np.arange(len(levels))
         decision = self._decide(study, space, history, rows, trial.number, rng)
-        _explain(study, trial, f"{DECISION_KEY}:{param_name}", decision.to_json())
+        _explain(study, trial, f"{DECISION}:{param_name}", decision.to_json())
         return levels[decision.index]
 
     def _choose(

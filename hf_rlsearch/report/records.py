@@ -17,8 +17,28 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.observation.trial_attributes import CONTINUES, COST, DECISION_KEY, STOP_KEY
-from hf_rlsearch.optuna.confirmation import OF, SEED, Confirmation, confirmations, winner
+from hf_rlsearch.observation.trial_attributes import (
+    ARGUMENTS,
+    CONTINUES,
+    COST,
+    DECISION,
+    FAILURE,
+    HYPERPARAMETERS,
+    IDENTITY,
+    METRICS,
+    PEAK_MEMORY,
+    REEVALUATES,
+    RESIDENT_MEMORY,
+    ROLE,
+    SECONDS,
+    SEED,
+    SPENT,
+    STARTED_AT,
+    STOP,
+    VALUES,
+    VERSIONS,
+)
+from hf_rlsearch.optuna.confirmation import Confirmation, confirmations, winner
 
 FRACTION_STEPS = 10_000
 ONE_BY_ONE = "one_by_one"
@@ -128,7 +148,7 @@ class SearchRecord:
     def from_study(cls, study: optuna.Study) -> SearchRecord:
         """Reads every trial of `study` once."""
         frozen = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
-        fractions = any(t.user_attrs.get("role") in _ROLES for t in frozen)
+        fractions = any(t.user_attrs.get(ROLE) in _ROLES for t in frozen)
         max_step = float(FRACTION_STEPS) if fractions else _longest(frozen)
         distributions = {name: dist for t in frozen for name, dist in t.distributions.items()}
         return cls(
@@ -141,7 +161,7 @@ class SearchRecord:
             fractions=fractions,
             confirmations=tuple(confirmations([t for t in frozen if _is_whole(t)])),
             attributes=dict(study.user_attrs),
-            versions={k: str(v) for k, v in _json(frozen[-1].user_attrs.get("versions")).items()} if frozen else {},
+            versions={k: str(v) for k, v in _json(frozen[-1].user_attrs.get(VERSIONS)).items()} if frozen else {},
         )
 
     def with_status(self, *status: str) -> list[TrialRecord]:
@@ -172,7 +192,7 @@ class SearchRecord:
 
 def _is_whole(trial: FrozenTrial) -> bool:
     """Whether a trial has the attributes of a confirmation: in a study of other origin their names may mean others."""
-    return all(isinstance(trial.user_attrs.get(name), int) for name in (OF, SEED))
+    return all(isinstance(trial.user_attrs.get(name), int) for name in (REEVALUATES, SEED))
 
 
 def _longest(trials: list[FrozenTrial]) -> float:
@@ -184,7 +204,7 @@ def _longest(trials: list[FrozenTrial]) -> float:
 def _metric_names(study: optuna.Study) -> tuple[str, ...]:
     """Names that Optuna has, else names that the search stored, else generic ones."""
     stored = (
-        study.metric_names or study.user_attrs.get("metric") or _json(study.user_attrs.get("identity")).get("objective")
+        study.metric_names or study.user_attrs.get("metric") or _json(study.user_attrs.get(IDENTITY)).get("objective")
     )
     names = [stored] if isinstance(stored, str) else stored
     n = len(study.directions)
@@ -195,7 +215,7 @@ def _metric_names(study: optuna.Study) -> tuple[str, ...]:
 
 def _record(trial: FrozenTrial, max_step: float) -> TrialRecord:
     attrs = trial.user_attrs
-    role = attrs.get("role")
+    role = attrs.get(ROLE)
     role = role if role in _ROLES else "search"
     status = _STATUS[trial.state]
     values = None
@@ -209,35 +229,35 @@ def _record(trial: FrozenTrial, max_step: float) -> TrialRecord:
         number=trial.number,
         status=status,
         role=role,
-        params={**trial.params, **_json(attrs.get("hyperparameters"))},
-        returned=_json(attrs.get("values")),
+        params={**trial.params, **_json(attrs.get(HYPERPARAMETERS))},
+        returned=_json(attrs.get(VALUES)),
         values=values,
         curve=tuple((float(s), v) for s, v in sorted(trial.intermediate_values.items()) if math.isfinite(v)),
         fidelity=_fidelity(trial, status, max_step),
-        begun_at=(_number(attrs.get("begun_at")) or 0.0) / FRACTION_STEPS,
+        begun_at=(_number(attrs.get(STARTED_AT)) or 0.0) / FRACTION_STEPS,
         continues=attrs[CONTINUES] if isinstance(attrs.get(CONTINUES), int) else None,
         paused="paused" in attrs,
-        spent=_number(attrs.get("spent"), _fidelity(trial, status, max_step)) or 0.0,
+        spent=_number(attrs.get(SPENT), _fidelity(trial, status, max_step)) or 0.0,
         cost=_number(attrs.get(COST)) or 1.0,
         begun=trial.datetime_start,
         ended=trial.datetime_complete,
-        seconds=_number(attrs.get("seconds"), duration),
-        memory=_number(attrs.get("peak_memory")),
-        resident=_number(attrs.get("resident_memory")),
+        seconds=_number(attrs.get(SECONDS), duration),
+        memory=_number(attrs.get(PEAK_MEMORY)),
+        resident=_number(attrs.get(RESIDENT_MEMORY)),
         failure=failure,
         traceback=trace,
         decision=_decision(trial),
-        stop=_json(trial.system_attrs.get(STOP_KEY)),
-        metrics={k: float(v) for k, v in _json(attrs.get("metrics")).items() if _number(v) is not None},
-        arguments=_json(attrs.get("arguments")),
+        stop=_json(trial.system_attrs.get(STOP)),
+        metrics={k: float(v) for k, v in _json(attrs.get(METRICS)).items() if _number(v) is not None},
+        arguments=_json(attrs.get(ARGUMENTS)),
     )
 
 
 def _decision(trial: FrozenTrial) -> dict[str, Any]:
     """The stored decision about the whole configuration, else those about its values one by one."""
-    if DECISION_KEY in trial.system_attrs:
-        return _json(trial.system_attrs[DECISION_KEY])
-    prefix = f"{DECISION_KEY}:"
+    if DECISION in trial.system_attrs:
+        return _json(trial.system_attrs[DECISION])
+    prefix = f"{DECISION}:"
     single = {k.removeprefix(prefix): _json(v) for k, v in trial.system_attrs.items() if k.startswith(prefix)}
     return {ONE_BY_ONE: single} if single else {}
 
@@ -254,7 +274,7 @@ def _failure(trial: FrozenTrial, status: str) -> tuple[str | None, str]:
         return None, ""
     if trial.state == TrialState.COMPLETE:
         return f"the objective is {trial.values}, which is not a finite number", ""
-    stored = trial.user_attrs.get("failure", trial.system_attrs.get("fail_reason"))
+    stored = trial.user_attrs.get(FAILURE, trial.system_attrs.get("fail_reason"))
     if isinstance(stored, dict):
         return str(stored.get("reason", "unknown")), str(stored.get("traceback", ""))
     lines = str(stored or "no reason was stored").strip().splitlines() or [""]

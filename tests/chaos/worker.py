@@ -168,7 +168,7 @@ def search(life: Life) -> None:
             "values": [trial.value for trial in trials],
             "params": [trial.params for trial in trials],
             "curves": [trial.intermediate_values for trial in trials],
-            "spent": [trial.user_attrs["spent"] for trial in trials],
+            "spent": [trial.user_attrs["rl:spent"] for trial in trials],
             "studies": best.run_summary.study.study_name,
         }
         (life.folder / "done.json").write_text(json.dumps(seen))

@@ -167,14 +167,14 @@ def search(rank: int, scenario: str, folder: Path) -> dict[str, Any]:
     except Exception as error:
         changed = sorted(name for name, value in before.items() if vars(trainer).get(name) is not value)
         return {"error": type(error).__name__, "text": str(error), "changed": changed}
-    failures = [trial.user_attrs.get("failure") or {} for trial in best.run_summary.trials]
+    failures = [trial.user_attrs.get("rl:failure") or {} for trial in best.run_summary.trials]
     adapters = getattr(trainer.model, "peft_config", {})
     return {
         "best": [best.run_id, best.objective, best.hyperparameters],
         "states": [trial.state.name for trial in best.run_summary.trials],
         "failures": [failure.get("reason") for failure in failures],
         "kinds": [failure.get("kind") for failure in failures],
-        "world_sizes": [trial.user_attrs.get("world_size") for trial in best.run_summary.trials],
+        "world_sizes": [trial.user_attrs.get("rl:world_size") for trial in best.run_summary.trials],
         "curves": [list(trial.intermediate_values) for trial in best.run_summary.trials],
         "evaluated": trainer.evaluate()["eval_loss"],
         "adapter": adapters["default"].r if adapters else None,

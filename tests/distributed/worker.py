@@ -228,9 +228,9 @@ def search(scenario: str, folder: Path) -> dict[str, Any]:
     return {
         "best": [best.run_id, best.objective, best.hyperparameters],
         "states": [trial.state.name for trial in result.trials],
-        "failures": [(trial.user_attrs.get("failure") or {}).get("reason") for trial in result.trials],
-        "kinds": [(trial.user_attrs.get("failure") or {}).get("kind") for trial in result.trials],
-        "steps": [trial.user_attrs.get("steps") for trial in result.trials],
+        "failures": [(trial.user_attrs.get("rl:failure") or {}).get("reason") for trial in result.trials],
+        "kinds": [(trial.user_attrs.get("rl:failure") or {}).get("kind") for trial in result.trials],
+        "steps": [trial.user_attrs.get("rl:steps") for trial in result.trials],
         "stopped_by": result.stopped_by,
         "values": [trial.value for trial in result.trials],
         "continues": [trial.user_attrs.get("rl:continues") for trial in result.trials],

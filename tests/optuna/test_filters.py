@@ -31,7 +31,7 @@ def failed(kind: str = "oom", **params: Any) -> FrozenTrial:
         **params,
     }
     return create_trial(
-        state=TrialState.FAIL, params=given, distributions=DISTRIBUTIONS, user_attrs={"failure": {"kind": kind}}
+        state=TrialState.FAIL, params=given, distributions=DISTRIBUTIONS, user_attrs={"rl:failure": {"kind": kind}}
     )
 
 
@@ -65,7 +65,7 @@ def test_a_space_without_sizes_masks_nothing() -> None:
         state=TrialState.FAIL,
         params={"learning_rate": 1e-4},
         distributions={"learning_rate": DISTRIBUTIONS["learning_rate"]},
-        user_attrs={"failure": {"kind": "oom"}},
+        user_attrs={"rl:failure": {"kind": "oom"}},
     )
     assert not out_of_memory(space, [trial], space.grid(100)).any()
 

@@ -18,7 +18,7 @@ from hf_rlsearch.agent.checkpoint import load_weights, save_weights
 from hf_rlsearch.agent.stop_rule import StopRule
 from hf_rlsearch.errors import ArgumentsError, WeightsError
 from hf_rlsearch.observation.curve_features import CURVE_FEATURES, DECISIONS_PER_TRAINING
-from hf_rlsearch.observation.trial_attributes import CONTINUES, STOP_KEY
+from hf_rlsearch.observation.trial_attributes import CONTINUES, STOP
 from hf_rlsearch.optuna.pruner import RLPruner
 
 Rules = Callable[[str], Path]
@@ -355,7 +355,7 @@ def test_directions_are_alike_for_any_rule(rules: Rules) -> None:
     results = []
     for direction in ("maximize", "minimize"):
         study = run(RLPruner(max_resource=5, budget=6, weights=rules("random")), QUALITIES * 2, direction)
-        results.append([(t.state, t.last_step, t.system_attrs.get(STOP_KEY)) for t in study.trials])
+        results.append([(t.state, t.last_step, t.system_attrs.get(STOP)) for t in study.trials])
     assert results[0] == results[1]
 
 
@@ -364,16 +364,16 @@ def test_the_axis_may_be_of_any_unit(rules: Rules) -> None:
     for stride in (1, 1000):
         pruner = RLPruner(max_resource=5 * stride, weights=rules("random"))
         study = run(pruner, QUALITIES, stride=stride)
-        results.append([(t.state, t.system_attrs.get(STOP_KEY)) for t in study.trials])
+        results.append([(t.state, t.system_attrs.get(STOP)) for t in study.trials])
     assert results[0] == results[1]
 
 
 def test_a_judged_trial_says_why(rules: Rules) -> None:
     study = run(RLPruner(max_resource=5, weights=rules("always")), QUALITIES)
-    reason = study.trials[1].system_attrs[STOP_KEY]
+    reason = study.trials[1].system_attrs[STOP]
     assert reason["fidelity"] == 0.2
     assert reason["probability"] == pytest.approx(1 / (1 + np.exp(-5)), abs=1e-4)
-    assert STOP_KEY not in study.trials[0].system_attrs
+    assert STOP not in study.trials[0].system_attrs
     assert "chance" not in reason  # these weights predict nothing
 
 
@@ -391,7 +391,7 @@ def test_a_stopped_trial_tells_its_chance_to_become_the_best(always: Path) -> No
         study = run(RLPruner(max_resource=5, budget=10, weights=always), qualities, direction)
         stopped = study.trials[4]
         assert stopped.state == TrialState.PRUNED
-        assert 0 <= stopped.system_attrs[STOP_KEY]["chance"] < 0.5
+        assert 0 <= stopped.system_attrs[STOP]["chance"] < 0.5
 
 
 def test_where_the_number_of_trials_ends_the_study_only_the_hopeless_are_stopped(
@@ -418,7 +418,7 @@ def test_a_trial_without_hyperparameters_has_no_chance_to_tell(always: Path) -> 
         trial.report(value, 1)
         if value == 0.0:
             assert trial.should_prune()
-            assert "chance" not in study.trials[1].system_attrs[STOP_KEY]
+            assert "chance" not in study.trials[1].system_attrs[STOP]
         trial.report(value, 2)
         study.tell(trial, value)
 

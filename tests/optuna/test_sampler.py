@@ -166,7 +166,7 @@ def test_memory_goes_before_money(first: RuleAgent) -> None:
         state=TrialState.FAIL,
         params={"per_device_train_batch_size": 16},
         distributions=space.distributions,
-        user_attrs={"failure": {"kind": "oom"}},
+        user_attrs={"rl:failure": {"kind": "oom"}},
     )
     study.add_trial(failed)
     sampler.plan_for(3, Spending(price=lambda space, rows: np.array([5.0, 1.0, 1.0]), left=2.0, total=8.0))

@@ -150,7 +150,7 @@ def test_two_processes_train_one_search(name: str, tmp_path: Path) -> None:
         storage = f"sqlite:///{tmp_path / 'hf_rlsearch.db'}"
         (study,) = optuna.get_all_study_summaries(storage)
         trials = optuna.load_study(study_name=study.study_name, storage=storage).trials
-        assert [trial.user_attrs["world_size"] for trial in trials] == [2, 2]
+        assert [trial.user_attrs["rl:world_size"] for trial in trials] == [2, 2]
 
 
 @pytest.mark.data

@@ -118,7 +118,7 @@ def build_study(
     trials = []
     for number in range(n_trials):
         trial = make_trial(number, rng, n_evals=n_evals, best=best, clock=clock)
-        clock += trial.user_attrs["seconds"] + 0.5
+        clock += trial.user_attrs["rl:seconds"] + 0.5
         best = min(best, trial.value) if trial.value is not None else best
         trials.append(trial)
     study.add_trials(trials)

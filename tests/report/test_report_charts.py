@@ -145,7 +145,7 @@ def test_any_logged_metric_can_be_chosen() -> None:
     study.set_user_attr("metric", "eval_f1")
     for value in (0.1, 0.2):
         metrics = {"eval_f1": value, "eval_loss": 1 - value, "eval_recall": value / 2}
-        study.add_trial(create_trial(value=value, user_attrs={"metrics": metrics}))
+        study.add_trial(create_trial(value=value, user_attrs={"rl:metrics": metrics}))
     charts, data = draw(study)
     params = {p["name"]: p for p in parts(charts["metrics"].spec) if "bind" in p}
     assert {"eval_f1", "eval_loss", "eval_recall", "trial"} <= set(params["vertical"]["bind"]["options"])
@@ -204,7 +204,7 @@ def test_memory_that_is_still_held_after_each_trial_is_a_line(drawn: tuple[dict[
 def test_a_resumed_training_is_paler_where_an_earlier_trial_trained_it(make_study: Callable[..., optuna.Study]) -> None:
     study = make_study(3)
     assert "datum.begun_at > 0" not in json.dumps(draw(study)[0]["allocation"].spec)
-    study.add_trial(create_trial(value=0.7, user_attrs={"begun_at": 2500, "rl:continues": 1, "role": "search"}))
+    study.add_trial(create_trial(value=0.7, user_attrs={"rl:started_at": 2500, "rl:continues": 1, "role": "search"}))
     charts, data = draw(study)
     assert {row["trial"]: row["begun_at"] for row in data["trials"]}[3] == 0.25
     assert "datum.begun_at > 0" in json.dumps(charts["allocation"].spec)
@@ -224,7 +224,7 @@ def test_axes_hold_values_outside_of_the_distribution() -> None:
             value=1.0,
             params={"rate": 1e-3, "kind": True, "n": 2},
             distributions={"rate": rate, "kind": kind, "n": IntDistribution(2, 2)},
-            user_attrs={"hyperparameters": given},
+            user_attrs={"rl:hyperparameters": given},
         )
         study.add_trial(trial)
     search = SearchRecord.from_study(study)

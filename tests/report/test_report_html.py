@@ -67,7 +67,7 @@ def test_names_and_values_cannot_become_markup() -> None:
     bad = "<img src=x onerror=alert(2)>"
     for value in (1.0, 2.0, 3.0, 4.0, 5.0):
         trial = create_trial(value=value, params={bad: bad}, distributions={bad: CategoricalDistribution([bad, "b"])})
-        trial.user_attrs["failure"] = bad
+        trial.user_attrs["rl:failure"] = bad
         study.add_trial(trial)
     text = own_part(to_html(study))
     assert "<script>alert" not in text
@@ -123,7 +123,7 @@ def test_a_big_search_stays_small_and_fast(make_study: Callable[..., optuna.Stud
 def test_a_pruned_trial_is_counted_where_stopping_saved_next_to_nothing() -> None:
     study = optuna.create_study()
     for _ in range(400):
-        study.add_trial(create_trial(value=1.0, user_attrs={"role": "search", "rl:cost": 1.0, "spent": 1.0}))
+        study.add_trial(create_trial(value=1.0, user_attrs={"rl:role": "search", "rl:cost": 1.0, "spent": 1.0}))
     attrs = {"role": "search", "rl:cost": 1.0, "spent": 0.9}
     study.add_trial(create_trial(state=TrialState.PRUNED, intermediate_values={9000: 2.0}, user_attrs=attrs))
     text = to_html(study)
@@ -140,7 +140,7 @@ def test_what_is_there_to_copy_is_python_with_training_arguments_apart() -> None
         "values": {**suggested, "train.layer_decay": 0.9, "weight_decay": 0.01},
         "arguments": {"learning_rate": 1e-3, "weight_decay": 0.01, "seed": 42},
     }
-    attrs["values"].pop("width")  # suggested in model_init
+    attrs["rl:values"].pop("width")  # suggested in model_init
     study.add_trial(
         create_trial(value=1.0, params={"log_decay": "a'b"}, distributions={"log_decay": choice}, user_attrs=attrs)
     )

@@ -66,9 +66,9 @@ STUDIES: dict[str, Callable[[], optuna.Study]] = {
         )
     ),
     "other meanings of our names": lambda: of(
-        complete(0.1, intermediate_values={3: 0.2}, user_attrs={"role": "x", "seed": "a", "confirms": "b"}),
-        complete(0.1, user_attrs={"role": "confirm", "seed": "a", "confirms": "b"}),
-        complete(0.1, user_attrs={"role": ["x"], "rl:continues": "q", "failure": 3, "versions": 4, "metrics": [1]}),
+        complete(0.1, intermediate_values={3: 0.2}, user_attrs={"rl:role": "x", "seed": "a", "confirms": "b"}),
+        complete(0.1, user_attrs={"rl:role": "confirm", "seed": "a", "confirms": "b"}),
+        complete(0.1, user_attrs={"rl:role": ["x"], "rl:continues": "q", "failure": 3, "versions": 4, "metrics": [1]}),
         identity="me",
         metric=5,
         n_trials="many",
@@ -111,7 +111,7 @@ def test_attributes_of_others_are_not_taken_for_ours() -> None:
     assert not search.confirmations
     assert search.metrics == ("objective",)
     assert [t.role for t in search.trials] == ["search", "confirm", "search"]
-    alone = SearchRecord.from_study(of(complete(0.1, intermediate_values={3: 0.2}, user_attrs={"role": "x"})))
+    alone = SearchRecord.from_study(of(complete(0.1, intermediate_values={3: 0.2}, user_attrs={"rl:role": "x"})))
     assert (alone.fractions, alone.max_step) == (False, 3)
 
 

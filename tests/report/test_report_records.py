@@ -60,27 +60,33 @@ def test_fidelity_is_a_share_of_the_training(maximizing: optuna.Study) -> None:
 
 
 def test_steps_of_our_own_trials_are_ten_thousandths(maximizing: optuna.Study) -> None:
-    add(maximizing, state=TrialState.PRUNED, value=0.4, intermediate_values={2500: 0.4}, user_attrs={"role": "search"})
+    add(
+        maximizing,
+        state=TrialState.PRUNED,
+        value=0.4,
+        intermediate_values={2500: 0.4},
+        user_attrs={"rl:role": "search"},
+    )
     search = SearchRecord.from_study(maximizing)
     assert (search.fractions, search.trials[0].fidelity) == (True, 0.25)
 
 
 def test_confirmations_are_no_candidates_for_the_best(maximizing: optuna.Study) -> None:
     add(maximizing, value=0.7)
-    add(maximizing, value=0.8, user_attrs={"role": "confirm", "confirms": 0, "seed": 1})
-    add(maximizing, value=0.9, user_attrs={"role": "confirm"})  # of another origin
+    add(maximizing, value=0.8, user_attrs={"rl:role": "confirm", "confirms": 0, "seed": 1})
+    add(maximizing, value=0.9, user_attrs={"rl:role": "confirm"})  # of another origin
     best = SearchRecord.from_study(maximizing).best()
     assert best is not None
     assert best.number == 0
 
 
 def test_stored_hyperparameters_go_before_the_suggested_ones(maximizing: optuna.Study) -> None:
-    add(maximizing, value=0.7, user_attrs={"hyperparameters": {"x": 0.51}})
+    add(maximizing, value=0.7, user_attrs={"rl:hyperparameters": {"x": 0.51}})
     assert SearchRecord.from_study(maximizing).trials[0].params == {"x": 0.51}
 
 
 def test_damaged_attributes_count_as_absent(maximizing: optuna.Study) -> None:
-    add(maximizing, value=0.7, user_attrs={"metrics": "{", "seconds": "x"}, system_attrs={"rl:decision": "[1]"})
+    add(maximizing, value=0.7, user_attrs={"rl:metrics": "{", "seconds": "x"}, system_attrs={"rl:decision": "[1]"})
     (trial,) = SearchRecord.from_study(maximizing).trials
     assert (trial.metrics, trial.decision) == ({}, {})
     assert trial.seconds is not None

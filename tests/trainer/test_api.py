@@ -216,17 +216,17 @@ def test_the_same_name_for_all_folders(make_trainer: MakeTrainer, tmp_path: Path
     best = run(
         trainer, "rl", n_trials=3, sampler=Scripted(learning_rate=[1e-3, 1e-4, 1e-5]), hp_name=lambda trial: "same"
     )
-    assert [Path(t.user_attrs["folder"]).name for t in best.run_summary.trials] == ["same", "same-2", "same-3"]
+    assert [Path(t.user_attrs["rl:folder"]).name for t in best.run_summary.trials] == ["same", "same-2", "same-3"]
     assert (tmp_path / "out" / "same" / "checkpoint-4").is_dir()
     assert best.run_summary.best_trial.number == 0
-    expected = best.run_summary.best_trial.user_attrs["metrics"]["eval_loss"]
+    expected = best.run_summary.best_trial.user_attrs["rl:metrics"]["eval_loss"]
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", ["", "..", "../elsewhere", "/tmp"])
 def test_a_name_that_leads_out_of_the_folder_is_not_used(make_trainer: MakeTrainer, tmp_path: Path, name: str) -> None:
     result = run(make_trainer(), "rl", n_trials=1, hp_name=lambda trial: name).run_summary
-    assert result.trials[0].user_attrs["folder"] == str(tmp_path / "out" / "run-0")
+    assert result.trials[0].user_attrs["rl:folder"] == str(tmp_path / "out" / "run-0")
 
 
 def test_a_name_from_what_the_users_configuration_lacks(make_trainer: MakeTrainer) -> None:
@@ -238,7 +238,7 @@ def test_a_name_from_what_the_users_configuration_lacks(make_trainer: MakeTraine
         trainer, "rl", n_trials=2, baseline=True, hp_name=lambda trial: f"drop-{trial.params['drop']:.1f}"
     ).run_summary
     assert states(result.study) == [TrialState.COMPLETE] * 2
-    assert Path(result.trials[0].user_attrs["folder"]).name == "run-0"
+    assert Path(result.trials[0].user_attrs["rl:folder"]).name == "run-0"
 
 
 def test_after_a_search_of_another_backend(make_trainer: MakeTrainer) -> None:
@@ -292,7 +292,7 @@ def test_eval_steps_follow_logging_steps_as_the_arguments_say(make_trainer: Make
     trainer = make_trainer(eval_strategy="steps", logging_steps=4)
     space = lambda trial: {"logging_steps": trial.suggest_int("logging_steps", 1, 2)}  # noqa: E731
     result = run(trainer, "rl", space, n_trials=1, sampler=Scripted(logging_steps=[2])).run_summary
-    assert result.trials[0].user_attrs["arguments"]["eval_steps"] == 2
+    assert result.trials[0].user_attrs["rl:arguments"]["eval_steps"] == 2
 
 
 def test_a_trial_may_look_at_its_study(make_trainer: MakeTrainer) -> None:
@@ -353,7 +353,7 @@ def test_early_stopping_by_the_users_callback(make_trainer: MakeTrainer) -> None
     )
     best = run(trainer, "rl", n_trials=2)
     assert best.objective == pytest.approx(0.9)
-    assert [trial.user_attrs["steps"] for trial in best.run_summary.trials] == [8, 8]
+    assert [trial.user_attrs["rl:steps"] for trial in best.run_summary.trials] == [8, 8]
 
 
 def test_a_pruner_stops_trials(make_trainer: MakeTrainer) -> None:
@@ -364,7 +364,7 @@ def test_a_pruner_stops_trials(make_trainer: MakeTrainer) -> None:
     assert (first.state, second.state) == (TrialState.COMPLETE, TrialState.PRUNED)
     assert list(first.intermediate_values) == [3333, 6667, 10000]
     assert list(second.intermediate_values) == [3333]
-    assert second.user_attrs["steps"] == 4
+    assert second.user_attrs["rl:steps"] == 4
     assert best.run_id == "0"
 
 
@@ -439,7 +439,7 @@ def test_progress_without_a_number_of_trials_promises_none(
     result = run(make_trainer(score=by_rate, disable_tqdm=False), "rl", direction="maximize", **limits).run_summary
     shown = capsys.readouterr().err
     assert f"search: {len(result.trials)} trials [" in shown
-    assert result.study.user_attrs["n_trials"] is None
+    assert result.study.user_attrs["rl:n_trials"] is None
     report = result.report(Path(result.output_dir, "report.html")).read_text()
     assert f"{len(result.trials)} trials: " in report
 
@@ -457,7 +457,7 @@ def test_a_plain_training_keeps_the_checkpoint_that_the_trial_kept(
     args = {"num_train_epochs": 3, "load_best_model_at_end": True, "save_strategy": "epoch", "learning_rate": 1e-3}
     searched = make_trainer(score=by_epoch, **args)
     result = run(searched, "rl", n_trials=1, baseline=True, metric="accuracy", direction="maximize").run_summary
-    metrics = result.best_trial.user_attrs["metrics"]
+    metrics = result.best_trial.user_attrs["rl:metrics"]
     assert metrics["epoch"] == 1
     trainer = searched if of_the_search else result.apply(make_trainer(score=by_epoch, **args))
     trainer.train()

@@ -9,7 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import FloatArray, IntArray, Params
-from hf_rlsearch.observation.trial_attributes import CONFIRM, SEARCH, finished, role, spent_on
+from hf_rlsearch.observation.trial_attributes import CONFIRM, HYPERPARAMETERS, SEARCH, SECONDS, finished, role, spent_on
 from hf_rlsearch.optuna import RLSampler
 from hf_rlsearch.optuna.pruner import RLPruner
 from hf_rlsearch.optuna.sampler import Spending
@@ -55,7 +55,7 @@ class Prices:
 
         trials = [t for t in study.get_trials(deepcopy=False) if is_timed(t)]
         spent = np.array([spent_on(trial) for trial in trials])
-        seconds = np.array([float(trial.user_attrs["seconds"]) for trial in trials])
+        seconds = np.array([float(trial.user_attrs[SECONDS]) for trial in trials])
         levels = np.array([space.nearest_levels(_values(trial)) for trial in trials])
         slowness = np.log(seconds / spent) - np.log(seconds.sum() / spent.sum())
         model = Ridge(alpha=1.0).fit(_features(space, levels), slowness, sample_weight=spent / spent.mean())
@@ -83,12 +83,12 @@ class Prices:
 def is_timed(trial: FrozenTrial) -> bool:
     """Whether a trial was trained, and tells how long that takes."""
     trained = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-    return trained and bool(trial.user_attrs.get("seconds")) and spent_on(trial) > 0
+    return trained and bool(trial.user_attrs.get(SECONDS)) and spent_on(trial) > 0
 
 
 def _values(trial: FrozenTrial) -> Params:
     """The exact values, also those of the user's own arguments outside of the space."""
-    return {**trial.params, **trial.user_attrs.get("hyperparameters", {})}
+    return {**trial.params, **trial.user_attrs.get(HYPERPARAMETERS, {})}
 
 
 def _features(space: SearchSpace, levels: IntArray) -> FloatArray:
@@ -176,7 +176,7 @@ class Allowance:
     def _seconds_per_training(self) -> float | None:
         timed = [trial for trial in finished(self._study) if is_timed(trial)]
         total = sum(spent_on(trial) for trial in timed)
-        return sum(float(trial.user_attrs["seconds"]) for trial in timed) / total if total else None
+        return sum(float(trial.user_attrs[SECONDS]) for trial in timed) / total if total else None
 
     def _finished(self) -> list[optuna.trial.FrozenTrial]:
         return [trial for trial in finished(self._study) if role(trial) != CONFIRM]

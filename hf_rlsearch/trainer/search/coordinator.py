@@ -16,16 +16,29 @@ from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import SearchFailed
 from hf_rlsearch.observation.trial_attributes import (
     BASELINE,
-    BEGUN_AT,
+    CHECKPOINT,
     CONFIRM,
     CONTINUES,
+    FAILURE,
     FULL_TRAINING,
+    HYPERPARAMETERS,
+    METRICS,
     OBJECTIVE,
+    OWNER,
     PAUSED,
+    PEAK_MEMORY,
+    REEVALUATES,
+    RESIDENT_MEMORY,
+    ROLE,
     SEARCH,
+    SECONDS,
+    SEED,
     SPENT,
+    STARTED_AT,
+    STEPS,
     STOPPED,
     TRAINED,
+    WORLD_SIZE,
     finished,
     newly_spent,
     role,
@@ -46,7 +59,7 @@ from hf_rlsearch.trainer.setup.config import OURS, Settings
 from hf_rlsearch.trainer.setup.default_space import DefaultSpace
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
 from hf_rlsearch.trainer.setup.objective import Objective
-from hf_rlsearch.trainer.storage.ownership import OWNER, in_other_hands, is_first, requeue_interrupted
+from hf_rlsearch.trainer.storage.ownership import in_other_hands, is_first, requeue_interrupted
 from hf_rlsearch.trainer.storage.paused import Pausing, point_of
 from hf_rlsearch.trainer.storage.study import Opened
 
@@ -62,7 +75,7 @@ def enqueue_baseline(study: optuna.Study, configurations: ConfigurationSampler, 
     if any(role(trial) == BASELINE for trial in study.get_trials(deepcopy=False)):
         return
     recorded, _ = configurations.baseline_params(config)
-    study.enqueue_trial(recorded, user_attrs={"role": BASELINE})
+    study.enqueue_trial(recorded, user_attrs={ROLE: BASELINE})
 
 
 def enqueue_confirmation(
@@ -88,7 +101,7 @@ def enqueue_confirmation(
     if run is None:
         return False
     number, seed = run
-    attributes = {"role": CONFIRM, confirm.OF: number, confirm.SEED: seed}
+    attributes = {ROLE: CONFIRM, REEVALUATES: number, SEED: seed}
     study.enqueue_trial(trials[number].params, user_attrs=attributes)
     return True
 
@@ -108,7 +121,7 @@ def remarks(
     yield f"Objective: {', '.join(objective.names)}, {', '.join(objective.directions)} ({objective.why})."
     if isinstance(settings.hp_space, DefaultSpace):
         yield f"No hp_space given: the published ranges are searched ({settings.hp_space})."
-    others = {t.user_attrs.get("world_size", world_size) for t in finished(study)} - {world_size}
+    others = {t.user_attrs.get(WORLD_SIZE, world_size) for t in finished(study)} - {world_size}
     if others:
         yield (
             f"Earlier trials ran on {sorted(others)} processes, this run on {world_size}: effective batch sizes, and "
@@ -196,7 +209,7 @@ def ended(plan: Plan | None, told: FrozenTrial, outcome: Outcome, standing: Stan
     return Ended(
         number=told.number,
         role=role(told),
-        params=told.user_attrs.get("hyperparameters", told.params),
+        params=told.user_attrs.get(HYPERPARAMETERS, told.params),
         result=result,
         best=best,
         fidelity=1.0 if outcome.status == COMPLETE else reached,
@@ -243,7 +256,7 @@ class Tolerance:
         failed = self._failed()[self._n_before :]
         if len(failed) < self._settings.failures_allowed:
             return
-        last = (failed[-1].user_attrs.get("failure") or {}).get("reason", "unknown")
+        last = (failed[-1].user_attrs.get(FAILURE) or {}).get("reason", "unknown")
         raise SearchFailed(
             f"{len(failed)} of {self._settings.most_trials} trials have failed, the last one with: {last}. The search "
             f"stops at {self._settings.failures_allowed} (max_failed_trials). The finished trials are kept in study "
@@ -255,7 +268,7 @@ class Tolerance:
 
 
 def _kind(trial: FrozenTrial) -> str:
-    return str((trial.user_attrs.get("failure") or {}).get("kind", "error"))
+    return str((trial.user_attrs.get(FAILURE) or {}).get("kind", "error"))
 
 
 # User attribute of the study: what its note in the dashboard said when the search last ended.
@@ -336,12 +349,12 @@ class Chief:
     @property
     def role(self) -> str:
         """The role of the running trial."""
-        return str(self._trial.user_attrs.get("role", SEARCH)) if self._trial is not None else SEARCH
+        return str(self._trial.user_attrs.get(ROLE, SEARCH)) if self._trial is not None else SEARCH
 
     @property
     def hyperparameters(self) -> Params:
         """The exact values of the running trial."""
-        return dict(self._trial.user_attrs.get("hyperparameters", {})) if self._trial is not None else {}
+        return dict(self._trial.user_attrs.get(HYPERPARAMETERS, {})) if self._trial is not None else {}
 
     def next(self) -> Params:
         """The next message to all ranks: RUN with a plan, or STOP with the reason.
@@ -383,7 +396,7 @@ class Chief:
 
     def _one_too_many(self, trial: optuna.Trial) -> bool:
         """Whether other processes have begun the last trials since this one looked how many are left."""
-        if OWNER in trial.user_attrs or trial.user_attrs.get("role") == CONFIRM:
+        if OWNER in trial.user_attrs or trial.user_attrs.get(ROLE) == CONFIRM:
             return False
         begun = [*finished(self.study), *in_other_hands(self.study)]
         before = [t for t in begun if t.number < trial.number and role(t) != CONFIRM]
@@ -404,13 +417,13 @@ class Chief:
         trial = self._trial
         assert trial is not None
         attributes: Params = {
-            "seconds": outcome.seconds,
-            "peak_memory": outcome.peak_memory,
-            "resident_memory": resident_memory(),
-            "steps": outcome.step,
-            "metrics": outcome.metrics,
-            "checkpoint": outcome.checkpoint,
-            "failure": None if outcome.failure is None else outcome.failure.to_json(),
+            SECONDS: outcome.seconds,
+            PEAK_MEMORY: outcome.peak_memory,
+            RESIDENT_MEMORY: resident_memory(),
+            STEPS: outcome.step,
+            METRICS: outcome.metrics,
+            CHECKPOINT: outcome.checkpoint,
+            FAILURE: None if outcome.failure is None else outcome.failure.to_json(),
             TRAINED: outcome.trained,
             SPENT: newly_spent(trial, outcome.trained),
             PAUSED: self._paused(trial) if outcome.status == PRUNED else None,
@@ -461,8 +474,8 @@ class Chief:
             value = known.intermediate_values[stopped]
             self.record(plan, Outcome(status=PRUNED, values=(value,), trained=stopped / FULL_TRAINING))
             return None
-        if earlier is not None and known.user_attrs[BEGUN_AT]:
-            share = known.user_attrs[BEGUN_AT] / FULL_TRAINING
+        if earlier is not None and known.user_attrs[STARTED_AT]:
+            share = known.user_attrs[STARTED_AT] / FULL_TRAINING
             self.progress.say(f"Trial {plan.number} goes on with trial {earlier}, of which {share:.0%} are trained.")
         self.progress.begun(plan.number, plan.role, exact)
         return plan

@@ -7,8 +7,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch.observation.trial_attributes import (
     BASELINE,
+    CHECKPOINT,
     CONFIRM,
     CONTINUES,
+    FOLDER,
     PAUSED,
     finished,
     role,
@@ -89,8 +91,8 @@ class Standing:
         best = self._kept()
         trials = self._study.get_trials(deepcopy=False)
         # A trial that goes on with another one has taken over its folder.
-        last = {trial.user_attrs["folder"]: trial for trial in trials if "folder" in trial.user_attrs}
-        models = {t.user_attrs["checkpoint"] for t in trials if t.number in best and "checkpoint" in t.user_attrs}
+        last = {trial.user_attrs[FOLDER]: trial for trial in trials if FOLDER in trial.user_attrs}
+        models = {t.user_attrs[CHECKPOINT] for t in trials if t.number in best and CHECKPOINT in t.user_attrs}
         paused = [] if self._confirmed else self._pausing.kept(sum(size_of(path) for path in models))
         # Another one may just be about to go on with it.
         in_use = {trial.user_attrs.get(CONTINUES) for trial in trials if not trial.state.is_finished()}

@@ -8,6 +8,7 @@ from typing import Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import ObjectiveError
+from hf_rlsearch.observation.trial_attributes import CHECKPOINT, VALUES
 from hf_rlsearch.optuna.storage import cannot_go_on, storage_errors
 from hf_rlsearch.trainer.search.attempt import DistributedTrialRunner
 from hf_rlsearch.trainer.search.coordinator import Chief, optimize_loop, stop_signals
@@ -156,11 +157,11 @@ class Search:
         if best is None:
             self._source.restore()
             return
-        load = checkpoints.loader(best.user_attrs.get("checkpoint"), self._runner.weights_of(best.number))
+        load = checkpoints.loader(best.user_attrs.get(CHECKPOINT), self._runner.weights_of(best.number))
         if load is None:
             logger.warning("The model of trial %d is not on disk: trainer.train() trains it again.", best.number)
         params = model_params(result.study, best)
-        self._source.finish(best.user_attrs.get("values", {}), params, load, self.objective)
+        self._source.finish(best.user_attrs.get(VALUES, {}), params, load, self.objective)
 
     def _open(self) -> Params:
         """Rank 0: opens the study and prepares to decide."""

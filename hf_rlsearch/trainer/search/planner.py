@@ -12,15 +12,33 @@ from optuna.trial import FrozenTrial
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import SearchFailed
-from hf_rlsearch.observation.trial_attributes import BASELINE, BEGUN_AT, CONFIRM, CONTINUES, COST, SEARCH, role
-from hf_rlsearch.optuna import confirmation as confirm
+from hf_rlsearch.observation.trial_attributes import (
+    ARGUMENTS,
+    ATTEMPTS,
+    BASELINE,
+    CONFIRM,
+    CONTINUES,
+    COST,
+    FOLDER,
+    HYPERPARAMETERS,
+    OWNER,
+    REEVALUATES,
+    ROLE,
+    SEARCH,
+    SEED,
+    STARTED_AT,
+    VALUES,
+    VERSIONS,
+    WORLD_SIZE,
+    role,
+)
 from hf_rlsearch.trainer.search.trial import Plan, SharedTrial
 from hf_rlsearch.trainer.session.arguments import cost
 from hf_rlsearch.trainer.session.serialization import plain
 from hf_rlsearch.trainer.setup.config import Settings
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler, suggest
 from hf_rlsearch.trainer.storage import checkpoints
-from hf_rlsearch.trainer.storage.ownership import OWNER, owner
+from hf_rlsearch.trainer.storage.ownership import owner
 from hf_rlsearch.trainer.storage.paused import Pausing, point_of
 
 # A trial that takes the whole process with it this often, without getting any further, is given up.
@@ -63,7 +81,7 @@ class Planner:
             SearchFailed: The process has ended too often while it trained this trial.
             optuna.TrialPruned: ``hp_space`` or ``model_init`` refuses the combination.
         """
-        begun = trial.user_attrs.get("folder")
+        begun = trial.user_attrs.get(FOLDER)
         trial.set_user_attr(OWNER, owner())
         attempts = self._attempts(trial)
         if attempts > _MAX_ATTEMPTS:
@@ -72,12 +90,12 @@ class Planner:
         args = self._configurations.arguments(values)
         facts = self._facts(trial, args, values, exact)
         earlier = self._earlier(trial, facts) if begun is None else None
-        name = self._name(trial, params, begun if earlier is None else earlier.user_attrs["folder"])
+        name = self._name(trial, params, begun if earlier is None else earlier.user_attrs[FOLDER])
         folder = str(Path(self._folder, name))
         resume_from = None if begun is None and earlier is None else self._last_checkpoint(folder, args)
         if begun is None:
-            facts[BEGUN_AT] = 0 if resume_from is None else point_of(resume_from)
-        for key, value in {**facts, "folder": folder}.items():  # the folder last: with it the trial counts as begun
+            facts[STARTED_AT] = 0 if resume_from is None else point_of(resume_from)
+        for key, value in {**facts, FOLDER: folder}.items():  # the folder last: with it the trial counts as begun
             trial.set_user_attr(key, value)
         checkpoints.discard_incomplete(folder, keep=resume_from)
         plan = Plan(
@@ -86,50 +104,50 @@ class Planner:
             values=values,
             folder=folder,
             name=name,
-            role=str(trial.user_attrs["role"]),
+            role=str(trial.user_attrs[ROLE]),
             resume_from=resume_from,
         )
         return plan, exact
 
     def _draw(self, trial: optuna.Trial) -> tuple[Params, Params, Params]:
         """Params, values of training arguments and exact hyperparameters of a trial, by its role."""
-        if trial.user_attrs.get("role") == CONFIRM:
+        if trial.user_attrs.get(ROLE) == CONFIRM:
             return self._repeat(trial)
-        if trial.user_attrs.get("role") == BASELINE:
+        if trial.user_attrs.get(ROLE) == BASELINE:
             recorded, exact = self._configurations.baseline_params(self._config)
             for name in recorded:
                 suggest(trial, name, self._configurations.space.distributions[name])
             return {}, {}, exact
         params, values = self._configurations.sample(trial)
-        trial.set_user_attr("role", SEARCH)
+        trial.set_user_attr(ROLE, SEARCH)
         return params, values, params
 
     def _repeat(self, trial: optuna.Trial) -> tuple[Params, Params, Params]:
         """As ``_draw``, of the trial that this one confirms, under its own seed."""
-        original = self._study.get_trials(deepcopy=False)[trial.user_attrs[confirm.OF]]
+        original = self._study.get_trials(deepcopy=False)[trial.user_attrs[REEVALUATES]]
         for name, distribution in original.distributions.items():
             suggest(trial, name, distribution)
         params = {} if role(original) == BASELINE else dict(original.params)
-        values = {**original.user_attrs.get("values", {}), "seed": trial.user_attrs[confirm.SEED]}
-        return params, values, dict(original.user_attrs.get("hyperparameters", original.params))
+        values = {**original.user_attrs.get(VALUES, {}), "seed": trial.user_attrs[SEED]}
+        return params, values, dict(original.user_attrs.get(HYPERPARAMETERS, original.params))
 
     def checkpoint_at(self, trial: optuna.Trial, point: int) -> str | None:
         """The whole checkpoint that a trial has left at a point of its learning curve, None if there is none."""
-        args = self._configurations.arguments(trial.user_attrs["values"])
-        found = self._last_checkpoint(trial.user_attrs["folder"], args)
+        args = self._configurations.arguments(trial.user_attrs[VALUES])
+        found = self._last_checkpoint(trial.user_attrs[FOLDER], args)
         return found if found is not None and point_of(found) == point else None
 
     def _facts(self, trial: optuna.Trial, args: Any, values: Params, exact: Params) -> Params:
         """User attributes, as they come back from a storage: all that a replay needs, and what the trial will cost."""
         own = self._configurations.frozen.original()
         facts = {
-            "role": trial.user_attrs["role"],
-            "hyperparameters": exact,
-            "values": values,
-            "arguments": self._configurations.frozen.to_json(args),
-            "seed": getattr(args, "seed", None),
-            "world_size": self._world_size,
-            "versions": versions(),
+            ROLE: trial.user_attrs[ROLE],
+            HYPERPARAMETERS: exact,
+            VALUES: values,
+            ARGUMENTS: self._configurations.frozen.to_json(args),
+            SEED: getattr(args, "seed", None),
+            WORLD_SIZE: self._world_size,
+            VERSIONS: versions(),
             COST: cost(args, own, self._n_rows, self._world_size),
         }
         return dict(json.loads(json.dumps(facts)))
@@ -137,7 +155,7 @@ class Planner:
     def _earlier(self, trial: optuna.Trial, facts: Params) -> FrozenTrial | None:
         """The paused trial that this one goes on with, its reports repeated; None if it begins anew."""
         number = trial.user_attrs.get(CONTINUES)
-        if number is None and facts["role"] == SEARCH:
+        if number is None and facts[ROLE] == SEARCH:
             earlier = self._pausing.claim(trial, facts)
         else:  # killed before it could begin
             earlier = None if number is None else self._study.get_trials(deepcopy=False)[number]
@@ -157,9 +175,9 @@ class Planner:
         """How often the trial was begun since it last got further."""
         known = trial.study._storage.get_trial(trial._trial_id)
         reached = max(known.intermediate_values, default=0)
-        last = known.user_attrs.get("attempts") or {"n": 0, "reached": 0}
+        last = known.user_attrs.get(ATTEMPTS) or {"n": 0, "reached": 0}
         n = 1 if reached > last["reached"] else last["n"] + 1
-        trial.set_user_attr("attempts", {"n": n, "reached": reached})
+        trial.set_user_attr(ATTEMPTS, {"n": n, "reached": reached})
         return int(n)
 
     def _name(self, trial: optuna.Trial, params: Params, begun: str | None) -> str:
@@ -168,7 +186,7 @@ class Planner:
             return str(Path(begun).relative_to(self._folder))
         wanted = self._wanted_name(trial, params)
         others = self._study.get_trials(deepcopy=False)
-        taken = {t.user_attrs.get("folder") for t in others if t.number != trial.number}
+        taken = {t.user_attrs.get(FOLDER) for t in others if t.number != trial.number}
         for name in (wanted, *(f"{wanted}-{i}" for i in range(2, len(others) + _MAX_ATTEMPTS))):
             folder = str(Path(self._folder, name))
             if folder not in taken and not checkpoints.holds_any(folder):

@@ -10,8 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import ArgumentsError, SearchFailed
-from hf_rlsearch.observation.trial_attributes import BASELINE, CONFIRM, OBJECTIVE, role
-from hf_rlsearch.optuna.confirmation import OF
+from hf_rlsearch.observation.trial_attributes import BASELINE, CONFIRM, OBJECTIVE, REEVALUATES, ROLE, VALUES, role
 from hf_rlsearch.trainer.hyperparameters import attach, trial_arguments
 from hf_rlsearch.trainer.search.distributed import ProcessGroup
 from hf_rlsearch.trainer.search.providers import (
@@ -31,7 +30,7 @@ from hf_rlsearch.trainer.setup.objective import Objective
 
 def model_params(study: optuna.Study, trial: FrozenTrial) -> Params:
     """What ``model_init(trial)`` is asked with; empty for the user's own configuration, under whatever seed."""
-    confirmed = trial.user_attrs[OF] if role(trial) == CONFIRM else trial.number
+    confirmed = trial.user_attrs[REEVALUATES] if role(trial) == CONFIRM else trial.number
     return {} if role(study.get_trials(deepcopy=False)[confirmed]) == BASELINE else dict(trial.params)
 
 
@@ -48,7 +47,7 @@ def apply_trial(trainer: Any, study: optuna.Study, trial: FrozenTrial) -> Any:
     """
     check_trainer(trainer)
     frozen = FrozenArguments(trainer.args)
-    values = dict(trial.user_attrs.get("values", {}))
+    values = dict(trial.user_attrs.get(VALUES, {}))
     model_init = final_model_init(trainer.model_init or copies_of(trainer.model), model_params(study, trial), values)
     args = following(trial_arguments(frozen, values), study.user_attrs.get(OBJECTIVE, {}).get("follows"))
     with TrainerSeat(trainer) as seat:
@@ -89,7 +88,7 @@ def replay(
 
 def _plan(study: optuna.Study, number: int, folder: str, seed: int | None) -> Plan:
     trial = study.get_trials(deepcopy=False)[number]
-    values = dict(trial.user_attrs.get("values", {}))
+    values = dict(trial.user_attrs.get(VALUES, {}))
     if seed is not None:
         values["seed"] = seed
     return Plan(
@@ -98,7 +97,7 @@ def _plan(study: optuna.Study, number: int, folder: str, seed: int | None) -> Pl
         values=values,
         folder=str(Path(folder, f"run-{trial.number}")),
         name=f"run-{trial.number}",
-        role=str(trial.user_attrs.get("role", "search")),
+        role=str(trial.user_attrs.get(ROLE, "search")),
     )
 
 

@@ -14,7 +14,15 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.observation.trial_attributes import BASELINE, CONFIRM, role
+from hf_rlsearch.observation.trial_attributes import (
+    BASELINE,
+    CHECKPOINT,
+    CONFIRM,
+    FAILURE,
+    HYPERPARAMETERS,
+    SECONDS,
+    role,
+)
 from hf_rlsearch.optuna import confirmation as confirm
 
 
@@ -68,8 +76,8 @@ def trial_to_row(trial: FrozenTrial, role: str, hyperparameters: Params, n_objec
         "state": trial.state.name.lower(),
         **{("value" if len(values) == 1 else f"value_{i}"): value for i, value in enumerate(values)},
         **{f"params_{name}": value for name, value in hyperparameters.items()},
-        "seconds": trial.user_attrs.get("seconds"),
-        "failure": (trial.user_attrs.get("failure") or {}).get("reason"),
+        "seconds": trial.user_attrs.get(SECONDS),
+        "failure": (trial.user_attrs.get(FAILURE) or {}).get("reason"),
     }
 
 
@@ -140,7 +148,7 @@ class SearchResult:
         A Trainer that was searched holds that model already. Of trainers that a function has made this is the place.
         """
         best = self.best_trial
-        return None if best is None else best.user_attrs.get("checkpoint")
+        return None if best is None else best.user_attrs.get(CHECKPOINT)
 
     @property
     def baseline(self) -> FrozenTrial | None:
@@ -171,7 +179,7 @@ class SearchResult:
 
     def hyperparameters(self, trial: FrozenTrial) -> Params:
         """A trial's hyperparameters, the exact values that it was trained with."""
-        return dict(trial.user_attrs.get("hyperparameters", trial.params))
+        return dict(trial.user_attrs.get(HYPERPARAMETERS, trial.params))
 
     def trials_dataframe(self) -> Any:
         """One row for each trial: number, role, state, values, hyperparameters, seconds, and how it failed."""

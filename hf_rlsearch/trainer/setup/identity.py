@@ -10,6 +10,7 @@ import optuna
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import StorageError
+from hf_rlsearch.observation.trial_attributes import IDENTITY
 from hf_rlsearch.space import SearchSpace
 from hf_rlsearch.trainer.session.arguments import FrozenArguments
 from hf_rlsearch.trainer.session.process import keep_randomness
@@ -154,9 +155,6 @@ def _row(row: Any) -> Any:
     if isinstance(row, (str, int, float, bool)) or row is None:
         return row
     return f"{type(row).__name__}"
-
-
-IDENTITY = "identity"
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

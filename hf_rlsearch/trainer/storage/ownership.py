@@ -15,8 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import StorageError
+from hf_rlsearch.observation.trial_attributes import OWNER, STARTED_BY
 
-OWNER, BEGUN_BY = "owner", "begun_by"
 # Seconds that a search waits for the end of another process that runs it.
 _PATIENCE = 20
 # Seconds within which processes that are started together come to the same place.
@@ -81,9 +81,9 @@ def is_first(study: optuna.Study) -> bool:
 
     Each puts its name down and looks a moment later whose was the last.
     """
-    study.set_user_attr(BEGUN_BY, owner())
+    study.set_user_attr(STARTED_BY, owner())
     time.sleep(_MOMENT)
-    return bool(study.user_attrs[BEGUN_BY] == owner())
+    return bool(study.user_attrs[STARTED_BY] == owner())
 
 
 def owner() -> Params:

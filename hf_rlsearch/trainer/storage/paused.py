@@ -16,12 +16,20 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from hf_rlsearch.observation.trial_attributes import CONTINUES, FULL_TRAINING, PAUSED
+from hf_rlsearch.observation.trial_attributes import (
+    ARGUMENTS,
+    CONTINUES,
+    FULL_TRAINING,
+    PAUSED,
+    ROLE,
+    VALUES,
+    WORLD_SIZE,
+)
 from hf_rlsearch.trainer.session.serialization import plain
 from hf_rlsearch.trainer.setup.config import Settings
 
 # What must be equal besides the params for two trials to be the same training.
-_SAME = ("role", "values", "arguments", "world_size")
+_SAME = (ROLE, VALUES, ARGUMENTS, WORLD_SIZE)
 _GB = 10**9
 
 # A checkpoint needs a little more than the tensors in it.

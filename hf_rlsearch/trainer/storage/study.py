@@ -14,9 +14,9 @@ from typing import Any
 import optuna
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.observation.trial_attributes import FOLDER, N_TRIALS, finished
+from hf_rlsearch.observation.trial_attributes import FOLDER, IDENTITY, N_TRIALS, finished
 from hf_rlsearch.optuna.storage import open_sqlite, open_storage, opening_errors
-from hf_rlsearch.trainer.setup.identity import IDENTITY, check_same_search, differences
+from hf_rlsearch.trainer.setup.identity import check_same_search, differences
 
 FILE = "hf_rlsearch.db"
 

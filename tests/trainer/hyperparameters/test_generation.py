@@ -45,7 +45,7 @@ def test_generation_is_searched_with_the_training(tmp_path: Path) -> None:
     assert (best.objective, best.hyperparameters) == (4.0, {RATE: 1e-2, BEAMS: 4, PENALTY: 0.5})
     assert trainer.model.generation_config.length_penalty == 0.5
     assert trainer.args.generation_num_beams is None
-    assert trainer.evaluate()["eval_loss"] == trials[1].user_attrs["metrics"]["eval_loss"]
+    assert trainer.evaluate()["eval_loss"] == trials[1].user_attrs["rl:metrics"]["eval_loss"]
     assert [path.parent.parent.name for path in tmp_path.rglob("model.safetensors")] == ["run-1"]
     again = make_trainer(tmp_path / "again")
     assert best.run_summary.replay(again, 1) == (4.0,)
@@ -62,7 +62,7 @@ def test_the_baseline_generates_as_the_user_does(tmp_path: Path) -> None:
     options = {"baseline": True, "sampler": Scripted(**{BEAMS: [2, 4]}), **OPTIONS}
     result = run(trainer, "rl", beams_only, n_trials=3, **options).run_summary
     assert [trial.values for trial in result.trials] == [[1.0], [2.0], [4.0]]
-    assert result.baseline.user_attrs["hyperparameters"][BEAMS] == 1
+    assert result.baseline.user_attrs["rl:hyperparameters"][BEAMS] == 1
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_a_trial_has_its_dropout_and_the_user_keeps_his(make_trainer: MakeTraine
     best = run(trainer, "rl", space, n_trials=3, sampler=sampler(), baseline=True)
     assert seen == [(0.1, 0.1), (0.0, 0.0), (0.4, 0.4)]
     own = best.run_summary.baseline
-    assert own.user_attrs["hyperparameters"]["model.hidden_dropout_prob"] == 0.1
+    assert own.user_attrs["rl:hyperparameters"]["model.hidden_dropout_prob"] == 0.1
 
 
 def test_the_result_names_it_and_the_trainer_has_it(make_trainer: MakeTrainer) -> None:

@@ -59,7 +59,7 @@ def test_a_trial_has_its_adapter(make_trainer: MakeTrainer) -> None:
     best = run(trainer, "rl", space, n_trials=3, sampler=sampler, baseline=True, metric="accuracy")
     assert seen == [(2, 2, 0.1), (4, 1, 0.3), (1, 3, 0.1)]
     result = best.run_summary
-    assert result.baseline.user_attrs["hyperparameters"][RANK] == 2
+    assert result.baseline.user_attrs["rl:hyperparameters"][RANK] == 2
     assert best.hyperparameters == {RANK: 4, DROPOUT: 0.3, "target": "query"}
     assert facts(trainer.model) == (4, 1, 0.3)
     trainable = {name for name, value in trainer.model.named_parameters() if value.requires_grad}
@@ -69,7 +69,7 @@ def test_a_trial_has_its_adapter(make_trainer: MakeTrainer) -> None:
     for other in (again, trainer):
         result.apply(other).train()
         losses = [entry["eval_loss"] for entry in other.state.log_history if "eval_loss" in entry]
-        assert losses == [result.trials[1].user_attrs["metrics"]["eval_loss"]]
+        assert losses == [result.trials[1].user_attrs["rl:metrics"]["eval_loss"]]
 
 
 def test_the_model_below_keeps_its_weights() -> None:

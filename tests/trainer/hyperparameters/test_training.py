@@ -62,7 +62,7 @@ def search_one(trainer: Trainer, *values: dict[str, Any]) -> Any:
 
     n = len(values)
     result = run(trainer, "rl", space, n_trials=n, sampler=Scripted(which=list(range(n)))).run_summary
-    assert [trial.user_attrs.get("failure") for trial in result.trials] == [None] * n
+    assert [trial.user_attrs.get("rl:failure") for trial in result.trials] == [None] * n
     return result
 
 
@@ -138,7 +138,7 @@ def test_scoped_values_are_stored_in_the_types_in_which_they_are_applied(make_tr
     values = {"optim": "sgd", "train.gradient_scale": "0.25", "train.frozen_layers": 1.0, "train.lr_schedule": "step"}
     trainer = make_trainer(model_init=lambda: two_layers())
     (trial,) = search_one(trainer, values).trials
-    stored = trial.user_attrs["values"]
+    stored = trial.user_attrs["rl:values"]
     assert stored == {**values, "train.gradient_scale": 0.25, "train.frozen_layers": 1}
     assert type(stored["train.frozen_layers"]) is int
 
@@ -150,7 +150,7 @@ def test_a_value_that_no_example_showed_fails_its_trial_before_the_training(make
 
     trainer = make_trainer(model_init=lambda: two_layers())
     result = run(trainer, "rl", rare, n_trials=2, sampler=Scripted(learning_rate=[1e-3, 2.5e-3])).run_summary
-    assert "train.momentum=5.0, which the search refuses" in result.trials[1].user_attrs["failure"]["reason"]
+    assert "train.momentum=5.0, which the search refuses" in result.trials[1].user_attrs["rl:failure"]["reason"]
 
 
 def test_replay_and_plain_training_repeat_a_trial(make_trainer: MakeTrainer) -> None:

@@ -117,6 +117,6 @@ def test_a_budget_counts_the_length_of_trials(make_trainer: MakeTrainer) -> None
     trainer = make_trainer(num_train_epochs=2, save_strategy="no", eval_strategy="no")
     result = run(trainer, "rl", space, budget=2.2, sampler=sampler).run_summary
     assert [t.user_attrs["rl:cost"] for t in result.trials] == [0.5, 1.5, 0.5]
-    assert [t.user_attrs["spent"] for t in result.trials] == [0.5, 1.5, 0.5]
+    assert [t.user_attrs["rl:spent"] for t in result.trials] == [0.5, 1.5, 0.5]
     assert result.stopped_by == "budget"
     assert result.n_trials is None  # nobody asked for a number

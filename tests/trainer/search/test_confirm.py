@@ -77,7 +77,7 @@ def test_confirmations_are_resumed(make_trainer: MakeTrainer) -> None:
         run(make_trainer(score=stops), "rl", sampler=Scripted(learning_rate=[1e-3]), **options)
     result = run(make_trainer(score=lucky), "rl", **options).run_summary
     assert [len(c.values) for c in result.confirmations] in ([3, 3], [2, 3])
-    roles = [trial.user_attrs["role"] for trial in result.trials]
+    roles = [trial.user_attrs["rl:role"] for trial in result.trials]
     assert roles[:2] == ["baseline", "search"]
     assert set(roles[2:]) == {"confirm"}
     assert all(trial.state.is_finished() for trial in result.trials)

@@ -129,7 +129,7 @@ def test_a_trial_has_its_seed_before_its_model_is_built(make_trainer: Any) -> No
 def found(factory: Any) -> Any:
     best = search(factory, rates, metric="loss", direction="minimize", n_trials=2, pruner=None)
     assert states(best.run_summary.study) == [TrialState.COMPLETE] * 2
-    assert Path(best.run_summary.best_trial.user_attrs["checkpoint"]).is_dir()
+    assert Path(best.run_summary.best_trial.user_attrs["rl:checkpoint"]).is_dir()
     return best
 
 

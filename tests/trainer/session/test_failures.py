@@ -42,7 +42,7 @@ def breaks(error: Exception, *numbers: int) -> type[Trainer]:
 def test_an_exception_fails_one_trial(make_trainer: MakeTrainer) -> None:
     result = run(make_trainer(cls=breaks(ValueError("boom"), 1)), "rl", n_trials=3).run_summary
     assert states(result.study) == [COMPLETE, FAIL, COMPLETE]
-    failure = result.trials[1].user_attrs["failure"]
+    failure = result.trials[1].user_attrs["rl:failure"]
     assert (failure["kind"], failure["reason"], failure["step"]) == ("error", "ValueError: boom", 1)
     assert "in training_step" in failure["traceback"]
     assert result.trials_dataframe()["failure"][1] == "ValueError: boom"
@@ -59,7 +59,7 @@ def test_an_exception_fails_one_trial(make_trainer: MakeTrainer) -> None:
 def test_out_of_memory_is_told_apart(make_trainer: MakeTrainer, error: Exception) -> None:
     result = run(make_trainer(cls=breaks(error, 1)), "rl", n_trials=3).run_summary
     assert states(result.study) == [COMPLETE, FAIL, COMPLETE]
-    assert result.trials[1].user_attrs["failure"]["kind"] == "oom"
+    assert result.trials[1].user_attrs["rl:failure"]["kind"] == "oom"
 
 
 def test_memory_of_a_failed_trial_is_freed(make_trainer: MakeTrainer) -> None:
@@ -85,8 +85,8 @@ def test_a_diverged_trial_stops_at_its_first_evaluation(make_trainer: MakeTraine
     trainer = make_trainer(score=lambda args, state: bad if args.learning_rate > 1e-2 else 0.5, num_train_epochs=3)
     result = run(trainer, "rl", n_trials=2, sampler=Scripted(learning_rate=[5e-2, 1e-3])).run_summary
     assert states(result.study) == [FAIL, COMPLETE]
-    assert result.trials[0].user_attrs["failure"]["kind"] == "nan"
-    assert result.trials[0].user_attrs["steps"] == 4
+    assert result.trials[0].user_attrs["rl:failure"]["kind"] == "nan"
+    assert result.trials[0].user_attrs["rl:steps"] == 4
 
 
 def test_a_nan_loss_fails_the_trial_though_the_metric_is_a_number(make_trainer: MakeTrainer) -> None:
@@ -99,7 +99,7 @@ def test_a_nan_loss_fails_the_trial_though_the_metric_is_a_number(make_trainer: 
     trainer = make_trainer(score=lambda args, state: 0.5, cls=Diverges)
     result = run(trainer, "rl", n_trials=2, sampler=Scripted(learning_rate=[5e-2, 1e-3])).run_summary
     assert states(result.study) == [FAIL, COMPLETE]
-    assert "eval_loss is nan" in result.trials[0].user_attrs["failure"]["reason"]
+    assert "eval_loss is nan" in result.trials[0].user_attrs["rl:failure"]["reason"]
 
 
 def test_nothing_completed_gives_a_result_and_the_trainer_back(make_trainer: MakeTrainer) -> None:
@@ -121,7 +121,7 @@ def test_hp_space_raising_in_the_middle(make_trainer: MakeTrainer) -> None:
 
     result = run(make_trainer(), "rl", space, n_trials=3).run_summary
     assert states(result.study) == [COMPLETE, FAIL, COMPLETE]
-    assert result.trials[1].user_attrs["failure"]["reason"] == "LookupError: no such place"
+    assert result.trials[1].user_attrs["rl:failure"]["reason"] == "LookupError: no such place"
 
 
 def test_a_refused_combination_is_pruned_and_no_failure(make_trainer: MakeTrainer) -> None:
@@ -159,8 +159,8 @@ def test_compute_objective_raising_in_the_middle(make_trainer: MakeTrainer) -> N
         trainer, "rl", n_trials=3, compute_objective=objective, direction="maximize", sampler=sampler
     ).run_summary
     assert states(result.study) == [COMPLETE, FAIL, COMPLETE]
-    assert result.trials[1].user_attrs["steps"] == 4
-    assert "too good" in result.trials[1].user_attrs["failure"]["reason"]
+    assert result.trials[1].user_attrs["rl:steps"] == 4
+    assert "too good" in result.trials[1].user_attrs["rl:failure"]["reason"]
 
 
 def test_catch_lets_other_exceptions_end_the_search(make_trainer: MakeTrainer) -> None:
@@ -229,7 +229,7 @@ def test_a_signal_leaves_storage_and_trainer_whole(make_trainer: MakeTrainer, nu
 def test_what_ran_out_of_memory_is_not_tried_again(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(cls=SmallOnly, max_steps=2, per_device_train_batch_size=8)
     result = run(trainer, "rl", batches, n_trials=5, baseline=True).run_summary
-    assert result.trials[0].user_attrs["failure"]["kind"] == "oom"
+    assert result.trials[0].user_attrs["rl:failure"]["kind"] == "oom"
     assert [trial.params["per_device_train_batch_size"] for trial in result.trials[1:]] == [4] * 4
 
 
@@ -288,5 +288,5 @@ def test_a_trial_that_a_rank_has_reported_is_not_trained_again(
         return
     trials = run(make_trainer(score=interrupt), "rl", n_trials=3).run_summary.trials
     assert [trial.state for trial in trials] == [COMPLETE, FAIL, COMPLETE]
-    assert trials[1].user_attrs["failure"]["reason"] == "ValueError: boom"
+    assert trials[1].user_attrs["rl:failure"]["reason"] == "ValueError: boom"
     assert read_report(folder, 1) is None

@@ -43,5 +43,5 @@ def test_trials_have_peaks_of_their_own(make_trainer: Callable[..., Trainer]) ->
 
     trainer = make_trainer(score=score)
     result = run(trainer, "rl", n_trials=2, sampler=Scripted(learning_rate=[1e-2, 1e-4])).run_summary
-    first, second = (trial.user_attrs["peak_memory"] for trial in result.trials)
+    first, second = (trial.user_attrs["rl:peak_memory"] for trial in result.trials)
     assert first - second > LARGE / 2

@@ -66,7 +66,7 @@ def search(
 
 def waiting(result: Any) -> list[int]:
     """Trials whose checkpoint is on disk."""
-    return [t.number for t in result.trials if Path(str(t.user_attrs.get("paused"))).is_dir()]
+    return [t.number for t in result.trials if Path(str(t.user_attrs.get("rl:paused"))).is_dir()]
 
 
 def equal_weights(first: Path, second: Path) -> bool:
@@ -105,7 +105,9 @@ def test_a_continued_training_equals_an_uninterrupted_one(
     assert broken.trials[3].value == whole.trials[1].value
     assert broken.trials[3].intermediate_values == whole.trials[1].intermediate_values
     assert equal_weights(tmp_path / "broken" / "run-1.pt", tmp_path / "whole" / "run-1.pt")
-    assert broken.trials[3].user_attrs["metrics"]["eval_loss"] == whole.trials[1].user_attrs["metrics"]["eval_loss"]
+    assert (
+        broken.trials[3].user_attrs["rl:metrics"]["eval_loss"] == whole.trials[1].user_attrs["rl:metrics"]["eval_loss"]
+    )
 
 
 def test_a_training_may_be_stopped_several_times(make_trainer: MakeTrainer, tmp_path: Path) -> None:
@@ -114,10 +116,10 @@ def test_a_training_may_be_stopped_several_times(make_trainer: MakeTrainer, tmp_
     whole = search(make_trainer, tmp_path / "b", rates=[1e-3], pruner=optuna.pruners.NopPruner())
     assert [t.user_attrs.get("rl:continues") for t in result.trials] == [None, 0, 1]
     assert [sorted(t.intermediate_values) for t in result.trials] == [[3333], [3333, 6667], [3333, 6667, 10000]]
-    assert [t.user_attrs["spent"] for t in result.trials] == pytest.approx([1 / 3] * 3, abs=1e-4)
-    assert [t.user_attrs["trained"] for t in result.trials] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert [t.user_attrs["rl:spent"] for t in result.trials] == pytest.approx([1 / 3] * 3, abs=1e-4)
+    assert [t.user_attrs["rl:trained"] for t in result.trials] == pytest.approx([1 / 3, 2 / 3, 1])
     assert result.trials[2].value == whole.trials[0].value
-    assert len({t.user_attrs["folder"] for t in result.trials}) == 1
+    assert len({t.user_attrs["rl:folder"] for t in result.trials}) == 1
 
 
 def test_early_stopping_counts_on(make_trainer: MakeTrainer, tmp_path: Path) -> None:
@@ -150,7 +152,7 @@ def test_only_the_very_same_training_goes_on(make_trainer: MakeTrainer, tmp_path
     class Changes(Stops):
         def prune(self, study: Any, trial: Any) -> bool:
             if trial.number == 2 and change == "damage":
-                Path(study.trials[1].user_attrs["paused"], "optimizer.pt").unlink(missing_ok=True)
+                Path(study.trials[1].user_attrs["rl:paused"], "optimizer.pt").unlink(missing_ok=True)
             return super().prune(study, trial)
 
     n_calls = 0
@@ -166,7 +168,7 @@ def test_only_the_very_same_training_goes_on(make_trainer: MakeTrainer, tmp_path
     trainer = make_trainer(callbacks=[Keeps(tmp_path)], num_train_epochs=3, save_strategy="epoch")
     result = run(trainer, "rl", space, sampler=Scripted(learning_rate=rates), **options).run_summary
     assert (tmp_path / "begun").read_text().split() == ["0"] * 4
-    assert result.trials[3].user_attrs["spent"] == 1.0
+    assert result.trials[3].user_attrs["rl:spent"] == 1.0
     assert result.trials[3].state == TrialState.COMPLETE
 
 
@@ -215,7 +217,7 @@ class Sizes(Looks):
     size = 0
 
     def prune(self, study: Any, trial: Any) -> bool:
-        sizes = [paused.size_of(t.user_attrs["paused"]) for t in paused.waiting(study.trials)]
+        sizes = [paused.size_of(t.user_attrs["rl:paused"]) for t in paused.waiting(study.trials)]
         self.size = max([self.size, *sizes])
         return super().prune(study, trial)
 
@@ -311,7 +313,7 @@ def test_killed_between_the_stop_and_its_record(
     assert [t.value for t in broken.trials] == [t.value for t in whole.trials]
     assert [t.intermediate_values for t in broken.trials] == [t.intermediate_values for t in whole.trials]
     assert broken.trials[3].user_attrs["rl:continues"] == 1
-    assert broken.trials[3].user_attrs["begun_at"] == 3333
+    assert broken.trials[3].user_attrs["rl:started_at"] == 3333
 
 
 def test_killed_after_it_was_claimed(
@@ -333,11 +335,11 @@ def test_killed_after_it_was_claimed(
     broken = search(make_trainer, tmp_path / "broken", rates=RATES[3:], n_trials=4)
     assert [t.value for t in broken.trials] == [t.value for t in whole.trials]
     assert broken.trials[3].user_attrs["rl:continues"] == 1
-    assert broken.trials[3].user_attrs["begun_at"] == 3333
+    assert broken.trials[3].user_attrs["rl:started_at"] == 3333
 
 
 def _last(trial: Any) -> str:
-    return str(next(Path(trial.user_attrs["folder"]).glob("checkpoint-4")))
+    return str(next(Path(trial.user_attrs["rl:folder"]).glob("checkpoint-4")))
 
 
 def test_killed_while_it_goes_on(make_trainer: MakeTrainer, tmp_path: Path) -> None:
@@ -360,7 +362,11 @@ def test_killed_while_it_goes_on(make_trainer: MakeTrainer, tmp_path: Path) -> N
     broken = search(make_trainer, tmp_path / "broken", rates=RATES[3:], n_trials=4)
     assert [t.value for t in broken.trials] == [t.value for t in whole.trials]
     assert broken.trials[3].intermediate_values == whole.trials[3].intermediate_values
-    assert broken.trials[3].user_attrs["spent"] == whole.trials[3].user_attrs["spent"] == pytest.approx(2 / 3, abs=1e-4)
+    assert (
+        broken.trials[3].user_attrs["rl:spent"]
+        == whole.trials[3].user_attrs["rl:spent"]
+        == pytest.approx(2 / 3, abs=1e-4)
+    )
 
 
 def test_two_processes_do_not_go_on_with_the_same_training(make_trainer: MakeTrainer, tmp_path: Path) -> None:
@@ -382,4 +388,4 @@ def test_two_processes_do_not_go_on_with_the_same_training(make_trainer: MakeTra
     last = result.trials[-1]
     assert (tmp_path / "begun").read_text().split() == ["0"] * 4
     assert last.user_attrs.get("rl:continues") is None
-    assert last.user_attrs["folder"] != result.trials[1].user_attrs["folder"]
+    assert last.user_attrs["rl:folder"] != result.trials[1].user_attrs["rl:folder"]

@@ -351,7 +351,7 @@ def test_a_trial_that_always_ends_the_process_is_given_up(make_trainer: MakeTrai
         interrupted(make_trainer, 1)
     best = run(make_trainer(), "rl", n_trials=4)
     assert states(best.run_summary.study)[1] == TrialState.FAIL
-    assert "ended 10 times" in best.run_summary.trials[1].user_attrs["failure"]["reason"]
+    assert "ended 10 times" in best.run_summary.trials[1].user_attrs["rl:failure"]["reason"]
 
 
 @pytest.mark.parametrize(
@@ -406,8 +406,8 @@ def test_between_two_trials_a_second_process_is_refused_too(
     monkeypatch.setattr("hf_rlsearch.trainer.storage.ownership._PATIENCE", 0.5)
     interrupted(make_trainer, 1)
     study = stored(f"sqlite:///{tmp_path / 'out' / 'hf_rlsearch.db'}")
-    assert study.user_attrs["owner"] is None
-    study.set_user_attr("owner", owner_of(os.getppid()))
+    assert study.user_attrs["rl:owner"] is None
+    study.set_user_attr("rl:owner", owner_of(os.getppid()))
     with pytest.raises(StorageError, match=f"Process {os.getppid()} is running this search \\(study"):
         run(make_trainer(), "rl", n_trials=4)
     assert states(study) == [TrialState.COMPLETE, TrialState.RUNNING]
@@ -429,7 +429,7 @@ def test_checkpoints_of_another_training_are_neither_used_nor_deleted(
     make_trainer(**args).train()
     result = run(make_trainer(save_strategy="epoch", num_train_epochs=2), "rl", n_trials=1).run_summary
     assert (tmp_path / "out" / "run-0" / "checkpoint-4").is_dir()
-    assert result.trials[0].user_attrs["folder"] == str(tmp_path / "out" / "run-0-2")
+    assert result.trials[0].user_attrs["rl:folder"] == str(tmp_path / "out" / "run-0-2")
     assert len(result.trials[0].intermediate_values) == 2
 
 

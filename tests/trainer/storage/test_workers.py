@@ -93,7 +93,7 @@ def test_only_one_of_two_that_begin_at_once_is_first(options: Any, monkeypatch: 
     study = optuna.create_study(study_name="s", storage=options["storage"])
     assert ownership.is_first(study)
     other = {"host": "other", "pid": 1, "begun": None}
-    monkeypatch.setattr(ownership.time, "sleep", lambda seconds: study.set_user_attr("begun_by", other))
+    monkeypatch.setattr(ownership.time, "sleep", lambda seconds: study.set_user_attr("rl:started_by", other))
     assert not ownership.is_first(study)
 
 
@@ -168,8 +168,8 @@ def test_three_processes_at_once(tmp_path: Path, options: Any, dies: bool) -> No
     begun = [t for t in study.trials if t.state != TrialState.WAITING]
     assert {t.state for t in begun} <= {TrialState.COMPLETE, TrialState.PRUNED}
     assert len(begun) == 7
-    assert [t.user_attrs["role"] for t in begun].count("baseline") == 1
-    folders = [t.user_attrs["folder"] for t in begun]
+    assert [t.user_attrs["rl:role"] for t in begun].count("baseline") == 1
+    folders = [t.user_attrs["rl:folder"] for t in begun]
     assert len(set(folders)) == len(folders)
 
 
