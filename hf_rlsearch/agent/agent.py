@@ -24,7 +24,7 @@ from hf_rlsearch.agent.acquisition import (
 from hf_rlsearch.agent.checkpoint import Card, load_weights
 from hf_rlsearch.agent.decision import Alternative, Decision
 from hf_rlsearch.agent.decision_head import DecisionHead
-from hf_rlsearch.agent.network import Arrays, NetworkConfig, Predictor, Reading
+from hf_rlsearch.agent.network import Arrays, EncodedHistory, NetworkConfig, Predictor
 from hf_rlsearch.agent.shapley import most_attended, predicted_mean, shapley_values
 from hf_rlsearch.errors import WeightsError
 from hf_rlsearch.observation.history import History
@@ -71,7 +71,7 @@ class Agent:
 
     def __init__(self, tensors: Mapping[str, Tensor], card: Card) -> None:
         self.card = card
-        self._nothing: tuple[object, Reading] | None = None
+        self._nothing: tuple[object, EncodedHistory] | None = None
         try:
             self.predictor = Predictor(NetworkConfig(**card.network)).eval()
             self.predictor.load_state_dict(part(tensors, "predictor"))
@@ -199,14 +199,19 @@ class Agent:
         }
 
     def _contributions(
-        self, space: SearchSpace, reading: Reading, row: IntArray, facts: Mapping[str, float], rng: np.random.Generator
+        self,
+        space: SearchSpace,
+        reading: EncodedHistory,
+        row: IntArray,
+        facts: Mapping[str, float],
+        rng: np.random.Generator,
     ) -> tuple[dict[str, float], ...]:
         """What each hyperparameter contributes, with what the trials say and without."""
         predictors = [predicted_mean(self.predictor, r) for r in (reading, self._read_nothing(space, facts))]
         found = shapley_values(predictors, row, space.n_levels, rng)
         return tuple(dict(zip(space.names, values.tolist(), strict=True)) for values in found)
 
-    def _read_nothing(self, space: SearchSpace, facts: Mapping[str, float]) -> Reading:
+    def _read_nothing(self, space: SearchSpace, facts: Mapping[str, float]) -> EncodedHistory:
         """The reading of a search without trials; the last one is kept, as it stays the same during a search."""
         key = (space, tuple(sorted(facts.items())))
         if self._nothing is None or self._nothing[0] != key:

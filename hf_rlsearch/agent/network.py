@@ -100,7 +100,7 @@ class Arrays:
 
 
 @dataclass(frozen=True)
-class Reading:
+class EncodedHistory:
     """What the network made of B histories, to score any candidates with.
 
     Attributes:
@@ -152,7 +152,7 @@ class Predictor(nn.Module):
         """B x C x N_BINS logits of the improvement over the incumbent (over the median while there is none)."""
         return self.score(self.read(arrays), arrays.candidates)
 
-    def read(self, arrays: Arrays) -> Reading:
+    def read(self, arrays: Arrays) -> EncodedHistory:
         """Everything that does not depend on the candidates; most of the work."""
         context = self.context(arrays.context)
         levels, per_hyperparameter = self._levels(arrays, context)
@@ -166,16 +166,16 @@ class Predictor(nn.Module):
         known = arrays.trial_mask & (arrays.trial_features[..., 4] > 0)
         between, value = self._pick(apart, arrays.trials), arrays.trial_features[..., 0]
         posterior = self.processes.fit(per_hyperparameter, between, trials, value, known)
-        return Reading(context, levels, trials, gaps, apart, scales[..., split:], arrays.trial_mask, posterior)
+        return EncodedHistory(context, levels, trials, gaps, apart, scales[..., split:], arrays.trial_mask, posterior)
 
-    def score(self, reading: Reading, candidates: Tensor) -> Tensor:
+    def score(self, reading: EncodedHistory, candidates: Tensor) -> Tensor:
         """B x C x N_BINS logits of B x C x H level indices; -1 for a hyperparameter that a candidate lacks."""
         x = self._candidates(reading, candidates)
         for block, bias in zip(self.cross, self._towards(reading, candidates), strict=True):
             x = block(x, reading.trials, bias)
         return torch.as_tensor(self.head(x))
 
-    def attention(self, reading: Reading, candidates: Tensor) -> Tensor:
+    def attention(self, reading: EncodedHistory, candidates: Tensor) -> Tensor:
         """B x C x (1 + T) weights in [0, 1] that sum to one: on "no such trial" and on each trial.
 
         The mean over heads and cross-attention blocks; what the Gaussian processes take from a trial is not in it.
@@ -187,13 +187,13 @@ class Predictor(nn.Module):
             x = block(x, reading.trials, bias)
         return torch.stack(found).mean(0)
 
-    def _candidates(self, reading: Reading, candidates: Tensor) -> Tensor:
+    def _candidates(self, reading: EncodedHistory, candidates: Tensor) -> Tensor:
         """B x C x W embeddings before they look at the trials one by one."""
         x = self._sum_levels(reading.levels, candidates)
         x = x + self.candidate_in(torch.cat([x, reading.context[:, None].expand(-1, x.shape[1], -1)], -1))
         return torch.as_tensor(x + self.processes(reading.posterior, self._pick(reading.apart, candidates)))
 
-    def _towards(self, reading: Reading, candidates: Tensor) -> tuple[Tensor, ...]:
+    def _towards(self, reading: EncodedHistory, candidates: Tensor) -> tuple[Tensor, ...]:
         """Per cross-attention block B x heads x C x T, minus the distance from candidates to trials."""
         bias = self._bias(self._pick(reading.gaps, candidates), reading.scales, reading.trial_mask)
         return torch.split(bias, self.config.heads, dim=1)

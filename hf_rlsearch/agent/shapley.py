@@ -15,7 +15,7 @@ import torch
 
 from hf_rlsearch._typing import FloatArray, IntArray
 from hf_rlsearch.agent.acquisition import mean_and_spread
-from hf_rlsearch.agent.network import Predictor, Reading
+from hf_rlsearch.agent.network import EncodedHistory, Predictor
 
 _MAX_ROWS = 72
 """Rows predicted for one explanation; more only where two references need them. An explanation must stay cheap."""
@@ -82,7 +82,7 @@ _MAX_ATTENDED = 5
 _LEAST_ATTENDED = 0.02
 
 
-def predicted_mean(predictor: Predictor, reading: Reading) -> Callable[[IntArray], FloatArray]:
+def predicted_mean(predictor: Predictor, reading: EncodedHistory) -> Callable[[IntArray], FloatArray]:
     """N x H level indices -> N predicted means, of one search."""
 
     def predict(rows: IntArray) -> FloatArray:
@@ -93,7 +93,7 @@ def predicted_mean(predictor: Predictor, reading: Reading) -> Callable[[IntArray
 
 
 def most_attended(
-    predictor: Predictor, reading: Reading, row: IntArray, numbers: IntArray
+    predictor: Predictor, reading: EncodedHistory, row: IntArray, numbers: IntArray
 ) -> tuple[tuple[int, float], ...]:
     """The trials that a candidate's prediction attends to most.
 

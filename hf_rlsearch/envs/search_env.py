@@ -94,7 +94,7 @@ class BatchedSearch:
         self.used = 0
         self.incumbent = np.full(B, 0.0)
 
-    def fix_luck(self, seed: int, repeats: int = 1) -> None:
+    def fix_noise(self, seed: int, repeats: int = 1) -> None:
         """Decides the noise of every (task, candidate) now, so that policies on these tasks can be compared in pairs.
 
         Args:

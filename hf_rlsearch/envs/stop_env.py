@@ -53,7 +53,7 @@ class StopSearch(BatchedSearch):
         self.family = take(self.family, first)
         self.skill = (self.rng.uniform(0, 1, self.B) * (self.rng.random(self.B) < 0.75))[first]
         self.error = self.rng.uniform(0.05, 0.5, self.B)[first]
-        self.fix_luck(int(self.rng.integers(2**31)), self.group)
+        self.fix_noise(int(self.rng.integers(2**31)), self.group)
         if self.forecasts is not None:
             self.forecast = (self.rng.random(self.B) < _FORECAST)[first]
             self.by_agent = (self.forecast & (self.rng.random(self.B) < _OWN_PROPOSALS))[first]

@@ -127,7 +127,7 @@ class SearchVecEnv(BatchVecEnv):
         """Starts B searches, those of a group with the same luck."""
         self.search.reset()
         if self.group > 1:
-            self.search.fix_luck(int(self._luck.integers(2**31)), self.group)
+            self.search.fix_noise(int(self._luck.integers(2**31)), self.group)
 
     def observe(self) -> dict[str, FloatArray]:
         """The observations that `encode` makes."""

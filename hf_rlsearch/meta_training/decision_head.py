@@ -111,7 +111,7 @@ def gate(settings: ChoiceTraining, predictor: Predictor, model: PPO, device: str
     for block in range(settings.gate_tasks // 128):
         for name, policy in (("head", head), ("acquisition", acquisition)):
             env = _choice_env(settings, predictor, 128, seed + block, device)
-            env.search.fix_luck(seed + block)
+            env.search.fix_noise(seed + block)
             areas[name].append(area_under_regret(env.search, env.encode, policy))
     ours, theirs = (np.concatenate(areas[name]) for name in ("head", "acquisition"))
     return {

@@ -26,7 +26,7 @@ from hf_rlsearch.meta_training.stopped_histories import play_stopped
 from hf_rlsearch.observation.history import RUNNING
 from hf_rlsearch.observation.observation import Observation
 from hf_rlsearch.tasks.histories import (
-    Played,
+    Rollout,
     Trained,
     draw_history,
     hide_hyperparameters,
@@ -136,7 +136,7 @@ class _Searches:
     """
 
     tasks: TaskBatch
-    played: Played
+    played: Rollout
     stopped: list[Trained]
 
     @classmethod

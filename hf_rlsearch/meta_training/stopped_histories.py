@@ -15,7 +15,7 @@ from hf_rlsearch._typing import BoolArray, IntArray
 from hf_rlsearch.envs.stop_env import StopSearch
 from hf_rlsearch.observation.curve_features import CURVE_FEATURES
 from hf_rlsearch.observation.history import PRUNED, RUNNING
-from hf_rlsearch.tasks.histories import N_ASKED, Manner, Score, Trained, observe_tasks, take
+from hf_rlsearch.tasks.histories import N_ASKED, BehaviorPolicy, Score, Trained, observe_tasks, take
 from hf_rlsearch.tasks.prior import TaskBatch
 
 BUDGETS = ((4, 8), (8, 8), (8, 16), (8, 20), (12, 12), (16, 8), (16, 10), (20, 8))
@@ -73,7 +73,7 @@ class _PlayedSearch(StopSearch):
     def __init__(self, rng: np.random.Generator, tasks: TaskBatch, score: Score) -> None:
         self.length = BUDGETS[rng.integers(len(BUDGETS))]  # the searches begin in what follows
         super().__init__(len(tasks), int(rng.integers(2**31)), tasks=lambda _, __: tasks)
-        self.score, self.manner = score, Manner.draw(rng, self.B)
+        self.score, self.manner = score, BehaviorPolicy.draw(rng, self.B)
         self.ahead, self.left = np.zeros((self.B, min(_AHEAD, self.C)), int), np.zeros(self.B, int)
 
     def draw_length(self) -> tuple[int, int]:

@@ -129,8 +129,8 @@ def continued(trials: Iterable[FrozenTrial]) -> frozenset[int]:
 
     One that failed has taken nothing over: what the earlier one had reached is still all that is known.
     """
-    going_on = (t for t in trials if t.state not in (TrialState.WAITING, TrialState.FAIL))
-    named = (t.user_attrs.get(CONTINUES) for t in going_on)
+    continuing = (t for t in trials if t.state not in (TrialState.WAITING, TrialState.FAIL))
+    named = (t.user_attrs.get(CONTINUES) for t in continuing)
     return frozenset(number for number in named if isinstance(number, int))
 
 

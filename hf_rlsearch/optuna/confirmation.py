@@ -80,7 +80,7 @@ def candidates(ranking: Sequence[FrozenTrial], baseline: FrozenTrial | None, k: 
     return numbers + own
 
 
-def next_run(
+def next_seed(
     numbers: Sequence[int], trials: Sequence[FrozenTrial], *, seed: int, maximize: bool
 ) -> tuple[int, int] | None:
     """Which configuration to train next under which seed.

@@ -27,7 +27,7 @@ from hf_rlsearch.space.roles import check_role
 
 
 @dataclass(frozen=True)
-class Spending:
+class CostCooling:
     """What a search can still spend, and what its candidates cost; all in one unit, such as full trainings.
 
     Attributes:
@@ -139,9 +139,9 @@ class RLSampler(BaseSampler):
         self._facts = dict(facts or {})
         self._max_resource = max_resource
         self._n_left: int | None = None
-        self._spending: Spending | None = None
+        self._spending: CostCooling | None = None
 
-    def plan_for(self, n_left: int | None, spending: Spending | None = None) -> None:
+    def plan_for(self, n_left: int | None, spending: CostCooling | None = None) -> None:
         """Tells how many more trials the search can afford, where a budget or time ends it.
 
         Args:

@@ -11,7 +11,7 @@ EPOCHS, SMOOTHING = "num_train_epochs", "label_smoothing_factor"
 
 
 @dataclass(frozen=True)
-class Box:
+class PresetSpace:
     """The ranges of a default space; every published setting of its family is one of its configurations.
 
     Attributes:
@@ -43,7 +43,7 @@ class Box:
             **{name: trial.suggest_categorical(name, list(choices)) for name, choices in self.others.items()},
         }
 
-    def without(self, names: Collection[str]) -> "Box":
+    def without(self, names: Collection[str]) -> "PresetSpace":
         """The same ranges of fewer names.
 
         Args:
@@ -65,7 +65,7 @@ class Preset:
     """
 
     name: str
-    hp_space: Box
+    hp_space: PresetSpace
     published: tuple[Params, ...]
     sources: tuple[str, ...]
 
@@ -194,52 +194,54 @@ _UP_TO_128 = (8, 16, 32, 64, 128)
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        Preset("bert", Box((5e-6, 2e-4), batch_sizes=_WITH_48), tuple(_BERT_GRID), (_BERT, _FLAML)),
+        Preset("bert", PresetSpace((5e-6, 2e-4), batch_sizes=_WITH_48), tuple(_BERT_GRID), (_BERT, _FLAML)),
         Preset(
             "roberta",
-            Box((3e-6, 1e-4), batch_sizes=_WITH_48, epochs=(1, 10), warmups=(0.0, 0.06, 0.1, 0.25)),
+            PresetSpace((3e-6, 1e-4), batch_sizes=_WITH_48, epochs=(1, 10), warmups=(0.0, 0.06, 0.1, 0.25)),
             tuple(_ROBERTA_GRID),
             (_ROBERTA, _FLAML),
         ),
         Preset(
             "electra",
-            Box((1e-5, 5e-4), epochs=(1, 10), others={_DECAY: (0.8, 0.9, 1.0)}),
+            PresetSpace((1e-5, 5e-4), epochs=(1, 10), others={_DECAY: (0.8, 0.9, 1.0)}),
             tuple(_ELECTRA_GRID),
             (_ELECTRA, _FLAML),
         ),
         Preset(
             "deberta",
-            Box((2e-6, 1e-4), epochs=(1, 10), warmups=(0.0, 0.04, 0.05, 0.08, 0.1, 0.21)),
+            PresetSpace((2e-6, 1e-4), epochs=(1, 10), warmups=(0.0, 0.04, 0.05, 0.08, 0.1, 0.21)),
             tuple(_DEBERTA_POINTS),
             (_DEBERTA,),
         ),
         Preset(
             "albert",
-            Box((5e-6, 1e-4), batch_sizes=(8, 16, 32, 48, 128), epochs=(1, 10), warmups=(0.0, 0.06, 0.07, 0.1, 0.25)),
+            PresetSpace(
+                (5e-6, 1e-4), batch_sizes=(8, 16, 32, 48, 128), epochs=(1, 10), warmups=(0.0, 0.06, 0.07, 0.1, 0.25)
+            ),
             tuple(_albert(*point) for point in _ALBERT_TASKS.values()),
             (_ALBERT, _FLAML),
         ),
         Preset(
             "gpt2",
-            Box((1e-5, 1e-3), warmups=(0.0, 0.002, 0.06, 0.1)),
+            PresetSpace((1e-5, 1e-3), warmups=(0.0, 0.002, 0.06, 0.1)),
             (_setting(6.25e-5, 32, 3, 0.01, 0.002),),
             (_GPT,),
         ),
         Preset(
             "t5",
-            Box((2e-5, 2e-3), batch_sizes=_UP_TO_128, epochs=(1, 10), others=_T5_OTHERS),
+            PresetSpace((2e-5, 2e-3), batch_sizes=_UP_TO_128, epochs=(1, 10), others=_T5_OTHERS),
             tuple(_T5_POINTS),
             (_T5, _COURSE),
         ),
         Preset(
             "marian",
-            Box((1e-5, 2e-3), epochs=(1, 10), warmups=(0.0, 0.04, 0.1, 0.2), others=_OF_TRANSLATION),
+            PresetSpace((1e-5, 2e-3), epochs=(1, 10), warmups=(0.0, 0.04, 0.1, 0.2), others=_OF_TRANSLATION),
             (_setting(2e-5, 32, 3, 0.01, 0.0), _FROM_SCRATCH),
             (_COURSE, _VASWANI),
         ),
         Preset(
             "bart",
-            Box(
+            PresetSpace(
                 (1e-5, 2e-3),
                 epochs=(1, 10),
                 warmups=(0.0, 0.025, 0.04, 0.0625, 0.1),
@@ -250,13 +252,13 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             "lora",
-            Box((5e-5, 3e-3), epochs=(1, 30), warmups=(0.0, 0.02, 0.06, 0.1), others=_OF_ADAPTERS),
+            PresetSpace((5e-5, 3e-3), epochs=(1, 30), warmups=(0.0, 0.02, 0.06, 0.1), others=_OF_ADAPTERS),
             tuple(_LORA_POINTS),
             (_LORA,),
         ),
         Preset(
             "generic",
-            Box((5e-6, 1e-3)),
+            PresetSpace((5e-6, 1e-3)),
             (_setting(2e-5, 32, 3, 0.01, 0.1), _setting(5e-5, 16, 3, 0.0, 0.0), _setting(1e-4, 32, 3, 0.1, 0.1)),
             (_BERT, _GRID),
         ),

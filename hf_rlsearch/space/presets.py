@@ -9,9 +9,9 @@ arXiv:2002.06305).
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import ArgumentsError
-from hf_rlsearch.space.preset_tables import FOR_TASK, PRESETS, Box, Preset
+from hf_rlsearch.space.preset_tables import FOR_TASK, PRESETS, Preset, PresetSpace
 
-__all__ = ["MODEL_TYPES", "Box", "Preset", "preset"]
+__all__ = ["MODEL_TYPES", "PresetSpace", "Preset", "preset"]
 
 MODEL_TYPES: tuple[str, ...] = tuple(PRESETS)
 

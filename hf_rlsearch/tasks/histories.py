@@ -246,7 +246,7 @@ _COMPLETE, _SHORTER = 0.6, 6
 
 
 @dataclass(frozen=True)
-class Played:
+class Rollout:
     """B searches as they were played.
 
     Attributes:
@@ -259,7 +259,7 @@ class Played:
 
 
 @dataclass(frozen=True)
-class Manner:
+class BehaviorPolicy:
     """How B searches follow a policy, so that its histories differ.
 
     Attributes:
@@ -271,7 +271,7 @@ class Manner:
     temperature: FloatArray
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, n_searches: int) -> Manner:
+    def draw(cls, rng: np.random.Generator, n_searches: int) -> BehaviorPolicy:
         """Most searches follow the policy from the first trial to the last."""
         B = n_searches
         n_random = np.where(rng.random(B) < _BEGIN_AT_RANDOM, rng.integers(1, _MOST_AT_RANDOM + 1, B), 0)
@@ -284,7 +284,7 @@ class Manner:
         return np.asarray(np.where(by_chance, 0.0, scores) + scale * rng.gumbel(size=scores.shape))
 
 
-def play(rng: np.random.Generator, tasks: TaskBatch, n_trials: int, score: Score) -> Played:
+def play(rng: np.random.Generator, tasks: TaskBatch, n_trials: int, score: Score) -> Rollout:
     """Searches each task, most of them by the best score, some by chance at first or throughout.
 
     Args:
@@ -296,7 +296,7 @@ def play(rng: np.random.Generator, tasks: TaskBatch, n_trials: int, score: Score
     B, C = tasks.candidate_mask.shape
     space = task_space_arrays(tasks)
     outcome = tasks.values + tasks.noise * tasks.spread[:, None] * rng.standard_normal((B, C))
-    manner = Manner.draw(rng, B)
+    manner = BehaviorPolicy.draw(rng, B)
     chosen = np.zeros((B, 0), int)
     for t in range(n_trials):
         values = np.take_along_axis(outcome, chosen, axis=1)
@@ -307,10 +307,10 @@ def play(rng: np.random.Generator, tasks: TaskBatch, n_trials: int, score: Score
         seen = observe_tasks(space, tasks, Trained.complete(chosen, values, np.ones((B, t), bool)), asked)
         best = np.where(allowed, manner.perturb(rng, score(seen), t), -np.inf).argmax(1)
         chosen = np.concatenate([chosen, asked[np.arange(B), best][:, None]], axis=1)
-    return Played(chosen, np.take_along_axis(outcome, chosen, axis=1))
+    return Rollout(chosen, np.take_along_axis(outcome, chosen, axis=1))
 
 
-def part_of(rng: np.random.Generator, tasks: TaskBatch, played: Played) -> Trained:
+def part_of(rng: np.random.Generator, tasks: TaskBatch, played: Rollout) -> Trained:
     """The beginnings of played searches, of similar length; in some steps a part of the trials was stopped."""
     B, T = played.chosen.shape
     longest = int(rng.integers(min(2, T), T + 1))

@@ -8,7 +8,7 @@ from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.trainer.search.loop import run_search
 from hf_rlsearch.trainer.search.providers import trainer_provider
-from hf_rlsearch.trainer.setup.config import OURS, UNSET_TRIALS, Settings
+from hf_rlsearch.trainer.setup.config import OURS, UNSET_TRIALS, SearchConfig
 from hf_rlsearch.trainer.setup.default_space import default_hp_space
 from hf_rlsearch.trainer.setup.objective import UNSET_DIRECTION
 
@@ -109,7 +109,7 @@ def search(
     given = {
         name: value for name, value in locals().items() if name not in ("trainer", "hp_space", "compute_objective")
     }
-    settings = Settings(
+    settings = SearchConfig(
         hp_space=hp_space or default_hp_space, compute_objective=_users_objective(compute_objective), **given
     )
     return _run(trainer, settings)
@@ -127,7 +127,7 @@ def search_from_trainer(
         options: The free keyword arguments.
     """
     is_default = getattr(getattr(trainer.hp_space, "__self__", None), "name", None) == "rl"
-    settings = Settings.from_options(
+    settings = SearchConfig.from_options(
         options,
         hp_space=default_hp_space if is_default else trainer.hp_space,
         compute_objective=_users_objective(trainer.compute_objective),
@@ -147,7 +147,7 @@ def _users_objective(compute_objective: Any) -> Any:
     return None if compute_objective is default_compute_objective else compute_objective
 
 
-def _run(trainer: Any, settings: Settings) -> Any:
+def _run(trainer: Any, settings: SearchConfig) -> Any:
     provider = trainer_provider(trainer)
     if settings.hp_space is default_hp_space:
         settings = dataclasses.replace(settings, hp_space=provider.default_space())

@@ -21,7 +21,7 @@ from hf_rlsearch.trainer.hyperparameters import ScopedNames, trial_model_init
 from hf_rlsearch.trainer.hyperparameters.generation import changed, cleared_arguments, generation_scope
 from hf_rlsearch.trainer.hyperparameters.scope import GEN, fields_of, prefix_of
 from hf_rlsearch.trainer.search.result import SearchResult
-from hf_rlsearch.trainer.session.process import calm, keep_randomness
+from hf_rlsearch.trainer.session.process import keep_randomness, quiet_transformers
 from hf_rlsearch.trainer.setup.objective import Objective
 from hf_rlsearch.trainer.storage.study import quiet_optuna
 
@@ -68,7 +68,7 @@ def tune_generation(
     objective = _objective(result, compute_objective)
     tuning = _Tuning(trainer, hp_space, objective)
     sampler = RLSampler(seed=abs(int(trainer.args.seed)), n_trials=n_trials, search_space=tuning.space)
-    with quiet_optuna(), calm(), tuning.restored_on_failure():
+    with quiet_optuna(), quiet_transformers(), tuning.restored_on_failure():
         study = optuna.create_study(direction=result.study.directions[0], sampler=sampler)
         tuning.add_baseline(study)
         _warn_if_other_model(result.best_trial, study.trials[0].values[0], objective)

@@ -187,7 +187,7 @@ def test_fixed_luck_pairs_policies() -> None:
     rewards = []
     for first in (0, 1):
         search = BatchedSearch(TASKS, n_envs=8, budget=4, evaluations=1, seed=3)
-        search.fix_luck(5)
+        search.fix_noise(5)
         for action in (first, 1 - first):
             search.step(np.full(8, action))
         rewards.append(np.sort(search.curves[:, :2, 0], axis=1))

@@ -51,7 +51,7 @@ def test_searches_of_a_batch_do_not_disturb_each_other() -> None:
     values = []
     for first in (0, 3):
         search = BatchedSearch(TASKS, n_envs=4, budget=3, evaluations=1, seed=2)
-        search.fix_luck(0)
+        search.fix_noise(0)
         search.step(np.array([first, 1, 1, 1]))
         values.append(flatten(search))
     for key in values[0]:

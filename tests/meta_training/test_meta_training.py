@@ -32,7 +32,7 @@ def test_the_acquisition_takes_the_best_that_is_allowed() -> None:
 def test_the_area_under_regret_of_knowing_everything_is_small() -> None:
     def search() -> BatchedSearch:
         made = BatchedSearch(prior_tasks(12), n_envs=20, budget=5, evaluations=1, seed=0)
-        made.fix_luck(0)
+        made.fix_noise(0)
         return made
 
     def best_first(searching: BatchedSearch) -> Any:

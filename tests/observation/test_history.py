@@ -178,9 +178,9 @@ def test_a_thousand_trials_take_milliseconds() -> None:
 
 def test_a_training_that_was_continued_is_one_row() -> None:
     paused = trial(0, state=TrialState.PRUNED, reports={1: 0.3, 2: 0.5})
-    going_on = trial(1, state=TrialState.RUNNING, reports={1: 0.3, 2: 0.5, 3: 0.6})
-    going_on.user_attrs = {CONTINUES: 0}
-    history = History.from_trials([paused, going_on], MAXIMIZE, max_resource=4)
+    continuing = trial(1, state=TrialState.RUNNING, reports={1: 0.3, 2: 0.5, 3: 0.6})
+    continuing.user_attrs = {CONTINUES: 0}
+    history = History.from_trials([paused, continuing], MAXIMIZE, max_resource=4)
     assert history.numbers.tolist() == [1]
     assert history.fidelity.tolist() == [0.75]
     assert history.curves[0][:, 1].tolist() == [0.3, 0.5, 0.6]

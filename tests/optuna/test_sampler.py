@@ -26,7 +26,7 @@ from hf_rlsearch.errors import ArgumentsError, SearchSpaceError
 from hf_rlsearch.observation.history import STATUS, History
 from hf_rlsearch.optuna import RLSampler
 from hf_rlsearch.optuna.filters import already_tried
-from hf_rlsearch.optuna.sampler import Spending
+from hf_rlsearch.optuna.sampler import CostCooling
 from hf_rlsearch.space import SearchSpace
 
 SPACE = SearchSpace.from_distributions({"n": IntDistribution(0, 3), "c": CategoricalDistribution(["a", "b", "c"])})
@@ -146,7 +146,7 @@ def price_of_n(space: SearchSpace, rows: np.ndarray) -> np.ndarray:
 
 def test_with_a_budget_the_agent_weighs_prices_and_cannot_choose_what_does_not_fit(first: RuleAgent) -> None:
     sampler = RLSampler(seed=0, search_space=SPACE)
-    sampler.plan_for(3, Spending(price=price_of_n, left=2.0, total=8.0))
+    sampler.plan_for(3, CostCooling(price=price_of_n, left=2.0, total=8.0))
     study = optuna.create_study(sampler=sampler)
     study.optimize(objective, n_trials=7)
     call = first.calls[0]
@@ -169,7 +169,7 @@ def test_memory_goes_before_money(first: RuleAgent) -> None:
         user_attrs={"rl:failure": {"kind": "oom"}},
     )
     study.add_trial(failed)
-    sampler.plan_for(3, Spending(price=lambda space, rows: np.array([5.0, 1.0, 1.0]), left=2.0, total=8.0))
+    sampler.plan_for(3, CostCooling(price=lambda space, rows: np.array([5.0, 1.0, 1.0]), left=2.0, total=8.0))
     study.optimize(lambda trial: trial.suggest_categorical("per_device_train_batch_size", [8, 16, 32]), n_trials=1)
     assert first.calls[-1].allowed == [{"per_device_train_batch_size": 8}]
 

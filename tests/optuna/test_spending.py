@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from hf_rlsearch.optuna.sampler import Spending
+from hf_rlsearch.optuna.sampler import CostCooling
 
 
-def spending(left: float, total: float = 10.0) -> Spending:
-    return Spending(price=lambda space, rows: np.ones(len(rows)), left=left, total=total)
+def spending(left: float, total: float = 10.0) -> CostCooling:
+    return CostCooling(price=lambda space, rows: np.ones(len(rows)), left=left, total=total)
 
 
 def test_at_the_beginning_it_is_improvement_per_price_and_at_the_end_improvement_alone() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hf_rlsearch._typing import FloatArray
 from hf_rlsearch.observation.observation import Observation
 from hf_rlsearch.tasks import histories as tasks_played
-from hf_rlsearch.tasks.histories import Played, part_of, play
+from hf_rlsearch.tasks.histories import Rollout, part_of, play
 from hf_rlsearch.tasks.prior import draw
 from tests.helpers.searches import asked, truths
 
@@ -20,7 +20,7 @@ def knowing(seen: Observation) -> FloatArray:
     return 1e3 * np.array([[t.get(c, 0.0) for c in row] for t, row in zip(TRUTHS, asked(seen), strict=True)])
 
 
-def played(seed: int = 1, n_trials: int = 10) -> Played:
+def played(seed: int = 1, n_trials: int = 10) -> Rollout:
     return play(np.random.default_rng(seed), TASKS, n_trials, knowing)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import SearchSpaceError
-from hf_rlsearch.trainer.hyperparameters.scope import GEN, Scope
+from hf_rlsearch.trainer.hyperparameters.scope import GEN, ParameterGroup
 from hf_rlsearch.trainer.session.arguments import cast_to
 
 _WHOLE = ("num_beams", "max_length", "max_new_tokens", "min_length", "min_new_tokens", "no_repeat_ngram_size", "top_k")
@@ -26,7 +26,7 @@ _OF_BEAMS = ("early_stopping", "length_penalty")
 _OF_SAMPLING = ("temperature", "top_p", "min_p", "top_h", "typical_p", "top_k", "epsilon_cutoff", "eta_cutoff")
 
 
-def generation_scope(trainer: Any, model: Any) -> Scope:
+def generation_scope(trainer: Any, model: Any) -> ParameterGroup:
     """The fields of a model's generation configuration.
 
     Raises:
@@ -50,7 +50,7 @@ def generation_scope(trainer: Any, model: Any) -> Scope:
         changed(config, cast).validate()
         return cast
 
-    return Scope(GEN, type(config).__name__, own, fit)
+    return ParameterGroup(GEN, type(config).__name__, own, fit)
 
 
 # Arguments of the Seq2SeqTrainer that go before the model's generation configuration.

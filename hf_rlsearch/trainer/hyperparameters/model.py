@@ -11,7 +11,7 @@ from typing import Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import SearchSpaceError
-from hf_rlsearch.trainer.hyperparameters.scope import MODEL, Scope
+from hf_rlsearch.trainer.hyperparameters.scope import MODEL, ParameterGroup
 from hf_rlsearch.trainer.session.serialization import words
 
 # What the model is and what it answers; none of it is a hyperparameter.
@@ -24,7 +24,7 @@ _NOT_SEARCHABLE = words(
 )
 
 
-def model_scope(model: Any) -> Scope:
+def model_scope(model: Any) -> ParameterGroup:
     """The fields of a model's configuration.
 
     Args:
@@ -44,7 +44,7 @@ def model_scope(model: Any) -> Scope:
         changed_config(config, cast)
         return cast
 
-    return Scope(MODEL, type(config).__name__, own, fit)
+    return ParameterGroup(MODEL, type(config).__name__, own, fit)
 
 
 def changed_config(config: Any, fields: Mapping[str, Any]) -> Any:

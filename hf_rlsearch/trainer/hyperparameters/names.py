@@ -9,7 +9,7 @@ from hf_rlsearch.errors import SearchSpaceError
 from hf_rlsearch.trainer.hyperparameters.generation import generation_scope
 from hf_rlsearch.trainer.hyperparameters.model import model_scope
 from hf_rlsearch.trainer.hyperparameters.peft import adapter_scope, is_adapted
-from hf_rlsearch.trainer.hyperparameters.scope import GEN, MODEL, PEFT, TRAIN, Scope, fields_of, prefix_of
+from hf_rlsearch.trainer.hyperparameters.scope import GEN, MODEL, PEFT, TRAIN, ParameterGroup, fields_of, prefix_of
 from hf_rlsearch.trainer.hyperparameters.training import training_scope
 
 
@@ -23,7 +23,7 @@ class ScopedNames:
 
     def __init__(self, trainer: Any, make_model: Callable[[], Any]) -> None:
         self._trainer, self._make_model = trainer, make_model
-        self._scopes: dict[str, Scope] = {}
+        self._scopes: dict[str, ParameterGroup] = {}
         self._made: Any = None
 
     def check(self, names: Iterable[str]) -> None:
@@ -83,12 +83,12 @@ class ScopedNames:
         except SearchSpaceError:
             return []
 
-    def _scope(self, prefix: str) -> Scope:
+    def _scope(self, prefix: str) -> ParameterGroup:
         if prefix not in self._scopes:
             self._scopes[prefix] = self._look(prefix)
         return self._scopes[prefix]
 
-    def _look(self, prefix: str) -> Scope:
+    def _look(self, prefix: str) -> ParameterGroup:
         model = self._model()
         if prefix == PEFT:
             return adapter_scope(model)

@@ -11,7 +11,7 @@ from typing import Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import SearchSpaceError
-from hf_rlsearch.trainer.hyperparameters.scope import PEFT, Scope
+from hf_rlsearch.trainer.hyperparameters.scope import PEFT, ParameterGroup
 from hf_rlsearch.trainer.session.arguments import cast_to
 from hf_rlsearch.trainer.session.serialization import words
 
@@ -25,7 +25,7 @@ def is_adapted(model: Any) -> bool:
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 
-def adapter_scope(model: Any) -> Scope:
+def adapter_scope(model: Any) -> ParameterGroup:
     """The fields of a model's adapter configuration.
 
     Raises:
@@ -54,7 +54,7 @@ def adapter_scope(model: Any) -> Scope:
             raise ValueError("expected a rank of at least 1")
         return cast
 
-    return Scope(PEFT, type(config).__name__, own, fit)
+    return ParameterGroup(PEFT, type(config).__name__, own, fit)
 
 
 def base_of(model: Any) -> Any:

@@ -14,7 +14,7 @@ PREFIXES = (MODEL, PEFT, GEN, TRAIN)
 
 
 @dataclass(frozen=True)
-class Scope:
+class ParameterGroup:
     """One family, as this search's Trainer has it.
 
     Attributes:

@@ -7,7 +7,7 @@ from typing import Any
 from hf_rlsearch._typing import Params
 from hf_rlsearch.trainer.hyperparameters import layers
 from hf_rlsearch.trainer.hyperparameters.peft import is_adapted
-from hf_rlsearch.trainer.hyperparameters.scope import TRAIN, Scope, fields_of
+from hf_rlsearch.trainer.hyperparameters.scope import TRAIN, ParameterGroup, fields_of
 from hf_rlsearch.trainer.session.arguments import cast_to
 
 OURS = ("exponential", "step")
@@ -44,7 +44,7 @@ def share(step: int, *, name: str, n_warmup: int, n_steps: int, end: float) -> f
 LR_END = 0.01
 
 
-def training_scope(trainer: Any, model: Any) -> Scope:
+def training_scope(trainer: Any, model: Any) -> ParameterGroup:
     """The names of ``train.*``, see ``docs/configuration.md`` for their meaning."""
     highest = layers.n_layers(model)
     schedule = getattr(trainer.args, "lr_scheduler_type", "linear")
@@ -66,7 +66,9 @@ def training_scope(trainer: Any, model: Any) -> Scope:
         "momentum": lambda value: _number(value, 0, 1, open_above=True),
         "gradient_scale": lambda value: _number(value, 0, float("inf"), open_below=True, open_above=True),
     }
-    return Scope(TRAIN, "the search", own, lambda fields: {name: checks[name](value) for name, value in fields.items()})
+    return ParameterGroup(
+        TRAIN, "the search", own, lambda fields: {name: checks[name](value) for name, value in fields.items()}
+    )
 
 
 def schedule_arguments(fields: Mapping[str, Any], args: Any) -> Params:

@@ -6,14 +6,14 @@ from typing import Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import SearchFailed
-from hf_rlsearch.trainer.search.coordinator import Chief
+from hf_rlsearch.trainer.search.coordinator import SearchCoordinator
 from hf_rlsearch.trainer.search.distributed import ProcessGroup
 from hf_rlsearch.trainer.search.providers import TrainerProvider
-from hf_rlsearch.trainer.search.trial import COMPLETE, FAILED, Monitor, Outcome, Plan, run_trial
+from hf_rlsearch.trainer.search.trial import COMPLETE, FAILED, EvaluationMonitor, TrialOutcome, TrialPlan, run_trial
 from hf_rlsearch.trainer.session import failures
 from hf_rlsearch.trainer.session import trackers as tracking
 from hf_rlsearch.trainer.session.failures import FOLLOWING, Failure, RankLost
-from hf_rlsearch.trainer.setup.config import Settings
+from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.objective import Objective
 from hf_rlsearch.trainer.storage import checkpoints
 
@@ -32,10 +32,10 @@ class DistributedTrialRunner:
     def __init__(
         self,
         source: TrainerProvider,
-        settings: Settings,
+        settings: SearchConfig,
         group: ProcessGroup,
         objective: Objective,
-        chief: Chief | None,
+        chief: SearchCoordinator | None,
     ) -> None:
         self._source, self._settings, self._group = source, settings, group
         self._objective, self._chief = objective, chief
@@ -46,7 +46,7 @@ class DistributedTrialRunner:
         """The weights of a trial if they are in main memory."""
         return self._in_memory[1] if self._in_memory is not None and self._in_memory[0] == number else None
 
-    def train(self, plan: Plan) -> tuple[Outcome, Exception | None]:
+    def train(self, plan: TrialPlan) -> tuple[TrialOutcome, Exception | None]:
         """Trains a trial on all ranks.
 
         Returns:
@@ -58,7 +58,7 @@ class DistributedTrialRunner:
         """
         chief = self._chief
         report: Callable[[int, float], bool] = chief.report if chief is not None else (lambda step, value: False)
-        monitor = Monitor(plan, self._objective, self._group, report, None if chief is None else chief.pauses)
+        monitor = EvaluationMonitor(plan, self._objective, self._group, report, None if chief is None else chief.pauses)
         trainer: Any = None
         error: Exception | None = None
         fatal: Exception | None = None
@@ -69,7 +69,7 @@ class DistributedTrialRunner:
             outcome, error = run_trial(trainer, plan, monitor, self._objective)
         except Exception as caught:
             error = caught
-            outcome = Outcome(status=FAILED, failure=Failure.from_error(caught, rank=self._group.rank))
+            outcome = TrialOutcome(status=FAILED, failure=Failure.from_error(caught, rank=self._group.rank))
         try:
             outcome, fatal = self._agree(plan, outcome, error)
             if outcome.status == COMPLETE:
@@ -86,7 +86,9 @@ class DistributedTrialRunner:
             self._source.release()
         return outcome, fatal
 
-    def _agree(self, plan: Plan, outcome: Outcome, error: Exception | None) -> tuple[Outcome, Exception | None]:
+    def _agree(
+        self, plan: TrialPlan, outcome: TrialOutcome, error: Exception | None
+    ) -> tuple[TrialOutcome, Exception | None]:
         """One outcome for all ranks: a failure on any of them fails the trial, what rank 0 measured counts.
 
         Returns:
@@ -118,14 +120,14 @@ class DistributedTrialRunner:
             return error
         return SearchFailed(f"Rank {failure.rank} ended the search with {failure.reason}")
 
-    def _lost(self, plan: Plan, lost: RankLost) -> RankLost:
+    def _lost(self, plan: TrialPlan, lost: RankLost) -> RankLost:
         """The error that ends the job, with the reason of the rank that failed where it has left one."""
         failure = failures.read_report(plan.folder, plan.number)
         if failure is None:
             return RankLost(f"Trial {plan.number} cannot continue. {lost}")
         return RankLost(f"Trial {plan.number} failed on rank {failure.rank} with {failure.reason}. {lost}")
 
-    def _kept(self, trainer: Any, plan: Plan, outcome: Outcome) -> tuple[Outcome, Exception | None]:
+    def _kept(self, trainer: Any, plan: TrialPlan, outcome: TrialOutcome) -> tuple[TrialOutcome, Exception | None]:
         """As ``_keep``; an exception fails the trial on this rank."""
         try:
             return self._keep(trainer, plan, outcome), None
@@ -133,7 +135,7 @@ class DistributedTrialRunner:
             failure = Failure.from_error(error, rank=self._group.rank, step=outcome.step)
             return replace(outcome, status=FAILED, failure=failure), error
 
-    def _keep(self, trainer: Any, plan: Plan, outcome: Outcome) -> Outcome:
+    def _keep(self, trainer: Any, plan: TrialPlan, outcome: TrialOutcome) -> TrialOutcome:
         """Puts a good trial's model where it is found after the search."""
         decision = self._group.broadcast(self._worth(outcome))
         if decision["disk"]:
@@ -145,7 +147,7 @@ class DistributedTrialRunner:
             self._in_memory = None if weights is None else (plan.number, weights)
         return outcome
 
-    def _worth(self, outcome: Outcome) -> Params | None:
+    def _worth(self, outcome: TrialOutcome) -> Params | None:
         """Rank 0: whether the model of a trial that has just ended has to be kept."""
         if self._chief is None:
             return None

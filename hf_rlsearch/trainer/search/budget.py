@@ -12,15 +12,15 @@ from hf_rlsearch._typing import FloatArray, IntArray, Params
 from hf_rlsearch.observation.trial_attributes import CONFIRM, HYPERPARAMETERS, SEARCH, SECONDS, finished, role, spent_on
 from hf_rlsearch.optuna import RLSampler
 from hf_rlsearch.optuna.pruner import RLPruner
-from hf_rlsearch.optuna.sampler import Spending
+from hf_rlsearch.optuna.sampler import CostCooling
 from hf_rlsearch.space import SearchSpace
 from hf_rlsearch.trainer.session.arguments import cost
 from hf_rlsearch.trainer.session.process import keep_randomness
-from hf_rlsearch.trainer.setup.config import OURS, Settings
+from hf_rlsearch.trainer.setup.config import OURS, SearchConfig
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
 
 
-class Prices:
+class CostModel:
     """Prices of candidates, in trainings with the user's own arguments.
 
     Args:
@@ -103,7 +103,7 @@ def _features(space: SearchSpace, levels: IntArray) -> FloatArray:
     return np.concatenate(columns, axis=1)
 
 
-class Allowance:
+class RemainingBudget:
     """What budget and time leave, in trainings with the user's own arguments; the number of trials is the sampler's.
 
     Args:
@@ -113,7 +113,7 @@ class Allowance:
         prices: Of candidates.
     """
 
-    def __init__(self, study: optuna.Study, settings: Settings, deadline: float, prices: Prices) -> None:
+    def __init__(self, study: optuna.Study, settings: SearchConfig, deadline: float, prices: CostModel) -> None:
         self._study, self._settings, self._deadline, self._prices = study, settings, deadline, prices
 
     def tell(self) -> None:
@@ -137,31 +137,31 @@ class Allowance:
         left, seconds = self.trainings_left(), self._seconds_per_training()
         return math.inf if left is None or seconds is None else left * seconds
 
-    def spending(self) -> Spending | None:
+    def spending(self) -> CostCooling | None:
         """What is left of the limit that ends the search, with prices; None where the number of trials ends it."""
         first, n_done = self._first_limit(), len(self._finished())
         if first is None or self.trials_left(first.left) >= self._settings.most_trials - n_done:
             return None
         return first
 
-    def _first_limit(self) -> Spending | None:
+    def _first_limit(self) -> CostCooling | None:
         limits = [limit for limit in (self._budget(), self._time()) if limit is not None]
         return min(limits, key=lambda limit: limit.left, default=None)
 
-    def _budget(self) -> Spending | None:
+    def _budget(self) -> CostCooling | None:
         total = self._settings.budget
         if total is None:
             return None
         spent = sum(spent_on(trial) for trial in self._finished())
-        return Spending(price=self._prices.amounts, left=max(0.0, total - spent), total=total)
+        return CostCooling(price=self._prices.amounts, left=max(0.0, total - spent), total=total)
 
-    def _time(self) -> Spending | None:
+    def _time(self) -> CostCooling | None:
         seconds, timeout = self._seconds_per_training(), self._settings.timeout
         if timeout is None or seconds is None:
             return None
         left = max(0.0, self._deadline - time.monotonic())
         price = partial(self._prices.by_the_clock, study=self._study)
-        return Spending(price=price, left=left / seconds, total=timeout / seconds)
+        return CostCooling(price=price, left=left / seconds, total=timeout / seconds)
 
     def trials_left(self, trainings: float) -> int:
         """How many trials that is if they take as much as those before them, one at least.

@@ -46,22 +46,22 @@ from hf_rlsearch.observation.trial_attributes import (
 from hf_rlsearch.optuna import confirmation as confirm
 from hf_rlsearch.optuna.pruner import RLPruner
 from hf_rlsearch.report import explain
-from hf_rlsearch.trainer.search.budget import Allowance, Prices
+from hf_rlsearch.trainer.search.budget import CostModel, RemainingBudget
 from hf_rlsearch.trainer.search.distributed import RUN, STOP
-from hf_rlsearch.trainer.search.leaderboard import Standing
+from hf_rlsearch.trainer.search.leaderboard import Leaderboard
 from hf_rlsearch.trainer.search.planner import Planner
-from hf_rlsearch.trainer.search.trial import COMPLETE, FAILED, PRUNED, Curve, Outcome, Plan
+from hf_rlsearch.trainer.search.trial import COMPLETE, FAILED, PRUNED, PruningReporter, TrialOutcome, TrialPlan
 from hf_rlsearch.trainer.session.failures import Failure, discard_reports, read_report
 from hf_rlsearch.trainer.session.process import resident_memory
-from hf_rlsearch.trainer.session.progress import Ended, Progress
+from hf_rlsearch.trainer.session.progress import Progress, TrialSummary
 from hf_rlsearch.trainer.session.serialization import plain
-from hf_rlsearch.trainer.setup.config import OURS, Settings
+from hf_rlsearch.trainer.setup.config import OURS, SearchConfig
 from hf_rlsearch.trainer.setup.default_space import DefaultSpace
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
 from hf_rlsearch.trainer.setup.objective import Objective
-from hf_rlsearch.trainer.storage.ownership import in_other_hands, is_first, requeue_interrupted
-from hf_rlsearch.trainer.storage.paused import Pausing, point_of
-from hf_rlsearch.trainer.storage.study import Opened
+from hf_rlsearch.trainer.storage.ownership import is_leader, requeue_interrupted, trials_of_other_processes
+from hf_rlsearch.trainer.storage.paused import PausedTrials, point_of
+from hf_rlsearch.trainer.storage.study import OpenedStudy
 
 
 def enqueue_baseline(study: optuna.Study, configurations: ConfigurationSampler, config: Any) -> None:
@@ -79,7 +79,7 @@ def enqueue_baseline(study: optuna.Study, configurations: ConfigurationSampler, 
 
 
 def enqueue_confirmation(
-    study: optuna.Study, standing: Standing, configurations: ConfigurationSampler, settings: Settings
+    study: optuna.Study, standing: Leaderboard, configurations: ConfigurationSampler, settings: SearchConfig
 ) -> bool:
     """Puts the next confirmation into the queue; False when there is none to make.
 
@@ -97,7 +97,7 @@ def enqueue_confirmation(
     own = next((t for t in trials if role(t) == BASELINE and t.state == TrialState.COMPLETE), None)
     numbers = confirm.candidates(standing.ranking(), own, settings.confirm)
     maximize = study.direction == optuna.study.StudyDirection.MAXIMIZE
-    run = confirm.next_run(numbers, trials, seed=int(configurations.frozen.value("seed")), maximize=maximize)
+    run = confirm.next_seed(numbers, trials, seed=int(configurations.frozen.value("seed")), maximize=maximize)
     if run is None:
         return False
     number, seed = run
@@ -107,7 +107,11 @@ def enqueue_confirmation(
 
 
 def remarks(
-    study: optuna.Study, configurations: ConfigurationSampler, objective: Objective, settings: Settings, world_size: int
+    study: optuna.Study,
+    configurations: ConfigurationSampler,
+    objective: Objective,
+    settings: SearchConfig,
+    world_size: int,
 ) -> Iterator[str]:
     """One line each: the objective, and what will not go as one may think.
 
@@ -136,7 +140,7 @@ def remarks(
 
 
 def reason_to_stop(
-    study: optuna.Study, settings: Settings, objective: Objective, standing: Standing, deadline: float
+    study: optuna.Study, settings: SearchConfig, objective: Objective, standing: Leaderboard, deadline: float
 ) -> str | None:
     """Why no further trial is to begin, None if one is.
 
@@ -148,7 +152,7 @@ def reason_to_stop(
         deadline: ``time.monotonic()`` at which the time is up.
     """
     waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-    n_done = len([t for t in [*finished(study), *in_other_hands(study)] if role(t) != CONFIRM])
+    n_done = len([t for t in [*finished(study), *trials_of_other_processes(study)] if role(t) != CONFIRM])
     # What was begun by this search and interrupted is finished; what others have put into the queue may wait.
     if n_done >= settings.most_trials and not any(OWNER in t.user_attrs for t in waiting):
         return "n_trials"
@@ -192,7 +196,9 @@ def stop_signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def ended(plan: Plan | None, told: FrozenTrial, outcome: Outcome, standing: Standing, world_size: int) -> Ended:
+def ended(
+    plan: TrialPlan | None, told: FrozenTrial, outcome: TrialOutcome, standing: Leaderboard, world_size: int
+) -> TrialSummary:
     """The columns of a trial's line.
 
     Args:
@@ -206,7 +212,7 @@ def ended(plan: Plan | None, told: FrozenTrial, outcome: Outcome, standing: Stan
     best = f"{ranking[0].values[0]:.4g} (trial {ranking[0].number})" if ranking else none
     result = _failed(outcome, world_size) or _result(told, outcome)
     reached = max(told.intermediate_values, default=0) / FULL_TRAINING
-    return Ended(
+    return TrialSummary(
         number=told.number,
         role=role(told),
         params=told.user_attrs.get(HYPERPARAMETERS, told.params),
@@ -217,7 +223,7 @@ def ended(plan: Plan | None, told: FrozenTrial, outcome: Outcome, standing: Stan
     )
 
 
-def _failed(outcome: Outcome, world_size: int) -> str:
+def _failed(outcome: TrialOutcome, world_size: int) -> str:
     """How it failed; empty if it did not."""
     if outcome.failure is None:
         return ""
@@ -226,13 +232,13 @@ def _failed(outcome: Outcome, world_size: int) -> str:
     return f"failed{at}{where}: {outcome.failure.reason}"
 
 
-def _result(told: FrozenTrial, outcome: Outcome) -> str:
+def _result(told: FrozenTrial, outcome: TrialOutcome) -> str:
     values = ", ".join(f"{value:.4g}" for value in outcome.values)
     how = "paused" if PAUSED in told.user_attrs else "pruned"
     return values if outcome.status == COMPLETE else f"{how} at {values or 'the start'}"
 
 
-class Tolerance:
+class FailureLimit:
     """Counts the trials that have failed since the search was started or continued.
 
     Who starts a search again after too many failures has mended something. Diverged trials do not count, they are an
@@ -243,7 +249,7 @@ class Tolerance:
         settings: Of the search.
     """
 
-    def __init__(self, study: optuna.Study, settings: Settings) -> None:
+    def __init__(self, study: optuna.Study, settings: SearchConfig) -> None:
         self._study, self._settings = study, settings
         self._n_before = len(self._failed())
 
@@ -276,7 +282,7 @@ _SUMMARY = "summary"
 _STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
 
 
-class Chief:
+class SearchCoordinator:
     """Owns study, sampler and pruner.
 
     Args:
@@ -293,10 +299,10 @@ class Chief:
 
     def __init__(
         self,
-        opened: Opened,
+        opened: OpenedStudy,
         configurations: ConfigurationSampler,
         objective: Objective,
-        settings: Settings,
+        settings: SearchConfig,
         *,
         config: Any,
         n_rows: int | None,
@@ -308,9 +314,9 @@ class Chief:
         self._configurations, self._objective, self._settings = configurations, objective, settings
         self._world_size, self._alone = world_size, alone
         self._trial: optuna.Trial | None = None
-        self._curve: Curve | None = None
+        self._curve: PruningReporter | None = None
         self._deadline = math.inf if settings.timeout is None else time.monotonic() + settings.timeout
-        self._pausing = Pausing(self.study, settings, minimize=objective.directions[0] == "minimize")
+        self._pausing = PausedTrials(self.study, settings, minimize=objective.directions[0] == "minimize")
         self._planner = Planner(
             self.study,
             self.folder,
@@ -321,9 +327,9 @@ class Chief:
             n_rows=n_rows,
             world_size=world_size,
         )
-        self.standing = Standing(self.study, objective, settings, self._pausing)
-        prices = Prices(configurations, n_rows, world_size)
-        self._allowance = Allowance(self.study, settings, self._deadline, prices)
+        self.standing = Leaderboard(self.study, objective, settings, self._pausing)
+        prices = CostModel(configurations, n_rows, world_size)
+        self._allowance = RemainingBudget(self.study, settings, self._deadline, prices)
         self._may_be_finished = opened.resumed and alone
         again = requeue_interrupted(self.study, alone=alone)
         if opened.resumed and settings.sampler is not None:
@@ -338,12 +344,12 @@ class Chief:
             *(f"Trial {n} was interrupted and is taken up again." for n in again),
         ):
             self.progress.say(line)
-        self.tolerance = Tolerance(self.study, settings)
+        self.tolerance = FailureLimit(self.study, settings)
         if OBJECTIVE not in self.study.user_attrs:
             self.study.set_user_attr(OBJECTIVE, objective.to_json())
         if opened.resumed and alone:
             self.standing.discard_checkpoints()
-        if settings.baseline and not self.study.get_trials(deepcopy=False) and (alone or is_first(self.study)):
+        if settings.baseline and not self.study.get_trials(deepcopy=False) and (alone or is_leader(self.study)):
             enqueue_baseline(self.study, configurations, config)
 
     @property
@@ -385,9 +391,9 @@ class Chief:
                 plan = self._begin(self._trial)
             except optuna.TrialPruned:
                 # hp_space or model_init refuses the combination: no failure, and nothing was trained.
-                self.record(None, Outcome(status=PRUNED))
+                self.record(None, TrialOutcome(status=PRUNED))
             except Exception as error:
-                self.record(None, Outcome(status=FAILED, failure=Failure.from_error(error)))
+                self.record(None, TrialOutcome(status=FAILED, failure=Failure.from_error(error)))
                 self.tolerance.check(error)
             else:
                 if plan is not None:
@@ -398,7 +404,7 @@ class Chief:
         """Whether other processes have begun the last trials since this one looked how many are left."""
         if OWNER in trial.user_attrs or trial.user_attrs.get(ROLE) == CONFIRM:
             return False
-        begun = [*finished(self.study), *in_other_hands(self.study)]
+        begun = [*finished(self.study), *trials_of_other_processes(self.study)]
         before = [t for t in begun if t.number < trial.number and role(t) != CONFIRM]
         return len(before) >= self._settings.most_trials
 
@@ -412,7 +418,7 @@ class Chief:
         assert self._trial is not None
         return self._pausing.wants(self.study._storage.get_trial(self._trial._trial_id), trainer)
 
-    def record(self, plan: Plan | None, outcome: Outcome) -> None:
+    def record(self, plan: TrialPlan | None, outcome: TrialOutcome) -> None:
         """Writes a finished trial to the storage, attributes first, so that a finished trial is always whole."""
         trial = self._trial
         assert trial is not None
@@ -458,21 +464,21 @@ class Chief:
         """Puts the next confirmation into the queue; False when there is none to make."""
         return enqueue_confirmation(self.study, self.standing, self._configurations, self._settings)
 
-    def _begin(self, trial: optuna.Trial) -> Plan | None:
+    def _begin(self, trial: optuna.Trial) -> TrialPlan | None:
         """The plan of a trial; None for one that had ended already when the process died, which is recorded instead."""
         plan, exact = self._planner.plan(trial)
         known = self.study._storage.get_trial(trial._trial_id)
         failure = read_report(plan.folder, plan.number)
         if failure is not None:
             trained = max(known.intermediate_values, default=0) / FULL_TRAINING
-            self.record(plan, Outcome(status=FAILED, failure=failure, trained=trained))
+            self.record(plan, TrialOutcome(status=FAILED, failure=failure, trained=trained))
             return None
-        self._curve = Curve(trial, judged=plan.role == SEARCH and not self.standing.is_multi)
+        self._curve = PruningReporter(trial, judged=plan.role == SEARCH and not self.standing.is_multi)
         earlier = known.user_attrs.get(CONTINUES)
         stopped = known.user_attrs.get(STOPPED)
         if stopped is not None and plan.resume_from is not None and point_of(plan.resume_from) == stopped:
             value = known.intermediate_values[stopped]
-            self.record(plan, Outcome(status=PRUNED, values=(value,), trained=stopped / FULL_TRAINING))
+            self.record(plan, TrialOutcome(status=PRUNED, values=(value,), trained=stopped / FULL_TRAINING))
             return None
         if earlier is not None and known.user_attrs[STARTED_AT]:
             share = known.user_attrs[STARTED_AT] / FULL_TRAINING

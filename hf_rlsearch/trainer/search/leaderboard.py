@@ -17,14 +17,14 @@ from hf_rlsearch.observation.trial_attributes import (
     spent_on,
 )
 from hf_rlsearch.optuna import confirmation as confirm
-from hf_rlsearch.trainer.search.trial import COMPLETE, Outcome
-from hf_rlsearch.trainer.setup.config import Settings
+from hf_rlsearch.trainer.search.trial import COMPLETE, TrialOutcome
+from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.objective import Objective
 from hf_rlsearch.trainer.storage import checkpoints
-from hf_rlsearch.trainer.storage.paused import Pausing, needed, size_of
+from hf_rlsearch.trainer.storage.paused import PausedTrials, needed, size_of
 
 
-class Standing:
+class Leaderboard:
     """Reads it from the study, so that an interrupted search finds it as it was.
 
     Args:
@@ -38,8 +38,8 @@ class Standing:
         self,
         study: optuna.Study,
         objective: Objective,
-        settings: Settings,
-        pausing: Pausing,
+        settings: SearchConfig,
+        pausing: PausedTrials,
     ) -> None:
         self._study, self._objective, self._settings, self._pausing = study, objective, settings, pausing
         self._confirmed = False
@@ -61,14 +61,14 @@ class Standing:
         """Full trainings so far; a trial counts for what was newly trained in it."""
         return sum(spent_on(trial) for trial in finished(self._study) if role(trial) != CONFIRM)
 
-    def is_best(self, trial_role: str, outcome: Outcome) -> bool:
+    def is_best(self, trial_role: str, outcome: TrialOutcome) -> bool:
         """Whether a trial that has just ended beats all before it."""
         if outcome.status != COMPLETE or trial_role == CONFIRM:
             return False
         ranking = self.ranking()
         return not ranking or self._objective.better(outcome.values[0], float(ranking[0].values[0]))
 
-    def keeps(self, trial_role: str, outcome: Outcome) -> bool:
+    def keeps(self, trial_role: str, outcome: TrialOutcome) -> bool:
         """Whether a finished trial's model is among the best k, so that it has to be on disk."""
         if outcome.status != COMPLETE or self._settings.keep_checkpoints == 0:
             return False

@@ -11,18 +11,18 @@ from hf_rlsearch.errors import ObjectiveError
 from hf_rlsearch.observation.trial_attributes import CHECKPOINT, VALUES
 from hf_rlsearch.optuna.storage import cannot_go_on, storage_errors
 from hf_rlsearch.trainer.search.attempt import DistributedTrialRunner
-from hf_rlsearch.trainer.search.coordinator import Chief, optimize_loop, stop_signals
+from hf_rlsearch.trainer.search.coordinator import SearchCoordinator, optimize_loop, stop_signals
 from hf_rlsearch.trainer.search.distributed import STOP, ProcessGroup
 from hf_rlsearch.trainer.search.providers import TrainerProvider
 from hf_rlsearch.trainer.search.replay import model_params
 from hf_rlsearch.trainer.search.result import SearchResult, best_runs
-from hf_rlsearch.trainer.search.trial import Outcome, Plan
+from hf_rlsearch.trainer.search.trial import TrialOutcome, TrialPlan
 from hf_rlsearch.trainer.session.arguments import rows_of
 from hf_rlsearch.trainer.session.failures import RankLost
-from hf_rlsearch.trainer.session.process import calm, keep_randomness
-from hf_rlsearch.trainer.setup.config import Settings
+from hf_rlsearch.trainer.session.process import keep_randomness, quiet_transformers
+from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.default_space import published_for
-from hf_rlsearch.trainer.setup.defaults import choose_pruner, choose_sampler, facts_of
+from hf_rlsearch.trainer.setup.defaults import default_pruner, default_sampler, task_features
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
 from hf_rlsearch.trainer.setup.identity import identity
 from hf_rlsearch.trainer.setup.objective import Objective, choose_objective
@@ -34,7 +34,7 @@ from hf_rlsearch.trainer.storage.study import open_study, quiet_optuna
 _N_ROWS = 32
 
 
-def probe_metrics(source: Any, settings: Settings, group: ProcessGroup) -> Objective:
+def probe_metrics(source: Any, settings: SearchConfig, group: ProcessGroup) -> Objective:
     """Settles the objective from the metrics that evaluation really gives; called on every rank.
 
     Args:
@@ -101,7 +101,7 @@ def _few(data: Any) -> Any:
     return Subset(data, range(n))
 
 
-def run_search(source: TrainerProvider, settings: Settings) -> Any:
+def run_search(source: TrainerProvider, settings: SearchConfig) -> Any:
     """Searches, and leaves the Trainer with the best arguments and model.
 
     Args:
@@ -112,7 +112,7 @@ def run_search(source: TrainerProvider, settings: Settings) -> Any:
         A ``BestRun``, or a list of them for several directions; the same on every rank.
     """
     group = ProcessGroup()
-    with stop_signals(), quiet_optuna(), calm(), source:
+    with stop_signals(), quiet_optuna(), quiet_transformers(), source:
         search = Search(source, settings, group)
         result = search.run()
         group.run_on_all(partial(search.finish, result))
@@ -131,11 +131,11 @@ class Search:
         group: The processes of the search.
     """
 
-    def __init__(self, source: TrainerProvider, settings: Settings, group: ProcessGroup) -> None:
+    def __init__(self, source: TrainerProvider, settings: SearchConfig, group: ProcessGroup) -> None:
         self._source, self._settings, self._group = source, settings, group
         self._configurations: ConfigurationSampler = group.run_on_all(lambda: source.configuration_sampler(settings))
         self.objective: Objective = probe_metrics(source, settings, group)
-        self._chief: Chief | None = None
+        self._chief: SearchCoordinator | None = None
         group.run_on_main(self._open)
         self._runner = DistributedTrialRunner(source, settings, group, self.objective, self._chief)
 
@@ -166,7 +166,7 @@ class Search:
     def _open(self) -> Params:
         """Rank 0: opens the study and prepares to decide."""
         settings, source = self._settings, self._source
-        facts = facts_of(source.reference, {h.role for h in self._configurations.space.hyperparameters})
+        facts = task_features(source.reference, {h.role for h in self._configurations.space.hyperparameters})
         opened = open_study(
             output_dir=source.frozen.value("output_dir"),
             identity=identity(
@@ -179,20 +179,20 @@ class Search:
             ),
             directions=self.objective.directions,
             n_trials=settings.counted_trials,
-            sampler=choose_sampler(
+            sampler=default_sampler(
                 settings,
                 self._configurations.space,
                 seed=self._seed(),
                 facts=facts,
                 known=published_for(source.reference),
             ),
-            pruner=choose_pruner(settings, len(self.objective.directions), self._configurations.space, facts),
+            pruner=default_pruner(settings, len(self.objective.directions), self._configurations.space, facts),
             storage=settings.storage,
             study_name=settings.study_name,
             load_if_exists=settings.load_if_exists,
             resume=settings.resume,
         )
-        self._chief = Chief(
+        self._chief = SearchCoordinator(
             opened,
             self._configurations,
             self.objective,
@@ -216,7 +216,7 @@ class Search:
             if message["kind"] == STOP:
                 return self._result(message["reason"])
             message.pop("kind")
-            plan = Plan.from_json(message)
+            plan = TrialPlan.from_json(message)
             fatal = self._train(plan)
             if fatal is not None:
                 raise fatal
@@ -236,7 +236,7 @@ class Search:
         self._chief.tolerance.check(None)
         return {}
 
-    def _train(self, plan: Plan) -> Exception | None:
+    def _train(self, plan: TrialPlan) -> Exception | None:
         """Trains one configuration on all ranks and records it; returns an exception that has to end the search."""
         outcome, fatal = self._runner.train(plan)
         if outcome.failure is not None and outcome.failure.kind == "storage":
@@ -245,7 +245,7 @@ class Search:
         self._group.run_on_main(partial(self._record, plan, outcome))
         return fatal
 
-    def _record(self, plan: Plan, outcome: Outcome) -> Params:
+    def _record(self, plan: TrialPlan, outcome: TrialOutcome) -> Params:
         assert self._chief is not None
         with storage_errors(self._where()):
             self._chief.record(plan, outcome)

@@ -32,14 +32,14 @@ from hf_rlsearch.observation.trial_attributes import (
     WORLD_SIZE,
     role,
 )
-from hf_rlsearch.trainer.search.trial import Plan, SharedTrial
+from hf_rlsearch.trainer.search.trial import SharedTrial, TrialPlan
 from hf_rlsearch.trainer.session.arguments import cost
 from hf_rlsearch.trainer.session.serialization import plain
-from hf_rlsearch.trainer.setup.config import Settings
+from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler, suggest
 from hf_rlsearch.trainer.storage import checkpoints
 from hf_rlsearch.trainer.storage.ownership import owner
-from hf_rlsearch.trainer.storage.paused import Pausing, point_of
+from hf_rlsearch.trainer.storage.paused import PausedTrials, point_of
 
 # A trial that takes the whole process with it this often, without getting any further, is given up.
 _MAX_ATTEMPTS = 10
@@ -64,8 +64,8 @@ class Planner:
         study: optuna.Study,
         folder: str,
         configurations: ConfigurationSampler,
-        settings: Settings,
-        pausing: Pausing,
+        settings: SearchConfig,
+        pausing: PausedTrials,
         *,
         config: Any,
         n_rows: int | None,
@@ -74,7 +74,7 @@ class Planner:
         self._study, self._folder, self._configurations, self._settings = study, folder, configurations, settings
         self._pausing, self._config, self._n_rows, self._world_size = pausing, config, n_rows, world_size
 
-    def plan(self, trial: optuna.Trial) -> tuple[Plan, Params]:
+    def plan(self, trial: optuna.Trial) -> tuple[TrialPlan, Params]:
         """The plan, and the exact hyperparameters for people to read.
 
         Raises:
@@ -98,7 +98,7 @@ class Planner:
         for key, value in {**facts, FOLDER: folder}.items():  # the folder last: with it the trial counts as begun
             trial.set_user_attr(key, value)
         checkpoints.discard_incomplete(folder, keep=resume_from)
-        plan = Plan(
+        plan = TrialPlan(
             number=trial.number,
             params=params,
             values=values,

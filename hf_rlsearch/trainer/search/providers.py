@@ -10,12 +10,12 @@ from hf_rlsearch._typing import Params
 from hf_rlsearch._validation import did_you_mean
 from hf_rlsearch.errors import ArgumentsError, SearchSpaceError
 from hf_rlsearch.trainer.hyperparameters import ScopedNames, attach, trial_arguments, trial_model_init
-from hf_rlsearch.trainer.search.trial import Monitor, Plan, SharedTrial
+from hf_rlsearch.trainer.search.trial import EvaluationMonitor, SharedTrial, TrialPlan
 from hf_rlsearch.trainer.session.arguments import FrozenArguments
 from hf_rlsearch.trainer.session.compat import check_trainer, fresh_model, takes_trial
 from hf_rlsearch.trainer.session.process import release_memory
-from hf_rlsearch.trainer.session.trainer_session import TrainerSeat, drop_progress
-from hf_rlsearch.trainer.setup.config import Settings
+from hf_rlsearch.trainer.session.trainer_session import TrainerSession, drop_progress
+from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.default_space import DefaultSpace, space_for
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler, build_configuration_sampler
 from hf_rlsearch.trainer.setup.objective import Objective
@@ -44,7 +44,7 @@ class TrainerProvider(Protocol):
     ) -> None:
         """Ends the search; an error leaves the user's Trainer as it was before."""
 
-    def configuration_sampler(self, settings: Settings) -> ConfigurationSampler:
+    def configuration_sampler(self, settings: SearchConfig) -> ConfigurationSampler:
         """Finds and checks the search space."""
 
     def default_space(self) -> DefaultSpace:
@@ -53,7 +53,7 @@ class TrainerProvider(Protocol):
     def probe(self) -> Any:
         """Returns the Trainer for an evaluation of the untrained model."""
 
-    def trainer_for(self, plan: Plan, objective: Objective, monitor: Monitor | None) -> Any:
+    def trainer_for(self, plan: TrialPlan, objective: Objective, monitor: EvaluationMonitor | None) -> Any:
         """Returns a Trainer that is ready to train one configuration.
 
         Args:
@@ -81,7 +81,7 @@ class TrainerProvider(Protocol):
         return None
 
 
-def with_run(args: Any, plan: Plan, objective: Objective) -> Any:
+def with_run(args: Any, plan: TrialPlan, objective: Objective) -> Any:
     """Points a trial's arguments to its own folder and name, and its best checkpoint to the objective."""
     args.output_dir = plan.folder
     if plan.resume_from is not None and hasattr(args, "restore_callback_states_from_checkpoint"):
@@ -124,7 +124,7 @@ class UserTrainerProvider(TrainerProvider):
             raise ArgumentsError("The Trainer has no train_dataset. Pass one to it.")
         self.reference = trainer
         self.frozen = FrozenArguments(trainer.args)
-        self._seat = TrainerSeat(trainer)
+        self._seat = TrainerSession(trainer)
         self._model_init = trainer.model_init or copies_of(trainer.model)
 
     def __enter__(self) -> Self:
@@ -136,7 +136,7 @@ class UserTrainerProvider(TrainerProvider):
     ) -> None:
         self._seat.__exit__(kind, error, trace)
 
-    def configuration_sampler(self, settings: Settings) -> ConfigurationSampler:
+    def configuration_sampler(self, settings: SearchConfig) -> ConfigurationSampler:
         """Finds and checks the search space; scoped names are allowed."""
         return build_configuration_sampler(
             settings.hp_space,
@@ -159,7 +159,7 @@ class UserTrainerProvider(TrainerProvider):
             trainer.model = trainer.model_wrapped = trainer.callback_handler.model = fresh_model(trainer)
         return trainer
 
-    def trainer_for(self, plan: Plan, objective: Objective, monitor: Monitor | None) -> Any:
+    def trainer_for(self, plan: TrialPlan, objective: Objective, monitor: EvaluationMonitor | None) -> Any:
         """Returns the Trainer, ready to train one configuration."""
         args = with_run(trial_arguments(self.frozen, plan.values), plan, objective)
         model_init = trial_model_init(self._model_init, plan.values)
@@ -317,7 +317,7 @@ class FactoryProvider(TrainerProvider):
     ) -> None:
         self.release()
 
-    def configuration_sampler(self, settings: Settings) -> ConfigurationSampler:
+    def configuration_sampler(self, settings: SearchConfig) -> ConfigurationSampler:
         """Finds and checks the search space; any name may be searched that ``make_trainer`` takes."""
         configurations = build_configuration_sampler(
             settings.hp_space, None, self.frozen, roles=settings.roles, n_points=settings.n_points
@@ -340,7 +340,7 @@ class FactoryProvider(TrainerProvider):
         """Returns the trainer of the user's own configuration."""
         return self.reference
 
-    def trainer_for(self, plan: Plan, objective: Objective, monitor: Monitor | None) -> Any:
+    def trainer_for(self, plan: TrialPlan, objective: Objective, monitor: EvaluationMonitor | None) -> Any:
         """Returns a fresh trainer of one configuration.
 
         Raises:

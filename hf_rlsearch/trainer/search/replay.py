@@ -20,11 +20,11 @@ from hf_rlsearch.trainer.search.providers import (
     following,
     trainer_provider,
 )
-from hf_rlsearch.trainer.search.trial import COMPLETE, Monitor, Outcome, Plan, run_trial
+from hf_rlsearch.trainer.search.trial import COMPLETE, EvaluationMonitor, TrialOutcome, TrialPlan, run_trial
 from hf_rlsearch.trainer.session.arguments import FrozenArguments
 from hf_rlsearch.trainer.session.compat import check_trainer
-from hf_rlsearch.trainer.session.process import calm
-from hf_rlsearch.trainer.session.trainer_session import TrainerSeat
+from hf_rlsearch.trainer.session.process import quiet_transformers
+from hf_rlsearch.trainer.session.trainer_session import TrainerSession
 from hf_rlsearch.trainer.setup.objective import Objective
 
 
@@ -50,7 +50,7 @@ def apply_trial(trainer: Any, study: optuna.Study, trial: FrozenTrial) -> Any:
     values = dict(trial.user_attrs.get(VALUES, {}))
     model_init = final_model_init(trainer.model_init or copies_of(trainer.model), model_params(study, trial), values)
     args = following(trial_arguments(frozen, values), study.user_attrs.get(OBJECTIVE, {}).get("follows"))
-    with TrainerSeat(trainer) as seat:
+    with TrainerSession(trainer) as seat:
         seat.finish(args, model_init=model_init, load=None)
     attach(trainer, values)
     return trainer
@@ -79,19 +79,19 @@ def replay(
         raise ArgumentsError(f"Trial {number} is not a complete trial of this study; those are {complete}.")
     objective = Objective.from_json(study.user_attrs[OBJECTIVE], compute_objective)
     source = trainer_provider(trainer)
-    with calm(), tempfile.TemporaryDirectory() as folder, source:
+    with quiet_transformers(), tempfile.TemporaryDirectory() as folder, source:
         try:
             return _train(source, _plan(study, number, folder, seed), objective).values
         finally:
             source.restore()
 
 
-def _plan(study: optuna.Study, number: int, folder: str, seed: int | None) -> Plan:
+def _plan(study: optuna.Study, number: int, folder: str, seed: int | None) -> TrialPlan:
     trial = study.get_trials(deepcopy=False)[number]
     values = dict(trial.user_attrs.get(VALUES, {}))
     if seed is not None:
         values["seed"] = seed
-    return Plan(
+    return TrialPlan(
         number=trial.number,
         params=model_params(study, trial),
         values=values,
@@ -101,8 +101,8 @@ def _plan(study: optuna.Study, number: int, folder: str, seed: int | None) -> Pl
     )
 
 
-def _train(source: TrainerProvider, plan: Plan, objective: Objective) -> Outcome:
-    monitor = Monitor(plan, objective, ProcessGroup(), lambda step, value: False)
+def _train(source: TrainerProvider, plan: TrialPlan, objective: Objective) -> TrialOutcome:
+    monitor = EvaluationMonitor(plan, objective, ProcessGroup(), lambda step, value: False)
     trainer = source.trainer_for(plan, objective, monitor)
     outcome, error = run_trial(trainer, plan, monitor, objective)
     del trainer

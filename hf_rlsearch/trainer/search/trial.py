@@ -22,7 +22,7 @@ from hf_rlsearch.trainer.storage.paused import save_or_leave
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrialPlan:
     """What all ranks are to train next; travels as plain data.
 
     Attributes:
@@ -48,7 +48,7 @@ class Plan:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Plan":
+    def from_json(cls, data: Mapping[str, Any]) -> "TrialPlan":
         """The inverse of ``to_json``."""
         return cls(**data)
 
@@ -83,7 +83,7 @@ COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
 
 
 @dataclass
-class Outcome:
+class TrialOutcome:
     """How a trial ended.
 
     Attributes:
@@ -132,7 +132,7 @@ Report = Callable[[int, float], bool]
 Pauses = Callable[[Any], bool]
 
 
-class Monitor:
+class EvaluationMonitor:
     """Listens to the evaluations of one trial and tells all ranks whether to go on.
 
     Args:
@@ -145,7 +145,7 @@ class Monitor:
     """
 
     def __init__(
-        self, plan: Plan, objective: Objective, group: ProcessGroup, report: Report, pauses: Pauses | None = None
+        self, plan: TrialPlan, objective: Objective, group: ProcessGroup, report: Report, pauses: Pauses | None = None
     ) -> None:
         self._plan, self._objective, self._group, self._report = plan, objective, group, report
         self._pauses = pauses
@@ -197,7 +197,9 @@ def _decision(
     }
 
 
-def run_trial(trainer: Any, plan: Plan, monitor: Monitor, objective: Objective) -> tuple[Outcome, Exception | None]:
+def run_trial(
+    trainer: Any, plan: TrialPlan, monitor: EvaluationMonitor, objective: Objective
+) -> tuple[TrialOutcome, Exception | None]:
     """Trains one configuration on this rank.
 
     Args:
@@ -218,7 +220,7 @@ def run_trial(trainer: Any, plan: Plan, monitor: Monitor, objective: Objective) 
         except Exception as caught:
             error = caught
             failure = Failure.from_error(caught, rank=_rank(trainer), step=_step(trainer))
-            outcome = Outcome(status=FAILED, failure=failure)
+            outcome = TrialOutcome(status=FAILED, failure=failure)
     outcome.seconds = time.perf_counter() - begun
     outcome.peak_memory = memory.peak
     outcome.step = _step(trainer) or 0
@@ -226,40 +228,40 @@ def run_trial(trainer: Any, plan: Plan, monitor: Monitor, objective: Objective) 
     return outcome, error
 
 
-def _train(trainer: Any, plan: Plan, monitor: Monitor, objective: Objective) -> Outcome:
+def _train(trainer: Any, plan: TrialPlan, monitor: EvaluationMonitor, objective: Objective) -> TrialOutcome:
     trial = SharedTrial(plan.params, plan.number) if plan.params else None
     given: Params = {} if trial is None or getattr(trainer, "model_init", None) is None else {"trial": trial}
     if plan.resume_from is not None:
         given["resume_from_checkpoint"] = plan.resume_from
     trainer.train(**given)
     if monitor.failure is not None:
-        return Outcome(status=FAILED, failure=monitor.failure)
+        return TrialOutcome(status=FAILED, failure=monitor.failure)
     if monitor.pruned:
         last = monitor.evaluations[-1]
-        return Outcome(status=PRUNED, values=last.values, metrics=plain(last.metrics))
+        return TrialOutcome(status=PRUNED, values=last.values, metrics=plain(last.metrics))
     return _complete(trainer, _scored(trainer, monitor, objective))
 
 
-def _complete(trainer: Any, scored: Evaluation) -> Outcome:
+def _complete(trainer: Any, scored: Evaluation) -> TrialOutcome:
     reason = diverged(scored.values, scored.metrics)
     if reason is not None:
-        return Outcome(status=FAILED, failure=Failure(kind=NAN, reason=f"Diverged: {reason}", step=_step(trainer)))
-    return Outcome(status=COMPLETE, values=scored.values, metrics=plain(scored.metrics))
+        return TrialOutcome(status=FAILED, failure=Failure(kind=NAN, reason=f"Diverged: {reason}", step=_step(trainer)))
+    return TrialOutcome(status=COMPLETE, values=scored.values, metrics=plain(scored.metrics))
 
 
-def _gave_up(trainer: Any, monitor: Monitor, error: TrialPruned) -> tuple[Outcome, Exception | None]:
+def _gave_up(trainer: Any, monitor: EvaluationMonitor, error: TrialPruned) -> tuple[TrialOutcome, Exception | None]:
     """A trial that model_init or a callback ended itself; a rank that does so alone has failed the others."""
     if int(getattr(trainer.args, "world_size", 1)) > 1:
-        return Outcome(
+        return TrialOutcome(
             status=FAILED, failure=Failure.from_error(error, rank=_rank(trainer), step=_step(trainer))
         ), error
     if not monitor.evaluations:
-        return Outcome(status=PRUNED), None
+        return TrialOutcome(status=PRUNED), None
     last = monitor.evaluations[-1]
-    return Outcome(status=PRUNED, values=last.values, metrics=plain(last.metrics)), None
+    return TrialOutcome(status=PRUNED, values=last.values, metrics=plain(last.metrics)), None
 
 
-def _scored(trainer: Any, monitor: Monitor, objective: Objective) -> Evaluation:
+def _scored(trainer: Any, monitor: EvaluationMonitor, objective: Objective) -> Evaluation:
     """The evaluation of exactly the model that the trial ends with."""
     state, evaluations = trainer.state, _with_earlier(trainer, monitor.evaluations, objective)
     if trainer.args.load_best_model_at_end and evaluations:
@@ -301,7 +303,7 @@ def _step(trainer: Any) -> int | None:
     return getattr(getattr(trainer, "state", None), "global_step", None)
 
 
-class Curve:
+class PruningReporter:
     """Points may come a second time after a kill: they are stored once, and the trial is not asked about twice.
 
     Args:

@@ -93,7 +93,7 @@ _REPORT_LOADING = ("modeling_utils", "utils.loading_report")
 
 
 @contextmanager
-def calm() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """The time of a search: no progress bars for files written, what loading a checkpoint reports is said once, and
     garbage collection looks at new objects only."""
     from transformers.utils import logging as hf_logging

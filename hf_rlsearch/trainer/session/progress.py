@@ -16,7 +16,7 @@ _ENDLESS = "{desc}: {n_fmt} trials [{elapsed}{postfix}]"
 
 
 @dataclass(frozen=True)
-class Ended:
+class TrialSummary:
     """What the line of a trial tells.
 
     Attributes:
@@ -83,7 +83,7 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(f"trial {number}: {self._difference(role, params)}")
 
-    def ended(self, trial: Ended) -> None:
+    def ended(self, trial: TrialSummary) -> None:
         """Prints the line of a finished trial and moves the bar."""
         self._seconds.append(trial.seconds)
         self._n_done += trial.role != "confirm"

@@ -1,8 +1,8 @@
 """A Trainer lent to a search: set up anew for each trial, given back as it was.
 
 A search drives ``Trainer.train()`` without making the Trainer believe that a built-in backend runs, so it must itself
-do what ``Trainer._hp_search_setup`` and the constructor do with changed arguments: ``TrainerSeat.prepare`` does, and
-``TrainerSeat.__exit__`` puts everything back.
+do what ``Trainer._hp_search_setup`` and the constructor do with changed arguments: ``TrainerSession.prepare`` does, and
+``TrainerSession.__exit__`` puts everything back.
 """
 
 import copy
@@ -27,7 +27,7 @@ class OnMetrics(Protocol):
         """Reacts to one evaluation; all ranks call it at the same point of training."""
 
 
-class TrainerSeat:
+class TrainerSession:
     """A Trainer lent to a search: set up anew for each trial, given back as it was.
 
     Use as a context manager. All of the Trainer's attributes are noted on entry and put back before each trial and on
@@ -42,7 +42,7 @@ class TrainerSeat:
         self._noted: dict[str, Any] = {}
         self._moved = False
 
-    def __enter__(self) -> "TrainerSeat":
+    def __enter__(self) -> "TrainerSession":
         self._noted = dict(vars(self.trainer))
         # The backend's flag is already set by hyperparameter_search; before that it was None.
         self._noted["hp_search_backend"] = None

@@ -22,7 +22,7 @@ def check_options(settings: Any) -> None:
     """Checks what the options of a search are; their ranges are the settings' own business.
 
     Args:
-        settings: A ``Settings``.
+        settings: A ``SearchConfig``.
 
     Raises:
         ArgumentsError: An option is of a kind that cannot work, or two of them exclude each other.
@@ -120,7 +120,7 @@ _MANY = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class SearchConfig:
     """Everything that ``hf_rlsearch.search`` takes besides the Trainer; see there for the meaning of each.
 
     Raises:
@@ -222,7 +222,7 @@ class Settings:
         return tuple(self.catch) if isinstance(self.catch, (tuple, list, set, frozenset)) else (self.catch,)
 
     @classmethod
-    def from_options(cls, options: Mapping[str, Any], **given: Any) -> "Settings":
+    def from_options(cls, options: Mapping[str, Any], **given: Any) -> "SearchConfig":
         """Settings from the Trainer's free keyword arguments.
 
         Raises:

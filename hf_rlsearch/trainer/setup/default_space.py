@@ -10,7 +10,7 @@ from typing import Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.space.preset_tables import EPOCHS, SMOOTHING
-from hf_rlsearch.space.presets import Box, Preset, preset
+from hf_rlsearch.space.presets import Preset, PresetSpace, preset
 from hf_rlsearch.trainer.hyperparameters.peft import is_adapted
 from hf_rlsearch.trainer.hyperparameters.scope import GEN, PEFT, TRAIN, prefix_of
 from hf_rlsearch.trainer.session.compat import is_sharded
@@ -29,7 +29,7 @@ class DefaultSpace:
         task: That its first settings were published for, None if that is not known.
     """
 
-    box: Box
+    box: PresetSpace
     name: str
     task: str | None
 

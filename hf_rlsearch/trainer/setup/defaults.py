@@ -12,10 +12,10 @@ from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.observation.trial_attributes import FULL_TRAINING
 from hf_rlsearch.space import SearchSpace
 from hf_rlsearch.trainer.session.arguments import rows_of
-from hf_rlsearch.trainer.setup.config import OURS, Settings
+from hf_rlsearch.trainer.setup.config import OURS, SearchConfig
 
 
-def facts_of(trainer: Any, roles: Collection[str]) -> dict[str, float]:
+def task_features(trainer: Any, roles: Collection[str]) -> dict[str, float]:
     """Facts about a task, by names of ``hf_rlsearch.tasks.prior.FACTS``; what is not known is left out.
 
     Args:
@@ -38,8 +38,8 @@ def facts_of(trainer: Any, roles: Collection[str]) -> dict[str, float]:
     return facts
 
 
-def choose_sampler(
-    settings: Settings, space: SearchSpace, *, seed: int, facts: Mapping[str, float], known: Sequence[Params] = ()
+def default_sampler(
+    settings: SearchConfig, space: SearchSpace, *, seed: int, facts: Mapping[str, float], known: Sequence[Params] = ()
 ) -> optuna.samplers.BaseSampler:
     """The user's sampler, else ours with the pretrained agent.
 
@@ -47,7 +47,7 @@ def choose_sampler(
         settings: Of the search.
         space: Every hyperparameter of it.
         seed: Of ours where the user gave none, so that a script run again searches in the same way.
-        facts: What the Trainer tells about the task, see ``facts_of``.
+        facts: What the Trainer tells about the task, see ``task_features``.
         known: Published settings to consider where the user gave none.
     """
     if settings.sampler is not None:
@@ -71,7 +71,7 @@ def choose_sampler(
     )
 
 
-def _exact(settings: Settings, published: Sequence[Params]) -> Sequence[Params]:
+def _exact(settings: SearchConfig, published: Sequence[Params]) -> Sequence[Params]:
     """What of the published settings are levels exactly; the user's own ``n_points`` go before settings not of his."""
     if settings.published or settings.n_points is None:
         return published
@@ -93,8 +93,8 @@ def _check_published(published: Sequence[Params], space: SearchSpace) -> None:
     )
 
 
-def choose_pruner(
-    settings: Settings, n_objectives: int, space: SearchSpace, facts: Mapping[str, float]
+def default_pruner(
+    settings: SearchConfig, n_objectives: int, space: SearchSpace, facts: Mapping[str, float]
 ) -> optuna.pruners.BasePruner:
     """The user's pruner, none for None, else our stop rule where there is one objective and the weights hold a rule.
 
@@ -102,7 +102,7 @@ def choose_pruner(
         settings: Of the search.
         n_objectives: Number of directions.
         space: Every hyperparameter of the search.
-        facts: What the Trainer tells about the task, see ``facts_of``.
+        facts: What the Trainer tells about the task, see ``task_features``.
     """
     if settings.pruner != OURS:
         chosen: optuna.pruners.BasePruner = settings.pruner or optuna.pruners.NopPruner()

@@ -60,7 +60,7 @@ def leave(study: optuna.Study) -> None:
         study.set_user_attr(OWNER, None)
 
 
-def in_other_hands(study: optuna.Study) -> list[FrozenTrial]:
+def trials_of_other_processes(study: optuna.Study) -> list[FrozenTrial]:
     """The trials of this search that other processes are training right now.
 
     Args:
@@ -76,7 +76,7 @@ def _is_new(trial: FrozenTrial) -> bool:
     return begun is not None and abs((datetime.now() - begun).total_seconds()) < _CHOOSING
 
 
-def is_first(study: optuna.Study) -> bool:
+def is_leader(study: optuna.Study) -> bool:
     """Whether, of several processes that begin a study at the same moment, this one is to do what is done once.
 
     Each puts its name down and looks a moment later whose was the last.

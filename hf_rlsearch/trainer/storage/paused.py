@@ -26,7 +26,7 @@ from hf_rlsearch.observation.trial_attributes import (
     WORLD_SIZE,
 )
 from hf_rlsearch.trainer.session.serialization import plain
-from hf_rlsearch.trainer.setup.config import Settings
+from hf_rlsearch.trainer.setup.config import SearchConfig
 
 # What must be equal besides the params for two trials to be the same training.
 _SAME = (ROLE, VALUES, ARGUMENTS, WORLD_SIZE)
@@ -71,7 +71,7 @@ def waiting(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     ]
 
 
-class Pausing:
+class PausedTrials:
     """Which trainings wait on disk.
 
     Args:
@@ -80,7 +80,7 @@ class Pausing:
         minimize: Smaller objectives are better; of several the first counts.
     """
 
-    def __init__(self, study: optuna.Study, settings: Settings, *, minimize: bool) -> None:
+    def __init__(self, study: optuna.Study, settings: SearchConfig, *, minimize: bool) -> None:
         self._study, self._minimize = study, minimize
         self._most = settings.most_paused
         self._disk_budget = None if settings.disk_budget_gb is None else settings.disk_budget_gb * _GB

@@ -22,7 +22,7 @@ FILE = "hf_rlsearch.db"
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedStudy:
     """A study ready to be continued.
 
     Attributes:
@@ -61,7 +61,7 @@ def open_study(
     study_name: str | None = None,
     load_if_exists: bool = False,
     resume: bool = True,
-) -> Opened:
+) -> OpenedStudy:
     """Finds or creates the study of this search; called on rank 0 only.
 
     Args:
@@ -103,7 +103,7 @@ def _named(
     output_dir: str,
     n_trials: int | None,
     make: dict[str, Any],
-) -> Opened:
+) -> OpenedStudy:
     """A study that the user names: Optuna's rules, and the check that it is a study of this search."""
     # In one step: another process may be creating it at the same time.
     study = optuna.create_study(
@@ -116,7 +116,7 @@ def _named(
     note = f"Study {study.study_name!r} is continued: it has {n_before} trials." if n_before else ""
     if n_before and changed:
         note += f" This script differs from the one that began it: {'; '.join(changed[:3])}."
-    return Opened(study, str(study.user_attrs.get(FOLDER, output_dir)), bool(n_before), note)
+    return OpenedStudy(study, str(study.user_attrs.get(FOLDER, output_dir)), bool(n_before), note)
 
 
 def _by_identity(
@@ -127,7 +127,7 @@ def _by_identity(
     n_trials: int | None,
     resume: bool,
     make: dict[str, Any],
-) -> Opened:
+) -> OpenedStudy:
     prefix, first = ("search", "search-1") if study_name is None else (study_name, study_name)
     numbers = {name: _number_of(name, prefix, first) for name in optuna.get_all_study_names(storage)}
     names = sorted((name for name in numbers if numbers[name]), key=lambda name: numbers[name])
@@ -139,14 +139,14 @@ def _by_identity(
             _describe(study, identity, output_dir, n_trials)
             n_begun = len(study.get_trials(deepcopy=False))
             note = _of_continued(output_dir, len(finished(study)), n_trials) if n_begun else ""
-            return Opened(study, str(study.user_attrs[FOLDER]), bool(n_begun), note)
+            return OpenedStudy(study, str(study.user_attrs[FOLDER]), bool(n_begun), note)
         # What differs is said of the newest search.
         note = note or f"A new search begins, because the last one in {output_dir} differs: {'; '.join(changed[:3])}."
     number = 1 + (numbers[names[-1]] if names else 0)
     study = optuna.create_study(study_name=first if number == 1 else f"{prefix}-{number}", storage=storage, **make)
     folder = output_dir if number == 1 else str(Path(output_dir, study.study_name))
     _describe(study, identity, folder, n_trials)
-    return Opened(study, folder, False, note)
+    return OpenedStudy(study, folder, False, note)
 
 
 def _of_continued(output_dir: str, n_done: int, n_trials: int | None) -> str:

@@ -11,9 +11,9 @@ from optuna.trial import TrialState
 from transformers import Trainer, TrainingArguments
 
 from hf_rlsearch import RLPruner, RLSampler
-from hf_rlsearch.trainer.search.budget import Allowance, Prices
+from hf_rlsearch.trainer.search.budget import CostModel, RemainingBudget
 from hf_rlsearch.trainer.session.arguments import FrozenArguments
-from hf_rlsearch.trainer.setup.config import Settings
+from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler, build_configuration_sampler
 from tests.trainer.conftest import rates, run
 
@@ -35,15 +35,15 @@ def configurations_of(space: Any, **args: Any) -> ConfigurationSampler:
     return build_configuration_sampler(space, None, frozen, roles=None, n_points=None)
 
 
-def allowance_of(study: optuna.Study, settings: Settings, deadline: float) -> Allowance:
-    return Allowance(study, settings, deadline, Prices(configurations_of(settings.hp_space), 100, 1))
+def allowance_of(study: optuna.Study, settings: SearchConfig, deadline: float) -> RemainingBudget:
+    return RemainingBudget(study, settings, deadline, CostModel(configurations_of(settings.hp_space), 100, 1))
 
 
 DONE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
 SEEN = [(1.0, DONE, "baseline"), (0.5, PRUNED, "search"), (0.25, FAIL, "search"), (1.0, DONE, "confirm")]
 
 
-def told(allowance: Allowance, study: optuna.Study) -> tuple[Any, Any]:
+def told(allowance: RemainingBudget, study: optuna.Study) -> tuple[Any, Any]:
     allowance.tell()
     sampler, pruner = study.sampler, study.pruner
     assert isinstance(sampler, RLSampler)
@@ -53,7 +53,7 @@ def told(allowance: Allowance, study: optuna.Study) -> tuple[Any, Any]:
 
 def test_a_budget_is_told_in_trials_and_in_trainings() -> None:
     study = study_of(*SEEN)
-    allowance = allowance_of(study, Settings(hp_space=rates, budget=4.0), math.inf)
+    allowance = allowance_of(study, SearchConfig(hp_space=rates, budget=4.0), math.inf)
     assert allowance.trainings_left() == pytest.approx(2.25)
     # Searched trials took 0.375 each; the pruner has seen 1.5 itself, the failed one not.
     assert told(allowance, study) == (6, pytest.approx(3.75))
@@ -61,32 +61,34 @@ def test_a_budget_is_told_in_trials_and_in_trainings() -> None:
 
 def test_time_is_told_like_a_budget_and_the_smaller_counts() -> None:
     study = study_of(*SEEN)
-    soon = allowance_of(study, Settings(hp_space=rates, budget=4.0, timeout=5.0), time.monotonic() + 5.0)
+    soon = allowance_of(study, SearchConfig(hp_space=rates, budget=4.0, timeout=5.0), time.monotonic() + 5.0)
     assert soon.trainings_left() == pytest.approx(0.5, abs=0.05)
-    late = allowance_of(study, Settings(hp_space=rates, budget=4.0, timeout=500.0), time.monotonic() + 500.0)
+    late = allowance_of(study, SearchConfig(hp_space=rates, budget=4.0, timeout=500.0), time.monotonic() + 500.0)
     assert late.trainings_left() == pytest.approx(2.25)
 
 
 def test_without_either_nothing_is_told() -> None:
     study = study_of(*SEEN)
-    assert told(allowance_of(study, Settings(hp_space=rates, n_trials=9), math.inf), study) == (None, None)
+    assert told(allowance_of(study, SearchConfig(hp_space=rates, n_trials=9), math.inf), study) == (None, None)
 
 
 def test_time_says_nothing_before_a_training_was_timed() -> None:
     study = study_of()
-    assert allowance_of(study, Settings(hp_space=rates, timeout=9.0), time.monotonic() + 9.0).trainings_left() is None
+    assert (
+        allowance_of(study, SearchConfig(hp_space=rates, timeout=9.0), time.monotonic() + 9.0).trainings_left() is None
+    )
 
 
 def test_nothing_left_is_one_trial_and_no_training() -> None:
     study = study_of((3.0, DONE, "search"))
-    allowance = allowance_of(study, Settings(hp_space=rates, budget=2.0), math.inf)
+    allowance = allowance_of(study, SearchConfig(hp_space=rates, budget=2.0), math.inf)
     assert told(allowance, study) == (1, pytest.approx(3.0))
 
 
 def test_those_of_the_user_are_left_alone() -> None:
     study = study_of(*SEEN)
     own = {"sampler": study.sampler, "pruner": study.pruner}
-    assert told(allowance_of(study, Settings(hp_space=rates, budget=4.0, **own), math.inf), study) == (None, None)
+    assert told(allowance_of(study, SearchConfig(hp_space=rates, budget=4.0, **own), math.inf), study) == (None, None)
 
 
 @pytest.mark.parametrize(

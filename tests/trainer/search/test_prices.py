@@ -10,8 +10,8 @@ from optuna.trial import TrialState, create_trial
 
 from hf_rlsearch import RLSampler
 from hf_rlsearch.space import SearchSpace
-from hf_rlsearch.trainer.search.budget import Allowance, Prices
-from hf_rlsearch.trainer.setup.config import Settings
+from hf_rlsearch.trainer.search.budget import CostModel, RemainingBudget
+from hf_rlsearch.trainer.setup.config import SearchConfig
 from tests.trainer.search.test_budget import configurations_of
 
 
@@ -23,9 +23,9 @@ def space_of_all(trial: Any) -> dict[str, Any]:
     }
 
 
-def prices_of(hp_space: Any, **args: Any) -> tuple[Prices, SearchSpace, np.ndarray]:
+def prices_of(hp_space: Any, **args: Any) -> tuple[CostModel, SearchSpace, np.ndarray]:
     configurations = configurations_of(hp_space, **args)
-    return Prices(configurations, 64, 1), configurations.space, configurations.space.grid(1000)
+    return CostModel(configurations, 64, 1), configurations.space, configurations.space.grid(1000)
 
 
 def test_twice_the_epochs_is_twice_the_price() -> None:
@@ -77,7 +77,7 @@ def test_combinations_that_are_refused_have_the_usual_price() -> None:
     np.testing.assert_allclose(prices.amounts(found, rows), np.where(epochs == 4, 1.0, epochs / 2))
 
 
-def timed(prices: Prices, space: SearchSpace, params: dict[str, Any], slow: float) -> Any:
+def timed(prices: CostModel, space: SearchSpace, params: dict[str, Any], slow: float) -> Any:
     """A finished trial that took ten seconds for a training, times ``slow``."""
     amount = float(prices.amounts(space, space.nearest_levels(params)[None])[0])
     attributes = {"spent": amount, "seconds": 10.0 * amount * slow, "role": "search"}
@@ -117,12 +117,12 @@ def test_one_trial_says_nothing_about_the_others() -> None:
 )
 def test_prices_count_where_they_and_not_the_trials_end_the_search(limits: dict[str, Any], prices_count: bool) -> None:
     configurations = configurations_of(space_of_all)
-    prices = Prices(configurations, 64, 1)
+    prices = CostModel(configurations, 64, 1)
     study = optuna.create_study(sampler=RLSampler(seed=0, search_space=configurations.space))
     study.add_trial(timed(prices, configurations.space, configurations.space.decode([0, 1, 0]), 1.0))
-    settings = Settings(hp_space=space_of_all, **limits)
+    settings = SearchConfig(hp_space=space_of_all, **limits)
     deadline = time.monotonic() + (50.0 if "timeout" in limits else np.inf)
-    spending = Allowance(study, settings, deadline, prices).spending()
+    spending = RemainingBudget(study, settings, deadline, prices).spending()
     assert (spending is not None) == prices_count
     if spending is not None:
         assert spending.left == pytest.approx(5.0, abs=0.1)

@@ -8,7 +8,7 @@ from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as hf_logging
 
 from hf_rlsearch import embedded
-from hf_rlsearch.trainer.session.process import calm
+from hf_rlsearch.trainer.session.process import quiet_transformers
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_a_checkpoint_that_lacks_a_head_is_told_of_once(reports: list[str]) -> N
     def load(n_labels: int) -> None:
         AutoModelForSequenceClassification.from_pretrained(embedded.path("bert-tiny"), num_labels=n_labels)
 
-    with calm():
+    with quiet_transformers():
         load(2)
         load(2)
         assert len(reports) == 1

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from hf_rlsearch.trainer.session.progress import Ended, Progress, as_time
+from hf_rlsearch.trainer.session.progress import Progress, TrialSummary, as_time
 
 OWN = {"learning_rate": 5e-5, "num_train_epochs": 3}
 
 
-def ended(number: int, role: str = "search", **changes: Any) -> Ended:
+def ended(number: int, role: str = "search", **changes: Any) -> TrialSummary:
     given: dict[str, Any] = {
         "params": OWN,
         "result": "0.8123",
@@ -19,12 +19,12 @@ def ended(number: int, role: str = "search", **changes: Any) -> Ended:
         "seconds": 30.0,
         **changes,
     }
-    return Ended(number=number, role=role, **given)
+    return TrialSummary(number=number, role=role, **given)
 
 
 @pytest.fixture
 def lines(capsys: pytest.CaptureFixture[str]) -> Any:
-    def show(*trials: Ended, n_trials: int | None = 12, n_done: int = 0) -> list[str]:
+    def show(*trials: TrialSummary, n_trials: int | None = 12, n_done: int = 0) -> list[str]:
         progress = Progress(n_trials=n_trials, n_done=n_done, own=OWN, quiet=False)
         for trial in trials:
             progress.begun(trial.number, trial.role, trial.params)

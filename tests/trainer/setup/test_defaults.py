@@ -9,14 +9,14 @@ from torch import nn
 from transformers import Trainer
 
 from hf_rlsearch.observation.observation import FACTS
-from hf_rlsearch.trainer.setup.defaults import facts_of
+from hf_rlsearch.trainer.setup.defaults import task_features
 
 MakeTrainer = Callable[..., Trainer]
 
 
 def test_sizes_of_model_and_data_are_told(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer()
-    facts = facts_of(trainer, {"learning_rate"})
+    facts = task_features(trainer, {"learning_rate"})
     assert set(facts) <= set(FACTS)
     assert facts["n_parameters"] == pytest.approx(math.log10(sum(p.numel() for p in trainer.model.parameters())))
     assert facts["n_examples"] == pytest.approx(math.log10(len(trainer.train_dataset)))
@@ -28,5 +28,5 @@ def test_a_searched_model_has_no_size() -> None:
         model: Any = nn.Linear(2, 2)
         train_dataset = None
 
-    assert facts_of(Bare(), {"model"}) == {}
-    assert "n_parameters" in facts_of(Bare(), set())
+    assert task_features(Bare(), {"model"}) == {}
+    assert "n_parameters" in task_features(Bare(), set())

@@ -91,10 +91,10 @@ def test_a_trial_whose_process_dies_meanwhile_is_taken_up(make_trainer: MakeTrai
 def test_only_one_of_two_that_begin_at_once_is_first(options: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ownership, "_MOMENT", 0.0)
     study = optuna.create_study(study_name="s", storage=options["storage"])
-    assert ownership.is_first(study)
+    assert ownership.is_leader(study)
     other = {"host": "other", "pid": 1, "begun": None}
     monkeypatch.setattr(ownership.time, "sleep", lambda seconds: study.set_user_attr("rl:started_by", other))
-    assert not ownership.is_first(study)
+    assert not ownership.is_leader(study)
 
 
 @pytest.mark.slow
