@@ -3,8 +3,9 @@
     python recipes/lora.py --model google-bert/bert-base-uncased --data stanfordnlp/sst2 --text sentence
     python recipes/lora.py --offline               # embedded checkpoint and sentences
 
-Adapters want learning rates about ten times those of full fine-tuning (see ``hf_rlsearch.space.preset_tables("lora")``). The
-target modules are named as in BERT, RoBERTa, ELECTRA and ALBERT: other models call their layers otherwise.
+Adapters want learning rates about ten times those of full fine-tuning (see
+``hf_rlsearch.space.presets.preset("lora")``). The target modules are named as in BERT, RoBERTa, ELECTRA and ALBERT:
+other models call their layers otherwise.
 Needs peft: ``pip install ".[recipes]"`` in the root of the repository.
 """
 

@@ -24,7 +24,7 @@ class Card:
 
     Attributes:
         name: As it was saved.
-        observation_format: Of the arrays that it was trained on, see `hf_rlsearch.observation.observation.OBSERVATION_FORMAT`.
+        observation_format: Of the arrays that it was trained on, see `OBSERVATION_FORMAT`.
         network: Sizes, the fields of `NetworkConfig`.
         prior: Version of the prior.
         training: Settings and seeds of every stage.

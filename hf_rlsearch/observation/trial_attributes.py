@@ -3,6 +3,9 @@
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+# Every name starts with this; hp_space may use any other.
+PREFIX = "rl:"
+
 # System attributes, written by RLSampler and RLPruner: why a configuration was chosen, why a trial was stopped.
 DECISION = "rl:decision"
 STOP = "rl:stop"

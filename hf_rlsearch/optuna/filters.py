@@ -88,7 +88,7 @@ def out_of_memory(space: SearchSpace, trials: Sequence[FrozenTrial], rows: IntAr
 
     Args:
         space: H hyperparameters.
-        trials: Of the study; those whose user attribute "failure" is of kind "oom" count.
+        trials: Of the study; those whose user attribute "rl:failure" is of kind "oom" count.
         rows: (C, H) candidates.
 
     Returns:

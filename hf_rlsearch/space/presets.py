@@ -11,7 +11,7 @@ from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.space.preset_tables import FOR_TASK, PRESETS, Preset, PresetSpace
 
-__all__ = ["MODEL_TYPES", "PresetSpace", "Preset", "preset"]
+__all__ = ["MODEL_TYPES", "Preset", "PresetSpace", "preset"]
 
 MODEL_TYPES: tuple[str, ...] = tuple(PRESETS)
 

@@ -20,7 +20,6 @@ from hf_rlsearch.space import SearchSpace, generic_role, record
 from hf_rlsearch.trainer.hyperparameters import ScopedNames, trial_model_init
 from hf_rlsearch.trainer.hyperparameters.generation import changed, cleared_arguments, generation_scope
 from hf_rlsearch.trainer.hyperparameters.scope import GEN, fields_of, prefix_of
-from hf_rlsearch.trainer.search.result import SearchResult
 from hf_rlsearch.trainer.session.process import keep_randomness, quiet_transformers
 from hf_rlsearch.trainer.setup.objective import Objective
 from hf_rlsearch.trainer.storage.study import quiet_optuna
@@ -57,21 +56,22 @@ class GenerationResult:
 
 
 def tune_generation(
-    result: SearchResult,
     trainer: Any,
+    searched: optuna.Study,
+    best_trial: FrozenTrial | None,
     hp_space: Callable[[Any], Params],
     *,
     n_trials: int,
     compute_objective: Callable[[dict[str, Any]], Any] | None = None,
 ) -> GenerationResult:
     """Searches generation settings; see ``SearchResult.tune_generation``."""
-    objective = _objective(result, compute_objective)
+    objective = _objective(searched, best_trial, compute_objective)
     tuning = _Tuning(trainer, hp_space, objective)
     sampler = RLSampler(seed=abs(int(trainer.args.seed)), n_trials=n_trials, search_space=tuning.space)
     with quiet_optuna(), quiet_transformers(), tuning.restored_on_failure():
-        study = optuna.create_study(direction=result.study.directions[0], sampler=sampler)
+        study = optuna.create_study(direction=searched.directions[0], sampler=sampler)
         tuning.add_baseline(study)
-        _warn_if_other_model(result.best_trial, study.trials[0].values[0], objective)
+        _warn_if_other_model(best_trial, study.trials[0].values[0], objective)
         for _ in range(n_trials - 1):
             tuning.run_trial(study)
         baseline, best = study.trials[0], study.best_trial
@@ -82,10 +82,12 @@ def tune_generation(
     return GenerationResult(study, objective.names[0], fields, float(best.values[0]), float(baseline.values[0]))
 
 
-def _objective(result: SearchResult, compute_objective: Callable[[dict[str, Any]], Any] | None) -> Objective:
-    if result.best_trial is None:
+def _objective(
+    searched: optuna.Study, best_trial: FrozenTrial | None, compute_objective: Callable[[dict[str, Any]], Any] | None
+) -> Objective:
+    if best_trial is None:
         raise SearchFailed("There is no best model whose generation could be tuned: no trial completed.")
-    objective = Objective.from_json(result.study.user_attrs[OBJECTIVE], compute_objective)
+    objective = Objective.from_json(searched.user_attrs[OBJECTIVE], compute_objective)
     if len(objective.directions) > 1:
         raise ArgumentsError(
             f"tune_generation needs one objective, this search has {', '.join(objective.names)}: several objectives "

@@ -88,15 +88,15 @@ def make_trial(number: int, rng: random.Random, *, n_evals: int, best: float, cl
         distributions=DISTRIBUTIONS,
         intermediate_values={s: final + 0.6 * math.exp(-s / 2_500) for s in steps},
         user_attrs={
-            "role": "baseline" if number == 0 else "search",
-            "seconds": seconds,
-            "peak_memory": 4.1e8 + 4e6 * params["per_device_train_batch_size"],
-            "resident_memory": 3.9e8,
-            "seed": 42,
-            "arguments": json.dumps(OWN),
-            "metrics": {"eval_loss": final},
+            "rl:role": "baseline" if number == 0 else "search",
+            "rl:seconds": seconds,
+            "rl:peak_memory": 4.1e8 + 4e6 * params["per_device_train_batch_size"],
+            "rl:resident_memory": 3.9e8,
+            "rl:seed": 42,
+            "rl:arguments": json.dumps(OWN),
+            "rl:metrics": {"eval_loss": final},
             **(
-                {"failure": {"reason": "OutOfMemoryError: <64 rows>", "traceback": "File x"}}
+                {"rl:failure": {"reason": "OutOfMemoryError: <64 rows>", "traceback": "File x"}}
                 if state == TrialState.FAIL
                 else {}
             ),

@@ -45,12 +45,12 @@ def test_summary_gain_is_over_the_users_own_arguments(study: optuna.Study) -> No
 def test_confirmations_decide_the_best_and_the_gain_has_an_interval() -> None:
     study = optuna.create_study(direction="maximize")
     for value, attrs in (
-        (0.5, {"role": "baseline"}),
-        (0.9, {"role": "search"}),
-        (0.8, {"role": "search"}),
-        *((v, {"role": "confirm", "confirms": 0, "seed": s}) for s, v in ((1, 0.5), (2, 0.52))),
-        *((v, {"role": "confirm", "confirms": 1, "seed": s}) for s, v in ((1, 0.6), (2, 0.61))),
-        *((v, {"role": "confirm", "confirms": 2, "seed": s}) for s, v in ((1, 0.79), (2, 0.8))),
+        (0.5, {"rl:role": "baseline"}),
+        (0.9, {"rl:role": "search"}),
+        (0.8, {"rl:role": "search"}),
+        *((v, {"rl:role": "confirm", "rl:reevaluates": 0, "rl:seed": s}) for s, v in ((1, 0.5), (2, 0.52))),
+        *((v, {"rl:role": "confirm", "rl:reevaluates": 1, "rl:seed": s}) for s, v in ((1, 0.6), (2, 0.61))),
+        *((v, {"rl:role": "confirm", "rl:reevaluates": 2, "rl:seed": s}) for s, v in ((1, 0.79), (2, 0.8))),
     ):
         study.add_trial(create_trial(value=value, user_attrs=attrs))
     search = SearchRecord.from_study(study)

@@ -102,7 +102,7 @@ def test_failed_trials_without_a_value_lie_at_the_bottom(make_study: Callable[..
 def test_expected_best_and_incumbent_begin_with_trial_0_at_its_cost() -> None:
     study = optuna.create_study(direction="maximize")
     for number, (value, cost) in enumerate([(0.5, 1.0), (0.6, 3.0), (0.4, 1.0), (0.8, 2.0)]):
-        attrs = {"role": "baseline" if number == 0 else "search", "rl:cost": cost, "spent": cost}
+        attrs = {"rl:role": "baseline" if number == 0 else "search", "rl:cost": cost, "rl:spent": cost}
         study.add_trial(create_trial(value=value, user_attrs=attrs))
     _, data = draw(study)
     expected = data["expected"]
@@ -204,7 +204,7 @@ def test_memory_that_is_still_held_after_each_trial_is_a_line(drawn: tuple[dict[
 def test_a_resumed_training_is_paler_where_an_earlier_trial_trained_it(make_study: Callable[..., optuna.Study]) -> None:
     study = make_study(3)
     assert "datum.begun_at > 0" not in json.dumps(draw(study)[0]["allocation"].spec)
-    study.add_trial(create_trial(value=0.7, user_attrs={"rl:started_at": 2500, "rl:continues": 1, "role": "search"}))
+    study.add_trial(create_trial(value=0.7, user_attrs={"rl:started_at": 2500, "rl:continues": 1, "rl:role": "search"}))
     charts, data = draw(study)
     assert {row["trial"]: row["begun_at"] for row in data["trials"]}[3] == 0.25
     assert "datum.begun_at > 0" in json.dumps(charts["allocation"].spec)

@@ -123,8 +123,8 @@ def test_a_big_search_stays_small_and_fast(make_study: Callable[..., optuna.Stud
 def test_a_pruned_trial_is_counted_where_stopping_saved_next_to_nothing() -> None:
     study = optuna.create_study()
     for _ in range(400):
-        study.add_trial(create_trial(value=1.0, user_attrs={"rl:role": "search", "rl:cost": 1.0, "spent": 1.0}))
-    attrs = {"role": "search", "rl:cost": 1.0, "spent": 0.9}
+        study.add_trial(create_trial(value=1.0, user_attrs={"rl:role": "search", "rl:cost": 1.0, "rl:spent": 1.0}))
+    attrs = {"rl:role": "search", "rl:cost": 1.0, "rl:spent": 0.9}
     study.add_trial(create_trial(state=TrialState.PRUNED, intermediate_values={9000: 2.0}, user_attrs=attrs))
     text = to_html(study)
     assert "none was stopped" not in text
@@ -136,9 +136,9 @@ def test_what_is_there_to_copy_is_python_with_training_arguments_apart() -> None
     choice = CategoricalDistribution(["a'b"])
     suggested = {"learning_rate": 1e-3, "model.dropout": 0.1, "peft.r": 8, "gen.num_beams": 4, "width": 64}
     attrs = {
-        "hyperparameters": {**suggested, "train.layer_decay": 0.9, "log_decay": "a'b"},
-        "values": {**suggested, "train.layer_decay": 0.9, "weight_decay": 0.01},
-        "arguments": {"learning_rate": 1e-3, "weight_decay": 0.01, "seed": 42},
+        "rl:hyperparameters": {**suggested, "train.layer_decay": 0.9, "log_decay": "a'b"},
+        "rl:values": {**suggested, "train.layer_decay": 0.9, "weight_decay": 0.01},
+        "rl:arguments": {"learning_rate": 1e-3, "weight_decay": 0.01, "seed": 42},
     }
     attrs["rl:values"].pop("width")  # suggested in model_init
     study.add_trial(
@@ -170,7 +170,7 @@ def test_names_of_a_foreign_study_count_as_training_arguments() -> None:
 def test_several_objectives_have_no_single_gain() -> None:
     study = optuna.create_study(directions=["minimize", "maximize"])
     for number, values in enumerate([(0.5, 0.5), (0.4, 0.4), (0.9, 0.1), (0.3, 0.9)]):
-        attrs = {"role": "baseline" if number == 0 else "search"}
+        attrs = {"rl:role": "baseline" if number == 0 else "search"}
         study.add_trial(create_trial(values=values, user_attrs=attrs))
     study.set_user_attr("metric", ["loss", "accuracy"])
     text = to_html(study)

@@ -66,9 +66,12 @@ STUDIES: dict[str, Callable[[], optuna.Study]] = {
         )
     ),
     "other meanings of our names": lambda: of(
-        complete(0.1, intermediate_values={3: 0.2}, user_attrs={"rl:role": "x", "seed": "a", "confirms": "b"}),
-        complete(0.1, user_attrs={"rl:role": "confirm", "seed": "a", "confirms": "b"}),
-        complete(0.1, user_attrs={"rl:role": ["x"], "rl:continues": "q", "failure": 3, "versions": 4, "metrics": [1]}),
+        complete(0.1, intermediate_values={3: 0.2}, user_attrs={"rl:role": "x", "rl:seed": "a", "rl:reevaluates": "b"}),
+        complete(0.1, user_attrs={"rl:role": "confirm", "rl:seed": "a", "rl:reevaluates": "b"}),
+        complete(
+            0.1,
+            user_attrs={"rl:role": ["x"], "rl:continues": "q", "rl:failure": 3, "rl:versions": 4, "rl:metrics": [1]},
+        ),
         identity="me",
         metric=5,
         n_trials="many",

@@ -40,9 +40,9 @@ def test_an_objective_that_is_no_number_is_a_failure_with_a_reason(maximizing: o
 @pytest.mark.parametrize(
     ("attrs", "reason", "traceback"),
     [
-        ({"failure": {"reason": "ValueError: no", "traceback": "File a"}}, "ValueError: no", "File a"),
-        ({"failure": "Traceback (most recent call last):\n  File a\nValueError: no"}, "ValueError: no", "File a"),
-        ({"failure": "gave up"}, "gave up", ""),
+        ({"rl:failure": {"reason": "ValueError: no", "traceback": "File a"}}, "ValueError: no", "File a"),
+        ({"rl:failure": "Traceback (most recent call last):\n  File a\nValueError: no"}, "ValueError: no", "File a"),
+        ({"rl:failure": "gave up"}, "gave up", ""),
         ({}, "no reason was stored", ""),
     ],
 )
@@ -73,7 +73,7 @@ def test_steps_of_our_own_trials_are_ten_thousandths(maximizing: optuna.Study) -
 
 def test_confirmations_are_no_candidates_for_the_best(maximizing: optuna.Study) -> None:
     add(maximizing, value=0.7)
-    add(maximizing, value=0.8, user_attrs={"rl:role": "confirm", "confirms": 0, "seed": 1})
+    add(maximizing, value=0.8, user_attrs={"rl:role": "confirm", "rl:reevaluates": 0, "rl:seed": 1})
     add(maximizing, value=0.9, user_attrs={"rl:role": "confirm"})  # of another origin
     best = SearchRecord.from_study(maximizing).best()
     assert best is not None
@@ -86,7 +86,7 @@ def test_stored_hyperparameters_go_before_the_suggested_ones(maximizing: optuna.
 
 
 def test_damaged_attributes_count_as_absent(maximizing: optuna.Study) -> None:
-    add(maximizing, value=0.7, user_attrs={"rl:metrics": "{", "seconds": "x"}, system_attrs={"rl:decision": "[1]"})
+    add(maximizing, value=0.7, user_attrs={"rl:metrics": "{", "rl:seconds": "x"}, system_attrs={"rl:decision": "[1]"})
     (trial,) = SearchRecord.from_study(maximizing).trials
     assert (trial.metrics, trial.decision) == ({}, {})
     assert trial.seconds is not None
@@ -95,14 +95,18 @@ def test_damaged_attributes_count_as_absent(maximizing: optuna.Study) -> None:
 def test_a_training_that_went_on_is_told_and_paid_once() -> None:
     study = optuna.create_study(direction="maximize")
     told = [
-        ({"spent": 1.0, "rl:cost": 1.0, "begun_at": 0, "role": "baseline"}, TrialState.COMPLETE, {10_000: 0.5}),
         (
-            {"spent": 0.5, "rl:cost": 2.0, "begun_at": 0, "paused": "there", "role": "search"},
+            {"rl:spent": 1.0, "rl:cost": 1.0, "rl:started_at": 0, "rl:role": "baseline"},
+            TrialState.COMPLETE,
+            {10_000: 0.5},
+        ),
+        (
+            {"rl:spent": 0.5, "rl:cost": 2.0, "rl:started_at": 0, "rl:paused": "there", "rl:role": "search"},
             TrialState.PRUNED,
             {2500: 0.6},
         ),
         (
-            {"spent": 1.5, "rl:cost": 2.0, "begun_at": 2500, "rl:continues": 1, "role": "search"},
+            {"rl:spent": 1.5, "rl:cost": 2.0, "rl:started_at": 2500, "rl:continues": 1, "rl:role": "search"},
             TrialState.COMPLETE,
             {2500: 0.6},
         ),

@@ -68,12 +68,12 @@ def test_result_as_table_and_json(make_trainer: MakeTrainer) -> None:
 def test_each_trial_has_its_facts(make_trainer: MakeTrainer) -> None:
     trial = run(make_trainer(score=by_rate, seed=7), "rl", n_trials=1).run_summary.trials[0]
     facts = trial.user_attrs
-    assert facts["arguments"]["learning_rate"] == trial.params["learning_rate"]
-    assert (facts["seed"], facts["world_size"], facts["role"]) == (7, 1, "search")
-    assert facts["metrics"]["eval_accuracy"] == trial.value
-    assert facts["seconds"] > 0
-    assert facts["peak_memory"] > 0
-    assert "hub_token" not in facts["arguments"]
+    assert facts["rl:arguments"]["learning_rate"] == trial.params["learning_rate"]
+    assert (facts["rl:seed"], facts["rl:world_size"], facts["rl:role"]) == (7, 1, "search")
+    assert facts["rl:metrics"]["eval_accuracy"] == trial.value
+    assert facts["rl:seconds"] > 0
+    assert facts["rl:peak_memory"] > 0
+    assert "hub_token" not in facts["rl:arguments"]
 
 
 def test_model_hyperparameters_reach_the_model_and_stay(make_trainer: MakeTrainer) -> None:

@@ -266,7 +266,7 @@ class FailureLimit:
         raise SearchFailed(
             f"{len(failed)} of {self._settings.most_trials} trials have failed, the last one with: {last}. The search "
             f"stops at {self._settings.failures_allowed} (max_failed_trials). The finished trials are kept in study "
-            f"{self._study.study_name!r}; see the attribute 'failure' of each trial for its traceback."
+            f"{self._study.study_name!r}; see the attribute {FAILURE!r} of each trial for its traceback."
         ) from error
 
     def _failed(self) -> list[FrozenTrial]:

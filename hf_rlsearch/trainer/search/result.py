@@ -289,7 +289,9 @@ class SearchResult:
         """
         from hf_rlsearch.trainer.generation_tuning import tune_generation
 
-        return tune_generation(self, trainer, hp_space, n_trials=n_trials, compute_objective=compute_objective)
+        return tune_generation(
+            trainer, self.study, self.best_trial, hp_space, n_trials=n_trials, compute_objective=compute_objective
+        )
 
     def report(self, path: str | Path) -> Path:
         """Writes a report of the search as one HTML file.

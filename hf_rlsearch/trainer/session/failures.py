@@ -62,7 +62,7 @@ class Failure:
     step: int | None = None
 
     def to_json(self) -> Params:
-        """As plain data, for messages and for the trial's attribute "failure"."""
+        """As plain data, for messages and for the trial's attribute "rl:failure"."""
         return asdict(self)
 
     @classmethod

@@ -1,7 +1,7 @@
-"""The search space for users who give none: what was published for the kind of model that the Trainer has.
+"""Builds the search space of a Trainer whose user gives none, from the published settings of its kind of model.
 
-Ranges and settings are those of ``hf_rlsearch.space.presets``. The seed is not searched: choosing one selects the luckiest
-run, not a better configuration (Dodge et al. 2020, arXiv:2002.06305).
+Ranges and settings are those of ``hf_rlsearch.space.presets``. The seed is not searched: choosing one selects the
+luckiest run, not a better configuration (Dodge et al. 2020, arXiv:2002.06305).
 """
 
 from collections.abc import Sequence

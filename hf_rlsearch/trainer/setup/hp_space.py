@@ -14,12 +14,13 @@ from optuna.trial import FixedTrial
 from hf_rlsearch._typing import Params
 from hf_rlsearch._validation import is_number
 from hf_rlsearch.errors import SearchSpaceError
+from hf_rlsearch.observation.trial_attributes import PREFIX
 from hf_rlsearch.space import SearchSpace, record
 from hf_rlsearch.trainer.hyperparameters import ScopedNames, prefix_of, scoped_roles, trial_arguments
 from hf_rlsearch.trainer.session.arguments import FrozenArguments, check_searchable, unknown_name
 from hf_rlsearch.trainer.session.compat import takes_trial
 from hf_rlsearch.trainer.session.process import keep_randomness
-from hf_rlsearch.trainer.session.serialization import hash_of, plain, words
+from hf_rlsearch.trainer.session.serialization import hash_of, plain
 
 
 @dataclass(frozen=True)
@@ -163,14 +164,6 @@ def _contains(distribution: BaseDistribution, value: Any) -> bool:
 
 _MAX_EXAMPLES = 64
 
-# User attributes of a trial that the search writes.
-_OWN_ATTRIBUTES = words(
-    """
-    role owner attempts hyperparameters values arguments seed world_size folder versions seconds peak_memory steps
-    metrics checkpoint failure confirms cost continues stopped paused begun_at trained spent
-    """
-)
-
 
 def build_configuration_sampler(
     hp_space: Callable[[Any], Any],
@@ -229,11 +222,11 @@ def build_configuration_sampler(
 
 
 def _check_attributes(names: Collection[str]) -> None:
-    taken = sorted(set(names) & _OWN_ATTRIBUTES)
+    taken = sorted(name for name in names if name.startswith(PREFIX))
     if taken:
         raise SearchSpaceError(
-            f"hp_space sets the user attribute {taken[0]!r}, which the search itself writes. Give yours another name, "
-            f"such as 'my_{taken[0]}'."
+            f"hp_space sets the user attribute {taken[0]!r}, but names that start with {PREFIX!r} belong to "
+            "the search. Give yours another name."
         )
 
 

@@ -25,7 +25,7 @@ def study_of(*trials: tuple[float, TrialState, str], seconds: float = 10.0) -> o
     study = optuna.create_study(sampler=RLSampler(seed=0, n_trials=50), pruner=RLPruner(max_resource=10_000))
     for spent, state, role in trials:
         value = 1.0 if state == TrialState.COMPLETE else None
-        attributes = {"spent": spent, "seconds": seconds * spent, "role": role}
+        attributes = {"rl:spent": spent, "rl:seconds": seconds * spent, "rl:role": role}
         study.add_trial(optuna.trial.create_trial(state=state, value=value, user_attrs=attributes))
     return study
 

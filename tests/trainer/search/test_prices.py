@@ -80,7 +80,7 @@ def test_combinations_that_are_refused_have_the_usual_price() -> None:
 def timed(prices: CostModel, space: SearchSpace, params: dict[str, Any], slow: float) -> Any:
     """A finished trial that took ten seconds for a training, times ``slow``."""
     amount = float(prices.amounts(space, space.nearest_levels(params)[None])[0])
-    attributes = {"spent": amount, "seconds": 10.0 * amount * slow, "role": "search"}
+    attributes = {"rl:spent": amount, "rl:seconds": 10.0 * amount * slow, "rl:role": "search"}
     return create_trial(
         state=TrialState.COMPLETE, value=0.0, params=params, distributions=space.distributions, user_attrs=attributes
     )

@@ -62,7 +62,7 @@ def one(name: str, *choices: Any) -> Any:
         (one("lr_scheduler_type", "linear", "cosin"), "cosin is not a valid SchedulerType"),
         (one("output_dir", "a", "b"), "'output_dir'.*Leave it out"),
         (one("metric_for_best_model", "loss", "accuracy"), "'metric_for_best_model'.*Leave it out"),
-        (lambda trial: (trial.set_user_attr("rl:role", "x"), rates(trial))[1], "user attribute 'role'"),
+        (lambda trial: (trial.set_user_attr("rl:role", "x"), rates(trial))[1], "user attribute 'rl:role'"),
         (lambda trial: {"learning_rate": 1e-4}, "empty"),
         (lambda trial: trial.suggest_float("learning_rate", 1e-5, 1e-1), "expected a dict"),
         (lambda trial: {}[trial.number], "hp_space"),
