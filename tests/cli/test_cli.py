@@ -26,7 +26,7 @@ def database(tmp_path: Path) -> str:
     path = tmp_path / "search.db"
     study = optuna.create_study(storage=f"sqlite:///{path}", study_name="s")
     for value in (0.5, 0.25, 0.75):
-        attrs = {"arguments": {"learning_rate": value}, "role": "search"}
+        attrs = {"rl:arguments": {"learning_rate": value}, "rl:role": "search"}
         trial = create_trial(
             value=value, params={"x": value}, distributions={"x": FloatDistribution(0, 1)}, user_attrs=attrs
         )
@@ -288,7 +288,7 @@ def test_an_error_in_the_users_code_has_file_and_line(
     database: str, tmp_path: Path, text: str, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{database}")
-    attrs = {"metrics": {"eval_loss": 0.1}}
+    attrs = {"rl:metrics": {"eval_loss": 0.1}}
     study.add_trial(create_trial(value=0.1, user_attrs=attrs))
     (tmp_path / "mine.py").write_text(text)
     assert main(["replay", database, "--trainer", f"{tmp_path / 'mine.py'}:make"]) == 1
