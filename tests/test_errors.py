@@ -7,7 +7,7 @@ import pytest
 
 from hf_rlsearch import ArgumentsError, HfRlSearchError, SearchFailed, StorageError, search
 from hf_rlsearch.cli import main
-from hf_rlsearch.optuna.storage import cannot_go_on, opening_errors, storage_errors
+from hf_rlsearch.optuna.storage import cannot_continue, opening_errors, storage_errors
 from hf_rlsearch.report import open_study
 
 URL = "nosuchdb://me:secret@host/searches"
@@ -47,7 +47,7 @@ def test_a_storage_that_breaks_does_not_tell_the_password(guard: object) -> None
     with pytest.raises(StorageError) as told, guard(URL):  # type: ignore[operator]
         raise sqlalchemy.exc.ArgumentError(f"Could not parse {URL}")
     assert str(told.value).count(HIDDEN) == 2
-    assert "secret" not in str(told.value) + str(cannot_go_on(3, f"cannot connect to {URL}", URL))
+    assert "secret" not in str(told.value) + str(cannot_continue(3, f"cannot connect to {URL}", URL))
 
 
 @pytest.mark.parametrize("source", [URL, "nosuchdb:/me:secret@host/searches", f"sqlite:///{URL}"])

@@ -94,7 +94,7 @@ class Agent:
         n_remaining: int | None,
         facts: Mapping[str, float],
         rng: np.random.Generator,
-        worth: FloatArray | None = None,
+        acquisition_weight: FloatArray | None = None,
     ) -> Decision:
         """Chooses the candidate to train next; takes one thread, see `hf_rlsearch.agent.agent`.
 
@@ -106,7 +106,7 @@ class Agent:
             n_remaining: Trials that are left with this one, None where nobody knows.
             facts: Known facts by name, see `hf_rlsearch.tasks.prior.FACTS`.
             rng: Breaks ties and spreads designs.
-            worth: C positive factors on expected improvement, see `sampler.spending`; all 1 where not given.
+            acquisition_weight: C positive factors on expected improvement, see `CostCooling`; all 1 where not given.
         """
         if len(space.hyperparameters) > MAX_HYPERPARAMETERS:
             index = _farthest(space, history, candidates, mask, rng)
@@ -118,8 +118,8 @@ class Agent:
             reading = self.predictor.read(arrays)
             logits = self.predictor.score(reading, arrays.candidates)
             source, scores = self._scores(logits, mask, n_remaining, n_done)
-            if worth is not None:
-                scores = scores + _SHARPNESS * torch.as_tensor(np.log(worth))
+            if acquisition_weight is not None:
+                scores = scores + _SHARPNESS * torch.as_tensor(np.log(acquisition_weight))
             order, chances = _ranked(scores, mask, rng)
             row = candidates[order[0]]
             contributions, beforehand = self._contributions(space, reading, row, facts, rng)

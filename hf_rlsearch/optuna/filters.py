@@ -15,7 +15,7 @@ from hf_rlsearch.space.candidates import matches
 _MISSING, _OFF_GRID = -1, -2
 
 
-def already_tried(space: SearchSpace, history: History, rows: IntArray) -> BoolArray:
+def is_duplicate(space: SearchSpace, history: History, rows: IntArray) -> BoolArray:
     """Tells which candidates would repeat a trial exactly.
 
     A trial repeats a candidate if it has no other hyperparameters than the space, each at exactly the candidate's
@@ -45,7 +45,7 @@ def already_tried(space: SearchSpace, history: History, rows: IntArray) -> BoolA
     return tried
 
 
-def second_chances(history: History) -> BoolArray:
+def retryable_pruned(history: History) -> BoolArray:
     """(T,) True for pruned trials whose params nobody else trained: the agent may propose them once more.
 
     A trial may have been stopped on little evidence; when nothing new looks better, it deserves a longer look.
@@ -80,7 +80,7 @@ _SIZES = frozenset({"batch_size", "max_length", "lora_rank", "width", "depth", "
 _KINDS = frozenset({"model", "optimizer", "generic_categorical"})
 
 
-def out_of_memory(space: SearchSpace, trials: Sequence[FrozenTrial], rows: IntArray) -> BoolArray:
+def exceeds_memory(space: SearchSpace, trials: Sequence[FrozenTrial], rows: IntArray) -> BoolArray:
     """Tells which candidates would run out of memory, going by those that did.
 
     A candidate is at least as large as a failed trial if each of its sizes is, and its model, optimizer and other
@@ -98,7 +98,7 @@ def out_of_memory(space: SearchSpace, trials: Sequence[FrozenTrial], rows: IntAr
     ordered = [hyperparameter.ordered for hyperparameter in space.hyperparameters]
     sizes = np.array([role in _SIZES and o for role, o in zip(roles, ordered, strict=True)], dtype=bool)
     kinds = np.array([role in _KINDS for role in roles], dtype=bool)
-    doomed = np.zeros(len(rows), dtype=bool)
+    too_large = np.zeros(len(rows), dtype=bool)
     for trial in trials:
         if not _ran_out(trial):
             continue
@@ -107,8 +107,8 @@ def out_of_memory(space: SearchSpace, trials: Sequence[FrozenTrial], rows: IntAr
         if not (sizes & known).any():
             continue
         larger = (rows[:, sizes & known] >= levels[sizes & known]).all(axis=1)
-        doomed |= larger & (rows[:, kinds & known] == levels[kinds & known]).all(axis=1)
-    return doomed
+        too_large |= larger & (rows[:, kinds & known] == levels[kinds & known]).all(axis=1)
+    return too_large
 
 
 def _ran_out(trial: FrozenTrial) -> bool:

@@ -21,7 +21,7 @@ from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.observation.curve_features import FORECAST_FEATURES, N_ALTERNATIVES, curve_features, is_due, leads
 from hf_rlsearch.observation.history import COMPLETE, FAILED, History, continued, stable_distributions
 from hf_rlsearch.observation.trial_attributes import COST, STOP
-from hf_rlsearch.optuna.filters import already_tried
+from hf_rlsearch.optuna.filters import is_duplicate
 from hf_rlsearch.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class RLPruner(BasePruner):
         assert space is not None
         rng = np.random.default_rng([trial.number, trial.last_step or 0])
         rows = space.candidates(rng, limit=N_ALTERNATIVES, incumbents=history.best(_N_INCUMBENTS))
-        fresh = ~already_tried(space, history, rows)
+        fresh = ~is_duplicate(space, history, rows)
         fresh = fresh if fresh.any() else np.ones_like(fresh)  # as in the simulated searches
         return load_agent(self._weights).forecast(space, history, trial.number, rows, mask=fresh, facts=facts)
 

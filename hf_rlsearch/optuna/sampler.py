@@ -20,7 +20,7 @@ from hf_rlsearch.agent.decision import Decision
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.observation.history import History, stable_distributions
 from hf_rlsearch.observation.trial_attributes import DECISION
-from hf_rlsearch.optuna.filters import already_tried, conditional_names, out_of_memory, second_chances
+from hf_rlsearch.optuna.filters import conditional_names, exceeds_memory, is_duplicate, retryable_pruned
 from hf_rlsearch.space import Hyperparameter, SearchSpace, infer_role
 from hf_rlsearch.space.candidates import unique_rows
 from hf_rlsearch.space.roles import check_role
@@ -45,7 +45,7 @@ class CostCooling:
         fits = prices <= self.left
         return fits if fits.any() else prices <= prices.min()
 
-    def worth(self, prices: FloatArray) -> FloatArray:
+    def acquisition_weight(self, prices: FloatArray) -> FloatArray:
         """C factors on expected improvement: price to the power of minus the share that is left.
 
         While much is left an improvement has to be worth its price, as cheap trials teach the same; with the last of
@@ -139,16 +139,16 @@ class RLSampler(BaseSampler):
         self._facts = dict(facts or {})
         self._max_resource = max_resource
         self._n_left: int | None = None
-        self._spending: CostCooling | None = None
+        self._cost_cooling: CostCooling | None = None
 
-    def plan_for(self, n_left: int | None, spending: CostCooling | None = None) -> None:
+    def plan_for(self, n_left: int | None, cost_cooling: CostCooling | None = None) -> None:
         """Tells how many more trials the search can afford, where a budget or time ends it.
 
         Args:
             n_left: The one that is chosen next included; None where nobody knows. ``n_trials`` is the most.
             spending: What is left and what candidates cost; where not given every trial costs the same.
         """
-        self._n_left, self._spending = n_left, spending
+        self._n_left, self._cost_cooling = n_left, cost_cooling
 
     def reseed_rng(self) -> None:
         """Does nothing: workers have trials of different numbers, and with them different chance."""
@@ -224,13 +224,13 @@ class RLSampler(BaseSampler):
 
         history = history.select(history.decided)
         trials = study._get_trials(deepcopy=False, use_cache=True)
-        fresh = ~already_tried(space, history.select(~second_chances(history)), rows)
-        mask = _where_possible(fresh, ~out_of_memory(space, trials, rows))
-        prices = None if self._spending is None else self._spending.price(space, rows)
-        worth = None
-        if self._spending is not None and prices is not None:
-            mask = _where_possible(mask, self._spending.affordable(np.where(mask, prices, np.inf)))
-            worth = self._spending.worth(prices)
+        fresh = ~is_duplicate(space, history.select(~retryable_pruned(history)), rows)
+        mask = _where_possible(fresh, ~exceeds_memory(space, trials, rows))
+        prices = None if self._cost_cooling is None else self._cost_cooling.price(space, rows)
+        acquisition_weight = None
+        if self._cost_cooling is not None and prices is not None:
+            mask = _where_possible(mask, self._cost_cooling.affordable(np.where(mask, prices, np.inf)))
+            acquisition_weight = self._cost_cooling.acquisition_weight(prices)
         decision = load_agent(self._weights).decide(
             space,
             history,
@@ -239,7 +239,7 @@ class RLSampler(BaseSampler):
             n_remaining=self._n_remaining(number),
             facts={"maximize": float(list(study.directions) == [StudyDirection.MAXIMIZE]), **self._facts},
             rng=rng,
-            worth=worth,
+            acquisition_weight=acquisition_weight,
         )
         return decision if prices is None else replace(decision, price=float(prices[decision.index]))
 

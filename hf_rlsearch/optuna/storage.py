@@ -119,7 +119,7 @@ def is_storage_error(error: BaseException) -> bool:
     return isinstance(error, own) or type(error).__module__.startswith("sqlalchemy")
 
 
-def cannot_go_on(number: int, reason: str, where: Any) -> StorageError:
+def cannot_continue(number: int, reason: str, where: Any) -> StorageError:
     """Makes the error that ends a search when a trial cannot write; the trial is as if its process had been killed.
 
     Args:

@@ -34,13 +34,20 @@ def decide(
     agent: Agent | None = None,
     seed: int = 0,
     n_remaining: int | None = None,
-    worth: np.ndarray | None = None,
+    acquisition_weight: np.ndarray | None = None,
     **facts: float,
 ) -> Decision:
     mask = np.ones(len(rows), bool) if mask is None else mask
     rng = np.random.default_rng(seed)
     return (agent or load_agent()).decide(
-        space, history, rows, mask=mask, n_remaining=n_remaining, facts=facts, rng=rng, worth=worth
+        space,
+        history,
+        rows,
+        mask=mask,
+        n_remaining=n_remaining,
+        facts=facts,
+        rng=rng,
+        acquisition_weight=acquisition_weight,
     )
 
 
@@ -77,12 +84,12 @@ def test_improvement_counts_as_much_as_it_is_worth() -> None:
     usual = decide(history)
     other = next(i for i in range(len(GRID)) if i != usual.index)
     cheap = np.where(np.arange(len(GRID)) == other, 1e9, 1.0)
-    bought = decide(history, worth=cheap)
+    bought = decide(history, acquisition_weight=cheap)
     assert bought.index == other
     assert bought.alternative is not None
     assert usual.alternative is not None
     assert bought.alternative.improvement == pytest.approx(usual.improvement)
-    assert decide(history, worth=np.full(len(GRID), 3.0)).index == usual.index
+    assert decide(history, acquisition_weight=np.full(len(GRID), 3.0)).index == usual.index
 
 
 @settings(max_examples=10, deadline=None)

@@ -8,7 +8,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hf_rlsearch import RLSampler
-from hf_rlsearch.optuna.filters import out_of_memory
+from hf_rlsearch.optuna.filters import exceeds_memory
 from hf_rlsearch.space import SearchSpace
 
 DISTRIBUTIONS: dict[str, Any] = {
@@ -35,25 +35,25 @@ def failed(kind: str = "oom", **params: Any) -> FrozenTrial:
     )
 
 
-def doomed(*trials: FrozenTrial) -> set[tuple[int, int, bool]]:
+def too_large(*trials: FrozenTrial) -> set[tuple[int, int, bool]]:
     """Batch size, length and checkpointing of the candidates that are masked."""
     rows = SPACE.grid(10_000)
-    masked = out_of_memory(SPACE, trials, rows)
+    masked = exceeds_memory(SPACE, trials, rows)
     chosen = [SPACE.decode(row) for row in rows[masked]]
     return {(p["per_device_train_batch_size"], p["max_seq_length"], p["gradient_checkpointing"]) for p in chosen}
 
 
 def test_everything_at_least_as_large_is_masked_and_nothing_else() -> None:
-    assert doomed(failed()) == {(16, 64, False), (16, 128, False), (32, 64, False), (32, 128, False)}
+    assert too_large(failed()) == {(16, 64, False), (16, 128, False), (32, 64, False), (32, 128, False)}
 
 
 def test_other_failures_mask_nothing() -> None:
-    assert doomed(failed("error")) == doomed(failed("nan")) == doomed() == set()
+    assert too_large(failed("error")) == too_large(failed("nan")) == too_large() == set()
 
 
 def test_learning_rate_and_accumulation_do_not_matter() -> None:
     rows = SPACE.grid(10_000)
-    masked = out_of_memory(SPACE, [failed()], rows)
+    masked = exceeds_memory(SPACE, [failed()], rows)
     small = [SPACE.decode(row) for row in rows[masked]]
     assert {p["gradient_accumulation_steps"] for p in small} == {1, 2}
     assert len({p["learning_rate"] for p in small}) == len(SPACE.hyperparameters[0].levels)
@@ -67,7 +67,7 @@ def test_a_space_without_sizes_masks_nothing() -> None:
         distributions={"learning_rate": DISTRIBUTIONS["learning_rate"]},
         user_attrs={"rl:failure": {"kind": "oom"}},
     )
-    assert not out_of_memory(space, [trial], space.grid(100)).any()
+    assert not exceeds_memory(space, [trial], space.grid(100)).any()
 
 
 def test_the_sampler_keeps_away() -> None:

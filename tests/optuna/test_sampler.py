@@ -25,7 +25,7 @@ from optuna.trial import TrialState, create_trial
 from hf_rlsearch.errors import ArgumentsError, SearchSpaceError
 from hf_rlsearch.observation.history import STATUS, History
 from hf_rlsearch.optuna import RLSampler
-from hf_rlsearch.optuna.filters import already_tried
+from hf_rlsearch.optuna.filters import is_duplicate
 from hf_rlsearch.optuna.sampler import CostCooling
 from hf_rlsearch.space import SearchSpace
 
@@ -49,7 +49,7 @@ class Call:
     mask: np.ndarray
     n_remaining: int | None
     facts: dict[str, float]
-    worth: np.ndarray | None
+    acquisition_weight: np.ndarray | None
 
     @property
     def allowed(self) -> list[dict[str, Any]]:
@@ -73,9 +73,9 @@ class RuleAgent:
         n_remaining: int | None,
         facts: dict[str, float],
         rng: np.random.Generator,
-        worth: np.ndarray | None,
+        acquisition_weight: np.ndarray | None,
     ) -> Choice:
-        self.calls.append(Call(space, history, candidates, mask.copy(), n_remaining, dict(facts), worth))
+        self.calls.append(Call(space, history, candidates, mask.copy(), n_remaining, dict(facts), acquisition_weight))
         return Choice(int(self.rule(np.flatnonzero(mask), rng)))
 
 
@@ -151,8 +151,8 @@ def test_with_a_budget_the_agent_weighs_prices_and_cannot_choose_what_does_not_f
     study.optimize(objective, n_trials=7)
     call = first.calls[0]
     assert {params["n"] for params in call.allowed} == {0, 1}
-    assert call.worth is not None
-    np.testing.assert_allclose(call.worth, (1.0 + call.candidates[:, 0]) ** -0.25)
+    assert call.acquisition_weight is not None
+    np.testing.assert_allclose(call.acquisition_weight, (1.0 + call.candidates[:, 0]) ** -0.25)
     assert study.trials[0].system_attrs["rl:decision"]["price"] == 1.0
     # The six that fit are trained: the cheapest of the others is next.
     assert [params["n"] for params in first.calls[6].allowed] == [2, 2, 2]
@@ -372,7 +372,7 @@ def test_candidates_are_tried_only_by_the_same_configuration() -> None:
             params=dict(setting), distributions={n: FloatDistribution(0, 9) for n, _ in setting}, value=0.0
         )
         history = History.from_trials([trial], [optuna.study.StudyDirection.MINIMIZE])
-        assert already_tried(space, history, space.grid(4)).tolist() == expected, setting
+        assert is_duplicate(space, history, space.grid(4)).tolist() == expected, setting
 
 
 def test_large_spaces_get_a_pool_with_published_settings(random: RuleAgent) -> None:

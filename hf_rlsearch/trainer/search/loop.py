@@ -9,7 +9,7 @@ from typing import Any
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import ObjectiveError
 from hf_rlsearch.observation.trial_attributes import CHECKPOINT, VALUES
-from hf_rlsearch.optuna.storage import cannot_go_on, storage_errors
+from hf_rlsearch.optuna.storage import cannot_continue, storage_errors
 from hf_rlsearch.trainer.search.attempt import DistributedTrialRunner
 from hf_rlsearch.trainer.search.coordinator import SearchCoordinator, optimize_loop, stop_signals
 from hf_rlsearch.trainer.search.distributed import STOP, ProcessGroup
@@ -241,7 +241,7 @@ class Search:
         outcome, fatal = self._runner.train(plan)
         if outcome.failure is not None and outcome.failure.kind == "storage":
             # Not recorded: it is no answer about the configuration, and is taken up again like after a kill.
-            return cannot_go_on(plan.number, outcome.failure.reason, plan.folder)
+            return cannot_continue(plan.number, outcome.failure.reason, plan.folder)
         self._group.run_on_main(partial(self._record, plan, outcome))
         return fatal
 
