@@ -142,11 +142,11 @@ class RLSampler(BaseSampler):
         self._cost_cooling: CostCooling | None = None
 
     def plan_for(self, n_left: int | None, cost_cooling: CostCooling | None = None) -> None:
-        """Tells how many more trials the search can afford, where a budget or time ends it.
+        """Sets how many more trials the search can afford, where a budget or a time limit ends it.
 
         Args:
             n_left: The one that is chosen next included; None where nobody knows. ``n_trials`` is the most.
-            spending: What is left and what candidates cost; where not given every trial costs the same.
+            cost_cooling: What is left and what candidates cost; where not given, every trial costs the same.
         """
         self._n_left, self._cost_cooling = n_left, cost_cooling
 

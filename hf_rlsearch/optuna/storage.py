@@ -128,8 +128,8 @@ def cannot_continue(number: int, reason: str, where: Any) -> StorageError:
         where: The folder.
     """
     return StorageError(
-        f"Trial {number} cannot go on, because {where} or the storage cannot be written to: {reason}. Nothing is lost: "
-        "make room or wait for the disk, then start the same command again, and it continues with this trial."
+        f"Trial {number} cannot continue, because {where} or the storage cannot be written to: {reason}. Nothing is "
+        "lost: make room or wait for the disk, then start the same command again, and it continues with this trial."
     )
 
 

@@ -94,7 +94,7 @@ def test_the_first_evaluation_may_need_all_rows_on_one_rank(rank: int, tmp_path:
     ("scenario", "error", "text"),
     [
         ("first_space_raises_on_rank_1", "SearchSpaceError", "boom"),
-        ("storage_report", "StorageError", "Trial 1 cannot go on"),
+        ("storage_report", "StorageError", "Trial 1 cannot continue"),
         ("storage_tell", "StorageError", "cannot be used"),
         ("storage_result", "StorageError", "cannot be used"),
     ],

@@ -178,7 +178,7 @@ def test_a_read_only_folder_is_told(
         trainer = make_trainer(score=score)
         if when == "from the start":
             closes()
-        with pytest.raises(StorageError, match=r"cannot be used|cannot go on"):
+        with pytest.raises(StorageError, match=r"cannot be used|cannot continue"):
             run(trainer, backend, direction="maximize", **options)
 
 
@@ -203,7 +203,7 @@ def test_a_full_disk_for_the_storage_is_told(make_trainer: MakeTrainer, backend:
             limits.enter_context(no_file_longer_than(4096))
         return 0.5
 
-    with ExitStack() as limits, pytest.raises(StorageError, match=r"cannot go on|cannot be used"):
+    with ExitStack() as limits, pytest.raises(StorageError, match=r"cannot continue|cannot be used"):
         run(make_trainer(score=full), backend, direction="maximize", sampler=three(), **options)
 
 

@@ -60,7 +60,7 @@ def test_a_storage_that_is_locked_in_the_middle(
         return 0.5
 
     trainer = make_trainer(score=score)
-    with pytest.raises(StorageError, match="Trial 1 cannot go on"):
+    with pytest.raises(StorageError, match="Trial 1 cannot continue"):
         run(trainer, "rl", n_trials=3)
     holders[0].close()
     assert trainer.args.output_dir == str(tmp_path / "out")
@@ -107,7 +107,7 @@ def test_a_disk_that_is_full_ends_the_search_and_loses_nothing(
         "num_train_epochs": 2,
     }
     trainer = make_trainer(cls=type("Full", (FullInTrial1,), {"limit": limit}), **given)
-    with pytest.raises(StorageError, match=r"Trial 1 cannot go on.*start the same command again"):
+    with pytest.raises(StorageError, match=r"Trial 1 cannot continue.*start the same command again"):
         run(trainer, "rl", n_trials=3)
     assert trainer.args.output_dir == str(tmp_path / "out")
     resumed = run(make_trainer(**given), "rl", n_trials=3).run_summary
@@ -122,7 +122,7 @@ def test_a_disk_that_is_full_for_the_storage(make_trainer: MakeTrainer, tmp_path
             limits.enter_context(no_file_longer_than(4096))
         return 0.5
 
-    with ExitStack() as limits, pytest.raises(StorageError, match=r"Trial 1 cannot go on|cannot be used"):
+    with ExitStack() as limits, pytest.raises(StorageError, match=r"Trial 1 cannot continue|cannot be used"):
         run(make_trainer(score=full), "rl", n_trials=3)
     result = run(make_trainer(score=lambda args, state: 0.5), "rl", n_trials=3).run_summary
     assert states(result.study) == [TrialState.COMPLETE] * 3
@@ -192,7 +192,7 @@ def test_a_folder_that_becomes_read_only(make_trainer: MakeTrainer, tmp_path: Pa
             limits.enter_context(nobody())
         return 0.5
 
-    with ExitStack() as limits, pytest.raises(StorageError, match=r"Trial 1 cannot go on|cannot be used"):
+    with ExitStack() as limits, pytest.raises(StorageError, match=r"Trial 1 cannot continue|cannot be used"):
         run(make_trainer(score=score), "rl", n_trials=3)
     result = run(make_trainer(score=lambda args, state: 0.5), "rl", n_trials=3).run_summary
     assert states(result.study) == [TrialState.COMPLETE] * 3
