@@ -22,23 +22,23 @@ class DistributedTrialRunner:
     """Trains the planned trials on all ranks; every rank calls it in the same order.
 
     Args:
-        source: Of the trials' Trainers.
+        provider: Of the trials' Trainers.
         settings: Of the search.
         group: The processes of the search.
         objective: What is optimised.
-        chief: Rank 0's, None on the others.
+        coordinator: Rank 0's, None on the others.
     """
 
     def __init__(
         self,
-        source: TrainerProvider,
+        provider: TrainerProvider,
         settings: SearchConfig,
         group: ProcessGroup,
         objective: Objective,
-        chief: SearchCoordinator | None,
+        coordinator: SearchCoordinator | None,
     ) -> None:
-        self._source, self._settings, self._group = source, settings, group
-        self._objective, self._chief = objective, chief
+        self._provider, self._settings, self._group = provider, settings, group
+        self._objective, self._coordinator = objective, coordinator
         # Weights of the best trial that could not be, or were not to be, kept on disk.
         self._in_memory: tuple[int, dict[str, Any]] | None = None
 
@@ -56,16 +56,20 @@ class DistributedTrialRunner:
             RankLost: A rank failed alone or is gone. The job has to end. The next start records the trial as failed
                 with the reason of that rank: rank 0 may itself be the one that waits in a collective.
         """
-        chief = self._chief
-        report: Callable[[int, float], bool] = chief.report if chief is not None else (lambda step, value: False)
-        monitor = EvaluationMonitor(plan, self._objective, self._group, report, None if chief is None else chief.pauses)
+        coordinator = self._coordinator
+        report: Callable[[int, float], bool] = (
+            coordinator.report if coordinator is not None else (lambda step, value: False)
+        )
+        monitor = EvaluationMonitor(
+            plan, self._objective, self._group, report, None if coordinator is None else coordinator.should_pause
+        )
         trainer: Any = None
         error: Exception | None = None
         fatal: Exception | None = None
         try:
-            trainer = self._source.trainer_for(plan, self._objective, monitor)
-            if chief is not None:
-                tracking.begin_run(trainer, name=plan.name, group=chief.study.study_name)
+            trainer = self._provider.trainer_for(plan, self._objective, monitor)
+            if coordinator is not None:
+                tracking.begin_run(trainer, name=plan.name, group=coordinator.study.study_name)
             outcome, error = run_trial(trainer, plan, monitor, self._objective)
         except Exception as caught:
             error = caught
@@ -76,14 +80,14 @@ class DistributedTrialRunner:
                 before = self._in_memory
                 outcome, fatal = self._agree(plan, *self._kept(trainer, plan, outcome))
                 self._in_memory = before if outcome.status == FAILED else self._in_memory
-            if chief is not None:
+            if coordinator is not None:
                 final = dict(zip(self._objective.names, outcome.values, strict=False))
-                tracking.end_run(trainer, hyperparameters=chief.hyperparameters, objective=final)
+                tracking.end_run(trainer, hyperparameters=coordinator.hyperparameters, objective=final)
         except RankLost as lost:
             raise self._lost(plan, lost) from error or lost
         finally:
             trainer = None
-            self._source.release()
+            self._provider.release()
         return outcome, fatal
 
     def _agree(
@@ -149,7 +153,7 @@ class DistributedTrialRunner:
 
     def _worth(self, outcome: TrialOutcome) -> Params | None:
         """Rank 0: whether the model of a trial that has just ended has to be kept."""
-        if self._chief is None:
+        if self._coordinator is None:
             return None
-        standing, role = self._chief.standing, self._chief.role
-        return {"disk": standing.keeps(role, outcome), "best": standing.is_best(role, outcome)}
+        leaderboard, role = self._coordinator.leaderboard, self._coordinator.role
+        return {"disk": leaderboard.retain_checkpoint(role, outcome), "best": leaderboard.is_best(role, outcome)}

@@ -140,7 +140,7 @@ class RemainingBudget:
     def spending(self) -> CostCooling | None:
         """What is left of the limit that ends the search, with prices; None where the number of trials ends it."""
         first, n_done = self._first_limit(), len(self._finished())
-        if first is None or self.trials_left(first.left) >= self._settings.most_trials - n_done:
+        if first is None or self.trials_left(first.left) >= self._settings.max_trials - n_done:
             return None
         return first
 

@@ -55,7 +55,7 @@ from hf_rlsearch.trainer.session.failures import Failure, discard_reports, read_
 from hf_rlsearch.trainer.session.process import resident_memory
 from hf_rlsearch.trainer.session.progress import Progress, TrialSummary
 from hf_rlsearch.trainer.session.serialization import plain
-from hf_rlsearch.trainer.setup.config import OURS, SearchConfig
+from hf_rlsearch.trainer.setup.config import OURS, UNSET_TRIALS, SearchConfig
 from hf_rlsearch.trainer.setup.default_space import DefaultSpace
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
 from hf_rlsearch.trainer.setup.objective import Objective
@@ -79,23 +79,23 @@ def enqueue_baseline(study: optuna.Study, configurations: ConfigurationSampler, 
 
 
 def enqueue_confirmation(
-    study: optuna.Study, standing: Leaderboard, configurations: ConfigurationSampler, settings: SearchConfig
+    study: optuna.Study, leaderboard: Leaderboard, configurations: ConfigurationSampler, settings: SearchConfig
 ) -> bool:
     """Puts the next confirmation into the queue; False when there is none to make.
 
     Args:
         study: Of the search.
-        standing: What was found so far.
+        leaderboard: What was found so far.
         configurations: Knows the user's arguments.
         settings: Of the search.
     """
-    if settings.confirm == 0 or standing.is_multi:
+    if settings.confirm == 0 or leaderboard.is_multi:
         return False
     trials = study.get_trials(deepcopy=False)
     if any(t.state == TrialState.WAITING and role(t) == CONFIRM for t in trials):
         return True
     own = next((t for t in trials if role(t) == BASELINE and t.state == TrialState.COMPLETE), None)
-    numbers = confirm.candidates(standing.ranking(), own, settings.confirm)
+    numbers = confirm.candidates(leaderboard.ranking(), own, settings.confirm)
     maximize = study.direction == optuna.study.StudyDirection.MAXIMIZE
     run = confirm.next_seed(numbers, trials, seed=int(configurations.frozen.value("seed")), maximize=maximize)
     if run is None:
@@ -140,7 +140,7 @@ def remarks(
 
 
 def reason_to_stop(
-    study: optuna.Study, settings: SearchConfig, objective: Objective, standing: Leaderboard, deadline: float
+    study: optuna.Study, settings: SearchConfig, objective: Objective, leaderboard: Leaderboard, deadline: float
 ) -> str | None:
     """Why no further trial is to begin, None if one is.
 
@@ -148,21 +148,21 @@ def reason_to_stop(
         study: Of the search.
         settings: Of the search.
         objective: What is optimised.
-        standing: What was found so far.
+        leaderboard: What was found so far.
         deadline: ``time.monotonic()`` at which the time is up.
     """
     waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
     n_done = len([t for t in [*finished(study), *trials_of_other_processes(study)] if role(t) != CONFIRM])
     # What was begun by this search and interrupted is finished; what others have put into the queue may wait.
-    if n_done >= settings.most_trials and not any(OWNER in t.user_attrs for t in waiting):
+    if n_done >= settings.max_trials and not any(OWNER in t.user_attrs for t in waiting):
         return "n_trials"
     if getattr(study, "_stop_flag", False):
         return "study.stop"
     if time.monotonic() >= deadline:
         return "timeout"
-    if settings.budget is not None and standing.spent() >= settings.budget:
+    if settings.budget is not None and leaderboard.spent() >= settings.budget:
         return "budget"
-    target, ranking = settings.target, standing.ranking()
+    target, ranking = settings.target, leaderboard.ranking()
     if target is not None and ranking and not objective.better(target, float(ranking[0].values[0])):
         return "target"
     return None
@@ -197,7 +197,7 @@ def stop_signals() -> Iterator[None]:
 
 
 def ended(
-    plan: TrialPlan | None, told: FrozenTrial, outcome: TrialOutcome, standing: Leaderboard, world_size: int
+    plan: TrialPlan | None, told: FrozenTrial, outcome: TrialOutcome, leaderboard: Leaderboard, world_size: int
 ) -> TrialSummary:
     """The columns of a trial's line.
 
@@ -205,10 +205,10 @@ def ended(
         plan: Of the trial; None if it ended before there was one.
         told: The trial, as it is in the study.
         outcome: How it ended.
-        standing: What was found so far, this trial included.
+        leaderboard: What was found so far, this trial included.
         world_size: Number of processes.
     """
-    ranking, none = standing.ranking(), "" if standing.is_multi else "-"
+    ranking, none = leaderboard.ranking(), "" if leaderboard.is_multi else "-"
     best = f"{ranking[0].values[0]:.4g} (trial {ranking[0].number})" if ranking else none
     result = _failed(outcome, world_size) or _result(told, outcome)
     reached = max(told.intermediate_values, default=0) / FULL_TRAINING
@@ -250,7 +250,9 @@ class FailureLimit:
     """
 
     def __init__(self, study: optuna.Study, settings: SearchConfig) -> None:
-        self._study, self._settings = study, settings
+        self._study, self._max_trials = study, settings.max_trials
+        n_trials = settings.max_trials if settings.n_trials is not None else UNSET_TRIALS
+        self._max_failed_trials = settings.max_failed_trials or max(3, n_trials // 4)
         self._n_before = len(self._failed())
 
     def check(self, error: BaseException | None) -> None:
@@ -260,12 +262,12 @@ class FailureLimit:
             SearchFailed: With the last reason, from ``error``.
         """
         failed = self._failed()[self._n_before :]
-        if len(failed) < self._settings.failures_allowed:
+        if len(failed) < self._max_failed_trials:
             return
         last = (failed[-1].user_attrs.get(FAILURE) or {}).get("reason", "unknown")
         raise SearchFailed(
-            f"{len(failed)} of {self._settings.most_trials} trials have failed, the last one with: {last}. The search "
-            f"stops at {self._settings.failures_allowed} (max_failed_trials). The finished trials are kept in study "
+            f"{len(failed)} of {self._max_trials} trials have failed, the last one with: {last}. The search "
+            f"stops at {self._max_failed_trials} (max_failed_trials). The finished trials are kept in study "
             f"{self._study.study_name!r}; see the attribute {FAILURE!r} of each trial for its traceback."
         ) from error
 
@@ -327,7 +329,7 @@ class SearchCoordinator:
             n_rows=n_rows,
             world_size=world_size,
         )
-        self.standing = Leaderboard(self.study, objective, settings, self._pausing)
+        self.leaderboard = Leaderboard(self.study, objective, settings, self._pausing)
         prices = CostModel(configurations, n_rows, world_size)
         self._allowance = RemainingBudget(self.study, settings, self._deadline, prices)
         self._may_be_finished = opened.resumed and alone
@@ -337,7 +339,7 @@ class SearchCoordinator:
             self.study.sampler.reseed_rng()
         n_done = len([t for t in finished(self.study) if role(t) != CONFIRM])
         _, own = configurations.baseline_params(config)
-        self.progress = Progress(n_trials=settings.counted_trials, n_done=n_done, own=own, quiet=quiet)
+        self.progress = Progress(n_trials=settings.displayed_n_trials, n_done=n_done, own=own, quiet=quiet)
         for line in (
             opened.note,
             *remarks(self.study, configurations, objective, settings, world_size),
@@ -348,7 +350,7 @@ class SearchCoordinator:
         if OBJECTIVE not in self.study.user_attrs:
             self.study.set_user_attr(OBJECTIVE, objective.to_json())
         if opened.resumed and alone:
-            self.standing.discard_checkpoints()
+            self.leaderboard.discard_checkpoints()
         if settings.baseline and not self.study.get_trials(deepcopy=False) and (alone or is_leader(self.study)):
             enqueue_baseline(self.study, configurations, config)
 
@@ -372,7 +374,7 @@ class SearchCoordinator:
             if not self._alone:
                 # What another process was killed over is not left to the next start.
                 requeue_interrupted(self.study, alone=False)
-            reason = reason_to_stop(self.study, self._settings, self._objective, self.standing, self._deadline)
+            reason = reason_to_stop(self.study, self._settings, self._objective, self.leaderboard, self._deadline)
             if reason is not None and (reason == "timeout" or not self._confirms()):
                 if self._may_be_finished and reason != "timeout":
                     self.progress.say(
@@ -406,14 +408,14 @@ class SearchCoordinator:
             return False
         begun = [*finished(self.study), *trials_of_other_processes(self.study)]
         before = [t for t in begun if t.number < trial.number and role(t) != CONFIRM]
-        return len(before) >= self._settings.most_trials
+        return len(before) >= self._settings.max_trials
 
     def report(self, step: int, value: float) -> bool:
         """Stores a point of the running trial's learning curve; True if the pruner stops the trial."""
         assert self._curve is not None
         return self._curve.add(step, value)
 
-    def pauses(self, trainer: Any) -> bool:
+    def should_pause(self, trainer: Any) -> bool:
         """Whether the running trial, which is to stop, leaves a checkpoint behind that it can go on from."""
         assert self._trial is not None
         return self._pausing.wants(self.study._storage.get_trial(self._trial._trial_id), trainer)
@@ -445,9 +447,9 @@ class SearchCoordinator:
             discard_reports(plan.folder)
         self._trial = None
         _leave_note(trial, lambda: explain(self.study, told.number).to_text())
-        line = ended(plan, told, outcome, self.standing, self._world_size)
+        line = ended(plan, told, outcome, self.leaderboard, self._world_size)
         self.progress.ended(replace(line, most_left=self._allowance.seconds_left()))
-        self.standing.discard_checkpoints()
+        self.leaderboard.discard_checkpoints()
 
     def conclude(self, summary: str) -> None:
         """Says the result, and leaves it as the study's note.
@@ -462,7 +464,7 @@ class SearchCoordinator:
 
     def _confirms(self) -> bool:
         """Puts the next confirmation into the queue; False when there is none to make."""
-        return enqueue_confirmation(self.study, self.standing, self._configurations, self._settings)
+        return enqueue_confirmation(self.study, self.leaderboard, self._configurations, self._settings)
 
     def _begin(self, trial: optuna.Trial) -> TrialPlan | None:
         """The plan of a trial; None for one that had ended already when the process died, which is recorded instead."""
@@ -473,7 +475,7 @@ class SearchCoordinator:
             trained = max(known.intermediate_values, default=0) / FULL_TRAINING
             self.record(plan, TrialOutcome(status=FAILED, failure=failure, trained=trained))
             return None
-        self._curve = PruningReporter(trial, judged=plan.role == SEARCH and not self.standing.is_multi)
+        self._curve = PruningReporter(trial, judged=plan.role == SEARCH and not self.leaderboard.is_multi)
         earlier = known.user_attrs.get(CONTINUES)
         stopped = known.user_attrs.get(STOPPED)
         if stopped is not None and plan.resume_from is not None and point_of(plan.resume_from) == stopped:

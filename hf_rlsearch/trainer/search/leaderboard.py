@@ -68,7 +68,7 @@ class Leaderboard:
         ranking = self.ranking()
         return not ranking or self._objective.better(outcome.values[0], float(ranking[0].values[0]))
 
-    def keeps(self, trial_role: str, outcome: TrialOutcome) -> bool:
+    def retain_checkpoint(self, trial_role: str, outcome: TrialOutcome) -> bool:
         """Whether a finished trial's model is among the best k, so that it has to be on disk."""
         if outcome.status != COMPLETE or self._settings.keep_checkpoints == 0:
             return False

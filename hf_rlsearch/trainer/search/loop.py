@@ -34,11 +34,11 @@ from hf_rlsearch.trainer.storage.study import open_study, quiet_optuna
 _N_ROWS = 32
 
 
-def probe_metrics(source: Any, settings: SearchConfig, group: ProcessGroup) -> Objective:
+def probe_metrics(provider: Any, settings: SearchConfig, group: ProcessGroup) -> Objective:
     """Settles the objective from the metrics that evaluation really gives; called on every rank.
 
     Args:
-        source: Of the Trainer.
+        provider: Of the Trainer.
         settings: Of the search.
         group: The processes, which evaluate together.
 
@@ -48,12 +48,12 @@ def probe_metrics(source: Any, settings: SearchConfig, group: ProcessGroup) -> O
     """
     with keep_randomness(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        metrics = _evaluate(source, group)
+        metrics = _evaluate(provider, group)
 
     def settle() -> Objective:
         return choose_objective(
             metrics,
-            args=source.frozen.original(),
+            args=provider.frozen.original(),
             compute_objective=settings.compute_objective,
             metric=settings.metric,
             direction=settings.direction,
@@ -62,16 +62,16 @@ def probe_metrics(source: Any, settings: SearchConfig, group: ProcessGroup) -> O
     return group.run_on_all(settle)
 
 
-def _evaluate(source: Any, group: ProcessGroup) -> Mapping[str, Any]:
+def _evaluate(provider: Any, group: ProcessGroup) -> Mapping[str, Any]:
     """The metrics; all ranks take the second way if the first one fails on any of them."""
     try:
-        return group.run_on_all(lambda: _metrics(source.probe(), _few))
+        return group.run_on_all(lambda: _metrics(provider.probe(), _few))
     except RankLost:
         raise
     except Exception:
         # Some metrics need all rows, such as an AUC that must see both classes.
         try:
-            return group.run_on_all(lambda: _metrics(source.probe(), lambda data: data))
+            return group.run_on_all(lambda: _metrics(provider.probe(), lambda data: data))
         except (ObjectiveError, RankLost):
             raise
         except Exception as error:
@@ -101,19 +101,19 @@ def _few(data: Any) -> Any:
     return Subset(data, range(n))
 
 
-def run_search(source: TrainerProvider, settings: SearchConfig) -> Any:
+def run_search(provider: TrainerProvider, settings: SearchConfig) -> Any:
     """Searches, and leaves the Trainer with the best arguments and model.
 
     Args:
-        source: Of the trials' Trainers.
+        provider: Of the trials' Trainers.
         settings: Of the search.
 
     Returns:
         A ``BestRun``, or a list of them for several directions; the same on every rank.
     """
     group = ProcessGroup()
-    with stop_signals(), quiet_optuna(), quiet_transformers(), source:
-        search = Search(source, settings, group)
+    with stop_signals(), quiet_optuna(), quiet_transformers(), provider:
+        search = Search(provider, settings, group)
         result = search.run()
         group.run_on_all(partial(search.finish, result))
         return best_runs(result, search.objective.multi)
@@ -126,65 +126,65 @@ class Search:
     """One search on one rank.
 
     Args:
-        source: Of the trials' Trainers.
+        provider: Of the trials' Trainers.
         settings: Of the search.
         group: The processes of the search.
     """
 
-    def __init__(self, source: TrainerProvider, settings: SearchConfig, group: ProcessGroup) -> None:
-        self._source, self._settings, self._group = source, settings, group
-        self._configurations: ConfigurationSampler = group.run_on_all(lambda: source.configuration_sampler(settings))
-        self.objective: Objective = probe_metrics(source, settings, group)
-        self._chief: SearchCoordinator | None = None
+    def __init__(self, provider: TrainerProvider, settings: SearchConfig, group: ProcessGroup) -> None:
+        self._provider, self._settings, self._group = provider, settings, group
+        self._configurations: ConfigurationSampler = group.run_on_all(lambda: provider.configuration_sampler(settings))
+        self.objective: Objective = probe_metrics(provider, settings, group)
+        self._coordinator: SearchCoordinator | None = None
         group.run_on_main(self._open)
-        self._runner = DistributedTrialRunner(source, settings, group, self.objective, self._chief)
+        self._runner = DistributedTrialRunner(provider, settings, group, self.objective, self._coordinator)
 
     def run(self) -> SearchResult:
         """Runs trials until a reason to stop; the result holds all of them."""
-        if self._chief is None:
+        if self._coordinator is None:
             return self._loop()
         try:
-            with optimize_loop(self._chief.study):
+            with optimize_loop(self._coordinator.study):
                 return self._loop()
         finally:
-            self._chief.progress.close()
+            self._coordinator.progress.close()
             if self._settings.storage is None:
-                leave(self._chief.study)
+                leave(self._coordinator.study)
 
     def finish(self, result: SearchResult) -> None:
         """Gives the Trainer the best arguments and model, or back as it was if no trial completed."""
         best = result.best_trial
         if best is None:
-            self._source.restore()
+            self._provider.restore()
             return
         load = checkpoints.loader(best.user_attrs.get(CHECKPOINT), self._runner.weights_of(best.number))
         if load is None:
             logger.warning("The model of trial %d is not on disk: trainer.train() trains it again.", best.number)
         params = model_params(result.study, best)
-        self._source.finish(best.user_attrs.get(VALUES, {}), params, load, self.objective)
+        self._provider.finish(best.user_attrs.get(VALUES, {}), params, load, self.objective)
 
     def _open(self) -> Params:
         """Rank 0: opens the study and prepares to decide."""
-        settings, source = self._settings, self._source
-        facts = task_features(source.reference, {h.role for h in self._configurations.space.hyperparameters})
+        settings, provider = self._settings, self._provider
+        facts = task_features(provider.reference, {h.role for h in self._configurations.space.hyperparameters})
         opened = open_study(
-            output_dir=source.frozen.value("output_dir"),
+            output_dir=provider.frozen.value("output_dir"),
             identity=identity(
                 space=self._configurations.space,
                 objective=self.objective,
-                frozen=source.frozen,
+                frozen=provider.frozen,
                 searched=self._configurations.searched,
-                trainer=source.reference,
+                trainer=provider.reference,
                 computed=self._configurations.computed,
             ),
             directions=self.objective.directions,
-            n_trials=settings.counted_trials,
+            n_trials=settings.displayed_n_trials,
             sampler=default_sampler(
                 settings,
                 self._configurations.space,
                 seed=self._seed(),
                 facts=facts,
-                known=published_for(source.reference),
+                known=published_for(provider.reference),
             ),
             pruner=default_pruner(settings, len(self.objective.directions), self._configurations.space, facts),
             storage=settings.storage,
@@ -192,22 +192,22 @@ class Search:
             load_if_exists=settings.load_if_exists,
             resume=settings.resume,
         )
-        self._chief = SearchCoordinator(
+        self._coordinator = SearchCoordinator(
             opened,
             self._configurations,
             self.objective,
             settings,
-            config=getattr(getattr(source.reference, "model", None), "config", None),
-            n_rows=rows_of(source.reference),
+            config=getattr(getattr(provider.reference, "model", None), "config", None),
+            n_rows=rows_of(provider.reference),
             world_size=self._group.size,
             alone=settings.storage is None,
-            quiet=bool(getattr(source.reference.args, "disable_tqdm", False)),
+            quiet=bool(getattr(provider.reference.args, "disable_tqdm", False)),
         )
         return {}
 
     def _seed(self) -> int:
         """The user's training seed: it makes the whole script repeatable, the search included."""
-        seed = self._source.frozen.value("seed") if "seed" in self._source.frozen.names else 0
+        seed = self._provider.frozen.value("seed") if "seed" in self._provider.frozen.names else 0
         return abs(int(seed or 0))
 
     def _loop(self) -> SearchResult:
@@ -223,17 +223,17 @@ class Search:
             self._group.run_on_main(self._check)
 
     def _next(self) -> Params:
-        assert self._chief is not None
+        assert self._coordinator is not None
         with storage_errors(self._where()):
-            return self._chief.next()
+            return self._coordinator.next()
 
     def _where(self) -> Any:
-        return self._settings.storage or self._source.frozen.value("output_dir")
+        return self._settings.storage or self._provider.frozen.value("output_dir")
 
     def _check(self) -> Params:
         """Rank 0: goes on after a failed trial, or raises."""
-        assert self._chief is not None
-        self._chief.tolerance.check(None)
+        assert self._coordinator is not None
+        self._coordinator.tolerance.check(None)
         return {}
 
     def _train(self, plan: TrialPlan) -> Exception | None:
@@ -246,9 +246,9 @@ class Search:
         return fatal
 
     def _record(self, plan: TrialPlan, outcome: TrialOutcome) -> Params:
-        assert self._chief is not None
+        assert self._coordinator is not None
         with storage_errors(self._where()):
-            self._chief.record(plan, outcome)
+            self._coordinator.record(plan, outcome)
         return {}
 
     def _result(self, reason: str) -> SearchResult:
@@ -265,15 +265,15 @@ class Search:
 
     def _conclude(self, reason: str) -> SearchResult:
         """Rank 0: the result, said to people and noted in the storage."""
-        assert self._chief is not None
-        chief = self._chief
-        chief.standing.discard_checkpoints(confirmed=True)
+        assert self._coordinator is not None
+        coordinator = self._coordinator
+        coordinator.leaderboard.discard_checkpoints(confirmed=True)
         result = SearchResult(
-            study=chief.study,
+            study=coordinator.study,
             metric=", ".join(self.objective.names),
-            output_dir=chief.folder,
+            output_dir=coordinator.folder,
             stopped_by=reason,
-            n_trials=self._settings.counted_trials,
+            n_trials=self._settings.displayed_n_trials,
         )
-        chief.conclude(result.summary())
+        coordinator.conclude(result.summary())
         return result

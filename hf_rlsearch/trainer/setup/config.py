@@ -189,14 +189,14 @@ class SearchConfig:
             )
 
     @property
-    def most_trials(self) -> int:
+    def max_trials(self) -> int:
         """The total number of trials; with a budget and no number given, as many as the budget can be split into."""
         if self.budget is not None and (self.n_trials is None or isinstance(self.n_trials, UnsetTrials)):
             return math.ceil(self.budget / _SMALLEST_SHARE)
         return _MANY if self.n_trials is None else int(self.n_trials)
 
     @property
-    def counted_trials(self) -> int | None:
+    def displayed_n_trials(self) -> int | None:
         """The number of trials that the user wants; None where only ``budget`` or ``timeout`` ends the search."""
         by_budget = self.budget is not None and isinstance(self.n_trials, UnsetTrials)
         return None if self.n_trials is None or by_budget else int(self.n_trials)
@@ -208,13 +208,6 @@ class SearchConfig:
         if self.max_checkpoints is not None:
             return self.max_checkpoints
         return DEFAULT_PAUSED if self.sampler is None else 0
-
-    @property
-    def failures_allowed(self) -> int:
-        """The number of failed trials at which the search ends."""
-        if self.max_failed_trials is not None:
-            return self.max_failed_trials
-        return max(3, (UNSET_TRIALS if self.n_trials is None else self.most_trials) // 4)
 
     @property
     def caught(self) -> tuple[type[BaseException], ...]:

@@ -62,7 +62,7 @@ def default_sampler(
     published = settings.published or [setting for setting in known if set(setting) & set(space.names)]
     return RLSampler(
         seed=seed if settings.seed is None else settings.seed,
-        n_trials=settings.most_trials,
+        n_trials=settings.max_trials,
         weights=settings.weights,
         search_space=space.with_levels(_exact(settings, published)),
         published=published,
