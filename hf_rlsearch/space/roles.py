@@ -1,7 +1,7 @@
 """What a hyperparameter does in a training, read from its name."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
@@ -100,6 +100,11 @@ def infer_role(name: str, distribution: BaseDistribution) -> str:
 def generic_role(distribution: BaseDistribution) -> str:
     """The role of a hyperparameter of which only the values are known: a number, or one of several choices."""
     return "generic_numeric" if _all_numbers(distribution) else "generic_categorical"
+
+
+def infer_role_of(name: str, levels: Sequence[float | str]) -> str:
+    """`infer_role` of a hyperparameter of which a few values are known."""
+    return infer_role(name, CategoricalDistribution(tuple(levels)))
 
 
 def _fits(role: str, distribution: BaseDistribution) -> bool:

@@ -1,0 +1,330 @@
+"""Turns tables of miniature trainings into tasks to search on: each use sees another part of a table.
+
+What differs between uses: the objective, whether the last or the best evaluation counts, how many evaluations there
+are, which hyperparameters are searched and which of their levels, which names are known, the imagined size of the
+model, and the unit of the rates. All rates of a task are moved by one factor, so that what they owe to the number of
+steps, the batch size and the optimizer stays.
+
+Letters: B tasks, C candidates, H hyperparameters, L levels, S evaluations, M configurations of a table.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hf_rlsearch._typing import FloatArray, IntArray
+from hf_rlsearch.errors import StorageError
+from hf_rlsearch.knowledge import KINDS, kind
+from hf_rlsearch.space import ROLES
+from hf_rlsearch.space.roles import infer_role_of
+from hf_rlsearch.tasks.bank import Table
+from hf_rlsearch.tasks.prior import FACTS, TaskBatch
+from hf_rlsearch.tasks.prior_space import MAX_HYPERPARAMETERS, MAX_LEVELS
+
+MAX_EVALUATIONS = 12
+_FEWEST = 20  # candidates that a part of a table must have
+_TRIES = 1000
+
+# Chances of a use of a table: all of its space; else, of each hyperparameter, that it is fixed at one level, and that
+# only some of its levels are searched, of rates and of others.
+_WHOLE = 0.25
+_FIXED, _FIXED_RATE = 0.35, 0.04
+_SOME_LEVELS, _SOME_RATES = 0.35, 0.6
+# Shares of the ranges whose middle lies near the best place: people search where they expect it.
+_INFORMED = 0.75
+_BEST_COUNTS = 0.5  # share of the uses in which the best evaluation counts, not the last
+_HIDE_ALL, _HIDE_ONE = 0.15, 0.05
+_INERT = 0.15  # a hyperparameter without any effect, of which nothing is known
+_UNKNOWN_FACTS = {"n_parameters": 0.5, "n_examples": 0.4, "maximize": 0.05, "lora": 0.4, "from_scratch": 0.4}
+_NOISE = 1e-3  # the values are single trainings: their noise is in them already
+
+# log10 of published rates at 1e8 parameters, and their change per decade of parameters: BERT (Devlin et al. 2019, A.3)
+# and its successors; LoRA (Hu et al. 2021, appendix D), whose rates hardly depend on size; GPT-3 (Brown et al. 2020,
+# table 2.1) and Vaswani et al. 2017 from scratch. Spread of a task around them, in decades.
+_PUBLISHED = {"full": (-4.4, -0.25), "adapters": (-3.4, 0.0), "scratch": (-3.3, -0.2)}
+_SPREAD = 0.35
+# Decades between the published rates of an optimizer and AdamW's: SGD 1e-2 to 1e-3 (Howard and Ruder 2018), Lion three
+# to ten times smaller (Chen et al. 2023), Adafactor 1e-3 (Raffel et al. 2020).
+_PUBLISHED_OPTIMIZERS = {"adamw_torch": 0.0, "sgd": 2.3, "lion_32bit": -0.7, "adafactor": 0.5}
+# Steps of the trainings that published rates are of, of the miniatures that the reference rates are of, and how much
+# higher rates are where trainings are shorter.
+_PUBLISHED_STEPS, _REFERENCE_STEPS, _PER_DECADE_SHORTER = 2000, 100, 0.3
+# A step of a miniature stands for one to ten steps, a row for as many rows, a hidden unit for 16.
+_MOST_TIMES, _UNITS = 10.0, 16
+_FAMILIES = ("encoder", "decoder", "encoder_decoder")
+_FARTHEST = -1e5  # utilities below it are no worse
+
+
+@dataclass(frozen=True)
+class BankBatch:
+    """B tasks from tables, and what is known of their trainings beyond a `TaskBatch`.
+
+    Attributes:
+        tasks: Spaces and values.
+        curves: B x C x MAX_EVALUATIONS values of the evaluations, in the metric's units, larger is better; the last
+            columns are NaN where there are fewer.
+        untrained: B, value of the model before the first step (the median, where every training has a head of its own).
+        steps: B x C planned steps, NaN for padding.
+        seconds: B x C seconds of a training on an imagined machine, NaN for padding.
+        trainable: B x C share of the weights that is trained, NaN for padding.
+        n_evaluated: B, rows of an evaluation.
+        n_classes: B, classes or tokens to choose from; 0 for a regression.
+        seed_noise: B, standard deviation of a value between seeds, in the metric's units.
+    """
+
+    tasks: TaskBatch
+    curves: FloatArray
+    untrained: FloatArray
+    steps: FloatArray
+    seconds: FloatArray
+    trainable: FloatArray
+    n_evaluated: IntArray
+    n_classes: IntArray
+    seed_noise: FloatArray
+
+
+def draw_from_bank(
+    rng: np.random.Generator, tables: Sequence[Table], n_tasks: int, n_candidates: int = 256
+) -> BankBatch:
+    """Draws parts of tables as tasks.
+
+    Args:
+        rng: Source of all randomness; same state and tables, same tasks.
+        tables: From `bank.read_tables`.
+        n_tasks: B.
+        n_candidates: C; of a part with more configurations some are drawn, one with fewer is padded.
+
+    Raises:
+        StorageError: There are no tables, or none whose values differ.
+    """
+    drawn = [_draw_use(rng, tables, n_candidates) for _ in range(n_tasks)]
+    stacked = {name: np.stack([use[name] for use in drawn]) for name in drawn[0]}
+    tasks = TaskBatch(**{field.name: stacked.pop(field.name) for field in fields(TaskBatch)})
+    return BankBatch(tasks=tasks, **stacked)
+
+
+@dataclass
+class _Part:
+    """What one use sees of a table.
+
+    Attributes:
+        rows: The configurations, as indices of the table.
+        levels: Per hyperparameter of the table the indices of its levels that are searched; one is a fixed value.
+        values: A value per configuration of the table, larger is better, finite.
+        curves: A value per configuration and evaluation.
+        untrained: The value before the first step.
+        seed_noise: Standard deviation of a value between seeds.
+        maximize: True for a score, False for a loss.
+    """
+
+    rows: IntArray
+    levels: list[IntArray]
+    values: FloatArray
+    curves: FloatArray
+    untrained: float
+    seed_noise: float
+    maximize: bool
+
+
+def _draw_use(rng: np.random.Generator, tables: Sequence[Table], n_candidates: int) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of one task, padded, by the names of `TaskBatch` and `BankBatch`."""
+    for _ in range(_TRIES if len(tables) else 0):
+        table = tables[int(rng.integers(len(tables)))]
+        part = _draw_part(rng, table, n_candidates)
+        values = part.values[part.rows]
+        spread = values.max() - np.median(values)
+        if spread > 1e-3 * max(abs(values.max()), 1e-3) and any(len(levels) > 1 for levels in part.levels):
+            return _space_arrays(rng, table, part, n_candidates) | _value_arrays(table, part, n_candidates)
+    raise StorageError(
+        f"None of {len(tables)} tables has values that differ, so there is nothing to search: read more tables."
+    )
+
+
+def _draw_part(rng: np.random.Generator, table: Table, n_candidates: int) -> _Part:
+    """Draws an objective, an aggregation, evaluations, and a part of the space with enough configurations."""
+    score = int(rng.integers(len(table["score_names"])))
+    maximize, use_best = str(table["score_names"][score]) != "loss", rng.random() < _BEST_COUNTS
+    n_evaluations = table["scores"].shape[1] - 1
+    count = int(rng.integers(1, n_evaluations + 1))
+    shown = np.concatenate([[0], -(-np.arange(1, count + 1) * n_evaluations // count)])
+
+    def read(scores: FloatArray) -> tuple[FloatArray, FloatArray]:
+        curves = _finite((1 if maximize else -1) * scores[:, shown, score].astype(float))
+        return curves, curves[:, 1:].max(1) if use_best else curves[:, -1]
+
+    (curves, values), (_, again) = read(table["scores"]), read(table["repeated_scores"])
+    rows, levels = np.arange(len(values)), _all_levels(table)
+    if rng.random() >= _WHOLE:
+        for h in rng.permutation(len(levels)):
+            kept = _draw_levels(rng, table, int(h), values[rows], rows)
+            left = rows[np.isin(table["cells"][rows, h], kept)]
+            if len(left) >= _FEWEST:
+                rows, levels[h] = left, kept
+    rows = np.sort(rng.permutation(rows)[:n_candidates])
+    differences = np.abs(again - values[table["repeated"]])
+    # The median of |x - y| of two normal numbers is .6745 times the root of two standard deviations.
+    noise = float(np.median(differences)) / (0.6745 * np.sqrt(2))
+    return _Part(rows, levels, values, curves[:, 1:], float(np.median(curves[:, 0])), noise, maximize)
+
+
+def _all_levels(table: Table) -> list[IntArray]:
+    return [np.arange(len(_levels(table, h))) for h in range(len(table["names"]))]
+
+
+def _finite(values: FloatArray) -> FloatArray:
+    """Puts what a diverged training gave, nan or an infinite loss, below everything that is finite."""
+    finite = np.isfinite(values)
+    if finite.all():
+        return values
+    low, high = values[finite].min(), values[finite].max()
+    return np.where(finite, values, low - 0.1 * max(high - low, 1e-6))
+
+
+def _draw_levels(rng: np.random.Generator, table: Table, h: int, values: FloatArray, rows: IntArray) -> IntArray:
+    """Levels of one hyperparameter that a use searches: all, one, or some."""
+    n, is_rate = len(_levels(table, h)), table["settings"][h] == "learning_rate"
+    fixed, some = (_FIXED_RATE, _SOME_RATES) if is_rate else (_FIXED, _SOME_LEVELS)
+    draw = rng.random()
+    if draw < fixed:
+        return rng.integers(n, size=1)
+    if draw > fixed + some:
+        return np.arange(n)
+    count = int(rng.integers(min(3 if is_rate else 2, n), n + 1))
+    if _levels(table, h).dtype.kind == "U":
+        return np.sort(rng.permutation(n)[:count])
+    first = np.arange(n - count + 1)
+    best = table["cells"][rows[np.argsort(-values)[: max(len(values) // 10, 1)]], h].mean()
+    away = (first + (count - 1) / 2 - best) / (0.2 * count) * (rng.random() < _INFORMED)
+    chance = np.exp(-(away**2) / 2) + 1e-9
+    return int(rng.choice(first, p=chance / chance.sum())) + np.arange(count)
+
+
+def _levels(table: Table, h: int) -> npt.NDArray[Any]:
+    return table[f"levels_{h}"]
+
+
+def _space_arrays(
+    rng: np.random.Generator, table: Table, part: _Part, n_candidates: int
+) -> dict[str, npt.NDArray[Any]]:
+    """Roles, levels, candidates, steps and facts of a task about an imagined model."""
+    H, L = MAX_HYPERPARAMETERS, MAX_LEVELS
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "roles": np.full(H, -1), "ordered": np.zeros(H, bool), "log": np.zeros(H, bool),
+        "levels": np.full((H, L), np.nan), "sizes": np.full((H, L), np.nan), "kinds": np.zeros((H, L), int),
+        "n_levels": np.zeros(H, int), "candidates": np.zeros((n_candidates, H), int),
+        "present": np.zeros((n_candidates, H), bool),
+    }  # fmt: skip
+    size, times = float(np.clip(rng.normal(8.0, 0.8), 5.5, 10.5)), float(_MOST_TIMES ** rng.random())
+    factors = {"learning_rate": 10 ** _rate_shift(rng, table, size, times), "max_steps": times, "width": _UNITS}
+    searched = [h for h, levels in enumerate(part.levels) if len(levels) > 1]
+    hide_all = rng.random() < _HIDE_ALL
+    for place, h in enumerate(rng.permutation(searched)):
+        factor, hidden = factors.get(str(table["settings"][h]), 1), hide_all or rng.random() < _HIDE_ONE
+        described = _describe(rng, table, int(h), part.levels[h], factor, size, hidden=hidden)
+        for name, values in described.items():
+            arrays[name][place, ...] = values
+        arrays["candidates"][: len(part.rows), place] = np.searchsorted(part.levels[h], table["cells"][part.rows, h])
+    if rng.random() < _INERT:
+        _add_inert(rng, arrays, len(searched), len(part.rows))
+    arrays["present"][: len(part.rows)] = arrays["roles"] >= 0
+    arrays["facts"] = _facts(
+        rng, table, part.maximize, np.nan if "model" in table["settings"][searched] else size, times
+    )
+    arrays["steps"] = _padded(table["steps"][part.rows] * times, n_candidates)
+    return arrays
+
+
+def _describe(
+    rng: np.random.Generator, table: Table, h: int, kept: IntArray, factor: float, size: float, *, hidden: bool
+) -> dict[str, Any]:
+    """Role, levels and kinds of one hyperparameter of a table.
+
+    Args:
+        rng: Source of randomness.
+        table: The table.
+        h: Which of its hyperparameters.
+        kept: The levels that are searched.
+        factor: Of the levels, from the miniature to the imagined model.
+        size: log10 of the parameters of the imagined model.
+        hidden: Nobody knows what the name means.
+    """
+    levels, n = _levels(table, h)[kept], len(kept)
+    role = infer_role_of("" if hidden else str(table["names"][h]), levels.tolist())
+    row = np.full(MAX_LEVELS, np.nan)
+    described: dict[str, Any] = {"roles": ROLES.index(role), "n_levels": n}
+    if levels.dtype.kind != "U":
+        row[:n] = levels * factor
+        far = row[0] > 0 and row[n - 1] >= 8 * row[0]
+        return described | {"ordered": True, "levels": row, "log": table["settings"][h] == "learning_rate" or far}
+    if hidden:
+        return described
+    if table["settings"][h] == "model":
+        row[:n] = size + np.log10(table["n_parameters"] / table["n_parameters"][0])[kept]
+        return described | {"sizes": row, "kinds": KINDS.index(str(rng.choice(_FAMILIES))) * ~np.isnan(row)}
+    return described | {"kinds": np.array([kind(level) for level in levels.tolist()] + [0] * (MAX_LEVELS - n))}
+
+
+def _rate_shift(rng: np.random.Generator, table: Table, size: float, times: float) -> float:
+    """Decades between the rates of a miniature and those of the imagined model, for all rates of a task alike."""
+    optimizer = json.loads(str(table["defaults"]))["optimizer"]
+    at_1e8, per_decade = _PUBLISHED[str(table["method"])]
+    published = at_1e8 + per_decade * (size - 8) + _PUBLISHED_OPTIMIZERS[optimizer]
+    shorter = np.log10(_PUBLISHED_STEPS / (_REFERENCE_STEPS * times))
+    return float(published + _PER_DECADE_SHORTER * shorter - table["reference_rate"] + _SPREAD * rng.standard_normal())
+
+
+def _add_inert(rng: np.random.Generator, arrays: dict[str, npt.NDArray[Any]], place: int, n_rows: int) -> None:
+    """Adds a hyperparameter that has no effect."""
+    n, is_number = int(rng.integers(2, 7)), rng.random() < 0.7
+    arrays["roles"][place] = ROLES.index("generic_numeric" if is_number else "generic_categorical")
+    arrays["n_levels"][place], arrays["ordered"][place] = n, is_number
+    if is_number:
+        arrays["levels"][place, :n] = np.arange(n) * 10 ** rng.uniform(-3, 2)
+    arrays["candidates"][:n_rows, place] = rng.integers(n, size=n_rows)
+
+
+def _facts(rng: np.random.Generator, table: Table, maximize: bool, size: float, times: float) -> FloatArray:
+    """What is known of the task, in the order of `FACTS`."""
+    facts = {
+        "n_parameters": size,
+        "n_examples": np.log10(float(table["n_rows"]) * times),
+        "maximize": float(maximize),
+        "lora": float(table["method"] == "adapters"),
+        "from_scratch": float(table["method"] == "scratch"),
+    }
+    return np.array([np.nan if rng.random() < _UNKNOWN_FACTS[name] else facts[name] for name in FACTS])
+
+
+def _value_arrays(table: Table, part: _Part, n_candidates: int) -> dict[str, npt.NDArray[Any]]:
+    """Values, curves, and what there is to know of each training."""
+    values = part.values[part.rows]
+    median, count = float(np.median(values)), part.curves.shape[1]
+    spread = float(values.max()) - median
+    curves = np.full((n_candidates, MAX_EVALUATIONS), np.nan)
+    curves[: len(values), :count] = part.curves[part.rows]
+    return {
+        "candidate_mask": np.arange(n_candidates) < len(values),
+        "utility": np.maximum(_padded((values - median) / spread, n_candidates, -10.0), _FARTHEST),
+        "values": np.maximum(_padded(values, n_candidates, median), median + _FARTHEST * spread),
+        "noise": np.full(n_candidates, _NOISE),
+        "spread": np.array(spread),
+        "median": np.array(median),
+        "curves": np.maximum(curves, median + _FARTHEST * spread),
+        "untrained": np.array(part.untrained),
+        "seconds": _padded(table["seconds"][part.rows], n_candidates),
+        "trainable": _padded(table["trainable"][part.rows], n_candidates),
+        "n_evaluated": table["n_validation"],
+        "n_classes": table["n_classes"],
+        "seed_noise": np.array(part.seed_noise),
+    }
+
+
+def _padded(values: npt.NDArray[Any], length: int, filler: float = np.nan) -> FloatArray:
+    """As floats, with `filler` for the candidates that there are not."""
+    return np.concatenate([np.asarray(values, float), np.full(length - len(values), filler)])

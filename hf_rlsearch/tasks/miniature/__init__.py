@@ -1,0 +1,1 @@
+"""Miniature trainings: tiny networks, really pretrained and fine-tuned with hundreds of configurations side by side."""

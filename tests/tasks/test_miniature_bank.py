@@ -1,0 +1,207 @@
+"""The bank of miniature trainings: tables, files, and the tasks that are drawn from them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hf_rlsearch.errors import StorageError
+from hf_rlsearch.observation import task_space_arrays
+from hf_rlsearch.space import ROLES
+from hf_rlsearch.tasks.bank import Table, list_tables, main, make_bank, read_tables
+from hf_rlsearch.tasks.bank_batches import MAX_EVALUATIONS, BankBatch, draw_from_bank
+from hf_rlsearch.tasks.miniature.table import MiniatureSize, make_table
+from hf_rlsearch.tasks.prior import FACTS, TaskBatch
+
+SMALL = MiniatureSize(
+    n_configurations=(30, 40),
+    n_rows=(64, 96),
+    n_validation=(40,),
+    n_evaluations=(3, 5),
+    pretraining_steps=(10, 20),
+    max_steps=(30, 20),
+    max_work=2e8,
+)
+N = 8
+C = 36
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bank")
+    assert make_bank(folder, 0, N, SMALL) == N
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tables(bank: Path) -> list[Table]:
+    return read_tables(list_tables(bank))
+
+
+@pytest.fixture(scope="module")
+def batch(tables: list[Table]) -> BankBatch:
+    return draw_from_bank(np.random.default_rng(0), tables, 150, C)
+
+
+def equal(first: Table, second: Table) -> bool:
+    return first.keys() == second.keys() and all(
+        np.array_equal(first[name], second[name], equal_nan=first[name].dtype.kind == "f") for name in first
+    )
+
+
+def test_the_same_seed_makes_the_same_table_to_the_last_bit(tables: list[Table]) -> None:
+    again = make_table(3, SMALL)
+    assert equal(again, {name: values for name, values in tables[3].items() if name != "format"})
+    assert not equal(again, make_table(4, SMALL))
+
+
+def test_tables_are_whole(tables: list[Table]) -> None:
+    for table in tables:
+        n, n_scores, n_evaluations = len(table["cells"]), len(table["score_names"]), table["train_loss"].shape[1]
+        assert SMALL.n_configurations[0] <= n <= SMALL.n_configurations[1]
+        assert table["scores"].shape == (n, n_evaluations + 1, n_scores)
+        assert table["repeated_scores"].shape[1:] == (n_evaluations + 1, n_scores)
+        assert len({tuple(cell) for cell in table["cells"]}) == n
+        assert np.isfinite(table["scores"][:, 0]).all()
+        for name in ("steps", "trainable", "seconds"):
+            assert (table[name] > 0).all()
+        for h in range(len(table["names"])):
+            levels = table[f"levels_{h}"]
+            assert len(levels) >= 2 or table["settings"][h] == "max_steps"
+            assert table["cells"][:, h].max() < len(levels)
+            assert levels.dtype.kind == "U" or (np.diff(levels) > 0).all()
+
+
+def test_a_killed_run_continues_where_it_stood(bank: Path, tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from hf_rlsearch.tasks.bank import make_bank; import torch; "
+        "from hf_rlsearch.tasks.miniature.table import MiniatureSize; "
+        f"torch.set_num_threads({torch.get_num_threads()}); "
+        f"make_bank(Path({str(tmp_path)!r}), 0, {N}, {SMALL!r})"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    deadline = time.monotonic() + 60
+    while len(list_tables(tmp_path)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in list_tables(tmp_path)}
+    assert 2 <= len(kept) < N
+    (tmp_path / f"{N - 1:08d}.partial").write_bytes(b"half a table")
+    assert make_bank(tmp_path, 0, N, SMALL) == N
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert not list(tmp_path.glob("*.partial"))
+    for ours, theirs in zip(read_tables(list_tables(tmp_path)), read_tables(list_tables(bank)), strict=True):
+        assert equal(ours, theirs)
+
+
+def test_no_table_is_begun_after_the_time(tmp_path: Path) -> None:
+    assert make_bank(tmp_path, 0, 1, SMALL) == 1
+    assert make_bank(tmp_path, 0, 3, SMALL, seconds=0.0) == 1
+    assert len((tmp_path / "log.txt").read_text().splitlines()) == 3  # two runs and a table
+
+
+def test_a_bank_holds_tables_of_one_size(bank: Path) -> None:
+    with pytest.raises(StorageError, match="choose another folder"):
+        make_bank(bank, 0, N, MiniatureSize())
+
+
+def test_files_that_are_no_tables_are_named(tables: list[Table], tmp_path: Path) -> None:
+    (tmp_path / "broken.npz").write_bytes(b"nothing")
+    with pytest.raises(StorageError, match=r"broken\.npz is no table"):
+        read_tables(list_tables(tmp_path))
+    np.savez(tmp_path / "broken.npz", **(tables[0] | {"format": np.array(0)}))  # type: ignore[arg-type]
+    with pytest.raises(StorageError, match="bank format 0, this version of hf_rlsearch reads 1"):
+        read_tables(list_tables(tmp_path))
+
+
+def test_the_command_says_how_many_tables_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--out", str(tmp_path), "--first", "5", "--n", "0", "--threads", "1"])
+    assert "0 of 0 tables" in capsys.readouterr().out
+
+
+def test_the_same_state_draws_the_same_tasks(tables: list[Table]) -> None:
+    first, second, other = (draw_from_bank(np.random.default_rng(s), tables, 6, C) for s in (3, 3, 4))
+    for field in fields(TaskBatch):
+        np.testing.assert_array_equal(getattr(first.tasks, field.name), getattr(second.tasks, field.name))
+    np.testing.assert_array_equal(first.curves, second.curves)
+    assert not np.array_equal(first.tasks.utility, other.tasks.utility)
+
+
+def test_tasks_are_valid(batch: BankBatch) -> None:
+    tasks, mask = batch.tasks, batch.tasks.candidate_mask
+    assert (mask.sum(1) >= 20).all()
+    for name in ("utility", "values", "noise"):
+        assert np.isfinite(getattr(tasks, name)).all(), name
+    shown = np.where(mask, tasks.utility, np.nan)
+    assert np.nanmedian(shown, axis=1) == pytest.approx(0, abs=1e-9)
+    assert np.nanmax(shown, axis=1) == pytest.approx(1)
+    rebuilt = tasks.utility * tasks.spread[:, None] + tasks.median[:, None]
+    np.testing.assert_allclose(rebuilt[mask], tasks.values[mask], rtol=1e-6, atol=1e-9)
+    real = tasks.roles >= 0
+    assert ((tasks.n_levels >= 2) == real).all()
+    assert (tasks.candidates < np.maximum(tasks.n_levels, 1)[:, None]).all()
+    assert (tasks.present == (mask[..., None] & real[:, None])).all()
+    steps = np.diff(tasks.levels[real & tasks.ordered], axis=1)
+    assert (steps[~np.isnan(steps)] > 0).all()
+    assert np.isnan(tasks.levels[~tasks.ordered]).all()
+    assert np.isfinite(task_space_arrays(tasks).level_features).all()
+
+
+def test_what_is_known_of_trainings_comes_along(batch: BankBatch) -> None:
+    mask = batch.tasks.candidate_mask
+    for name in ("steps", "seconds", "trainable"):
+        values = getattr(batch, name)
+        assert (values[mask] > 0).all()
+        assert np.isnan(values[~mask]).all()
+    assert np.isfinite(batch.untrained).all()
+    assert (batch.n_evaluated == 40).all()
+    assert (batch.seed_noise >= 0).all()
+    assert batch.curves.shape == (150, C, MAX_EVALUATIONS)
+    # The objective is the last evaluation, or the best one.
+    last = np.isfinite(batch.curves).sum(2).max(1) - 1
+    at_last = np.take_along_axis(batch.curves, last[:, None, None], axis=2)[..., 0]
+    best = np.where(np.isnan(batch.curves), -np.inf, batch.curves).max(2)
+    is_last, is_best = (np.isclose(v, batch.tasks.values).all(1, where=mask) for v in (at_last, best))
+    assert (is_last | is_best).all()
+    assert (is_last & ~is_best).any()
+    assert (is_best & ~is_last).any()
+
+
+def test_one_factor_moves_all_rates_of_a_task(batch: BankBatch, tables: list[Table]) -> None:
+    grids = [
+        np.diff(np.log10(table[f"levels_{list(table['settings']).index('learning_rate')}"]))[0]
+        for table in tables
+        if "learning_rate" in table["settings"]
+    ]
+    levels = batch.tasks.levels[batch.tasks.roles == ROLES.index("learning_rate")]
+    assert len(levels) > 30
+    for row in levels:
+        steps = np.diff(np.log10(row[np.isfinite(row)]))
+        assert any(np.allclose(steps, grid) for grid in grids)
+    assert -7 < np.nanmedian(np.log10(levels)) < -2
+
+
+def test_names_objectives_and_facts_vary(batch: BankBatch) -> None:
+    tasks = batch.tasks
+    generic = np.isin(tasks.roles, [ROLES.index("generic_numeric"), ROLES.index("generic_categorical"), -1]).all(1)
+    assert 0 < generic.mean() < 0.4
+    assert len(np.unique(tasks.roles[tasks.roles >= 0])) >= 6
+    for name in FACTS:
+        column = tasks.facts[:, FACTS.index(name)]
+        assert 0 < np.isnan(column).mean() < 1
+    assert {0.0, 1.0} <= set(tasks.facts[:, FACTS.index("maximize")])
+
+
+def test_tables_in_which_nothing_differs_are_refused(tables: list[Table]) -> None:
+    flat = tables[0] | {"scores": np.ones_like(tables[0]["scores"])}
+    for given in ([], [flat]):
+        with pytest.raises(StorageError, match="nothing to search"):
+            draw_from_bank(np.random.default_rng(0), given, 1, C)
