@@ -119,11 +119,11 @@ def _numbers(rng: np.random.Generator, kind: str, counts: tuple[int, int, int], 
 
 
 def _tokens(rng: np.random.Generator, body: str, kind: str, counts: tuple[int, int, int], device: str) -> Problem:
-    vocabulary, n_topics = int(rng.choice([12, 16, 24, 32])), int(rng.integers(2, 6))
+    vocabulary, n_topics = int(rng.choice([12, 16, 24, 32])), int(rng.choice([2, 3, 4, 5], p=[0.5, 0.2, 0.15, 0.15]))
     length = int(rng.integers(6, 11)) if body == "attention" else _CONTEXT
     if body == "mlp":
         n_topics = 1  # three tokens hardly tell topics apart
-    sharp, related = rng.uniform(1.0, 2.5), rng.uniform(0.2, 0.97)
+    sharp, related = rng.uniform(1.2, 3.5), rng.uniform(0.2, 0.97)
     source = rng.normal(size=(n_topics, vocabulary, vocabulary))
     target = related * source + np.sqrt(1 - related**2) * rng.normal(size=source.shape)
     flipped = rng.choice([0.0, rng.uniform(0, 0.3)])

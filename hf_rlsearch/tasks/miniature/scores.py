@@ -40,16 +40,17 @@ def mean_loss(kind: str, outputs: Tensor, targets: Tensor, smoothing: Tensor | N
     return -(1 - smoothing) * right - smoothing * log_chance.mean((1, 2))
 
 
-def scores(kind: str, outputs: Tensor, targets: Tensor) -> FloatArray:
+def scores(kind: str, outputs: Tensor, targets: Tensor, smoothing: Tensor | None = None) -> FloatArray:
     """Scores of N copies, in the order of `SCORES`; a training that has diverged has the loss nan, and guesses class 0.
 
     Args:
         kind: A key of `SCORES`.
         outputs: As in `mean_loss`.
         targets: R classes or numbers, with tokens R x T.
+        smoothing: As in `mean_loss`: the Trainer evaluates with the loss that it trains with.
     """
     N = len(outputs)
-    loss = mean_loss(kind, outputs, targets.expand(N, *targets.shape)).double().cpu().numpy()
+    loss = mean_loss(kind, outputs, targets.expand(N, *targets.shape), smoothing).double().cpu().numpy()
     if kind == REGRESSION:
         return np.stack([loss, _pearson(outputs[..., 0].double().cpu().numpy(), targets.double().cpu().numpy())], 1)
     # Argmax takes nan for the largest: outputs that are all nan give class 0, in torch as in the numpy of most metrics.

@@ -22,7 +22,7 @@ _METHOD_SHARES = (0.5, 0.3, 0.2)
 
 # log10 of the rates that usually do best in a miniature of some 100 steps (measured); ranges are drawn around them.
 REFERENCE_RATES: Mapping[str, Mapping[str, float]] = {
-    "adamw_torch": {FULL: -2.0, ADAPTERS: -2.0, SCRATCH: -1.5},
+    "adamw_torch": {FULL: -1.8, ADAPTERS: -1.8, SCRATCH: -1.5},
     "sgd": {FULL: -1.1, ADAPTERS: -1.3, SCRATCH: -0.8},
     "lion_32bit": {FULL: -2.3, ADAPTERS: -2.1, SCRATCH: -2.0},
     "adafactor": {FULL: -1.9, ADAPTERS: -1.85, SCRATCH: -1.4},
@@ -70,11 +70,11 @@ _HYPERPARAMETERS: tuple[_Hyperparameter, ...] = (
     _Hyperparameter("adam_beta2", ("adam_beta2", "beta2"), (0.9, 0.95, 0.98, 0.99, 0.999), (0.1, 0.06, 0.15)),
     _Hyperparameter("adam_epsilon", ("adam_epsilon",), (1e-10, 1e-8, 1e-6, 1e-4, 1e-2), (0.06, 0.03, 0.1)),
     _Hyperparameter("momentum", ("momentum",), (0.0, 0.5, 0.8, 0.9, 0.95), (0.6, 0.5, 0.6)),
-    _Hyperparameter("layer_decay", ("layer_decay", "llrd"), (0.3, 0.5, 0.65, 0.8, 0.9, 1.0), (0.12, 0.0, 0.0)),
-    _Hyperparameter("frozen_layers", ("frozen_layers",), (0, 1, 2, 3, 4), (0.12, 0.0, 0.0)),
-    _Hyperparameter("lora_rank", ("lora_r", "r", "lora_rank"), (1, 2, 4, 8, 16), (0.0, 0.7, 0.0)),
-    _Hyperparameter("lora_alpha", ("lora_alpha",), (1, 2, 4, 8, 16, 32, 64), (0.0, 0.5, 0.0)),
-    _Hyperparameter("lora_dropout", ("lora_dropout",), (0.0, 0.05, 0.1, 0.2, 0.4), (0.0, 0.25, 0.0)),
+    _Hyperparameter("layer_decay", ("train.layer_decay", "layer_decay"), (0.3, 0.5, 0.65, 0.8, 0.9, 1.0), (0.12, 0, 0)),
+    _Hyperparameter("frozen_layers", ("train.frozen_layers", "frozen_layers"), (0, 1, 2, 3, 4), (0.12, 0.0, 0.0)),
+    _Hyperparameter("lora_rank", ("peft.r", "lora_r", "lora_rank"), (1, 2, 4, 8, 16), (0.0, 0.7, 0.0)),
+    _Hyperparameter("lora_alpha", ("peft.lora_alpha", "lora_alpha"), (1, 2, 4, 8, 16, 32, 64), (0.0, 0.5, 0.0)),
+    _Hyperparameter("lora_dropout", ("peft.lora_dropout", "lora_dropout"), (0.0, 0.05, 0.1, 0.2, 0.4), (0, 0.25, 0)),
     _Hyperparameter("width", ("hidden_size", "d_model"), (8, 12, 16, 24, 32, 48, 64), (0.0, 0.0, 0.4)),
     _Hyperparameter("depth", ("num_hidden_layers", "n_layer"), (1, 2, 3, 4), (0.0, 0.0, 0.4)),
     _Hyperparameter(

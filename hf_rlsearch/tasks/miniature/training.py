@@ -273,9 +273,10 @@ class _Group:
             index = torch.as_tensor(part, device=self.flat.device)
             weights = self.shared | self.layout.unpack(self.flat[index])
             inputs = validation.inputs.expand(len(part), *validation.inputs.shape)
-            scale = None if self.scale is None else self.scale[index]
+            scale, smoothing = (values if values is None else values[index] for values in (self.scale, self.smoothing))
             with torch.no_grad():
-                found.append(scores(self.kind, Forward(self.shape, weights, scale)(inputs), validation.targets))
+                outputs = Forward(self.shape, weights, scale)(inputs)
+                found.append(scores(self.kind, outputs, validation.targets, smoothing))
         return np.concatenate(found)
 
     def _layer_factors(self, settings: Settings) -> Tensor | None:
