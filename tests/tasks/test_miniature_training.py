@@ -178,3 +178,11 @@ def test_smoothing_is_that_of_torch() -> None:
     for i, rate in enumerate((0.1, 0.3)):
         expected = torch.nn.functional.cross_entropy(outputs[i], targets[i], label_smoothing=rate)
         torch.testing.assert_close(ours[i], expected)
+
+
+def test_penalties_and_decays_of_the_rate_act() -> None:
+    names = ("l1", "l2", "linear_decay", "exponential_decay")
+    rows = {name: [0.1 if name == other else 0.0 for other in ("", *names)] for name in names}
+    losses = run(n=5, learning_rate=0.02, batch_size=16, epochs=2, **rows).train_loss
+    assert np.isfinite(losses).all()
+    assert (np.abs(losses[1:] - losses[0]).max(1) > 1e-3).all()

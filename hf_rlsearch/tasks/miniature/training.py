@@ -41,6 +41,10 @@ DEFAULTS: dict[str, Any] = {
     "weight_decay": 0.0,
     "warmup_ratio": 0.0,
     "schedule": "linear",
+    "linear_decay": 0.0,
+    "exponential_decay": 0.0,
+    "l1": 0.0,
+    "l2": 0.0,
     "optimizer": "adamw_torch",
     "dropout": 0.0,
     "label_smoothing": 0.0,
@@ -59,7 +63,9 @@ DEFAULTS: dict[str, Any] = {
 """Every setting of a training with its usual value, those of ``TrainingArguments`` where it has the field.
 
 ``max_steps`` above 0 replaces the epochs; ``lora_rank`` above 0 trains adapters and a new head only; ``frozen_layers``
-counts from the input; ``network`` is an index into the networks of the task.
+counts from the input; ``l1`` and ``l2`` are penalties in the loss; ``linear_decay`` and ``exponential_decay`` shrink
+the rate per step on top of its schedule, as in TaskSet (Metz et al. 2020); ``network`` is an index into the networks of
+the task.
 """
 
 Settings = Mapping[str, npt.NDArray[Any]]
@@ -210,6 +216,8 @@ class _Group:
         )
         self.by_layer = self._layer_factors(settings)
         self.clip = column["max_grad_norm"]
+        penalties = (column["l1"], column["l2"])
+        self.penalties = penalties if any(bool((penalty > 0).any()) for penalty in penalties) else None
         self.smoothing = _where_used(column["label_smoothing"][:, 0])
         self.scale = (column["lora_alpha"] / column["lora_rank"].clamp(min=1))[..., None] if self.shared else None
         self.dropout = _where_used(column["dropout"][..., None])
@@ -247,6 +255,9 @@ class _Group:
         outputs = Forward(self.shape, self.shared | weights, scale, dropout, adapter_dropout, self.generator)(inputs)
         losses = mean_loss(self.kind, outputs, targets, None if self.smoothing is None else self.smoothing[:n])
         gradient = torch.cat([g.flatten(1) for g in torch.autograd.grad(losses.sum(), list(weights.values()))], 1)
+        if self.penalties is not None:
+            l1, l2 = (penalty[:n] for penalty in self.penalties)
+            gradient += l1 * self.flat[:n].sign() + l2 * self.flat[:n]
         rate = self.rates[:n, step : step + 1]
         if self.by_layer is not None:
             gradient = gradient * (self.by_layer[:n] > 0)
@@ -351,4 +362,6 @@ def _schedules(settings: Settings, steps: IntArray) -> FloatArray:
         "inverse_sqrt": np.sqrt(timescale / np.maximum(step - warm + timescale, 1)),
     }
     after = np.select([name == fall for fall in falls], list(falls.values()), 1.0)  # else constant_with_warmup
-    return np.where(step < warm, step / np.maximum(warm, 1), after)
+    linear, exponential = settings["linear_decay"][:, None], settings["exponential_decay"][:, None]
+    shrunk = np.maximum(1 - linear * step, 0) * np.exp(-exponential * step)
+    return np.asarray(np.where(step < warm, step / np.maximum(warm, 1), after) * shrunk)
