@@ -14,12 +14,12 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from hf_rlsearch.errors import StorageError
+from hf_rlsearch.tasks.miniature import Table
 
 if TYPE_CHECKING:
     from hf_rlsearch.tasks.miniature.table import MiniatureSize
@@ -28,9 +28,6 @@ BANK_FORMAT = 1
 """Number of the format of the tables; any change of what they hold, or of what is drawn, raises it."""
 
 _ABOUT = "bank.json"
-
-Table = dict[str, npt.NDArray[Any]]
-"""Arrays of one task by name, see `miniature.table.make_table`."""
 
 
 def make_bank(

@@ -20,11 +20,12 @@ import numpy.typing as npt
 
 from hf_rlsearch._typing import FloatArray, IntArray
 from hf_rlsearch.errors import StorageError
-from hf_rlsearch.knowledge import KINDS, kind
+from hf_rlsearch.observation.observation import FACTS
+from hf_rlsearch.observation.value_features import KINDS, kind
 from hf_rlsearch.space import ROLES
 from hf_rlsearch.space.roles import infer_role_of
-from hf_rlsearch.tasks.bank import Table
-from hf_rlsearch.tasks.prior import FACTS, TaskBatch
+from hf_rlsearch.tasks.miniature import Table
+from hf_rlsearch.tasks.prior import TaskBatch
 from hf_rlsearch.tasks.prior_space import MAX_HYPERPARAMETERS, MAX_LEVELS
 
 MAX_EVALUATIONS = 12

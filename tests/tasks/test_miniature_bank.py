@@ -13,12 +13,14 @@ import pytest
 import torch
 
 from hf_rlsearch.errors import StorageError
-from hf_rlsearch.observation import task_space_arrays
+from hf_rlsearch.observation.observation import FACTS
 from hf_rlsearch.space import ROLES
-from hf_rlsearch.tasks.bank import Table, list_tables, main, make_bank, read_tables
+from hf_rlsearch.tasks.bank import list_tables, main, make_bank, read_tables
 from hf_rlsearch.tasks.bank_batches import MAX_EVALUATIONS, BankBatch, draw_from_bank
+from hf_rlsearch.tasks.histories import task_space_arrays
+from hf_rlsearch.tasks.miniature import Table
 from hf_rlsearch.tasks.miniature.table import MiniatureSize, make_table
-from hf_rlsearch.tasks.prior import FACTS, TaskBatch
+from hf_rlsearch.tasks.prior import TaskBatch
 
 SMALL = MiniatureSize(
     n_configurations=(30, 40),

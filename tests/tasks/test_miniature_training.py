@@ -103,7 +103,7 @@ def test_facts_of_trainings() -> None:
     assert results.trainable[0] == 1
     assert 1 > results.trainable[1] > results.trainable[2] > 0
     adapted = run(n=2, lora_rank=[2, 4], batch_size=16, epochs=1)
-    assert (adapted.trainable < 1).all()
+    assert 1 > adapted.trainable[1] > adapted.trainable[0]
     assert (results.seconds > 0).all()
     assert results.scores.shape == (3, 5, len(SCORES[CLASSIFICATION]))
 

@@ -27,7 +27,6 @@ REFERENCE_RATES: Mapping[str, Mapping[str, float]] = {
     "lion_32bit": {FULL: -2.3, ADAPTERS: -2.1, SCRATCH: -2.0},
     "adafactor": {FULL: -1.9, ADAPTERS: -1.85, SCRATCH: -1.4},
 }
-REFERENCE_STEPS = 100
 _FIXED_OPTIMIZERS = {"adamw_torch": 0.76, "sgd": 0.08, "lion_32bit": 0.06, "adafactor": 0.1}
 _MOST_HYPERPARAMETERS = 9
 _MOST_NETWORKS = 6  # different architectures of a space

@@ -9,21 +9,18 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from hf_rlsearch._typing import IntArray
+from hf_rlsearch.tasks.miniature import Table
 from hf_rlsearch.tasks.miniature.network import NetworkShape, parameters_of
 from hf_rlsearch.tasks.miniature.problem import KINDS, Problem, draw_problem
 from hf_rlsearch.tasks.miniature.scores import NEXT_TOKEN, SCORES
 from hf_rlsearch.tasks.miniature.space import SCRATCH, SMALLEST_BATCH, MiniatureSpace, draw_space, fit_batches
 from hf_rlsearch.tasks.miniature.training import Results, Rows, Settings, Start, pretrain, steps_of, train
-
-Table = dict[str, npt.NDArray[Any]]
-"""Arrays of one task by name, see `make_table`."""
 
 _ONE_SEED = 0.65  # share of the tasks whose trainings share a seed
 _MOST_SEQUENCES = 256  # to evaluate attention on: a token costs as much as a row of an MLP

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,7 @@ the task.
 Settings = Mapping[str, npt.NDArray[Any]]
 """A value for each of N trainings by the names of `DEFAULTS`."""
 
-_SECONDS_A_STEP, _FLOPS_A_SECOND = 0.02, 1e9  # of the imagined machine whose seconds are recorded
+_SECONDS_A_STEP, _FLOPS_A_SECOND = 0.02, 2e7  # of the imagined machine whose seconds are recorded
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ class _Group:
         self.rates = column["learning_rate"] * torch.as_tensor(
             _schedules(settings, self.steps), dtype=torch.float32, device=generator.device
         )
-        self.by_layer = self._layer_factors(settings)
+        self.by_layer, self.ranks = self._layer_factors(settings), settings["lora_rank"]
         self.clip = column["max_grad_norm"]
         penalties = (column["l1"], column["l2"])
         self.penalties = penalties if any(bool((penalty > 0).any()) for penalty in penalties) else None
@@ -301,14 +302,16 @@ class _Group:
 
     def _work(self, evaluated: int) -> tuple[FloatArray, FloatArray]:
         """N shares of weights that are trained, and N numbers of floating-point operations."""
-        n_all = sum(int(np.prod(p.shape)) for p in parameters_of(self.shape).values())
-        trained = np.full(len(self.steps), float(self.flat.shape[1]))
+        n_all = trained = np.full(len(self.steps), float(self.flat.shape[1]))
         if self.by_layer is not None:
             trained = (self.by_layer > 0).sum(1).cpu().numpy().astype(float)
+        if self.shared:
+            factors = sum(prod(p.shape) for name, p in self.layout.parameters.items() if name.endswith((".a", ".b")))
+            trained = trained - factors * (1 - self.ranks / self.ranks.max())
+            n_all = trained + sum(weight.numel() for weight in self.shared.values())
         tokens = max(self.shape.length, 1)
-        forward = 2.0 * n_all * tokens
-        step = self.batch * (2 * forward + 2.0 * trained * tokens)
-        return trained / max(n_all, self.flat.shape[1]), self.steps * step + evaluated * forward
+        step = self.batch * tokens * (4.0 * n_all + 2.0 * trained)
+        return trained / n_all, self.steps * step + evaluated * 2.0 * tokens * n_all
 
 
 def _weights(
