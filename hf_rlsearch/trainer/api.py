@@ -8,7 +8,7 @@ from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.trainer.search.loop import run_search
 from hf_rlsearch.trainer.search.providers import trainer_provider
-from hf_rlsearch.trainer.setup.config import OURS, UNSET_TRIALS, SearchConfig
+from hf_rlsearch.trainer.setup.config import RL_PRUNER, UNSET_TRIALS, SearchConfig
 from hf_rlsearch.trainer.setup.default_space import default_hp_space
 from hf_rlsearch.trainer.setup.objective import UNSET_DIRECTION
 
@@ -23,7 +23,7 @@ def search(
     hp_name: Callable[[Any], str] | None = None,
     metric: str | Sequence[str] | None = None,
     sampler: Any = None,
-    pruner: Any = OURS,
+    pruner: Any = RL_PRUNER,
     storage: Any = None,
     study_name: str | None = None,
     load_if_exists: bool = False,

@@ -18,7 +18,7 @@ from hf_rlsearch.observation.trial_attributes import OBJECTIVE
 from hf_rlsearch.optuna import RLSampler
 from hf_rlsearch.space import SearchSpace, generic_role, record
 from hf_rlsearch.trainer.hyperparameters import ScopedNames, trial_model_init
-from hf_rlsearch.trainer.hyperparameters.generation import changed, cleared_arguments, generation_scope
+from hf_rlsearch.trainer.hyperparameters.generation import cleared_arguments, generation_group, updated_config
 from hf_rlsearch.trainer.hyperparameters.scope import GEN, fields_of, prefix_of
 from hf_rlsearch.trainer.session.process import keep_randomness, quiet_transformers
 from hf_rlsearch.trainer.setup.objective import Objective
@@ -132,7 +132,7 @@ class _Tuning:
         if getattr(trainer, "model", None) is None:
             raise ArgumentsError("The Trainer has no model. Pass the one that was searched: it has the best model.")
         self._trainer, self._hp_space, self._objective = trainer, hp_space, objective
-        own = generation_scope(trainer, trainer.model).own
+        own = generation_group(trainer, trainer.model).defaults
         self._config, self._arguments = trainer.model.generation_config, trainer.args
         self._known: dict[str, float] = {}
         with keep_randomness():
@@ -177,7 +177,7 @@ class _Tuning:
         trial = study.ask()
         try:
             values = self._hp_space(trial)
-            fitted = self._names.fit({_scoped(name): value for name, value in values.items()})
+            fitted = self._names.validate({_scoped(name): value for name, value in values.items()})
             fields = fields_of(fitted, GEN)
             trial.set_user_attr("fields", fields)
             value = self._evaluate(fields)
@@ -206,7 +206,7 @@ class _Tuning:
     def _set(self, fields: Params) -> None:
         trainer = self._trainer
         trainer.args = copy.copy(self._arguments) if fields else self._arguments
-        trainer.model.generation_config = changed(self._config, fields) if fields else self._config
+        trainer.model.generation_config = updated_config(self._config, fields) if fields else self._config
         for name, value in cleared_arguments(fields, frozenset(vars(trainer.args))).items():
             setattr(trainer.args, name, value)
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.trainer.hyperparameters import layers
-from hf_rlsearch.trainer.hyperparameters.generation import changed, cleared_arguments
-from hf_rlsearch.trainer.hyperparameters.model import rebuilt
-from hf_rlsearch.trainer.hyperparameters.peft import adapted, base_of, is_adapted
+from hf_rlsearch.trainer.hyperparameters.generation import cleared_arguments, updated_config
+from hf_rlsearch.trainer.hyperparameters.model import rebuild_model
+from hf_rlsearch.trainer.hyperparameters.peft import base_of, is_adapted, with_adapter
 from hf_rlsearch.trainer.hyperparameters.scope import GEN, MODEL, PEFT, TRAIN, fields_of, scoped
 from hf_rlsearch.trainer.hyperparameters.training import schedule_arguments
 from hf_rlsearch.trainer.session.arguments import FrozenArguments
@@ -67,7 +67,7 @@ def _with_values(model: Any, values: Mapping[str, Any]) -> Any:
     layers.freeze(model, training.get("frozen_layers", 0), n_new)
     generation = fields_of(values, GEN)
     if generation:
-        model.generation_config = changed(model.generation_config, generation)
+        model.generation_config = updated_config(model.generation_config, generation)
     return model
 
 
@@ -77,6 +77,6 @@ def _with_other_layers(model: Any, values: Mapping[str, Any], n_new: int) -> Any
     if not (fields or adapter or n_new):
         return model
     adapters = dict(model.peft_config) if is_adapted(model) else {}
-    base = rebuilt(base_of(model) if adapters else model, fields)
+    base = rebuild_model(base_of(model) if adapters else model, fields)
     layers.reinitialise(base, n_new)
-    return adapted(base, adapters["default"], adapter) if adapters else base
+    return with_adapter(base, adapters["default"], adapter) if adapters else base

@@ -26,7 +26,7 @@ _OF_BEAMS = ("early_stopping", "length_penalty")
 _OF_SAMPLING = ("temperature", "top_p", "min_p", "top_h", "typical_p", "top_k", "epsilon_cutoff", "eta_cutoff")
 
 
-def generation_scope(trainer: Any, model: Any) -> ParameterGroup:
+def generation_group(trainer: Any, model: Any) -> ParameterGroup:
     """The fields of a model's generation configuration.
 
     Raises:
@@ -38,19 +38,19 @@ def generation_scope(trainer: Any, model: Any) -> ParameterGroup:
             "Use a Seq2SeqTrainer with Seq2SeqTrainingArguments(predict_with_generate=True)."
         )
     config = model.generation_config
-    own = {name: value for name, value in config.to_dict().items() if not name.startswith(("_", "transformers_"))}
-    own |= {name: getattr(config, name) for name in _HINTS if hasattr(config, name)}
+    defaults = {name: value for name, value in config.to_dict().items() if not name.startswith(("_", "transformers_"))}
+    defaults |= {name: getattr(config, name) for name in _HINTS if hasattr(config, name)}
     for name, argument in _ARGUMENTS.items():
-        own[name] = getattr(trainer.args, argument, None) or own.get(name)
+        defaults[name] = getattr(trainer.args, argument, None) or defaults.get(name)
 
-    def fit(fields: Params) -> Params:
+    def validate(fields: Params) -> Params:
         cast = {name: cast_to(_HINTS.get(name, Any), value) for name, value in fields.items()}
         if cast.get("num_beams", 1) < 1:
             raise ValueError("expected at least 1 beam")
-        changed(config, cast).validate()
+        updated_config(config, cast).validate()
         return cast
 
-    return ParameterGroup(GEN, type(config).__name__, own, fit)
+    return ParameterGroup(GEN, type(config).__name__, defaults, validate)
 
 
 # Arguments of the Seq2SeqTrainer that go before the model's generation configuration.
@@ -68,7 +68,7 @@ def cleared_arguments(fields: Mapping[str, Any], known: frozenset[str]) -> Param
     return {argument: None for name, argument in _ARGUMENTS.items() if name in names and argument in known}
 
 
-def changed(config: Any, fields: Mapping[str, Any]) -> Any:
+def updated_config(config: Any, fields: Mapping[str, Any]) -> Any:
     """A copy of a generation configuration with some fields changed, and what has no effect beside them left out."""
     result = copy.deepcopy(config)
     for name, value in fields.items():

@@ -24,7 +24,7 @@ _NOT_SEARCHABLE = words(
 )
 
 
-def model_scope(model: Any) -> ParameterGroup:
+def model_group(model: Any) -> ParameterGroup:
     """The fields of a model's configuration.
 
     Args:
@@ -35,19 +35,19 @@ def model_scope(model: Any) -> ParameterGroup:
     """
     _check_rebuildable(model)
     config = model.config
-    own = {name: value for name, value in config.to_dict().items() if name not in _NOT_SEARCHABLE}
-    own |= {name: own[other] for name, other in (config.attribute_map or {}).items() if other in own}
-    own = {name: value for name, value in own.items() if not isinstance(value, Mapping)}
+    defaults = {name: value for name, value in config.to_dict().items() if name not in _NOT_SEARCHABLE}
+    defaults |= {name: defaults[other] for name, other in (config.attribute_map or {}).items() if other in defaults}
+    defaults = {name: value for name, value in defaults.items() if not isinstance(value, Mapping)}
 
-    def fit(fields: Params) -> Params:
-        cast = {name: _of_its_kind(own[name], value) for name, value in fields.items()}
-        changed_config(config, cast)
+    def validate(fields: Params) -> Params:
+        cast = {name: _of_its_kind(defaults[name], value) for name, value in fields.items()}
+        updated_config(config, cast)
         return cast
 
-    return ParameterGroup(MODEL, type(config).__name__, own, fit)
+    return ParameterGroup(MODEL, type(config).__name__, defaults, validate)
 
 
-def changed_config(config: Any, fields: Mapping[str, Any]) -> Any:
+def updated_config(config: Any, fields: Mapping[str, Any]) -> Any:
     """A copy of a configuration with some fields changed.
 
     Raises:
@@ -62,7 +62,7 @@ def changed_config(config: Any, fields: Mapping[str, Any]) -> Any:
     return changed
 
 
-def rebuilt(model: Any, fields: Mapping[str, Any]) -> Any:
+def rebuild_model(model: Any, fields: Mapping[str, Any]) -> Any:
     """The model with some fields of its configuration changed.
 
     Args:
@@ -77,7 +77,7 @@ def rebuilt(model: Any, fields: Mapping[str, Any]) -> Any:
 
     if all(getattr(model.config, name) == value for name, value in fields.items()):
         return model
-    built = type(model)._from_config(changed_config(model.config, fields), dtype=model.dtype)
+    built = type(model)._from_config(updated_config(model.config, fields), dtype=model.dtype)
     target, source = built.state_dict(), model.state_dict()
     same = {name: value for name, value in source.items() if name in target and target[name].shape == value.shape}
     with torch.no_grad():

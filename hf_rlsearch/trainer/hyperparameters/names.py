@@ -6,11 +6,11 @@ from typing import Any
 from hf_rlsearch._typing import Params
 from hf_rlsearch._validation import closest
 from hf_rlsearch.errors import SearchSpaceError
-from hf_rlsearch.trainer.hyperparameters.generation import generation_scope
-from hf_rlsearch.trainer.hyperparameters.model import model_scope
-from hf_rlsearch.trainer.hyperparameters.peft import adapter_scope, is_adapted
+from hf_rlsearch.trainer.hyperparameters.generation import generation_group
+from hf_rlsearch.trainer.hyperparameters.model import model_group
+from hf_rlsearch.trainer.hyperparameters.peft import is_adapted, peft_group
 from hf_rlsearch.trainer.hyperparameters.scope import GEN, MODEL, PEFT, TRAIN, ParameterGroup, fields_of, prefix_of
-from hf_rlsearch.trainer.hyperparameters.training import training_scope
+from hf_rlsearch.trainer.hyperparameters.training import training_group
 
 
 class ScopedNames:
@@ -37,12 +37,12 @@ class ScopedNames:
             if prefix is None:
                 continue
             scope, field = self._scope(prefix), name.partition(".")[2]
-            if field not in scope.own:
-                near = closest(field, scope.own)
-                hint = f"Did you mean '{prefix}.{near}'?" if near else f"It has {', '.join(sorted(scope.own))}."
+            if field not in scope.defaults:
+                near = closest(field, scope.defaults)
+                hint = f"Did you mean '{prefix}.{near}'?" if near else f"It has {', '.join(sorted(scope.defaults))}."
                 raise SearchSpaceError(f"hp_space sets {name!r}, but {scope.owner} has no field {field!r}. {hint}")
 
-    def fit(self, values: Mapping[str, Any]) -> Params:
+    def validate(self, values: Mapping[str, Any]) -> Params:
         """Checks the scoped values of one configuration together.
 
         Returns:
@@ -57,7 +57,7 @@ class ScopedNames:
         for prefix in sorted({prefix for prefix in map(prefix_of, values) if prefix is not None}):
             fields = fields_of(values, prefix)
             try:
-                fitting |= {f"{prefix}.{name}": value for name, value in self._scope(prefix).fit(fields).items()}
+                fitting |= {f"{prefix}.{name}": value for name, value in self._scope(prefix).validate(fields).items()}
             except (TypeError, ValueError) as error:
                 shown = ", ".join(f"{prefix}.{name}={value!r}" for name, value in fields.items())
                 raise SearchSpaceError(
@@ -65,9 +65,9 @@ class ScopedNames:
                 ) from error
         return fitting
 
-    def own(self, name: str) -> Any:
+    def default(self, name: str) -> Any:
         """The user's own value of a scoped name."""
-        return self._scope(str(prefix_of(name))).own.get(name.partition(".")[2])
+        return self._scope(str(prefix_of(name))).defaults.get(name.partition(".")[2])
 
     def nearest(self, name: str) -> str | None:
         """A scoped name that an unknown name may have meant, None for none."""
@@ -79,7 +79,7 @@ class ScopedNames:
 
     def _fields(self, prefix: str) -> list[str]:
         try:
-            return list(self._scope(prefix).own)
+            return list(self._scope(prefix).defaults)
         except SearchSpaceError:
             return []
 
@@ -91,10 +91,10 @@ class ScopedNames:
     def _look(self, prefix: str) -> ParameterGroup:
         model = self._model()
         if prefix == PEFT:
-            return adapter_scope(model)
+            return peft_group(model)
         if prefix == MODEL:
-            return model_scope(_bare(model) if is_adapted(model) else model)
-        return generation_scope(self._trainer, model) if prefix == GEN else training_scope(self._trainer, model)
+            return model_group(_bare(model) if is_adapted(model) else model)
+        return generation_group(self._trainer, model) if prefix == GEN else training_group(self._trainer, model)
 
     def _model(self) -> Any:
         if self._trainer.model is not None:

@@ -25,7 +25,7 @@ def is_adapted(model: Any) -> bool:
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 
-def adapter_scope(model: Any) -> ParameterGroup:
+def peft_group(model: Any) -> ParameterGroup:
     """The fields of a model's adapter configuration.
 
     Raises:
@@ -42,19 +42,19 @@ def adapter_scope(model: Any) -> ParameterGroup:
             f"expected one, named {_ADAPTER!r}."
         )
     config = model.peft_config[_ADAPTER]
-    own = {
+    defaults = {
         name: value for name, value in vars(config).items() if name not in _NOT_SEARCHABLE and not name.startswith("_")
     }
     hints = _hints(type(config))
 
-    def fit(fields: Params) -> Params:
+    def validate(fields: Params) -> Params:
         cast = {name: cast_to(hints.get(name, Any), value) for name, value in fields.items()}
         rank = cast.get("r")
         if isinstance(rank, int) and rank < 1:
             raise ValueError("expected a rank of at least 1")
         return cast
 
-    return ParameterGroup(PEFT, type(config).__name__, own, fit)
+    return ParameterGroup(PEFT, type(config).__name__, defaults, validate)
 
 
 def base_of(model: Any) -> Any:
@@ -65,7 +65,7 @@ def base_of(model: Any) -> Any:
     return base
 
 
-def adapted(base: Any, config: Any, fields: Mapping[str, Any]) -> Any:
+def with_adapter(base: Any, config: Any, fields: Mapping[str, Any]) -> Any:
     """A model with a new adapter.
 
     Args:

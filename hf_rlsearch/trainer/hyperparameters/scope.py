@@ -27,8 +27,8 @@ class ParameterGroup:
 
     prefix: str
     owner: str
-    own: Mapping[str, Any]
-    fit: Callable[[Params], Params]
+    defaults: Mapping[str, Any]
+    validate: Callable[[Params], Params]
 
 
 def prefix_of(name: str) -> str | None:

@@ -44,11 +44,11 @@ def share(step: int, *, name: str, n_warmup: int, n_steps: int, end: float) -> f
 LR_END = 0.01
 
 
-def training_scope(trainer: Any, model: Any) -> ParameterGroup:
+def training_group(trainer: Any, model: Any) -> ParameterGroup:
     """The names of ``train.*``, see ``docs/configuration.md`` for their meaning."""
     highest = layers.n_layers(model)
     schedule = getattr(trainer.args, "lr_scheduler_type", "linear")
-    own = {
+    defaults = {
         "layer_decay": 1.0,
         "frozen_layers": 0,
         "reinit_layers": 0,
@@ -67,7 +67,7 @@ def training_scope(trainer: Any, model: Any) -> ParameterGroup:
         "gradient_scale": lambda value: _number(value, 0, float("inf"), open_below=True, open_above=True),
     }
     return ParameterGroup(
-        TRAIN, "the search", own, lambda fields: {name: checks[name](value) for name, value in fields.items()}
+        TRAIN, "the search", defaults, lambda fields: {name: checks[name](value) for name, value in fields.items()}
     )
 
 
@@ -85,7 +85,7 @@ def schedule_arguments(fields: Mapping[str, Any], args: Any) -> Params:
     return {"lr_scheduler_type": "constant_with_warmup" if name in OURS else name, "lr_scheduler_kwargs": {}}
 
 
-def attach(trainer: Any, values: Mapping[str, Any]) -> None:
+def attach_optimizer(trainer: Any, values: Mapping[str, Any]) -> None:
     """Lets a Trainer make the optimizer and schedule of a configuration.
 
     Args:

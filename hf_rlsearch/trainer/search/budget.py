@@ -16,7 +16,7 @@ from hf_rlsearch.optuna.sampler import CostCooling
 from hf_rlsearch.space import SearchSpace
 from hf_rlsearch.trainer.session.arguments import cost
 from hf_rlsearch.trainer.session.process import keep_randomness
-from hf_rlsearch.trainer.setup.config import OURS, SearchConfig
+from hf_rlsearch.trainer.setup.config import RL_PRUNER, SearchConfig
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
 
 
@@ -122,7 +122,7 @@ class RemainingBudget:
         sampler, pruner = self._study.sampler, self._study.pruner
         if self._settings.sampler is None and isinstance(sampler, RLSampler):
             sampler.plan_for(None if left is None else self.trials_left(left), self.spending())
-        if self._settings.pruner == OURS and isinstance(pruner, RLPruner):
+        if self._settings.pruner == RL_PRUNER and isinstance(pruner, RLPruner):
             # The pruner does not count failed trials.
             seen = sum(spent_on(trial) for trial in self._finished() if trial.state != TrialState.FAIL)
             pruner.plan_for(None if left is None else seen + left)

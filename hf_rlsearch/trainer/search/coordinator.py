@@ -55,7 +55,7 @@ from hf_rlsearch.trainer.session.failures import Failure, discard_reports, read_
 from hf_rlsearch.trainer.session.process import resident_memory
 from hf_rlsearch.trainer.session.progress import Progress, TrialSummary
 from hf_rlsearch.trainer.session.serialization import plain
-from hf_rlsearch.trainer.setup.config import OURS, UNSET_TRIALS, SearchConfig
+from hf_rlsearch.trainer.setup.config import RL_PRUNER, UNSET_TRIALS, SearchConfig
 from hf_rlsearch.trainer.setup.default_space import DefaultSpace
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
 from hf_rlsearch.trainer.setup.objective import Objective
@@ -133,9 +133,9 @@ def remarks(
         )
     evaluates = plain(getattr(configurations.frozen.original(), "eval_strategy", None))
     silent = evaluates == "no" and "eval_strategy" not in configurations.searched
-    if silent and settings.pruner not in (None, OURS):
+    if silent and settings.pruner not in (None, RL_PRUNER):
         yield "The pruner stops no trial, because eval_strategy='no' evaluates none during training."
-    elif not silent and isinstance(study.pruner, RLPruner) and settings.pruner == OURS:
+    elif not silent and isinstance(study.pruner, RLPruner) and settings.pruner == RL_PRUNER:
         yield "The agent may stop trials at their evaluations; pruner=None trains every one to its end."
 
 
@@ -491,9 +491,7 @@ class SearchCoordinator:
     def _paused(self, trial: optuna.Trial) -> str | None:
         """The checkpoint that a trial can go on from which the pruner has stopped."""
         stopped = trial.user_attrs.get(STOPPED)
-        return (
-            None if stopped is None or not self._settings.most_paused else self._planner.checkpoint_at(trial, stopped)
-        )
+        return None if stopped is None or not self._settings.max_paused else self._planner.checkpoint_at(trial, stopped)
 
 
 def _leave_note(about: optuna.Study | optuna.Trial, text: Callable[[], str], *, in_place_of: str = "") -> None:

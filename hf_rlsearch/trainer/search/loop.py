@@ -24,7 +24,7 @@ from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.default_space import published_for
 from hf_rlsearch.trainer.setup.defaults import default_pruner, default_sampler, task_features
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
-from hf_rlsearch.trainer.setup.identity import identity
+from hf_rlsearch.trainer.setup.identity import SearchFingerprint
 from hf_rlsearch.trainer.setup.objective import Objective, choose_objective
 from hf_rlsearch.trainer.storage import checkpoints
 from hf_rlsearch.trainer.storage.ownership import leave
@@ -169,14 +169,7 @@ class Search:
         facts = task_features(provider.reference, {h.role for h in self._configurations.space.hyperparameters})
         opened = open_study(
             output_dir=provider.frozen.value("output_dir"),
-            identity=identity(
-                space=self._configurations.space,
-                objective=self.objective,
-                frozen=provider.frozen,
-                searched=self._configurations.searched,
-                trainer=provider.reference,
-                computed=self._configurations.computed,
-            ),
+            identity=SearchFingerprint.from_search(self._configurations, self.objective, provider.reference).to_json(),
             directions=self.objective.directions,
             n_trials=settings.displayed_n_trials,
             sampler=default_sampler(

@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self, get_type_hints
 from hf_rlsearch._typing import Params
 from hf_rlsearch._validation import did_you_mean
 from hf_rlsearch.errors import ArgumentsError, SearchSpaceError
-from hf_rlsearch.trainer.hyperparameters import ScopedNames, attach, trial_arguments, trial_model_init
+from hf_rlsearch.trainer.hyperparameters import ScopedNames, attach_optimizer, trial_arguments, trial_model_init
 from hf_rlsearch.trainer.search.trial import EvaluationMonitor, SharedTrial, TrialPlan
 from hf_rlsearch.trainer.session.arguments import FrozenArguments
 from hf_rlsearch.trainer.session.compat import check_trainer, fresh_model, takes_trial
@@ -144,7 +144,7 @@ class UserTrainerProvider(TrainerProvider):
             self.frozen,
             roles=settings.roles,
             n_points=settings.n_points,
-            scopes=ScopedNames(self.reference, self._model_init),
+            scoped_names=ScopedNames(self.reference, self._model_init),
         )
 
     def default_space(self) -> DefaultSpace:
@@ -164,7 +164,7 @@ class UserTrainerProvider(TrainerProvider):
         args = with_run(trial_arguments(self.frozen, plan.values), plan, objective)
         model_init = trial_model_init(self._model_init, plan.values)
         trainer = self._seat.prepare(args, model_init=model_init, name=plan.name, on_metrics=monitor)
-        attach(trainer, plan.values)
+        attach_optimizer(trainer, plan.values)
         return trainer
 
     def release(self) -> None:
@@ -179,7 +179,7 @@ class UserTrainerProvider(TrainerProvider):
         """Leaves the best arguments and model in the Trainer; from now on ``model_init`` builds that model."""
         args = following(trial_arguments(self.frozen, values), objective.follows)
         self._seat.finish(args, model_init=final_model_init(self._model_init, params, values), load=load)
-        attach(self.reference, values)
+        attach_optimizer(self.reference, values)
 
 
 def final_model_init(model_init: Callable[..., Any], params: Params, values: Params) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import ArgumentsError, SearchFailed
 from hf_rlsearch.observation.trial_attributes import BASELINE, CONFIRM, OBJECTIVE, REEVALUATES, ROLE, VALUES, role
-from hf_rlsearch.trainer.hyperparameters import attach, trial_arguments
+from hf_rlsearch.trainer.hyperparameters import attach_optimizer, trial_arguments
 from hf_rlsearch.trainer.search.distributed import ProcessGroup
 from hf_rlsearch.trainer.search.providers import (
     TrainerProvider,
@@ -52,7 +52,7 @@ def apply_trial(trainer: Any, study: optuna.Study, trial: FrozenTrial) -> Any:
     args = following(trial_arguments(frozen, values), study.user_attrs.get(OBJECTIVE, {}).get("follows"))
     with TrainerSession(trainer) as seat:
         seat.finish(args, model_init=model_init, load=None)
-    attach(trainer, values)
+    attach_optimizer(trainer, values)
     return trainer
 
 

@@ -13,7 +13,7 @@ from hf_rlsearch.errors import ArgumentsError, ObjectiveError
 from hf_rlsearch.trainer.setup.default_space import default_hp_space
 from hf_rlsearch.trainer.setup.objective import UNSET_DIRECTION
 
-OURS = "rl"
+RL_PRUNER = "rl"
 """The value of ``pruner`` that asks for our stop rule."""
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def _study(settings: Any) -> None:
 
     for name, base in (("sampler", BaseSampler), ("pruner", BasePruner)):
         value = getattr(settings, name)
-        if not (value is None or isinstance(value, base) or (name, value) == ("pruner", OURS)):
+        if not (value is None or isinstance(value, base) or (name, value) == ("pruner", RL_PRUNER)):
             what = f"the class {value.__name__}; call it" if isinstance(value, type) else repr(value)
             raise ArgumentsError(
                 f"{name}={what} given, expected an Optuna {name} such as optuna.{name}s.{_EXAMPLES[name]}, or "
@@ -87,7 +87,7 @@ def _study(settings: Any) -> None:
 
 
 _EXAMPLES = {"sampler": "TPESampler()", "pruner": "MedianPruner()"}
-_INSTEAD = {"sampler": "None for ours", "pruner": f"{OURS!r} for ours, or None for none"}
+_INSTEAD = {"sampler": "None for ours", "pruner": f"{RL_PRUNER!r} for ours, or None for none"}
 
 
 def _catch(catch: Any) -> None:
@@ -134,7 +134,7 @@ class SearchConfig:
     hp_name: Callable[[Any], str] | None = None
     metric: str | Sequence[str] | None = None
     sampler: Any = None
-    pruner: Any = OURS
+    pruner: Any = RL_PRUNER
     storage: Any = None
     study_name: str | None = None
     load_if_exists: bool = False
@@ -202,7 +202,7 @@ class SearchConfig:
         return None if self.n_trials is None or by_budget else int(self.n_trials)
 
     @property
-    def most_paused(self) -> int:
+    def max_paused(self) -> int:
         """How many stopped trainings may wait on disk; without a number given none where others choose the trials:
         they come back to a configuration by chance at most."""
         if self.max_checkpoints is not None:

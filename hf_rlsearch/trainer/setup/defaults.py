@@ -12,7 +12,7 @@ from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.observation.trial_attributes import FULL_TRAINING
 from hf_rlsearch.space import SearchSpace
 from hf_rlsearch.trainer.session.arguments import rows_of
-from hf_rlsearch.trainer.setup.config import OURS, SearchConfig
+from hf_rlsearch.trainer.setup.config import RL_PRUNER, SearchConfig
 
 
 def task_features(trainer: Any, roles: Collection[str]) -> dict[str, float]:
@@ -104,7 +104,7 @@ def default_pruner(
         space: Every hyperparameter of the search.
         facts: What the Trainer tells about the task, see ``task_features``.
     """
-    if settings.pruner != OURS:
+    if settings.pruner != RL_PRUNER:
         chosen: optuna.pruners.BasePruner = settings.pruner or optuna.pruners.NopPruner()
         return chosen
     from hf_rlsearch.agent.checkpoint import load_weights

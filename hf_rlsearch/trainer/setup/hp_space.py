@@ -37,7 +37,7 @@ class ConfigurationSampler:
         computed: What ``hp_space`` returns for a name where that is not the suggested value of the same name: a
             constant, or a hash of what it returns for the example configurations.
         transformed: The names in ``computed`` whose value is no constant.
-        scopes: Of the user's Trainer, None where the trainer is made by a factory.
+        scoped_names: Of the user's Trainer, None where the trainer is made by a factory.
     """
 
     space: SearchSpace
@@ -48,7 +48,7 @@ class ConfigurationSampler:
     searched: frozenset[str]
     computed: Params = field(default_factory=dict)
     transformed: frozenset[str] = frozenset()
-    scopes: ScopedNames | None = None
+    scoped_names: ScopedNames | None = None
 
     def sample(self, trial: optuna.Trial) -> tuple[Params, Params]:
         """Samples the whole configuration, so that it can be sent to other ranks before any of them builds a model.
@@ -74,7 +74,7 @@ class ConfigurationSampler:
 
     def validate(self, values: Params) -> Params:
         """Returns the values with the scoped ones checked and cast; a factory reads its values unchecked."""
-        return values if self.scopes is None else self.scopes.fit(values)
+        return values if self.scoped_names is None else self.scoped_names.validate(values)
 
     def values_of(self, params: Params) -> Params:
         """Returns what ``hp_space`` makes of given params in a dry run; raises what ``hp_space`` raises."""
@@ -82,7 +82,7 @@ class ConfigurationSampler:
 
     def arguments(self, values: Mapping[str, Any]) -> Any:
         """Returns the training arguments of a configuration, without the values that only ``model_init`` reads."""
-        if self.scopes is None:
+        if self.scoped_names is None:
             values = {name: value for name, value in values.items() if prefix_of(name) is None}
         return trial_arguments(self.frozen, values)
 
@@ -116,8 +116,8 @@ class ConfigurationSampler:
         """The user's own value of a name, None where it is not known."""
         if name in self.frozen.names:
             return self.frozen.value(name)
-        if self.scopes is not None and prefix_of(name) is not None:
-            return self.scopes.own(name)
+        if self.scoped_names is not None and prefix_of(name) is not None:
+            return self.scoped_names.default(name)
         return getattr(config, name, None)
 
 
@@ -172,7 +172,7 @@ def build_configuration_sampler(
     *,
     roles: Mapping[str, str] | None,
     n_points: Mapping[str, int] | int | None,
-    scopes: ScopedNames | None = None,
+    scoped_names: ScopedNames | None = None,
 ) -> ConfigurationSampler:
     """Finds the space and checks it.
 
@@ -182,7 +182,7 @@ def build_configuration_sampler(
         frozen: The user's arguments.
         roles: Overrides of inferred roles.
         n_points: Wished number of levels.
-        scopes: Of the Trainer; None for a factory, which reads the values itself, so that any name may be searched.
+        scoped_names: Of the Trainer; None for a factory, which reads all values itself: any name may be searched.
 
     Raises:
         SearchSpaceError: Empty, a name that nothing reads, or a value that the arguments refuse.
@@ -201,11 +201,11 @@ def build_configuration_sampler(
     )
     check_searchable(seen.returned)
     _check_attributes(seen.user_attributes)
-    if scopes is not None:
-        scopes.check(seen.returned)
+    if scoped_names is not None:
+        scoped_names.check(seen.returned)
         for name in sorted(seen.returned - frozen.names - read_by_model):
             if prefix_of(name) is None:
-                raise unknown_name(name, frozen.names, observed is not None, scopes.nearest(name))
+                raise unknown_name(name, frozen.names, observed is not None, scoped_names.nearest(name))
     sampler = ConfigurationSampler(
         space=space,
         hp_space=hp_space,
@@ -213,7 +213,7 @@ def build_configuration_sampler(
         frozen=frozen,
         from_model=frozenset(seen.from_model_init) - frozenset(seen.returned),
         searched=frozenset(seen.returned),
-        scopes=scopes,
+        scoped_names=scoped_names,
     )
     examples = _checked_examples(sampler)
     computed = _computed_values(examples)

@@ -1,58 +1,81 @@
 """What a search is: the facts that must be equal for a search to be continued."""
 
+import dataclasses
 import functools
 import json
 import types
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import optuna
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import StorageError
 from hf_rlsearch.observation.trial_attributes import IDENTITY
-from hf_rlsearch.space import SearchSpace
-from hf_rlsearch.trainer.session.arguments import FrozenArguments
 from hf_rlsearch.trainer.session.process import keep_randomness
 from hf_rlsearch.trainer.session.serialization import hash_of, plain
+from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
 from hf_rlsearch.trainer.setup.objective import Objective
 
 # Rows of a data set that are looked at; spread over it, so that a changed or reordered set is noticed.
 _N_ROWS = 16
 
 
-def identity(
-    *,
-    space: SearchSpace,
-    objective: Objective,
-    frozen: FrozenArguments,
-    searched: frozenset[str],
-    trainer: Any,
-    computed: Params | None = None,
-) -> Params:
-    """The identity of a search as plain data, comparable key by key.
+@dataclass(frozen=True)
+class SearchFingerprint:
+    """Everything that two runs of a script must share for the second to continue the search of the first.
 
-    Args:
-        space: All hyperparameters.
-        objective: What is optimised.
-        frozen: The user's arguments.
-        searched: Argument names that ``hp_space`` sets.
-        trainer: For its data and model.
-        computed: What ``hp_space`` returns besides the values that it suggests, by name; plain data.
+    Attributes:
+        space: Distributions of all hyperparameters as JSON, by name.
+        objective: Names of the metrics, or of ``compute_objective``.
+        follows: See ``Objective.follows``.
+        compute_objective: Hash of the function, None where metrics are taken by name.
+        hp_space: Values that ``hp_space`` returns besides those that it suggests, by name.
+        directions: "minimize" or "maximize" for each objective.
+        arguments: Training arguments that are not searched and change what is trained.
+        train_data: Kind, length and hash of the training data.
+        eval_data: Kind, length and hash of the evaluation data.
+        model: Class, and hash of configuration and shapes.
     """
-    function = objective.function
-    return {
-        "space": {name: optuna.distributions.distribution_to_json(d) for name, d in space.distributions.items()},
-        "objective": list(objective.names),
-        "follows": None if objective.follows is None else list(objective.follows),
-        "compute_objective": None if function is None else function_fingerprint(function),
-        "hp_space": computed or {},
-        "directions": list(objective.directions),
-        "arguments": frozen.identity(searched),
-        "train_data": data_fingerprint(getattr(trainer, "train_dataset", None)),
-        "eval_data": data_fingerprint(getattr(trainer, "eval_dataset", None)),
-        "model": model_fingerprint(getattr(trainer, "model", None)),
-    }
+
+    space: dict[str, str]
+    objective: list[str]
+    follows: list[Any] | None
+    compute_objective: str | None
+    hp_space: Params
+    directions: list[str]
+    arguments: Params
+    train_data: str
+    eval_data: str
+    model: str
+
+    @classmethod
+    def from_search(cls, configurations: ConfigurationSampler, objective: Objective, trainer: Any) -> Self:
+        """Reads the facts of a search that is about to start.
+
+        Args:
+            configurations: Of the search; it has the space and the user's arguments.
+            objective: What is optimized.
+            trainer: Has the data and the model.
+        """
+        distributions, function = configurations.space.distributions, objective.function
+        return cls(
+            space={name: optuna.distributions.distribution_to_json(d) for name, d in distributions.items()},
+            objective=list(objective.names),
+            follows=None if objective.follows is None else list(objective.follows),
+            compute_objective=None if function is None else function_fingerprint(function),
+            hp_space=configurations.computed,
+            directions=list(objective.directions),
+            arguments=configurations.frozen.identity(configurations.searched),
+            train_data=data_fingerprint(getattr(trainer, "train_dataset", None)),
+            eval_data=data_fingerprint(getattr(trainer, "eval_dataset", None)),
+            model=model_fingerprint(getattr(trainer, "model", None)),
+        )
+
+    def to_json(self) -> Params:
+        """Returns the facts as plain data, as they are stored with the study."""
+        return dataclasses.asdict(self)
 
 
 def data_fingerprint(data: Any) -> str:
@@ -157,7 +180,7 @@ def _row(row: Any) -> Any:
     return f"{type(row).__name__}"
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+def diff(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """What differs between two identities, one short line each."""
     lines = []
     for key in sorted({*old, *new}):
@@ -165,7 +188,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         if before == after:
             continue
         if isinstance(before, Mapping) and isinstance(after, Mapping):
-            lines += differences(before, after, f"{prefix}{key}.")
+            lines += diff(before, after, f"{prefix}{key}.")
         else:
             lines.append(f"{prefix}{key}: {_short(before)} -> {_short(after)}")
     return lines
@@ -187,7 +210,7 @@ def check_same_search(study: optuna.Study, identity: Params, directions: list[st
         known: dict[str, Any] = {}
         for trial in study.get_trials(deepcopy=False):
             known.update(trial.distributions)
-        changed = differences(
+        changed = diff(
             {
                 name: optuna.distributions.distribution_to_json(d)
                 for name, d in known.items()
@@ -196,10 +219,10 @@ def check_same_search(study: optuna.Study, identity: Params, directions: list[st
             {name: text for name, text in identity["space"].items() if name in known},
         )
     else:
-        changed = differences({"space": old["space"]}, {"space": identity["space"]})
+        changed = diff({"space": old["space"]}, {"space": identity["space"]})
         keys = old.keys() & {"objective", "follows"}
         before, now = ({key: each[key] for key in keys} for each in (old, identity))
-        optimised = differences(before, now)
+        optimised = diff(before, now)
         if optimised:
             raise StorageError(
                 f"Study {study.study_name!r} has another objective: {'; '.join(optimised)}. Its values cannot be "

@@ -82,7 +82,7 @@ class PausedTrials:
 
     def __init__(self, study: optuna.Study, settings: SearchConfig, *, minimize: bool) -> None:
         self._study, self._minimize = study, minimize
-        self._most = settings.most_paused
+        self._most = settings.max_paused
         self._disk_budget = None if settings.disk_budget_gb is None else settings.disk_budget_gb * _GB
 
     def wants(self, trial: FrozenTrial, trainer: Any) -> bool:

@@ -16,7 +16,7 @@ import optuna
 from hf_rlsearch._typing import Params
 from hf_rlsearch.observation.trial_attributes import FOLDER, IDENTITY, N_TRIALS, finished
 from hf_rlsearch.optuna.storage import open_sqlite, open_storage, opening_errors
-from hf_rlsearch.trainer.setup.identity import check_same_search, differences
+from hf_rlsearch.trainer.setup.identity import check_same_search, diff
 
 FILE = "hf_rlsearch.db"
 
@@ -111,7 +111,7 @@ def _named(
     )
     check_same_search(study, identity, make["directions"])
     n_before = len(study.get_trials(deepcopy=False))
-    changed = differences(study.user_attrs.get(IDENTITY, identity), identity)
+    changed = diff(study.user_attrs.get(IDENTITY, identity), identity)
     _describe(study, identity, output_dir, n_trials)
     note = f"Study {study.study_name!r} is continued: it has {n_before} trials." if n_before else ""
     if n_before and changed:
@@ -134,7 +134,7 @@ def _by_identity(
     note = ""
     for name in reversed(names if resume else []):
         study = optuna.load_study(study_name=name, storage=storage, sampler=make["sampler"], pruner=make["pruner"])
-        changed = differences(study.user_attrs.get(IDENTITY, {}), identity)
+        changed = diff(study.user_attrs.get(IDENTITY, {}), identity)
         if not changed:
             _describe(study, identity, output_dir, n_trials)
             n_begun = len(study.get_trials(deepcopy=False))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hf_rlsearch import SearchSpaceError
-from hf_rlsearch.trainer.hyperparameters.generation import changed, generation_scope
+from hf_rlsearch.trainer.hyperparameters.generation import generation_group, updated_config
 from tests.helpers.seq2seq import copier, make_trainer
 from tests.trainer.conftest import Scripted, run
 
@@ -83,14 +83,14 @@ def test_wrong_settings_stop_before_any_training(tmp_path: Path, name: str, valu
 
 def test_what_has_no_effect_is_left_out() -> None:
     config = copier().generation_config
-    assert changed(config, {"num_beams": 2, "length_penalty": 0.5}).length_penalty == 0.5
-    greedy = changed(config, {"num_beams": 1, "length_penalty": 0.5, "top_p": 0.5})
+    assert updated_config(config, {"num_beams": 2, "length_penalty": 0.5}).length_penalty == 0.5
+    greedy = updated_config(config, {"num_beams": 1, "length_penalty": 0.5, "top_p": 0.5})
     assert greedy.length_penalty != 0.5
     assert greedy.top_p != 0.5
     greedy.validate(strict=True)
-    assert changed(config, {"do_sample": True, "top_p": 0.5}).top_p == 0.5
+    assert updated_config(config, {"do_sample": True, "top_p": 0.5}).top_p == 0.5
 
 
 def test_values_have_their_type(tmp_path: Path) -> None:
-    beams = generation_scope(make_trainer(tmp_path), copier()).fit({"num_beams": 2.0})["num_beams"]
+    beams = generation_group(make_trainer(tmp_path), copier()).validate({"num_beams": 2.0})["num_beams"]
     assert (beams, type(beams)) == (2, int)

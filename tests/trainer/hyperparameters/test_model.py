@@ -9,7 +9,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel, Trainer
 
 from hf_rlsearch import SearchSpaceError, search
-from hf_rlsearch.trainer.hyperparameters.model import model_scope, rebuilt
+from hf_rlsearch.trainer.hyperparameters.model import model_group, rebuild_model
 from tests.trainer.conftest import Rows, Scripted, run, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
@@ -137,13 +137,13 @@ def test_wrong_names_and_values_stop_before_any_training(
 def test_only_weights_that_fit_are_taken_over() -> None:
     config = BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32)
     model = BertForSequenceClassification(config)
-    shallow = rebuilt(model, {"num_hidden_layers": 2})
+    shallow = rebuild_model(model, {"num_hidden_layers": 2})
     second = [m.bert.encoder.layer[1].output.dense.weight for m in (shallow, model)]
     assert torch.equal(*second)
-    wide = rebuilt(model, {"intermediate_size": 64})
+    wide = rebuild_model(model, {"intermediate_size": 64})
     assert wide.bert.encoder.layer[0].intermediate.dense.weight.shape == (64, 16)
     assert torch.equal(wide.classifier.weight, model.classifier.weight)
-    assert rebuilt(model, {"hidden_dropout_prob": 0.1}) is model
+    assert rebuild_model(model, {"hidden_dropout_prob": 0.1}) is model
     assert model.config.num_hidden_layers == 3
 
 
@@ -151,7 +151,7 @@ def test_frozen_weights_and_the_way_of_generating_stay() -> None:
     model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=16, n_embd=16, n_layer=1, n_head=2))
     model.transformer.wte.weight.requires_grad_(False)
     model.generation_config.max_length = 7
-    changed = rebuilt(model, {"hidden_size": 16, "resid_pdrop": 0.3})
+    changed = rebuild_model(model, {"hidden_size": 16, "resid_pdrop": 0.3})
     assert not changed.transformer.wte.weight.requires_grad
     assert changed.lm_head.weight is changed.transformer.wte.weight
     assert changed.generation_config.max_length == 7
@@ -160,13 +160,13 @@ def test_frozen_weights_and_the_way_of_generating_stay() -> None:
 
 def test_names_of_the_attribute_map_are_known() -> None:
     model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=16, n_embd=16, n_layer=1, n_head=2))
-    assert model_scope(model).own["num_hidden_layers"] == model_scope(model).own["n_layer"] == 1
+    assert model_group(model).defaults["num_hidden_layers"] == model_group(model).defaults["n_layer"] == 1
 
 
 def test_a_model_that_was_changed_after_it_was_built_is_refused() -> None:
     model = tiny_model()
     model.classifier = torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.Linear(16, 2))
     with pytest.raises(SearchSpaceError, match=r"has built it \(classifier\.0.*Suggest such values in model_init"):
-        model_scope(model)
+        model_group(model)
     with pytest.raises(SearchSpaceError, match="returns a Linear, expected a transformers model"):
-        model_scope(torch.nn.Linear(2, 2))
+        model_group(torch.nn.Linear(2, 2))

@@ -9,7 +9,7 @@ import torch
 from transformers import Trainer
 
 from hf_rlsearch import SearchSpaceError
-from hf_rlsearch.trainer.hyperparameters.peft import adapter_scope
+from hf_rlsearch.trainer.hyperparameters.peft import peft_group
 from tests.trainer.conftest import Scripted, run, tiny_model
 
 peft = pytest.importorskip("peft")
@@ -73,12 +73,12 @@ def test_a_trial_has_its_adapter(make_trainer: MakeTrainer) -> None:
 
 
 def test_the_model_below_keeps_its_weights() -> None:
-    from hf_rlsearch.trainer.hyperparameters.peft import adapted, base_of
+    from hf_rlsearch.trainer.hyperparameters.peft import base_of, with_adapter
 
     torch.manual_seed(0)
     model = adapted_model()
     before = model.base_model.model.classifier.modules_to_save["default"].weight.detach().clone()
-    again = adapted(base_of(model), model.peft_config["default"], {"r": 3})
+    again = with_adapter(base_of(model), model.peft_config["default"], {"r": 3})
     assert torch.equal(again.base_model.model.classifier.modules_to_save["default"].weight, before)
     assert facts(again)[:2] == (3, 2)
 
@@ -89,7 +89,7 @@ def test_the_model_below_keeps_its_weights() -> None:
     + [({"init_lora_weights": value}, {"init_lora_weights": value}) for value in ("gaussian", "pissa_niter_4", False)],
 )
 def test_values_have_their_type(given: dict[str, Any], cast: dict[str, Any]) -> None:
-    fitting = adapter_scope(adapted_model()).fit(given)
+    fitting = peft_group(adapted_model()).validate(given)
     assert fitting == cast
     assert [type(value) for value in fitting.values()] == [type(value) for value in cast.values()]
 
@@ -117,4 +117,4 @@ def test_several_adapters_are_refused() -> None:
     model = adapted_model()
     model.add_adapter("other", peft.LoraConfig(task_type="SEQ_CLS", target_modules=["key"]))
     with pytest.raises(SearchSpaceError, match=r"the adapters \['default', 'other'\], expected one"):
-        adapter_scope(model)
+        peft_group(model)
