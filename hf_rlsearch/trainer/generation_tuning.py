@@ -20,9 +20,9 @@ from hf_rlsearch.space import SearchSpace, generic_role, record
 from hf_rlsearch.trainer.hyperparameters import ScopedNames, trial_model_init
 from hf_rlsearch.trainer.hyperparameters.generation import cleared_arguments, generation_group, updated_config
 from hf_rlsearch.trainer.hyperparameters.scope import GEN, fields_of, prefix_of
-from hf_rlsearch.trainer.session.process import keep_randomness, quiet_transformers
+from hf_rlsearch.trainer.session.progress import quiet_optuna, quiet_transformers
+from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state
 from hf_rlsearch.trainer.setup.objective import Objective
-from hf_rlsearch.trainer.storage.study import quiet_optuna
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class _Tuning:
         own = generation_group(trainer, trainer.model).defaults
         self._config, self._arguments = trainer.model.generation_config, trainer.args
         self._known: dict[str, float] = {}
-        with keep_randomness():
+        with preserve_random_state():
             seen = record(hp_space)
         for name in sorted(seen.returned):
             if prefix_of(name) not in (None, GEN):
@@ -217,7 +217,7 @@ class _Tuning:
         key = repr(sorted({**self._own, **fields}.items()))
         if key not in self._known:
             self._set(fields)
-            with keep_randomness(), _unlogged(self._trainer):
+            with preserve_random_state(), _unlogged(self._trainer):
                 set_seed(self._trainer.args.seed)  # for sampling: all settings have the same luck
                 (value,) = self._objective(self._trainer.evaluate())
             if math.isnan(value):

@@ -12,7 +12,7 @@ from typing import Any
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import SearchSpaceError
 from hf_rlsearch.trainer.hyperparameters.scope import MODEL, ParameterGroup
-from hf_rlsearch.trainer.session.serialization import words
+from hf_rlsearch.trainer.session.arguments import words
 
 # What the model is and what it answers; none of it is a hyperparameter.
 _NOT_SEARCHABLE = words(

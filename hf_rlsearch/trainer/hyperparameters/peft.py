@@ -12,8 +12,7 @@ from typing import Any
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import SearchSpaceError
 from hf_rlsearch.trainer.hyperparameters.scope import PEFT, ParameterGroup
-from hf_rlsearch.trainer.session.arguments import cast_to
-from hf_rlsearch.trainer.session.serialization import words
+from hf_rlsearch.trainer.session.arguments import cast_to, words
 
 # What the adapter is for and where it comes from.
 _NOT_SEARCHABLE = words("task_type peft_type auto_mapping peft_version base_model_name_or_path revision inference_mode")

@@ -12,7 +12,7 @@ from hf_rlsearch.trainer.search.providers import TrainerProvider
 from hf_rlsearch.trainer.search.trial import COMPLETE, FAILED, EvaluationMonitor, TrialOutcome, TrialPlan, run_trial
 from hf_rlsearch.trainer.session import failures
 from hf_rlsearch.trainer.session import trackers as tracking
-from hf_rlsearch.trainer.session.failures import FOLLOWING, Failure, RankLost
+from hf_rlsearch.trainer.session.failures import CAUSED_BY_ANOTHER_RANK, Failure, RankLost
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.objective import Objective
 from hf_rlsearch.trainer.storage import checkpoints
@@ -69,7 +69,7 @@ class DistributedTrialRunner:
         try:
             trainer = self._provider.trainer_for(plan, self._objective, monitor)
             if coordinator is not None:
-                tracking.begin_run(trainer, name=plan.name, group=coordinator.study.study_name)
+                tracking.start_run(trainer, name=plan.name, group=coordinator.study.study_name)
             outcome, error = run_trial(trainer, plan, monitor, self._objective)
         except Exception as caught:
             error = caught
@@ -82,7 +82,7 @@ class DistributedTrialRunner:
                 self._in_memory = before if outcome.status == FAILED else self._in_memory
             if coordinator is not None:
                 final = dict(zip(self._objective.names, outcome.values, strict=False))
-                tracking.end_run(trainer, hyperparameters=coordinator.hyperparameters, objective=final)
+                tracking.finish_run(trainer, hyperparameters=coordinator.hyperparameters, objective=final)
         except RankLost as lost:
             raise self._lost(plan, lost) from error or lost
         finally:
@@ -110,7 +110,7 @@ class DistributedTrialRunner:
         reports = self._group.gather(report, kind=None if raised is None else raised.kind)
         failed = [Failure(**each["failure"]) for each in reports if each["failure"] is not None]
         if failed:
-            first = next((failure for failure in failed if failure.kind not in FOLLOWING), failed[0])
+            first = next((failure for failure in failed if failure.kind not in CAUSED_BY_ANOTHER_RANK), failed[0])
             outcome.status, outcome.failure, outcome.values, outcome.checkpoint = FAILED, first, (), None
             return outcome, None if reports[first.rank]["caught"] else self._fatal(first, error)
         if any(each["status"] != reports[0]["status"] for each in reports):

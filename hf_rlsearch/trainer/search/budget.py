@@ -14,8 +14,8 @@ from hf_rlsearch.optuna import RLSampler
 from hf_rlsearch.optuna.pruner import RLPruner
 from hf_rlsearch.optuna.sampler import CostCooling
 from hf_rlsearch.space import SearchSpace
-from hf_rlsearch.trainer.session.arguments import cost
-from hf_rlsearch.trainer.session.process import keep_randomness
+from hf_rlsearch.trainer.session.arguments import training_cost
+from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state
 from hf_rlsearch.trainer.setup.config import RL_PRUNER, SearchConfig
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
 
@@ -63,11 +63,11 @@ class CostModel:
 
     def _amount(self, space: SearchSpace, row: tuple[int, ...]) -> float:
         try:
-            with keep_randomness():
+            with preserve_random_state():
                 args = self._configurations.arguments(self._configurations.values_of(space.decode(row)))
         except Exception:  # a combination that is refused, or a part of the space; if it is drawn the trial tells why
             return 1.0
-        return cost(args, self._own, self._n_rows, self._world_size)
+        return training_cost(args, self._own, self._n_rows, self._world_size)
 
     def _names_that_matter(self, space: SearchSpace) -> tuple[str, ...]:
         """The names that change the amount, seen from the lowest and from the highest levels of the others."""

@@ -51,16 +51,16 @@ from hf_rlsearch.trainer.search.distributed import RUN, STOP
 from hf_rlsearch.trainer.search.leaderboard import Leaderboard
 from hf_rlsearch.trainer.search.planner import Planner
 from hf_rlsearch.trainer.search.trial import COMPLETE, FAILED, PRUNED, PruningReporter, TrialOutcome, TrialPlan
+from hf_rlsearch.trainer.session.arguments import plain
 from hf_rlsearch.trainer.session.failures import Failure, discard_reports, read_report
-from hf_rlsearch.trainer.session.process import resident_memory
 from hf_rlsearch.trainer.session.progress import Progress, TrialSummary
-from hf_rlsearch.trainer.session.serialization import plain
+from hf_rlsearch.trainer.session.seeds_and_memory import resident_memory
 from hf_rlsearch.trainer.setup.config import RL_PRUNER, UNSET_TRIALS, SearchConfig
 from hf_rlsearch.trainer.setup.default_space import DefaultSpace
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
 from hf_rlsearch.trainer.setup.objective import Objective
-from hf_rlsearch.trainer.storage.ownership import is_leader, requeue_interrupted, trials_of_other_processes
-from hf_rlsearch.trainer.storage.paused import PausedTrials, point_of
+from hf_rlsearch.trainer.storage.paused import PausedTrials, curve_step
+from hf_rlsearch.trainer.storage.resume import is_leader, requeue_interrupted, trials_of_other_processes
 from hf_rlsearch.trainer.storage.study import OpenedStudy
 
 
@@ -418,7 +418,7 @@ class SearchCoordinator:
     def should_pause(self, trainer: Any) -> bool:
         """Whether the running trial, which is to stop, leaves a checkpoint behind that it can go on from."""
         assert self._trial is not None
-        return self._pausing.wants(self.study._storage.get_trial(self._trial._trial_id), trainer)
+        return self._pausing.should_pause(self.study._storage.get_trial(self._trial._trial_id), trainer)
 
     def record(self, plan: TrialPlan | None, outcome: TrialOutcome) -> None:
         """Writes a finished trial to the storage, attributes first, so that a finished trial is always whole."""
@@ -448,7 +448,7 @@ class SearchCoordinator:
         self._trial = None
         _leave_note(trial, lambda: explain(self.study, told.number).to_text())
         line = ended(plan, told, outcome, self.leaderboard, self._world_size)
-        self.progress.ended(replace(line, most_left=self._allowance.seconds_left()))
+        self.progress.trial_finished(replace(line, seconds_left=self._allowance.seconds_left()))
         self.leaderboard.discard_checkpoints()
 
     def conclude(self, summary: str) -> None:
@@ -478,14 +478,14 @@ class SearchCoordinator:
         self._curve = PruningReporter(trial, judged=plan.role == SEARCH and not self.leaderboard.is_multi)
         earlier = known.user_attrs.get(CONTINUES)
         stopped = known.user_attrs.get(STOPPED)
-        if stopped is not None and plan.resume_from is not None and point_of(plan.resume_from) == stopped:
+        if stopped is not None and plan.resume_from is not None and curve_step(plan.resume_from) == stopped:
             value = known.intermediate_values[stopped]
             self.record(plan, TrialOutcome(status=PRUNED, values=(value,), trained=stopped / FULL_TRAINING))
             return None
         if earlier is not None and known.user_attrs[STARTED_AT]:
             share = known.user_attrs[STARTED_AT] / FULL_TRAINING
             self.progress.say(f"Trial {plan.number} goes on with trial {earlier}, of which {share:.0%} are trained.")
-        self.progress.begun(plan.number, plan.role, exact)
+        self.progress.trial_started(plan.number, plan.role, exact)
         return plan
 
     def _paused(self, trial: optuna.Trial) -> str | None:

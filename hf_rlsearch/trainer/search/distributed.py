@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from hf_rlsearch import errors
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import HfRlSearchError, SearchFailed
-from hf_rlsearch.trainer.session.failures import FOLLOWING, LOST, RankLeft, RankLost, kind_of
+from hf_rlsearch.trainer.session.failures import CAUSED_BY_ANOTHER_RANK, LOST, RankLeft, RankLost, failure_kind
 
 T = TypeVar("T")
 
@@ -112,7 +112,7 @@ class ProcessGroup:
         except Exception as caught:
             error = caught
         try:
-            report, kind = ({}, None) if error is None else (serialize_error(error), kind_of(error))
+            report, kind = ({}, None) if error is None else (serialize_error(error), failure_kind(error))
             reports = self.gather(report, kind=kind)
         except RankLost as lost:
             if error is None or isinstance(error, RankLost):
@@ -121,8 +121,8 @@ class ProcessGroup:
         failed = {rank: each for rank, each in enumerate(reports) if each}
         if not failed:
             return result  # type: ignore[return-value]
-        first = next((rank for rank, each in failed.items() if each["kind"] not in FOLLOWING), min(failed))
-        if error is not None and (self.rank == first or failed[self.rank]["kind"] not in FOLLOWING):
+        first = next((rank for rank, each in failed.items() if each["kind"] not in CAUSED_BY_ANOTHER_RANK), min(failed))
+        if error is not None and (self.rank == first or failed[self.rank]["kind"] not in CAUSED_BY_ANOTHER_RANK):
             raise error
         raise deserialize_error(failed[first], first)
 
@@ -231,7 +231,7 @@ def _time_limit() -> timedelta:
 
 def serialize_error(error: BaseException) -> Params:
     """Returns an exception as plain data."""
-    return {"type": type(error).__name__, "text": str(error), "kind": kind_of(error)}
+    return {"type": type(error).__name__, "text": str(error), "kind": failure_kind(error)}
 
 
 def deserialize_error(report: Params, rank: int) -> Exception:

@@ -21,7 +21,7 @@ from hf_rlsearch.trainer.search.trial import COMPLETE, TrialOutcome
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.objective import Objective
 from hf_rlsearch.trainer.storage import checkpoints
-from hf_rlsearch.trainer.storage.paused import PausedTrials, needed, size_of
+from hf_rlsearch.trainer.storage.paused import PausedTrials, folder_size, resume_folders
 
 
 class Leaderboard:
@@ -93,12 +93,12 @@ class Leaderboard:
         # A trial that goes on with another one has taken over its folder.
         last = {trial.user_attrs[FOLDER]: trial for trial in trials if FOLDER in trial.user_attrs}
         models = {t.user_attrs[CHECKPOINT] for t in trials if t.number in best and CHECKPOINT in t.user_attrs}
-        paused = [] if self._confirmed else self._pausing.kept(sum(size_of(path) for path in models))
+        paused = [] if self._confirmed else self._pausing.retained(sum(folder_size(path) for path in models))
         # Another one may just be about to go on with it.
         in_use = {trial.user_attrs.get(CONTINUES) for trial in trials if not trial.state.is_finished()}
         for folder, trial in last.items():
             if trial.state.is_finished() and trial.number not in in_use and Path(folder).is_dir():
-                kept = needed(trial.user_attrs[PAUSED]) if trial.number in {t.number for t in paused} else []
+                kept = resume_folders(trial.user_attrs[PAUSED]) if trial.number in {t.number for t in paused} else []
                 checkpoints.discard(folder, keep=[*kept, *models])
 
     def _kept(self) -> set[int]:

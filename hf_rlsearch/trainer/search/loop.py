@@ -17,9 +17,10 @@ from hf_rlsearch.trainer.search.providers import TrainerProvider
 from hf_rlsearch.trainer.search.replay import model_params
 from hf_rlsearch.trainer.search.result import SearchResult, best_runs
 from hf_rlsearch.trainer.search.trial import TrialOutcome, TrialPlan
-from hf_rlsearch.trainer.session.arguments import rows_of
+from hf_rlsearch.trainer.session.arguments import n_train_rows
 from hf_rlsearch.trainer.session.failures import RankLost
-from hf_rlsearch.trainer.session.process import keep_randomness, quiet_transformers
+from hf_rlsearch.trainer.session.progress import quiet_optuna, quiet_transformers
+from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.default_space import published_for
 from hf_rlsearch.trainer.setup.defaults import default_pruner, default_sampler, task_features
@@ -27,8 +28,8 @@ from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
 from hf_rlsearch.trainer.setup.identity import SearchFingerprint
 from hf_rlsearch.trainer.setup.objective import Objective, choose_objective
 from hf_rlsearch.trainer.storage import checkpoints
-from hf_rlsearch.trainer.storage.ownership import leave
-from hf_rlsearch.trainer.storage.study import open_study, quiet_optuna
+from hf_rlsearch.trainer.storage.resume import release_ownership
+from hf_rlsearch.trainer.storage.study import open_study
 
 # Enough for every class of most data sets, few enough to cost seconds at most.
 _N_ROWS = 32
@@ -46,7 +47,7 @@ def probe_metrics(provider: Any, settings: SearchConfig, group: ProcessGroup) ->
         ObjectiveError: There is nothing to evaluate on, evaluation fails, or the objective is unusable.
         RankLost: It fails on one rank while the others wait for this rank.
     """
-    with keep_randomness(), warnings.catch_warnings():
+    with preserve_random_state(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         metrics = _evaluate(provider, group)
 
@@ -149,7 +150,7 @@ class Search:
         finally:
             self._coordinator.progress.close()
             if self._settings.storage is None:
-                leave(self._coordinator.study)
+                release_ownership(self._coordinator.study)
 
     def finish(self, result: SearchResult) -> None:
         """Gives the Trainer the best arguments and model, or back as it was if no trial completed."""
@@ -157,7 +158,7 @@ class Search:
         if best is None:
             self._provider.restore()
             return
-        load = checkpoints.loader(best.user_attrs.get(CHECKPOINT), self._runner.weights_of(best.number))
+        load = checkpoints.weights_loader(best.user_attrs.get(CHECKPOINT), self._runner.weights_of(best.number))
         if load is None:
             logger.warning("The model of trial %d is not on disk: trainer.train() trains it again.", best.number)
         params = model_params(result.study, best)
@@ -191,7 +192,7 @@ class Search:
             self.objective,
             settings,
             config=getattr(getattr(provider.reference, "model", None), "config", None),
-            n_rows=rows_of(provider.reference),
+            n_rows=n_train_rows(provider.reference),
             world_size=self._group.size,
             alone=settings.storage is None,
             quiet=bool(getattr(provider.reference.args, "disable_tqdm", False)),

@@ -33,13 +33,12 @@ from hf_rlsearch.observation.trial_attributes import (
     role,
 )
 from hf_rlsearch.trainer.search.trial import SharedTrial, TrialPlan
-from hf_rlsearch.trainer.session.arguments import cost
-from hf_rlsearch.trainer.session.serialization import plain
+from hf_rlsearch.trainer.session.arguments import plain, training_cost
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler, suggest
 from hf_rlsearch.trainer.storage import checkpoints
-from hf_rlsearch.trainer.storage.ownership import owner
-from hf_rlsearch.trainer.storage.paused import PausedTrials, point_of
+from hf_rlsearch.trainer.storage.paused import PausedTrials, curve_step
+from hf_rlsearch.trainer.storage.resume import this_process
 
 # A trial that takes the whole process with it this often, without getting any further, is given up.
 _MAX_ATTEMPTS = 10
@@ -82,7 +81,7 @@ class Planner:
             optuna.TrialPruned: ``hp_space`` or ``model_init`` refuses the combination.
         """
         begun = trial.user_attrs.get(FOLDER)
-        trial.set_user_attr(OWNER, owner())
+        trial.set_user_attr(OWNER, this_process())
         attempts = self._attempts(trial)
         if attempts > _MAX_ATTEMPTS:
             raise SearchFailed(f"The process ended {_MAX_ATTEMPTS} times while it trained trial {trial.number}.")
@@ -94,7 +93,7 @@ class Planner:
         folder = str(Path(self._folder, name))
         resume_from = None if begun is None and earlier is None else self._last_checkpoint(folder, args)
         if begun is None:
-            facts[STARTED_AT] = 0 if resume_from is None else point_of(resume_from)
+            facts[STARTED_AT] = 0 if resume_from is None else curve_step(resume_from)
         for key, value in {**facts, FOLDER: folder}.items():  # the folder last: with it the trial counts as begun
             trial.set_user_attr(key, value)
         checkpoints.discard_incomplete(folder, keep=resume_from)
@@ -135,7 +134,7 @@ class Planner:
         """The whole checkpoint that a trial has left at a point of its learning curve, None if there is none."""
         args = self._configurations.arguments(trial.user_attrs[VALUES])
         found = self._last_checkpoint(trial.user_attrs[FOLDER], args)
-        return found if found is not None and point_of(found) == point else None
+        return found if found is not None and curve_step(found) == point else None
 
     def _facts(self, trial: optuna.Trial, args: Any, values: Params, exact: Params) -> Params:
         """User attributes, as they come back from a storage: all that a replay needs, and what the trial will cost."""
@@ -148,7 +147,7 @@ class Planner:
             SEED: getattr(args, "seed", None),
             WORLD_SIZE: self._world_size,
             VERSIONS: versions(),
-            COST: cost(args, own, self._n_rows, self._world_size),
+            COST: training_cost(args, own, self._n_rows, self._world_size),
         }
         return dict(json.loads(json.dumps(facts)))
 
@@ -168,7 +167,7 @@ class Planner:
 
     def _last_checkpoint(self, folder: str, args: Any) -> str | None:
         by_epochs = plain(getattr(args, "eval_strategy", None)) == "epoch"
-        return checkpoints.last_complete(folder, world_size=self._world_size, evaluates_epochs=by_epochs)
+        return checkpoints.last_complete_checkpoint(folder, world_size=self._world_size, evaluates_epochs=by_epochs)
 
     @staticmethod
     def _attempts(trial: optuna.Trial) -> int:

@@ -13,8 +13,8 @@ from hf_rlsearch.trainer.hyperparameters import ScopedNames, attach_optimizer, t
 from hf_rlsearch.trainer.search.trial import EvaluationMonitor, SharedTrial, TrialPlan
 from hf_rlsearch.trainer.session.arguments import FrozenArguments
 from hf_rlsearch.trainer.session.compat import check_trainer, fresh_model, takes_trial
-from hf_rlsearch.trainer.session.process import release_memory
-from hf_rlsearch.trainer.session.trainer_session import TrainerSession, drop_progress
+from hf_rlsearch.trainer.session.seeds_and_memory import release_memory
+from hf_rlsearch.trainer.session.trainer_session import TrainerSession, remove_progress_callbacks
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.default_space import DefaultSpace, space_for
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler, build_configuration_sampler
@@ -360,7 +360,7 @@ class FactoryProvider(TrainerProvider):
         self._current = trainer
         _refuse_shared_model(self.reference, trainer)
         with_run(trainer.args, plan, objective)
-        drop_progress(trainer.callback_handler)
+        remove_progress_callbacks(trainer.callback_handler)
         if monitor is not None:
             trainer._report_to_hp_search = lambda trial, step, metrics: monitor(trainer, metrics)
         return trainer

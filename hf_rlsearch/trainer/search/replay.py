@@ -23,7 +23,7 @@ from hf_rlsearch.trainer.search.providers import (
 from hf_rlsearch.trainer.search.trial import COMPLETE, EvaluationMonitor, TrialOutcome, TrialPlan, run_trial
 from hf_rlsearch.trainer.session.arguments import FrozenArguments
 from hf_rlsearch.trainer.session.compat import check_trainer
-from hf_rlsearch.trainer.session.process import quiet_transformers
+from hf_rlsearch.trainer.session.progress import quiet_transformers
 from hf_rlsearch.trainer.session.trainer_session import TrainerSession
 from hf_rlsearch.trainer.setup.objective import Objective
 

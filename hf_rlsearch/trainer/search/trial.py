@@ -14,11 +14,11 @@ from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import ObjectiveError, SearchSpaceError
 from hf_rlsearch.observation.trial_attributes import CONTINUES, FULL_TRAINING, STOPPED
 from hf_rlsearch.trainer.search.distributed import ProcessGroup
-from hf_rlsearch.trainer.session.failures import NAN, Failure, diverged
-from hf_rlsearch.trainer.session.process import PeakMemory
-from hf_rlsearch.trainer.session.serialization import plain
+from hf_rlsearch.trainer.session.arguments import plain
+from hf_rlsearch.trainer.session.failures import NAN, Failure, divergence
+from hf_rlsearch.trainer.session.seeds_and_memory import PeakMemory
 from hf_rlsearch.trainer.setup.objective import Objective
-from hf_rlsearch.trainer.storage.paused import save_or_leave
+from hf_rlsearch.trainer.storage.paused import make_saving_optional
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class EvaluationMonitor:
             trainer.control.should_training_stop = True
             trainer.control.should_save = decision["pause"]
             if decision["pause"]:
-                save_or_leave(trainer)
+                make_saving_optional(trainer)
 
     def _judge(self, trainer: Any, metrics: Mapping[str, Any]) -> Params:
         """Rank 0's decision on one evaluation, as plain data; its own exceptions become a failed trial."""
@@ -173,7 +173,7 @@ class EvaluationMonitor:
         step = int(state.global_step)
         try:
             values = self._objective(metrics)
-            reason = diverged(values, metrics)
+            reason = divergence(values, metrics)
             if reason is not None:
                 failure = Failure(kind=NAN, reason=f"Diverged: {reason}", step=step)
                 return _decision(FAILED, failure=failure)
@@ -243,7 +243,7 @@ def _train(trainer: Any, plan: TrialPlan, monitor: EvaluationMonitor, objective:
 
 
 def _complete(trainer: Any, scored: Evaluation) -> TrialOutcome:
-    reason = diverged(scored.values, scored.metrics)
+    reason = divergence(scored.values, scored.metrics)
     if reason is not None:
         return TrialOutcome(status=FAILED, failure=Failure(kind=NAN, reason=f"Diverged: {reason}", step=_step(trainer)))
     return TrialOutcome(status=COMPLETE, values=scored.values, metrics=plain(scored.metrics))

@@ -8,6 +8,8 @@ its own object, made from a copy that nothing changes.
 import copy
 import dataclasses
 import enum
+import hashlib
+import json
 import math
 import types
 import typing
@@ -17,7 +19,11 @@ from typing import Any, Literal, Union, get_args, get_origin
 from hf_rlsearch._typing import Params
 from hf_rlsearch._validation import closest, is_number
 from hf_rlsearch.errors import SearchSpaceError
-from hf_rlsearch.trainer.session.serialization import plain, words
+
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text as a set: a literal of forty names would take forty lines."""
+    return frozenset(text.split())
 
 
 def cast_to(hint: Any, value: Any) -> Any:
@@ -330,7 +336,7 @@ def planned_samples(args: Any, n_rows: int | None, world_size: int) -> float | N
     return None if n_rows is None else float(args.num_train_epochs * n_rows)
 
 
-def cost(args: Any, own: Any, n_rows: int | None, world_size: int) -> float:
+def training_cost(args: Any, own: Any, n_rows: int | None, world_size: int) -> float:
     """What the whole training of a trial costs, in trainings with the user's own arguments; 1 where nothing tells.
 
     Args:
@@ -343,9 +349,35 @@ def cost(args: Any, own: Any, n_rows: int | None, world_size: int) -> float:
     return one / other if one and other else 1.0
 
 
-def rows_of(trainer: Any) -> int | None:
+def n_train_rows(trainer: Any) -> int | None:
     """Rows of a Trainer's training data, None where they have no length."""
     try:
         return len(trainer.train_dataset)
     except (AttributeError, TypeError):
         return None
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON can hold it: enums by value, functions by name, numpy scalars as numbers, the rest as text."""
+    if isinstance(value, enum.Enum):
+        return plain(value.value)
+    if isinstance(value, (type, types.FunctionType)):
+        return f"{value.__module__}.{value.__qualname__}"  # as text a function has its address
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    if hasattr(value, "item") and getattr(value, "size", 1) == 1:
+        return plain(value.item())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
+    if hasattr(value, "to_dict"):
+        return plain(value.to_dict())
+    return str(value)
+
+
+def hash_of(value: Any) -> str:
+    """A short hash of a value as plain data."""
+    return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()[:16]

@@ -110,7 +110,7 @@ def _forget_precision(args: Any) -> None:
         AcceleratorState._reset_state()
 
 
-def set_precision(args: Any) -> None:
+def restore_precision(args: Any) -> None:
     """Tells an accelerator that is put back, and reads the process-wide state, of its own precision again."""
     from accelerate.state import AcceleratorState
 

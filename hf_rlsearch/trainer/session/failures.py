@@ -17,7 +17,7 @@ from hf_rlsearch.optuna.storage import is_storage_error
 
 OOM, NAN, OTHER, LOST, LEFT, STORAGE = "oom", "nan", "error", "lost", "left", "storage"
 # A rank with a failure of these kinds only follows another rank, whose failure is the reason.
-FOLLOWING = (LOST, LEFT)
+CAUSED_BY_ANOTHER_RANK = (LOST, LEFT)
 _CONNECTION_LOST = re.compile(
     r"connection (closed|reset|refused)|gloo|nccl|process ?group|timed out waiting", re.IGNORECASE
 )
@@ -69,7 +69,7 @@ class Failure:
     def from_error(cls, error: BaseException, *, rank: int = 0, step: int | None = None) -> "Failure":
         """Describes an exception and lets go of the frames it holds, with the models in them."""
         text = "".join(traceback.format_exception(error))
-        kind = kind_of(error)
+        kind = failure_kind(error)
         forget_frames(error)
         error.add_note(f"Its traceback was:\n{text}")
         line = f"{type(error).__name__}: {error}".strip().splitlines()[0]
@@ -87,7 +87,7 @@ def write_report(folder: str, number: int, failure: Failure) -> None:
         number: The trial's; a later trial may continue in the same folder.
         failure: Of this rank. A failure that says nothing about the configuration is not written.
     """
-    if failure.kind in (*FOLLOWING, STORAGE):
+    if failure.kind in (*CAUSED_BY_ANOTHER_RANK, STORAGE):
         return
     path = Path(folder, _REPORT.format(failure.rank))
     with suppress(OSError):  # then the trial is trained again after the restart, ten times at most
@@ -111,7 +111,7 @@ def discard_reports(folder: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def kind_of(error: BaseException) -> str:
+def failure_kind(error: BaseException) -> str:
     """Returns the kind of failure that an exception stands for."""
     import torch
 
@@ -120,7 +120,7 @@ def kind_of(error: BaseException) -> str:
         return LEFT
     if isinstance(error, RankLost):
         return LOST
-    if is_storage_error(error) or cannot_write(error):
+    if is_storage_error(error) or is_disk_error(error):
         return STORAGE
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in text.lower():
         return OOM
@@ -132,7 +132,7 @@ def kind_of(error: BaseException) -> str:
     return OTHER
 
 
-def cannot_write(error: BaseException) -> bool:
+def is_disk_error(error: BaseException) -> bool:
     """Whether an exception tells of a disk that takes nothing more."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in _DISK
@@ -150,7 +150,7 @@ def forget_frames(error: BaseException) -> None:
         current = current.__cause__ or current.__context__
 
 
-def diverged(values: tuple[float, ...], metrics: Any) -> str | None:
+def divergence(values: tuple[float, ...], metrics: Any) -> str | None:
     """The reason if an evaluation shows a diverged training: an objective or a loss that is not a finite number."""
     for value in values:
         if not math.isfinite(value):

@@ -1,13 +1,17 @@
 """What a person sees while a search runs: one line for each trial and one bar for all of them."""
 
+import gc
 import logging
 import math
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import optuna
+
 from hf_rlsearch._typing import Params
-from hf_rlsearch.trainer.session.serialization import as_text
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +31,7 @@ class TrialSummary:
         best: The best objective so far, as text; empty where there is no single best one.
         fidelity: Share of a full training, in [0, 1].
         seconds: Duration.
-        most_left: Seconds that budget and time leave to the search.
+        seconds_left: Seconds that budget and time leave to the search.
     """
 
     number: int
@@ -37,7 +41,7 @@ class TrialSummary:
     best: str
     fidelity: float
     seconds: float
-    most_left: float = math.inf
+    seconds_left: float = math.inf
 
 
 class Progress:
@@ -78,12 +82,12 @@ class Progress:
         else:
             self._bar.write(line, file=self._lines)
 
-    def begun(self, number: int, role: str, params: Params) -> None:
+    def trial_started(self, number: int, role: str, params: Params) -> None:
         """Shows what is being trained in the bar."""
         if self._bar is not None:
             self._bar.set_postfix_str(f"trial {number}: {self._difference(role, params)}")
 
-    def ended(self, trial: TrialSummary) -> None:
+    def trial_finished(self, trial: TrialSummary) -> None:
         """Prints the line of a finished trial and moves the bar."""
         self._seconds.append(trial.seconds)
         self._n_done += trial.role != "confirm"
@@ -92,7 +96,7 @@ class Progress:
             f"Trial {trial.number:>{width}}  {trial.result}",
             f"best {trial.best}" if trial.best else "",
             f"{trial.fidelity:.0%} trained in {as_time(trial.seconds)}",
-            self._left(trial.most_left),
+            self._left(trial.seconds_left),
             self._difference(trial.role, trial.params),
         )
         self.say(" | ".join(column for column in columns if column))
@@ -123,7 +127,7 @@ class Progress:
         if role == "baseline":
             return "your own arguments"
         differs = {name: value for name, value in params.items() if name not in self._own or self._own[name] != value}
-        text = as_text(differs) or "the same as your own arguments"
+        text = _as_text(differs) or "the same as your own arguments"
         return f"{text} (under a new seed)" if role == "confirm" else text
 
     def _left(self, most: float) -> str:
@@ -146,3 +150,62 @@ def as_time(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _as_text(params: Mapping[str, Any]) -> str:
+    """Params as one short line, floats with three digits."""
+    return " ".join(
+        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in params.items()
+    )
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Keeps Optuna's own progress lines out: the search prints its own."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+# Modules that tell which weights a checkpoint lacks: twenty lines, the same for every trial.
+_REPORT_LOADING = ("modeling_utils", "utils.loading_report")
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """The time of a search: no progress bars for files written, what loading a checkpoint reports is said once, and
+    garbage collection looks at new objects only."""
+    from transformers.utils import logging as hf_logging
+
+    bars, once = hf_logging.is_progress_bar_enabled(), _Once()
+    loggers = [hf_logging.get_logger(f"transformers.{name}") for name in _REPORT_LOADING]
+    for each in loggers:
+        each.addFilter(once)
+    hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    # Thousands of modules and classes live for ever; scanning them after each trial takes longer than small trials do.
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        for each in loggers:
+            each.removeFilter(once)
+        if bars:
+            hf_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+class _Once(logging.Filter):
+    """Lets each report of a loaded checkpoint pass once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        known = "LOAD REPORT" in text and text in self._seen
+        self._seen.add(text)
+        return not known

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 _TENSORBOARD, _WANDB = "TensorBoardCallback", "WandbCallback"
 
 
-def made_anew(callback: Any) -> Any | None:
+def recreate(callback: Any) -> Any | None:
     """A new callback like this one of the Trainer's integrations; None for all others, and those with a user's writer.
 
     A copy will not do: they hold modules, open files and the run that they began.
@@ -31,7 +31,7 @@ def made_anew(callback: Any) -> Any | None:
     return kind()
 
 
-def begin_run(trainer: Any, *, name: str, group: str) -> None:
+def start_run(trainer: Any, *, name: str, group: str) -> None:
     """Opens a run of Weights & Biases for a trial, if the Trainer logs there; the callback would name no common group.
 
     Args:
@@ -55,7 +55,7 @@ def begin_run(trainer: Any, *, name: str, group: str) -> None:
     callback.setup = setup
 
 
-def end_run(trainer: Any, *, hyperparameters: Params, objective: Mapping[str, float]) -> None:
+def finish_run(trainer: Any, *, hyperparameters: Params, objective: Mapping[str, float]) -> None:
     """Logs a trial's hyperparameters with its final objective, and ends its runs; a failure to do so is only told.
 
     Args:

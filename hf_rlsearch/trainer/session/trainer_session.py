@@ -11,9 +11,14 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Protocol
 
-from hf_rlsearch.trainer.session.compat import apply_constructor_fields, fresh_model, rebuild_accelerator, set_precision
-from hf_rlsearch.trainer.session.process import release_memory
-from hf_rlsearch.trainer.session.trackers import made_anew
+from hf_rlsearch.trainer.session.compat import (
+    apply_constructor_fields,
+    fresh_model,
+    rebuild_accelerator,
+    restore_precision,
+)
+from hf_rlsearch.trainer.session.seeds_and_memory import release_memory
+from hf_rlsearch.trainer.session.trackers import recreate
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +63,7 @@ class TrainerSession:
     def restore(self) -> None:
         """Puts every attribute back and the model where it was."""
         self._reset()
-        set_precision(self.trainer.args)
+        restore_precision(self.trainer.args)
         if self._moved:
             self.trainer._move_model_to_device(self.trainer.model, self.trainer.args.device)
             self._moved = False
@@ -160,17 +165,17 @@ class TrainerSession:
         handler = copy.copy(self._noted["callback_handler"])
         shared = {id(value): value for value in (self.trainer, *self._noted.values()) if not isinstance(value, list)}
         handler.callbacks = [_copy_callback(callback, shared) for callback in (handler.callbacks if callbacks else [])]
-        drop_progress(handler)
+        remove_progress_callbacks(handler)
         return handler
 
 
-def drop_progress(handler: Any) -> None:
+def remove_progress_callbacks(handler: Any) -> None:
     """Removes the per-training progress bars: the search has one of its own."""
     handler.callbacks = [callback for callback in handler.callbacks if type(callback).__name__ not in _PROGRESS]
 
 
 def _copy_callback(callback: Any, shared: dict[int, Any]) -> Any:
-    if (new := made_anew(callback)) is not None:
+    if (new := recreate(callback)) is not None:
         return new
     try:
         # The memo makes references to the Trainer, its model and data stay references.

@@ -11,7 +11,7 @@ from hf_rlsearch._validation import did_you_mean
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.observation.trial_attributes import FULL_TRAINING
 from hf_rlsearch.space import SearchSpace
-from hf_rlsearch.trainer.session.arguments import rows_of
+from hf_rlsearch.trainer.session.arguments import n_train_rows
 from hf_rlsearch.trainer.setup.config import RL_PRUNER, SearchConfig
 
 
@@ -26,7 +26,7 @@ def task_features(trainer: Any, roles: Collection[str]) -> dict[str, float]:
         ``n_parameters`` and ``n_examples`` as log10, ``lora`` as 0 or 1.
     """
     facts: dict[str, float] = {}
-    rows = rows_of(trainer)
+    rows = n_train_rows(trainer)
     if rows:
         facts["n_examples"] = math.log10(rows)
     model = getattr(trainer, "model", None)

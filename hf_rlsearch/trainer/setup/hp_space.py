@@ -17,10 +17,9 @@ from hf_rlsearch.errors import SearchSpaceError
 from hf_rlsearch.observation.trial_attributes import PREFIX
 from hf_rlsearch.space import SearchSpace, record
 from hf_rlsearch.trainer.hyperparameters import ScopedNames, prefix_of, scoped_roles, trial_arguments
-from hf_rlsearch.trainer.session.arguments import FrozenArguments, check_searchable, unknown_name
+from hf_rlsearch.trainer.session.arguments import FrozenArguments, check_searchable, hash_of, plain, unknown_name
 from hf_rlsearch.trainer.session.compat import takes_trial
-from hf_rlsearch.trainer.session.process import keep_randomness
-from hf_rlsearch.trainer.session.serialization import hash_of, plain
+from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class ConfigurationSampler:
         for name in sorted(self.from_model - conditional):
             suggest(trial, name, self.space.distributions[name])
         if self.from_model & conditional and self.model_init is not None:
-            with keep_randomness():
+            with preserve_random_state():
                 self.model_init(trial)
         return dict(trial.params), plain(self.validate(values))
 
@@ -191,7 +190,7 @@ def build_configuration_sampler(
     observed: Callable[[Any], Any] | None = None
     if model_init is not None and takes_trial(model_init):
         observed = lambda trial: model_init(_ObservedTrial(trial, read_by_model))  # noqa: E731
-    with keep_randomness():
+    with preserve_random_state():
         seen = record(hp_space, observed)
     space = SearchSpace.from_distributions(
         seen.distributions,

@@ -13,8 +13,8 @@ import optuna
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import StorageError
 from hf_rlsearch.observation.trial_attributes import IDENTITY
-from hf_rlsearch.trainer.session.process import keep_randomness
-from hf_rlsearch.trainer.session.serialization import hash_of, plain
+from hf_rlsearch.trainer.session.arguments import hash_of, plain
+from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
 from hf_rlsearch.trainer.setup.objective import Objective
 
@@ -89,7 +89,7 @@ def data_fingerprint(data: Any) -> str:
         n = len(data)
     except TypeError:
         return kind
-    with keep_randomness():
+    with preserve_random_state():
         first, second = _hash_rows(data, n), _hash_rows(data, n)
     return f"{kind} {n} {first}" if first == second else f"{kind} {n}"
 

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from hf_rlsearch.errors import ObjectiveError
-from hf_rlsearch.trainer.session.serialization import words
+from hf_rlsearch.trainer.session.arguments import words
 
 MINIMIZE, MAXIMIZE = "minimize", "maximize"
 

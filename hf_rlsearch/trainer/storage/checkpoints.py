@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_rlsearch.trainer.session.compat import is_sharded, load_checkpoint
-from hf_rlsearch.trainer.session.failures import cannot_write
+from hf_rlsearch.trainer.session.failures import is_disk_error
 
 # The folder for a model that no checkpoint of the training holds.
 MODEL_FOLDER = "model"
@@ -18,7 +18,7 @@ _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "
 logger = logging.getLogger(__name__)
 
 
-def last_complete(folder: str, *, world_size: int, evaluates_epochs: bool = False) -> str | None:
+def last_complete_checkpoint(folder: str, *, world_size: int, evaluates_epochs: bool = False) -> str | None:
     """The newest checkpoint of a trial that was written to its end.
 
     Args:
@@ -57,7 +57,7 @@ def save_scored(trainer: Any, folder: str) -> str | None:
     try:
         trainer.save_model(str(path))
     except Exception as error:
-        if not cannot_write(error):
+        if not is_disk_error(error):
             raise
         shutil.rmtree(path, ignore_errors=True)
         logger.warning("The best model cannot be written to %s (%s); it is kept in memory.", path, error)
@@ -101,7 +101,7 @@ def copy_weights(trainer: Any) -> dict[str, Any] | None:
     return {name: value.detach().to("cpu", copy=True) for name, value in trainer.model.state_dict().items()}
 
 
-def loader(folder: str | None, weights: dict[str, Any] | None) -> Callable[[Any], None] | None:
+def weights_loader(folder: str | None, weights: dict[str, Any] | None) -> Callable[[Any], None] | None:
     """How the best weights get into a fresh model: from memory, else from disk, else not at all."""
     if weights is not None:
         return lambda trainer: trainer.model.load_state_dict(weights)

@@ -25,7 +25,7 @@ from hf_rlsearch.observation.trial_attributes import (
     VALUES,
     WORLD_SIZE,
 )
-from hf_rlsearch.trainer.session.serialization import plain
+from hf_rlsearch.trainer.session.arguments import plain
 from hf_rlsearch.trainer.setup.config import SearchConfig
 
 # What must be equal besides the params for two trials to be the same training.
@@ -36,7 +36,7 @@ _GB = 10**9
 _MARGIN = 1.1
 
 
-def point_of(checkpoint: str) -> int:
+def curve_step(checkpoint: str) -> int:
     """Where on the axis of learning curves a checkpoint was written, 1 to FULL_TRAINING; 0 if it cannot be read."""
     try:
         state = json.loads(Path(checkpoint, "trainer_state.json").read_text())
@@ -45,7 +45,7 @@ def point_of(checkpoint: str) -> int:
         return 0
 
 
-def needed(checkpoint: str) -> list[str]:
+def resume_folders(checkpoint: str) -> list[str]:
     """What must stay on disk for a training to go on from a checkpoint: itself, and the best one that it may load.
 
     Args:
@@ -85,7 +85,7 @@ class PausedTrials:
         self._most = settings.max_paused
         self._disk_budget = None if settings.disk_budget_gb is None else settings.disk_budget_gb * _GB
 
-    def wants(self, trial: FrozenTrial, trainer: Any) -> bool:
+    def should_pause(self, trial: FrozenTrial, trainer: Any) -> bool:
         """Whether a trial that the pruner stops now is to leave a checkpoint behind.
 
         It is not if there will be no place for it: others wait that were better, or the disk is full.
@@ -126,7 +126,7 @@ class PausedTrials:
         trial.set_user_attr(CONTINUES, None)
         return None
 
-    def kept(self, others: float) -> list[FrozenTrial]:
+    def retained(self, others: float) -> list[FrozenTrial]:
         """The paused trials that may stay on disk: those with the better value so far.
 
         Better values have mostly taken more training, too, which would have to be repeated.
@@ -136,7 +136,7 @@ class PausedTrials:
         """
         ranked = sorted(waiting(self._trials()), key=self._rank)[: self._most]
         sizes = {
-            trial.user_attrs[PAUSED]: sum(size_of(path) for path in needed(trial.user_attrs[PAUSED]))
+            trial.user_attrs[PAUSED]: sum(folder_size(path) for path in resume_folders(trial.user_attrs[PAUSED]))
             for trial in ranked
         }
         if self._disk_budget is not None:
@@ -166,7 +166,7 @@ def _fits(trainer: Any, disk_budget: float | None) -> bool:
     return n_bytes <= _free(trainer.args.output_dir) and (disk_budget is None or n_bytes <= disk_budget)
 
 
-def size_of(folder: str) -> int:
+def folder_size(folder: str) -> int:
     """Bytes of all files in a folder; 0 where there is none."""
     total = 0
     for path in Path(folder).rglob("*"):
@@ -202,7 +202,7 @@ logger = logging.getLogger(__name__)
 _SAVING = ("save_model", "_save_optimizer_and_scheduler", "_save_scaler", "_save_rng_state", "_save_checkpoint")
 
 
-def save_or_leave(trainer: Any) -> None:
+def make_saving_optional(trainer: Any) -> None:
     """Lets the next checkpoint of this training be given up where it cannot be written, on each rank by itself.
 
     Called when the training is about to stop: a full disk must not make a failed trial of one that was stopped. Each

@@ -6,7 +6,6 @@ unfinished search continues, a finished one has its result already. If anything 
 a storage that the user names follows Optuna's ``load_if_exists``.
 """
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,17 +35,6 @@ class OpenedStudy:
     folder: str
     resumed: bool
     note: str
-
-
-@contextmanager
-def quiet_optuna() -> Any:
-    """Keeps Optuna's own progress lines out: the search prints its own."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)
 
 
 def open_study(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import Trainer
 
-from hf_rlsearch.trainer.session.process import PeakMemory
+from hf_rlsearch.trainer.session.seeds_and_memory import PeakMemory
 from tests.trainer.conftest import Scripted, run
 
 pytestmark = pytest.mark.skipif(

@@ -8,7 +8,7 @@ from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as hf_logging
 
 from hf_rlsearch import embedded
-from hf_rlsearch.trainer.session.process import quiet_transformers
+from hf_rlsearch.trainer.session.progress import quiet_transformers
 
 
 @pytest.fixture

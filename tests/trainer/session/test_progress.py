@@ -10,7 +10,7 @@ from hf_rlsearch.trainer.session.progress import Progress, TrialSummary, as_time
 OWN = {"learning_rate": 5e-5, "num_train_epochs": 3}
 
 
-def ended(number: int, role: str = "search", **changes: Any) -> TrialSummary:
+def summary(number: int, role: str = "search", **changes: Any) -> TrialSummary:
     given: dict[str, Any] = {
         "params": OWN,
         "result": "0.8123",
@@ -27,8 +27,8 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Any:
     def show(*trials: TrialSummary, n_trials: int | None = 12, n_done: int = 0) -> list[str]:
         progress = Progress(n_trials=n_trials, n_done=n_done, own=OWN, quiet=False)
         for trial in trials:
-            progress.begun(trial.number, trial.role, trial.params)
-            progress.ended(trial)
+            progress.trial_started(trial.number, trial.role, trial.params)
+            progress.trial_finished(trial)
         progress.close()
         shown = capsys.readouterr().err.replace("\r", "\n").splitlines()
         return [line for line in shown if line.startswith("Trial ")]
@@ -37,14 +37,14 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 def test_every_column_is_there(lines: Any) -> None:
-    found = lines(ended(3, params={"learning_rate": 3e-4, "num_train_epochs": 3}, fidelity=0.25))
+    found = lines(summary(3, params={"learning_rate": 3e-4, "num_train_epochs": 3}, fidelity=0.25))
     assert found == [
         "Trial  3  0.8123 | best 0.8123 (trial 1) | 25% trained in 30 s | about 6 min left | learning_rate=0.0003"
     ]
 
 
 def test_only_what_differs_from_the_users_own_is_shown(lines: Any) -> None:
-    found = lines(ended(0, "baseline"), ended(1), ended(2, "confirm", params={"learning_rate": 1.0, "new": "x"}))
+    found = lines(summary(0, "baseline"), summary(1), summary(2, "confirm", params={"learning_rate": 1.0, "new": "x"}))
     assert [line.split(" | ")[-1] for line in found] == [
         "your own arguments",
         "the same as your own arguments",
@@ -53,7 +53,7 @@ def test_only_what_differs_from_the_users_own_is_shown(lines: Any) -> None:
 
 
 def test_time_left_counts_what_this_run_took_and_confirmations_no_trial(lines: Any) -> None:
-    found = lines(ended(9, seconds=10), ended(10, "confirm", seconds=20), ended(10), n_done=9)
+    found = lines(summary(9, seconds=10), summary(10, "confirm", seconds=20), summary(10), n_done=9)
     assert [("left" in line, line.split(" | ")[3]) for line in found] == [
         (True, "about 20 s left"),
         (True, "about 30 s left"),
@@ -63,8 +63,8 @@ def test_time_left_counts_what_this_run_took_and_confirmations_no_trial(lines: A
 
 def test_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress(n_trials=2, n_done=0, own=OWN, quiet=True)
-    progress.begun(0, "baseline", OWN)
-    progress.ended(ended(0, "baseline"))
+    progress.trial_started(0, "baseline", OWN)
+    progress.trial_finished(summary(0, "baseline"))
     progress.say("a note")
     progress.close()
     assert capsys.readouterr() == ("", "")
@@ -72,7 +72,7 @@ def test_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_search_that_goes_on_has_a_bar_that_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress(n_trials=4, n_done=3, own=OWN, quiet=False)
-    progress.ended(ended(3))
+    progress.trial_finished(summary(3))
     progress.close()
     assert "4/4" in capsys.readouterr().err
     assert "tqdm" in sys.modules
@@ -84,7 +84,7 @@ def test_durations(seconds: float, text: str) -> None:
 
 
 def test_budget_and_time_bound_the_time_left(lines: Any) -> None:
-    found = lines(ended(1, most_left=45.0), ended(2, most_left=0.0), ended(3, most_left=5000.0))
+    found = lines(summary(1, seconds_left=45.0), summary(2, seconds_left=0.0), summary(3, seconds_left=5000.0))
     assert [[c for c in line.split(" | ") if c.endswith("left")] for line in found] == [
         ["about 45 s left"],
         [],
@@ -94,16 +94,16 @@ def test_budget_and_time_bound_the_time_left(lines: Any) -> None:
 
 def test_without_a_number_of_trials_time_and_budget_alone_tell_what_is_left(lines: Any) -> None:
     def left(**limits: Any) -> bool:
-        return "about 1 min left" in lines(ended(2, **limits), n_trials=None)[0]
+        return "about 1 min left" in lines(summary(2, **limits), n_trials=None)[0]
 
-    assert left(most_left=60.0)
-    assert not left(most_left=0.0)
+    assert left(seconds_left=60.0)
+    assert not left(seconds_left=0.0)
     assert not left()
 
 
 def test_a_bar_without_a_number_of_trials_counts_them(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress(n_trials=None, n_done=3, own=OWN, quiet=False)
-    progress.ended(ended(3))
+    progress.trial_finished(summary(3))
     progress.close(finished=True)
     shown = capsys.readouterr().err
     assert "search: 4 trials [" in shown
@@ -116,13 +116,13 @@ def test_a_search_that_ends_early_ends_with_a_full_bar(
 ) -> None:
     """A bar that stops short is red in a notebook: right after Ctrl-C, wrong where the target was reached."""
     progress = Progress(n_trials=4, n_done=0, own=OWN, quiet=False)
-    progress.ended(ended(0, "baseline"))
+    progress.trial_finished(summary(0, "baseline"))
     progress.close(finished=finished)
     assert last in capsys.readouterr().err.replace("\r", "\n").rstrip().splitlines()[-1]
 
 
 def test_several_objectives_have_no_best_trial(lines: Any) -> None:
-    assert "best" not in lines(ended(2, best=""))[0]
+    assert "best" not in lines(summary(2, best=""))[0]
 
 
 def test_lines_of_a_notebook_are_no_errors(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,7 +134,7 @@ def test_lines_of_a_notebook_are_no_errors(monkeypatch: pytest.MonkeyPatch, caps
 
     monkeypatch.setattr(tqdm.auto, "tqdm", tqdm_notebook)
     progress = Progress(n_trials=2, n_done=0, own=OWN, quiet=False)
-    progress.ended(ended(0, "baseline"))
+    progress.trial_finished(summary(0, "baseline"))
     progress.close()
     shown = capsys.readouterr()
     assert shown.out.startswith("Trial 0 ")

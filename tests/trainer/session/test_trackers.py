@@ -54,11 +54,11 @@ def test_a_writer_of_the_users_own_is_kept(make_trainer: MakeTrainer, tmp_path: 
     from torch.utils.tensorboard import SummaryWriter
     from transformers.integrations import TensorBoardCallback
 
-    from hf_rlsearch.trainer.session.trackers import made_anew
+    from hf_rlsearch.trainer.session.trackers import recreate
 
     with SummaryWriter(str(tmp_path / "mine")) as writer:
-        assert made_anew(TensorBoardCallback(writer)) is None
-    assert isinstance(made_anew(TensorBoardCallback()), TensorBoardCallback)
+        assert recreate(TensorBoardCallback(writer)) is None
+    assert isinstance(recreate(TensorBoardCallback()), TensorBoardCallback)
 
 
 class Watch(TrainerCallback):
@@ -93,7 +93,7 @@ def test_wandb_has_a_run_for_each_trial_in_one_group(
 
 
 def test_a_logger_that_breaks_loses_no_trial(make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture) -> None:
-    from hf_rlsearch.trainer.session.trackers import end_run
+    from hf_rlsearch.trainer.session.trackers import finish_run
 
     class TensorBoardCallback(TrainerCallback):
         logging_dir = "somewhere"
@@ -102,5 +102,5 @@ def test_a_logger_that_breaks_loses_no_trial(make_trainer: MakeTrainer, caplog: 
         def _SummaryWriter(log_dir: str) -> Any:
             raise OSError("disk full")
 
-    end_run(make_trainer(callbacks=[TensorBoardCallback()]), hyperparameters={}, objective={"eval_loss": 1.0})
+    finish_run(make_trainer(callbacks=[TensorBoardCallback()]), hyperparameters={}, objective={"eval_loss": 1.0})
     assert "could not be logged: OSError: disk full" in caplog.text

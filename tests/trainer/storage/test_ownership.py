@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from hf_rlsearch.trainer.storage.ownership import _begun, _owner_is_gone, owner
+from hf_rlsearch.trainer.storage.resume import _owner_is_gone, process_start_time, this_process
 
 
 @pytest.fixture
 def other() -> Iterator[tuple[subprocess.Popen[bytes], dict[str, Any]]]:
     """A living process, and what it would have written as owner."""
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
-        yield process, {**owner(), "pid": process.pid, "begun": _begun(process.pid)}
+        yield process, {**this_process(), "pid": process.pid, "begun": process_start_time(process.pid)}
         process.kill()
 
 
@@ -44,7 +44,7 @@ def test_a_process_of_another_machine_is_left_alone(other: Any) -> None:
 
 
 def test_this_process_is_the_same_each_time() -> None:
-    first = owner()
+    first = this_process()
     assert first["pid"] == os.getpid()
-    assert first == owner()
+    assert first == this_process()
     assert _owner_is_gone(first)  # it has no other search running

@@ -217,7 +217,7 @@ class Sizes(Looks):
     size = 0
 
     def prune(self, study: Any, trial: Any) -> bool:
-        sizes = [paused.size_of(t.user_attrs["rl:paused"]) for t in paused.waiting(study.trials)]
+        sizes = [paused.folder_size(t.user_attrs["rl:paused"]) for t in paused.waiting(study.trials)]
         self.size = max([self.size, *sizes])
         return super().prune(study, trial)
 
@@ -326,7 +326,7 @@ def test_killed_after_it_was_claimed(
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr("hf_rlsearch.trainer.search.planner.point_of", killed)
+        patch.setattr("hf_rlsearch.trainer.search.planner.curve_step", killed)
         patch.setattr(
             "hf_rlsearch.trainer.search.planner.Planner.checkpoint_at", lambda self, trial, point: _last(trial)
         )

@@ -15,8 +15,8 @@ from optuna.trial import TrialState
 from transformers import Trainer
 
 from hf_rlsearch import StorageError
-from hf_rlsearch.trainer.session.serialization import plain
-from hf_rlsearch.trainer.storage.ownership import _begun
+from hf_rlsearch.trainer.session.arguments import plain
+from hf_rlsearch.trainer.storage.resume import process_start_time
 from tests.trainer.conftest import Rows, rates, run, states, stored, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
@@ -43,7 +43,7 @@ def times(factor: float) -> Any:
 
 
 def owner_of(pid: int) -> dict[str, Any]:
-    return {"host": platform.node(), "pid": pid, "begun": _begun(pid)}
+    return {"host": platform.node(), "pid": pid, "begun": process_start_time(pid)}
 
 
 def interrupted(make_trainer: MakeTrainer, number: int, at_step: int = 1, hp_space: Any = rates, **args: Any) -> None:
@@ -391,7 +391,7 @@ def test_a_name_alone_is_resumed_as_a_search_without_name(make_trainer: MakeTrai
 def test_the_same_script_in_a_second_process_is_refused(
     make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hf_rlsearch.trainer.storage.ownership._PATIENCE", 0.5)
+    monkeypatch.setattr("hf_rlsearch.trainer.storage.resume._PATIENCE", 0.5)
     interrupted(make_trainer, 1)
     study = stored(f"sqlite:///{tmp_path / 'out' / 'hf_rlsearch.db'}")
     study._storage.set_trial_user_attr(study.trials[1]._trial_id, "owner", owner_of(os.getppid()))
@@ -403,7 +403,7 @@ def test_the_same_script_in_a_second_process_is_refused(
 def test_between_two_trials_a_second_process_is_refused_too(
     make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hf_rlsearch.trainer.storage.ownership._PATIENCE", 0.5)
+    monkeypatch.setattr("hf_rlsearch.trainer.storage.resume._PATIENCE", 0.5)
     interrupted(make_trainer, 1)
     study = stored(f"sqlite:///{tmp_path / 'out' / 'hf_rlsearch.db'}")
     assert study.user_attrs["rl:owner"] is None

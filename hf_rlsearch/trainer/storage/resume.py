@@ -42,19 +42,19 @@ def requeue_interrupted(study: optuna.Study, *, alone: bool) -> list[int]:
     """
     if alone:
         _check_alone(study)
-        study.set_user_attr(OWNER, owner())
+        study.set_user_attr(OWNER, this_process())
     again = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if alone or _owner_is_gone(trial.user_attrs.get(OWNER)):
             # Ours first: between the two lines and the next ask nobody else is to find it without a living owner.
-            study._storage.set_trial_user_attr(trial._trial_id, OWNER, owner())
+            study._storage.set_trial_user_attr(trial._trial_id, OWNER, this_process())
             # The one way back into the queue that keeps the number, the params and the learning curve.
             study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
             again.append(trial.number)
     return again
 
 
-def leave(study: optuna.Study) -> None:
+def release_ownership(study: optuna.Study) -> None:
     """This process runs the search no longer; what cannot be written is found out when the process is gone."""
     with suppress(Exception):
         study.set_user_attr(OWNER, None)
@@ -81,12 +81,12 @@ def is_leader(study: optuna.Study) -> bool:
 
     Each puts its name down and looks a moment later whose was the last.
     """
-    study.set_user_attr(STARTED_BY, owner())
+    study.set_user_attr(STARTED_BY, this_process())
     time.sleep(_MOMENT)
-    return bool(study.user_attrs[STARTED_BY] == owner())
+    return bool(study.user_attrs[STARTED_BY] == this_process())
 
 
-def owner() -> Params:
+def this_process() -> Params:
     """This process, so that a later one can tell whether it still lives."""
     return {"host": platform.node(), "pid": os.getpid(), "begun": _own_begin(os.getpid())}
 
@@ -99,7 +99,7 @@ def _check_alone(study: optuna.Study) -> None:
         owners = {f": it trains trial {trial.number}": trial.user_attrs.get(OWNER) for trial in running}
         # Between two trials, and before the first, only the study knows.
         owners[""] = study.user_attrs.get(OWNER)
-        alive = {what: who for what, who in owners.items() if who and _is_here(who) and not _owner_is_gone(who)}
+        alive = {what: who for what, who in owners.items() if who and _on_this_host(who) and not _owner_is_gone(who)}
         if not alive:
             return
         if time.monotonic() >= deadline:
@@ -112,18 +112,18 @@ def _check_alone(study: optuna.Study) -> None:
         time.sleep(0.2)
 
 
-def _is_here(who: Any) -> bool:
+def _on_this_host(who: Any) -> bool:
     return isinstance(who, Mapping) and who.get("host") == platform.node()
 
 
 def _owner_is_gone(who: Any) -> bool:
-    if not _is_here(who):
+    if not _on_this_host(who):
         return False
     pid = int(who["pid"])
     if pid == os.getpid():
         return True  # this process itself has no other search running
     try:
-        begun = _begun(pid)
+        begun = process_start_time(pid)
     except psutil.AccessDenied:
         return False
     # A number can be given to a new process; then its start differs.
@@ -132,10 +132,10 @@ def _owner_is_gone(who: Any) -> bool:
 
 @lru_cache(maxsize=1)
 def _own_begin(pid: int) -> float | None:
-    return _begun(pid)
+    return process_start_time(pid)
 
 
-def _begun(pid: int) -> float | None:
+def process_start_time(pid: int) -> float | None:
     """When a process began, in seconds since the machine did; None if it has ended.
 
     Since the machine did, because a clock that is set meanwhile would make another process of a living one.
