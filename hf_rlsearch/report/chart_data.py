@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +17,28 @@ from hf_rlsearch.space import Hyperparameter, infer_role
 Rows = list[dict[str, Any]]
 
 N_DIGITS = 6  # of a learning curve's values: more than a screen shows, and half of the file
+
+
+def datasets(search: SearchRecord, pair: Sequence[str]) -> dict[str, Rows]:
+    """All rows that charts show, by the name of the data.
+
+    Args:
+        search: The search.
+        pair: The two hyperparameters of the heat map; with fewer, it has no cells.
+    """
+    lines, ticks, axes = coordinate_rows(search)
+    return {
+        "trials": trial_rows(search),
+        "incumbents": incumbent_rows(search),
+        "expected": expected_rows(search),
+        "confirmations": confirmation_rows(search),
+        "front": front_rows(search),
+        "curves": curve_rows(search),
+        "coordinates": lines,
+        "ticks": ticks,
+        "axes": [{"name": name} for name in axes],
+        "cells": cell_rows(search, pair) if len(pair) > 1 else [],
+    }
 
 
 def kind_of(search: SearchRecord, trial: TrialRecord) -> str:
@@ -121,7 +144,7 @@ def confirmation_rows(search: SearchRecord) -> Rows:
             continue
         own = {"trial": trial.number, "kind": kind_of(search, trial)}
         own["label"] = "baseline" if trial.role == "baseline" else f"trial {trial.number}"
-        rows += [{**own, "mark": f"seed {seed}", "value": value} for seed, value in confirmation.values.items()]
+        rows += [{**own, "mark": "seed", "seed": seed, "value": v} for seed, v in confirmation.values.items()]
         rows.append({**own, "mark": "mean", "value": confirmation.mean})
         rows.append({**own, "mark": "in the search", "value": trial.values[0]})
     return rows
@@ -129,6 +152,8 @@ def confirmation_rows(search: SearchRecord) -> Rows:
 
 def front_rows(search: SearchRecord) -> Rows:
     """The trials that no other beats, for the line of the first two objectives."""
+    if len(search.minimize) < 2:
+        return []
     best = front(search)
     pairs = sorted(t.values[:2] for t in search.scored() if t.values and t.number in best)
     return [{"x": x, "y": y} for x, y in pairs]
@@ -224,12 +249,21 @@ def _axis_ticks(search: SearchRecord, name: str, place: Any) -> list[tuple[float
     return [(at, number(low + at * (high - low), 3)) for at in (0, 0.25, 0.5, 0.75, 1)]
 
 
-def cell_rows(search: SearchRecord, names: tuple[str, str]) -> tuple[Rows, list[str], list[str]]:
-    """The best objective per cell of the levels of two hyperparameters, and the labels of both axes' levels."""
-    axes = [
-        Hyperparameter.from_distribution(n, d, role=infer_role(n, d)) for n in names if (d := search.distributions[n])
-    ]
-    labels = [choice_labels(axis.levels, 10) for axis in axes]
+def hyperparameter(search: SearchRecord, name: str) -> Hyperparameter:
+    """A hyperparameter of the search, discretised."""
+    distribution = search.distributions[name]
+    return Hyperparameter.from_distribution(name, distribution, role=infer_role(name, distribution))
+
+
+def level_labels(axis: Hyperparameter) -> list[str]:
+    """One short text per level."""
+    return choice_labels(axis.levels, 10)
+
+
+def cell_rows(search: SearchRecord, names: Sequence[str]) -> Rows:
+    """The best objective per cell of the levels of two hyperparameters."""
+    axes = [hyperparameter(search, name) for name in names]
+    labels = [level_labels(axis) for axis in axes]
     cells: dict[tuple[int, int], list[TrialRecord]] = {}
     for trial in search.trials:
         if trial.score() is None or not all(trial.number in parameter_values(search, n) for n in names):
@@ -253,7 +287,7 @@ def cell_rows(search: SearchRecord, names: tuple[str, str]) -> tuple[Rows, list[
             "trials": [t.number for t in cells[i, j]],
         }
         rows.append(row)
-    return rows, labels[0], labels[1]
+    return rows
 
 
 def is_number(value: Any) -> bool:

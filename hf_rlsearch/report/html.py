@@ -17,7 +17,8 @@ from hf_rlsearch._version import __version__
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.optuna.storage import open_study
 from hf_rlsearch.report.analysis import Summary, front, importances, summarize
-from hf_rlsearch.report.charts import PALETTES, Chart, all_charts, javascript, named_data, theme
+from hf_rlsearch.report.chart_theme import PALETTES, theme
+from hf_rlsearch.report.charts import Chart, all_charts, javascript, named_data
 from hf_rlsearch.report.explanation import Contribution, Explanation, explain
 from hf_rlsearch.report.format import duration, number, show, size
 from hf_rlsearch.report.records import SearchRecord, TrialRecord
@@ -149,14 +150,15 @@ def _head(search: SearchRecord, summary: Summary, links: Sequence[tuple[str, str
     """Title, links to the sections (anchor, name), and tiles with the numbers that matter most."""
     arrow = [("smaller" if m else "larger") + " is better" for m in search.minimize]
     objective = " and ".join(f"<b>{escape(n)}</b>, {a}" for n, a in zip(search.metrics, arrow, strict=True))
-    total = search.attributes.get("n_trials")
-    n_trials = f"{len(search.trials)} of {total}" if isinstance(total, int) else str(len(search.trials))
+    total, n = search.attributes.get("n_trials"), sum(t.role != "confirm" for t in search.trials)
+    n_trials = f"{n} of {total} trials" if isinstance(total, int) else f"{n} trials"
+    n_trials += f" and {len(search.trials) - n} under new seeds" if n < len(search.trials) else ""
     counts = ", ".join(f"{n} {status}" for status, n in summary.counts.items()) or "none yet"
     nav = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, title in links)
     tiles = "".join(_tile(*tile) for tile in _tiles(search, summary))
     return (
         f'<header><p class="kind">Hyperparameter search</p><h1>{escape(search.name)}</h1>'
-        f"<p>{objective} · {n_trials} trials: {counts}</p></header>"
+        f"<p>{objective} · {n_trials}: {counts}</p></header>"
         f'\n<nav>{nav}</nav>\n<div class="tiles">{tiles}</div>'
     )
 
@@ -231,12 +233,12 @@ def _setting(name: str, best: TrialRecord, baseline: TrialRecord | None) -> str:
     return f"<tr>{cells}</tr>"
 
 
-# Prefix of a scoped name -> what its fields belong to.
+# Prefix of a scoped name -> where its fields are pasted.
 _OWNERS = {
-    "model": "config of the model, such as AutoConfig.from_pretrained(checkpoint, **model)",
-    "peft": "config of the adapter, such as LoraConfig(**peft)",
-    "gen": "generation config, such as model.generation_config.update(**gen)",
-    "train": "what hp_space returns beyond TrainingArguments, by hf_rlsearch alone",
+    "model": "AutoConfig.from_pretrained(checkpoint, **model)",
+    "peft": "LoraConfig(**peft)",
+    "gen": "model.generation_config.update(**gen)",
+    "train": "no TrainingArguments: returned by hp_space",
 }
 
 
@@ -259,7 +261,7 @@ def to_copy(trial: TrialRecord) -> str:
     comments = {
         **_OWNERS,
         "args": "TrainingArguments(output_dir, **args)",
-        "suggested": "used by model_init or hp_space alone",
+        "suggested": "no TrainingArguments: used by model_init or hp_space",
     }
     parts = [f"# {comments[key]}\n{key} = {_literal(values)}" for key, values in groups.items() if values]
     return "\n\n".join(parts) or "# no hyperparameters"

@@ -14,7 +14,8 @@ from hf_rlsearch.errors import ArgumentsError, MissingExtraError
 from hf_rlsearch.report import PLOTS, SearchRecord, write_plots
 from hf_rlsearch.report.analysis import importances
 from hf_rlsearch.report.chart_data import Rows, parameter_domain, parameter_values
-from hf_rlsearch.report.charts import PALETTES, Chart, all_charts, named_data, theme
+from hf_rlsearch.report.chart_theme import KINDS, PALETTES, theme
+from hf_rlsearch.report.charts import Chart, all_charts, named_data
 
 ALWAYS = {name for name in PLOTS if "<" not in name} - {"trade-off", "confirmations"}
 
@@ -74,7 +75,7 @@ def test_one_colour_and_shape_for_each_kind_in_every_chart(drawn: tuple[dict[str
         assert len(scales) > 5
         assert len(set(scales)) == 1
     for scheme, colors in PALETTES.items():
-        assert len(set(theme(scheme)["range"]["category"])) == 7
+        assert len(set(theme(scheme)["range"]["category"])) == len(KINDS)
         assert set(theme(scheme)["range"]["category"]) <= set(colors.values())
 
 
