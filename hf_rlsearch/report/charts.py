@@ -39,7 +39,7 @@ _WIDTHS = {"wide": 1160, "half": 560, "small": 370}
 _MAX_SLICES = 12  # the most important hyperparameters; more would bury the rest of the page
 _MAX_BARS = 14
 _NARROWEST = 112  # pixels per axis of the parallel coordinates, so that the names of the axes can be read
-# The page sets the numbers of the trials that its reader picked; the marks of all others fade. In files none are picked.
+# Numbers of the trials that the reader of the page picked; the marks of all others fade. Files have none picked.
 _PICKED = alt.param(name="picked", value=[])
 _IS_PICKED = "(!length(picked) || indexof(picked, datum.trial) >= 0)"
 _IS_STRONG = "(datum.kind == 'best' || datum.kind == 'baseline')"
@@ -158,16 +158,12 @@ def confirmations(search: SearchRecord, data: dict[str, Rows]) -> Chart | None:
         "mean": _rows("confirmations").mark_tick(thickness=3, size=22),
         "in the search": _rows("confirmations").mark_point(shape="cross", angle=45, size=60, filled=True),
     }
-    encodings = [
-        alt.X("value:Q", title=search.metrics[0], scale=alt.Scale(zero=False)),
-        alt.Y("label:N", title=None, sort=labels),
-        _kind(rows)["color"],
-        _faded(0.8),
-    ]
+    x = alt.X("value:Q", title=search.metrics[0], scale=alt.Scale(zero=False))
+    y = alt.Y("label:N", title=None, sort=labels)
+    color = _kind(rows)["color"]
     tip = [alt.Tooltip("mark:N"), alt.Tooltip("seed:Q"), alt.Tooltip("value:Q", format=".4~g"), *_TIP]
-    x, y, color, opacity = encodings
     layers = [
-        chart.transform_filter(f"datum.mark == '{mark}'").encode(x, y, color=color, opacity=opacity, tooltip=tip)
+        chart.transform_filter(f"datum.mark == '{mark}'").encode(x, y, color=color, opacity=_faded(0.8), tooltip=tip)
         for mark, chart in marks.items()
     ]
     caption = (
@@ -206,7 +202,7 @@ def allocation(data: dict[str, Rows]) -> Chart | None:
         return None
     axis = alt.Axis(format="%")
     y = alt.Y("to:Q", title="share of its training", axis=axis, scale=alt.Scale(domain=[0, 1]))
-    common = {"x2": "right", "color": _kind(data["trials"])["color"], "tooltip": _TIP}
+    common: dict[str, Any] = {"x2": "right", "color": _kind(data["trials"])["color"], "tooltip": _TIP}
     bars = _bars("datum.begun_at", "datum.fidelity")
     layers = [bars.mark_bar(clip=True).encode(_bar_x(), y, y2="from", opacity=_faded(1), **common)]
     if any(row["begun_at"] for row in data["trials"]):
@@ -289,7 +285,12 @@ def parallel(search: SearchRecord, data: dict[str, Rows]) -> Chart | None:
     if len(names) < 2:
         return None
     labels = json.dumps([shorten_name(printable(name), 14) for name in names])
-    text = {"labelExpr": f"{labels}[datum.value]", "labelAngle": 0, "labelFontWeight": "bold", "labelPadding": 10}
+    text: dict[str, Any] = {
+        "labelExpr": f"{labels}[datum.value]",
+        "labelAngle": 0,
+        "labelFontWeight": "bold",
+        "labelPadding": 10,
+    }
     axis = alt.Axis(orient="top", domain=False, ticks=False, labelOverlap=False, **text)
     x = alt.X("axis:O", title=None, scale=alt.Scale(type="point", padding=0.35), axis=axis)
     y = alt.Y("place:Q", axis=None, scale=alt.Scale(domain=[0, 1]))
@@ -354,7 +355,10 @@ def heat_map(search: SearchRecord, names: Sequence[str], data: dict[str, Rows]) 
     faded = alt.condition(has_picked, alt.value(1), alt.value(0.15))
     longest = max(len(row["best"]) for row in data["cells"])
     fits = alt.expr(f"bandwidth('x') > {6.5 * longest} && bandwidth('y') > 13 ? 1 : 0")
-    corner = {"xOffset": alt.expr("bandwidth('x') / 2 - 7"), "yOffset": alt.expr("7 - bandwidth('y') / 2")}
+    corner: dict[str, Any] = {
+        "xOffset": alt.expr("bandwidth('x') / 2 - 7"),
+        "yOffset": alt.expr("7 - bandwidth('y') / 2"),
+    }
     cells = _rows("cells").encode(x, y, tooltip=[alt.Tooltip(f"{name}:N") for name in ("best", "of", "trials")])
     pruned = cells.transform_filter("datum.pruned").mark_point(shape="diamond", filled=True, size=30, **corner)
     chart = alt.layer(
@@ -428,7 +432,7 @@ def _cost_bars(height: str, title: str, data: dict[str, Rows]) -> Any:
     """One bar per trial from 0 to the expression `height`."""
     bars = _bars("0", height).transform_filter("isValid(datum.to)").mark_bar(clip=True)
     y = alt.Y("to:Q", title=title, scale=alt.Scale(zero=True))
-    common = {"color": _kind(data["trials"])["color"], "opacity": _faded(1), "tooltip": _TIP}
+    common: dict[str, Any] = {"color": _kind(data["trials"])["color"], "opacity": _faded(1), "tooltip": _TIP}
     return bars.encode(_bar_x(), y, x2="right", y2=alt.datum(0), **common)
 
 
@@ -539,7 +543,7 @@ def _chart(
         brush = alt.selection_interval(name="brush", on=drag, translate=drag, zoom=False)
         drawn = drawn.add_params(_PICKED, brush)
         if zoom:
-            wheel = {"bind": "scales", "zoom": "wheel![event.ctrlKey]", "encodings": list(zoom)}
+            wheel: dict[str, Any] = {"bind": "scales", "zoom": "wheel![event.ctrlKey]", "encodings": list(zoom)}
             drawn = drawn.add_params(alt.selection_interval(name="zoom", on=move, translate=move, **wheel))
     spec = drawn.properties(width="container", height=height).to_dict()
     spec = {key: value for key, value in spec.items() if key not in {"$schema", "config", "datasets"}}
