@@ -22,8 +22,8 @@ from hf_rlsearch.report import open_study, write_report
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "images"
 # File name -> (width, height, theme, selector of the part to show or None for the top of the page); in pixels.
 SHOTS: dict[str, tuple[int, int, str, str | None]] = {
-    "report.png": (1280, 1020, "light", None),
-    "report-dark.png": (1280, 1020, "dark", None),
+    "report.png": (1280, 1360, "light", None),
+    "report-dark.png": (1280, 1360, "dark", None),
     "report-allocation.png": (1280, 0, "light", "#allocation"),
     "report-space.png": (1280, 0, "light", "#space"),
     "report-picked.png": (1280, 0, "light", "#space .plots"),

@@ -227,7 +227,7 @@ def gantt(data: dict[str, Rows]) -> Chart | None:
     x = alt.X("left:Q", title=f"{name} since the start", scale=alt.Scale(nice=False), axis=alt.Axis(grid=True))
     y = alt.Y("lane:O", title=None, axis=None, scale=alt.Scale(paddingInner=0.15))
     fits = "scale('x', datum.right) - scale('x', datum.left) > 8 * length(toString(datum.trial)) + 4"
-    numbers = spans.mark_text(style="on-bar", opacity=alt.expr(f"{fits} ? ({_IS_PICKED} ? 1 : 0.08) : 0"), clip=True)
+    numbers = spans.mark_text(style="on-bar", opacity=alt.expr(f"{fits} ? ({_IS_PICKED} ? 1 : 0.12) : 0"), clip=True)
     bars = spans.mark_bar(cornerRadius=2, minBandSize=2, clip=True)
     chart = alt.layer(
         bars.encode(x, y, x2="right", color=_kind(timed)["color"], opacity=_faded(1), tooltip=_TIP),
@@ -262,7 +262,7 @@ def learning_curves(search: SearchRecord, data: dict[str, Rows]) -> Chart | None
             opacity=alt.condition(
                 f"{_IS_PICKED} && (length(picked) || {_IS_STRONG})",
                 alt.value(1),
-                alt.value(alt.expr("length(picked) ? 0.06 : 0.5")),
+                alt.value(alt.expr("length(picked) ? 0.1 : 0.5")),
             ),
             tooltip=_TIP,
         ),
@@ -463,7 +463,7 @@ def _outside(trials: Any, x: Any, color: Any) -> Any:
         clip=True,
         y=alt.expr(f"clamp({place}, 5, height - 5)"),
         shape=alt.expr(f"{place} < 0 ? 'triangle-up' : 'triangle-down'"),
-        opacity=alt.expr(f"{place} >= 0 && {place} <= height ? 0 : {_IS_PICKED} ? 1 : 0.08"),
+        opacity=alt.expr(f"{place} >= 0 && {place} <= height ? 0 : {_IS_PICKED} ? 1 : 0.12"),
     )
     return edge.encode(x, color=color, tooltip=_TIP)
 
@@ -492,7 +492,7 @@ def _silent(kind: dict[str, Any]) -> dict[str, Any]:
 
 def _faded(opacity: float) -> Any:
     """The opacity of a mark: faint where other trials are picked."""
-    return alt.condition(_IS_PICKED, alt.value(opacity), alt.value(0.08))
+    return alt.condition(_IS_PICKED, alt.value(opacity), alt.value(0.12))
 
 
 def _objective_title(search: SearchRecord) -> str:

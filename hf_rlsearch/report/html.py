@@ -15,6 +15,7 @@ import optuna
 
 from hf_rlsearch._version import __version__
 from hf_rlsearch.errors import ArgumentsError
+from hf_rlsearch.observation.trial_attributes import CONFIRM, N_TRIALS
 from hf_rlsearch.optuna.storage import open_study
 from hf_rlsearch.report.analysis import Summary, front, importances, summarize
 from hf_rlsearch.report.chart_theme import PALETTES, theme
@@ -150,7 +151,7 @@ def _head(search: SearchRecord, summary: Summary, links: Sequence[tuple[str, str
     """Title, links to the sections (anchor, name), and tiles with the numbers that matter most."""
     arrow = [("smaller" if m else "larger") + " is better" for m in search.minimize]
     objective = " and ".join(f"<b>{escape(n)}</b>, {a}" for n, a in zip(search.metrics, arrow, strict=True))
-    total, n = search.attributes.get("n_trials"), sum(t.role != "confirm" for t in search.trials)
+    total, n = search.attributes.get(N_TRIALS), sum(t.role != CONFIRM for t in search.trials)
     n_trials = f"{n} of {total} trials" if isinstance(total, int) else f"{n} trials"
     n_trials += f" and {len(search.trials) - n} under new seeds" if n < len(search.trials) else ""
     counts = ", ".join(f"{n} {status}" for status, n in summary.counts.items()) or "none yet"

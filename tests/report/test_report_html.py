@@ -10,6 +10,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 
+from hf_rlsearch.observation.trial_attributes import CONFIRM, N_TRIALS, ROLE
 from hf_rlsearch.report import SearchRecord, write_report
 from hf_rlsearch.report.charts import javascript
 from hf_rlsearch.report.html import to_copy, to_html
@@ -129,6 +130,14 @@ def test_a_pruned_trial_is_counted_where_stopping_saved_next_to_nothing() -> Non
     text = to_html(study)
     assert "none was stopped" not in text
     assert "less than 1% saved by stopping 1" in text
+
+
+def test_trials_under_new_seeds_are_counted_apart() -> None:
+    study = optuna.create_study()
+    study.set_user_attr(N_TRIALS, 3)
+    for attrs in ({ROLE: "baseline"}, {ROLE: "search"}, {ROLE: CONFIRM}, {ROLE: CONFIRM}):
+        study.add_trial(create_trial(value=1.0, user_attrs=attrs))
+    assert "2 of 3 trials and 2 under new seeds: 4 complete" in to_html(study)
 
 
 def test_what_is_there_to_copy_is_python_with_training_arguments_apart() -> None:
