@@ -50,6 +50,7 @@ from optuna.trial import FrozenTrial, TrialState
 import hf_rlsearch
 from _recording_tables import HALVES, TABLES, Table, check_tables
 from _recording_trainers import N_CLASSES, make_trainer, missing
+from hf_rlsearch.observation.trial_attributes import FAILURE, FOLDER
 
 _SAY_EVERY = 20
 
@@ -196,7 +197,7 @@ def _configuration(trial: FrozenTrial, table: Table) -> dict[str, Any]:
 
 
 def _is_diverged(trial: FrozenTrial) -> bool:
-    return trial.state == TrialState.FAIL and (trial.user_attrs.get("failure") or {}).get("kind") == "nan"
+    return trial.state == TrialState.FAIL and (trial.user_attrs.get(FAILURE) or {}).get("kind") == "nan"
 
 
 def _is_lost(trial: FrozenTrial) -> bool:
@@ -216,7 +217,7 @@ def make_rows(
     for params in table.draw():
         trial = by_configuration.get(tuple(params.values()))
         if trial is not None:
-            rows.append(_row(table, params, trial, runs[Path(trial.user_attrs["folder"]).name], worst))
+            rows.append(_row(table, params, trial, runs[Path(trial.user_attrs[FOLDER]).name], worst))
     return rows
 
 

@@ -16,7 +16,7 @@ NOT_REFUSED = pytest.fail.Exception
 
 
 def on_both(raises: Any = AssertionError) -> Any:
-    """Parametrises over the backends, optuna failing with the given exception."""
+    """Parametrizes over the backends: "optuna", a slow test, fails with the given exception."""
     defect = pytest.mark.xfail(raises=raises, strict=STRICT, reason="defect of the backend")
-    fails = pytest.param("optuna", marks=defect)
+    fails = pytest.param("optuna", marks=[defect, pytest.mark.slow])
     return pytest.mark.parametrize("backend", [fails, "rl"])
