@@ -1,12 +1,14 @@
-"""Dry runs of ``hp_space(trial)`` and ``model_init(trial)``: which hyperparameters would they suggest?"""
+"""Finds the hyperparameters that ``hp_space(trial)`` and ``model_init(trial)`` suggest, by dry runs of both."""
 
-import datetime
-import functools
+from __future__ import annotations
+
 import inspect
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,181 +21,26 @@ from optuna.distributions import (
 )
 from optuna.exceptions import TrialPruned
 from optuna.study import Study, create_study
-from optuna.trial import BaseTrial
+from optuna.trial import FixedTrial
 
-from hf_rlsearch._typing import Params
 from hf_rlsearch._validation import is_number
 from hf_rlsearch.errors import SearchSpaceError
 
-
-class RecordingTrial(BaseTrial):
-    """A trial without study: answers each suggestion with a valid value and remembers the distribution.
-
-    Args:
-        number: What ``trial.number`` answers; run 0 takes lowest values, run 1 highest, others any.
-        rng: For the choices.
-        seen: Choices made so far by name and index, counted over runs; updated here.
-    """
-
-    def __init__(self, *, number: int, rng: np.random.Generator, seen: dict[str, dict[int, int]]) -> None:
-        self._number, self._rng, self._seen = number, rng, seen
-        self._params: Params = {}
-        self._distributions: dict[str, BaseDistribution] = {}
-        self._user_attrs: dict[str, Any] = {}
-        self._constraints: dict[str, float] = {}
-        self._start = datetime.datetime.now()
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        """Records a float range; arguments and result as ``optuna.Trial.suggest_float``."""
-        _check_range(name, low, high, step)
-        return float(self._suggest(name, lambda: FloatDistribution(low, high, log=log, step=step)))
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        """Records a range of whole numbers; arguments and result as ``optuna.Trial.suggest_int``."""
-        _check_range(name, low, high, step)
-        return int(self._suggest(name, lambda: IntDistribution(low, high, log=log, step=step)))
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """Records choices; arguments and result as ``optuna.Trial.suggest_categorical``."""
-        return self._suggest(name, lambda: CategoricalDistribution(choices))
-
-    def suggest_uniform(self, name: str, low: float, high: float) -> float:
-        """Old spelling of ``suggest_float``."""
-        return self.suggest_float(name, low, high)
-
-    def suggest_loguniform(self, name: str, low: float, high: float) -> float:
-        """Old spelling of ``suggest_float(log=True)``."""
-        return self.suggest_float(name, low, high, log=True)
-
-    def suggest_discrete_uniform(self, name: str, low: float, high: float, q: float) -> float:
-        """Old spelling of ``suggest_float(step=q)``."""
-        return self.suggest_float(name, low, high, step=q)
-
-    def report(self, value: float, step: int) -> None:
-        """Accepted and dropped: nothing is trained in a dry run."""
-
-    def should_prune(self) -> bool:
-        """Never."""
-        return False
-
-    def set_user_attr(self, key: str, value: Any) -> None:
-        """Kept for this run only."""
-        self._user_attrs[key] = value
-
-    def set_system_attr(self, key: str, value: Any) -> None:
-        """Accepted and dropped; Optuna 4 asks every trial for it."""
-
-    def set_constraint(self, key: str, value: float) -> None:
-        """Kept for this run only."""
-        self._constraints[key] = value
-
-    @property
-    def params(self) -> Params:
-        """The values answered so far."""
-        return dict(self._params)
-
-    @property
-    def distributions(self) -> dict[str, BaseDistribution]:
-        """The distributions asked for so far."""
-        return dict(self._distributions)
-
-    @property
-    def user_attrs(self) -> dict[str, Any]:
-        """What ``set_user_attr`` got."""
-        return dict(self._user_attrs)
-
-    @property
-    def system_attrs(self) -> dict[str, Any]:
-        """Always empty; Optuna 4 asks every trial for it."""
-        return {}
-
-    @property
-    def constraints(self) -> dict[str, float]:
-        """What ``set_constraint`` got."""
-        return dict(self._constraints)
-
-    @functools.cached_property
-    def study(self) -> Study:
-        """A study without trials, as the first trial of a search would find it."""
-        return create_study()
-
-    @property
-    def datetime_start(self) -> datetime.datetime | None:
-        """When this dry run began."""
-        return self._start
-
-    @property
-    def number(self) -> int:
-        """The number of this dry run."""
-        return self._number
-
-    def _suggest(self, name: str, make: Callable[[], BaseDistribution]) -> Any:
-        if not isinstance(name, str):
-            raise SearchSpaceError(f"A hyperparameter is named {name!r}, expected a string.")
-        try:
-            with warnings.catch_warnings():  # Optuna says it again when a real trial suggests
-                warnings.simplefilter("ignore")
-                distribution = make()
-            if isinstance(distribution, IntDistribution):
-                float(distribution.low), float(distribution.high)  # a storage keeps every value as a float
-            if name in self._distributions:
-                check_distribution_compatibility(self._distributions[name], distribution)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise SearchSpaceError(f"The range of {name!r} is not valid: {error}") from error
-        if name not in self._distributions:
-            self._distributions[name] = distribution
-            self._params[name] = self._choose(name, distribution)
-        return self._params[name]
-
-    def _choose(self, name: str, distribution: BaseDistribution) -> Any:
-        if isinstance(distribution, CategoricalDistribution):
-            return distribution.choices[self._next_choice(name, len(distribution.choices))]
-        assert isinstance(distribution, FloatDistribution | IntDistribution)
-        low, high, step = distribution.low, distribution.high, distribution.step
-        if self._number < 2:
-            return (low, high)[self._number]
-        if isinstance(distribution, IntDistribution):
-            return low + distribution.step * int(self._rng.random() * ((high - low) // distribution.step + 1))
-        share = self._rng.random()
-        if step is not None:
-            return low + step * int(share * ((high - low) / step))
-        return min(max((1 - share) * low + share * high, low), high)
-
-    def _next_choice(self, name: str, n_choices: int) -> int:
-        counts = self._seen.setdefault(name, dict.fromkeys(range(n_choices), 0))
-        if self._number < 2:
-            index = (0, n_choices - 1)[self._number]
-        else:
-            fewest = min(counts.get(i, 0) for i in range(n_choices))
-            index = int(self._rng.choice([i for i in range(n_choices) if counts.get(i, 0) == fewest]))
-        counts[index] = counts.get(index, 0) + 1
-        return index
-
-
-def _check_range(name: str, low: object, high: object, step: object) -> None:
-    for value in (low, high) if step is None else (low, high, step):
-        if not is_number(value):
-            raise SearchSpaceError(
-                f"The range of {name!r} holds {value!r} of type {type(value).__name__}, expected a number."
-            )
-
-
-# A dry run of hp_space costs microseconds, so many are made; one of model_init may load a checkpoint, so after this
-# time (in seconds) it is called no more and its rarer branches are left to be found during the search.
+# A dry run of hp_space costs microseconds, so many are made. One of model_init may load a checkpoint: after this time
+# (in seconds) it is no longer called, and its rarer branches are found during the search.
 _MODEL_INIT_SECONDS = 5.0
-_MIN_RUNS, _MAX_RUNS, _QUIET_RUNS = 8, 64, 4
+# The runs end when this many in a row have found nothing new, within these bounds.
+_QUIET_RUNS, _MIN_RUNS, _MAX_RUNS = 4, 8, 64
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What the dry runs saw.
+    """The hyperparameters that the dry runs found.
 
     Attributes:
-        distributions: Every hyperparameter suggested in any run, in order of appearance. A range that moved between
-            runs is recorded as the range that holds all of them.
-        conditional: Names that some complete run did without.
+        distributions: Every hyperparameter suggested in any run, in order of appearance. A range that differs between
+            runs is recorded as the smallest range that holds all of them.
+        conditional: Names that some complete run did not suggest.
         returned: Keys of the dicts that ``hp_space`` returned, that is the training arguments it sets.
         from_model_init: Names suggested by ``model_init``.
         user_attributes: Keys that the functions gave to ``trial.set_user_attr``.
@@ -203,11 +50,11 @@ class Recording:
     conditional: frozenset[str]
     returned: frozenset[str]
     from_model_init: frozenset[str]
-    user_attributes: frozenset[str] = frozenset()
+    user_attributes: frozenset[str]
 
 
 def record(hp_space: Callable[[Any], Any], model_init: Callable[..., Any] | None = None) -> Recording:
-    """Runs both functions with made-up choices until every choice was made once and nothing new appears.
+    """Runs both functions with made-up values until every choice was made once and nothing new appears.
 
     The first run takes the first choices and lowest values, the second the last and highest, the others prefer choices
     not made so far. The same functions always give the same recording.
@@ -219,21 +66,23 @@ def record(hp_space: Callable[[Any], Any], model_init: Callable[..., Any] | None
     Raises:
         SearchSpaceError: A function raised, ``hp_space`` did not return a dict, or a range or choice is not valid.
     """
-    recorder = _Recorder(hp_space, model_init if model_init is not None and _takes_trial(model_init) else None)
+    # The Trainer, too, passes the trial to a model_init with any parameter.
+    takes_trial = model_init is not None and len(inspect.signature(model_init).parameters) > 0
+    recorder = _Recorder(hp_space, model_init if takes_trial else None)
     while not recorder.done():
         recorder.run()
     return recorder.result()
 
 
 class _Recorder:
-    """The runs of one recording."""
+    """The runs of one recording and what they have found so far."""
 
     def __init__(self, hp_space: Callable[[Any], Any], model_init: Callable[..., Any] | None) -> None:
         self.hp_space, self.model_init = hp_space, model_init
         self.rng = np.random.default_rng(0)
-        self.seen: dict[str, dict[int, int]] = {}
+        self.choice_counts: dict[tuple[str, int], list[int]] = {}
         self.distributions: dict[str, BaseDistribution] = {}
-        self.complete_runs: list[frozenset[str]] = []
+        self.complete_runs: list[set[str]] = []
         self.returned: set[str] = set()
         self.from_model_init: set[str] = set()
         self.user_attributes: set[str] = set()
@@ -243,29 +92,34 @@ class _Recorder:
     def done(self) -> bool:
         if self.n_runs < _MIN_RUNS:
             return False
-        all_seen = all(min(counts.values()) > 0 for counts in self.seen.values())
-        return self.n_runs >= _MAX_RUNS or (all_seen and self.quiet_runs >= _QUIET_RUNS)
+        all_chosen = all(min(counts) > 0 for counts in self.choice_counts.values())
+        return self.n_runs >= _MAX_RUNS or (all_chosen and self.quiet_runs >= _QUIET_RUNS)
 
     def run(self) -> None:
-        trial = RecordingTrial(number=self.n_runs, rng=self.rng, seen=self.seen)
+        trial = RecordingTrial(number=self.n_runs, rng=self.rng, choice_counts=self.choice_counts)
         with_model = self.model_init is not None and self.model_init_seconds <= _MODEL_INIT_SECONDS
         try:
             self._run_hp_space(trial)
             if with_model:
                 self._run_model_init(trial)
             if with_model or self.model_init is None:
-                self.complete_runs.append(frozenset(trial.distributions))
+                self.complete_runs.append(set(trial.distributions))
         except TrialPruned:
             pass  # a way to refuse a combination; what was suggested before still counts
         self.user_attributes.update(trial.user_attrs)
-        self._merge(trial.distributions)
+        self.quiet_runs = self.quiet_runs + 1 if trial.distributions.keys() <= self.distributions.keys() else 0
+        for name, distribution in trial.distributions.items():
+            self.distributions[name] = _hull(name, self.distributions.get(name, distribution), distribution)
         self.n_runs += 1
 
     def result(self) -> Recording:
-        missing = {name for name in self.distributions for run in self.complete_runs if name not in run}
-        returned, from_model_init = frozenset(self.returned), frozenset(self.from_model_init)
-        attributes = frozenset(self.user_attributes)
-        return Recording(self.distributions, frozenset(missing), returned, from_model_init, attributes)
+        return Recording(
+            distributions=self.distributions,
+            conditional=frozenset(name for name in self.distributions for run in self.complete_runs if name not in run),
+            returned=frozenset(self.returned),
+            from_model_init=frozenset(self.from_model_init),
+            user_attributes=frozenset(self.user_attributes),
+        )
 
     def _run_hp_space(self, trial: RecordingTrial) -> None:
         returned = _call("hp_space", self.hp_space, trial)
@@ -283,18 +137,99 @@ class _Recorder:
         self.model_init_seconds += time.monotonic() - start
         self.from_model_init.update(set(trial.distributions) - before)
 
-    def _merge(self, distributions: dict[str, BaseDistribution]) -> None:
-        self.quiet_runs += 1
-        for name, distribution in distributions.items():
-            known = self.distributions.get(name)
-            if known is None:
-                self.quiet_runs = 0
-            self.distributions[name] = distribution if known is None else _hull(name, known, distribution)
+
+class RecordingTrial(FixedTrial):
+    """A trial without a study, which answers each suggestion with a valid value and records the distribution.
+
+    Args:
+        number: Of the run. Run 0 takes the lowest values, run 1 the highest, later runs random ones.
+        rng: Source of the random values.
+        choice_counts: How often each choice was made over all runs, by name and number of choices; updated here.
+    """
+
+    def __init__(
+        self, *, number: int, rng: np.random.Generator, choice_counts: dict[tuple[str, int], list[int]]
+    ) -> None:
+        super().__init__({}, number)
+        self._rng, self._choice_counts = rng, choice_counts
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        """Records a float range; arguments and result as ``optuna.Trial.suggest_float``."""
+        with _range_errors(name, low, high, *([] if step is None else [step])):
+            return float(super().suggest_float(name, low, high, step=step, log=log))
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """Records a range of whole numbers; arguments and result as ``optuna.Trial.suggest_int``."""
+        with _range_errors(name, low, high, step):
+            return super().suggest_int(name, low, high, step=step, log=log)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """Records choices; arguments and result as ``optuna.Trial.suggest_categorical``."""
+        with _range_errors(name):
+            return super().suggest_categorical(name, choices)
+
+    @cached_property
+    def study(self) -> Study:
+        """A study without trials, as the first trial of a search finds it."""
+        return create_study()
+
+    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        if isinstance(distribution, IntDistribution):
+            float(distribution.low), float(distribution.high)  # a storage keeps every value as a float
+        if name in self._distributions:
+            check_distribution_compatibility(self._distributions[name], distribution)
+        else:
+            self._distributions[name] = distribution
+            self._suggested_params[name] = self._choose(name, distribution)
+        return self._suggested_params[name]
+
+    def _choose(self, name: str, distribution: BaseDistribution) -> Any:
+        if isinstance(distribution, CategoricalDistribution):
+            return distribution.choices[self._next_choice(name, len(distribution.choices))]
+        assert isinstance(distribution, FloatDistribution | IntDistribution)
+        low, high, step = distribution.low, distribution.high, distribution.step
+        if self.number < 2:
+            return (low, high)[self.number]
+        share = self._rng.random()
+        if isinstance(distribution, IntDistribution):
+            return low + distribution.step * int(share * ((high - low) // distribution.step + 1))
+        if step is not None:
+            return low + step * int(share * ((high - low) / step))
+        return min(max((1 - share) * low + share * high, low), high)
+
+    def _next_choice(self, name: str, n_choices: int) -> int:
+        counts = self._choice_counts.setdefault((name, n_choices), [0] * n_choices)
+        if self.number < 2:
+            index = (0, n_choices - 1)[self.number]
+        else:
+            index = int(self._rng.choice([i for i, count in enumerate(counts) if count == min(counts)]))
+        counts[index] += 1
+        return index
+
+
+@contextmanager
+def _range_errors(name: str, *numbers: object) -> Iterator[None]:
+    """Names the hyperparameter in errors of its range, which Optuna's own messages do not."""
+    if not isinstance(name, str):
+        raise SearchSpaceError(f"A hyperparameter is named {name!r}, expected a string.")
+    for value in numbers:
+        if not is_number(value):
+            raise SearchSpaceError(
+                f"The range of {name!r} holds {value!r} of type {type(value).__name__}, expected a number."
+            )
+    try:
+        yield
+    except (TypeError, ValueError, OverflowError) as error:
+        raise SearchSpaceError(f"The range of {name!r} is not valid: {error}") from error
 
 
 def _call(name: str, function: Callable[..., Any], trial: RecordingTrial) -> Any:
     try:
-        return function(trial)
+        with warnings.catch_warnings():  # they come again when a real trial calls the function
+            warnings.simplefilter("ignore")
+            return function(trial)
     except (TrialPruned, SearchSpaceError):
         raise
     except Exception as error:
@@ -302,11 +237,6 @@ def _call(name: str, function: Callable[..., Any], trial: RecordingTrial) -> Any
             f"{name} raised {type(error).__name__}: {error}, called before the search with the values {trial.params}. "
             "It must accept every value that it suggests; raise optuna.TrialPruned to refuse a combination."
         ) from error
-
-
-def _takes_trial(model_init: Callable[..., Any]) -> bool:
-    """As the Trainer decides it: by the number of parameters."""
-    return len(inspect.signature(model_init).parameters) > 0
 
 
 def _hull(name: str, first: BaseDistribution, second: BaseDistribution) -> BaseDistribution:
@@ -320,10 +250,10 @@ def _hull(name: str, first: BaseDistribution, second: BaseDistribution) -> BaseD
             f"{name!r} is suggested as {first} and as {second}; one name must keep its kind and choices: {error} "
             "Give the two cases two names."
         ) from error
-    if isinstance(first, IntDistribution) and isinstance(second, IntDistribution):
-        step = first.step if (first.step, first.low) == (second.step, second.low) else 1
-        return IntDistribution(min(first.low, second.low), max(first.high, second.high), log=first.log, step=step)
-    assert isinstance(first, FloatDistribution)
-    assert isinstance(second, FloatDistribution)
-    float_step = first.step if (first.step, first.low) == (second.step, second.low) else None
-    return FloatDistribution(min(first.low, second.low), max(first.high, second.high), log=first.log, step=float_step)
+    assert isinstance(first, FloatDistribution | IntDistribution)
+    assert isinstance(second, type(first))
+    low, high = min(first.low, second.low), max(first.high, second.high)
+    same_steps = (first.step, first.low) == (second.step, second.low)
+    if isinstance(first, IntDistribution):
+        return IntDistribution(int(low), int(high), log=first.log, step=first.step if same_steps else 1)
+    return FloatDistribution(low, high, log=first.log, step=first.step if same_steps else None)

@@ -7,8 +7,7 @@ from optuna.distributions import BaseDistribution
 
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.space import SearchSpace
-from hf_rlsearch.space.preset_tables import FOR_TASK
-from hf_rlsearch.space.presets import MODEL_TYPES, Preset, preset
+from hf_rlsearch.space.presets import FOR_TASK, MODEL_TYPES, Preset, preset
 
 
 def space_of(found: Preset) -> dict[str, BaseDistribution]:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.space.preset_tables import EPOCHS, SMOOTHING
-from hf_rlsearch.space.presets import Preset, PresetSpace, preset
+from hf_rlsearch.space.presets import EPOCHS, SMOOTHING, Preset, PresetSpace, preset
 from hf_rlsearch.trainer.hyperparameters.peft import is_adapted
 from hf_rlsearch.trainer.hyperparameters.scope import GEN, PEFT, TRAIN, prefix_of
 from hf_rlsearch.trainer.session.compat import is_sharded
