@@ -104,7 +104,7 @@ class Agent:
             candidates: C x H level indices, C at least 1.
             mask: C, True where the candidate may be chosen, at least one.
             n_remaining: Trials that are left with this one, None where nobody knows.
-            facts: Known facts by name, see `hf_rlsearch.tasks.prior.FACTS`.
+            facts: Known facts by name, see `hf_rlsearch.observation.observation.FACTS`.
             rng: Breaks ties and spreads designs.
             acquisition_weight: C positive factors on expected improvement, see `CostCooling`; all 1 where not given.
         """
@@ -115,22 +115,22 @@ class Agent:
         observation = live_observation(space, history, candidates, mask, facts)
         with one_torch_thread(), torch.inference_mode():
             arrays = Arrays.of(observation)
-            reading = self.predictor.read(arrays)
-            logits = self.predictor.score(reading, arrays.candidates)
+            encoded = self.predictor.encode_history(arrays)
+            logits = self.predictor.score(encoded, arrays.candidates)
             source, scores = self._scores(logits, mask, n_remaining, n_done)
             if acquisition_weight is not None:
                 scores = scores + _SHARPNESS * torch.as_tensor(np.log(acquisition_weight))
             order, chances = _ranked(scores, mask, rng)
             row = candidates[order[0]]
-            contributions, beforehand = self._contributions(space, reading, row, facts, rng)
+            contributions, prior_contributions = self._contributions(space, encoded, row, facts, rng)
             return Decision(
                 index=int(order[0]),
                 source=source,
                 n_candidates=int(mask.sum()),
                 alternative=self._alternative(space, candidates, order[1:], logits, chances),
                 contributions=contributions,
-                beforehand=beforehand,
-                attended=most_attended(self.predictor, reading, row, history.numbers),
+                prior_contributions=prior_contributions,
+                attention=most_attended(self.predictor, encoded, row, history.numbers),
                 **self._prediction(logits[0, order[0]], chances[order[0]]),
             )
 
@@ -166,7 +166,7 @@ class Agent:
             arrays = Arrays.of(live_observation(space, history, candidates, mask, facts))
             own = arrays.trials[:, at : at + 1]  # may have values between the levels, which no candidate has
             rows = torch.cat([arrays.candidates, own], dim=1)
-            chances = self.predictor.score(self.predictor.read(arrays), rows).softmax(-1)
+            chances = self.predictor.score(self.predictor.encode_history(arrays), rows).softmax(-1)
             allowed = torch.cat([torch.as_tensor(mask), torch.tensor([False])])[None]
             last = torch.tensor([len(candidates)])
             return forecast_features(chances, self.predictor.bins, last, allowed)[0].numpy()
@@ -201,13 +201,13 @@ class Agent:
     def _contributions(
         self,
         space: SearchSpace,
-        reading: EncodedHistory,
+        encoded: EncodedHistory,
         row: IntArray,
         facts: Mapping[str, float],
         rng: np.random.Generator,
     ) -> tuple[dict[str, float], ...]:
         """What each hyperparameter contributes, with what the trials say and without."""
-        predictors = [predicted_mean(self.predictor, r) for r in (reading, self._read_nothing(space, facts))]
+        predictors = [predicted_mean(self.predictor, r) for r in (encoded, self._read_nothing(space, facts))]
         found = shapley_values(predictors, row, space.n_levels, rng)
         return tuple(dict(zip(space.names, values.tolist(), strict=True)) for values in found)
 
@@ -217,7 +217,7 @@ class Agent:
         if self._nothing is None or self._nothing[0] != key:
             row, mask = np.zeros((1, len(space.names)), int), np.ones(1, bool)
             observation = live_observation(space, History.from_trials([], []), row, mask, facts)
-            self._nothing = key, self.predictor.read(Arrays.of(observation))
+            self._nothing = key, self.predictor.encode_history(Arrays.of(observation))
         return self._nothing[1]
 
     def _policy_scores(self, logits: Tensor, mask: BoolArray, n_remaining: int, n_done: int) -> Tensor:

@@ -48,9 +48,9 @@ class Decision(Prediction):
         source: "policy", "predictor" or "design": who decided.
         n_candidates: How many could have been chosen.
         alternative: The second best; None where there was no other, or nothing was predicted.
-        contributions: By hyperparameter, how much its value moves the predicted mean, see `policy.contributions`.
-        beforehand: The part of each contribution that was there before any trial: what the agent knows of such tasks.
-        attended: (trial number, weight in [0, 1]) of the trials that the agent looked at most, largest first.
+        contributions: By hyperparameter, how much its value moves the predicted mean, see `agent.shapley`.
+        prior_contributions: The same for a prediction without any trial: what the agent knows of such tasks in general.
+        attention: (trial number, attention weight in [0, 1]) of the trials with the largest weights, largest first.
         price: What its whole training costs, in full trainings; None where prices did not matter.
     """
 
@@ -59,8 +59,8 @@ class Decision(Prediction):
     n_candidates: int = 1
     alternative: Alternative | None = None
     contributions: Mapping[str, float] = field(default_factory=dict)
-    beforehand: Mapping[str, float] = field(default_factory=dict)
-    attended: tuple[tuple[int, float], ...] = ()
+    prior_contributions: Mapping[str, float] = field(default_factory=dict)
+    attention: tuple[tuple[int, float], ...] = ()
     price: float | None = None
 
     def to_json(self) -> dict[str, Any]:

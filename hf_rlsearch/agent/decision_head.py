@@ -45,11 +45,13 @@ class DecisionHead(nn.Module):
         log_ei = candidates[..., 0] * 3
         choice = _SHARPNESS * log_ei + self.residual(torch.cat([candidates, spread], -1))[..., 0]
         choice = F.log_softmax(choice.masked_fill(~mask[:, :-1], -1e4), dim=-1)
-        go_on = self.go_on(search).masked_fill(~mask[:, -1], -1e4)
-        logits = torch.cat([choice + F.logsigmoid(-go_on)[:, None], F.logsigmoid(go_on)[:, None]], dim=1)
+        continue_logit = self.continue_logit(search).masked_fill(~mask[:, -1], -1e4)
+        logits = torch.cat(
+            [choice + F.logsigmoid(-continue_logit)[:, None], F.logsigmoid(continue_logit)[:, None]], dim=1
+        )
         return logits.masked_fill(~mask, -1e8), self.value(search)[:, 0]
 
-    def go_on(self, search: Tensor) -> Tensor:
+    def continue_logit(self, search: Tensor) -> Tensor:
         """B log-odds of continuing the running trial; meaningless where nothing runs."""
         column = {name: search[:, i] for i, name in enumerate(SEARCH_FEATURES)}
         price = torch.log(1.05 - column["running_fidelity"])

@@ -119,12 +119,14 @@ class GaussianProcesses(nn.Module):
         begin = torch.tensor([_SMOOTH, _ROUGH]).repeat_interleave(heads)
         self.register_buffer("begin", begin, persistent=False)
 
-    def fit(self, hyperparameters: Tensor, gaps: Tensor, trials: Tensor, value: Tensor, known: Tensor) -> Posterior:
+    def fit(
+        self, hyperparameters: Tensor, distances: Tensor, trials: Tensor, value: Tensor, known: Tensor
+    ) -> Posterior:
         """Solves for the trials.
 
         Args:
             hyperparameters: B x H x W embeddings.
-            gaps: B x H x T x T distances between the trials, see `Predictor._gaps`.
+            distances: B x H x T x T distances between the trials, see `Predictor._distances`.
             trials: B x T x W embeddings.
             value: B x T on the history's own scale.
             known: B x T, True where there is a value.
@@ -140,34 +142,34 @@ class GaussianProcesses(nn.Module):
         weight = (known[:, None] / (noise + _AVERAGED))[..., None]
         mean = (weight * values).sum(2, keepdim=True) / weight.sum(2, keepdim=True).clamp(min=_NONE)
         both = (known[:, None] & known[:, :, None])[:, None]
-        kernel = self._kernel(scales, gaps) * both + torch.diag_embed(noise + ~known[:, None])
+        kernel = self._kernel(scales, distances) * both + torch.diag_embed(noise + ~known[:, None])
         inverse = torch.linalg.inv(kernel) * both
         return Posterior(scales, mean, inverse @ (values - mean), inverse)
 
-    def forward(self, posterior: Posterior, gaps: Tensor) -> Tensor:
-        """B x N x W, what the processes say of N rows whose distances to the trials are `gaps`, B x H x N x T."""
-        found = torch.cat(self.predict(posterior, gaps), -1)
+    def forward(self, posterior: Posterior, distances: Tensor) -> Tensor:
+        """B x N x W, what the processes say of N rows whose distances to the trials are `distances`, B x H x N x T."""
+        found = torch.cat(self.predict(posterior, distances), -1)
         return torch.as_tensor(self.out(found.transpose(1, 2).flatten(2)))
 
-    def predict(self, posterior: Posterior, gaps: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, posterior: Posterior, distances: Tensor) -> tuple[Tensor, Tensor]:
         """Predicts N rows.
 
         Args:
             posterior: Of the trials.
-            gaps: B x H x N x T distances from the rows to the trials.
+            distances: B x H x N x T distances from the rows to the trials.
 
         Returns:
             Mean, B x heads x N x D, of which the last is the trials' own value and the others are learned; and standard
             deviation without noise, B x heads x N x 1 in (0, 1].
         """
-        kernel = self._kernel(posterior.scales, gaps)
+        kernel = self._kernel(posterior.scales, distances)
         mean = posterior.mean + kernel @ posterior.weights
         variance = 1 - ((kernel @ posterior.inverse) * kernel).sum(-1, keepdim=True)
         return mean, variance.clamp(1e-6, 1).sqrt()
 
-    def _kernel(self, scales: Tensor, gaps: Tensor) -> Tensor:
+    def _kernel(self, scales: Tensor, distances: Tensor) -> Tensor:
         """B x heads x N x T in (0, 1]: exp(-distance), squared and plain distances each with its own weight."""
-        B, H, N, T = gaps.shape
-        both = torch.cat([gaps**2, gaps], 1).view(B, 2 * H, N * T)
+        B, H, N, T = distances.shape
+        both = torch.cat([distances**2, distances], 1).view(B, 2 * H, N * T)
         weights = torch.cat(scales.chunk(2, -1), 1).transpose(1, 2)  # B x heads x 2H
         return torch.exp(-(weights @ both)).view(B, self.heads, N, T)

@@ -107,8 +107,8 @@ class EncodedHistory:
         context: B x W, of the whole search.
         levels: B x H x L x W embeddings of the levels.
         trials: B x T x W embeddings of the trials.
-        gaps: B x H x (L + 1) x T distances of the attention, see `Predictor._gaps`.
-        apart: The same of the Gaussian processes.
+        attention_distances: B x H x (L + 1) x T distances of the attention, see `Predictor._distances`.
+        gp_distances: The same of the Gaussian processes.
         scales: B x H x (blocks * heads) learned weights of the distance from candidates to trials.
         trial_mask: B x T, False for padding.
         posterior: Of the Gaussian processes.
@@ -117,8 +117,8 @@ class EncodedHistory:
     context: Tensor
     levels: Tensor
     trials: Tensor
-    gaps: Tensor
-    apart: Tensor
+    attention_distances: Tensor
+    gp_distances: Tensor
     scales: Tensor
     trial_mask: Tensor
     posterior: Posterior
@@ -150,52 +150,67 @@ class Predictor(nn.Module):
 
     def forward(self, arrays: Arrays) -> Tensor:
         """B x C x N_BINS logits of the improvement over the incumbent (over the median while there is none)."""
-        return self.score(self.read(arrays), arrays.candidates)
+        return self.score(self.encode_history(arrays), arrays.candidates)
 
-    def read(self, arrays: Arrays) -> EncodedHistory:
+    def encode_history(self, arrays: Arrays) -> EncodedHistory:
         """Everything that does not depend on the candidates; most of the work."""
         context = self.context(arrays.context)
         levels, per_hyperparameter = self._levels(arrays, context)
         scales = F.softplus(self.scales(per_hyperparameter) + 1.0) * arrays.static[..., :1]  # B x H x blocks*heads
         trials = self._sum_levels(levels, arrays.trials) + self.trial_in(arrays.trial_features) + context[:, None]
         heads, split = self.config.heads, self.config.history_blocks * self.config.heads
-        gaps, apart = self._gaps(arrays)
-        among = self._bias(self._pick(gaps, arrays.trials), scales[..., :split], arrays.trial_mask)
+        attention_distances, gp_distances = self._distances(arrays)
+        among = self._bias(
+            self._gather_levels(attention_distances, arrays.trials), scales[..., :split], arrays.trial_mask
+        )
         for i, block in enumerate(self.history):
             trials = block(trials, trials, among[:, i * heads : (i + 1) * heads])
         known = arrays.trial_mask & (arrays.trial_features[..., 4] > 0)
-        between, value = self._pick(apart, arrays.trials), arrays.trial_features[..., 0]
+        between, value = self._gather_levels(gp_distances, arrays.trials), arrays.trial_features[..., 0]
         posterior = self.processes.fit(per_hyperparameter, between, trials, value, known)
-        return EncodedHistory(context, levels, trials, gaps, apart, scales[..., split:], arrays.trial_mask, posterior)
+        return EncodedHistory(
+            context,
+            levels,
+            trials,
+            attention_distances,
+            gp_distances,
+            scales[..., split:],
+            arrays.trial_mask,
+            posterior,
+        )
 
-    def score(self, reading: EncodedHistory, candidates: Tensor) -> Tensor:
+    def score(self, encoded: EncodedHistory, candidates: Tensor) -> Tensor:
         """B x C x N_BINS logits of B x C x H level indices; -1 for a hyperparameter that a candidate lacks."""
-        x = self._candidates(reading, candidates)
-        for block, bias in zip(self.cross, self._towards(reading, candidates), strict=True):
-            x = block(x, reading.trials, bias)
+        x = self._candidates(encoded, candidates)
+        for block, bias in zip(self.cross, self._attention_bias(encoded, candidates), strict=True):
+            x = block(x, encoded.trials, bias)
         return torch.as_tensor(self.head(x))
 
-    def attention(self, reading: EncodedHistory, candidates: Tensor) -> Tensor:
+    def attention(self, encoded: EncodedHistory, candidates: Tensor) -> Tensor:
         """B x C x (1 + T) weights in [0, 1] that sum to one: on "no such trial" and on each trial.
 
         The mean over heads and cross-attention blocks; what the Gaussian processes take from a trial is not in it.
         """
-        x, found = self._candidates(reading, candidates), []
-        for block, bias in zip(self.cross, self._towards(reading, candidates), strict=True):
+        x, found = self._candidates(encoded, candidates), []
+        for block, bias in zip(self.cross, self._attention_bias(encoded, candidates), strict=True):
             assert isinstance(block, Block)  # a ModuleList has forgotten what it holds
-            found.append(block.weights(x, reading.trials, bias))
-            x = block(x, reading.trials, bias)
+            found.append(block.weights(x, encoded.trials, bias))
+            x = block(x, encoded.trials, bias)
         return torch.stack(found).mean(0)
 
-    def _candidates(self, reading: EncodedHistory, candidates: Tensor) -> Tensor:
+    def _candidates(self, encoded: EncodedHistory, candidates: Tensor) -> Tensor:
         """B x C x W embeddings before they look at the trials one by one."""
-        x = self._sum_levels(reading.levels, candidates)
-        x = x + self.candidate_in(torch.cat([x, reading.context[:, None].expand(-1, x.shape[1], -1)], -1))
-        return torch.as_tensor(x + self.processes(reading.posterior, self._pick(reading.apart, candidates)))
+        x = self._sum_levels(encoded.levels, candidates)
+        x = x + self.candidate_in(torch.cat([x, encoded.context[:, None].expand(-1, x.shape[1], -1)], -1))
+        return torch.as_tensor(
+            x + self.processes(encoded.posterior, self._gather_levels(encoded.gp_distances, candidates))
+        )
 
-    def _towards(self, reading: EncodedHistory, candidates: Tensor) -> tuple[Tensor, ...]:
+    def _attention_bias(self, encoded: EncodedHistory, candidates: Tensor) -> tuple[Tensor, ...]:
         """Per cross-attention block B x heads x C x T, minus the distance from candidates to trials."""
-        bias = self._bias(self._pick(reading.gaps, candidates), reading.scales, reading.trial_mask)
+        bias = self._bias(
+            self._gather_levels(encoded.attention_distances, candidates), encoded.scales, encoded.trial_mask
+        )
         return torch.split(bias, self.config.heads, dim=1)
 
     def _levels(self, arrays: Arrays, context: Tensor) -> tuple[Tensor, Tensor]:
@@ -258,7 +273,7 @@ class Predictor(nn.Module):
         return table.index_select(0, index.flatten()).view(B, rows.shape[1], H, W).sum(2)
 
     @staticmethod
-    def _gaps(arrays: Arrays) -> tuple[Tensor, Tensor]:
+    def _distances(arrays: Arrays) -> tuple[Tensor, Tensor]:
         """Twice B x H x (L + 1) x T: how far each level is from the one of each trial; the last level is "missing".
 
         By level rather than by row: there are far fewer levels than candidates. The two differ where a name is missing:
@@ -271,12 +286,12 @@ class Predictor(nn.Module):
         level = torch.arange(arrays.positions.shape[2], device=index.device)
         gap = torch.where(arrays.ordered[..., None, None], gap, (level[:, None] != index[:, :, None]).float())
         lacking, present = (index < 0)[:, :, None], arrays.static[..., :1, None]
-        gaps = F.pad(gap.masked_fill(lacking, 0.5), (0, 0, 0, 1), value=0.5)
-        apart = torch.cat([gap.masked_fill(lacking, 1.0), (~lacking).to(gap.dtype)], dim=2)
-        return gaps * present, apart * present
+        attention_distances = F.pad(gap.masked_fill(lacking, 0.5), (0, 0, 0, 1), value=0.5)
+        gp_distances = torch.cat([gap.masked_fill(lacking, 1.0), (~lacking).to(gap.dtype)], dim=2)
+        return attention_distances * present, gp_distances * present
 
     @staticmethod
-    def _pick(table: Tensor, rows: Tensor) -> Tensor:
+    def _gather_levels(table: Tensor, rows: Tensor) -> Tensor:
         """What a table says of each row's levels: B x H x (L + 1) x T, B x N x H -> B x H x N x T."""
         B, H, L, T = table.shape
         level = torch.where(rows < 0, L - 1, rows).transpose(1, 2) + torch.arange(H, device=rows.device)[:, None] * L
@@ -284,10 +299,10 @@ class Predictor(nn.Module):
         return table.reshape(B * H * L, T).index_select(0, index).view(B, H, rows.shape[1], T)
 
     @staticmethod
-    def _bias(gaps: Tensor, scales: Tensor, trial_mask: Tensor) -> Tensor:
+    def _bias(attention_distances: Tensor, scales: Tensor, trial_mask: Tensor) -> Tensor:
         """Minus the learned distance from rows to trials, B x heads x N x T; padding is far away."""
-        B, H, N, T = gaps.shape
-        costs = (gaps**2 + 0.3 * gaps).view(B, H, N * T)
+        B, H, N, T = attention_distances.shape
+        costs = (attention_distances**2 + 0.3 * attention_distances).view(B, H, N * T)
         distance = (scales.transpose(1, 2) @ costs).view(B, scales.shape[2], N, T)
         return -(distance + 1e4 * ~trial_mask[:, None, None])
 

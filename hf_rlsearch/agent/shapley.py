@@ -82,30 +82,30 @@ _MAX_ATTENDED = 5
 _LEAST_ATTENDED = 0.02
 
 
-def predicted_mean(predictor: Predictor, reading: EncodedHistory) -> Callable[[IntArray], FloatArray]:
+def predicted_mean(predictor: Predictor, encoded: EncodedHistory) -> Callable[[IntArray], FloatArray]:
     """N x H level indices -> N predicted means, of one search."""
 
     def predict(rows: IntArray) -> FloatArray:
-        logits = predictor.score(reading, torch.as_tensor(rows)[None])[0]
+        logits = predictor.score(encoded, torch.as_tensor(rows)[None])[0]
         return np.asarray(mean_and_spread(logits.softmax(-1), predictor.bins)[0].double().numpy())
 
     return predict
 
 
 def most_attended(
-    predictor: Predictor, reading: EncodedHistory, row: IntArray, numbers: IntArray
+    predictor: Predictor, encoded: EncodedHistory, row: IntArray, numbers: IntArray
 ) -> tuple[tuple[int, float], ...]:
     """The trials that a candidate's prediction attends to most.
 
     Args:
         predictor: The network.
-        reading: What it made of one search of T trials.
+        encoded: What it made of one search of T trials.
         row: H level indices of the candidate.
         numbers: T trial numbers.
 
     Returns:
         At most five (number, weight) pairs, the largest weight first; together at most 1.
     """
-    weights = predictor.attention(reading, torch.as_tensor(row)[None, None])[0, 0, 1:].double().numpy()
+    weights = predictor.attention(encoded, torch.as_tensor(row)[None, None])[0, 0, 1:].double().numpy()
     order = np.argsort(-weights, kind="stable")[:_MAX_ATTENDED]
     return tuple((int(numbers[i]), float(weights[i])) for i in order if weights[i] >= _LEAST_ATTENDED)

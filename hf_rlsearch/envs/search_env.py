@@ -24,7 +24,7 @@ from hf_rlsearch.observation.observation import (
     Observation,
 )
 from hf_rlsearch.tasks.curves import curves, draw_family
-from hf_rlsearch.tasks.histories import Trained, draw_among, observe_tasks, take, task_space_arrays
+from hf_rlsearch.tasks.histories import Trained, draw_among, index_batch, observe_tasks, task_space_arrays
 from hf_rlsearch.tasks.prior import TaskBatch, draw
 from hf_rlsearch.tasks.prior_space import MAX_HYPERPARAMETERS, MAX_LEVELS
 
@@ -51,7 +51,7 @@ def repeated(tasks: Tasks, times: int) -> Tasks:
             raise ObservationError(
                 f"{n_tasks} searches cannot be put in groups of {times}: give a multiple of {times}."
             )
-        return take(tasks(rng, n_tasks // times), np.repeat(np.arange(n_tasks // times), times))
+        return index_batch(tasks(rng, n_tasks // times), np.repeat(np.arange(n_tasks // times), times))
 
     return draw_repeated
 
@@ -72,23 +72,23 @@ class BatchedSearch:
     """
 
     def __init__(self, tasks: Tasks, n_envs: int, budget: int, evaluations: int, seed: int) -> None:
-        self.draw_tasks, self.B, self.budget, self.S = tasks, n_envs, budget, evaluations
+        self.draw_tasks, self.n_envs, self.budget, self.evaluations = tasks, n_envs, budget, evaluations
         self.rng = np.random.default_rng(seed)
-        self.T = budget * evaluations
-        self._luck: FloatArray | None = None
-        self._luck_seed, self._repeats = seed, 1
+        self.max_trials = budget * evaluations
+        self._fixed_noise: FloatArray | None = None
+        self._noise_seed, self._repeats = seed, 1
         self.reset()
 
     def reset(self) -> None:
         """Starts B new searches on new tasks."""
-        B, T, S = self.B, self.T, self.S
+        B, T, S = self.n_envs, self.max_trials, self.evaluations
         self.tasks = self.draw_tasks(self.rng, B)
         self.space = task_space_arrays(self.tasks)
         self.family = draw_family(self.rng, B)
-        self.C = self.tasks.candidates.shape[1]
+        self.n_candidates = self.tasks.candidates.shape[1]
         self.chosen, self.steps = np.zeros((B, T), int), np.zeros((B, T), int)
         self.curves = np.zeros((B, T, S))  # best value so far at each evaluation, 0 = median and 1 = best of the task
-        self.luck = np.zeros((B, T))
+        self.noise = np.zeros((B, T))
         self.status = np.full((B, T), _PRUNED)
         self.count, self.running = np.zeros(B, int), np.full(B, -1)
         self.used = 0
@@ -101,19 +101,19 @@ class BatchedSearch:
             seed: Of the noise.
             repeats: So many searches in a row share it; see `repeated`.
         """
-        self._luck_seed, self._repeats = seed, repeats
-        noise = np.random.default_rng(seed).standard_normal((self.B // repeats, self.C))
-        self._luck = np.repeat(noise, repeats, axis=0)
+        self._noise_seed, self._repeats = seed, repeats
+        noise = np.random.default_rng(seed).standard_normal((self.n_envs // repeats, self.n_candidates))
+        self._fixed_noise = np.repeat(noise, repeats, axis=0)
 
     @property
     def done(self) -> bool:
         """True once the budget is used up; all B searches end together."""
-        return self.used >= self.T
+        return self.used >= self.max_trials
 
     def action_masks(self) -> BoolArray:
         """B x (C + 1), True where the action may be chosen. Everything tried: every candidate may be chosen again."""
         mask = self.tasks.candidate_mask.copy()
-        b, t = np.nonzero(np.arange(self.T) < self.count[:, None])
+        b, t = np.nonzero(np.arange(self.max_trials) < self.count[:, None])
         mask[b, self.chosen[b, t]] = False
         mask = np.where(mask.any(1, keepdims=True), mask, self.tasks.candidate_mask)
         return np.concatenate([mask, (self.running >= 0)[:, None]], axis=1)
@@ -125,8 +125,8 @@ class BatchedSearch:
             rows: N indices of searches.
             count: How many to draw.
         """
-        rng = np.random.default_rng([self._luck_seed, self.used])
-        chance = np.repeat(rng.random((self.B // self._repeats, self.C)), self._repeats, axis=0)
+        rng = np.random.default_rng([self._noise_seed, self.used])
+        chance = np.repeat(rng.random((self.n_envs // self._repeats, self.n_candidates)), self._repeats, axis=0)
         return draw_among(chance[rows], self.action_masks()[rows, :-1], count)
 
     def step(self, actions: IntArray) -> FloatArray:
@@ -142,18 +142,18 @@ class BatchedSearch:
         """
         actions = np.asarray(actions)
         masks = self.action_masks()
-        idle = (actions == self.C) & (self.running < 0)
-        actions = np.where(idle, masks[:, : self.C].argmax(1), actions)
-        started = np.nonzero(actions < self.C)[0]
+        idle = (actions == self.n_candidates) & (self.running < 0)
+        actions = np.where(idle, masks[:, : self.n_candidates].argmax(1), actions)
+        started = np.nonzero(actions < self.n_candidates)[0]
         self._start(started, actions[started])
-        b, at = np.arange(self.B), self.running
+        b, at = np.arange(self.n_envs), self.running
         self.steps[b, at] += 1
-        finished = self.steps[b, at] == self.S
+        finished = self.steps[b, at] == self.evaluations
         self.status[b[finished], at[finished]] = _COMPLETE
         self.running = np.where(finished, -1, self.running)
         self.used += 1
         before, self.incumbent = self.incumbent, self._incumbent()
-        left = (self.T - self.used + 1) / self.T
+        left = (self.max_trials - self.used + 1) / self.max_trials
         return np.asarray((np.clip(self.incumbent, 0, 1) - np.clip(before, 0, 1)) * left)
 
     def _start(self, b: IntArray, candidates: IntArray) -> None:
@@ -166,12 +166,12 @@ class BatchedSearch:
         self.chosen[b, at], self.status[b, at], self.running[b] = candidates, _RUNNING, at
         self.count[b] += 1
         utility, noise = self.tasks.utility[b, candidates], self.tasks.noise[b, candidates]
-        drawn = self._luck[b, candidates] if self._luck is not None else self.rng.standard_normal(len(b))
-        self.luck[b, at] = noise * drawn
-        final = utility + self.luck[b, at]
-        fractions = np.arange(1, self.S + 1) / self.S
-        family = take(self.family, b)
-        shown = curves(self.rng, family, final[:, None], fractions)[:, 0] if self.S > 1 else final[:, None]
+        drawn = self._fixed_noise[b, candidates] if self._fixed_noise is not None else self.rng.standard_normal(len(b))
+        self.noise[b, at] = noise * drawn
+        final = utility + self.noise[b, at]
+        fractions = np.arange(1, self.evaluations + 1) / self.evaluations
+        family = index_batch(self.family, b)
+        shown = curves(self.rng, family, final[:, None], fractions)[:, 0] if self.evaluations > 1 else final[:, None]
         self.curves[b, at] = np.maximum.accumulate(shown, axis=1)
 
     def observed(self, steps: IntArray) -> FloatArray:
@@ -184,7 +184,7 @@ class BatchedSearch:
             B x n, NaN where a trial did not get that far.
         """
         n = steps.shape[1]
-        at = np.clip(steps - 1, 0, self.S - 1)[..., None]
+        at = np.clip(steps - 1, 0, self.evaluations - 1)[..., None]
         value = np.take_along_axis(self.curves[:, :n], at, axis=2)[..., 0]
         return np.where((steps >= 1) & (steps <= self.steps[:, :n]), value, np.nan)
 
@@ -192,8 +192,8 @@ class BatchedSearch:
         """B, noiseless utility of the best trial as observed."""
         value = np.nan_to_num(self.observed(self.steps[:, : max(int(self.count.max()), 1)]), nan=-np.inf)
         best = value.argmax(1)
-        b = np.arange(self.B)
-        return np.asarray(value[b, best] - self.luck[b, best])
+        b = np.arange(self.n_envs)
+        return np.asarray(value[b, best] - self.noise[b, best])
 
     def observe(self, rows: IntArray | slice = slice(None), targets: IntArray | None = None) -> Observation:
         """The observation of these searches, all B where not given, and of these of their candidates, all C likewise.
@@ -202,7 +202,9 @@ class BatchedSearch:
             rows: N indices of searches; a slice copies nothing.
             targets: N x K indices of candidates; masked are then those of padding only, not those that were tried.
         """
-        return observe_tasks(take(self.space, rows), take(self.tasks, rows), take(self.trained(), rows), targets)
+        return observe_tasks(
+            index_batch(self.space, rows), index_batch(self.tasks, rows), index_batch(self.trained(), rows), targets
+        )
 
     def trained(self) -> Trained:
         """The trainings of all B searches as they stand; what is trained later does not change them."""
@@ -210,7 +212,9 @@ class BatchedSearch:
         median, unit = self.tasks.median[:, None], self.tasks.spread[:, None]
         steps = self.steps[:, :n]
         reference = np.where(
-            self.running >= 0, np.take_along_axis(self.steps, np.maximum(self.running, 0)[:, None], 1)[:, 0], self.S
+            self.running >= 0,
+            np.take_along_axis(self.steps, np.maximum(self.running, 0)[:, None], 1)[:, 0],
+            self.evaluations,
         )
 
         def shown(at: IntArray) -> FloatArray:
@@ -220,10 +224,10 @@ class BatchedSearch:
         return Trained(
             chosen=self.chosen[:, :n].copy(),
             values=shown(steps),
-            fidelity=steps / self.S,
+            fidelity=steps / self.evaluations,
             status=self.status[:, :n].copy(),
             mask=np.arange(n) < self.count[:, None],
-            at_reference=np.where(reference[:, None] >= self.S, shown(steps), at_reference),
+            at_reference=np.where(reference[:, None] >= self.evaluations, shown(steps), at_reference),
             at_half=shown(steps // 2),
         )
 
@@ -263,11 +267,11 @@ def flatten(search: BatchedSearch) -> dict[str, FloatArray]:
     B, n = seen.trial_mask.shape
 
     def pad(array: FloatArray | IntArray, fill: float) -> FloatArray:
-        out = np.full((B, search.T, array.shape[2]), fill, np.float32)
+        out = np.full((B, search.max_trials, array.shape[2]), fill, np.float32)
         out[:, :n] = np.where(seen.trial_mask[..., None], array, fill)
         return out
 
-    left = 1 - search.used / search.T
+    left = 1 - search.used / search.max_trials
     arrays = {
         "static": seen.space.static,
         "level_features": seen.space.level_features,
@@ -331,8 +335,8 @@ class SearchEnv(gym.Env[dict[str, Any], np.int64]):
         check_budget(budget, evaluations)
         self._tasks, self._budget, self._evaluations = tasks or prior_tasks(), budget, evaluations
         self._search = BatchedSearch(self._tasks, 1, budget, evaluations, seed)
-        self.observation_space = observation_space(self._search.C, self._search.T)
-        self.action_space = spaces.Discrete(self._search.C + 1)
+        self.observation_space = observation_space(self._search.n_candidates, self._search.max_trials)
+        self.action_space = spaces.Discrete(self._search.n_candidates + 1)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

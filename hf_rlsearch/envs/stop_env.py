@@ -16,7 +16,7 @@ from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.envs.search_env import BatchedSearch, Tasks, prior_tasks, relative, repeated
 from hf_rlsearch.envs.vec_env import BatchVecEnv
 from hf_rlsearch.observation.curve_features import CURVE_FEATURES, STOP_FEATURES, curve_features, is_due, leads
-from hf_rlsearch.tasks.histories import draw_among, take
+from hf_rlsearch.tasks.histories import draw_among, index_batch
 
 CONTINUE, STOP = 0, 1
 BUDGETS = (2, 4, 8, 16)
@@ -46,18 +46,18 @@ class StopSearch(BatchedSearch):
 
     def reset(self) -> None:
         """Starts B searches with a new budget and a new number of evaluations."""
-        self.budget, self.S = self.draw_length()
-        self.T = self.budget * self.S
+        self.budget, self.evaluations = self.draw_length()
+        self.max_trials = self.budget * self.evaluations
         super().reset()
-        first = np.arange(self.B) // self.group * self.group  # a group shares task, kind of curves, skill and luck
-        self.family = take(self.family, first)
-        self.skill = (self.rng.uniform(0, 1, self.B) * (self.rng.random(self.B) < 0.75))[first]
-        self.error = self.rng.uniform(0.05, 0.5, self.B)[first]
+        first = np.arange(self.n_envs) // self.group * self.group  # a group shares task, kind of curves, skill and luck
+        self.family = index_batch(self.family, first)
+        self.searcher_strength = (self.rng.uniform(0, 1, self.n_envs) * (self.rng.random(self.n_envs) < 0.75))[first]
+        self.error = self.rng.uniform(0.05, 0.5, self.n_envs)[first]
         self.fix_noise(int(self.rng.integers(2**31)), self.group)
         if self.forecasts is not None:
-            self.forecast = (self.rng.random(self.B) < _FORECAST)[first]
-            self.by_agent = (self.forecast & (self.rng.random(self.B) < _OWN_PROPOSALS))[first]
-            self.picks = np.zeros(self.B, int)
+            self.forecast = (self.rng.random(self.n_envs) < _FORECAST)[first]
+            self.by_agent = (self.forecast & (self.rng.random(self.n_envs) < _OWN_PROPOSALS))[first]
+            self.picks = np.zeros(self.n_envs, int)
 
     def draw_length(self) -> tuple[int, int]:
         """Budget in full trainings and evaluations of a training, for the searches that start now."""
@@ -72,10 +72,10 @@ class StopSearch(BatchedSearch):
         order, valid = draw_among(self.rng.random(allowed.shape), allowed, _LOOKS)
         error = self.error[:, None] * self.rng.standard_normal(order.shape)
         guess = np.take_along_axis(self.tasks.utility, order, 1) + error
-        looks = 1 + np.floor(self.skill * 4 * self.count).astype(int)
+        looks = 1 + np.floor(self.searcher_strength * 4 * self.count).astype(int)
         valid &= np.arange(order.shape[1]) < looks[:, None]
         valid[:, 0] = True
-        proposed = order[np.arange(self.B), np.where(valid, guess, -np.inf).argmax(1)]
+        proposed = order[np.arange(self.n_envs), np.where(valid, guess, -np.inf).argmax(1)]
         return np.asarray(proposed if self.forecasts is None else np.where(self.by_agent, self.picks, proposed))
 
     def decide(self, stop: BoolArray) -> FloatArray:
@@ -87,7 +87,7 @@ class StopSearch(BatchedSearch):
         """
         fresh = stop | (self.running < 0)
         before = np.clip(self.incumbent, 0, 1)
-        area = self.step(np.where(fresh, self.propose(), self.C))
+        area = self.step(np.where(fresh, self.propose(), self.n_candidates))
         return np.asarray(0.5 * (area + np.clip(self.incumbent, 0, 1) - before))
 
     def describe(self) -> tuple[FloatArray, BoolArray]:
@@ -97,24 +97,24 @@ class StopSearch(BatchedSearch):
             B x len(CURVE_FEATURES), with a forecaster B x len(STOP_FEATURES), zero where nothing runs; and B flags of
             trials that may be stopped.
         """
-        b, n = np.arange(self.B), max(int(self.count.max()), 1)
+        b, n = np.arange(self.n_envs), max(int(self.count.max()), 1)
         at = np.maximum(self.running, 0)
         idle = self.running < 0
         steps = self.steps[b, at]
-        here = self.observed(np.broadcast_to(np.maximum(steps, 1)[:, None], (self.B, n)))
+        here = self.observed(np.broadcast_to(np.maximum(steps, 1)[:, None], (self.n_envs, n)))
         best = self.observed(self.steps[:, :n])
         own, half = here[b, at], self.observed(np.maximum(steps // 2, 1)[:, None].repeat(n, 1))[b, at]
         half = np.where(steps >= 2, half, np.nan)
         own_column = np.arange(n) == at[:, None]
         others_here, others_best = np.where(own_column, np.nan, here), np.where(own_column, np.nan, best)
         complete = (self.status[:, :n] == 0) & ~np.isnan(others_best)
-        left = np.full(self.B, (self.T - self.used) / self.S)
+        left = np.full(self.n_envs, (self.max_trials - self.used) / self.evaluations)
         value = np.where(idle, 0.0, np.nan_to_num(own))
         features = curve_features(
-            np.maximum(steps, 1) / self.S, value, half, others_here, others_best, complete, left,
-            np.full(self.B, float(self.budget)),
+            np.maximum(steps, 1) / self.evaluations, value, half, others_here, others_best, complete, left,
+            np.full(self.n_envs, float(self.budget)),
         )  # fmt: skip
-        may_stop = ~idle & ~leads(value, others_here) & is_due((steps - 1) / self.S, steps / self.S)
+        may_stop = ~idle & ~leads(value, others_here) & is_due((steps - 1) / self.evaluations, steps / self.evaluations)
         features = features * ~idle[:, None]
         if self.forecasts is not None:
             known, self.picks = self.forecasts(self, self.forecast & (may_stop | (idle & self.by_agent)))

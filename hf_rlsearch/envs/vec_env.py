@@ -118,16 +118,16 @@ class SearchVecEnv(BatchVecEnv):
         """
         check_budget(budget, evaluations)
         self.search = BatchedSearch(repeated(tasks or prior_tasks(), group), n_envs, budget, evaluations, seed)
-        self.group, self._luck = group, np.random.default_rng([seed, 1])
+        self.group, self._noise_seeds = group, np.random.default_rng([seed, 1])
         self.encode, self.render_mode = encode, None
-        space = space or observation_space(self.search.C, self.search.T)
-        super().__init__(n_envs, space, spaces.Discrete(self.search.C + 1))
+        space = space or observation_space(self.search.n_candidates, self.search.max_trials)
+        super().__init__(n_envs, space, spaces.Discrete(self.search.n_candidates + 1))
 
     def restart(self) -> None:
         """Starts B searches, those of a group with the same luck."""
         self.search.reset()
         if self.group > 1:
-            self.search.fix_noise(int(self._luck.integers(2**31)), self.group)
+            self.search.fix_noise(int(self._noise_seeds.integers(2**31)), self.group)
 
     def observe(self) -> dict[str, FloatArray]:
         """The observations that `encode` makes."""

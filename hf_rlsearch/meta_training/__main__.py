@@ -19,9 +19,9 @@ import torch
 
 from hf_rlsearch.agent.checkpoint import Card, save_weights
 from hf_rlsearch.agent.network import NetworkConfig
-from hf_rlsearch.meta_training.decision_head import ChoiceTraining, gate, train_choice
+from hf_rlsearch.meta_training.decision_head import DecisionHeadTraining, acceptance_test, train_decision_head
 from hf_rlsearch.meta_training.predictor import PredictorTraining, train_predictor
-from hf_rlsearch.meta_training.stop_rule import StopTraining, stop_gate, train_stop_rule
+from hf_rlsearch.meta_training.stop_rule import StopTraining, compare_stop_rules, train_stop_rule
 from hf_rlsearch.observation.observation import OBSERVATION_FORMAT
 from hf_rlsearch.tasks.prior import PRIOR_VERSION
 
@@ -34,19 +34,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--predictor-steps", type=int, default=PredictorTraining.steps)
     parser.add_argument("--stop-steps", type=int, default=StopTraining.steps)
     parser.add_argument("--joint-steps", type=int, default=StopTraining.joint_steps)
-    parser.add_argument("--choice-steps", type=int, default=ChoiceTraining.steps)
-    parser.add_argument("--gate-tasks", type=int, default=ChoiceTraining.gate_tasks)
+    parser.add_argument("--decision-head-steps", type=int, default=DecisionHeadTraining.steps)
+    parser.add_argument("--test-tasks", type=int, default=DecisionHeadTraining.test_tasks)
     args = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     predicting = PredictorTraining(steps=args.predictor_steps)
     stopping = StopTraining(steps=args.stop_steps, joint_steps=args.joint_steps)
-    choosing = ChoiceTraining(steps=args.choice_steps, gate_tasks=args.gate_tasks)
+    choosing = DecisionHeadTraining(steps=args.decision_head_steps, test_tasks=args.test_tasks)
     config = NetworkConfig()
     predictor = train_predictor(predicting, config, args.folder, device=device)
     tensors = {f"predictor.{k}": v.cpu() for k, v in predictor.state_dict().items()}
     tensors |= train_stop_rule(stopping, predictor, args.folder, device)
-    model = train_choice(choosing, predictor, args.folder, device)
-    verdict = gate(choosing, predictor, model, device)
+    model = train_decision_head(choosing, predictor, args.folder, device)
+    verdict = acceptance_test(choosing, predictor, model, device)
     print(json.dumps(verdict, indent=2))
     if verdict["ships"]:
         tensors |= {f"head.{k}": v for k, v in model.policy.head.state_dict().items()}  # type: ignore[union-attr]
@@ -57,11 +57,11 @@ def main(arguments: list[str] | None = None) -> None:
         prior=PRIOR_VERSION,
         training={
             "predictor": asdict(predicting),
-            "stop": asdict(stopping),
-            "choice": asdict(choosing),
+            "stop_rule": asdict(stopping),
+            "decision_head": asdict(choosing),
             "device": device,
         },
-        gates={"choice": verdict, "stop": stop_gate(tensors, predictor, args.gate_tasks, device)},
+        gates={"decision_head": verdict, "stop_rule": compare_stop_rules(tensors, predictor, args.test_tasks, device)},
         versions={name: version(name) for name in ("torch", "stable-baselines3", "gymnasium", "numpy")},
         limits="Trained on spaces of 1-12 hyperparameters and searches of up to 40 trials, or 160 evaluations where "
         "trials are stopped; beyond, see docs/meta_training.md.",

@@ -23,7 +23,7 @@ Policy = Callable[[dict[str, FloatArray]], IntArray]
 
 
 @dataclass(frozen=True)
-class ChoiceTraining:
+class DecisionHeadTraining:
     """Settings of stage three.
 
     Attributes:
@@ -33,7 +33,7 @@ class ChoiceTraining:
         budget: Trials per search.
         learning_rate: At the start; falls linearly to zero.
         seed: Of everything.
-        gate_tasks: Fresh tasks on which the gate compares.
+        test_tasks: Fresh tasks on which the gate compares.
     """
 
     steps: int = 120_000
@@ -42,10 +42,10 @@ class ChoiceTraining:
     budget: int = 16
     learning_rate: float = 2e-3
     seed: int = 2
-    gate_tasks: int = 2048
+    test_tasks: int = 2048
 
 
-def train_choice(settings: ChoiceTraining, predictor: Predictor, folder: Path, device: str) -> PPO:
+def train_decision_head(settings: DecisionHeadTraining, predictor: Predictor, folder: Path, device: str) -> PPO:
     """PPO on the decision head, the predictor frozen; episodes are as long as `n_steps`: nothing is bootstrapped."""
     model = PPO(
         SearchPolicy,
@@ -59,7 +59,7 @@ def train_choice(settings: ChoiceTraining, predictor: Predictor, folder: Path, d
         device="cpu",
         seed=settings.seed,
     )
-    path = folder / "choice.safetensors"
+    path = folder / "decision_head.safetensors"
     if path.exists():
         model.policy.head.load_state_dict(load_file(path))  # type: ignore[union-attr]
         return model
@@ -69,7 +69,7 @@ def train_choice(settings: ChoiceTraining, predictor: Predictor, folder: Path, d
 
 
 def _choice_env(
-    settings: ChoiceTraining, predictor: Predictor, n_envs: int, seed: int, device: str, group: int = 1
+    settings: DecisionHeadTraining, predictor: Predictor, n_envs: int, seed: int, device: str, group: int = 1
 ) -> SearchVecEnv:
     return SearchVecEnv(
         group=group,
@@ -97,7 +97,9 @@ def area_under_regret(search: BatchedSearch, encode: Callable[[BatchedSearch], A
     return np.asarray(np.mean(regrets, axis=0))
 
 
-def gate(settings: ChoiceTraining, predictor: Predictor, model: PPO, device: str, seed: int = 10_000) -> dict[str, Any]:
+def acceptance_test(
+    settings: DecisionHeadTraining, predictor: Predictor, model: PPO, device: str, seed: int = 10_000
+) -> dict[str, Any]:
     """Compares the head with the acquisition in pairs: same fresh tasks, same luck of every training.
 
     Returns:
@@ -108,7 +110,7 @@ def gate(settings: ChoiceTraining, predictor: Predictor, model: PPO, device: str
         return np.asarray(model.predict(observations, deterministic=True)[0])
 
     areas: dict[str, list[FloatArray]] = {"head": [], "acquisition": []}
-    for block in range(settings.gate_tasks // 128):
+    for block in range(settings.test_tasks // 128):
         for name, policy in (("head", head), ("acquisition", acquisition)):
             env = _choice_env(settings, predictor, 128, seed + block, device)
             env.search.fix_noise(seed + block)

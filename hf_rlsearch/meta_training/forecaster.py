@@ -41,7 +41,7 @@ class Forecaster:
             B x len(FORECAST_FEATURES) and B candidates to train next, the best of `N_ALTERNATIVES` drawn at
             each evaluation; zero where not wanted.
         """
-        features, picks = np.zeros((search.B, len(FORECAST_FEATURES)), np.float32), np.zeros(search.B, int)
+        features, picks = np.zeros((search.n_envs, len(FORECAST_FEATURES)), np.float32), np.zeros(search.n_envs, int)
         rows = np.flatnonzero(wanted)
         if not len(rows):
             return features, picks

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.agent.acquisition import log_expected_improvement
 from hf_rlsearch.agent.network import BIN_EDGES, Arrays, NetworkConfig, Predictor, compress, expected_improvement
-from hf_rlsearch.meta_training.stopped_histories import play_stopped
+from hf_rlsearch.meta_training.stopped_histories import pruned_rollouts
 from hf_rlsearch.observation.history import RUNNING
 from hf_rlsearch.observation.observation import Observation
 from hf_rlsearch.tasks.histories import (
@@ -30,11 +30,11 @@ from hf_rlsearch.tasks.histories import (
     Trained,
     draw_history,
     hide_hyperparameters,
+    index_batch,
     measure,
     observe_tasks,
-    part_of,
-    play,
-    take,
+    random_prefix,
+    rollout,
     task_space_arrays,
     train_partly,
 )
@@ -146,9 +146,9 @@ class _Searches:
         """Draws the tasks of the steps from `step` on, and searches them with the predictor as it is."""
         score = partial(_log_improvement, network, device)
         tasks = draw(rng, settings.batch_size, int(rng.choice(settings.n_candidates)))
-        played = play(rng, tasks, int(rng.choice(_PLAYED_LENGTHS, p=_PLAYED_SHARES)), score)
+        played = rollout(rng, tasks, int(rng.choice(_PLAYED_LENGTHS, p=_PLAYED_SHARES)), score)
         late = _is_late(min(step + settings.reuse, settings.steps) - 1, settings)
-        return cls(tasks, played, play_stopped(rng, tasks, max(1, settings.reuse // 2), score) if late else [])
+        return cls(tasks, played, pruned_rollouts(rng, tasks, max(1, settings.reuse // 2), score) if late else [])
 
     def history(
         self, rng: np.random.Generator, step: int, settings: PredictorTraining
@@ -158,7 +158,7 @@ class _Searches:
             tasks, trained = _shortened(rng, self.tasks, self.stopped[step // 2 % len(self.stopped)])
             return tasks, trained, np.where(_runs(trained), _OWN_WEIGHT, 1.0)
         by_predictor = rng.random() < settings.played
-        trained = part_of(rng, self.tasks, self.played) if by_predictor else _drawn(rng, self.tasks)
+        trained = random_prefix(rng, self.tasks, self.played) if by_predictor else _drawn(rng, self.tasks)
         return self.tasks, trained, np.ones(len(self.tasks))
 
 
@@ -182,7 +182,7 @@ def _shortened(rng: np.random.Generator, tasks: TaskBatch, trained: Trained) -> 
     """The fewer of the searches, the longer they are: a step takes about as long on any."""
     B, T = trained.mask.shape
     rows = rng.permutation(B)[: max(1, min(B, B * LENGTHS[-1] // max(T, 1)))]
-    return take(tasks, rows), take(trained, rows)
+    return index_batch(tasks, rows), index_batch(trained, rows)
 
 
 def _loss(

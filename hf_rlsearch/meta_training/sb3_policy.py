@@ -48,12 +48,12 @@ class FeatureEncoder:
         mask = torch.as_tensor(search.action_masks(), device=self.device)
         logits = self.predictor(Arrays.of(search.observe(), self.device))
         candidates = candidate_features(logits, self.predictor.bins, mask[:, :-1])
-        b = np.arange(search.B)
+        b = np.arange(search.n_envs)
         at = np.maximum(search.running, 0)
         row = np.where(search.running >= 0, search.chosen[b, at], -1)
-        fidelity = np.where(search.running >= 0, search.steps[b, at] / search.S, 0.0)
-        left = torch.full((search.B,), (search.T - search.used) / search.S, device=self.device)
-        total = torch.full((search.B,), float(search.budget), device=self.device)
+        fidelity = np.where(search.running >= 0, search.steps[b, at] / search.evaluations, 0.0)
+        left = torch.full((search.n_envs,), (search.max_trials - search.used) / search.evaluations, device=self.device)
+        total = torch.full((search.n_envs,), float(search.budget), device=self.device)
         summary = search_features(
             candidates,
             mask[:, :-1],

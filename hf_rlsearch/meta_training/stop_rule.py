@@ -75,7 +75,7 @@ def train_stop_rule(settings: StopTraining, predictor: Predictor, folder: Path, 
     if not first.exists():
         env = StopVecEnv(n_envs=settings.n_envs, seed=settings.seed, group=GROUP, tasks=tasks)
         model = _ppo(settings, env)
-        _clone_halving(model, settings)
+        _clone_keep_better_third(model, settings)
         model.learn(settings.steps)
         save_file(_tensors(model), first)
     if not second.exists():
@@ -131,7 +131,7 @@ def _start_from(model: PPO, tensors: dict[str, Tensor]) -> None:
     model.policy.load_state_dict(state, strict=False)
 
 
-def _clone_halving(model: PPO, settings: StopTraining, steps: int = 300) -> None:
+def _clone_keep_better_third(model: PPO, settings: StopTraining, steps: int = 300) -> None:
     """Starts the stop rule as "keep the better third whenever a trial is judged".
 
     A policy that stops at random ends all trials early, never sees that patience pays, and collapses to that.
@@ -139,7 +139,7 @@ def _clone_halving(model: PPO, settings: StopTraining, steps: int = 300) -> None
     env = StopVecEnv(n_envs=settings.n_envs, seed=settings.seed + 1000)
     rng, observations = np.random.default_rng(settings.seed), env.reset()
     for _ in range(steps):
-        stop = torch.as_tensor(1 / (1 + np.exp(-halving(observations))))
+        stop = torch.as_tensor(1 / (1 + np.exp(-keep_better_third(observations))))
         chance = model.policy.get_distribution(torch.as_tensor(observations)).distribution.probs[:, 1]  # type: ignore[union-attr]
         loss = torch.nn.functional.binary_cross_entropy(chance, stop.float())
         model.policy.optimizer.zero_grad()
@@ -149,25 +149,25 @@ def _clone_halving(model: PPO, settings: StopTraining, steps: int = 300) -> None
         observations = env.step_wait()[0]
 
 
-def halving(observations: FloatArray) -> FloatArray:
+def keep_better_third(observations: FloatArray) -> FloatArray:
     """B log-odds of stopping under the rule that the stop rule starts from: keep the better third."""
     return np.asarray(8.0 * (0.6 - observations[:, CURVE_FEATURES.index("rank_here")]) - 1.0)
 
 
-def stop_gate(
+def compare_stop_rules(
     tensors: dict[str, Tensor], predictor: Predictor, n_tasks: int, device: str = "cpu", seed: int = 20_000
 ) -> dict[str, Any]:
     """Compares the trained stop rule with the rule that it started from and with never stopping, on fresh tasks.
 
     Returns:
-        Mean areas under the regret curve, and the difference to `halving` (negative = trained is better) with its 95%
-        interval over blocks of tasks, which share a budget and a number of evaluations.
+        Mean areas under the regret curve, and the difference to `keep_better_third` (negative = trained is better) with
+        its 95% interval over blocks of tasks, which share a budget and a number of evaluations.
     """
     forecasts = Forecaster(predictor, device)
     trained = StopRule(tensors)
     rules: dict[str, Callable[[FloatArray], FloatArray]] = {
         "trained": lambda seen: trained.log_odds(seen[:, :-1]),
-        "halving": halving,
+        "keep_better_third": keep_better_third,
         "never": lambda seen: np.full(len(seen), -1.0),
     }
     areas = {
@@ -177,7 +177,7 @@ def stop_gate(
     verdict = {f"area_{name}": float(area.mean()) for name, area in areas.items()}
     n_blocks = len(areas["trained"])
     compared = {"tasks": n_blocks * _GATE_BLOCK, "blocks": n_blocks}
-    return {**compared, **verdict, **difference(areas["trained"], areas["halving"])}
+    return {**compared, **verdict, **difference(areas["trained"], areas["keep_better_third"])}
 
 
 def _stop_area(rule: Callable[[FloatArray], FloatArray], forecasts: Forecaster, seed: int) -> float:

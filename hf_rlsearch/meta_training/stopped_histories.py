@@ -15,7 +15,7 @@ from hf_rlsearch._typing import BoolArray, IntArray
 from hf_rlsearch.envs.stop_env import StopSearch
 from hf_rlsearch.observation.curve_features import CURVE_FEATURES
 from hf_rlsearch.observation.history import PRUNED, RUNNING
-from hf_rlsearch.tasks.histories import N_ASKED, BehaviorPolicy, Score, Trained, observe_tasks, take
+from hf_rlsearch.tasks.histories import N_ASKED, BehaviorPolicy, Score, Trained, index_batch, observe_tasks
 from hf_rlsearch.tasks.prior import TaskBatch
 
 BUDGETS = ((4, 8), (8, 8), (8, 16), (8, 20), (12, 12), (16, 8), (16, 10), (20, 8))
@@ -27,7 +27,7 @@ _SLOPE, _OFFSET, _SEVERITY = 16.0, 10.0, 4.0
 _AHEAD = 3
 
 
-def play_stopped(rng: np.random.Generator, tasks: TaskBatch, n_looks: int, score: Score) -> list[Trained]:
+def pruned_rollouts(rng: np.random.Generator, tasks: TaskBatch, n_looks: int, score: Score) -> list[Trained]:
     """Searches each task, most trials by the best score, and stops those that lag.
 
     Args:
@@ -41,16 +41,18 @@ def play_stopped(rng: np.random.Generator, tasks: TaskBatch, n_looks: int, score
         just were, and the next were to be chosen; the search itself goes on. What follows when everything but one
         candidate was tried is left out.
     """
-    search = _PlayedSearch(rng, tasks, score)
-    severity = rng.normal(_OFFSET, _SEVERITY, search.B)
-    looks = set(rng.choice(np.arange(1, search.T), min(n_looks, search.T - 1), replace=False).tolist())
+    search = _PolicyRollout(rng, tasks, score)
+    severity = rng.normal(_OFFSET, _SEVERITY, search.n_envs)
+    looks = set(
+        rng.choice(np.arange(1, search.max_trials), min(n_looks, search.max_trials - 1), replace=False).tolist()
+    )
     seen = []
     for evaluation in range(max(looks) + 1):
         features, may_stop = search.describe()
         odds = severity - _SLOPE * features[:, CURVE_FEATURES.index("rank_here")]
-        stop = may_stop & (odds + rng.logistic(size=search.B) > 0)
+        stop = may_stop & (odds + rng.logistic(size=search.n_envs) > 0)
         if evaluation in looks:
-            seen.append(_cut(tasks, _ended(search.trained(), may_stop & (rng.random(search.B) < 0.5))))
+            seen.append(_cut(tasks, _ended(search.trained(), may_stop & (rng.random(search.n_envs) < 0.5))))
         search.train(stop)
     return seen
 
@@ -67,14 +69,14 @@ def _cut(tasks: TaskBatch, trained: Trained) -> Trained:
     return _ended(replace(trained, mask=mask), mask.sum(1) < trained.mask.sum(1))
 
 
-class _PlayedSearch(StopSearch):
+class _PolicyRollout(StopSearch):
     """B searches of one length whose candidates the policy proposes; its curves and ranks are the stop rule's."""
 
     def __init__(self, rng: np.random.Generator, tasks: TaskBatch, score: Score) -> None:
         self.length = BUDGETS[rng.integers(len(BUDGETS))]  # the searches begin in what follows
         super().__init__(len(tasks), int(rng.integers(2**31)), tasks=lambda _, __: tasks)
-        self.score, self.manner = score, BehaviorPolicy.draw(rng, self.B)
-        self.ahead, self.left = np.zeros((self.B, min(_AHEAD, self.C)), int), np.zeros(self.B, int)
+        self.score, self.manner = score, BehaviorPolicy.draw(rng, self.n_envs)
+        self.ahead, self.left = np.zeros((self.n_envs, min(_AHEAD, self.n_candidates)), int), np.zeros(self.n_envs, int)
 
     def draw_length(self) -> tuple[int, int]:
         """The one that was drawn for all."""
@@ -83,17 +85,19 @@ class _PlayedSearch(StopSearch):
     def train(self, stop: BoolArray) -> None:
         """Stops these trials and trains one evaluation further, new candidates where nothing runs."""
         fresh = np.flatnonzero(stop | (self.running < 0))
-        actions = np.full(self.B, self.C)
+        actions = np.full(self.n_envs, self.n_candidates)
         actions[fresh] = self._next(fresh)
         self.step(actions)
 
     def _next(self, rows: IntArray) -> IntArray:
         """The best candidates of these searches, as far as the policy was asked."""
         if len(ask := rows[self.left[rows] == 0]):
-            now = _ended(self.trained(), np.ones(self.B, bool))
+            now = _ended(self.trained(), np.ones(self.n_envs, bool))
             asked, allowed = self.draw_untried(ask, N_ASKED)
-            seen = observe_tasks(take(self.space, ask), take(self.tasks, ask), take(now, ask), asked)
-            scores = take(self.manner, ask).perturb(self.rng, self.score(seen), self.count[ask])
+            seen = observe_tasks(
+                index_batch(self.space, ask), index_batch(self.tasks, ask), index_batch(now, ask), asked
+            )
+            scores = index_batch(self.manner, ask).perturb(self.rng, self.score(seen), self.count[ask])
             scores = np.where(allowed, scores, -np.inf)
             self.ahead[ask] = np.take_along_axis(asked, np.argsort(-scores, axis=1)[:, :_AHEAD], axis=1)
             self.left[ask] = np.minimum(self.rng.integers(1, _AHEAD + 1, len(ask)), np.isfinite(scores).sum(1))

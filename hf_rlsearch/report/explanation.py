@@ -96,7 +96,7 @@ def explain(source: optuna.Study | SearchRecord, number: int) -> Explanation:
         sentences=tuple(_sentences(search, trial)),
         facts=(*_facts(decision), *_stop_facts(trial)),
         contributions=_contributions(search, trial),
-        attended=_attended(decision.get("attended")),
+        attended=_attended(decision.get("attention")),
     )
 
 
@@ -219,7 +219,7 @@ def _stop_facts(trial: TrialRecord) -> list[tuple[str, str]]:
 
 
 def _contributions(search: SearchRecord, trial: TrialRecord) -> tuple[Contribution, ...]:
-    stored, before = trial.decision.get("contributions"), trial.decision.get("beforehand")
+    stored, before = trial.decision.get("contributions"), trial.decision.get("prior_contributions")
     known = before if isinstance(before, dict) else {}
     found = [
         Contribution(

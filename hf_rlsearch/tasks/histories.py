@@ -34,7 +34,7 @@ _PENDING, _MOST_PENDING = 0.15, 3
 _PARTLY_KNOWN = 0.5
 
 
-def take(arrays: _Arrays, rows: IntArray | slice) -> _Arrays:
+def index_batch(arrays: _Arrays, rows: IntArray | slice) -> _Arrays:
     """The same dataclass of arrays with these rows of its first axis only."""
     return type(arrays)(**{f.name: getattr(arrays, f.name)[rows] for f in fields(arrays)})  # type: ignore[arg-type]
 
@@ -284,7 +284,7 @@ class BehaviorPolicy:
         return np.asarray(np.where(by_chance, 0.0, scores) + scale * rng.gumbel(size=scores.shape))
 
 
-def play(rng: np.random.Generator, tasks: TaskBatch, n_trials: int, score: Score) -> Rollout:
+def rollout(rng: np.random.Generator, tasks: TaskBatch, n_trials: int, score: Score) -> Rollout:
     """Searches each task, most of them by the best score, some by chance at first or throughout.
 
     Args:
@@ -310,7 +310,7 @@ def play(rng: np.random.Generator, tasks: TaskBatch, n_trials: int, score: Score
     return Rollout(chosen, np.take_along_axis(outcome, chosen, axis=1))
 
 
-def part_of(rng: np.random.Generator, tasks: TaskBatch, played: Rollout) -> Trained:
+def random_prefix(rng: np.random.Generator, tasks: TaskBatch, played: Rollout) -> Trained:
     """The beginnings of played searches, of similar length; in some steps a part of the trials was stopped."""
     B, T = played.chosen.shape
     longest = int(rng.integers(min(2, T), T + 1))

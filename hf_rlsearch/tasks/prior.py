@@ -90,14 +90,14 @@ class _Draw(TrainingDraw, GenericDraw):
         self._draw_levels()
         self._draw_candidates()
         structured, generic = self._structured_loss(), self._generic_loss()
-        misled = (self.domain == GENERIC) | (self.rng.random(self.B) < _WRONG_HINTS)
+        misled = (self.domain == GENERIC) | (self.rng.random(self.n_tasks) < _WRONG_HINTS)
         self.loss = np.where(misled[:, None], generic, structured)
         return self._finish()
 
     def _structured_loss(self) -> FloatArray:
         """Sum of the known effects, each added in place; 0 for the best candidate. The order of draws is fixed."""
-        rng, B = self.rng, self.B
-        loss = np.zeros((B, self.C))
+        rng, B = self.rng, self.n_tasks
+        loss = np.zeros((B, self.n_candidates))
         model_loss, model_size = self._model_effect()
         loss += model_loss
         axes, has = self._known_axes()
@@ -119,7 +119,7 @@ class _Draw(TrainingDraw, GenericDraw):
 
     def _known_axes(self) -> tuple[dict[str, FloatArray], dict[str, BoolArray]]:
         """Values of the roles that act together, each B x C on its own axis, and B flags: is it searched?"""
-        rng, B = self.rng, self.B
+        rng, B = self.rng, self.n_tasks
         read = {
             "batch_size": self._axis("batch_size", "log2", rng.uniform(3, 7, B)),
             "accumulation": self._axis("accumulation", "log2", 0.0),
@@ -135,7 +135,7 @@ class _Draw(TrainingDraw, GenericDraw):
         return axes, {name: has for name, (_, has, _) in read.items()}
 
     def _finish(self) -> TaskBatch:
-        rng, B = self.rng, self.B
+        rng, B = self.rng, self.n_tasks
         loss = self.loss * lognormal(rng, 1.0, 0.5, (B, 1))
         best = np.where(self.mask, loss, np.inf).min(1, keepdims=True)
         # Scores saturate at a floor (chance), losses do not; the power bends the bowl of either.
@@ -168,6 +168,6 @@ class _Draw(TrainingDraw, GenericDraw):
         ).astype(float)
         facts[self.domain == GENERIC, 3:] = 0.0
         unknown = self.rng.random(facts.shape) < np.array([0.6, 0.6, 0.05, 0.6, 0.6])
-        unknown |= self.rng.random((self.B, 1)) < 0.3
-        unknown[:, 2] &= self.rng.random(self.B) < 0.1
+        unknown |= self.rng.random((self.n_tasks, 1)) < 0.3
+        unknown[:, 2] &= self.rng.random(self.n_tasks) < 0.1
         return np.where(unknown, np.nan, facts)

@@ -65,7 +65,7 @@ class AxisDraw(SpaceDraw):
         return np.where(has[:, None], x, np.broadcast_to(np.asarray(default, float).reshape(-1, 1), x.shape)), has, slot
 
     def _strength(self, role: str, has: BoolArray) -> FloatArray:
-        return lognormal(self.rng, STRENGTH[role], 0.8, (self.B,)) * has
+        return lognormal(self.rng, STRENGTH[role], 0.8, (self.n_tasks,)) * has
 
     def _axis_nth(
         self, role: str, transform: str, default: float, occurrence: int
@@ -75,7 +75,7 @@ class AxisDraw(SpaceDraw):
         if occurrence == 0:
             return self._axis(role, transform, default)
         hidden, first = self.roles.copy(), here.argmax(1)
-        hidden[np.arange(self.B)[here.any(1)], first[here.any(1)]] = -1
+        hidden[np.arange(self.n_tasks)[here.any(1)], first[here.any(1)]] = -1
         original, self.roles = self.roles, hidden
         try:
             return self._axis(role, transform, default)
@@ -89,7 +89,7 @@ class AxisDraw(SpaceDraw):
             optimum: B x C (or B x 1) place of the best value, which other hyperparameters may move.
             x: B x C value of each candidate on the same axis.
         """
-        rng, B = self.rng, self.B
+        rng, B = self.rng, self.n_tasks
         real = np.where(self.mask, x, np.nan)
         low, high = np.nanmin(real, 1, keepdims=True), np.nanmax(real, 1, keepdims=True)
         reach = (high - low) / 2 * rng.uniform(0.3, 1.2, (B, 1))
@@ -103,10 +103,10 @@ class ArchitectureDraw(AxisDraw):
 
     def _add_capacity(self, loss: FloatArray) -> FloatArray:
         """Width and depth; returns B x C doublings beyond the usual size."""
-        rng, B, normal = self.rng, self.B, self.rng.standard_normal
+        rng, B, normal = self.rng, self.n_tasks, self.rng.standard_normal
         # One latent appetite of the task for bigger models, shared by width and depth.
         appetite = normal(B)
-        capacity = np.zeros((B, self.C))
+        capacity = np.zeros((B, self.n_candidates))
         for role, usual, taste in (("width", 9.0, 1.1), ("depth", 2.1, 0.8)):
             for occurrence in range(2):
                 x, has, _ = self._axis_nth(role, "log2", usual, occurrence)
@@ -121,7 +121,7 @@ class ArchitectureDraw(AxisDraw):
         return capacity
 
     def _add_heads_and_vocabulary(self, loss: FloatArray) -> None:
-        rng, B, normal = self.rng, self.B, self.rng.standard_normal
+        rng, B, normal = self.rng, self.n_tasks, self.rng.standard_normal
         x, has, _ = self._axis("heads", "log2", 3.0)
         loss += self._strength("heads", has)[:, None] * (x - 3 - 1.5 * normal((B, 1))) ** 2 * 0.3
         vocabulary, has, _ = self._axis("vocabulary", "log2", 13.0)
@@ -180,7 +180,7 @@ class TrainingDraw(ArchitectureDraw):
         self, loss: FloatArray, axes: dict[str, FloatArray], model_size: FloatArray, capacity: FloatArray
     ) -> FloatArray:
         """The learning-rate valley and the optimizer; returns B x C decades between the rate and its best place."""
-        rng, B = self.rng, self.B
+        rng, B = self.rng, self.n_tasks
         lr, self.has_lr, _ = self._axis("learning_rate", "log10", 0.0)
         base = np.choose(self.domain, [-4.5, -3.55, 0.0, -1.7, -4.0])
         reference_batch = np.where(self.domain == SCRATCH, 7.0, 5.0)[:, None]
@@ -215,7 +215,7 @@ class TrainingDraw(ArchitectureDraw):
         Args:
             size: B x C log10 of parameters.
         """
-        rng, B = self.rng, self.B
+        rng, B = self.rng, self.n_tasks
         tokens = size + rng.uniform(0.7, 2.3, (B, 1))  # 5 to 200 per parameter; Chinchilla's is 20
         rules = np.stack(
             [
@@ -233,7 +233,7 @@ class TrainingDraw(ArchitectureDraw):
 
     def _find_cliff(self, error: FloatArray, warmup: FloatArray, capacity: FloatArray) -> None:
         """Beyond an edge trainings diverge or collapse to a constant guess; warm-up and capacity move the edge."""
-        rng, B = self.rng, self.B
+        rng, B = self.rng, self.n_tasks
         edge = (
             rng.uniform(0.35, 1.4, (B, 1))
             + rng.uniform(0, 4, (B, 1)) * np.minimum(warmup, 0.1)
@@ -246,7 +246,7 @@ class TrainingDraw(ArchitectureDraw):
 
     def _add_schedule_length(self, loss: FloatArray, axes: dict[str, FloatArray], has: dict[str, BoolArray]) -> None:
         """Batch size, epochs and warm-up: how many steps there are, and how large."""
-        rng, B = self.rng, self.B
+        rng, B = self.rng, self.n_tasks
         # Batch size at a fixed number of epochs: too large is under-trained, too small is noisy.
         centre, width = ([4.6, 4.2, 6.6, 4.0, 5.0], [1.0, 1.0, 1.2, 1.5, 1.5])
         usual = np.choose(self.domain, centre) + np.choose(self.domain, width) * rng.standard_normal(B)
@@ -266,7 +266,7 @@ class TrainingDraw(ArchitectureDraw):
 
     def _add_regularisers(self, loss: FloatArray, axes: dict[str, FloatArray], has: dict[str, BoolArray]) -> None:
         """Momentum, weight decay, adapters, and the weak ones."""
-        rng, B, sgd = self.rng, self.B, self.domain == SGD
+        rng, B, sgd = self.rng, self.n_tasks, self.domain == SGD
         loss += (
             self._strength("momentum", has["momentum"])[:, None]
             * np.abs(axes["momentum"] - rng.normal(1.0, 0.35, (B, 1))) ** 1.5
@@ -290,7 +290,7 @@ class TrainingDraw(ArchitectureDraw):
 
     def _add_weak_regularisers(self, loss: FloatArray) -> None:
         """Those with a best place of their own that nothing else moves."""
-        rng, B = self.rng, self.B
+        rng, B = self.rng, self.n_tasks
         for role, centre, spread, unit in (
             ("dropout", 0.08, 0.10, 0.15),
             ("label_smoothing", 0.07, 0.07, 0.1),
@@ -336,7 +336,7 @@ class GenericDraw(AxisDraw):
 
     def _generic_loss(self) -> FloatArray:
         """Additive functions, Gaussian-process draws and products of both, with an optional cliff."""
-        rng, B = self.rng, self.B
+        rng, B = self.rng, self.n_tasks
         real = self.roles >= 0
         mix = rng.dirichlet((1.0, 0.7, 0.3), B)
         smooth = self._random_features(real)

@@ -79,7 +79,7 @@ class SpaceDraw:
     """Search spaces of one batch of tasks, being drawn."""
 
     def __init__(self, rng: np.random.Generator, n_tasks: int, n_candidates: int) -> None:
-        self.rng, self.B, self.C = rng, n_tasks, n_candidates
+        self.rng, self.n_tasks, self.n_candidates = rng, n_tasks, n_candidates
         B, H, L = n_tasks, MAX_HYPERPARAMETERS, MAX_LEVELS
         self.domain = rng.choice(5, size=B, p=_DOMAIN_SHARES)
         self.maximize = rng.random(B) < 0.5
@@ -94,7 +94,7 @@ class SpaceDraw:
         self.data = np.clip(rng.normal(4.3, 0.9, B), 2.5, 7.0)
 
     def _draw_roles(self) -> None:
-        rng, B, H = self.rng, self.B, MAX_HYPERPARAMETERS
+        rng, B, H = self.rng, self.n_tasks, MAX_HYPERPARAMETERS
         names = list(_PRESENCE)
         presence = np.array([_PRESENCE[n] for n in names])[:, self.domain].T  # B x roles
         # Some people search everything, some only two things: a task-wide factor on all chances.
@@ -205,7 +205,7 @@ class SpaceDraw:
 
     def _draw_candidates(self) -> None:
         """The whole grid in random order where it fits into C, else C random cells."""
-        B, H, C, rng = self.B, MAX_HYPERPARAMETERS, self.C, self.rng
+        B, H, C, rng = self.n_tasks, MAX_HYPERPARAMETERS, self.n_candidates, self.rng
         counts = np.maximum(self.n_levels, 1)
         cells = np.prod(counts.astype(float), axis=1)
         strides = np.concatenate([np.ones((B, 1)), np.cumprod(counts.astype(float), axis=1)[:, :-1]], axis=1)

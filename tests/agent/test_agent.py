@@ -121,9 +121,9 @@ def test_a_decision_explains_itself() -> None:
         assert decision.improvement >= max(decision.mean, 0)
         assert decision.spread > 0
         assert decision.n_candidates == len(GRID)
-        assert set(decision.contributions) == set(decision.beforehand) == set(SPACE.names)
+        assert set(decision.contributions) == set(decision.prior_contributions) == set(SPACE.names)
         assert json.loads(json.dumps(decision.to_json()))["index"] == decision.index
-        assert {number for number, _ in decision.attended} <= set(range(n_trials))
+        assert {number for number, _ in decision.attention} <= set(range(n_trials))
 
 
 def test_what_a_trial_had_is_told_by_its_status() -> None:

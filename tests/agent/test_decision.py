@@ -12,8 +12,8 @@ FULL = Decision(
     mean=-0.123456789,
     alternative=Alternative(params={"learning_rate": 1.23456789e-7, "n": 3}, chance=1 / 7),
     contributions={"learning_rate": 0.123456789},
-    beforehand={"learning_rate": 0.1},
-    attended=((4, 0.123456789),),
+    prior_contributions={"learning_rate": 0.1},
+    attention=((4, 0.123456789),),
 )
 
 
@@ -21,7 +21,7 @@ def test_it_is_plain_data_and_survives_json() -> None:
     stored = FULL.to_json()
     assert json.loads(json.dumps(stored)) == stored
     assert stored["mean"] == -0.12346
-    assert stored["attended"] == [[4, 0.12346]]
+    assert stored["attention"] == [[4, 0.12346]]
     assert stored["contributions"] == {"learning_rate": 0.12346}
 
 

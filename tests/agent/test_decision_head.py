@@ -91,7 +91,7 @@ def test_an_untrained_head_continues_what_is_promising_or_nearly_done() -> None:
         search = torch.zeros(1, len(SEARCH_FEATURES))
         for name, value in columns.items():
             search[0, SEARCH_FEATURES.index(name)] = value
-        return DecisionHead().go_on(search).item()
+        return DecisionHead().continue_logit(search).item()
 
     assert log_odds(running_log_ei=1.0, best_log_ei=-1.0) > 0 > log_odds(running_log_ei=-1.0, best_log_ei=1.0)
     assert log_odds(running_fidelity=0.95) > log_odds(running_fidelity=0.05)

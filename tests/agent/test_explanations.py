@@ -52,7 +52,7 @@ def named(decision: Decision) -> str:
 
 def learned(decision: Decision, name: str) -> float:
     """What the trials added to a contribution."""
-    return decision.contributions[name] - decision.beforehand[name]
+    return decision.contributions[name] - decision.prior_contributions[name]
 
 
 def shares(space: SearchSpace, name: str, seeds: range, n_trials: int) -> float:
@@ -91,13 +91,16 @@ def test_what_names_say_is_told_apart_from_what_trials_say(name: str) -> None:
     """Names alone mostly speak of the learning rate; the trials speak of the one that matters (by chance: 1 of 6)."""
     space = SPACES["known"]
     found = [decide(space, name, seed, 40) for seed in range(6)]
-    assert sum(max(d.beforehand, key=lambda n: abs(d.beforehand[n])) == "learning_rate" for d in found) >= 4
+    assert (
+        sum(max(d.prior_contributions, key=lambda n: abs(d.prior_contributions[n])) == "learning_rate" for d in found)
+        >= 4
+    )
     assert sum(max(space.names, key=lambda n: learned(d, n)) == name for d in found) >= 4
 
 
 def test_without_trials_everything_is_known_beforehand() -> None:
     decision = decide(SPACES["known"], None, 0, 0)
-    assert decision.beforehand == pytest.approx(decision.contributions, abs=1e-5)
+    assert decision.prior_contributions == pytest.approx(decision.contributions, abs=1e-5)
 
 
 def test_where_nothing_matters_nothing_is_learned_from_the_trials() -> None:

@@ -28,7 +28,7 @@ def inverse_softplus(x: float) -> float:
     return float(np.log(np.expm1(x)))
 
 
-def gaps(rows: np.ndarray, others: np.ndarray) -> torch.Tensor:
+def distances(rows: np.ndarray, others: np.ndarray) -> torch.Tensor:
     """1 x H x N x T."""
     return torch.as_tensor(np.abs(rows[:, None] - others[None]).transpose(2, 0, 1)[None], dtype=torch.float32)
 
@@ -38,7 +38,7 @@ def fit(made: GaussianProcesses, places: np.ndarray, values: np.ndarray, known: 
     mask = np.ones(n, bool) if known is None else known
     return made.fit(
         torch.zeros(1, places.shape[1], WIDTH),
-        gaps(places, places),
+        distances(places, places),
         torch.randn(1, n, WIDTH, generator=torch.Generator().manual_seed(1)),
         torch.as_tensor(values[None], dtype=torch.float32),
         torch.as_tensor(mask[None]),
@@ -54,7 +54,7 @@ def search(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_mean_and_deviation_are_those_of_scikit_learn(processes: GaussianProcesses, n: int) -> None:
     places, values, rows = search(n)
     posterior = fit(processes, places, values)
-    mean, deviation = processes.predict(posterior, gaps(rows, places))
+    mean, deviation = processes.predict(posterior, distances(rows, places))
     reference = GaussianProcessRegressor(RBF(LENGTH), alpha=NOISE, optimizer=None).fit(places, values - values.mean())
     expected, spread = reference.predict(rows, return_std=True)
     for head in range(HEADS):
@@ -65,22 +65,22 @@ def test_mean_and_deviation_are_those_of_scikit_learn(processes: GaussianProcess
 def test_trials_without_a_value_say_nothing(processes: GaussianProcesses) -> None:
     places, values, rows = search(8)
     known = np.arange(8) < 5
-    some = processes.predict(fit(processes, places, np.where(known, values, 77.0), known), gaps(rows, places))
-    few = processes.predict(fit(processes, places[:5], values[:5]), gaps(rows, places[:5]))
+    some = processes.predict(fit(processes, places, np.where(known, values, 77.0), known), distances(rows, places))
+    few = processes.predict(fit(processes, places[:5], values[:5]), distances(rows, places[:5]))
     np.testing.assert_allclose(some[0][..., -1], few[0][..., -1], atol=1e-4)
     np.testing.assert_allclose(some[1], few[1], atol=1e-4)
 
 
 def test_without_any_value_nothing_is_known(processes: GaussianProcesses) -> None:
     places, values, rows = search(4)
-    mean, deviation = processes.predict(fit(processes, places, values, np.zeros(4, bool)), gaps(rows, places))
+    mean, deviation = processes.predict(fit(processes, places, values, np.zeros(4, bool)), distances(rows, places))
     np.testing.assert_allclose(mean, 0.0)
     np.testing.assert_allclose(deviation, 1.0)
 
 
 def test_the_same_configuration_again_and_again_is_no_trouble(processes: GaussianProcesses) -> None:
     places = np.full((160, 3), 0.5)
-    mean, deviation = processes.predict(fit(processes, places, np.zeros(160)), gaps(places[:1], places))
+    mean, deviation = processes.predict(fit(processes, places, np.zeros(160)), distances(places[:1], places))
     assert torch.isfinite(mean).all()
     assert (deviation < 0.1).all()
 

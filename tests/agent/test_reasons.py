@@ -13,10 +13,10 @@ from tests.helpers.searches import SPACE, history_of, random_history, random_pre
 ROW = random_rows(1, 7)[0]
 
 
-def read(n_trials: int) -> tuple[Arrays, object]:
+def encode_history(n_trials: int) -> tuple[Arrays, object]:
     observation = live_observation(SPACE, random_history(n_trials), ROW[None], np.ones(1, bool), {})
     arrays = Arrays.of(observation)
-    return arrays, random_predictor().read(arrays)
+    return arrays, random_predictor().encode_history(arrays)
 
 
 def test_the_weights_are_those_that_the_values_are_mixed_with() -> None:
@@ -31,8 +31,8 @@ def test_the_weights_are_those_that_the_values_are_mixed_with() -> None:
 @pytest.mark.parametrize("n_trials", [0, 6])
 @torch.inference_mode()
 def test_attention_is_a_share_of_each_trial_and_of_none(n_trials: int) -> None:
-    arrays, reading = read(n_trials)
-    shares = random_predictor().attention(reading, arrays.candidates)  # type: ignore[arg-type]
+    arrays, encoded = encode_history(n_trials)
+    shares = random_predictor().attention(encoded, arrays.candidates)  # type: ignore[arg-type]
     assert shares.shape == (1, 1, 1 + n_trials)
     assert (shares >= 0).all()
     assert float(shares.sum()) == pytest.approx(1, abs=1e-5)
@@ -40,9 +40,9 @@ def test_attention_is_a_share_of_each_trial_and_of_none(n_trials: int) -> None:
 
 @torch.inference_mode()
 def test_trials_are_named_by_their_numbers_largest_share_first() -> None:
-    arrays, reading = read(6)
-    shares = random_predictor().attention(reading, arrays.candidates)[0, 0, 1:].numpy()  # type: ignore[arg-type]
-    found = most_attended(random_predictor(), reading, ROW, np.arange(100, 106))  # type: ignore[arg-type]
+    arrays, encoded = encode_history(6)
+    shares = random_predictor().attention(encoded, arrays.candidates)[0, 0, 1:].numpy()  # type: ignore[arg-type]
+    found = most_attended(random_predictor(), encoded, ROW, np.arange(100, 106))  # type: ignore[arg-type]
     assert 1 <= len(found) <= 5
     assert [number for number, _ in found] == [100 + i for i in np.argsort(-shares)[: len(found)]]
     assert [weight for _, weight in found] == pytest.approx(sorted(shares, reverse=True)[: len(found)])
@@ -53,7 +53,7 @@ def test_the_mean_is_that_of_the_predicted_distribution() -> None:
     rows = random_rows(4, 3)
     arrays = Arrays.of(live_observation(SPACE, random_history(5), rows, np.ones(4, bool), {}))
     p = random_predictor()(arrays)[0].softmax(-1)
-    found = predicted_mean(random_predictor(), random_predictor().read(arrays))(rows)
+    found = predicted_mean(random_predictor(), random_predictor().encode_history(arrays))(rows)
     np.testing.assert_allclose(found, (p * bin_values()).sum(-1), atol=1e-4)
 
 
@@ -78,4 +78,4 @@ def test_a_trial_like_the_candidate_is_looked_at_more_than_one_unlike_it() -> No
     decision = load_agent().decide(
         SPACE, history, rows[:1], mask=same[:1], n_remaining=None, facts={}, rng=np.random.default_rng(0)
     )
-    assert 50 in [number for number, _ in decision.attended]
+    assert 50 in [number for number, _ in decision.attention]

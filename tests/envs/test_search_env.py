@@ -134,7 +134,7 @@ def test_a_candidate_that_was_tried_is_trained_again() -> None:
 def test_starting_another_candidate_prunes_the_running_trial() -> None:
     search = BatchedSearch(TASKS, n_envs=3, budget=4, evaluations=3, seed=0)
     search.step(np.array([0, 0, 0]))
-    search.step(np.array([1, search.C, 1]))
+    search.step(np.array([1, search.n_candidates, 1]))
     assert search.status[:, 0].tolist() == [1, 3, 1]
     assert search.steps[:, 0].tolist() == [1, 2, 1]
     assert search.running.tolist() == [1, 0, 1]
@@ -173,7 +173,7 @@ def test_the_best_candidate_first_earns_everything() -> None:
     assert (most > 0.999).sum() >= 3
 
 
-def test_the_incumbent_is_what_was_observed_best_and_counts_without_its_luck() -> None:
+def test_the_incumbent_is_what_was_observed_best_and_counts_without_its_noise() -> None:
     search = BatchedSearch(TASKS, n_envs=40, budget=3, evaluations=1, seed=1)
     for action in (0, 1):
         search.step(np.full(40, action))
@@ -183,7 +183,7 @@ def test_the_incumbent_is_what_was_observed_best_and_counts_without_its_luck() -
     assert np.abs(search.incumbent - observed.max(1)).max() > 1e-3
 
 
-def test_fixed_luck_pairs_policies() -> None:
+def test_fixed_noise_pairs_policies() -> None:
     rewards = []
     for first in (0, 1):
         search = BatchedSearch(TASKS, n_envs=8, budget=4, evaluations=1, seed=3)

@@ -79,7 +79,7 @@ def test_an_encoder_of_ones_own_replaces_the_observation() -> None:
         tasks=TASKS,
         n_envs=2,
         budget=4,
-        encode=lambda search: {"used": np.full((search.B, 1), search.used, np.float32)},
+        encode=lambda search: {"used": np.full((search.n_envs, 1), search.used, np.float32)},
         space=space,
     )
     env.reset()
@@ -98,7 +98,7 @@ def test_counts_below_one_are_refused() -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- groups
-def test_a_group_shares_its_task_and_its_luck() -> None:
+def test_a_group_shares_its_task_and_its_noise() -> None:
     env = SearchVecEnv(tasks=TASKS, n_envs=6, budget=3, seed=0, group=3)
     observation = env.reset()
     for key, value in observation.items():
@@ -121,13 +121,13 @@ def test_rewards_of_a_group_are_relative_to_its_mean() -> None:
     np.testing.assert_array_equal(relative(np.array([1.0, 3.0]), 1), [1, 3])
 
 
-def test_groups_change_task_and_luck_with_every_episode() -> None:
+def test_groups_change_task_and_noise_with_every_episode() -> None:
     env = SearchVecEnv(tasks=TASKS, n_envs=4, budget=1, seed=0, group=2)
     first = env.reset()
-    luck = env.search._luck
+    noise = env.search._fixed_noise
     second = env.step(np.zeros(4, int))[0]
     assert not np.array_equal(first["level_features"], second["level_features"])
-    assert not np.array_equal(luck, env.search._luck)
+    assert not np.array_equal(noise, env.search._fixed_noise)
 
 
 def test_a_group_that_does_not_fit_is_refused() -> None:
@@ -154,8 +154,8 @@ def test_episodes_of_the_stop_rule_have_several_lengths() -> None:
     lengths = set()
     for _ in range(20):
         search.reset()
-        lengths.add((search.budget, search.S))
-        assert search.budget * search.S == search.T
+        lengths.add((search.budget, search.evaluations))
+        assert search.budget * search.evaluations == search.max_trials
     assert len(lengths) > 5
     assert lengths <= {(b, s) for b in BUDGETS for s in EVALUATIONS}
 
@@ -189,13 +189,13 @@ def test_what_may_be_stopped_is_stopped() -> None:
 
 
 def test_abler_searchers_propose_better_candidates() -> None:
-    def mean_utility(skill: float) -> Any:
+    def mean_utility(searcher_strength: float) -> Any:
         search = StopSearch(400, 0, TASKS)
-        search.skill[:], search.count[:] = skill, 0
+        search.searcher_strength[:], search.count[:] = searcher_strength, 0
         search.tasks = TASKS(np.random.default_rng(0), 400)
         search.count = np.full(400, 30)
-        search.chosen = np.zeros((400, search.T), int)
-        search.status = np.full((400, search.T), 1)
+        search.chosen = np.zeros((400, search.max_trials), int)
+        search.status = np.full((400, search.max_trials), 1)
         return search.tasks.utility[np.arange(400), search.propose()].clip(-2, 1).mean()
 
     assert mean_utility(1.0) > mean_utility(0.0) + 0.2
@@ -203,12 +203,12 @@ def test_abler_searchers_propose_better_candidates() -> None:
 
 def test_episodes_with_forecasts_are_short_enough_to_forecast_in() -> None:
     def nothing(search: BatchedSearch, wanted: BoolArray) -> tuple[FloatArray, IntArray]:
-        return np.zeros((search.B, len(FORECAST_FEATURES))), np.zeros(search.B, int)
+        return np.zeros((search.n_envs, len(FORECAST_FEATURES))), np.zeros(search.n_envs, int)
 
     search = StopSearch(2, 0, TASKS, forecasts=nothing)
     for _ in range(20):
         search.reset()
-        assert search.T <= 192
+        assert search.max_trials <= 192
 
 
 @pytest.mark.parametrize(("evaluations", "judged"), [(4, {1, 2, 3}), (24, set(range(2, 24, 2)))])

@@ -62,8 +62,8 @@ def run(folder: Path) -> str:
         "predictor-steps": 3,
         "stop-steps": 8192,
         "joint-steps": 8192,
-        "choice-steps": 1024,
-        "gate-tasks": 128,
+        "decision-head-steps": 1024,
+        "test-tasks": 128,
     }.items():
         command += [f"--{stage}", str(count)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -97,17 +97,17 @@ class TestWholeRun:
         assert card.observation_format == OBSERVATION_FORMAT
         assert card.prior == PRIOR_VERSION
         assert card.training["predictor"]["steps"] == 3
-        assert {"predictor", "stop", "choice"} <= set(card.training)
+        assert {"predictor", "stop_rule", "decision_head"} <= set(card.training)
         assert {"torch", "stable-baselines3"} <= set(card.versions)
         assert card.limits
-        verdict = card.gates["choice"]
+        verdict = card.gates["decision_head"]
         assert verdict["tasks"] == 128
         assert verdict["interval"][0] <= verdict["difference"] <= verdict["interval"][1]
         assert verdict["difference"] == pytest.approx(verdict["area_head"] - verdict["area_acquisition"])
 
     def test_the_head_ships_only_through_the_gate(self, trained: Path) -> None:
         tensors, card = load_weights(trained / "mine.safetensors")
-        verdict = card.gates["choice"]
+        verdict = card.gates["decision_head"]
         assert verdict["ships"] == (verdict["interval"][1] < 0)
         assert any(name.startswith("head.") for name in tensors) == verdict["ships"]
 
@@ -115,7 +115,7 @@ class TestWholeRun:
         first, _ = load_weights(trained / "mine.safetensors")
         printed = run(trained)
         second, card = load_weights(trained / "mine.safetensors")
-        assert json.loads(printed) == card.gates["choice"]
+        assert json.loads(printed) == card.gates["decision_head"]
         assert first.keys() == second.keys()
         for name, tensor in first.items():
             torch.testing.assert_close(second[name], tensor, rtol=0, atol=0)

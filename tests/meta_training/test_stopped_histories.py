@@ -9,7 +9,7 @@ import pytest
 from hf_rlsearch._typing import FloatArray
 from hf_rlsearch.envs.stop_env import StopSearch
 from hf_rlsearch.meta_training import stopped_histories as stopped_play
-from hf_rlsearch.meta_training.stopped_histories import play_stopped
+from hf_rlsearch.meta_training.stopped_histories import pruned_rollouts
 from hf_rlsearch.observation.curve_features import CURVE_FEATURES
 from hf_rlsearch.observation.history import COMPLETE, PRUNED, RUNNING
 from hf_rlsearch.observation.observation import Observation
@@ -34,7 +34,7 @@ def anything(seen: Observation) -> FloatArray:
 
 @pytest.fixture(params=range(3))
 def looks(request: pytest.FixtureRequest, short_searches: None) -> list[Trained]:
-    return play_stopped(np.random.default_rng(request.param), TASKS, N_LOOKS, anything)
+    return pruned_rollouts(np.random.default_rng(request.param), TASKS, N_LOOKS, anything)
 
 
 def last_status(trained: Trained) -> list[int]:
@@ -71,7 +71,9 @@ def test_what_is_best_so_far_was_not_stopped(looks: list[Trained]) -> None:
 
 
 def test_the_latest_trial_runs_or_was_just_stopped() -> None:
-    seen = [s for trained in play_stopped(np.random.default_rng(5), TASKS, 30, anything) for s in last_status(trained)]
+    seen = [
+        s for trained in pruned_rollouts(np.random.default_rng(5), TASKS, 30, anything) for s in last_status(trained)
+    ]
     shares = {status: np.mean(np.array(seen) == status) for status in (RUNNING, PRUNED)}
     assert 0.3 < shares[RUNNING] < 0.8
     assert 0.15 < shares[PRUNED] < 0.5
@@ -86,16 +88,16 @@ def test_where_nothing_runs_trials_compare_by_all_they_have(looks: list[Trained]
 
 def test_the_lower_the_rank_the_sooner_a_trial_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     ranks: dict[bool, list[float]] = {True: [], False: []}
-    real = stopped_play._PlayedSearch.train
+    real = stopped_play._PolicyRollout.train
 
-    def train(self: stopped_play._PlayedSearch, stop: np.ndarray) -> None:
+    def train(self: stopped_play._PolicyRollout, stop: np.ndarray) -> None:
         features, may_stop = StopSearch.describe(self)
         for rank, stopped in zip(features[may_stop, CURVE_FEATURES.index("rank_here")], stop[may_stop], strict=True):
             ranks[bool(stopped)].append(float(rank))
         real(self, stop)
 
-    monkeypatch.setattr(stopped_play._PlayedSearch, "train", train)
-    play_stopped(np.random.default_rng(0), TASKS, 1, anything)
+    monkeypatch.setattr(stopped_play._PolicyRollout, "train", train)
+    pruned_rollouts(np.random.default_rng(0), TASKS, 1, anything)
     assert min(len(r) for r in ranks.values()) > 20
     assert np.mean(ranks[True]) < np.mean(ranks[False]) - 0.1
 
@@ -108,7 +110,7 @@ def test_the_policy_chooses_when_nothing_runs_as_a_sampler_does() -> None:
         features.append(seen.trial_features[seen.trial_mask])
         return anything(seen)
 
-    trained = play_stopped(np.random.default_rng(0), TASKS, 23, watching)
+    trained = pruned_rollouts(np.random.default_rng(0), TASKS, 23, watching)
     running, ended = (shown_as(status, trained[-1]) for status in (RUNNING, PRUNED))
     (runs,) = np.flatnonzero((running != ended).all(0) & (running == 1).all(0))
     assert not np.concatenate(features)[:, runs].any()
@@ -122,7 +124,7 @@ def shown_as(status: int, trained: Trained) -> FloatArray:
 
 @pytest.mark.parametrize("tasks", [TASKS, FEW], ids=["many", "two"])
 def test_no_candidate_is_shown_twice_and_one_is_left(tasks: TaskBatch) -> None:
-    for trained in play_stopped(np.random.default_rng(4), tasks, 23, anything):
+    for trained in pruned_rollouts(np.random.default_rng(4), tasks, 23, anything):
         for chosen, mask, allowed in zip(trained.chosen, trained.mask, tasks.candidate_mask, strict=True):
             tried = chosen[mask]
             assert allowed[tried].all()
@@ -138,14 +140,14 @@ def test_searches_follow_the_policy() -> None:
         known = [next(t for t in tables if all(c in t for c in row)) for row in rows]
         return 1e3 * np.array([[t[c] for c in row] for t, row in zip(known, rows, strict=True)])
 
-    found = play_stopped(np.random.default_rng(1), TASKS, 23, knowing)[-1]
+    found = pruned_rollouts(np.random.default_rng(1), TASKS, 23, knowing)[-1]
     best = np.where(TASKS.candidate_mask, TASKS.utility, -np.inf).argmax(1)
     several = TASKS.candidate_mask.sum(1) > 15
     assert np.mean([best[b] in found.chosen[b][found.mask[b]] for b in np.flatnonzero(several)]) > 0.8
 
 
 def test_the_same_state_of_chance_gives_the_same_searches() -> None:
-    first, again = (play_stopped(np.random.default_rng(3), TASKS, 4, anything) for _ in range(2))
+    first, again = (pruned_rollouts(np.random.default_rng(3), TASKS, 4, anything) for _ in range(2))
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one.chosen, other.chosen)
         np.testing.assert_array_equal(one.values, other.values)

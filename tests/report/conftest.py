@@ -54,7 +54,7 @@ def decision(rng: random.Random, number: int, expected: float) -> dict[str, Any]
         "spread": 0.04,
         "n_candidates": 256,
         "contributions": {"learning_rate": 0.4, "weight_decay": -0.1},
-        "beforehand": {"learning_rate": 0.1},
+        "prior_contributions": {"learning_rate": 0.1},
         "alternative": {
             "probability": 0.11,
             "chance": 0.28,
@@ -62,7 +62,7 @@ def decision(rng: random.Random, number: int, expected: float) -> dict[str, Any]
             "spread": 0.1,
             "params": {"learning_rate": 1e-3},
         },
-        "attended": [[n, 0.25] for n in range(max(0, number - 3), number)],
+        "attention": [[n, 0.25] for n in range(max(0, number - 3), number)],
     }
 
 

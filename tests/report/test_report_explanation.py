@@ -70,7 +70,7 @@ def test_without_a_stored_decision_it_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    "stored", [{"attended": 3}, {"contributions": [1]}, {"attended": [[1]]}, {"attended": [None]}, {"alternative": 3}]
+    "stored", [{"attention": 3}, {"contributions": [1]}, {"attended": [[1]]}, {"attended": [None]}, {"alternative": 3}]
 )
 def test_a_decision_of_another_shape_is_no_error(stored: dict[str, object]) -> None:
     study = optuna.create_study()

@@ -86,7 +86,7 @@ STUDIES: dict[str, Callable[[], optuna.Study]] = {
                     "chance": math.nan,
                     "mean": math.inf,
                     "contributions": {"x": math.nan, "y": math.inf},
-                    "attended": [[0, math.nan]],
+                    "attention": [[0, math.nan]],
                 },
                 "rl:stop": {"probability": math.nan, "fidelity": math.inf},
             },

@@ -5,8 +5,8 @@ import pytest
 
 from hf_rlsearch._typing import FloatArray
 from hf_rlsearch.observation.observation import Observation
-from hf_rlsearch.tasks import histories as tasks_played
-from hf_rlsearch.tasks.histories import Rollout, part_of, play
+from hf_rlsearch.tasks import histories
+from hf_rlsearch.tasks.histories import Rollout, random_prefix, rollout
 from hf_rlsearch.tasks.prior import draw
 from tests.helpers.searches import asked, truths
 
@@ -21,7 +21,7 @@ def knowing(seen: Observation) -> FloatArray:
 
 
 def played(seed: int = 1, n_trials: int = 10) -> Rollout:
-    return play(np.random.default_rng(seed), TASKS, n_trials, knowing)
+    return rollout(np.random.default_rng(seed), TASKS, n_trials, knowing)
 
 
 def test_searches_follow_the_scores_after_a_random_start() -> None:
@@ -39,14 +39,14 @@ def test_no_candidate_is_trained_twice_nor_a_padded_one_at_all() -> None:
 
 
 def test_of_many_candidates_a_part_is_asked_about_and_another_one_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks_played, "N_ASKED", 7)
+    monkeypatch.setattr(histories, "N_ASKED", 7)
     sizes: list[int] = []
 
     def watching(observation: Observation) -> FloatArray:
         sizes.append(observation.candidates.shape[1])
         return knowing(observation)
 
-    chosen = play(np.random.default_rng(1), TASKS, 10, watching).chosen
+    chosen = rollout(np.random.default_rng(1), TASKS, 10, watching).chosen
     assert sizes == [7] * 10
     order = np.argsort(np.argsort(-TASKS.utility, axis=1), axis=1)
     ranks = np.take_along_axis(order, chosen, 1)
@@ -61,7 +61,7 @@ def test_the_policy_sees_the_values_that_the_search_keeps() -> None:
         seen.append(observation.trial_features[..., 0])
         return knowing(observation)
 
-    values = play(np.random.default_rng(1), TASKS, 4, watching).values
+    values = rollout(np.random.default_rng(1), TASKS, 4, watching).values
     assert [features.shape[1] for features in seen] == [0, 1, 2, 3]
     best = values[:, :3].argmax(1)
     np.testing.assert_allclose(seen[3][np.arange(40), best], 0.0, atol=1e-6)
@@ -75,7 +75,7 @@ def test_the_same_state_of_chance_gives_the_same_searches() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_a_part_is_a_beginning_and_leaves_something_to_choose(seed: int) -> None:
     whole = played()
-    trained = part_of(np.random.default_rng(seed), TASKS, whole)
+    trained = random_prefix(np.random.default_rng(seed), TASKS, whole)
     length = trained.chosen.shape[1]
     np.testing.assert_array_equal(trained.chosen, whole.chosen[:, :length])
     assert (trained.mask == (np.arange(length) < trained.mask.sum(1, keepdims=True))).all()
@@ -85,7 +85,7 @@ def test_a_part_is_a_beginning_and_leaves_something_to_choose(seed: int) -> None
 
 
 def test_parts_are_complete_or_stopped_in_part() -> None:
-    parts = [part_of(np.random.default_rng(seed), TASKS, played()) for seed in range(12)]
+    parts = [random_prefix(np.random.default_rng(seed), TASKS, played()) for seed in range(12)]
     complete = [(part.status == 0).all() for part in parts]
     assert any(complete)
     assert not all(complete)
