@@ -309,3 +309,20 @@ def test_a_big_search_is_shown_without_error(
     show(browser, write_report(make_study(200, 100), tmp_path / "report.html"), 390)
     assert browser.get_log("browser") == []
     assert len(column(browser, 0)) == 200
+
+
+def test_names_and_values_cannot_become_markup_in_charts(browser: Any, tmp_path: Path) -> None:
+    bad = "<img src=x onerror=alert(2)>"
+    study = optuna.create_study()
+    choices = optuna.distributions.CategoricalDistribution([bad, "b"])
+    for value in (1.0, 2.0, 3.0):
+        metrics = {"rl:metrics": {bad: value}}
+        trial = optuna.trial.create_trial(
+            value=value, params={bad: bad}, distributions={bad: choices}, user_attrs=metrics
+        )
+        study.add_trial(trial)
+    show(browser, write_report(study, tmp_path / "report.html"), 1280)
+    move(browser, (5, 5), place_of(browser, "metrics", 1))
+    assert bad in browser.find_element("id", "vg-tooltip-element").text
+    assert browser.execute_script("return document.querySelectorAll('img').length") == 0
+    assert browser.get_log("browser") == []
