@@ -50,7 +50,7 @@ from hf_rlsearch.trainer.search.budget import CostModel, RemainingBudget
 from hf_rlsearch.trainer.search.distributed import RUN, STOP
 from hf_rlsearch.trainer.search.leaderboard import Leaderboard
 from hf_rlsearch.trainer.search.planner import Planner
-from hf_rlsearch.trainer.search.trial import COMPLETE, FAILED, PRUNED, PruningReporter, TrialOutcome, TrialPlan
+from hf_rlsearch.trainer.search.trial import PruningReporter, TrialOutcome, TrialPlan
 from hf_rlsearch.trainer.session.arguments import plain
 from hf_rlsearch.trainer.session.failures import Failure, discard_reports, read_report
 from hf_rlsearch.trainer.session.progress import Progress, TrialSummary
@@ -218,7 +218,7 @@ def ended(
         params=told.user_attrs.get(HYPERPARAMETERS, told.params),
         result=result,
         best=best,
-        fidelity=1.0 if outcome.status == COMPLETE else reached,
+        fidelity=1.0 if outcome.state == TrialState.COMPLETE else reached,
         seconds=outcome.seconds,
     )
 
@@ -235,7 +235,7 @@ def _failed(outcome: TrialOutcome, world_size: int) -> str:
 def _result(told: FrozenTrial, outcome: TrialOutcome) -> str:
     values = ", ".join(f"{value:.4g}" for value in outcome.values)
     how = "paused" if PAUSED in told.user_attrs else "pruned"
-    return values if outcome.status == COMPLETE else f"{how} at {values or 'the start'}"
+    return values if outcome.state == TrialState.COMPLETE else f"{how} at {values or 'the start'}"
 
 
 class FailureLimit:
@@ -281,7 +281,6 @@ def _kind(trial: FrozenTrial) -> str:
 
 # User attribute of the study: what its note in the dashboard said when the search last ended.
 _SUMMARY = "summary"
-_STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
 
 
 class SearchCoordinator:
@@ -393,9 +392,9 @@ class SearchCoordinator:
                 plan = self._begin(self._trial)
             except optuna.TrialPruned:
                 # hp_space or model_init refuses the combination: no failure, and nothing was trained.
-                self.record(None, TrialOutcome(status=PRUNED))
+                self.record(None, TrialOutcome(TrialState.PRUNED))
             except Exception as error:
-                self.record(None, TrialOutcome(status=FAILED, failure=Failure.from_error(error)))
+                self.record(None, TrialOutcome(TrialState.FAIL, failure=Failure.from_error(error)))
                 self.tolerance.check(error)
             else:
                 if plan is not None:
@@ -413,7 +412,7 @@ class SearchCoordinator:
     def report(self, step: int, value: float) -> bool:
         """Stores a point of the running trial's learning curve; True if the pruner stops the trial."""
         assert self._curve is not None
-        return self._curve.add(step, value)
+        return self._curve.report(step, value)
 
     def should_pause(self, trainer: Any) -> bool:
         """Whether the running trial, which is to stop, leaves a checkpoint behind that it can go on from."""
@@ -434,15 +433,15 @@ class SearchCoordinator:
             FAILURE: None if outcome.failure is None else outcome.failure.to_json(),
             TRAINED: outcome.trained,
             SPENT: newly_spent(trial, outcome.trained),
-            PAUSED: self._paused(trial) if outcome.status == PRUNED else None,
+            PAUSED: self._paused(trial) if outcome.state == TrialState.PRUNED else None,
         }
         for name, value in attributes.items():
             if value not in (None, {}):
                 trial.set_user_attr(name, value)
-        if outcome.status == COMPLETE:
+        if outcome.state == TrialState.COMPLETE:
             told = self.study.tell(trial, list(outcome.values), skip_if_finished=True)
         else:
-            told = self.study.tell(trial, state=_STATES[outcome.status], skip_if_finished=True)
+            told = self.study.tell(trial, state=outcome.state, skip_if_finished=True)
         if plan is not None:
             discard_reports(plan.folder)
         self._trial = None
@@ -473,14 +472,14 @@ class SearchCoordinator:
         failure = read_report(plan.folder, plan.number)
         if failure is not None:
             trained = max(known.intermediate_values, default=0) / FULL_TRAINING
-            self.record(plan, TrialOutcome(status=FAILED, failure=failure, trained=trained))
+            self.record(plan, TrialOutcome(TrialState.FAIL, failure=failure, trained=trained))
             return None
-        self._curve = PruningReporter(trial, judged=plan.role == SEARCH and not self.leaderboard.is_multi)
+        self._curve = PruningReporter(trial, may_prune=plan.role == SEARCH and not self.leaderboard.is_multi)
         earlier = known.user_attrs.get(CONTINUES)
         stopped = known.user_attrs.get(STOPPED)
         if stopped is not None and plan.resume_from is not None and curve_step(plan.resume_from) == stopped:
             value = known.intermediate_values[stopped]
-            self.record(plan, TrialOutcome(status=PRUNED, values=(value,), trained=stopped / FULL_TRAINING))
+            self.record(plan, TrialOutcome(TrialState.PRUNED, values=(value,), trained=stopped / FULL_TRAINING))
             return None
         if earlier is not None and known.user_attrs[STARTED_AT]:
             share = known.user_attrs[STARTED_AT] / FULL_TRAINING

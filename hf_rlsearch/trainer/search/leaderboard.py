@@ -17,7 +17,7 @@ from hf_rlsearch.observation.trial_attributes import (
     spent_on,
 )
 from hf_rlsearch.optuna import confirmation as confirm
-from hf_rlsearch.trainer.search.trial import COMPLETE, TrialOutcome
+from hf_rlsearch.trainer.search.trial import TrialOutcome
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.objective import Objective
 from hf_rlsearch.trainer.storage import checkpoints
@@ -63,14 +63,14 @@ class Leaderboard:
 
     def is_best(self, trial_role: str, outcome: TrialOutcome) -> bool:
         """Whether a trial that has just ended beats all before it."""
-        if outcome.status != COMPLETE or trial_role == CONFIRM:
+        if outcome.state != TrialState.COMPLETE or trial_role == CONFIRM:
             return False
         ranking = self.ranking()
         return not ranking or self._objective.better(outcome.values[0], float(ranking[0].values[0]))
 
     def retain_checkpoint(self, trial_role: str, outcome: TrialOutcome) -> bool:
         """Whether a finished trial's model is among the best k, so that it has to be on disk."""
-        if outcome.status != COMPLETE or self._settings.keep_checkpoints == 0:
+        if outcome.state != TrialState.COMPLETE or self._settings.keep_checkpoints == 0:
             return False
         if self.is_multi:
             return True

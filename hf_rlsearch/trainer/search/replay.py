@@ -20,7 +20,7 @@ from hf_rlsearch.trainer.search.providers import (
     following,
     trainer_provider,
 )
-from hf_rlsearch.trainer.search.trial import COMPLETE, EvaluationMonitor, TrialOutcome, TrialPlan, run_trial
+from hf_rlsearch.trainer.search.trial import EvaluationMonitor, TrialOutcome, TrialPlan, run_trial
 from hf_rlsearch.trainer.session.arguments import FrozenArguments
 from hf_rlsearch.trainer.session.compat import check_trainer
 from hf_rlsearch.trainer.session.progress import quiet_transformers
@@ -102,12 +102,12 @@ def _plan(study: optuna.Study, number: int, folder: str, seed: int | None) -> Tr
 
 
 def _train(source: TrainerProvider, plan: TrialPlan, objective: Objective) -> TrialOutcome:
-    monitor = EvaluationMonitor(plan, objective, ProcessGroup(), lambda step, value: False)
+    monitor = EvaluationMonitor(objective, ProcessGroup())
     trainer = source.trainer_for(plan, objective, monitor)
-    outcome, error = run_trial(trainer, plan, monitor, objective)
+    outcome, error = run_trial(trainer, plan, monitor)
     del trainer
     source.release()
-    if outcome.status != COMPLETE:
-        reason = outcome.failure.reason if outcome.failure is not None else outcome.status
+    if outcome.state != TrialState.COMPLETE:
+        reason = outcome.failure.reason if outcome.failure is not None else outcome.state.name
         raise SearchFailed(f"Trial {plan.number} fails this time: {reason}") from error
     return outcome
