@@ -1,7 +1,7 @@
-"""A search space: hyperparameters with their levels, and the candidates made of them.
+"""Turns Optuna distributions, or ``hp_space(trial)``, into a discretised search space.
 
-A candidate is a row of level indices, one per hyperparameter. Values handed out are plain Python values that lie in the
-Optuna distribution they come from.
+A candidate is a row of level indices, one per hyperparameter. Its values are plain Python values that lie in
+their Optuna distributions.
 """
 
 from hf_rlsearch.space.dry_run import Recording, record

@@ -1,4 +1,4 @@
-"""Rows of levels to choose from: the whole grid, or a pool of it where the grid is too large."""
+"""Builds rows of levels to choose from: the whole grid, or a pool of it where the grid is too large."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def full_grid(n_levels: IntArray) -> IntArray:
     Returns:
         (C, H) with C the product of ``n_levels``.
     """
-    return np.stack(np.unravel_index(np.arange(math.prod(n_levels.tolist())), n_levels.tolist()), axis=1)
+    return _unravel(np.arange(math.prod(n_levels.tolist())), n_levels)
 
 
 def draw_pool(
@@ -48,11 +48,16 @@ def draw_pool(
     Returns:
         (C, H) levels, no row twice.
     """
-    third = limit // 3
+    third, total = limit // 3, math.prod(n_levels.tolist())
     near = neighbours(rng, n_levels, incumbents, ordered=ordered, count=third)
-    pool = unique_rows(np.concatenate([fill_missing(rng, n_levels, published[:third]), near]))[:limit]
+    pool = unique_rows(np.concatenate([_fill_missing(rng, n_levels, published[:third]), near]))[:limit]
     while len(pool) < limit:
-        pool = unique_rows(np.concatenate([pool, random_rows(rng, n_levels, limit)]))[:limit]
+        rows: IntArray
+        if total > _FLAT_LIMIT:
+            rows = rng.integers(0, n_levels, size=(limit, len(n_levels)))
+        else:
+            rows = _unravel(rng.choice(total, size=min(limit, total), replace=False), n_levels)
+        pool = unique_rows(np.concatenate([pool, rows]))[:limit]
     return pool
 
 
@@ -75,7 +80,7 @@ def neighbours(
     if len(centres) == 0 or len(movable) == 0 or count <= 0:
         return np.empty((0, len(n_levels)), dtype=np.int64)
     drawn = 2 * count  # about half of them are different
-    rows = fill_missing(rng, n_levels, centres)[rng.integers(len(centres), size=drawn)]
+    rows = _fill_missing(rng, n_levels, centres)[rng.integers(len(centres), size=drawn)]
     here = np.arange(drawn)
     first, second = rng.choice(movable, size=(2, drawn))
     rows[here, first] = _moved(rng, n_levels[first], rows[here, first], ordered[first])
@@ -83,20 +88,6 @@ def neighbours(
     twice = (rng.random(drawn) < 0.5) & (second != first)
     rows[here, second] = np.where(twice, moved, rows[here, second])
     return unique_rows(rows)[:count]
-
-
-def random_rows(rng: np.random.Generator, n_levels: IntArray, count: int) -> IntArray:
-    """(count, H) random levels, all different where the grid is small enough to be sure of it."""
-    total = math.prod(n_levels.tolist())
-    if total > _FLAT_LIMIT:
-        return rng.integers(0, n_levels, size=(count, len(n_levels)))
-    flat = rng.choice(total, size=min(count, total), replace=False)
-    return np.stack(np.unravel_index(flat, n_levels.tolist()), axis=1)
-
-
-def fill_missing(rng: np.random.Generator, n_levels: IntArray, rows: IntArray) -> IntArray:
-    """A copy of (N, H) rows in which each -1 is a random level."""
-    return np.where(rows < 0, rng.integers(0, n_levels, size=(len(rows), len(n_levels))), rows)
 
 
 def unique_rows(rows: IntArray) -> IntArray:
@@ -108,21 +99,23 @@ def unique_rows(rows: IntArray) -> IntArray:
 
 
 def matches(rows: IntArray, tried: Sequence[IntArray] | IntArray) -> BoolArray:
-    """Tells which rows are among ``tried``.
-
-    Args:
-        rows: (C, H).
-        tried: (T, H); may be empty.
-
-    Returns:
-        (C,) True where the row occurs in ``tried``.
-    """
+    """(C,) True where a row of (C, H) ``rows`` occurs in (T, H) ``tried``, which may be empty."""
     tried = np.asarray(tried, dtype=np.int64).reshape(-1, rows.shape[1])
     if len(tried) == 0:
         return np.zeros(len(rows), dtype=bool)
     _, group = np.unique(_keys(np.concatenate([rows, tried])), axis=0, return_inverse=True)
     group = group.reshape(-1)
     return np.isin(group[: len(rows)], group[len(rows) :])
+
+
+def _unravel(flat: IntArray, n_levels: IntArray) -> IntArray:
+    """(N, H) levels of (N,) flat indices into the grid."""
+    return np.stack(np.unravel_index(flat, n_levels.tolist()), axis=1)
+
+
+def _fill_missing(rng: np.random.Generator, n_levels: IntArray, rows: IntArray) -> IntArray:
+    """A copy of (N, H) rows in which each -1 is a random level."""
+    return np.where(rows < 0, rng.integers(0, n_levels, size=(len(rows), len(n_levels))), rows)
 
 
 def _keys(rows: IntArray) -> IntArray:

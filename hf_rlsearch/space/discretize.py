@@ -1,9 +1,10 @@
-"""The few values of a distribution that are worth training: its levels.
+"""Discretises an Optuna distribution to its levels, the few values that are worth training.
 
 A level is a plain Python value that the distribution contains and that a storage gives back unchanged.
 """
 
 import math
+import sys
 from collections.abc import Iterable
 from decimal import Decimal
 from itertools import pairwise
@@ -14,13 +15,14 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from hf_rlsearch._validation import is_finite_number, is_integer
 from hf_rlsearch.errors import SearchSpaceError
 
-# Objectives of trainings hardly differ between learning rates closer than a factor 10^(1/4); other logarithmic
-# hyperparameters matter less. The bounds keep a narrow range resolved and a wide one small.
+# Levels per factor of ten, fewest and most. Objectives hardly differ between learning rates closer than a factor
+# 10^(1/4), other logarithmic hyperparameters matter less; the bounds keep a narrow range resolved and a wide one small.
 _PER_DECADE = {"learning_rate": (4, 5, 17)}
 _PER_DECADE_DEFAULT = (3, 5, 13)
 _MAX_ALL_INTS = 12
 _SPREAD_INTS = 9
 _LINEAR_POINTS = (9, 8, 7, 6, 5)
+# Digits of distances between linear points: the first group is preferred.
 _ROUND_STEPS = (((1,), (2,), (5,), (2, 5)), ((3,), (4,), (6,), (8,)))
 
 
@@ -44,18 +46,20 @@ def make_levels(
     if n_points is not None and (not is_integer(n_points) or n_points < 2):
         raise SearchSpaceError(f"n_points for {name!r} is {n_points!r}, expected a whole number of at least 2.")
     if isinstance(distribution, CategoricalDistribution):
-        return _categorical(name, distribution)
+        return _categorical_levels(name, distribution)
     if not isinstance(distribution, FloatDistribution | IntDistribution):
         raise SearchSpaceError(
             f"{name!r} has a {type(distribution).__name__}, expected Optuna's float, int or categorical distribution."
         )
-    _check_finite(name, distribution)
-    wanted: list[Any]
+    # Compared and not tested by isfinite, which fails for whole numbers beyond the largest float.
+    if not (-sys.float_info.max <= distribution.low and distribution.high <= sys.float_info.max):
+        raise SearchSpaceError(
+            f"{name!r} ranges from {distribution.low} to {distribution.high}, expected finite numbers of at most 1e308."
+        )
     if isinstance(distribution, IntDistribution):
-        wanted = _int_levels(distribution, role, n_points)
+        levels = storable(distribution, _int_levels(distribution, role, n_points))
     else:
-        wanted = _float_levels(distribution, role, n_points)
-    levels = storable(distribution, wanted)
+        levels = storable(distribution, _float_levels(distribution, role, n_points))
     if not levels:
         raise SearchSpaceError(
             f"No value of {distribution} of {name!r} survives Optuna's storage as a float: narrow it."
@@ -64,7 +68,7 @@ def make_levels(
 
 
 def is_logarithmic(levels: tuple[Any, ...], distribution: BaseDistribution) -> bool:
-    """Tells whether places between levels are to be measured in factors.
+    """True if distances between levels are measured in factors.
 
     Args:
         levels: Ascending if numbers.
@@ -75,24 +79,24 @@ def is_logarithmic(levels: tuple[Any, ...], distribution: BaseDistribution) -> b
         return bool(getattr(distribution, "log", False))
     if len(levels) < 3 or not all(is_finite_number(level) and level > 0 for level in levels):
         return False
-    if levels[-1] >= 8 * levels[0]:
-        return True
     growth = [math.log(after) - math.log(before) for before, after in pairwise(levels)]
-    return max(growth) <= 1.25 * min(growth)
+    return bool(levels[-1] >= 8 * levels[0] or max(growth) <= 1.25 * min(growth))
 
 
-def _check_finite(name: str, distribution: FloatDistribution | IntDistribution) -> None:
-    try:
-        finite = math.isfinite(distribution.low) and math.isfinite(distribution.high)
-    except OverflowError:  # an int beyond the largest float, which is what Optuna stores
-        finite = False
-    if not finite:
-        raise SearchSpaceError(
-            f"{name!r} ranges from {distribution.low} to {distribution.high}, expected finite numbers of at most 1e308."
-        )
+def storable(distribution: FloatDistribution | IntDistribution, values: Iterable[Any]) -> tuple[Any, ...]:
+    """The values that lie in a distribution, as Optuna's float storage gives them back; ascending, none twice."""
+    kept = set()
+    for value in values:
+        internal = float(distribution.to_internal_repr(value))
+        if not distribution._contains(internal):  # whole numbers above 2^53 may round out of the range
+            internal = math.nextafter(internal, float(distribution.low) / 2 + float(distribution.high) / 2)
+        if distribution._contains(internal):
+            stored = distribution.to_external_repr(internal)
+            kept.add(int(stored) if isinstance(distribution, IntDistribution) else float(stored))
+    return tuple(sorted(kept))
 
 
-def _categorical(name: str, distribution: CategoricalDistribution) -> tuple[Any, ...]:
+def _categorical_levels(name: str, distribution: CategoricalDistribution) -> tuple[Any, ...]:
     for choice in distribution.choices:
         if choice is not None and not isinstance(choice, bool | int | float | str):
             raise SearchSpaceError(
@@ -107,33 +111,7 @@ def _categorical(name: str, distribution: CategoricalDistribution) -> tuple[Any,
 
 def _plain(value: Any) -> Any:
     """Numpy's float64 and str_ are subclasses of Python's, and would be written as such into JSON and logs."""
-    for kind in (bool, int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
-    return value
-
-
-def storable(distribution: FloatDistribution | IntDistribution, values: Iterable[Any]) -> tuple[Any, ...]:
-    """Numbers that lie in a distribution, as Optuna's float storage gives them back; ascending, none twice.
-
-    Args:
-        distribution: Others than its values are left out.
-        values: Numbers.
-    """
-    kept = set()
-    for value in values:
-        internal = float(distribution.to_internal_repr(value))
-        if not distribution._contains(internal):  # whole numbers above 2^53 may round out of the range
-            internal = math.nextafter(internal, float(distribution.low) / 2 + float(distribution.high) / 2)
-        if distribution._contains(internal):
-            stored = distribution.to_external_repr(internal)
-            kept.add(int(stored) if isinstance(distribution, IntDistribution) else float(stored))
-    return tuple(sorted(kept))
-
-
-def _log_count(low: float, high: float, role: str) -> int:
-    per_decade, fewest, most = _PER_DECADE.get(role, _PER_DECADE_DEFAULT)
-    return min(max(round(per_decade * (math.log10(high) - math.log10(low))) + 1, fewest), most)
+    return next((kind(value) for kind in (bool, int, float, str) if isinstance(value, kind)), value)
 
 
 def _float_levels(distribution: FloatDistribution, role: str, n_points: int | None) -> list[float]:
@@ -141,46 +119,14 @@ def _float_levels(distribution: FloatDistribution, role: str, n_points: int | No
     if distribution.single():
         return [low]
     if distribution.step is not None:
-        return _stepped_floats(distribution, n_points or _LINEAR_POINTS[0])
+        first, step = Decimal(str(low)), Decimal(str(distribution.step))
+        n_steps = int((Decimal(str(high)) - first) / step)
+        return [float(first + k * step) for k in _spread(n_steps + 1, n_points or _LINEAR_POINTS[0])]
     if distribution.log:
         count = n_points or _log_count(low, high, role)
-        return [low, *(_round_log(low, high, i, count) for i in range(1, count - 1)), high]
-    count = n_points or _round_count(low, high)
-    return [low, *(_round_linear(low, high, i, count) for i in range(1, count - 1)), high]
-
-
-def _stepped_floats(distribution: FloatDistribution, n_points: int) -> list[float]:
-    low, step = Decimal(str(distribution.low)), Decimal(str(distribution.step))
-    last = int((Decimal(str(distribution.high)) - low) / step)
-    return [float(low + k * step) for k in _spread(last + 1, n_points)]
-
-
-def _round_log(low: float, high: float, i: int, count: int) -> float:
-    """The i-th of ``count`` points a constant factor apart, to two or three digits where that changes little."""
-    share = i / (count - 1)
-    exact = math.exp((1 - share) * math.log(low) + share * math.log(high))
-    spacing = (math.log(high) - math.log(low)) / (count - 1)
-    rounded = float(f"{exact:.{1 if spacing > 0.2 else 2}e}")
-    return rounded if low < rounded < high and spacing > 0.02 else min(max(exact, low), high)
-
-
-def _round_count(low: float, high: float) -> int:
-    """The number of points that lie a round distance apart: 0.0 to 0.3 in steps of 0.05, not 0.0375."""
-    width = Decimal(str(high)) - Decimal(str(low))
-    for digits in _ROUND_STEPS:
-        for count in _LINEAR_POINTS:
-            if (width / (count - 1)).normalize().as_tuple().digits in digits:
-                return count
-    return 7
-
-
-def _round_linear(low: float, high: float, i: int, count: int) -> float:
-    """The i-th of ``count`` evenly spaced points, without the digits that only binary fractions add."""
-    first, last = Decimal(str(low)), Decimal(str(high))
-    value = float(first + (last - first) * i / (count - 1))
-    spacing = high / (count - 1) - low / (count - 1)
-    rounded = float(f"{value:.{max(0, 2 - math.floor(math.log10(spacing)))}f}") if spacing > 1e-12 else value
-    return rounded if low < rounded < high else min(max(value, low), high)
+        return [low, *(_log_point(low, high, i, count) for i in range(1, count - 1)), high]
+    count = n_points or _linear_count(low, high)
+    return [low, *(_linear_point(low, high, i, count) for i in range(1, count - 1)), high]
 
 
 def _int_levels(distribution: IntDistribution, role: str, n_points: int | None) -> list[int]:
@@ -190,7 +136,7 @@ def _int_levels(distribution: IntDistribution, role: str, n_points: int | None) 
         return list(range(low, high + 1, step))
     if not distribution.log:
         return [low + k * step for k in _spread(count, n_points or _SPREAD_INTS)]
-    if n_points is None and _is_power_of_two(low) and _is_power_of_two(high):
+    if n_points is None and low.bit_count() == high.bit_count() == 1:
         powers = [1 << k for k in range(low.bit_length() - 1, high.bit_length())]
         return [powers[k] for k in _spread(len(powers), _PER_DECADE_DEFAULT[2])]
     wanted = n_points or max(_log_count(low, high, role), _SPREAD_INTS)
@@ -198,8 +144,37 @@ def _int_levels(distribution: IntDistribution, role: str, n_points: int | None) 
     return [low, *(min(round(low * math.exp(factor * i)), high) for i in range(1, wanted - 1)), high]
 
 
-def _is_power_of_two(value: int) -> bool:
-    return value > 0 and value & (value - 1) == 0
+def _log_count(low: float, high: float, role: str) -> int:
+    per_decade, fewest, most = _PER_DECADE.get(role, _PER_DECADE_DEFAULT)
+    return min(max(round(per_decade * (math.log10(high) - math.log10(low))) + 1, fewest), most)
+
+
+def _log_point(low: float, high: float, i: int, count: int) -> float:
+    """The i-th of ``count`` points a constant factor apart, to two or three digits where that changes little."""
+    share = i / (count - 1)
+    exact = math.exp((1 - share) * math.log(low) + share * math.log(high))
+    spacing = (math.log(high) - math.log(low)) / (count - 1)
+    rounded = float(f"{exact:.{1 if spacing > 0.2 else 2}e}")
+    return rounded if low < rounded < high and spacing > 0.02 else min(max(exact, low), high)
+
+
+def _linear_count(low: float, high: float) -> int:
+    """The number of points that lie a round distance apart: 0.0 to 0.3 in steps of 0.05, not 0.0375."""
+    width = Decimal(str(high)) - Decimal(str(low))
+    for digits in _ROUND_STEPS:
+        for count in _LINEAR_POINTS:
+            if (width / (count - 1)).normalize().as_tuple().digits in digits:
+                return count
+    return 7
+
+
+def _linear_point(low: float, high: float, i: int, count: int) -> float:
+    """The i-th of ``count`` evenly spaced points, without the digits that only binary fractions add."""
+    first, last = Decimal(str(low)), Decimal(str(high))
+    value = float(first + (last - first) * i / (count - 1))
+    spacing = high / (count - 1) - low / (count - 1)
+    rounded = float(f"{value:.{max(0, 2 - math.floor(math.log10(spacing)))}f}") if spacing > 1e-12 else value
+    return rounded if low < rounded < high else min(max(value, low), high)
 
 
 def _spread(count: int, wanted: int) -> list[int]:

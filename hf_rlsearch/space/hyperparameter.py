@@ -1,4 +1,4 @@
-"""One hyperparameter of a search space: its levels, and where other values lie between them."""
+"""Describes one hyperparameter of a search space: its levels, and where other values lie between them."""
 
 import math
 from bisect import bisect_left
@@ -62,11 +62,11 @@ class Hyperparameter:
     def with_levels(self, values: Iterable[Any]) -> "Hyperparameter":
         """A copy in which further numbers are levels too.
 
-        Own levels nearer to one of them than half the mean distance between levels give way, so that the number of
-        levels stays about the same; the first and the last level stay.
+        Levels nearer to a new level than half the mean distance between levels are dropped, so that their number stays
+        about the same; the first and the last level stay.
 
         Args:
-            values: What is no number, or no value of the distribution, is left out. Choices are levels already.
+            values: Those that are no numbers, or not in the distribution, are ignored. Choices are levels already.
         """
         if not isinstance(self.distribution, FloatDistribution | IntDistribution):
             return self
@@ -75,14 +75,14 @@ class Hyperparameter:
         if not new:
             return self
         close = 0.5 / max(1, len(self.levels) - 1)
-        places = [self.position(value) for value in new]
-        own = [
+        positions = [self.position(value) for value in new]
+        kept = [
             level
             for level in self.levels
             if level in (*wanted, self.levels[0], self.levels[-1])
-            or min(abs(self.position(level) - place) for place in places) >= close
+            or min(abs(self.position(level) - position) for position in positions) >= close
         ]
-        return replace(self, levels=tuple(sorted([*own, *new])))
+        return replace(self, levels=tuple(sorted([*kept, *new])))
 
     @cached_property
     def ordered(self) -> bool:
@@ -90,7 +90,7 @@ class Hyperparameter:
         return all(is_finite_number(level) for level in self.levels)
 
     def position(self, value: Any) -> float:
-        """Where a value lies between the first and the last level.
+        """The place of a value between the first and the last level.
 
         Args:
             value: A level or any other value; numbers outside the levels are clipped.
@@ -101,12 +101,12 @@ class Hyperparameter:
         if len(self.levels) == 1:
             return 0.5
         if self.ordered and is_finite_number(value):
-            return self._place(value)
+            return self._number_position(value)
         index = self.nearest_level(value)
         return 0.5 if index < 0 else index / (len(self.levels) - 1)
 
     def nearest_level(self, value: Any) -> int:
-        """The index of the level closest to a value by ``position``, the lower one of two; -1 for an unknown choice."""
+        """The index of the level closest to a value by ``position``, the lower of two; -1 for an unknown choice."""
         if not (self.ordered and is_finite_number(value)):
             return next((i for i, level in enumerate(self.levels) if _same(level, value)), -1)
         above = bisect_left(self.levels, value)
@@ -114,10 +114,10 @@ class Hyperparameter:
             return min(above, len(self.levels) - 1)
         if self.levels[above] == value:
             return above
-        here, below_place, above_place = (self._place(v) for v in (value, self.levels[above - 1], self.levels[above]))
-        return above - 1 if here - below_place <= above_place - here else above
+        here, lower, upper = map(self._number_position, (value, self.levels[above - 1], self.levels[above]))
+        return above - 1 if here - lower <= upper - here else above
 
-    def _place(self, value: float) -> float:
+    def _number_position(self, value: float) -> float:
         first, last = self.levels[0], self.levels[-1]
         if value <= first or value >= last:
             return float(value >= last)
@@ -132,4 +132,4 @@ def _same(level: Any, value: Any) -> bool:
     """Equal and not a bool against a number; nan equals nan."""
     if isinstance(level, bool) != isinstance(value, bool):
         return False
-    return bool(level == value or (level != level and value != value))
+    return bool(level == value) or all(isinstance(v, float) and math.isnan(v) for v in (level, value))

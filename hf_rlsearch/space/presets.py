@@ -10,7 +10,7 @@ arXiv:2002.06305).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -51,11 +51,7 @@ class PresetSpace:
         }
 
     def without(self, names: Collection[str]) -> PresetSpace:
-        """The same ranges of fewer names.
-
-        Args:
-            names: ``num_train_epochs``, or among ``others``.
-        """
+        """The same ranges without some of ``num_train_epochs`` and ``others``."""
         others = {name: choices for name, choices in self.others.items() if name not in names}
         return replace(self, epochs=None if EPOCHS in names else self.epochs, others=others)
 
@@ -125,7 +121,8 @@ _FAMILY = {
 }
 _TASK_NAMES = {"mnli_matched": "mnli", "mnli_mismatched": "mnli", "sts_b": "stsb", "sst_2": "sst2"}
 
-_BATCH, _DECAY, _BEAMS = "per_device_train_batch_size", "train.layer_decay", "gen.num_beams"
+_BATCH, _SCHEDULER = "per_device_train_batch_size", "lr_scheduler_type"
+_DECAY, _BEAMS = "train.layer_decay", "gen.num_beams"
 _RANK, _ALPHA, _DROPOUT = "peft.r", "peft.lora_alpha", "peft.lora_dropout"
 _NAMES = ("learning_rate", _BATCH, EPOCHS, "weight_decay", "warmup_steps")
 
@@ -166,27 +163,7 @@ def _grid(rates: Iterable[float], batches: Iterable[int], epochs: Iterable[int],
     return [_setting(*point, *rest) for point in itertools.product(rates, batches, epochs)]
 
 
-_BERT_GRID = [
-    *_grid((2e-5, 3e-5, 4e-5, 5e-5), (32,), (3,), 0.01, 0.1),
-    *_grid((5e-5, 3e-5, 2e-5), (16, 32), (2, 4), 0.01, 0.1),
-    *_grid((5e-5, 3e-5, 2e-5), (16,), (3,), 0.01, 0.1),
-]
-_ROBERTA_GRID = _grid((1e-5, 2e-5, 3e-5), (16, 32), (10,), 0.1, 0.06)
-_ELECTRA_GRID = [
-    *({**setting, _DECAY: 0.8} for setting in _grid((1e-4, 5e-5, 3e-5, 1.5e-4), (32,), (3,), 0.01, 0.1)),
-    _setting(5e-5, 32, 3, 0.01, 0.1, **{_DECAY: 0.9}),  # large
-]
-
-# MNLI, with 6,136 steps per epoch. The scripts give the warm-up as 500 or 1,000 steps, here it is their share.
-_DEBERTA_POINTS = [
-    _setting(1.5e-5, 64, 3, 0.01, 0.05),  # v3 base
-    _setting(4.5e-5, 64, 2, 0.01, 0.08),  # v3 small
-    _setting(7e-6, 64, 2, 0.01, 0.04),  # v3 large
-    _setting(3e-5, 64, 3, 0.01, 0.05),  # base
-    _setting(1e-5, 64, 3, 0.01, 0.05),  # large
-    _setting(5e-6, 64, 3, 0.01, 0.05),  # xlarge
-]
-
+_FROM_SCRATCH = {"learning_rate": 7e-4, "warmup_steps": 0.04, SMOOTHING: 0.1, _BEAMS: 4}
 # The paper's table gives steps, which are these epochs over the training rows of the task.
 _ALBERT_TASKS = {
     "cola": _setting(1e-5, 16, 10, 0.01, 0.06),
@@ -200,35 +177,59 @@ _ALBERT_TASKS = {
     "squad": _setting(5e-5, 48, 2, 0.01, 0.1),
     "squad_v2": _setting(3e-5, 48, 3, 0.01, 0.1),
 }
+_PUBLISHED: dict[str, Iterable[Params]] = {
+    "bert": [
+        *_grid((2e-5, 3e-5, 4e-5, 5e-5), (32,), (3,), 0.01, 0.1),
+        *_grid((5e-5, 3e-5, 2e-5), (16, 32), (2, 4), 0.01, 0.1),
+        *_grid((5e-5, 3e-5, 2e-5), (16,), (3,), 0.01, 0.1),
+    ],
+    "roberta": _grid((1e-5, 2e-5, 3e-5), (16, 32), (10,), 0.1, 0.06),
+    "electra": [
+        *({**setting, _DECAY: 0.8} for setting in _grid((1e-4, 5e-5, 3e-5, 1.5e-4), (32,), (3,), 0.01, 0.1)),
+        _setting(5e-5, 32, 3, 0.01, 0.1, **{_DECAY: 0.9}),  # large
+    ],
+    # MNLI, with 6,136 steps per epoch. The scripts give the warm-up as 500 or 1,000 steps, here it is their share.
+    "deberta": [
+        _setting(1.5e-5, 64, 3, 0.01, 0.05),  # v3 base
+        _setting(4.5e-5, 64, 2, 0.01, 0.08),  # v3 small
+        _setting(7e-6, 64, 2, 0.01, 0.04),  # v3 large
+        _setting(3e-5, 64, 3, 0.01, 0.05),  # base
+        _setting(1e-5, 64, 3, 0.01, 0.05),  # large
+        _setting(5e-6, 64, 3, 0.01, 0.05),  # xlarge
+    ],
+    "albert": _ALBERT_TASKS.values(),
+    "gpt2": [_setting(6.25e-5, 32, 3, 0.01, 0.002)],
+    "t5": [
+        {
+            "learning_rate": 1e-3,
+            _BATCH: 128,
+            "warmup_steps": 0.0,
+            "optim": "adafactor",
+            "lr_scheduler_type": "constant",
+        },
+        _setting(5.6e-5, 8, 8, 0.01, 0.0),  # mT5
+    ],
+    "marian": [_setting(2e-5, 32, 3, 0.01, 0.0), _FROM_SCRATCH],
+    # The batches of BART are counted in tokens and its trainings in steps: both are left out.
+    "bart": [
+        {"learning_rate": 3e-5, "weight_decay": 0.01, "warmup_steps": 0.025, SMOOTHING: 0.1},
+        {"learning_rate": 3e-5, "weight_decay": 0.0, "warmup_steps": 0.0625, SMOOTHING: 0.2},  # mBART
+        _FROM_SCRATCH,
+    ],
+    # The authors trained RoBERTa on eight processes: the batch size is that of each.
+    "lora": [
+        _setting(5e-4, 16, 30, 0.1, 0.06, **{_RANK: 8, _ALPHA: 16}),
+        _setting(4e-4, 16, 30, 0.1, 0.06, **{_RANK: 8, _ALPHA: 16}),  # MRPC, from the adapter of MNLI
+        # GPT-2 medium, 500 of 26,289 steps of warm-up
+        _setting(2e-4, 8, 5, 0.01, 0.02, **{_RANK: 4, _ALPHA: 32, _DROPOUT: 0.1, SMOOTHING: 0.1}),
+    ],
+    "generic": [_setting(2e-5, 32, 3, 0.01, 0.1), _setting(5e-5, 16, 3, 0.0, 0.0), _setting(1e-4, 32, 3, 0.1, 0.1)],
+}
 
-_LORA_POINTS = [  # the authors trained RoBERTa on eight processes: the batch size is that of each
-    _setting(5e-4, 16, 30, 0.1, 0.06, **{_RANK: 8, _ALPHA: 16}),
-    _setting(4e-4, 16, 30, 0.1, 0.06, **{_RANK: 8, _ALPHA: 16}),  # MRPC, from the adapter of MNLI
-    # GPT-2 medium, 500 of 26,289 steps of warm-up
-    _setting(2e-4, 8, 5, 0.01, 0.02, **{_RANK: 4, _ALPHA: 32, _DROPOUT: 0.1, SMOOTHING: 0.1}),
-]
-_ADAFACTOR = {"optim": "adafactor", "lr_scheduler_type": "constant"}
-_T5_POINTS = [
-    {"learning_rate": 1e-3, _BATCH: 128, "warmup_steps": 0.0, **_ADAFACTOR},
-    _setting(5.6e-5, 8, 8, 0.01, 0.0),  # mT5
-]
-
-# The batches of BART are counted in tokens and its trainings in steps: both are left out.
-_BART_POINTS: list[Params] = [
-    {"learning_rate": 3e-5, "weight_decay": 0.01, "warmup_steps": 0.025, SMOOTHING: 0.1},
-    {"learning_rate": 3e-5, "weight_decay": 0.0, "warmup_steps": 0.0625, SMOOTHING: 0.2},  # mBART
-]
-_FROM_SCRATCH = {"learning_rate": 7e-4, "warmup_steps": 0.04, SMOOTHING: 0.1, _BEAMS: 4}
-_GENERIC_POINTS = [
-    _setting(2e-5, 32, 3, 0.01, 0.1),
-    _setting(5e-5, 16, 3, 0.0, 0.0),
-    _setting(1e-4, 32, 3, 0.1, 0.1),
-]
-
-_T5_OTHERS = {"optim": ("adamw_torch", "adafactor"), "lr_scheduler_type": ("linear", "constant")}
-_TRANSLATION_OTHERS = {SMOOTHING: (0.0, 0.1), _BEAMS: (1, 4)}
-_BART_OTHERS = {SMOOTHING: (0.0, 0.1, 0.2), _BEAMS: (1, 4)}
+_T5_OTHERS = {"optim": ("adamw_torch", "adafactor"), _SCHEDULER: ("linear", "constant")}
 _LORA_OTHERS = {_RANK: (2, 4, 8, 16, 32), _ALPHA: (8, 16, 32), _DROPOUT: (0.0, 0.1), SMOOTHING: (0.0, 0.1)}
+_TRANSLATION_OTHERS = {SMOOTHING: (0.0, 0.1), _BEAMS: (1, 4)}
+_BART_OTHERS = _TRANSLATION_OTHERS | {SMOOTHING: (0.0, 0.1, 0.2)}
 _WITH_48 = (8, 16, 32, 48, 64)
 
 # The ranges are ours: around the published settings, with the values of all of them (the tests hold that).
@@ -246,19 +247,6 @@ _SPACES = {
     "bart": PresetSpace((1e-5, 2e-3), epochs=(1, 10), warmups=(0.0, 0.025, 0.04, 0.0625, 0.1), others=_BART_OTHERS),
     "lora": PresetSpace((5e-5, 3e-3), epochs=(1, 30), warmups=(0.0, 0.02, 0.06, 0.1), others=_LORA_OTHERS),
     "generic": PresetSpace((5e-6, 1e-3)),
-}
-_PUBLISHED: dict[str, Sequence[Params]] = {
-    "bert": _BERT_GRID,
-    "roberta": _ROBERTA_GRID,
-    "electra": _ELECTRA_GRID,
-    "deberta": _DEBERTA_POINTS,
-    "albert": list(_ALBERT_TASKS.values()),
-    "gpt2": [_setting(6.25e-5, 32, 3, 0.01, 0.002)],
-    "t5": _T5_POINTS,
-    "marian": [_setting(2e-5, 32, 3, 0.01, 0.0), _FROM_SCRATCH],
-    "bart": [*_BART_POINTS, _FROM_SCRATCH],
-    "lora": _LORA_POINTS,
-    "generic": _GENERIC_POINTS,
 }
 _SOURCES = {
     "bert": (_BERT, _FLAML),

@@ -1,9 +1,9 @@
-"""What a hyperparameter does in a training, read from its name."""
+"""Infers from its name what a hyperparameter does in a training."""
 
 import re
 from collections.abc import Mapping, Sequence
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from hf_rlsearch._validation import did_you_mean, is_integer, is_number
 from hf_rlsearch.errors import SearchSpaceError
@@ -56,7 +56,7 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     ("vocabulary", r"_(vocab(ulary)?|merges|bpe|sub_?words?|sentence_?piece|spm)_"),
     (
         "max_length",
-        r"_(max_\w*len(gth)?|maxlen|(seq(uence)?|context)_len(gth)?|(context|block)_size|n_ctx|n_positions)_",
+        r"_(max_\w*len(gth)?|maxlen|(seq(uence)?|context)_len(gth)?|(context|block)_size|n_(ctx|positions))_",
     ),
     ("batch_size", r"_((mini_?)?batch(?!_norm)(_?sizes?)?|bsz?|mbs)_"),
     ("heads", r"_n?heads?_"),
@@ -71,15 +71,15 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     ("model", r"_(models?|checkpoints?|backbone|pretrained|arch(itecture)?|encoder|plm)_"),
 )
 _COMPILED = tuple((role, re.compile(pattern)) for role, pattern in _PATTERNS)
-# A name is only half of it: an activation function is no width, and a switch is no backbone.
+# A name is not enough: an activation function is no width, and a switch is no backbone.
 _NUMBERS = {"width", "depth", "heads", "vocabulary", "batch_size", "accumulation", "max_length", "gradient_clipping"}
 _NAMES = {"model", "optimizer", "scheduler"}
-# Written alone these are too short to be told by name; they are LoRA's when their values could be.
+# Alone these names are too short to mean anything; they are LoRA's if all values are whole numbers.
 _WHOLE_NUMBER_NAMES: Mapping[str, str] = {"_r_": "lora_rank", "_rank_": "lora_rank", "_alpha_": "lora_alpha"}
 
 
 def infer_role(name: str, distribution: BaseDistribution) -> str:
-    """Tells what a hyperparameter does from its name, else only whether it is a number.
+    """Finds what a hyperparameter does by its name; where the name is unknown, only whether it is a number.
 
     Args:
         name: As suggested; case, dots, dashes, camel case and prefixes such as ``"args."`` do not matter.
@@ -88,7 +88,9 @@ def infer_role(name: str, distribution: BaseDistribution) -> str:
     Returns:
         One of ``ROLES``.
     """
-    normalised = _normalise(name)
+    # "args.perDevice-BatchSize" becomes "_args_per_device_batch_size_".
+    separated = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
+    normalised = "_" + re.sub(r"[^a-z0-9]+", "_", separated.lower()).strip("_") + "_"
     for role, pattern in _COMPILED:
         if pattern.search(normalised) and _fits(role, distribution):
             return role
@@ -107,17 +109,6 @@ def infer_role_of(name: str, levels: Sequence[float | str]) -> str:
     return infer_role(name, CategoricalDistribution(tuple(levels)))
 
 
-def _fits(role: str, distribution: BaseDistribution) -> bool:
-    if role in _NUMBERS:
-        return _all_numbers(distribution)
-    return role not in _NAMES or _some_text(distribution)
-
-
-def _some_text(distribution: BaseDistribution) -> bool:
-    choices = distribution.choices if isinstance(distribution, CategoricalDistribution) else ()
-    return any(isinstance(choice, str) for choice in choices)
-
-
 def check_role(name: str, role: str) -> str:
     """Returns ``role`` if there is such a role.
 
@@ -131,19 +122,18 @@ def check_role(name: str, role: str) -> str:
     return role
 
 
-def _normalise(name: str) -> str:
-    """``"args.perDevice-BatchSize"`` becomes ``"_args_per_device_batch_size_"``."""
-    separated = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
-    return "_" + re.sub(r"[^a-z0-9]+", "_", separated.lower()).strip("_") + "_"
+def _fits(role: str, distribution: BaseDistribution) -> bool:
+    if role in _NUMBERS:
+        return _all_numbers(distribution)
+    choices = distribution.choices if isinstance(distribution, CategoricalDistribution) else ()
+    return role not in _NAMES or any(isinstance(choice, str) for choice in choices)
 
 
 def _all_numbers(distribution: BaseDistribution) -> bool:
-    if not isinstance(distribution, CategoricalDistribution):
-        return True
-    return all(is_number(choice) for choice in distribution.choices)
+    return not isinstance(distribution, CategoricalDistribution) or all(map(is_number, distribution.choices))
 
 
 def _all_whole(distribution: BaseDistribution) -> bool:
     if isinstance(distribution, CategoricalDistribution):
-        return all(is_integer(choice) for choice in distribution.choices)
-    return not isinstance(distribution, FloatDistribution)
+        return all(map(is_integer, distribution.choices))
+    return isinstance(distribution, IntDistribution)

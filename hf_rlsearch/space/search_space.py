@@ -1,4 +1,4 @@
-"""All hyperparameters of a search, and the candidates made of their levels."""
+"""Holds all hyperparameters of a search, and makes candidates of their levels."""
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -52,7 +52,7 @@ class SearchSpace:
             distributions: By name; the order is kept.
             roles: Overrides roles inferred from names.
             n_points: Wished number of levels, of all numeric hyperparameters or by name.
-            conditional: Names that not every configuration has.
+            conditional: Names that some configurations do not have.
 
         Raises:
             SearchSpaceError: No hyperparameter, an unknown name or role, or a distribution without usable values.
@@ -60,15 +60,17 @@ class SearchSpace:
         roles, by_name = roles or {}, n_points if isinstance(n_points, Mapping) else {}
         for argument, keys in (("roles", roles), ("n_points", by_name), ("conditional", conditional)):
             _check_names(argument, keys, distributions)
-        _check_numeric("n_points", by_name, distributions)
-        every = None if isinstance(n_points, Mapping) else n_points
+        for name in by_name:
+            if isinstance(distributions[name], CategoricalDistribution):
+                raise SearchSpaceError(f"n_points names {name!r}, whose levels are its choices: leave it out there.")
+        n_points_of_all = None if isinstance(n_points, Mapping) else n_points
         return cls(
             tuple(
                 Hyperparameter.from_distribution(
                     name,
                     distribution,
                     role=check_role(name, roles.get(name) or infer_role(name, distribution)),
-                    n_points=by_name.get(name, every),
+                    n_points=by_name.get(name, n_points_of_all),
                     conditional=name in conditional,
                 )
                 for name, distribution in distributions.items()
@@ -84,25 +86,27 @@ class SearchSpace:
         roles: Mapping[str, str] | None = None,
         n_points: Mapping[str, int] | int | None = None,
     ) -> "SearchSpace":
-        """Finds the space by dry runs of the two functions, so that conditional branches are seen too.
+        """Finds the space by dry runs of the two functions, which reach conditional branches too.
 
         Args:
             hp_space: The Trainer's ``hp_space(trial)``; must return a dict.
-            model_init: The Trainer's ``model_init``; called only if it takes a trial, and no more after some seconds.
+            model_init: The Trainer's ``model_init``; called only if it takes a trial, and no longer after some seconds.
             roles: As in ``from_distributions``.
             n_points: As in ``from_distributions``.
 
         Raises:
-            SearchSpaceError: As ``from_distributions``; or a function raised or returned something else.
+            SearchSpaceError: As ``from_distributions``; or a function raised, or ``hp_space`` returned no dict.
         """
-        seen = record(hp_space, model_init)
-        return cls.from_distributions(seen.distributions, roles=roles, n_points=n_points, conditional=seen.conditional)
+        recording = record(hp_space, model_init)
+        return cls.from_distributions(
+            recording.distributions, roles=roles, n_points=n_points, conditional=recording.conditional
+        )
 
     def with_levels(self, settings: Sequence[Params]) -> "SearchSpace":
         """A copy that has the numbers of some settings among its levels, so that each setting is a candidate.
 
         Args:
-            settings: Params; names and values outside of the space are left out.
+            settings: Params; names and values outside of the space are ignored.
         """
         return SearchSpace(
             tuple(
@@ -114,17 +118,17 @@ class SearchSpace:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """The H names."""
-        return tuple(hyperparameter.name for hyperparameter in self.hyperparameters)
+        return tuple(h.name for h in self.hyperparameters)
 
     @cached_property
     def n_levels(self) -> IntArray:
         """(H,) number of levels of each hyperparameter."""
-        return np.array([len(hyperparameter.levels) for hyperparameter in self.hyperparameters], dtype=np.int64)
+        return np.array([len(h.levels) for h in self.hyperparameters], dtype=np.int64)
 
     @cached_property
     def ordered(self) -> BoolArray:
         """(H,) True where the levels are numbers."""
-        return np.array([hyperparameter.ordered for hyperparameter in self.hyperparameters], dtype=bool)
+        return np.array([h.ordered for h in self.hyperparameters], dtype=bool)
 
     @cached_property
     def n_candidates(self) -> int:
@@ -134,7 +138,7 @@ class SearchSpace:
     @cached_property
     def distributions(self) -> dict[str, BaseDistribution]:
         """Optuna distribution by name."""
-        return {hyperparameter.name: hyperparameter.distribution for hyperparameter in self.hyperparameters}
+        return {h.name: h.distribution for h in self.hyperparameters}
 
     def decode(self, levels: IntArray | Sequence[int]) -> Params:
         """The params of one candidate.
@@ -148,8 +152,7 @@ class SearchSpace:
         row = np.asarray(levels)
         if row.shape != self.n_levels.shape or np.any(row < 0) or np.any(row >= self.n_levels):
             raise SearchSpaceError(f"Levels {row.tolist()} given, expected one below each of {self.n_levels.tolist()}.")
-        pairs = zip(self.hyperparameters, row.tolist(), strict=True)
-        return {hyperparameter.name: hyperparameter.levels[int(level)] for hyperparameter, level in pairs}
+        return {h.name: h.levels[int(level)] for h, level in zip(self.hyperparameters, row.tolist(), strict=True)}
 
     def nearest_levels(self, params: Params) -> IntArray:
         """(H,) level indices closest to ``params``; -1 where a name is missing or a choice is unknown."""
@@ -164,7 +167,7 @@ class SearchSpace:
             SearchSpaceError: There are more than ``limit``.
         """
         if self.n_candidates > limit:
-            largest = max(self.hyperparameters, key=lambda hyperparameter: len(hyperparameter.levels))
+            largest = max(self.hyperparameters, key=lambda h: len(h.levels))
             raise SearchSpaceError(
                 f"This space has {self.n_candidates:,} candidates, expected at most {limit:,}. {largest.name!r} alone "
                 f"has {len(largest.levels)} levels: pass n_points={{{largest.name!r}: 3}}, or search fewer names."
@@ -179,13 +182,13 @@ class SearchSpace:
         incumbents: Sequence[Params] = (),
         published: Sequence[Params] = (),
     ) -> IntArray:
-        """The candidates to choose from: all, or where there are too many a pool.
+        """The candidates to choose from: all, or a pool where there are too many.
 
         Args:
             rng: Source of all chance: the same state gives the same pool. Not used for a full grid.
             limit: C at most, at least 1.
             incumbents: Params of the best trials so far; a third of a pool are their neighbours.
-            published: Params of settings that are known to work; part of a pool, at most a third.
+            published: Params of settings that are known to work; at most a third of a pool.
 
         Returns:
             (C, H) level indices, no row twice.
@@ -205,9 +208,3 @@ def _check_names(argument: str, given: Collection[str], known: Mapping[str, obje
         if name not in known:
             hint = did_you_mean(name, known) or f" The space has {', '.join(map(repr, known)) or 'no name'}."
             raise SearchSpaceError(f"{argument} names {name!r}, which the search space does not suggest.{hint}")
-
-
-def _check_numeric(argument: str, given: Collection[str], distributions: Mapping[str, BaseDistribution]) -> None:
-    for name in given:
-        if isinstance(distributions[name], CategoricalDistribution):
-            raise SearchSpaceError(f"{argument} names {name!r}, whose levels are its choices: leave it out there.")
