@@ -1,4 +1,4 @@
-"""Simulated learning curves: what a training's evaluations look like on the way to its final value.
+"""Simulates learning curves: the evaluations of a training on the way to its final value.
 
 All trainings of a task start near the same value (chance, or the loss of an untrained model) and approach their own
 final value by a power law. On top: late bloomers, curves that cross, plateaus of warm-up, over-fitting after a peak,
@@ -22,14 +22,14 @@ from hf_rlsearch._typing import FloatArray
 
 @dataclass(frozen=True)
 class CurveFamily:
-    """How the trainings of B tasks develop; drawn once per task, so that its curves resemble each other.
+    """Shapes of the curves of B tasks; drawn once per task, so that its curves resemble each other.
 
     Attributes:
         depth: B, distance of the start below the median of the task, in units of (best - median).
         alpha: B, exponent of the power law; larger is earlier.
-        alpha_spread: B, log standard deviation of the exponent between trainings: what makes curves cross.
+        alpha_spread: B, log standard deviation of the exponent between trainings; makes curves cross.
         linked: B in [-1, 1], how far better trainings are also faster ones.
-        offset: B, fraction of a training that counts as already seen at its start.
+        offset: B, fraction of a training that counts as done at its start.
         overfit: B, chance that a training peaks before its end.
         late: B, chance that a training stays on a plateau first.
         jitter: B, standard deviation of evaluation noise in units of (best - median).
@@ -46,7 +46,7 @@ class CurveFamily:
 
 
 def draw_family(rng: np.random.Generator, n_tasks: int) -> CurveFamily:
-    """Draws how the curves of each task look."""
+    """Draws the shape of the curves of each task."""
     n = n_tasks
     return CurveFamily(
         depth=np.exp(rng.normal(1.3, 0.9, n)),
@@ -63,7 +63,7 @@ def draw_family(rng: np.random.Generator, n_tasks: int) -> CurveFamily:
 def curves(
     rng: np.random.Generator, family: CurveFamily, final: FloatArray, at: FloatArray, *, seed_like_final: bool = True
 ) -> FloatArray:
-    """Evaluates trainings on the way.
+    """Draws the evaluations of trainings.
 
     Args:
         rng: Source of randomness.

@@ -1,6 +1,9 @@
-"""Histories of simulated searches: what a policy may have in front of it when it has to choose.
+"""Makes histories of searches on simulated tasks: drawn trials, and searches that a policy made itself.
 
-Uniform histories teach what data say; greedy ones (later trials are good ones) look like the searches of a good policy.
+Histories drawn at random show what data alone say; greedy ones, in which later trials are better, resemble those of a
+good policy.
+
+Letters: B tasks or searches, T trials, C candidates, K targets, H hyperparameters, L levels.
 """
 
 from __future__ import annotations
@@ -12,53 +15,63 @@ from typing import TypeVar
 import numpy as np
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
-from hf_rlsearch.observation.history import STATUS
+from hf_rlsearch.observation.history import COMPLETE, FAILED, PRUNED, RUNNING
 from hf_rlsearch.observation.observation import Observation, SpaceArrays, observe, space_arrays
 from hf_rlsearch.tasks.curves import curves, draw_family
 from hf_rlsearch.tasks.prior import TaskBatch
 
+Score = Callable[[Observation], FloatArray]
+"""An observation -> B x C log scores of its candidates."""
+N_ASKED = 192
+"""Candidates at most that a policy scores for one choice; for the next choice others are drawn."""
 
-def task_space_arrays(tasks: TaskBatch) -> SpaceArrays:
-    """The search spaces of simulated tasks."""
-    return space_arrays(
-        tasks.roles, tasks.ordered, tasks.log, tasks.levels, tasks.sizes, tasks.kinds, tasks.n_levels
-    )  # fmt: skip
+# Shares of searches without a trial, of searches whose latest trials are running without a report (and how many of
+# them at most), and of searches without a trial that know a part of their space: Optuna learns a space by suggestions.
+_UNTRIED = 0.08
+_PENDING, _MAX_PENDING = 0.15, 3
+_PARTLY_KNOWN = 0.5
+_FAILED, _FINAL_VALUES_ONLY = 0.03, 0.4  # shares of trials, and of searches without learning curves
 
+# Share of searches that start with random trials, and how many at most; sharpness of what follows, 0 the best at once.
+_RANDOM_START, _MAX_RANDOM = 0.4, 6
+_TEMPERATURES, _TEMPERATURE_SHARES = (0.0, 0.3, 1.0), (0.6, 0.2, 0.2)
+# Share of the batches of prefixes with complete trials only, and how much shorter than the longest a prefix may be.
+_COMPLETE_PREFIXES, _SHORTER = 0.6, 6
 
 _Arrays = TypeVar("_Arrays")
 
-# Shares of searches that have not begun, that have trials running without a report yet (and, of those, how many), and
-# of searches not begun whose space is known in part: an Optuna study learns it suggestion by suggestion.
-_UNTRIED = 0.08
-_PENDING, _MOST_PENDING = 0.15, 3
-_PARTLY_KNOWN = 0.5
 
+@dataclass(frozen=True)
+class Trained:
+    """The trials of B simulated searches so far, every array B x T.
 
-def index_batch(arrays: _Arrays, rows: IntArray | slice) -> _Arrays:
-    """The same dataclass of arrays with these rows of its first axis only."""
-    return type(arrays)(**{f.name: getattr(arrays, f.name)[rows] for f in fields(arrays)})  # type: ignore[arg-type]
-
-
-def draw_among(chance: FloatArray, allowed: BoolArray, count: int) -> tuple[IntArray, BoolArray]:
-    """Some candidates of each search: what a searcher looks at that does not look at all of them.
-
-    Args:
-        chance: B x C random numbers in [0, 1); the smallest are drawn.
-        allowed: B x C, True for candidates that may be chosen.
-        count: How many to draw.
-
-    Returns:
-        B x min(count, C) candidate indices in random order, those allowed first; and which of them are.
+    Attributes:
+        chosen: Candidate index.
+        values: Best value so far in the metric's units, NaN where there is none.
+        fidelity: In (0, 1].
+        status: Index into `STATUS`.
+        mask: True for a real trial.
+        at_reference: Best value up to the fidelity of the running trial, NaN where unknown.
+        at_half: Best value up to half of the trial's own fidelity, NaN where unknown.
     """
-    keys = chance + ~allowed
-    n = min(count, allowed.shape[1])
-    drawn = np.argpartition(keys, n - 1, axis=1)[:, :n]
-    drawn = np.take_along_axis(drawn, np.argsort(np.take_along_axis(keys, drawn, 1), axis=1), axis=1)
-    return drawn, np.take_along_axis(allowed, drawn, axis=1)
+
+    chosen: IntArray
+    values: FloatArray
+    fidelity: FloatArray
+    status: IntArray
+    mask: BoolArray
+    at_reference: FloatArray
+    at_half: FloatArray
+
+    @classmethod
+    def complete(cls, chosen: IntArray, values: FloatArray, mask: BoolArray) -> Trained:
+        """Complete trials of which only the final value is known."""
+        status, unknown = np.full(values.shape, COMPLETE), np.full_like(values, np.nan)
+        return cls(chosen, values, np.ones_like(values), status, mask, values, unknown)
 
 
 def draw_history(rng: np.random.Generator, tasks: TaskBatch, max_trials: int) -> tuple[IntArray, BoolArray]:
-    """Chooses trials for each task.
+    """Draws trials for each task, at random or the better the later.
 
     Args:
         rng: Source of randomness.
@@ -91,44 +104,14 @@ def measure(rng: np.random.Generator, tasks: TaskBatch, chosen: IntArray) -> Flo
     return np.asarray(value + noise * rng.standard_normal(chosen.shape))
 
 
-@dataclass(frozen=True)
-class Trained:
-    """The trainings of B simulated searches as they stand, every array B x T.
-
-    Attributes:
-        chosen: Candidate index.
-        values: Best value so far in the metric's units, NaN where there is none.
-        fidelity: In (0, 1].
-        status: Index into `STATUS`.
-        mask: True for a real trial.
-        at_reference: Best value up to the fidelity of the running trial, NaN where unknown.
-        at_half: Best value up to half of the own fidelity, NaN where unknown.
-    """
-
-    chosen: IntArray
-    values: FloatArray
-    fidelity: FloatArray
-    status: IntArray
-    mask: BoolArray
-    at_reference: FloatArray
-    at_half: FloatArray
-
-    @classmethod
-    def complete(cls, chosen: IntArray, values: FloatArray, mask: BoolArray) -> Trained:
-        """Trials that were all trained to the end, of which only the final value is known."""
-        full = np.ones_like(values)
-        status = np.full(values.shape, STATUS.index("complete"))
-        return cls(chosen, values, full, status, mask, values, np.full_like(values, np.nan))
-
-
 def train_partly(
     rng: np.random.Generator, tasks: TaskBatch, chosen: IntArray, mask: BoolArray, final: FloatArray
 ) -> Trained:
     """Trains the chosen candidates, some of them not to the end: a search with a stop rule.
 
-    A third of the tasks knows final values only. Elsewhere curves are known, the worse trials were pruned more often,
-    and in half of them the last trial is still running. In some tasks the latest trials run without a report yet, as
-    those of other workers do.
+    Two in five searches know final values only. The others know curves, pruned the worse trials more often, and in
+    half of them the last trial is still running. In some searches the latest trials run without a report yet, as those
+    of other workers do.
 
     Args:
         rng: Source of randomness.
@@ -138,8 +121,9 @@ def train_partly(
         final: B x T values at the end of each training, see `measure`.
     """
     B, T = final.shape
+    complete = Trained.complete(chosen, final, mask)
     if not T:
-        return Trained.complete(chosen, final, mask)
+        return complete
     median, unit = tasks.median[:, None], tasks.spread[:, None]
     scaled = (final - median) / unit
     pruned = rng.random((B, T)) < np.clip(rng.uniform(0, 1.2, (B, 1)) * (1.1 - np.clip(scaled, -1, 1)) / 2, 0, 0.9)
@@ -150,37 +134,36 @@ def train_partly(
     points = np.stack([fidelity, np.minimum(reference, fidelity), fidelity / 2], axis=-1)
     shown = curves(rng, draw_family(rng, B), scaled, points) * unit[..., None] + median[..., None]
     value = np.where(partial, shown[..., 0], final)
-    at_reference = np.where(
-        reference >= 1, value, np.where(fidelity >= reference, np.minimum(shown[..., 1], value), np.nan)
-    )
-    at_half = np.minimum(shown[..., 2], value)
-    failed = rng.random((B, T)) < 0.03
-    status = np.select(
-        [failed, running, pruned], [STATUS.index("failed"), STATUS.index("running"), STATUS.index("pruned")], 0
-    )
-    trained = Trained(chosen, value, fidelity, status, mask, at_reference, at_half)
-    plain = Trained.complete(chosen, final, mask)
-    blind = rng.random((B, 1)) < 0.4
-    mixed = {
-        name: np.where(blind, getattr(plain, name), getattr(trained, name))
-        for name in ("values", "fidelity", "status", "at_reference", "at_half")
-    }
-    latest = mask.sum(1, keepdims=True) - 1 - np.arange(T)
-    n_pending = rng.integers(1, _MOST_PENDING + 1, (B, 1)) * (rng.random((B, 1)) < _PENDING)
+    reached = np.where(fidelity >= reference, np.minimum(shown[..., 1], value), np.nan)
+    at_reference, at_half = np.where(reference >= 1, value, reached), np.minimum(shown[..., 2], value)
+    status = np.select([running, pruned], [RUNNING, PRUNED], COMPLETE)
+    partly = Trained(chosen, value, fidelity, status, mask, at_reference, at_half)
+    failed, final_only = rng.random((B, T)) < _FAILED, rng.random((B, 1)) < _FINAL_VALUES_ONLY
+    pairs = {f.name: (getattr(complete, f.name), getattr(partly, f.name)) for f in fields(Trained)}
+    return _without_reports(rng, Trained(**{name: np.where(final_only, *pair) for name, pair in pairs.items()}), failed)
+
+
+def _without_reports(rng: np.random.Generator, trained: Trained, failed: BoolArray) -> Trained:
+    """Removes the values of failed trials, and in some searches of the latest ones, which then run without a report."""
+    B, T = failed.shape
+    latest = trained.mask.sum(1, keepdims=True) - 1 - np.arange(T)
+    n_pending = rng.integers(1, _MAX_PENDING + 1, (B, 1)) * (rng.random((B, 1)) < _PENDING)
     pending = (latest >= 0) & (latest < n_pending)
-    mixed["values"] = np.where(failed | pending, np.nan, mixed["values"])
-    mixed["status"] = np.where(failed, STATUS.index("failed"), mixed["status"])
-    mixed["status"] = np.where(pending, STATUS.index("running"), mixed["status"])
-    mixed["fidelity"] = np.where(pending, 0.0, mixed["fidelity"])
-    # A running trial without a report gives no fidelity to compare at.
-    mixed["at_reference"] = np.where(n_pending > 0, mixed["values"], mixed["at_reference"])
-    return Trained(chosen=chosen, mask=mask, **mixed)
+    values = np.where(failed | pending, np.nan, trained.values)
+    return replace(
+        trained,
+        values=values,
+        status=np.select([pending, failed], [RUNNING, FAILED], trained.status),
+        fidelity=np.where(pending, 0.0, trained.fidelity),
+        # A running trial without a report gives no fidelity to compare at.
+        at_reference=np.where(n_pending > 0, values, trained.at_reference),
+    )
 
 
 def hide_hyperparameters(rng: np.random.Generator, tasks: TaskBatch, untried: BoolArray) -> TaskBatch:
-    """Hides some hyperparameters of half of the searches that have not begun; the values stay those of all of them.
+    """Hides some hyperparameters of half of the searches without a trial; the values of candidates stay the same.
 
-    So looks the first trial of a study that learns its space from its suggestions: what follows is still unknown.
+    The first trial of a study that learns its space from suggestions is like that: what follows is still unknown.
 
     Args:
         rng: Source of randomness.
@@ -206,15 +189,22 @@ def hide_hyperparameters(rng: np.random.Generator, tasks: TaskBatch, untried: Bo
     )
 
 
+def task_space_arrays(tasks: TaskBatch) -> SpaceArrays:
+    """The search spaces of simulated tasks."""
+    return space_arrays(
+        tasks.roles, tasks.ordered, tasks.log, tasks.levels, tasks.sizes, tasks.kinds, tasks.n_levels
+    )  # fmt: skip
+
+
 def observe_tasks(
     space: SpaceArrays, tasks: TaskBatch, trained: Trained, targets: IntArray | None = None
 ) -> Observation:
     """The observation of B simulated searches.
 
     Args:
-        space: From `observation.task_space_arrays(tasks)`.
+        space: From `task_space_arrays(tasks)`.
         tasks: B tasks.
-        trained: Their trainings so far.
+        trained: Their trials so far.
         targets: B x K candidate indices to score; all C where None.
     """
     candidates = np.where(tasks.present, tasks.candidates, -1)
@@ -232,26 +222,13 @@ def observe_tasks(
     )  # fmt: skip
 
 
-Score = Callable[[Observation], FloatArray]
-"""An observation -> B x C log scores of its candidates."""
-N_ASKED = 192
-"""Candidates at most that a policy is asked about at once; it may be asked about others the next time."""
-
-# Searches that begin with trials at random, and how many at most; sharpness of what follows, 0 the best at once.
-_BEGIN_AT_RANDOM, _MOST_AT_RANDOM = 0.4, 6
-_TEMPERATURES, _TEMPERATURE_SHARES = (0.0, 0.3, 1.0), (0.6, 0.2, 0.2)
-
-# Share of the steps on played searches that see final values only, and how much shorter than the longest they may be.
-_COMPLETE, _SHORTER = 0.6, 6
-
-
 @dataclass(frozen=True)
 class Rollout:
-    """B searches as they were played.
+    """B searches that a policy made.
 
     Attributes:
         chosen: B x T candidate indices in order of training.
-        values: B x T what the trainings gave, in the metric's units, larger is better.
+        values: B x T outcomes in the metric's units, larger is better.
     """
 
     chosen: IntArray
@@ -263,7 +240,7 @@ class BehaviorPolicy:
     """How B searches follow a policy, so that its histories differ.
 
     Attributes:
-        n_random: B, trials at random before the policy is followed.
+        n_random: B, random trials before the policy is followed.
         temperature: B, sharpness of what follows, 0 the best at once.
     """
 
@@ -273,19 +250,18 @@ class BehaviorPolicy:
     @classmethod
     def draw(cls, rng: np.random.Generator, n_searches: int) -> BehaviorPolicy:
         """Most searches follow the policy from the first trial to the last."""
-        B = n_searches
-        n_random = np.where(rng.random(B) < _BEGIN_AT_RANDOM, rng.integers(1, _MOST_AT_RANDOM + 1, B), 0)
-        return cls(n_random, rng.choice(_TEMPERATURES, size=B, p=_TEMPERATURE_SHARES))
+        is_random, count = rng.random(n_searches) < _RANDOM_START, rng.integers(1, _MAX_RANDOM + 1, n_searches)
+        return cls(np.where(is_random, count, 0), rng.choice(_TEMPERATURES, size=n_searches, p=_TEMPERATURE_SHARES))
 
     def perturb(self, rng: np.random.Generator, scores: FloatArray, count: IntArray | int) -> FloatArray:
-        """B x C scores to take the largest of, in searches of `count` trials so far."""
-        by_chance = (self.n_random > count)[:, None]
-        scale = np.where(by_chance, 1.0, self.temperature[:, None])
-        return np.asarray(np.where(by_chance, 0.0, scores) + scale * rng.gumbel(size=scores.shape))
+        """B x C scores of which the largest is chosen, in searches of `count` trials so far (B, or one number)."""
+        is_random = (self.n_random > count)[:, None]
+        scale = np.where(is_random, 1.0, self.temperature[:, None])
+        return np.asarray(np.where(is_random, 0.0, scores) + scale * rng.gumbel(size=scores.shape))
 
 
 def rollout(rng: np.random.Generator, tasks: TaskBatch, n_trials: int, score: Score) -> Rollout:
-    """Searches each task, most of them by the best score, some by chance at first or throughout.
+    """Searches each task, most of them by the best score, some at random at first or throughout.
 
     Args:
         rng: Source of randomness.
@@ -296,7 +272,7 @@ def rollout(rng: np.random.Generator, tasks: TaskBatch, n_trials: int, score: Sc
     B, C = tasks.candidate_mask.shape
     space = task_space_arrays(tasks)
     outcome = tasks.values + tasks.noise * tasks.spread[:, None] * rng.standard_normal((B, C))
-    manner = BehaviorPolicy.draw(rng, B)
+    behavior = BehaviorPolicy.draw(rng, B)
     chosen = np.zeros((B, 0), int)
     for t in range(n_trials):
         values = np.take_along_axis(outcome, chosen, axis=1)
@@ -305,18 +281,41 @@ def rollout(rng: np.random.Generator, tasks: TaskBatch, n_trials: int, score: Sc
         untried = np.where(untried.any(1, keepdims=True), untried, tasks.candidate_mask)
         asked, allowed = draw_among(rng.random(untried.shape), untried, N_ASKED)
         seen = observe_tasks(space, tasks, Trained.complete(chosen, values, np.ones((B, t), bool)), asked)
-        best = np.where(allowed, manner.perturb(rng, score(seen), t), -np.inf).argmax(1)
+        best = np.where(allowed, behavior.perturb(rng, score(seen), t), -np.inf).argmax(1)
         chosen = np.concatenate([chosen, asked[np.arange(B), best][:, None]], axis=1)
     return Rollout(chosen, np.take_along_axis(outcome, chosen, axis=1))
 
 
-def random_prefix(rng: np.random.Generator, tasks: TaskBatch, played: Rollout) -> Trained:
-    """The beginnings of played searches, of similar length; in some steps a part of the trials was stopped."""
-    B, T = played.chosen.shape
+def random_prefix(rng: np.random.Generator, tasks: TaskBatch, searches: Rollout) -> Trained:
+    """The first trials of each search, similarly many; in some batches a part of them was stopped early."""
+    B, T = searches.chosen.shape
     longest = int(rng.integers(min(2, T), T + 1))
-    chosen, values = played.chosen[:, :longest], played.values[:, :longest]
+    chosen, values = searches.chosen[:, :longest], searches.values[:, :longest]
     count = rng.integers(max(0, longest - _SHORTER), longest + 1, B)
     mask: BoolArray = np.arange(longest) < np.minimum(count, tasks.candidate_mask.sum(1) - 1)[:, None]
-    if rng.random() < _COMPLETE:
+    if rng.random() < _COMPLETE_PREFIXES:
         return Trained.complete(chosen, values, mask)
     return train_partly(rng, tasks, chosen, mask, values)
+
+
+def draw_among(chance: FloatArray, allowed: BoolArray, count: int) -> tuple[IntArray, BoolArray]:
+    """Draws some candidates of each search, for a searcher that does not compare all of them.
+
+    Args:
+        chance: B x C random numbers in [0, 1); the smallest are drawn.
+        allowed: B x C, True for candidates that may be chosen.
+        count: How many to draw.
+
+    Returns:
+        B x min(count, C) candidate indices in random order, those allowed first; and which of them are.
+    """
+    keys = chance + ~allowed
+    n = min(count, allowed.shape[1])
+    drawn = np.argpartition(keys, n - 1, axis=1)[:, :n]
+    drawn = np.take_along_axis(drawn, np.argsort(np.take_along_axis(keys, drawn, 1), axis=1), axis=1)
+    return drawn, np.take_along_axis(allowed, drawn, axis=1)
+
+
+def index_batch(arrays: _Arrays, rows: IntArray | slice) -> _Arrays:
+    """A dataclass of arrays with these rows of the first axis of each array; a slice copies nothing."""
+    return type(arrays)(**{f.name: getattr(arrays, f.name)[rows] for f in fields(arrays)})  # type: ignore[arg-type]

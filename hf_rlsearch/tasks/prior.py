@@ -1,7 +1,7 @@
-"""The prior: simulated trainings of language models, drawn in batches.
+"""Draws tasks of the prior: simulated trainings of language models, in batches.
 
 A task is a search space (roles, levels in real units) and a value for every candidate. Most tasks are built from what
-is known of such trainings: a valley of learning rates whose place depends on model size, batch size, optimizer and
+is known about such trainings: a valley of learning rates whose place depends on model size, batch size, optimizer and
 adapters, a cliff of divergence beyond it, saturation and over-fitting in epochs and capacity, dominant backbones, weak
 regularisers. A share of tasks are generic functions, and a share carries roles that mislead, so that the policy doubts
 a hint which the data contradict. `docs/prior.md` says what is drawn and from which source the numbers come.
@@ -17,12 +17,11 @@ import numpy as np
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.space import ROLES
-from hf_rlsearch.tasks.prior_effects import GenericDraw, TrainingDraw
+from hf_rlsearch.tasks.prior_effects import EffectDraw
 from hf_rlsearch.tasks.prior_space import GENERIC, LORA, SCRATCH, SGD, lognormal
 
 PRIOR_VERSION = "4"
 """Raised with every change of what is drawn; the card of the weights names it."""
-"""Facts about a task that a searcher may know; `TaskBatch.facts` holds them in this order, NaN where unknown."""
 _WRONG_HINTS = 0.08
 
 
@@ -36,7 +35,7 @@ class TaskBatch:
         log: B x H, True where positions are logarithmic.
         levels: B x H x L numbers in real units, NaN for padding and for categories.
         sizes: B x H x L log10 of parameters of categorical backbones, NaN elsewhere.
-        kinds: B x H x L index into `knowledge.KINDS`.
+        kinds: B x H x L index into `value_features.KINDS`.
         n_levels: B x H, 0 for padding.
         candidates: B x C x H level indices.
         candidate_mask: B x C, False for padding.
@@ -79,64 +78,24 @@ def draw(rng: np.random.Generator, n_tasks: int, n_candidates: int = 256) -> Tas
         n_tasks: B.
         n_candidates: C; a grid with fewer cells is enumerated and padded, a larger one is sampled.
     """
-    return _Draw(rng, n_tasks, n_candidates).run()
+    return _TaskDraw(rng, n_tasks, n_candidates).draw()
 
 
-class _Draw(TrainingDraw, GenericDraw):
-    """One batch being drawn; the steps of `run` fill it from spaces to values."""
+class _TaskDraw(EffectDraw):
+    """One batch of tasks being drawn."""
 
-    def run(self) -> TaskBatch:
+    def draw(self) -> TaskBatch:
         self._draw_roles()
         self._draw_levels()
         self._draw_candidates()
-        structured, generic = self._structured_loss(), self._generic_loss()
+        structured, generic = self.structured_loss(), self.generic_loss()
         misled = (self.domain == GENERIC) | (self.rng.random(self.n_tasks) < _WRONG_HINTS)
-        self.loss = np.where(misled[:, None], generic, structured)
-        return self._finish()
+        return self._finish(np.where(misled[:, None], generic, structured))
 
-    def _structured_loss(self) -> FloatArray:
-        """Sum of the known effects, each added in place; 0 for the best candidate. The order of draws is fixed."""
+    def _finish(self, loss: FloatArray) -> TaskBatch:
+        """Turns B x C losses into the values of a metric, and adds what else belongs to a task."""
         rng, B = self.rng, self.n_tasks
-        loss = np.zeros((B, self.n_candidates))
-        model_loss, model_size = self._model_effect()
-        loss += model_loss
-        axes, has = self._known_axes()
-        capacity = self._add_capacity(loss)
-        self._add_heads_and_vocabulary(loss)
-        error = self._add_valley(loss, axes, model_size, capacity)
-        self._find_cliff(error, axes["warmup"], capacity)
-        self._add_schedule_length(loss, axes, has)
-        self._add_regularisers(loss, axes, has)
-        loss += self._schedule_effect()
-        # What nobody has a formula for: generic hyperparameters, interactions.
-        named = np.isin(self.roles, [ROLES.index(r) for r in ("generic_numeric", "generic_categorical")])
-        loss += 0.5 * self._additive(named, strength=0.3)
-        loss += lognormal(rng, 0.06, 0.9, (B, 1)) * self._random_features(self.roles >= 0)
-        loss -= np.where(self.mask, loss, np.inf).min(1, keepdims=True)
-        worst = np.where(self.mask & ~self.diverged, loss, -np.inf).max(1, keepdims=True)
-        collapse = np.maximum(np.where(np.isfinite(worst), worst, 1.0), 1.0) * rng.uniform(0.7, 2.0, (B, 1))
-        return np.where(self.diverged, collapse, loss)
-
-    def _known_axes(self) -> tuple[dict[str, FloatArray], dict[str, BoolArray]]:
-        """Values of the roles that act together, each B x C on its own axis, and B flags: is it searched?"""
-        rng, B = self.rng, self.n_tasks
-        read = {
-            "batch_size": self._axis("batch_size", "log2", rng.uniform(3, 7, B)),
-            "accumulation": self._axis("accumulation", "log2", 0.0),
-            "epochs": self._axis("epochs", "log2", 1.6),
-            "warmup": self._axis("warmup", "linear", rng.choice([0.0, 0.06, 0.1], B)),
-            "momentum": self._axis("momentum", "complement", 1.0),
-            "weight_decay": self._axis("weight_decay", "log10", -2.0),
-            "lora_rank": self._axis("lora_rank", "log2", 3.0),
-            "lora_alpha": self._axis("lora_alpha", "log2", 4.0),
-        }
-        axes = {name: value for name, (value, _, _) in read.items()}
-        axes["effective_batch"] = axes["batch_size"] + axes["accumulation"]
-        return axes, {name: has for name, (_, has, _) in read.items()}
-
-    def _finish(self) -> TaskBatch:
-        rng, B = self.rng, self.n_tasks
-        loss = self.loss * lognormal(rng, 1.0, 0.5, (B, 1))
+        loss = loss * lognormal(rng, 1.0, 0.5, (B, 1))
         best = np.where(self.mask, loss, np.inf).min(1, keepdims=True)
         # Scores saturate at a floor (chance), losses do not; the power bends the bowl of either.
         bent = (loss - best) ** rng.uniform(0.75, 1.35, (B, 1))

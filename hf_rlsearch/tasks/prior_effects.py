@@ -1,187 +1,127 @@
-"""Effects of how a model is trained: the learning-rate valley and its cliff, length, regularisers."""
+"""Draws what each hyperparameter of a simulated task does to its loss: learning-rate valley, cliff, length, capacity.
+
+Letters: B tasks, C candidates, H hyperparameters, L levels. Sizes, batches and lengths are log2, rates log10.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
+from hf_rlsearch._typing import BoolArray, FloatArray
 from hf_rlsearch.observation.value_features import KINDS
 from hf_rlsearch.space import ROLES
-from hf_rlsearch.tasks.prior_space import SCRATCH, SGD, SpaceDraw, lognormal
+from hf_rlsearch.tasks.prior_space import ROLE_TABLE, SCRATCH, SGD, SpaceDraw, lognormal
 
 _INFORMED_RANGES = 0.5
 
-# Usual strength of each role's effect, before a task's own (log-normal) draw.
-STRENGTH: dict[str, float] = {
-    "learning_rate": 1.0,
-    "batch_size": 0.22,
-    "epochs": 0.30,
-    "weight_decay": 0.08,
-    "warmup": 0.06,
-    "dropout": 0.15,
-    "lora_rank": 0.08,
-    "lora_alpha": 0.06,
-    "scheduler": 0.08,
-    "optimizer": 0.25,
-    "momentum": 0.25,
-    "label_smoothing": 0.08,
-    "gradient_clipping": 0.05,
-    "width": 0.30,
-    "depth": 0.25,
-    "heads": 0.05,
-    "vocabulary": 0.35,
-    "model": 0.80,
-    "layer_decay": 0.12,
-    "accumulation": 0.10,
-    "max_length": 0.20,
-    "generic_numeric": 0.25,
-    "generic_categorical": 0.25,
+_TRANSFORMS = {
+    "log10": lambda value: np.log10(np.maximum(value, 1e-7)),
+    "log2": lambda value: np.log2(np.maximum(value, 2.0**-8)),
+    "linear": lambda value: value,
+    "complement": lambda value: -np.log10(np.clip(1 - value, 1e-4, 1)),
 }
 
 
-class AxisDraw(SpaceDraw):
-    """Reads the candidates of one batch by role."""
+class EffectDraw(SpaceDraw):
+    """Losses of the candidates of one batch. The order of the calls fixes the stream of random numbers."""
 
-    def _gather(self, table: FloatArray) -> FloatArray:
-        """B x H x L table -> B x C x H, the entry of each candidate's level."""
-        return np.take_along_axis(table[:, None], self.candidates[..., None], axis=3)[..., 0]
-
-    def _axis(self, role: str, transform: str, default: FloatArray | float) -> tuple[FloatArray, BoolArray, IntArray]:
-        """Values of a role on its own axis, B x C; where it is not searched, the task's fixed default."""
-        here = self.roles == ROLES.index(role)
-        slot = here.argmax(1)
-        raw = np.take_along_axis(self.levels, slot[:, None, None], axis=1)[:, 0]  # B x L
-        value = np.take_along_axis(
-            raw, np.take_along_axis(self.candidates, slot[:, None, None], axis=2)[..., 0], axis=1
-        )
-        with np.errstate(divide="ignore", invalid="ignore"):
-            x = {
-                "log10": np.log10(np.maximum(value, 1e-7)),
-                "log2": np.log2(np.maximum(value, 2.0**-8)),
-                "linear": value,
-                "complement": -np.log10(np.clip(1 - value, 1e-4, 1)),
-            }[transform]
-        has = here.any(1)
-        return np.where(has[:, None], x, np.broadcast_to(np.asarray(default, float).reshape(-1, 1), x.shape)), has, slot
-
-    def _strength(self, role: str, has: BoolArray) -> FloatArray:
-        return lognormal(self.rng, STRENGTH[role], 0.8, (self.n_tasks,)) * has
-
-    def _axis_nth(
-        self, role: str, transform: str, default: float, occurrence: int
-    ) -> tuple[FloatArray, BoolArray, IntArray]:
-        """`_axis` of the first or second hyperparameter of a role (embedding and feed-forward width, say)."""
-        here = self.roles == ROLES.index(role)
-        if occurrence == 0:
-            return self._axis(role, transform, default)
-        hidden, first = self.roles.copy(), here.argmax(1)
-        hidden[np.arange(self.n_tasks)[here.any(1)], first[here.any(1)]] = -1
-        original, self.roles = self.roles, hidden
-        try:
-            return self._axis(role, transform, default)
-        finally:
-            self.roles = original
-
-    def _into_range(self, optimum: FloatArray, x: FloatArray) -> FloatArray:
-        """Moves half of the tasks' optimum towards the searched range: people search where they expect it.
-
-        Args:
-            optimum: B x C (or B x 1) place of the best value, which other hyperparameters may move.
-            x: B x C value of each candidate on the same axis.
-        """
+    def structured_loss(self) -> FloatArray:
+        """B x C sum of the known effects, 0 for the best candidate of each task; every `_add_...` changes `loss`."""
         rng, B = self.rng, self.n_tasks
-        real = np.where(self.mask, x, np.nan)
-        low, high = np.nanmin(real, 1, keepdims=True), np.nanmax(real, 1, keepdims=True)
-        reach = (high - low) / 2 * rng.uniform(0.3, 1.2, (B, 1))
-        away = optimum.mean(1, keepdims=True) - (low + high) / 2
-        informed = rng.random((B, 1)) < _INFORMED_RANGES
-        return np.asarray(optimum - np.where(informed, away - np.clip(away, -reach, reach), 0.0))
+        loss = np.zeros((B, self.n_candidates))
+        model_loss, model_size = self._model_effect()
+        loss += model_loss
+        axes, has = self._known_axes()
+        capacity = self._add_capacity(loss)
+        self._add_heads_and_vocabulary(loss)
+        error = self._add_valley(loss, axes, model_size, capacity)
+        self._find_cliff(error, axes["warmup"], capacity)
+        self._add_schedule_length(loss, axes, has)
+        self._add_regularisers(loss, axes, has)
+        self._add_weak_regularisers(loss)
+        loss += self._schedule_effect()
+        # What nobody has a formula for: generic hyperparameters, interactions.
+        named = np.isin(self.roles, [ROLES.index(r) for r in ("generic_numeric", "generic_categorical")])
+        loss += 0.5 * self._additive(named, strength=0.3)
+        loss += lognormal(rng, 0.06, 0.9, (B, 1)) * self._random_features(self.roles >= 0)
+        loss -= np.where(self.mask, loss, np.inf).min(1, keepdims=True)
+        worst = np.where(self.mask & ~self.diverged, loss, -np.inf).max(1, keepdims=True)
+        collapse = np.maximum(np.where(np.isfinite(worst), worst, 1.0), 1.0) * rng.uniform(0.7, 2.0, (B, 1))
+        return np.where(self.diverged, collapse, loss)
 
+    def generic_loss(self) -> FloatArray:
+        """B x C sum of additive functions, Gaussian-process draws and the larger of two, 0 for the best candidate."""
+        real = self.roles >= 0
+        mix = self.rng.dirichlet((1.0, 0.7, 0.3), self.n_tasks)
+        smooth = self._random_features(real)
+        loss = mix[:, :1] * self._additive(real, 0.5) + mix[:, 1:2] * 0.6 * smooth
+        loss += mix[:, 2:] * 0.8 * np.maximum(self._random_features(real), self._random_features(real))
+        loss -= np.where(self.mask, loss, np.inf).min(1, keepdims=True)
+        return loss
 
-class ArchitectureDraw(AxisDraw):
-    """Losses by what is trained, one batch; each method adds its effect in place."""
-
-    def _add_capacity(self, loss: FloatArray) -> FloatArray:
-        """Width and depth; returns B x C doublings beyond the usual size."""
-        rng, B, normal = self.rng, self.n_tasks, self.rng.standard_normal
-        # One latent appetite of the task for bigger models, shared by width and depth.
-        appetite = normal(B)
-        capacity = np.zeros((B, self.n_candidates))
-        for role, usual, taste in (("width", 9.0, 1.1), ("depth", 2.1, 0.8)):
-            for occurrence in range(2):
-                x, has, _ = self._axis_nth(role, "log2", usual, occurrence)
-                optimum = usual + taste * (0.7 * appetite + 0.7 * normal(B)) + 0.2 * (self.data - 4.3)
-                short = np.maximum(optimum[:, None] - x, 0.0)
-                over = np.maximum(x - optimum[:, None], 0.0)
-                power = rng.uniform(1.0, 2.0, (B, 1))
-                loss += self._strength(role, has)[:, None] * (
-                    0.35 * short**power + rng.uniform(0, 0.3, (B, 1)) * over**1.5
-                )
-                capacity += np.where(has[:, None], x - usual, 0.0)
-        return capacity
-
-    def _add_heads_and_vocabulary(self, loss: FloatArray) -> None:
-        rng, B, normal = self.rng, self.n_tasks, self.rng.standard_normal
-        x, has, _ = self._axis("heads", "log2", 3.0)
-        loss += self._strength("heads", has)[:, None] * (x - 3 - 1.5 * normal((B, 1))) ** 2 * 0.3
-        vocabulary, has, _ = self._axis("vocabulary", "log2", 13.0)
-        # Loss per token falls with a smaller vocabulary; a score like BLEU has its best size inside the range.
-        smaller = (~self.maximize) & (rng.random(B) < 0.75)
-        optimum = np.where(smaller, 8.0, 12.2 + 1.7 * normal(B) + 0.5 * (self.data - 4.3))
-        # Halving the number of tokens of a sentence doubles the loss of each: that outweighs what quality adds.
-        strength = self._strength("vocabulary", has) * np.where(smaller, 1.2, 0.35)
-        loss += strength[:, None] * np.abs(vocabulary - optimum[:, None]) ** 1.2
+    def _known_axes(self) -> tuple[dict[str, FloatArray], dict[str, BoolArray]]:
+        """Values of the roles that act together, each B x C on its own axis, and B flags: is it searched?"""
+        rng, B = self.rng, self.n_tasks
+        found = {
+            "batch_size": self._axis("batch_size", "log2", rng.uniform(3, 7, B)),
+            "accumulation": self._axis("accumulation", "log2", 0.0),
+            "epochs": self._axis("epochs", "log2", 1.6),
+            "warmup": self._axis("warmup", "linear", rng.choice([0.0, 0.06, 0.1], B)),
+            "momentum": self._axis("momentum", "complement", 1.0),
+            "weight_decay": self._axis("weight_decay", "log10", -2.0),
+            "lora_rank": self._axis("lora_rank", "log2", 3.0),
+            "lora_alpha": self._axis("lora_alpha", "log2", 4.0),
+        }
+        axes = {name: value for name, (value, _) in found.items()}
+        axes["effective_batch"] = axes["batch_size"] + axes["accumulation"]
+        return axes, {name: has for name, (_, has) in found.items()}
 
     def _model_effect(self) -> tuple[FloatArray, FloatArray]:
         """Loss by backbone, and log10 of its parameters (NaN where the backbone is not searched), each B x C."""
         rng, (B, H, L) = self.rng, self.levels.shape
-        here = self.roles == ROLES.index("model")
         sizes = np.nan_to_num(self.sizes, nan=8.0)
         family = rng.normal(0, 0.35, (B, 1, len(KINDS)))
         per_kind = np.take_along_axis(np.broadcast_to(family, (B, H, len(KINDS))), self.kinds, axis=2)
         # Most often a larger backbone is better; on small data or with other pretraining it need not be.
         gain = rng.normal(0.7, 0.5, (B, 1, 1))
         table = -gain * (sizes - 8.2) + per_kind + rng.normal(0, rng.uniform(0.05, 0.4, (B, 1, 1)), (B, H, L))
-        dominant = lognormal(rng, STRENGTH["model"], 0.8, (B, 1))
-        loss = (self._gather(table) * here[:, None, :]).sum(2) * dominant
-        size = np.where(here.any(1)[:, None], (self._gather(sizes) * here[:, None, :]).sum(2), np.nan)
-        return loss, size
+        has = (self.roles == ROLES.index("model")).any(1)
+        loss = self._of_role("model", table) * self._strength("model", has)
+        return loss, np.where(has[:, None], self._of_role("model", sizes), np.nan)
 
-    def _optimizer_effect(self) -> tuple[FloatArray, FloatArray]:
-        rng, (B, H, L) = self.rng, self.levels.shape
-        here = self.roles == ROLES.index("optimizer")
-        mean_loss, mean_shift = np.zeros(len(KINDS)), np.zeros(len(KINDS))
-        for name, worse, higher in (
-            ("adaptive", 0, 0),
-            ("sgd", 1.0, 1.8),
-            ("adafactor", 0.4, 0.5),
-            ("sign", 0.4, -0.6),
-        ):
-            mean_loss[KINDS.index(name)], mean_shift[KINDS.index(name)] = worse, higher
-        strength = lognormal(rng, STRENGTH["optimizer"], 0.7, (B, 1))
-        loss = self._gather(mean_loss[self.kinds] + rng.normal(0, 0.5, (B, H, L)))
-        shift = self._gather(mean_shift[self.kinds] + rng.normal(0, 0.2, (B, H, L)))
-        return (loss * here[:, None, :]).sum(2) * strength, (shift * here[:, None, :]).sum(2)
+    def _add_capacity(self, loss: FloatArray) -> FloatArray:
+        """Adds width and depth; returns B x C doublings beyond the usual size."""
+        rng, B, normal = self.rng, self.n_tasks, self.rng.standard_normal
+        appetite = normal(B)  # of the task for larger models, by width and by depth
+        capacity = np.zeros((B, self.n_candidates))
+        for role, usual, taste in (("width", 9.0, 1.1), ("depth", 2.1, 0.8)):
+            for occurrence in range(2):
+                x, has = self._axis(role, "log2", usual, occurrence)
+                optimum = usual + taste * (0.7 * appetite + 0.7 * normal(B)) + 0.2 * (self.data - 4.3)
+                short, over = np.maximum(optimum[:, None] - x, 0.0), np.maximum(x - optimum[:, None], 0.0)
+                power, strength = rng.uniform(1.0, 2.0, (B, 1)), self._strength(role, has)
+                loss += strength * (0.35 * short**power + rng.uniform(0, 0.3, (B, 1)) * over**1.5)
+                capacity += np.where(has[:, None], x - usual, 0.0)
+        return capacity
 
-    def _schedule_effect(self) -> FloatArray:
-        rng, (B, H, L) = self.rng, self.levels.shape
-        here = self.roles == ROLES.index("scheduler")
-        mean = np.zeros(len(KINDS))
-        mean[KINDS.index("constant")], mean[KINDS.index("other_schedule")] = 1.2, 0.3
-        table = mean[self.kinds] + rng.normal(0, 0.5, (B, H, L))
-        loss = (self._gather(table) * here[:, None, :]).sum(2)
-        return np.asarray(loss * lognormal(rng, STRENGTH["scheduler"], 0.8, (B, 1)))
-
-
-class TrainingDraw(ArchitectureDraw):
-    """Losses by how it is trained, one batch; each method adds its effect in place."""
+    def _add_heads_and_vocabulary(self, loss: FloatArray) -> None:
+        rng, B, normal = self.rng, self.n_tasks, self.rng.standard_normal
+        x, has = self._axis("heads", "log2", 3.0)
+        loss += self._strength("heads", has) * (x - 3 - 1.5 * normal((B, 1))) ** 2 * 0.3
+        vocabulary, has = self._axis("vocabulary", "log2", 13.0)
+        # Loss per token falls with a smaller vocabulary; a score like BLEU has its best size inside the range.
+        smaller = (~self.maximize) & (rng.random(B) < 0.75)
+        optimum = np.where(smaller, 8.0, 12.2 + 1.7 * normal(B) + 0.5 * (self.data - 4.3))
+        # Halving the number of tokens of a sentence doubles the loss of each: that outweighs what quality adds.
+        strength = self._strength("vocabulary", has) * np.where(smaller, 1.2, 0.35)[:, None]
+        loss += strength * np.abs(vocabulary - optimum[:, None]) ** 1.2
 
     def _add_valley(
         self, loss: FloatArray, axes: dict[str, FloatArray], model_size: FloatArray, capacity: FloatArray
     ) -> FloatArray:
-        """The learning-rate valley and the optimizer; returns B x C decades between the rate and its best place."""
+        """Adds learning rate and optimizer; returns B x C decades between the rate and its best place."""
         rng, B = self.rng, self.n_tasks
-        lr, self.has_lr, _ = self._axis("learning_rate", "log10", 0.0)
+        lr, self.has_lr = self._axis("learning_rate", "log10", 0.0)
         base = np.choose(self.domain, [-4.5, -3.55, 0.0, -1.7, -4.0])
         reference_batch = np.where(self.domain == SCRATCH, 7.0, 5.0)[:, None]
         slope = np.where(self.domain == SGD, 0.0, rng.normal(-0.42, 0.15, B))
@@ -196,14 +136,22 @@ class TrainingDraw(ArchitectureDraw):
         centre = centre - rng.uniform(0, 0.5, (B, 1)) * 0.301 * capacity
         scale = axes["lora_alpha"] - axes["lora_rank"] - 1
         centre = centre - 0.8 * (axes["momentum"] - 1.0) - rng.uniform(0, 0.6, (B, 1)) * 0.301 * scale
-        centre = self._into_range(centre, lr) + optimizer_shift
-        error = lr - centre
+        error: FloatArray = lr - (self._into_range(centre, lr) + optimizer_shift)
         left, right = lognormal(rng, 0.75, 0.35, (B, 1)), lognormal(rng, 0.55, 0.35, (B, 1))
         power = rng.uniform(1.3, 2.4, (B, 1))
         valley = np.where(error < 0, np.abs(error / left) ** power, np.abs(error / right) ** power)
-        strength = np.maximum(self._strength("learning_rate", self.has_lr), 0.0)[:, None]
-        loss += strength * 0.6 * valley
-        return np.asarray(error)
+        loss += self._strength("learning_rate", self.has_lr) * 0.6 * valley
+        return error
+
+    def _optimizer_effect(self) -> tuple[FloatArray, FloatArray]:
+        """B x C loss by optimizer, and B x C decades by which each moves the best learning rate."""
+        rng, shape = self.rng, self.levels.shape
+        mean_loss, mean_shift = np.zeros(len(KINDS)), np.zeros(len(KINDS))
+        for name, worse, higher in (("sgd", 1.0, 1.8), ("adafactor", 0.4, 0.5), ("sign", 0.4, -0.6)):
+            mean_loss[KINDS.index(name)], mean_shift[KINDS.index(name)] = worse, higher
+        strength = lognormal(rng, ROLE_TABLE["optimizer"][0], 0.7, (self.n_tasks, 1))
+        loss = self._of_role("optimizer", mean_loss[self.kinds] + rng.normal(0, 0.5, shape)) * strength
+        return loss, self._of_role("optimizer", mean_shift[self.kinds] + rng.normal(0, 0.2, shape))
 
     def _scratch_rate(self, size: FloatArray) -> FloatArray:
         """B x C log10 of the best rate of training from scratch.
@@ -231,89 +179,87 @@ class TrainingDraw(ArchitectureDraw):
         chosen = np.take_along_axis(rules, np.broadcast_to(rule[:, None], size.shape)[None], axis=0)[0]
         return np.asarray(np.clip(chosen, -5.0, -2.3))
 
+    def _into_range(self, optimum: FloatArray, x: FloatArray) -> FloatArray:
+        """Moves half of the tasks' optimum towards the searched range: people search where they expect it.
+
+        Args:
+            optimum: B x C (or B x 1) place of the best value, which other hyperparameters may move.
+            x: B x C value of each candidate on the same axis.
+        """
+        rng, B = self.rng, self.n_tasks
+        real = np.where(self.mask, x, np.nan)
+        low, high = np.nanmin(real, 1, keepdims=True), np.nanmax(real, 1, keepdims=True)
+        reach = (high - low) / 2 * rng.uniform(0.3, 1.2, (B, 1))
+        away = optimum.mean(1, keepdims=True) - (low + high) / 2
+        informed = rng.random((B, 1)) < _INFORMED_RANGES
+        return np.asarray(optimum - np.where(informed, away - np.clip(away, -reach, reach), 0.0))
+
     def _find_cliff(self, error: FloatArray, warmup: FloatArray, capacity: FloatArray) -> None:
         """Beyond an edge trainings diverge or collapse to a constant guess; warm-up and capacity move the edge."""
-        rng, B = self.rng, self.n_tasks
-        edge = (
-            rng.uniform(0.35, 1.4, (B, 1))
-            + rng.uniform(0, 4, (B, 1)) * np.minimum(warmup, 0.1)
-            - 0.05 * np.maximum(capacity, 0)
-        )
+        rng, B, has = self.rng, self.n_tasks, self.has_lr[:, None]
+        edge = rng.uniform(0.35, 1.4, (B, 1)) + rng.uniform(0, 4, (B, 1)) * np.minimum(warmup, 0.1)
+        edge = edge - 0.05 * np.maximum(capacity, 0)
         cliff = rng.random((B, 1)) < 0.65
-        has = self.has_lr[:, None]
         self.diverged = cliff & (error > edge) & has
         self.near_edge = 1 / (1 + np.exp(-np.clip((error - edge + 0.2) / 0.12, -30, 30))) * cliff * has
 
     def _add_schedule_length(self, loss: FloatArray, axes: dict[str, FloatArray], has: dict[str, BoolArray]) -> None:
-        """Batch size, epochs and warm-up: how many steps there are, and how large."""
+        """Adds batch size, epochs and warm-up: how many steps there are, and how large."""
         rng, B = self.rng, self.n_tasks
         # Batch size at a fixed number of epochs: too large is under-trained, too small is noisy.
-        centre, width = ([4.6, 4.2, 6.6, 4.0, 5.0], [1.0, 1.0, 1.2, 1.5, 1.5])
-        usual = np.choose(self.domain, centre) + np.choose(self.domain, width) * rng.standard_normal(B)
-        best_batch = self._into_range(usual[:, None], axes["effective_batch"])
-        distance = np.abs(axes["effective_batch"] - best_batch)
-        loss += self._strength("batch_size", has["batch_size"] | has["accumulation"])[:, None] * 0.2 * distance**1.6
+        centre, width = (
+            np.choose(self.domain, [4.6, 4.2, 6.6, 4.0, 5.0]),
+            np.choose(self.domain, [1.0, 1.0, 1.2, 1.5, 1.5]),
+        )
+        usual = centre + width * rng.standard_normal(B)
+        distance = np.abs(axes["effective_batch"] - self._into_range(usual[:, None], axes["effective_batch"]))
+        loss += self._strength("batch_size", has["batch_size"] | has["accumulation"]) * 0.2 * distance**1.6
         # More epochs help with falling returns, until small data is learnt by heart.
         epochs = axes["epochs"]
         overfit = np.maximum(epochs - (rng.uniform(1.5, 5.5, B) + 0.5 * (self.data - 4.3))[:, None], 0)
-        loss += self._strength("epochs", has["epochs"])[:, None] * (
-            1.6 * np.exp2(-rng.uniform(0.5, 1.5, (B, 1)) * epochs) + rng.uniform(0, 0.5, (B, 1)) * overfit
-        )
-        loss += (
-            self._strength("warmup", has["warmup"])[:, None]
-            * (np.abs(axes["warmup"] - np.abs(rng.normal(0.08, 0.06, (B, 1)))) / 0.1) ** 1.3
-        )
+        strength, gain = self._strength("epochs", has["epochs"]), 1.6 * np.exp2(-rng.uniform(0.5, 1.5, (B, 1)) * epochs)
+        loss += strength * (gain + rng.uniform(0, 0.5, (B, 1)) * overfit)
+        strength = self._strength("warmup", has["warmup"])
+        loss += strength * (np.abs(axes["warmup"] - np.abs(rng.normal(0.08, 0.06, (B, 1)))) / 0.1) ** 1.3
 
     def _add_regularisers(self, loss: FloatArray, axes: dict[str, FloatArray], has: dict[str, BoolArray]) -> None:
-        """Momentum, weight decay, adapters, and the weak ones."""
+        """Adds momentum, weight decay and adapters."""
         rng, B, sgd = self.rng, self.n_tasks, self.domain == SGD
-        loss += (
-            self._strength("momentum", has["momentum"])[:, None]
-            * np.abs(axes["momentum"] - rng.normal(1.0, 0.35, (B, 1))) ** 1.5
-        )
+        strength = self._strength("momentum", has["momentum"])
+        loss += strength * np.abs(axes["momentum"] - rng.normal(1.0, 0.35, (B, 1))) ** 1.5
         decay, rank, alpha = axes["weight_decay"], axes["lora_rank"], axes["lora_alpha"]
         best_decay = rng.normal(-2.2, 1.2, (B, 1)) - 1.2 * sgd[:, None]
         heavy = np.maximum(decay - np.maximum(best_decay, rng.normal(-1.3, 0.5, (B, 1))), 0)
         penalty = np.where(sgd, rng.uniform(1, 8, B), rng.uniform(0, 1, B))[:, None]
-        loss += self._strength("weight_decay", has["weight_decay"])[:, None] * (
-            0.1 * np.abs(decay - best_decay) + 2 * penalty * heavy
-        )
-        loss += self._strength("lora_rank", has["lora_rank"])[:, None] * (
-            1.5 * np.exp2(-rank / 1.5) + rng.uniform(0, 0.15, (B, 1)) * rank
-        )
-        loss += (
-            self._strength("lora_alpha", has["lora_alpha"])[:, None]
-            * 0.3
-            * np.abs(alpha - rng.normal(4.8, 1.0, (B, 1)))
-        )
-        self._add_weak_regularisers(loss)
+        strength = self._strength("weight_decay", has["weight_decay"])
+        loss += strength * (0.1 * np.abs(decay - best_decay) + 2 * penalty * heavy)
+        strength = self._strength("lora_rank", has["lora_rank"])
+        loss += strength * (1.5 * np.exp2(-rank / 1.5) + rng.uniform(0, 0.15, (B, 1)) * rank)
+        strength = self._strength("lora_alpha", has["lora_alpha"])
+        loss += strength * 0.3 * np.abs(alpha - rng.normal(4.8, 1.0, (B, 1)))
 
     def _add_weak_regularisers(self, loss: FloatArray) -> None:
-        """Those with a best place of their own that nothing else moves."""
+        """Adds those with a best place of their own that nothing else moves."""
         rng, B = self.rng, self.n_tasks
         for role, centre, spread, unit in (
             ("dropout", 0.08, 0.10, 0.15),
             ("label_smoothing", 0.07, 0.07, 0.1),
             ("layer_decay", 0.88, 0.08, 0.12),
         ):
-            x, has, _ = self._axis(role, "linear", 0.0)
-            loss += self._strength(role, has)[:, None] * np.minimum(
-                np.abs(x - rng.normal(centre, spread, (B, 1))) / unit, 8
-            ) ** rng.uniform(1, 2, (B, 1))
-        x, has, _ = self._axis("gradient_clipping", "log10", 0.0)
-        loss += self._strength("gradient_clipping", has)[:, None] * np.abs(x - rng.normal(0, 0.6, (B, 1)))
-        x, has, _ = self._axis("max_length", "log2", 7.0)
-        loss += self._strength("max_length", has)[:, None] * np.exp2(-(x - rng.uniform(4.5, 7.5, (B, 1))))
+            x, has = self._axis(role, "linear", 0.0)
+            strength = self._strength(role, has)
+            distance = np.minimum(np.abs(x - rng.normal(centre, spread, (B, 1))) / unit, 8)
+            loss += strength * distance ** rng.uniform(1, 2, (B, 1))
+        x, has = self._axis("gradient_clipping", "log10", 0.0)
+        loss += self._strength("gradient_clipping", has) * np.abs(x - rng.normal(0, 0.6, (B, 1)))
+        x, has = self._axis("max_length", "log2", 7.0)
+        loss += self._strength("max_length", has) * np.exp2(-(x - rng.uniform(4.5, 7.5, (B, 1))))
 
-
-class GenericDraw(AxisDraw):
-    """Additive functions and Gaussian-process draws over the positions of one batch."""
-
-    def _positions(self) -> FloatArray:
-        """Level index / (number of levels - 1), B x C x H; categories get a random place each."""
-        position = self.candidates / np.maximum(self.n_levels - 1, 1)[:, None, :]
-        scatter = self._gather(self.rng.random(self.levels.shape))
-        return np.where(self.ordered[:, None, :], position, scatter)
+    def _schedule_effect(self) -> FloatArray:
+        mean = np.zeros(len(KINDS))
+        mean[KINDS.index("constant")], mean[KINDS.index("other_schedule")] = 1.2, 0.3
+        loss = self._of_role("scheduler", mean[self.kinds] + self.rng.normal(0, 0.5, self.levels.shape))
+        return np.asarray(loss * self._strength("scheduler", np.ones(self.n_tasks, bool)))
 
     def _additive(self, which: BoolArray, strength: float) -> FloatArray:
         """A sum of one-dimensional functions: bumps, trends and steps, some of them flat."""
@@ -334,13 +280,35 @@ class GenericDraw(AxisDraw):
         waves = np.cos(self._positions() @ frequency + phase)
         return np.asarray((waves * rng.standard_normal((B, 1, n_features))).sum(2) * np.sqrt(2 / n_features))
 
-    def _generic_loss(self) -> FloatArray:
-        """Additive functions, Gaussian-process draws and products of both, with an optional cliff."""
-        rng, B = self.rng, self.n_tasks
-        real = self.roles >= 0
-        mix = rng.dirichlet((1.0, 0.7, 0.3), B)
-        smooth = self._random_features(real)
-        loss = mix[:, :1] * self._additive(real, 0.5) + mix[:, 1:2] * 0.6 * smooth
-        loss += mix[:, 2:] * 0.8 * np.maximum(self._random_features(real), self._random_features(real))
-        loss -= np.where(self.mask, loss, np.inf).min(1, keepdims=True)
-        return loss
+    def _positions(self) -> FloatArray:
+        """Level index / (number of levels - 1), B x C x H; categories get a random place each."""
+        position = self.candidates / np.maximum(self.n_levels - 1, 1)[:, None, :]
+        scatter = self._gather(self.rng.random(self.levels.shape))
+        return np.where(self.ordered[:, None, :], position, scatter)
+
+    def _axis(
+        self, role: str, transform: str, default: FloatArray | float, occurrence: int = 0
+    ) -> tuple[FloatArray, BoolArray]:
+        """B x C values of a role on its own axis, `default` (B) where it is not searched; and B flags: is it searched?
+
+        `occurrence` is 1 for the second hyperparameter of the role: width of embedding and of feed-forward layers, say.
+        """
+        here = self.roles == ROLES.index(role)
+        here &= here.cumsum(1) == occurrence + 1
+        has, slot, b = here.any(1), here.argmax(1), np.arange(self.n_tasks)
+        value = np.take_along_axis(self.levels[b, slot], self.candidates[b, :, slot], axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            x = _TRANSFORMS[transform](value)
+        return np.where(has[:, None], x, np.asarray(default, float).reshape(-1, 1)), has
+
+    def _strength(self, role: str, has: BoolArray) -> FloatArray:
+        """B x 1 factors on the effect of a role; 0 where `has`, B flags, is False."""
+        return lognormal(self.rng, ROLE_TABLE[role][0], 0.8, (self.n_tasks, 1)) * has[:, None]
+
+    def _gather(self, table: FloatArray) -> FloatArray:
+        """B x H x L table -> B x C x H, the entry of each candidate's level."""
+        return np.take_along_axis(table[:, None], self.candidates[..., None], axis=3)[..., 0]
+
+    def _of_role(self, role: str, table: FloatArray) -> FloatArray:
+        """B x H x L table -> B x C, the entry of each candidate's level of a role, 0 where it is not searched."""
+        return np.asarray((self._gather(table) * (self.roles == ROLES.index(role))[:, None, :]).sum(2))

@@ -1,4 +1,4 @@
-"""The prior's search spaces: roles, levels in real units, candidates.
+"""Draws the search spaces of simulated tasks: roles, levels in real units, candidates.
 
 Letters: B tasks, C candidates, H hyperparameters, L levels.
 """
@@ -19,33 +19,34 @@ FULL, LORA, SCRATCH, SGD, GENERIC = range(5)
 _DOMAIN_SHARES = (0.27, 0.20, 0.30, 0.10, 0.13)
 _CONDITIONAL = 0.08
 
-# Chance that a hyperparameter of this role is searched: full fine-tuning, adapters, from scratch, plain SGD, generic.
-_PRESENCE: dict[str, tuple[float, float, float, float, float]] = {
-    "learning_rate": (0.97, 0.95, 0.95, 0.90, 0.35),
-    "batch_size": (0.60, 0.50, 0.45, 0.60, 0.25),
-    "epochs": (0.50, 0.30, 0.12, 0.10, 0.15),
-    "weight_decay": (0.40, 0.25, 0.15, 0.55, 0.20),
-    "warmup": (0.35, 0.20, 0.15, 0.00, 0.10),
-    "dropout": (0.20, 0.30, 0.20, 0.50, 0.15),
-    "lora_rank": (0.00, 0.65, 0.00, 0.00, 0.05),
-    "lora_alpha": (0.00, 0.40, 0.00, 0.00, 0.05),
-    "scheduler": (0.20, 0.10, 0.10, 0.05, 0.05),
-    "optimizer": (0.10, 0.05, 0.08, 0.10, 0.05),
-    "momentum": (0.00, 0.00, 0.02, 0.65, 0.05),
-    "label_smoothing": (0.08, 0.03, 0.10, 0.00, 0.03),
-    "gradient_clipping": (0.10, 0.05, 0.08, 0.05, 0.03),
-    "width": (0.02, 0.02, 0.55, 0.55, 0.15),
-    "depth": (0.02, 0.02, 0.60, 0.55, 0.15),
-    "heads": (0.00, 0.00, 0.45, 0.00, 0.05),
-    "vocabulary": (0.00, 0.00, 0.45, 0.00, 0.05),
-    "model": (0.12, 0.45, 0.05, 0.02, 0.05),
-    "layer_decay": (0.10, 0.00, 0.00, 0.00, 0.02),
-    "accumulation": (0.08, 0.06, 0.04, 0.00, 0.02),
-    "max_length": (0.06, 0.05, 0.04, 0.00, 0.02),
+# By role: usual strength of its effect; and the chance that it is searched in full fine-tuning, with adapters, from
+# scratch, with plain SGD, in generic tasks.
+ROLE_TABLE: dict[str, tuple[float, float, float, float, float, float]] = {
+    "learning_rate": (1.00, 0.97, 0.95, 0.95, 0.90, 0.35),
+    "batch_size": (0.22, 0.60, 0.50, 0.45, 0.60, 0.25),
+    "epochs": (0.30, 0.50, 0.30, 0.12, 0.10, 0.15),
+    "weight_decay": (0.08, 0.40, 0.25, 0.15, 0.55, 0.20),
+    "warmup": (0.06, 0.35, 0.20, 0.15, 0.00, 0.10),
+    "dropout": (0.15, 0.20, 0.30, 0.20, 0.50, 0.15),
+    "lora_rank": (0.08, 0.00, 0.65, 0.00, 0.00, 0.05),
+    "lora_alpha": (0.06, 0.00, 0.40, 0.00, 0.00, 0.05),
+    "scheduler": (0.08, 0.20, 0.10, 0.10, 0.05, 0.05),
+    "optimizer": (0.25, 0.10, 0.05, 0.08, 0.10, 0.05),
+    "momentum": (0.25, 0.00, 0.00, 0.02, 0.65, 0.05),
+    "label_smoothing": (0.08, 0.08, 0.03, 0.10, 0.00, 0.03),
+    "gradient_clipping": (0.05, 0.10, 0.05, 0.08, 0.05, 0.03),
+    "width": (0.30, 0.02, 0.02, 0.55, 0.55, 0.15),
+    "depth": (0.25, 0.02, 0.02, 0.60, 0.55, 0.15),
+    "heads": (0.05, 0.00, 0.00, 0.45, 0.00, 0.05),
+    "vocabulary": (0.35, 0.00, 0.00, 0.45, 0.00, 0.05),
+    "model": (0.80, 0.12, 0.45, 0.05, 0.02, 0.05),
+    "layer_decay": (0.12, 0.10, 0.00, 0.00, 0.00, 0.02),
+    "accumulation": (0.10, 0.08, 0.06, 0.04, 0.00, 0.02),
+    "max_length": (0.20, 0.06, 0.05, 0.04, 0.00, 0.02),
 }
 _CATEGORICAL = ("scheduler", "optimizer", "model", "generic_categorical")
 
-# Linear axes: the usual lowest level, and where the highest one lies.
+# Linear axes: the usual lowest level, and the range of the highest.
 _LINEAR_RANGE: dict[str, tuple[float, float, float]] = {
     "warmup": (0.0, 0.1, 0.35),
     "dropout": (0.0, 0.15, 0.85),
@@ -70,6 +71,14 @@ _LOG2_RANGE: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
 }
 
 
+# By domain: lowest learning rate (log10) and decades to the highest; smallest batch (log2) and doublings to the largest
+# (16 and 32 are usual in fine-tuning, hundreds in pre-training).
+_RATE_LOG10 = ((-6.3, -4.7), (-6, -3.8), (-5, -3.2), (-5, -2.5), (-6, -3))
+_RATE_DECADES = ((0.5, 2.5), (0.6, 2.6), (0.4, 2.2), (1.0, 3.5), (0.5, 3))
+_BATCH_LOG2 = ((1, 4.5), (0, 4.5), (3, 8), (3, 6), (2, 6))
+_BATCH_DOUBLINGS = ((1, 3.5), (1, 3.5), (1, 5), (1, 5.5), (1, 5))
+
+
 def lognormal(rng: np.random.Generator, median: float | FloatArray, sigma: float, size: tuple[int, ...]) -> FloatArray:
     """Log-normal draws of a shape, by their median and the standard deviation of their logarithm."""
     return np.asarray(median * np.exp(sigma * rng.standard_normal(size)))
@@ -88,15 +97,14 @@ class SpaceDraw:
         self.ordered, self.log = np.ones((B, H), bool), np.zeros((B, H), bool)
         self.levels, self.sizes = np.full((B, H, L), np.nan), np.full((B, H, L), np.nan)
         self.kinds = np.zeros((B, H, L), int)
-        self.loss = np.zeros((B, n_candidates))
         # Size of the model and of the data, where they are not searched: log10 of parameters and examples.
         self.size = np.clip(rng.normal(8.0, 0.8, B), 5.5, 10.5)
         self.data = np.clip(rng.normal(4.3, 0.9, B), 2.5, 7.0)
 
     def _draw_roles(self) -> None:
         rng, B, H = self.rng, self.n_tasks, MAX_HYPERPARAMETERS
-        names = list(_PRESENCE)
-        presence = np.array([_PRESENCE[n] for n in names])[:, self.domain].T  # B x roles
+        names = list(ROLE_TABLE)
+        presence = np.array([chances for _, *chances in ROLE_TABLE.values()])[:, self.domain].T  # B x roles
         # Some people search everything, some only two things: a task-wide factor on all chances.
         chosen = rng.random(presence.shape) < presence * rng.uniform(0.4, 1.6, (B, 1))
         minimal = rng.random(B) < 0.2
@@ -126,7 +134,7 @@ class SpaceDraw:
         count = np.where(fine, rng.integers(7, MAX_LEVELS + 1, (B, H)), count)
         self.n_levels = np.where(self.roles >= 0, count, 0)
         self.ordered &= ~categorical
-        for name in (*_PRESENCE, "generic_numeric", "generic_categorical"):
+        for name in (*ROLE_TABLE, "generic_numeric", "generic_categorical"):
             b, h = np.nonzero(self.roles == ROLES.index(name))
             if not len(b):
                 continue
@@ -139,25 +147,20 @@ class SpaceDraw:
                 self._jitter(b, h)
 
     def _jitter(self, b: IntArray, h: IntArray) -> None:
-        """Hand-written level lists are not evenly spaced: moves inner levels of a third of the hyperparameters."""
+        """Moves inner levels of a third of the hyperparameters: lists written by hand are not evenly spaced."""
         uneven = self.rng.random(len(b)) < 0.33
         rows = self.levels[b[uneven], h[uneven]]
         with np.errstate(invalid="ignore"):
-            step = np.diff(rows, axis=1, append=np.nan)
-        self.levels[b[uneven], h[uneven]] = rows + np.nan_to_num(step) * self.rng.uniform(0, 0.6, rows.shape) * (
-            np.arange(MAX_LEVELS) > 0
-        )
+            step = np.nan_to_num(np.diff(rows, axis=1, append=np.nan))
+        inner = np.arange(MAX_LEVELS) > 0
+        self.levels[b[uneven], h[uneven]] = rows + step * self.rng.uniform(0, 0.6, rows.shape) * inner
 
     def _range(self, name: str, b: IntArray) -> tuple[FloatArray, FloatArray, BoolArray]:
         """Lowest and highest level in real units, and whether the axis is logarithmic; each of shape (n,)."""
-        rng, n, domain = self.rng, len(b), self.domain[b]
-        u = rng.uniform
+        rng, n, u = self.rng, len(b), self.rng.uniform
         if name == "learning_rate":
-            low = 10 ** np.choose(
-                domain, [u(-6.3, -4.7, n), u(-6, -3.8, n), u(-5, -3.2, n), u(-5, -2.5, n), u(-6, -3, n)]
-            )
-            width = np.choose(domain, [u(0.5, 2.5, n), u(0.6, 2.6, n), u(0.4, 2.2, n), u(1.0, 3.5, n), u(0.5, 3, n)])
-            return low, np.minimum(low * 10**width, 3.0), np.ones(n, bool)
+            low, decades = 10 ** self._by_domain(_RATE_LOG10, b), self._by_domain(_RATE_DECADES, b)
+            return low, np.minimum(low * 10**decades, 3.0), np.ones(n, bool)
         if name == "weight_decay":
             log = rng.random(n) < 0.55
             low = np.where(log, 10 ** u(-6, -2.5, n), 0.0)
@@ -166,27 +169,21 @@ class SpaceDraw:
             floor, first, last = _LINEAR_RANGE[name]
             low = np.where(rng.random(n) < 0.7, floor, u(floor, (floor + first) / 2, n))
             return low, np.maximum(u(first, last, n), low + 0.02), np.zeros(n, bool)
-        (a, b_), (c, d) = _LOG2_RANGE[name]
-        low = 2.0 ** u(a, b_, n)
-        if name == "batch_size":
-            low, doublings = self._batch_range(domain)
-            return low, low * 2.0**doublings, rng.random(n) < 0.9
-        return (
-            low,
-            low * 2.0 ** u(c, d, n),
-            rng.random(n) < (0.5 if name in ("epochs", "generic_numeric", "depth") else 0.9),
-        )
+        lowest, doublings = _LOG2_RANGE[name]
+        low = 2.0 ** u(*lowest, n)
+        if name == "batch_size":  # the draw above is replaced, not left out: the prior's stream of numbers stays
+            low, factor = 2.0 ** self._by_domain(_BATCH_LOG2, b), 2.0 ** self._by_domain(_BATCH_DOUBLINGS, b)
+        else:
+            factor = 2.0 ** u(*doublings, n)
+        return low, low * factor, rng.random(n) < (0.5 if name in ("epochs", "generic_numeric", "depth") else 0.9)
 
-    def _batch_range(self, domain: IntArray) -> tuple[FloatArray, FloatArray]:
-        """Smallest batch and doublings to the largest: 16 and 32 are usual in fine-tuning, hundreds in pre-training."""
-        u, n = self.rng.uniform, len(domain)
-        low = 2.0 ** np.choose(domain, [u(1, 4.5, n), u(0, 4.5, n), u(3, 8, n), u(3, 6, n), u(2, 6, n)])
-        return low, np.choose(domain, [u(1, 3.5, n), u(1, 3.5, n), u(1, 5, n), u(1, 5.5, n), u(1, 5, n)])
+    def _by_domain(self, ranges: tuple[tuple[float, float], ...], b: IntArray) -> FloatArray:
+        """Draws n numbers, each uniformly from the range of its task's domain."""
+        return np.asarray(np.choose(self.domain[b], [self.rng.uniform(*r, len(b)) for r in ranges]))
 
     def _categorical_levels(self, name: str, b: IntArray, h: IntArray) -> None:
         rng, n = self.rng, len(b)
-        index = np.arange(MAX_LEVELS)
-        real = index < self.n_levels[b, h][:, None]
+        real = np.arange(MAX_LEVELS) < self.n_levels[b, h][:, None]
         names = {
             "scheduler": ("linear", "cosine", "constant", "other_schedule"),
             "optimizer": ("adaptive", "adaptive", "sgd", "adafactor", "sign"),
