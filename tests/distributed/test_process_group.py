@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from hf_rlsearch.trainer.search import distributed
 from hf_rlsearch.trainer.search.distributed import ProcessGroup
-from hf_rlsearch.trainer.session.failures import RankLeft, RankLost
+from hf_rlsearch.trainer.session.failures import RankLeftError, RankLost
 from tests.distributed.forked import outcomes
 
 pytestmark = pytest.mark.timeout(200)
@@ -46,7 +46,7 @@ def one_leaves(rank: int, scenario: str, folder: Path) -> dict[str, Any]:
     """Rank 1 fails while rank 0 is in the middle of the same piece of work."""
     group, kind = ProcessGroup(), "error"
     if rank == 0:
-        with pytest.raises(RankLeft, match="Rank 1 has left the work that rank 0 was in"):
+        with pytest.raises(RankLeftError, match="Rank 1 has left the work that rank 0 was in"):
             group.broadcast({"from": rank})
         kind = "left"
     return {"kinds": group.gather({"kind": kind}, kind=kind), "after": group.broadcast({"from": rank})}

@@ -338,7 +338,7 @@ class SearchCoordinator:
             self.study.sampler.reseed_rng()
         n_done = len([t for t in finished(self.study) if role(t) != CONFIRM])
         _, own = configurations.baseline_params(config)
-        self.progress = Progress(n_trials=settings.displayed_n_trials, n_done=n_done, own=own, quiet=quiet)
+        self.progress = Progress(n_trials=settings.displayed_n_trials, n_done=n_done, baseline=own, quiet=quiet)
         for line in (
             opened.note,
             *remarks(self.study, configurations, objective, settings, world_size),

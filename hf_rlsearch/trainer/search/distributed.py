@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from hf_rlsearch import errors
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import HfRlSearchError, SearchFailed
-from hf_rlsearch.trainer.session.failures import CAUSED_BY_ANOTHER_RANK, LOST, RankLeft, RankLost, failure_kind
+from hf_rlsearch.trainer.session.failures import CAUSED_BY_ANOTHER_RANK, LOST, RankLeftError, RankLost, failure_kind
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ class ProcessGroup:
         received = self._exchange({"message": message if self.is_main else None}, self._patience)
         left = [rank for rank, each in enumerate(received) if "report" in each]
         if left:
-            raise RankLeft(f"Rank {left[0]} has left the work that rank {self.rank} was in.")
+            raise RankLeftError(f"Rank {left[0]} has left the work that rank {self.rank} was in.")
         return dict(received[0]["message"])
 
     def gather(self, report: Params, *, kind: str | None = None) -> list[Params]:

@@ -1,14 +1,18 @@
-"""What the Trainer does in private and a search has to do as well, and which versions of it we know.
+"""Does with the Trainer's private parts what its constructor and ``_hp_search_setup`` do, and checks its version.
 
-Tested with transformers 5.0 to 5.23 and accelerate 1.4 to 1.15. With ``seat``, which sets attributes and puts them
-back, and ``saving`` this is every touch of the Trainer's private parts.
+Tested with transformers 5.0 to 5.23 and accelerate 1.4 to 1.15. Besides this module only ``trainer_session``, which
+restores all attributes, and ``storage.paused``, which guards the saving of checkpoints, touch private parts.
 """
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_rlsearch.errors import ArgumentsError
+from hf_rlsearch.trainer.session.seeds_and_memory import set_training_seed
+
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 TESTED_TRANSFORMERS = ("5.0.0", "5.23.0")
 
@@ -22,10 +26,10 @@ _NEEDED = (
 
 
 def check_trainer(trainer: Any) -> None:
-    """Refuses objects that are no Trainer, and Trainers of a version that we cannot drive.
+    """Refuses an object that is no Trainer, or a Trainer of an unknown version.
 
     Raises:
-        ArgumentsError: With what is missing.
+        ArgumentsError: With the names of the missing methods.
     """
     missing = [name for name in _NEEDED if not callable(getattr(trainer, name, None))]
     if missing:
@@ -39,22 +43,20 @@ def check_trainer(trainer: Any) -> None:
 
 
 def takes_trial(model_init: Callable[..., Any] | None) -> bool:
-    """Whether ``model_init`` has an argument for the trial, as the Trainer counts it."""
+    """Whether ``model_init`` has an argument for the trial, by the Trainer's own rule."""
     return model_init is not None and len(inspect.signature(model_init).parameters) == 1
 
 
-def fresh_model(trainer: Any, trial: Any = None) -> Any:
-    """A model from ``model_init`` under the arguments' seed, on its device: what ``train()`` would start from."""
-    from transformers.trainer_utils import enable_full_determinism, set_seed
-
-    (enable_full_determinism if trainer.args.full_determinism else set_seed)(trainer.args.seed)
-    model = trainer.call_model_init(trial)
+def fresh_model(trainer: "Trainer") -> Any:
+    """A model from ``model_init`` under the seed of the arguments, on its device, as ``train()`` starts from."""
+    set_training_seed(trainer.args)
+    model = trainer.call_model_init()
     if trainer.place_model_on_device:
         trainer._move_model_to_device(model, trainer.args.device)
     return model
 
 
-def load_checkpoint(trainer: Any, folder: str) -> None:
+def load_checkpoint(trainer: "Trainer", folder: str) -> None:
     """Loads a folder's weights into ``trainer.model`` as the Trainer does: plain, adapters, FSDP or DeepSpeed."""
     state = trainer.state
     before = state.best_model_checkpoint
@@ -65,13 +67,13 @@ def load_checkpoint(trainer: Any, folder: str) -> None:
         state.best_model_checkpoint = before
 
 
-def is_sharded(trainer: Any) -> bool:
+def is_sharded(trainer: "Trainer") -> bool:
     """Whether no rank holds the whole model, so that its state cannot simply be copied."""
     return bool(getattr(trainer, "is_fsdp_enabled", False) or getattr(trainer, "is_deepspeed_enabled", False))
 
 
 def apply_constructor_fields(trainer: Any) -> None:
-    """Repeats what the Trainer's constructor alone does with its arguments."""
+    """Repeats what only the Trainer's constructor derives from its arguments."""
     args = trainer.args
     trainer._train_batch_size = args.train_batch_size
     trainer.neftune_noise_alpha = getattr(args, "neftune_noise_alpha", None)
@@ -85,10 +87,14 @@ def apply_constructor_fields(trainer: Any) -> None:
 
 
 def rebuild_accelerator(trainer: Any) -> None:
-    """As the end of ``Trainer._hp_search_setup``: gradient accumulation and DeepSpeed read the arguments only here."""
-    if getattr(trainer, "is_deepspeed_enabled", False):
-        from accelerate.state import AcceleratorState
+    """Creates the accelerator anew: gradient accumulation, precision and DeepSpeed are read only at its creation.
 
+    Raises:
+        ArgumentsError: DeepSpeed is configured by the launcher alone, so its configuration cannot be rebuilt.
+    """
+    from accelerate.state import AcceleratorState
+
+    if getattr(trainer, "is_deepspeed_enabled", False):
         if trainer.args.deepspeed is None:
             raise ArgumentsError(
                 "DeepSpeed is on through the launcher alone. Set TrainingArguments(deepspeed=...), so that its "
@@ -96,22 +102,15 @@ def rebuild_accelerator(trainer: Any) -> None:
             )
         trainer.accelerator.free_memory()
         AcceleratorState()._reset_state()
-    _forget_precision(trainer.args)
+    # Accelerate holds one precision for the whole process, and refuses a Trainer with another precision.
+    wanted = getattr(trainer.args, "mixed_precision", None)
+    if wanted is not None and AcceleratorState._shared_state.get("_mixed_precision", wanted) != wanted:
+        AcceleratorState._reset_state()  # the processes and the device stay
     trainer.create_accelerator_and_postprocess()
 
 
-def _forget_precision(args: Any) -> None:
-    """Accelerate holds one precision for the whole process, and refuses a Trainer with another one."""
-    from accelerate.state import AcceleratorState
-
-    wanted = getattr(args, "mixed_precision", None)
-    if wanted is not None and AcceleratorState._shared_state.get("_mixed_precision", wanted) != wanted:
-        # The processes and the device stay as they are.
-        AcceleratorState._reset_state()
-
-
 def restore_precision(args: Any) -> None:
-    """Tells an accelerator that is put back, and reads the process-wide state, of its own precision again."""
+    """Writes the arguments' precision into Accelerate's process-wide state, which a restored accelerator reads."""
     from accelerate.state import AcceleratorState
 
     if "_mixed_precision" in AcceleratorState._shared_state and hasattr(args, "mixed_precision"):

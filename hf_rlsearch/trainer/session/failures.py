@@ -1,10 +1,11 @@
-"""Describes why a trial failed, and hands the reason to the next start where one rank failed alone."""
+"""Describes why a trial failed (out of memory, diverged, ...), and stores the reason for the next start of the job."""
 
 import errno
 import json
 import math
 import re
 import traceback
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,14 +15,15 @@ from hf_rlsearch._typing import Params
 from hf_rlsearch._validation import is_number
 from hf_rlsearch.errors import SearchFailed
 from hf_rlsearch.optuna.storage import is_storage_error
+from hf_rlsearch.trainer.session.seeds_and_memory import is_out_of_memory
 
 OOM, NAN, OTHER, LOST, LEFT, STORAGE = "oom", "nan", "error", "lost", "left", "storage"
-# A rank with a failure of these kinds only follows another rank, whose failure is the reason.
+# A rank with a failure of these kinds follows another rank, whose failure is the reason.
 CAUSED_BY_ANOTHER_RANK = (LOST, LEFT)
 _CONNECTION_LOST = re.compile(
     r"connection (closed|reset|refused)|gloo|nccl|process ?group|timed out waiting", re.IGNORECASE
 )
-# A disk that is full, over its quota or read-only; safetensors and torch.save tell it in words alone.
+# A disk that is full, over its quota or read-only; safetensors and torch.save raise errors without an errno.
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 _DISK_WORDS = re.compile(
     r"no space left on device|disk quota exceeded|read-only file system|file too large|\(os error (28|122|30|27)\)"
@@ -34,11 +36,11 @@ _REPORT = "failed_on_rank_{}.json"
 
 
 class RankLost(SearchFailed):
-    """Another rank is gone or does not come; the process groups of the training cannot be used any more."""
+    """Another rank is gone or does not answer; the process groups of the training cannot be used any more."""
 
 
-class RankLeft(RuntimeError):
-    """Another rank has left the work that this rank was in by an exception; this rank follows."""
+class RankLeftError(RuntimeError):
+    """Another rank left the common work with an exception, so this rank leaves it as well."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,12 @@ class Failure:
 
     Attributes:
         kind: "oom" (out of memory), "nan" (the training diverged), "error" (any other exception), "lost" (the
-            connection to another rank broke), "left" (another rank failed and this rank followed), "storage" (nothing
-            more can be written, to the disk or to the storage).
+            connection to another rank broke), "left" (another rank failed and this rank followed), "storage" (the disk
+            or the storage cannot be written to).
         reason: One line: exception type and text.
         traceback: Its traceback as text; empty where there was none.
-        rank: The process it happened on.
-        step: Training step at which it happened, None if unknown.
+        rank: The process that failed.
+        step: Training step of the failure, None if unknown.
     """
 
     kind: str
@@ -67,20 +69,51 @@ class Failure:
 
     @classmethod
     def from_error(cls, error: BaseException, *, rank: int = 0, step: int | None = None) -> "Failure":
-        """Describes an exception and lets go of the frames it holds, with the models in them."""
+        """Describes an exception, and releases the frames that it holds with the models in them."""
         text = "".join(traceback.format_exception(error))
         kind = failure_kind(error)
-        forget_frames(error)
+        _clear_frames(error)
         error.add_note(f"Its traceback was:\n{text}")
         line = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         return cls(kind=kind, reason=line[:500], traceback=text[-_MAX_TRACEBACK:], rank=rank, step=step)
 
 
-def write_report(folder: str, number: int, failure: Failure) -> None:
-    """Leaves the reason of this rank's failure in the trial's folder, for the next start to record.
+def failure_kind(error: BaseException) -> str:
+    """The kind of failure that an exception stands for, one of those of ``Failure.kind``."""
+    if isinstance(error, RankLeftError):
+        return LEFT
+    if isinstance(error, RankLost):
+        return LOST
+    if is_storage_error(error) or is_disk_error(error):
+        return STORAGE
+    if is_out_of_memory(error):
+        return OOM
+    return LOST if isinstance(error, RuntimeError) and _CONNECTION_LOST.search(str(error)) else OTHER
 
-    Written before this rank waits for the others: where they never come, and rank 0 with them, the launcher ends the
-    job and only the disk remembers why.
+
+def is_disk_error(error: BaseException) -> bool:
+    """Whether an exception says that a disk cannot be written to."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _DISK
+    return bool(_DISK_WORDS.search(str(error)))
+
+
+def divergence(values: Sequence[float], metrics: Mapping[str, Any]) -> str | None:
+    """The reason if an evaluation shows a diverged training: an objective or a loss that is not a finite number."""
+    for value in values:
+        if not math.isfinite(value):
+            return f"the objective is {value}"
+    for name, value in metrics.items():
+        if name.endswith("loss") and is_number(value) and not math.isfinite(value):
+            return f"{name} is {value}"
+    return None
+
+
+def write_report(folder: str, number: int, failure: Failure) -> None:
+    """Writes the failure of this rank into the trial's folder, from which the next start records it.
+
+    To be called before this rank waits for the others: where they never come, and rank 0 with them, the launcher ends
+    the job, and the reason would be lost.
 
     Args:
         folder: The trial's.
@@ -90,15 +123,15 @@ def write_report(folder: str, number: int, failure: Failure) -> None:
     if failure.kind in (*CAUSED_BY_ANOTHER_RANK, STORAGE):
         return
     path = Path(folder, _REPORT.format(failure.rank))
-    with suppress(OSError):  # then the trial is trained again after the restart, ten times at most
+    with suppress(OSError):  # without a report the trial is repeated after the restart
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"trial": number, **failure.to_json()}))
 
 
 def read_report(folder: str, number: int) -> Failure | None:
-    """Returns the failure that a rank left in a trial's folder, of the lowest rank; None if there is none."""
+    """Returns the failure that the lowest rank wrote into a trial's folder; None if there is none."""
     for path in sorted(Path(folder).glob(_REPORT.format("*"))):
-        with suppress(OSError, ValueError, TypeError):  # killed while it was written
+        with suppress(OSError, ValueError, TypeError):  # the process may have been killed while it wrote
             report = json.loads(path.read_text())
             if report.pop("trial") == number:
                 return Failure(**report)
@@ -106,40 +139,12 @@ def read_report(folder: str, number: int) -> Failure | None:
 
 
 def discard_reports(folder: str) -> None:
-    """Deletes what ranks have left in a trial's folder, once the trial is recorded."""
+    """Deletes the failures in a trial's folder, once the trial is recorded."""
     for path in Path(folder).glob(_REPORT.format("*")):
         path.unlink(missing_ok=True)
 
 
-def failure_kind(error: BaseException) -> str:
-    """Returns the kind of failure that an exception stands for."""
-    import torch
-
-    text = str(error)
-    if isinstance(error, RankLeft):
-        return LEFT
-    if isinstance(error, RankLost):
-        return LOST
-    if is_storage_error(error) or is_disk_error(error):
-        return STORAGE
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in text.lower():
-        return OOM
-    # DefaultCPUAllocator raises a plain RuntimeError.
-    if isinstance(error, RuntimeError) and "can't allocate memory" in text:
-        return OOM
-    if isinstance(error, RuntimeError) and _CONNECTION_LOST.search(text):
-        return LOST
-    return OTHER
-
-
-def is_disk_error(error: BaseException) -> bool:
-    """Whether an exception tells of a disk that takes nothing more."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in _DISK
-    return bool(_DISK_WORDS.search(str(error)))
-
-
-def forget_frames(error: BaseException) -> None:
+def _clear_frames(error: BaseException) -> None:
     """Clears the local variables of the frames that an exception and its causes passed through."""
     seen: set[int] = set()
     current: BaseException | None = error
@@ -148,14 +153,3 @@ def forget_frames(error: BaseException) -> None:
         traceback.clear_frames(current.__traceback__)
         current.__traceback__ = None
         current = current.__cause__ or current.__context__
-
-
-def divergence(values: tuple[float, ...], metrics: Any) -> str | None:
-    """The reason if an evaluation shows a diverged training: an objective or a loss that is not a finite number."""
-    for value in values:
-        if not math.isfinite(value):
-            return f"the objective is {value}"
-    for name, value in metrics.items():
-        if name.endswith("loss") and is_number(value) and not math.isfinite(value):
-            return f"{name} is {value}"
-    return None

@@ -1,4 +1,4 @@
-"""Measures how much memory a training takes, and releases it afterwards."""
+"""Sets the seed of a training, preserves random states, and measures and releases memory."""
 
 import gc
 import random
@@ -6,14 +6,33 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import psutil
 
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+# Seconds between two samples of the resident memory: short against any training, and a sample takes microseconds.
+_SAMPLING_INTERVAL = 0.05
+
+
+def set_training_seed(args: "TrainingArguments") -> None:
+    """Seeds all global random generators as ``Trainer.train()`` does before it builds a model."""
+    from transformers.trainer_utils import enable_full_determinism, set_seed
+
+    (enable_full_determinism if args.full_determinism else set_seed)(args.seed)
+
+
+def sampler_seed(training_seed: int | None) -> int:
+    """The seed of a sampler for which the user gave none: that of training, so that a script run again repeats."""
+    return abs(int(training_seed or 0))
+
 
 @contextmanager
 def preserve_random_state() -> Iterator[None]:
-    """Leaves the global random generators as they were."""
+    """Restores the states of the global random generators on exit."""
     import torch
 
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
@@ -25,16 +44,12 @@ def preserve_random_state() -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-_INTERVAL = 0.05
-"""Seconds between two samples: short against any training, and a sample takes some microseconds."""
-
-
 class PeakMemory:
-    """Context manager that measures the peak memory of what runs inside of it.
+    """Context manager that measures the peak memory of the code inside.
 
-    On a CUDA device torch counts the allocated bytes itself. Elsewhere a thread samples the resident memory of the
-    process: the maximum that the system keeps is that of the whole life of the process, so a small trial after a large
-    one would be charged with the large one's memory.
+    On a CUDA device torch counts the allocated bytes. Elsewhere a thread samples the resident memory of the process:
+    the peak that the operating system keeps is that of the process's whole life, so that a small trial after a large
+    one would be charged with the memory of the large one.
 
     Attributes:
         peak: Bytes; of the device, or of the process where there is no CUDA device. Valid once the context is left.
@@ -45,7 +60,7 @@ class PeakMemory:
         self._ended = threading.Event()
         self._sampler: threading.Thread | None = None
 
-    def __enter__(self) -> "PeakMemory":
+    def __enter__(self) -> Self:
         import torch
 
         if torch.cuda.is_available():
@@ -69,7 +84,7 @@ class PeakMemory:
         self.peak = max(self.peak, resident_memory())
 
     def _sample(self) -> None:
-        while not self._ended.wait(_INTERVAL):
+        while not self._ended.wait(_SAMPLING_INTERVAL):
             self.peak = max(self.peak, resident_memory())
 
 
@@ -79,9 +94,20 @@ def resident_memory() -> int:
 
 
 def release_memory() -> None:
-    """Collects garbage and hands cached device memory back."""
+    """Collects garbage and returns cached memory to the device."""
     import torch
 
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that the device or the machine has no memory left."""
+    import torch
+
+    text = str(error)
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in text.lower():
+        return True
+    # torch's allocator for the CPU raises a plain RuntimeError.
+    return isinstance(error, RuntimeError) and "can't allocate memory" in text

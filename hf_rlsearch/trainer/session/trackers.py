@@ -1,8 +1,7 @@
-"""TensorBoard and Weights & Biases during a search: a run of its own for each trial, with its final objective.
+"""Gives each trial its own run in TensorBoard and Weights & Biases, with its final objective.
 
-The Trainer's own callbacks do the logging; what they lack is done here. They are made anew for each trial, as they
-remember their first run; runs of Weights & Biases are put into one group; hyperparameters are logged with the objective
-that came of them.
+The Trainer's callbacks do the logging. Here they are created anew for each trial, since they remember their first run,
+the runs of Weights & Biases form one group, and hyperparameters are logged together with the final objective.
 """
 
 import logging
@@ -19,9 +18,10 @@ _TENSORBOARD, _WANDB = "TensorBoardCallback", "WandbCallback"
 
 
 def recreate(callback: Any) -> Any | None:
-    """A new callback like this one of the Trainer's integrations; None for all others, and those with a user's writer.
+    """A new callback like the given one if a copy would continue its run; None if a copy is enough.
 
-    A copy will not do: they hold modules, open files and the run that they began.
+    The callbacks of the Trainer's integrations hold modules, open files and the run that they started, which cannot be
+    copied. A TensorBoard callback with a writer of the user's is kept as it is.
     """
     kind = type(callback)
     if kind.__module__ != "transformers.integrations.integration_utils" or kind.__name__ not in (_TENSORBOARD, _WANDB):
@@ -32,7 +32,7 @@ def recreate(callback: Any) -> Any | None:
 
 
 def start_run(trainer: Any, *, name: str, group: str) -> None:
-    """Opens a run of Weights & Biases for a trial, if the Trainer logs there; the callback would name no common group.
+    """Starts a trial's run of Weights & Biases if the Trainer logs there: its callback would name no group.
 
     Args:
         trainer: Prepared for the trial.
@@ -56,37 +56,27 @@ def start_run(trainer: Any, *, name: str, group: str) -> None:
 
 
 def finish_run(trainer: Any, *, hyperparameters: Params, objective: Mapping[str, float]) -> None:
-    """Logs a trial's hyperparameters with its final objective, and ends its runs; a failure to do so is only told.
+    """Logs a trial's hyperparameters with its final objective and ends its runs; an error is only logged.
 
     Args:
-        trainer: That has trained the trial, on rank 0.
+        trainer: That trained the trial, on rank 0.
         hyperparameters: The exact values of the trial.
-        objective: Final value by name; empty for a trial that has none.
+        objective: Final value by name; empty for a trial without one.
     """
-    with _told():
+    with _errors_as_warnings():
         callback = _find(trainer, _TENSORBOARD)
         if callback is not None and callback._SummaryWriter is not None and callback.logging_dir is not None:
-            _log_hparams(callback, hyperparameters, objective)
-    with _told():
+            values = {n: v if isinstance(v, bool | int | float | str) else str(v) for n, v in hyperparameters.items()}
+            with callback._SummaryWriter(log_dir=callback.logging_dir) as writer:
+                writer.add_hparams(values, {f"hparam/{n}": v for n, v in objective.items()}, run_name=os.curdir)
+    with _errors_as_warnings():
         if _find(trainer, _WANDB) is not None:
-            _finish_wandb(hyperparameters, objective)
+            import wandb
 
-
-def _log_hparams(callback: Any, hyperparameters: Params, objective: Mapping[str, float]) -> None:
-    """One row of TensorBoard's hparams table, beside the curves of the trial."""
-    values = {n: v if isinstance(v, bool | int | float | str) else str(v) for n, v in hyperparameters.items()}
-    with callback._SummaryWriter(log_dir=callback.logging_dir) as writer:
-        writer.add_hparams(values, {f"hparam/{n}": v for n, v in objective.items()}, run_name=os.curdir)
-
-
-def _finish_wandb(hyperparameters: Params, objective: Mapping[str, float]) -> None:
-    import wandb
-
-    if wandb.run is None:
-        return
-    wandb.run.config.update({"hyperparameters": dict(hyperparameters)}, allow_val_change=True)
-    wandb.run.summary.update({f"objective/{name}": value for name, value in objective.items()})
-    wandb.finish()
+            if wandb.run is not None:
+                wandb.run.config.update({"hyperparameters": dict(hyperparameters)}, allow_val_change=True)
+                wandb.run.summary.update({f"objective/{name}": value for name, value in objective.items()})
+                wandb.finish()
 
 
 def _find(trainer: Any, name: str) -> Any | None:
@@ -95,8 +85,8 @@ def _find(trainer: Any, name: str) -> Any | None:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """A logger that breaks is no reason to lose a trial."""
+def _errors_as_warnings() -> Iterator[None]:
+    """Logs an exception instead of raising it: a logger that breaks is no reason to lose a trial."""
     try:
         yield
     except Exception as error:

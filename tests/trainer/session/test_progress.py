@@ -7,12 +7,12 @@ import pytest
 
 from hf_rlsearch.trainer.session.progress import Progress, TrialSummary, as_time
 
-OWN = {"learning_rate": 5e-5, "num_train_epochs": 3}
+BASELINE = {"learning_rate": 5e-5, "num_train_epochs": 3}
 
 
 def summary(number: int, role: str = "search", **changes: Any) -> TrialSummary:
     given: dict[str, Any] = {
-        "params": OWN,
+        "params": BASELINE,
         "result": "0.8123",
         "best": "0.8123 (trial 1)",
         "fidelity": 1.0,
@@ -25,7 +25,7 @@ def summary(number: int, role: str = "search", **changes: Any) -> TrialSummary:
 @pytest.fixture
 def lines(capsys: pytest.CaptureFixture[str]) -> Any:
     def show(*trials: TrialSummary, n_trials: int | None = 12, n_done: int = 0) -> list[str]:
-        progress = Progress(n_trials=n_trials, n_done=n_done, own=OWN, quiet=False)
+        progress = Progress(n_trials=n_trials, n_done=n_done, baseline=BASELINE, quiet=False)
         for trial in trials:
             progress.trial_started(trial.number, trial.role, trial.params)
             progress.trial_finished(trial)
@@ -62,8 +62,8 @@ def test_time_left_counts_what_this_run_took_and_confirmations_no_trial(lines: A
 
 
 def test_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = Progress(n_trials=2, n_done=0, own=OWN, quiet=True)
-    progress.trial_started(0, "baseline", OWN)
+    progress = Progress(n_trials=2, n_done=0, baseline=BASELINE, quiet=True)
+    progress.trial_started(0, "baseline", BASELINE)
     progress.trial_finished(summary(0, "baseline"))
     progress.say("a note")
     progress.close()
@@ -71,7 +71,7 @@ def test_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_search_that_goes_on_has_a_bar_that_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = Progress(n_trials=4, n_done=3, own=OWN, quiet=False)
+    progress = Progress(n_trials=4, n_done=3, baseline=BASELINE, quiet=False)
     progress.trial_finished(summary(3))
     progress.close()
     assert "4/4" in capsys.readouterr().err
@@ -102,7 +102,7 @@ def test_without_a_number_of_trials_time_and_budget_alone_tell_what_is_left(line
 
 
 def test_a_bar_without_a_number_of_trials_counts_them(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = Progress(n_trials=None, n_done=3, own=OWN, quiet=False)
+    progress = Progress(n_trials=None, n_done=3, baseline=BASELINE, quiet=False)
     progress.trial_finished(summary(3))
     progress.close(finished=True)
     shown = capsys.readouterr().err
@@ -115,7 +115,7 @@ def test_a_search_that_ends_early_ends_with_a_full_bar(
     finished: bool, last: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A bar that stops short is red in a notebook: right after Ctrl-C, wrong where the target was reached."""
-    progress = Progress(n_trials=4, n_done=0, own=OWN, quiet=False)
+    progress = Progress(n_trials=4, n_done=0, baseline=BASELINE, quiet=False)
     progress.trial_finished(summary(0, "baseline"))
     progress.close(finished=finished)
     assert last in capsys.readouterr().err.replace("\r", "\n").rstrip().splitlines()[-1]
@@ -133,7 +133,7 @@ def test_lines_of_a_notebook_are_no_errors(monkeypatch: pytest.MonkeyPatch, caps
         pass
 
     monkeypatch.setattr(tqdm.auto, "tqdm", tqdm_notebook)
-    progress = Progress(n_trials=2, n_done=0, own=OWN, quiet=False)
+    progress = Progress(n_trials=2, n_done=0, baseline=BASELINE, quiet=False)
     progress.trial_finished(summary(0, "baseline"))
     progress.close()
     shown = capsys.readouterr()

@@ -18,7 +18,7 @@ import hf_rlsearch  # noqa: F401
 from hf_rlsearch.optuna.storage import open_storage
 from hf_rlsearch.trainer.search import coordinator as chief
 from hf_rlsearch.trainer.search.coordinator import reason_to_stop
-from hf_rlsearch.trainer.storage import ownership
+from hf_rlsearch.trainer.storage import resume
 from tests.trainer.conftest import Rows, rates, run, states, stored, tiny_arguments, tiny_model
 from tests.trainer.storage.test_resume import owner_of
 
@@ -89,12 +89,12 @@ def test_a_trial_whose_process_dies_meanwhile_is_taken_up(make_trainer: MakeTrai
 
 
 def test_only_one_of_two_that_begin_at_once_is_first(options: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ownership, "_MOMENT", 0.0)
+    monkeypatch.setattr(resume, "_MOMENT", 0.0)
     study = optuna.create_study(study_name="s", storage=options["storage"])
-    assert ownership.is_leader(study)
+    assert resume.is_leader(study)
     other = {"host": "other", "pid": 1, "begun": None}
-    monkeypatch.setattr(ownership.time, "sleep", lambda seconds: study.set_user_attr("rl:started_by", other))
-    assert not ownership.is_leader(study)
+    monkeypatch.setattr(resume.time, "sleep", lambda seconds: study.set_user_attr("rl:started_by", other))
+    assert not resume.is_leader(study)
 
 
 @pytest.mark.slow
@@ -132,7 +132,7 @@ def _hold(url: str, ready: Any, seconds: float) -> None:
 def worker(folder: str, options: dict[str, Any], n_trials: int, gate: Any, what: str = "") -> None:
     """One of the processes: waits at the gate before its search, or in its first training; may die in a training."""
     torch.set_num_threads(1)
-    ownership._PATIENCE = 0
+    resume._PATIENCE = 0
 
     class Dies(Trainer):
         def training_step(self, *args: Any, **kwargs: Any) -> Any:
