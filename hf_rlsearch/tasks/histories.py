@@ -16,7 +16,7 @@ import numpy as np
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.observation.history import COMPLETE, FAILED, PRUNED, RUNNING
-from hf_rlsearch.observation.observation import Observation, SpaceArrays, observe, space_arrays
+from hf_rlsearch.observation.observation import Observation, SpaceArrays, TrialArrays, observe, space_arrays
 from hf_rlsearch.tasks.curves import curves, draw_family
 from hf_rlsearch.tasks.prior import TaskBatch
 
@@ -216,10 +216,10 @@ def observe_tasks(
     else:
         b, t = np.nonzero(trained.mask)
         mask[b, trained.chosen[b, t]] = False
-    return observe(
-        space, tasks.facts, rows, trained.values, trained.fidelity, trained.status, trained.mask, candidates, mask,
-        trained.at_reference, trained.at_half,
-    )  # fmt: skip
+    trials = TrialArrays(
+        rows, trained.values, trained.fidelity, trained.status, trained.mask, trained.at_reference, trained.at_half
+    )
+    return observe(space, tasks.facts, trials, candidates, mask)
 
 
 @dataclass(frozen=True)

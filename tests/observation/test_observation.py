@@ -22,6 +22,7 @@ from hf_rlsearch.observation.observation import (
     N_TRIAL_FEATURES,
     Observation,
     SpaceArrays,
+    TrialArrays,
     live_observation,
     observe,
 )
@@ -67,13 +68,13 @@ def test_padded_trials_change_no_score(n_trials: int, n_padding: int, seed: int)
     plain = arguments_of(random_history(n_trials, seed))
     padded = dict(plain)
     rng = np.random.default_rng(seed)
-    garbage = {"trials": 0, "values": 7.0, "fidelity": 0.5, "status": COMPLETE, "at_reference": 3.0, "at_half": 2.0}
+    garbage = {"levels": 0, "values": 7.0, "fidelity": 0.5, "status": COMPLETE, "at_reference": 3.0, "at_half": 2.0}
     for name, value in garbage.items():
         extra = np.full((1, n_padding, *plain[name].shape[2:]), value)
         padded[name] = np.concatenate([plain[name], extra * rng.integers(1, 3)], axis=1)
     padded["status"] = np.minimum(padded["status"], RUNNING)
-    padded["trial_mask"] = np.concatenate([plain["trial_mask"], np.zeros((1, n_padding), bool)], axis=1)
-    np.testing.assert_allclose(scores(observe(**padded)), scores(observe(**plain)), atol=2e-4)
+    padded["mask"] = np.concatenate([plain["mask"], np.zeros((1, n_padding), bool)], axis=1)
+    np.testing.assert_allclose(scores(observe_arrays(**padded)), scores(observe_arrays(**plain)), atol=2e-4)
 
 
 @settings(max_examples=20, deadline=None)
@@ -207,15 +208,17 @@ def test_a_live_search_is_described_like_a_simulated_one() -> None:
     direct = observe(
         space=live.space,
         facts=np.array([[1.0 if name == "maximize" else np.nan for name in FACTS]]),
-        trials=rows[None],
-        values=simulated.values,
-        fidelity=simulated.fidelity,
-        status=simulated.status,
-        trial_mask=simulated.mask,
+        trials=TrialArrays(
+            levels=rows[None],
+            values=simulated.values,
+            fidelity=simulated.fidelity,
+            status=simulated.status,
+            mask=simulated.mask,
+            at_reference=simulated.at_reference,
+            at_half=simulated.at_half,
+        ),
         candidates=CANDIDATES[None],
         candidate_mask=ALLOWED[None],
-        at_reference=simulated.at_reference,
-        at_half=simulated.at_half,
     )
     for name in ("trials", "trial_features", "trial_mask", "incumbent", "candidates", "context"):
         np.testing.assert_array_equal(getattr(live, name), getattr(direct, name), err_msg=name)
@@ -284,7 +287,7 @@ def test_simulated_and_live_searches_agree_on_sizes() -> None:
 @pytest.mark.parametrize(
     ("name", "change", "text"),
     [
-        ("trials", lambda a: a[..., :-1], "disagree"),
+        ("levels", lambda a: a[..., :-1], "disagree"),
         ("candidates", lambda a: a[..., :-1], "disagree"),
         ("candidates", lambda a: np.repeat(a, 2, 0), "disagree"),
         ("candidate_mask", lambda a: a[:, :-1], "mask"),
@@ -296,27 +299,32 @@ def test_simulated_and_live_searches_agree_on_sizes() -> None:
 def test_arrays_that_do_not_belong_together_are_refused(name: str, change: Callable[[Any], Any], text: str) -> None:
     arguments = arguments_of(random_history(4))
     with pytest.raises(ObservationError, match=text):
-        observe(**{**arguments, name: change(arguments[name])})
+        observe_arrays(**{**arguments, name: change(arguments[name])})
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers
 def arguments_of(history: History) -> dict[str, Any]:
-    """Arguments of `observe` for one search without curves."""
+    """Arguments of `observe` for one search without curves, the arrays of its trials among them."""
     observation = seen(history)
     n = len(history.params)
     return {
         "space": observation.space,
         "facts": np.full((1, len(FACTS)), np.nan),
-        "trials": observation.trials,
+        "levels": observation.trials,
         "values": history.values[None],
         "fidelity": history.fidelity[None],
         "status": history.status[None],
-        "trial_mask": np.ones((1, n), bool),
+        "mask": np.ones((1, n), bool),
         "candidates": CANDIDATES[None],
         "candidate_mask": ALLOWED[None],
         "at_reference": history.values[None],
         "at_half": np.full((1, n), np.nan),
     }
+
+
+def observe_arrays(**arguments: Any) -> Observation:
+    trials = TrialArrays(**{field.name: arguments.pop(field.name) for field in fields(TrialArrays)})
+    return observe(trials=trials, **arguments)
 
 
 def pad_space(observation: Observation, more: int) -> Observation:
