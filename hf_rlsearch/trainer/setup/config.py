@@ -1,11 +1,15 @@
-"""The arguments of a search, checked before anything is touched."""
+"""Holds the options of a search and checks them before the search touches the Trainer or a storage."""
 
 import dataclasses
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
+
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch._validation import did_you_mean, is_integer, is_number
@@ -13,187 +17,149 @@ from hf_rlsearch.errors import ArgumentsError, ObjectiveError
 from hf_rlsearch.trainer.setup.default_space import default_hp_space
 from hf_rlsearch.trainer.setup.objective import UNSET_DIRECTION
 
-RL_PRUNER = "rl"
-"""The value of ``pruner`` that asks for our stop rule."""
 logger = logging.getLogger(__name__)
 
+RL_PRUNER = "rl"
+"""The value of ``pruner`` for the stop rule of the agent."""
 
-def check_options(settings: Any) -> None:
-    """Checks what the options of a search are; their ranges are the settings' own business.
-
-    Args:
-        settings: A ``SearchConfig``.
-
-    Raises:
-        ArgumentsError: An option is of a kind that cannot work, or two of them exclude each other.
-        ObjectiveError: As above, of ``metric`` and ``direction``.
-    """
-    for name in ("timeout", "budget", "target", "disk_budget_gb"):
-        _number(name, getattr(settings, name))
-    _objective(settings)
-    _study(settings)
-    _catch(settings.catch)
-    if settings.hp_name is not None and not callable(settings.hp_name):
-        raise ArgumentsError(f"hp_name={settings.hp_name!r} given, expected a function of a trial that returns a name.")
-    _published(settings.published)
-    if not isinstance(settings.direction, str):
-        for name, value in (("confirm", settings.confirm or None), ("target", settings.target)):
-            if value is not None:
-                raise ArgumentsError(
-                    f"{name}={value!r} given with a list of directions, expected a single one: several objectives have "
-                    f"no best trial. Leave {name} out, or pass one direction."
-                )
-
-
-def _number(name: str, value: Any) -> None:
-    if value is not None and not is_number(value):
-        raise ArgumentsError(f"{name}={value!r} given, expected a number, or None.")
-
-
-def _objective(settings: Any) -> None:
-    metric, direction = settings.metric, settings.direction
-    if metric is not None and not _is_texts(metric):
-        raise ObjectiveError(f"metric={metric!r} given, expected the name of a metric, or a list of names.")
-    if not _is_texts(direction):
-        raise ObjectiveError(f"direction={direction!r} given, expected 'minimize', 'maximize' or a list of these.")
-
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value))
-
-
-def _study(settings: Any) -> None:
-    from optuna.pruners import BasePruner
-    from optuna.samplers import BaseSampler
-    from optuna.storages import BaseStorage
-
-    for name, base in (("sampler", BaseSampler), ("pruner", BasePruner)):
-        value = getattr(settings, name)
-        if not (value is None or isinstance(value, base) or (name, value) == ("pruner", RL_PRUNER)):
-            what = f"the class {value.__name__}; call it" if isinstance(value, type) else repr(value)
-            raise ArgumentsError(
-                f"{name}={what} given, expected an Optuna {name} such as optuna.{name}s.{_EXAMPLES[name]}, or "
-                f"{_INSTEAD[name]}."
-            )
-    if settings.storage is not None and not isinstance(settings.storage, (str, BaseStorage)):
-        raise ArgumentsError(
-            f"storage={settings.storage!r} given, expected an Optuna storage, a URL such as 'sqlite:///search.db', or "
-            "None."
-        )
-    if settings.study_name is not None and not isinstance(settings.study_name, str):
-        raise ArgumentsError(f"study_name={settings.study_name!r} given, expected text, or None.")
-    if settings.load_if_exists and settings.study_name is None:
-        logger.warning("load_if_exists=True has no effect without study_name=.")
-
-
-_EXAMPLES = {"sampler": "TPESampler()", "pruner": "MedianPruner()"}
-_INSTEAD = {"sampler": "None for ours", "pruner": f"{RL_PRUNER!r} for ours, or None for none"}
-
-
-def _catch(catch: Any) -> None:
-    kinds = catch if isinstance(catch, (tuple, list, set, frozenset)) else (catch,)
-    if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
-        raise ArgumentsError(f"catch={catch!r} given, expected an exception class or a tuple of them, () for none.")
-
-
-def _published(published: Any) -> None:
-    if not isinstance(published, (list, tuple)) or not all(isinstance(one, Mapping) for one in published):
-        raise ArgumentsError(
-            f"published={published!r} given, expected a list of dicts such as [{{'learning_rate': 2e-5}}]."
-        )
+DEFAULT_PAUSED = 4
+"""Number of stopped trainings that may wait on disk if the user gives none."""
 
 
 class UnsetTrials(int):
-    """The default number of trials, told apart from the same number written by the user."""
+    """The default number of trials, as opposed to the same number written by the user."""
 
 
 UNSET_TRIALS = UnsetTrials(20)
 
-# A trial costs at least this share of a full training, so a budget cannot be split without end.
+# A trial costs at least this share of a full training, so that a budget cannot be split without end.
 _SMALLEST_SHARE = 1 / 8
-
-# Stopped trainings that may wait on disk where the user does not say how many.
-DEFAULT_PAUSED = 4
-
-# Trials where only a timeout is given: more than any search gets to.
-_MANY = 1000
+# Number of trials where only a timeout is given: more than a search reaches.
+_MAX_TRIALS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """Everything that ``hf_rlsearch.search`` takes besides the Trainer; see there for the meaning of each.
+    """All options of ``hf_rlsearch.search`` and of ``trainer.hyperparameter_search(backend="rl")``.
+
+    Attributes:
+        hp_space: Suggests values on a trial and returns them by name: a training argument, or a field of the model, its
+            adapter, generation or training as ``model.*``, ``peft.*``, ``gen.*`` and ``train.*``. Left out, the space
+            that was published for the Trainer's kind of model.
+        roles: Role of a hyperparameter by name, where it does not follow from the name.
+        n_points: Number of levels of numeric hyperparameters, of all or by name.
+        baseline: Whether trial 0 trains with the Trainer's own arguments.
+        published: Configurations known to work, always among the candidates: their numbers become levels. Names outside
+            of the space are ignored. Default: those that were published for the Trainer's kind of model. None of them
+            is tried before the others for that alone.
+        metric: The metric to optimize, as evaluation names it, ``eval_`` may be left out; a list for several
+            directions.
+        direction: "minimize", "maximize" or a list of these. Left out, the metric's name decides; with
+            ``compute_objective`` the direction must be given.
+        compute_objective: Makes one number of the metrics, or one for each direction; needs a ``direction``. Before the
+            first training the function is called a few times with made-up metrics, to refuse a constant objective.
+        target: Objective value at which the search ends.
+        n_trials: Total number of trials, those of an interrupted run and the baseline included; None for as many as
+            ``timeout`` or ``budget`` allow, 1000 at most. Of ``n_trials``, ``budget`` and ``timeout`` the first that is
+            reached ends the search.
+        budget: Number of trainings with the Trainer's own arguments to spend, on as many trials as that gives if
+            ``n_trials`` is left out, eight for each training at most. A trial counts for what it newly trains.
+        timeout: Seconds after which no new trial starts.
+        confirm: Number of best configurations to train again under new seeds, together with the baseline; the best mean
+            wins.
+        catch: Exceptions that fail a trial; any other exception ends the search.
+        max_failed_trials: Number of failed trials at which the search ends. Default: a quarter of ``n_trials``, at
+            least three.
+        storage: An Optuna storage or its URL instead of an SQLite file in ``output_dir``.
+        study_name: Names the study; in a given ``storage`` an existing study is an error unless ``load_if_exists``.
+        load_if_exists: As in Optuna.
+        resume: In the default storage, continue the unfinished search of the same script, or return the stored result
+            of the finished one without training. False always starts a new search.
+        hp_name: Names a trial's folder and run.
+        keep_checkpoints: Number of best trials whose model stays on disk.
+        max_checkpoints: Number of trials stopped by the pruner whose checkpoint stays on disk, so that the search can
+            resume them. Default: 4, or 0 with a given ``sampler``. 0 switches resuming off.
+        disk_budget_gb: Disk space for the checkpoints of finished trials while the search runs, in GB of 10**9 bytes.
+            The best models count and always stay. Stopped trials are deleted first, those with the worst values before
+            the others. Default: half of the free space.
+        sampler: An Optuna sampler instead of ``RLSampler``.
+        pruner: An Optuna pruner instead of ``RLPruner``; None stops no trial.
+        weights: Weights of the agent instead of the bundled ones.
+        seed: Seed of the sampler.
+        gc_after_trial: Accepted as in Optuna; memory is always freed.
+        n_jobs: Only 1; start several processes with one storage instead.
 
     Raises:
-        ArgumentsError: A value that rules the search out.
+        ArgumentsError: An option is of a type or value that cannot work, or two options exclude each other.
+        ObjectiveError: As above, for ``metric`` and ``direction``.
     """
 
-    hp_space: Callable[[Any], Any] = default_hp_space
-    compute_objective: Callable[[dict[str, Any]], Any] | None = None
-    n_trials: int | None = UNSET_TRIALS
-    direction: str | Sequence[str] = UNSET_DIRECTION
-    hp_name: Callable[[Any], str] | None = None
+    # the space
+    hp_space: Callable[[Any], Params] = default_hp_space
+    roles: Mapping[str, str] | None = None
+    n_points: Mapping[str, int] | int | None = None
+    baseline: bool = True
+    published: Sequence[Params] = ()
+    # the objective
     metric: str | Sequence[str] | None = None
-    sampler: Any = None
-    pruner: Any = RL_PRUNER
-    storage: Any = None
+    direction: str | Sequence[str] = UNSET_DIRECTION
+    compute_objective: Callable[[dict[str, Any]], Any] | None = None
+    target: float | None = None
+    # the budget
+    n_trials: int | None = UNSET_TRIALS
+    budget: float | None = None
+    timeout: float | None = None
+    confirm: int = 0
+    catch: Any = (Exception,)
+    max_failed_trials: int | None = None
+    # the storage
+    storage: BaseStorage | str | None = None
     study_name: str | None = None
     load_if_exists: bool = False
     resume: bool = True
-    baseline: bool = True
-    timeout: float | None = None
-    target: float | None = None
-    catch: Any = (Exception,)
-    max_failed_trials: int | None = None
-    gc_after_trial: bool = True
-    n_jobs: int = 1
+    hp_name: Callable[[Any], str] | None = None
+    # the checkpoints
     keep_checkpoints: int = 1
     max_checkpoints: int | None = None
     disk_budget_gb: float | None = None
+    # the agent
+    sampler: BaseSampler | None = None
+    pruner: BasePruner | str | None = RL_PRUNER
     weights: str | None = None
-    roles: Mapping[str, str] | None = None
-    n_points: Mapping[str, int] | int | None = None
-    budget: float | None = None
-    confirm: int = 0
-    published: Sequence[Params] = ()
     seed: int | None = None
+    # accepted as in Optuna
+    gc_after_trial: bool = True
+    n_jobs: int = 1
 
     def __post_init__(self) -> None:
-        check_options(self)
-        if self.n_trials is not None or (self.timeout is None and self.budget is None):
-            _whole("n_trials", self.n_trials, at_least=1)
-        _whole("keep_checkpoints", self.keep_checkpoints, at_least=0)
-        _whole("confirm", self.confirm, at_least=0)
-        if self.max_checkpoints is not None:
-            _whole("max_checkpoints", self.max_checkpoints, at_least=0)
-        if self.disk_budget_gb is not None and not self.disk_budget_gb >= 0:
-            raise ArgumentsError(
-                f"disk_budget_gb={self.disk_budget_gb!r} given, expected gigabytes of at least 0, or None for half of "
-                "what is free."
-            )
-        if self.max_failed_trials is not None:
-            _whole("max_failed_trials", self.max_failed_trials, at_least=1)
-        if self.timeout is not None and not self.timeout > 0:
-            raise ArgumentsError(f"timeout={self.timeout!r} given, expected seconds greater than 0, or None.")
-        if self.budget is not None and not self.budget > 0:
-            raise ArgumentsError(
-                f"budget={self.budget!r} given, expected a number of full trainings greater than 0, or None."
-            )
+        self._check_space()
+        self._check_objective()
+        self._check_budget()
+        self._check_storage()
+        self._check_checkpoints()
+        self._check_sampler_and_pruner()
         if self.n_jobs != 1:
             raise ArgumentsError(
                 f"n_jobs={self.n_jobs!r} given, expected 1: threads would train one Trainer with each other's "
                 "arguments. Start several processes with the same study_name, storage and load_if_exists=True instead."
             )
-        if not callable(self.hp_space):
-            raise ArgumentsError(
-                f"hp_space={self.hp_space!r} given, expected a function of a trial that returns a dict."
-            )
 
-    @property
-    def max_trials(self) -> int:
-        """The total number of trials; with a budget and no number given, as many as the budget can be split into."""
-        if self.budget is not None and (self.n_trials is None or isinstance(self.n_trials, UnsetTrials)):
-            return math.ceil(self.budget / _SMALLEST_SHARE)
-        return _MANY if self.n_trials is None else int(self.n_trials)
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Self:
+        """Builds the configuration from keyword arguments; ``directions`` may stand for ``direction``, as in Optuna.
+
+        Raises:
+            TypeError: An unknown option, with the nearest name.
+        """
+        options = dict(options)
+        if "directions" in options:
+            options["direction"] = options.pop("directions")
+        known = {field.name for field in dataclasses.fields(cls)}
+        for name in options:
+            if name not in known:
+                hint = did_you_mean(name, known)
+                raise TypeError(f"The search got an unexpected keyword argument {name!r}.{hint}")
+        return cls(**options)
 
     @property
     def displayed_n_trials(self) -> int | None:
@@ -202,38 +168,106 @@ class SearchConfig:
         return None if self.n_trials is None or by_budget else int(self.n_trials)
 
     @property
+    def max_trials(self) -> int:
+        """The total number of trials; where the user gives none, as many as the budget can be split into."""
+        if self.displayed_n_trials is not None:
+            return self.displayed_n_trials
+        return _MAX_TRIALS if self.budget is None else math.ceil(self.budget / _SMALLEST_SHARE)
+
+    @property
     def max_paused(self) -> int:
-        """How many stopped trainings may wait on disk; without a number given none where others choose the trials:
-        they come back to a configuration by chance at most."""
+        """The number of stopped trainings that may wait on disk."""
         if self.max_checkpoints is not None:
             return self.max_checkpoints
+        # Other samplers come back to a configuration only by chance.
         return DEFAULT_PAUSED if self.sampler is None else 0
 
     @property
     def caught(self) -> tuple[type[BaseException], ...]:
-        """The exceptions after which the search goes on."""
+        """The exceptions after which the search continues."""
         return tuple(self.catch) if isinstance(self.catch, (tuple, list, set, frozenset)) else (self.catch,)
 
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any], **given: Any) -> "SearchConfig":
-        """Settings from the Trainer's free keyword arguments.
+    def _check_space(self) -> None:
+        self._require("hp_space", callable(self.hp_space), "a function of a trial that returns a dict")
+        is_list = isinstance(self.published, (list, tuple))
+        self._require(
+            "published",
+            is_list and all(isinstance(setting, Mapping) for setting in self.published),
+            "a list of dicts such as [{'learning_rate': 2e-5}]",
+        )
 
-        Raises:
-            TypeError: An unknown one, with the nearest name.
-        """
-        options = dict(options)
-        if "directions" in options:
-            given["direction"] = options.pop("directions")
-        known = {field.name for field in dataclasses.fields(cls)}
-        for name in options:
-            if name not in known:
-                raise TypeError(
-                    f"hyperparameter_search(backend='rl') got an unexpected keyword argument {name!r}."
-                    f"{did_you_mean(name, known)}"
+    def _check_objective(self) -> None:
+        if self.metric is not None and not _is_text(self.metric):
+            raise ObjectiveError(f"metric={self.metric!r} given, expected the name of a metric, or a list of names.")
+        if not _is_text(self.direction):
+            raise ObjectiveError(
+                f"direction={self.direction!r} given, expected 'minimize', 'maximize' or a list of these."
+            )
+        is_function = self.compute_objective is None or callable(self.compute_objective)
+        self._require("compute_objective", is_function, "a function of the metrics")
+        self._require("target", self.target is None or is_number(self.target), "a number, or None")
+        if isinstance(self.direction, str):
+            return
+        for name, value in (("confirm", self.confirm or None), ("target", self.target)):
+            if value is not None:
+                raise ArgumentsError(
+                    f"{name}={value!r} given with a list of directions, expected a single one: several objectives have "
+                    f"no best trial. Leave {name} out, or pass one direction."
                 )
-        return cls(**{**given, **options})
+
+    def _check_budget(self) -> None:
+        if self.n_trials is not None or (self.timeout is None and self.budget is None):
+            self._check_int("n_trials", at_least=1)
+        for name, unit in (("timeout", "seconds"), ("budget", "full trainings")):
+            value = getattr(self, name)
+            is_positive = value is None or (is_number(value) and value > 0)
+            self._require(name, is_positive, f"a number of {unit} greater than 0, or None")
+        self._check_int("confirm", at_least=0)
+        if self.max_failed_trials is not None:
+            self._check_int("max_failed_trials", at_least=1)
+        are_exceptions = all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in self.caught)
+        self._require("catch", are_exceptions, "an exception class or a tuple of them, () for none")
+
+    def _check_storage(self) -> None:
+        is_storage = self.storage is None or isinstance(self.storage, (str, BaseStorage))
+        self._require("storage", is_storage, "an Optuna storage, a URL such as 'sqlite:///search.db', or None")
+        self._require("study_name", self.study_name is None or isinstance(self.study_name, str), "text, or None")
+        is_function = self.hp_name is None or callable(self.hp_name)
+        self._require("hp_name", is_function, "a function of a trial that returns a name")
+        if self.load_if_exists and self.study_name is None:
+            logger.warning("load_if_exists=True has no effect without study_name=.")
+
+    def _check_checkpoints(self) -> None:
+        self._check_int("keep_checkpoints", at_least=0)
+        if self.max_checkpoints is not None:
+            self._check_int("max_checkpoints", at_least=0)
+        size = self.disk_budget_gb
+        is_size = size is None or (is_number(size) and size >= 0)
+        self._require(
+            "disk_budget_gb", is_size, "a number of gigabytes of at least 0, or None for half of the free space"
+        )
+
+    def _check_sampler_and_pruner(self) -> None:
+        for name, base, example, default in (
+            ("sampler", BaseSampler, "TPESampler()", "None for RLSampler"),
+            ("pruner", BasePruner, "MedianPruner()", f"{RL_PRUNER!r} for RLPruner, or None for none"),
+        ):
+            value = getattr(self, name)
+            if value is None or isinstance(value, base) or (name, value) == ("pruner", RL_PRUNER):
+                continue
+            given = f"the class {value.__name__}; call it" if isinstance(value, type) else repr(value)
+            raise ArgumentsError(
+                f"{name}={given} given, expected an Optuna {name} such as optuna.{name}s.{example}, or {default}."
+            )
+
+    def _check_int(self, name: str, *, at_least: int) -> None:
+        value = getattr(self, name)
+        self._require(name, is_integer(value) and value >= at_least, f"a whole number, at least {at_least}")
+
+    def _require(self, name: str, condition: bool, expected: str) -> None:
+        if not condition:
+            raise ArgumentsError(f"{name}={getattr(self, name)!r} given, expected {expected}.")
 
 
-def _whole(name: str, value: Any, *, at_least: int) -> None:
-    if not is_integer(value) or value < at_least:
-        raise ArgumentsError(f"{name}={value!r} given, expected a whole number, at least {at_least}.")
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value))

@@ -1,12 +1,12 @@
 """Builds the search space of a Trainer whose user gives none, from the published settings of its kind of model.
 
-Ranges and settings are those of ``hf_rlsearch.space.presets``. The seed is not searched: choosing one selects the
+Ranges and settings are those of ``hf_rlsearch.space.presets``. The seed is not searched: choosing a seed selects the
 luckiest run, not a better configuration (Dodge et al. 2020, arXiv:2002.06305).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.space.presets import EPOCHS, SMOOTHING, Preset, PresetSpace, preset
@@ -14,7 +14,10 @@ from hf_rlsearch.trainer.hyperparameters.peft import is_adapted
 from hf_rlsearch.trainer.hyperparameters.scope import GEN, PEFT, TRAIN, prefix_of
 from hf_rlsearch.trainer.session.compat import is_sharded
 
-# Data sets whose name is the task, where others have it as the name of a configuration.
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+# Data sets whose own name is the task; in GLUE the name of a configuration is the task.
 _TASKS = ("squad", "squad_v2", "swag")
 
 
@@ -23,29 +26,47 @@ class DefaultSpace:
     """A preset's space as ``hp_space``.
 
     Attributes:
-        box: Suggests the values.
-        name: Of the preset.
-        task: That its first settings were published for, None if that is not known.
+        space: Suggests the values.
+        name: Name of the preset.
+        task: Task that the first settings of the preset were published for, None if the task is not known.
     """
 
-    box: PresetSpace
+    space: PresetSpace
     name: str
     task: str | None
 
     def __call__(self, trial: Any) -> Params:
         """Suggests a configuration."""
-        return self.box(trial)
+        return self.space(trial)
 
     def __str__(self) -> str:
-        """For people."""
+        """Returns the name of the preset, with the task if that is known."""
         return f"{self.name}, {self.task}" if self.task else self.name
 
 
-def default_hp_space(trial: Any) -> Params:
-    """The space for any model, where the Trainer's own is not known.
+def space_for(trainer: "Trainer", *, is_factory: bool) -> DefaultSpace:
+    """Returns the default space of a Trainer.
 
     Args:
-        trial: An Optuna trial, or anything that answers its ``suggest_*``.
+        trainer: Its model and its arguments decide.
+        is_factory: The Trainer was made by the user's function, which reads training arguments and no scoped names.
+    """
+    found = _preset_of(trainer)
+    names = (EPOCHS, *found.hp_space.others)
+    space = found.hp_space.without([name for name in names if not _is_searchable(name, trainer, is_factory)])
+    return DefaultSpace(space, found.name, _task_of(trainer.train_dataset))
+
+
+def published_for(trainer: "Trainer") -> Sequence[Params]:
+    """Returns the settings that were published for a Trainer's kind of model, those for its task first."""
+    return _preset_of(trainer).published
+
+
+def default_hp_space(trial: Any) -> Params:
+    """Suggests the hyperparameters that matter for any model; used where the Trainer is not known.
+
+    Args:
+        trial: An Optuna trial, or any object with its ``suggest_*`` methods.
 
     Returns:
         Values by name of a training argument.
@@ -53,55 +74,38 @@ def default_hp_space(trial: Any) -> Params:
     return preset("generic").hp_space(trial)
 
 
-def space_for(trainer: Any, *, is_factory: bool) -> DefaultSpace:
-    """The default space of a Trainer.
-
-    Args:
-        trainer: Its model and its arguments count.
-        is_factory: It was made by the user's function, which reads training arguments and no scoped names.
-    """
-    found = _known(trainer)
-    names = (EPOCHS, *found.hp_space.others)
-    box = found.hp_space.without([name for name in names if not _is_of_use(name, trainer, is_factory)])
-    return DefaultSpace(box, found.name, _task_of(trainer.train_dataset))
-
-
-def published_for(trainer: Any) -> Sequence[Params]:
-    """Settings that were published for a Trainer's kind of model, those for its task first."""
-    return _known(trainer).published
-
-
-def _known(trainer: Any) -> Preset:
+def _preset_of(trainer: "Trainer") -> Preset:
     model = getattr(trainer, "model", None)
     if model is not None and is_adapted(model):
         return preset("lora")
     config = getattr(model, "config", None)
-    kind = getattr(config, "model_type", None) or "generic"
-    # What was published for encoders and decoders is their fine-tuning; from scratch they want larger rates.
+    family = getattr(config, "model_type", None) or "generic"
+    # The settings of encoders and decoders were published for fine-tuning; training from scratch wants larger rates.
     if not getattr(config, "name_or_path", "") and not getattr(config, "is_encoder_decoder", False):
-        kind = "generic"
-    return preset(kind, _task_of(getattr(trainer, "train_dataset", None)))
+        family = "generic"
+    return preset(family, _task_of(getattr(trainer, "train_dataset", None)))
 
 
-def _is_of_use(name: str, trainer: Any, is_factory: bool) -> bool:
-    """Whether a name has an effect with this Trainer, and trials that differ in it can be compared."""
+def _is_searchable(name: str, trainer: "Trainer", is_factory: bool) -> bool:
+    """Returns whether a name changes the training of this Trainer, and trials that differ in the name compare."""
     prefix, field = prefix_of(name), name.rpartition(".")[2]
     if is_factory and prefix is not None:
         return False
     if prefix == PEFT:
-        return is_adapted(trainer.model) and all(hasattr(c, field) for c in trainer.model.peft_config.values())
+        model: Any = trainer.model
+        return is_adapted(model) and all(hasattr(config, field) for config in model.peft_config.values())
     if prefix == GEN:
         return bool(getattr(trainer.args, "predict_with_generate", False))
     if prefix == TRAIN:
         return not is_sharded(trainer)
     if name == EPOCHS:
         return not getattr(trainer.args, "max_steps", -1) > 0
-    # Smoothing changes the loss, which is all there is to compare without metrics.
+    # Smoothing changes the loss; without metrics the loss is the only value to compare trials by.
     return name != SMOOTHING or getattr(trainer, "compute_metrics", None) is not None
 
 
 def _task_of(data: Any) -> str | None:
-    """The task that a data set of the Hub says it is, such as GLUE's "rte"."""
+    """The task that the description of a data set from the Hub names, such as GLUE's "rte"."""
     info: Any = getattr(data, "info", None)
     name = str(getattr(info, "dataset_name", None) or getattr(info, "builder_name", None) or "")
     if name in _TASKS:

@@ -1,10 +1,10 @@
-"""Samples configurations from the user's functions on rank 0, and knows the baseline configuration."""
+"""Samples configurations from the user's ``hp_space`` and ``model_init``, after checking both with dry runs."""
 
 import functools
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
@@ -21,22 +21,27 @@ from hf_rlsearch.trainer.session.arguments import FrozenArguments, check_searcha
 from hf_rlsearch.trainer.session.compat import takes_trial
 from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state
 
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+_MAX_EXAMPLES = 64
+
 
 @dataclass(frozen=True)
 class ConfigurationSampler:
-    """Samples configurations from ``hp_space`` and ``model_init``.
+    """Samples configurations from ``hp_space`` and ``model_init``, and knows the baseline configuration.
 
     Attributes:
-        space: Every hyperparameter, those of ``model_init`` included.
-        hp_space: The user's.
-        model_init: The user's, None where the trainer is made by a factory.
+        space: All hyperparameters, those of ``model_init`` included.
+        hp_space: The user's function.
+        model_init: The user's function, None where a factory makes the Trainers.
         frozen: The user's arguments.
         from_model: Names that ``model_init`` suggests.
         searched: Names that ``hp_space`` returns.
-        computed: What ``hp_space`` returns for a name where that is not the suggested value of the same name: a
-            constant, or a hash of what it returns for the example configurations.
-        transformed: The names in ``computed`` whose value is no constant.
-        scoped_names: Of the user's Trainer, None where the trainer is made by a factory.
+        computed: Values that ``hp_space`` returns for a name besides the suggested value of the same name: a constant,
+            or a hash of the values for the example configurations.
+        transformed: Names in ``computed`` whose value is not constant.
+        scoped_names: Of the user's Trainer, None where a factory makes the Trainers.
     """
 
     space: SearchSpace
@@ -50,7 +55,7 @@ class ConfigurationSampler:
     scoped_names: ScopedNames | None = None
 
     def sample(self, trial: optuna.Trial) -> tuple[Params, Params]:
-        """Samples the whole configuration, so that it can be sent to other ranks before any of them builds a model.
+        """Samples the whole configuration, so that other ranks get it before any of them builds a model.
 
         Args:
             trial: A running trial; params that it already has are kept.
@@ -68,7 +73,7 @@ class ConfigurationSampler:
             suggest(trial, name, self.space.distributions[name])
         if self.from_model & conditional and self.model_init is not None:
             with preserve_random_state():
-                self.model_init(trial)
+                self.model_init(trial)  # only model_init knows which conditional names this configuration has
         return dict(trial.params), plain(self.validate(values))
 
     def validate(self, values: Params) -> Params:
@@ -76,24 +81,24 @@ class ConfigurationSampler:
         return values if self.scoped_names is None else self.scoped_names.validate(values)
 
     def values_of(self, params: Params) -> Params:
-        """Returns what ``hp_space`` makes of given params in a dry run; raises what ``hp_space`` raises."""
+        """Returns the values that ``hp_space`` returns for given params in a dry run; raises what it raises."""
         return _as_dict(self.hp_space(_DryRunTrial(params)))
 
-    def arguments(self, values: Mapping[str, Any]) -> Any:
+    def arguments(self, values: Mapping[str, Any]) -> "TrainingArguments":
         """Returns the training arguments of a configuration, without the values that only ``model_init`` reads."""
         if self.scoped_names is None:
             values = {name: value for name, value in values.items() if prefix_of(name) is None}
-        return trial_arguments(self.frozen, values)
+        return trial_arguments(self.frozen, values)  # type: ignore[no-any-return]
 
     def baseline_params(self, config: Any) -> tuple[Params, Params]:
-        """Returns the user's own configuration in the terms of the space.
+        """Returns the baseline, which is the user's own configuration, in the terms of the space.
 
         Args:
-            config: Of the Trainer's model; it may name what ``model_init`` suggests.
+            config: Configuration of the Trainer's model; may have fields with the names that ``model_init`` suggests.
 
         Returns:
-            Params to record, each in its distribution, the nearest level where the user's value lies outside of it;
-            and the exact values by name. Names whose value is not known are in neither.
+            Params to record, each in its distribution: the nearest level where the user's value lies outside of the
+            distribution. And the exact values by name. Names whose value is not known are in neither.
         """
         recorded, exact = {}, {}
         for hyperparameter in self.space.hyperparameters:
@@ -102,17 +107,17 @@ class ConfigurationSampler:
             if value is None:
                 continue
             exact[name] = value
-            inside = _contains(hyperparameter.distribution, value)
-            level = -1 if inside else hyperparameter.nearest_level(value)
-            if inside or level >= 0:
-                recorded[name] = value if inside else hyperparameter.levels[level]
+            if _contains(hyperparameter.distribution, value):
+                recorded[name] = value
+            elif (level := hyperparameter.nearest_level(value)) >= 0:
+                recorded[name] = hyperparameter.levels[level]
         for name in sorted(self.transformed):
             if (value := plain(self._baseline_value(name, None))) is not None:
                 exact[name] = value
         return recorded, exact
 
     def _baseline_value(self, name: str, config: Any) -> Any:
-        """The user's own value of a name, None where it is not known."""
+        """The user's own value of a name, None if the value is not known."""
         if name in self.frozen.names:
             return self.frozen.value(name)
         if self.scoped_names is not None and prefix_of(name) is not None:
@@ -120,19 +125,115 @@ class ConfigurationSampler:
         return getattr(config, name, None)
 
 
+def build_configuration_sampler(
+    hp_space: Callable[[Any], Any],
+    model_init: Callable[..., Any] | None,
+    frozen: FrozenArguments,
+    *,
+    roles: Mapping[str, str] | None,
+    n_points: Mapping[str, int] | int | None,
+    scoped_names: ScopedNames | None = None,
+) -> ConfigurationSampler:
+    """Finds the space of the user's functions by dry runs and checks example configurations.
+
+    Args:
+        hp_space: The user's function.
+        model_init: The user's function.
+        frozen: The user's arguments.
+        roles: Overrides of inferred roles.
+        n_points: Number of levels of numeric hyperparameters.
+        scoped_names: Of the Trainer; None for a factory, which reads all values itself: any name may be searched.
+
+    Raises:
+        SearchSpaceError: The space is empty, nothing reads a name, or the arguments refuse a value.
+    """
+    read_by_model: set[str] = set()
+    observed: Callable[[Any], Any] | None = None
+    if model_init is not None and takes_trial(model_init):
+        observed = lambda trial: model_init(_ObservedTrial(trial, read_by_model))  # noqa: E731
+    with preserve_random_state():
+        found = record(hp_space, observed)
+    space = SearchSpace.from_distributions(
+        found.distributions,
+        roles={**scoped_roles(found.distributions), **(roles or {})},
+        n_points=n_points,
+        conditional=found.conditional,
+    )
+    check_searchable(found.returned)
+    for name in sorted(found.user_attributes):
+        if name.startswith(PREFIX):
+            raise SearchSpaceError(
+                f"hp_space sets the user attribute {name!r}, but names that start with {PREFIX!r} belong to the "
+                "search. Use another name."
+            )
+    if scoped_names is not None:
+        scoped_names.check(found.returned)
+        for name in sorted(found.returned - frozen.names - read_by_model):
+            if prefix_of(name) is None:
+                raise unknown_name(name, frozen.names, observed is not None, scoped_names.nearest(name))
+    sampler = ConfigurationSampler(
+        space=space,
+        hp_space=hp_space,
+        model_init=model_init,
+        frozen=frozen,
+        from_model=frozenset(found.from_model_init) - frozenset(found.returned),
+        searched=frozenset(found.returned),
+        scoped_names=scoped_names,
+    )
+    examples = _checked_examples(sampler)
+    computed = _computed_values(examples)
+    transformed = {n for n in computed if any(values[n] != computed[n] for _, values in examples if n in values)}
+    return replace(sampler, computed=computed, transformed=frozenset(transformed))
+
+
+def _checked_examples(sampler: ConfigurationSampler) -> list[tuple[Params, Params]]:
+    """Checks example configurations by the rules of ``TrainingArguments`` and of the scoped names.
+
+    Returns:
+        Params of each example with the values that ``hp_space`` returns for them; values that differ between two calls
+        with the same params are left out.
+    """
+    examples = []
+    for params in _example_params(sampler.space):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                values, again = sampler.values_of(params), sampler.values_of(params)
+            except optuna.TrialPruned:
+                continue  # a combination that hp_space refuses is never trained
+        sampler.arguments(sampler.validate(values))
+        examples.append((params, {name: plain(v) for name, v in values.items() if plain(again.get(name)) == plain(v)}))
+    return examples
+
+
+def _example_params(space: SearchSpace) -> Sequence[Params]:
+    """Configurations with each level of every hyperparameter that has at most 64 levels."""
+    rng = np.random.default_rng(0)
+    n_rows = min(_MAX_EXAMPLES, max(int(space.n_levels.max()), 8))
+    columns = [[level for _ in range(-(-n_rows // n)) for level in rng.permutation(n)][:n_rows] for n in space.n_levels]
+    return [space.decode(row) for row in zip(*columns, strict=True)]
+
+
+def _computed_values(examples: Sequence[tuple[Params, Params]]) -> Params:
+    """Values that are returned besides the suggested ones, by name; see ``ConfigurationSampler.computed``."""
+    computed = {}
+    for name in sorted({name for _, values in examples for name in values}):
+        pairs = [(values[name], plain(params.get(name))) for params, values in examples if name in values]
+        if any(value != suggested for value, suggested in pairs):
+            returned = [value for value, _ in pairs]
+            is_constant = all(value == returned[0] for value in returned)
+            computed[name] = returned[0] if is_constant else hash_of(returned)
+    return computed
+
+
 def suggest(trial: Any, name: str, distribution: BaseDistribution) -> Any:
-    """Lets a trial suggest a value of a known distribution."""
-    if isinstance(distribution, FloatDistribution):
-        return trial.suggest_float(
-            name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
-        )
-    if isinstance(distribution, IntDistribution):
-        return trial.suggest_int(
-            name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
-        )
+    """Lets a trial suggest a value of a given distribution."""
     if isinstance(distribution, CategoricalDistribution):
         return trial.suggest_categorical(name, distribution.choices)
-    raise SearchSpaceError(f"{name!r} has a {type(distribution).__name__}, expected a float, int or categorical one.")
+    if not isinstance(distribution, (FloatDistribution, IntDistribution)):
+        raise SearchSpaceError(f"{name!r} has a {type(distribution).__name__}, expected a float, int or categorical.")
+    suggest_number = trial.suggest_float if isinstance(distribution, FloatDistribution) else trial.suggest_int
+    return suggest_number(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
 
 
 class _DryRunTrial(FixedTrial):
@@ -153,7 +254,7 @@ def _as_dict(values: Any) -> Params:
 
 
 def _contains(distribution: BaseDistribution, value: Any) -> bool:
-    """Returns whether a value lies in a distribution; True is not 1, and a number in text is none."""
+    """Returns whether a value lies in a distribution; True is not 1, and text is not a number."""
     if isinstance(distribution, CategoricalDistribution):
         return any(
             choice == value and isinstance(choice, bool) == isinstance(value, bool) for choice in distribution.choices
@@ -161,114 +262,8 @@ def _contains(distribution: BaseDistribution, value: Any) -> bool:
     return is_number(value) and bool(distribution._contains(distribution.to_internal_repr(value)))
 
 
-_MAX_EXAMPLES = 64
-
-
-def build_configuration_sampler(
-    hp_space: Callable[[Any], Any],
-    model_init: Callable[..., Any] | None,
-    frozen: FrozenArguments,
-    *,
-    roles: Mapping[str, str] | None,
-    n_points: Mapping[str, int] | int | None,
-    scoped_names: ScopedNames | None = None,
-) -> ConfigurationSampler:
-    """Finds the space and checks it.
-
-    Args:
-        hp_space: The user's.
-        model_init: The user's.
-        frozen: The user's arguments.
-        roles: Overrides of inferred roles.
-        n_points: Wished number of levels.
-        scoped_names: Of the Trainer; None for a factory, which reads all values itself: any name may be searched.
-
-    Raises:
-        SearchSpaceError: Empty, a name that nothing reads, or a value that the arguments refuse.
-    """
-    read_by_model: set[str] = set()
-    observed: Callable[[Any], Any] | None = None
-    if model_init is not None and takes_trial(model_init):
-        observed = lambda trial: model_init(_ObservedTrial(trial, read_by_model))  # noqa: E731
-    with preserve_random_state():
-        seen = record(hp_space, observed)
-    space = SearchSpace.from_distributions(
-        seen.distributions,
-        roles={**scoped_roles(seen.distributions), **(roles or {})},
-        n_points=n_points,
-        conditional=seen.conditional,
-    )
-    check_searchable(seen.returned)
-    _check_attributes(seen.user_attributes)
-    if scoped_names is not None:
-        scoped_names.check(seen.returned)
-        for name in sorted(seen.returned - frozen.names - read_by_model):
-            if prefix_of(name) is None:
-                raise unknown_name(name, frozen.names, observed is not None, scoped_names.nearest(name))
-    sampler = ConfigurationSampler(
-        space=space,
-        hp_space=hp_space,
-        model_init=model_init,
-        frozen=frozen,
-        from_model=frozenset(seen.from_model_init) - frozenset(seen.returned),
-        searched=frozenset(seen.returned),
-        scoped_names=scoped_names,
-    )
-    examples = _checked_examples(sampler)
-    computed = _computed_values(examples)
-    transformed = {n for n in computed if any(values[n] != computed[n] for _, values in examples if n in values)}
-    return replace(sampler, computed=computed, transformed=frozenset(transformed))
-
-
-def _check_attributes(names: Collection[str]) -> None:
-    taken = sorted(name for name in names if name.startswith(PREFIX))
-    if taken:
-        raise SearchSpaceError(
-            f"hp_space sets the user attribute {taken[0]!r}, but names that start with {PREFIX!r} belong to "
-            "the search. Give yours another name."
-        )
-
-
-def _checked_examples(sampler: ConfigurationSampler) -> list[tuple[Params, Params]]:
-    """Checks example configurations by the arguments' own rules.
-
-    Returns:
-        Params of each example with what ``hp_space`` makes of them, as far as it is the same when asked twice.
-    """
-    found = []
-    for params in _example_params(sampler.space):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                values, again = sampler.values_of(params), sampler.values_of(params)
-            except optuna.TrialPruned:
-                continue  # a combination that hp_space refuses is never trained
-        sampler.arguments(sampler.validate(values))
-        found.append((params, {name: plain(v) for name, v in values.items() if plain(again.get(name)) == plain(v)}))
-    return found
-
-
-def _example_params(space: SearchSpace) -> Sequence[Params]:
-    """Configurations that show each level of every hyperparameter that has no more than 64."""
-    rng = np.random.default_rng(0)
-    n_rows = min(_MAX_EXAMPLES, max(int(space.n_levels.max()), 8))
-    columns = [[level for _ in range(-(-n_rows // n)) for level in rng.permutation(n)][:n_rows] for n in space.n_levels]
-    return [space.decode(row) for row in zip(*columns, strict=True)]
-
-
-def _computed_values(examples: Sequence[tuple[Params, Params]]) -> Params:
-    """What is returned besides suggested values, by name; see ``ConfigurationSampler.computed``."""
-    found = {}
-    for name in sorted({name for _, values in examples for name in values}):
-        pairs = [(values[name], plain(params.get(name))) for params, values in examples if name in values]
-        if any(value != suggested for value, suggested in pairs):
-            answers = [value for value, _ in pairs]
-            found[name] = answers[0] if all(answer == answers[0] for answer in answers) else hash_of(answers)
-    return found
-
-
 class AccessRecorder(dict[str, Any]):
-    """A dict that notes which names are read; iterating over it reads all.
+    """Records the names that are read from a dict; iterating over the dict reads all of them.
 
     Args:
         values: The items.
@@ -293,7 +288,7 @@ class AccessRecorder(dict[str, Any]):
 
 
 class _ObservedTrial:
-    """A trial that notes the names which ``model_init`` suggests or reads from ``params``."""
+    """Records the names that ``model_init`` suggests on a trial or reads from its ``params``."""
 
     def __init__(self, trial: Any, names: set[str]) -> None:
         self._trial, self._names = trial, names
@@ -305,8 +300,8 @@ class _ObservedTrial:
         if not attribute.startswith("suggest_"):
             return value
 
-        def suggest(name: str, *args: Any, **kwargs: Any) -> Any:
+        def suggest_and_record(name: str, *args: Any, **kwargs: Any) -> Any:
             self._names.add(name)
             return value(name, *args, **kwargs)
 
-        return suggest
+        return suggest_and_record

@@ -1,4 +1,7 @@
-"""What a search is: the facts that must be equal for a search to be continued."""
+"""Fingerprints a search, so that a script that runs again finds its own study and no other.
+
+A fingerprint holds the space, the objective, the arguments that are not searched, the data and the model.
+"""
 
 import dataclasses
 import functools
@@ -6,9 +9,10 @@ import json
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import optuna
+from optuna.distributions import distribution_to_json
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import StorageError
@@ -18,13 +22,16 @@ from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
 from hf_rlsearch.trainer.setup.objective import Objective
 
-# Rows of a data set that are looked at; spread over it, so that a changed or reordered set is noticed.
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+# Rows of a data set that are hashed; spread over the set, so that a changed or reordered set is noticed.
 _N_ROWS = 16
 
 
 @dataclass(frozen=True)
 class SearchFingerprint:
-    """Everything that two runs of a script must share for the second to continue the search of the first.
+    """Facts about a search; a script that runs again with equal facts continues the search.
 
     Attributes:
         space: Distributions of all hyperparameters as JSON, by name.
@@ -51,7 +58,7 @@ class SearchFingerprint:
     model: str
 
     @classmethod
-    def from_search(cls, configurations: ConfigurationSampler, objective: Objective, trainer: Any) -> Self:
+    def from_search(cls, configurations: ConfigurationSampler, objective: Objective, trainer: "Trainer") -> Self:
         """Reads the facts of a search that is about to start.
 
         Args:
@@ -61,7 +68,7 @@ class SearchFingerprint:
         """
         distributions, function = configurations.space.distributions, objective.function
         return cls(
-            space={name: optuna.distributions.distribution_to_json(d) for name, d in distributions.items()},
+            space={name: distribution_to_json(d) for name, d in distributions.items()},
             objective=list(objective.names),
             follows=None if objective.follows is None else list(objective.follows),
             compute_objective=None if function is None else function_fingerprint(function),
@@ -78,8 +85,82 @@ class SearchFingerprint:
         return dataclasses.asdict(self)
 
 
+def diff(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Returns the differences between two fingerprints in their JSON form, one short line each."""
+    lines = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if before == after:
+            continue
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += diff(before, after, f"{prefix}{key}.")
+        else:
+            lines.append(f"{prefix}{key}: {_short(before)} -> {_short(after)}")
+    return lines
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def check_same_search(study: optuna.Study, fingerprint: Params, directions: list[str]) -> None:
+    """Refuses a study whose trials have another space or objective, because their values cannot be compared.
+
+    Args:
+        study: Has trials, or was made by another program.
+        fingerprint: Of this search, in its JSON form.
+        directions: Of this search.
+
+    Raises:
+        StorageError: Directions, objective or space differ, with the differences.
+    """
+    found = [direction.name.lower() for direction in study.directions]
+    if found != directions:
+        raise StorageError(
+            f"Study {study.study_name!r} has directions {found}, this search has {directions}. Use another study_name."
+        )
+    stored, space = study.user_attrs.get(IDENTITY), fingerprint["space"]
+    if stored is None:  # another program made the study: only distributions can be compared, as far as both have them
+        trials = study.get_trials(deepcopy=False)
+        old_space = {
+            name: distribution_to_json(distribution)
+            for trial in trials
+            for name, distribution in trial.distributions.items()
+            if name in space
+        }
+        space = {name: text for name, text in space.items() if name in old_space}
+        changed = diff(old_space, space)
+    else:
+        changed = diff({"space": stored["space"]}, {"space": space})
+        keys = stored.keys() & {"objective", "follows"}
+        changed_objective = diff({key: stored[key] for key in keys}, {key: fingerprint[key] for key in keys})
+        if changed_objective:
+            raise StorageError(
+                f"Study {study.study_name!r} has another objective: {'; '.join(changed_objective)}. Its values cannot "
+                "be compared with those of this search. Use another study_name or storage, or optimize the objective "
+                "of the study."
+            )
+    if changed:
+        raise StorageError(
+            f"Study {study.study_name!r} has another search space: {'; '.join(changed[:3])}. Use another study_name or "
+            "storage."
+        )
+
+
+def model_fingerprint(model: Any) -> str:
+    """Returns the class of a model and a hash of its configuration and its shapes; weights are not read."""
+    if model is None:
+        return "none"
+    facts = {
+        "config": plain(getattr(model, "config", None)),
+        "shapes": {name: list(value.shape) for name, value in model.named_parameters()},
+    }
+    return f"{type(model).__name__} {hash_of(facts)}"
+
+
 def data_fingerprint(data: Any) -> str:
-    """A short text for a data set: kind, length, and a hash of some rows if reading them twice gives the same."""
+    """Returns class and length of a data set, and a hash of some rows if reading them twice gives the same rows."""
     if data is None:
         return "none"
     if isinstance(data, Mapping) and not hasattr(data, "num_rows"):
@@ -94,8 +175,28 @@ def data_fingerprint(data: Any) -> str:
     return f"{kind} {n} {first}" if first == second else f"{kind} {n}"
 
 
+def _hash_rows(data: Any, n: int) -> str:
+    rows = sorted({round(i * (n - 1) / max(1, _N_ROWS - 1)) for i in range(_N_ROWS)}) if n else []
+    try:
+        return hash_of([_plain_row(data[i]) for i in rows])
+    except Exception:
+        return ""  # rows that cannot be read by index are left out of the fingerprint
+
+
+def _plain_row(row: Any) -> Any:
+    if hasattr(row, "tolist"):
+        return row.tolist()
+    if isinstance(row, Mapping):
+        return {str(key): _plain_row(value) for key, value in row.items()}
+    if isinstance(row, (list, tuple)):
+        return [_plain_row(value) for value in row]
+    if isinstance(row, (str, int, float, bool)) or row is None:
+        return row
+    return type(row).__name__
+
+
 def function_fingerprint(function: Any) -> str:
-    """A hash of what a function does, as far as its code and the plain values that it refers to tell."""
+    """Returns a hash of a function's code and of the plain values and functions that the code refers to."""
     return hash_of(_function_facts(function, depth=3))
 
 
@@ -105,20 +206,19 @@ def _function_facts(function: Any, depth: int) -> Any:
         return [_value_facts(value, depth) for value in inner]
     function = getattr(function, "__func__", function)
     code = getattr(function, "__code__", None)
-    if code is None:
-        own = {name: _value_facts(value, 0) for name, value in sorted(getattr(function, "__dict__", {}).items())}
+    if code is None:  # an object with __call__
+        attributes = {name: _value_facts(value, 0) for name, value in sorted(getattr(function, "__dict__", {}).items())}
         call = vars(type(function)).get("__call__")
         called = _function_facts(call, depth - 1) if isinstance(call, types.FunctionType) else ""
-        return [type(function).__qualname__, own, called]
+        return [type(function).__qualname__, attributes, called]
     cells = [_contents(cell) for cell in function.__closure__ or ()]
     named = [function.__globals__.get(name) for name in code.co_names]
     referred = [*cells, *(function.__defaults__ or ()), *named]
     return [_code_facts(code), [_value_facts(value, depth - 1) for value in referred]]
 
 
-def _code_facts(code: Any) -> Any:
-    constants = [_constant_facts(constant) for constant in code.co_consts]
-    return [code.co_code.hex(), constants, list(code.co_names)]
+def _code_facts(code: types.CodeType) -> Any:
+    return [code.co_code.hex(), [_constant_facts(constant) for constant in code.co_consts], list(code.co_names)]
 
 
 def _constant_facts(constant: Any) -> Any:
@@ -140,101 +240,8 @@ def _value_facts(value: Any, depth: int) -> Any:
     return type(value).__name__
 
 
-def _contents(cell: Any) -> Any:
+def _contents(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
     except ValueError:
         return None  # a variable that is assigned later
-
-
-def model_fingerprint(model: Any) -> str:
-    """A short text for a model: class and a hash of configuration and parameter shapes. Weights are not read."""
-    if model is None:
-        return "none"
-    config = getattr(model, "config", None)
-    facts = {
-        "config": plain(config),
-        "shapes": {name: list(value.shape) for name, value in model.named_parameters()},
-    }
-    return f"{type(model).__name__} {hash_of(facts)}"
-
-
-def _hash_rows(data: Any, n: int) -> str:
-    rows = sorted({round(i * (n - 1) / max(1, _N_ROWS - 1)) for i in range(_N_ROWS)}) if n else []
-    try:
-        return hash_of([_row(data[i]) for i in rows])
-    except Exception:
-        # A data set that cannot be read by index is known by its kind and length alone.
-        return ""
-
-
-def _row(row: Any) -> Any:
-    if hasattr(row, "tolist"):
-        return row.tolist()
-    if isinstance(row, Mapping):
-        return {str(key): _row(value) for key, value in row.items()}
-    if isinstance(row, (list, tuple)):
-        return [_row(value) for value in row]
-    if isinstance(row, (str, int, float, bool)) or row is None:
-        return row
-    return f"{type(row).__name__}"
-
-
-def diff(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two identities, one short line each."""
-    lines = []
-    for key in sorted({*old, *new}):
-        before, after = old.get(key), new.get(key)
-        if before == after:
-            continue
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            lines += diff(before, after, f"{prefix}{key}.")
-        else:
-            lines.append(f"{prefix}{key}: {_short(before)} -> {_short(after)}")
-    return lines
-
-
-def check_same_search(study: optuna.Study, identity: Params, directions: list[str]) -> None:
-    """A study with trials of another space or objective would mix what cannot be compared.
-
-    Raises:
-        StorageError: It says what differs.
-    """
-    have = [direction.name.lower() for direction in study.directions]
-    if have != directions:
-        raise StorageError(
-            f"Study {study.study_name!r} has directions {have}, this search has {directions}. Use another study_name."
-        )
-    old = study.user_attrs.get(IDENTITY)
-    if old is None:
-        known: dict[str, Any] = {}
-        for trial in study.get_trials(deepcopy=False):
-            known.update(trial.distributions)
-        changed = diff(
-            {
-                name: optuna.distributions.distribution_to_json(d)
-                for name, d in known.items()
-                if name in identity["space"]
-            },
-            {name: text for name, text in identity["space"].items() if name in known},
-        )
-    else:
-        changed = diff({"space": old["space"]}, {"space": identity["space"]})
-        keys = old.keys() & {"objective", "follows"}
-        before, now = ({key: each[key] for key in keys} for each in (old, identity))
-        optimised = diff(before, now)
-        if optimised:
-            raise StorageError(
-                f"Study {study.study_name!r} has another objective: {'; '.join(optimised)}. Its values cannot be "
-                "compared with this search's. Use another study_name or storage, or optimise what it optimises."
-            )
-    if changed:
-        raise StorageError(
-            f"Study {study.study_name!r} is of another search space: {'; '.join(changed[:3])}. Use another "
-            f"study_name or storage."
-        )
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

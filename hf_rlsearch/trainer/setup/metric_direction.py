@@ -1,12 +1,16 @@
 """Finds the direction of a metric from its name, and checks it against the user's direction and arguments."""
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hf_rlsearch.errors import ObjectiveError
 from hf_rlsearch.trainer.session.arguments import words
 
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
 MINIMIZE, MAXIMIZE = "minimize", "maximize"
+_ADJECTIVES = {MINIMIZE: "smaller", MAXIMIZE: "larger"}
 
 _LOWER = words(
     """
@@ -18,26 +22,17 @@ _HIGHER = words(
     """
     accuracy acc f1 precision recall matthews mcc correlation pearson pearsonr spearman spearmanr bleu sacrebleu
     chrf rouge rouge1 rouge2 rougel rougelsum meteor comet bertscore auc auroc auprc map ndcg mrr em exact
-    exactmatch r2 kappa iou dice specificity sensitivity gleu spearmanr
+    exactmatch r2 kappa iou dice specificity sensitivity gleu
     """
 )
 
 
-def direction_of(name: str) -> str | None:
-    """The direction that a metric's name implies, None for an unknown name.
-
-    Where it has words of both kinds the last one counts: "error_detection_f1" is an F1, "hamming_loss" a loss.
-    """
-    known = _known_words(name)
-    return known[-1] if known else None
-
-
-def metric_direction(name: str, args: Any, given: str | None) -> str:
-    """Returns the direction of a metric, from what the user wrote, his arguments and the metric's name.
+def metric_direction(name: str, args: "TrainingArguments", given: str | None) -> str:
+    """Returns the direction of a metric, from the user's direction, the arguments and the metric's name.
 
     Args:
         name: Of the metric.
-        args: The Trainer's arguments; ``greater_is_better`` counts where ``metric_for_best_model`` is this metric.
+        args: ``greater_is_better`` counts if ``metric_for_best_model`` is this metric.
         given: The direction that the user wrote, None for none.
 
     Raises:
@@ -45,19 +40,34 @@ def metric_direction(name: str, args: Any, given: str | None) -> str:
     """
     known = _known_direction(name, args, given)
     if given is None:
-        # As the Trainer does for metric_for_best_model: a name it does not know is better when larger.
+        # As the Trainer does for metric_for_best_model: larger values of an unknown metric are better.
         return known or MAXIMIZE
-    if known is not None and given != known and len(set(_known_words(name))) == 1:
+    if known is not None and given != known and len(set(_directions_of_words(name))) == 1:
         raise ObjectiveError(
-            f"direction={given!r} contradicts {name!r}, which is better when {_in_words(known)}. Pass "
-            f"direction={known!r}. If {_in_words(given)} really is better, say so in the arguments too: "
+            f"direction={given!r} contradicts {name!r}, which is better when {_ADJECTIVES[known]}. Pass "
+            f"direction={known!r}. If {_ADJECTIVES[given]} really is better, say so in the arguments too: "
             f"metric_for_best_model={name!r}, greater_is_better={given == MAXIMIZE}."
         )
     return given
 
 
-def _known_direction(name: str, args: Any, given: str | None) -> str | None:
-    """The direction that the arguments give to a metric, else the one that its name implies."""
+def direction_of(name: str) -> str | None:
+    """Returns the direction that a metric's name implies, None for an unknown name.
+
+    In a name with words of both directions the last word counts: "error_detection_f1" is an F1, "hamming_loss" a loss.
+    """
+    known = _directions_of_words(name)
+    return known[-1] if known else None
+
+
+def _directions_of_words(name: str) -> list[str]:
+    """The directions of those words of a name that have one, in order."""
+    parts = re.split(r"[^a-z0-9]+", name.lower())
+    return [MINIMIZE if part in _LOWER else MAXIMIZE for part in parts if part in _LOWER or part in _HIGHER]
+
+
+def _known_direction(name: str, args: "TrainingArguments", given: str | None) -> str | None:
+    """The direction that the arguments give to a metric, else the direction that its name implies."""
     by_name = direction_of(name)
     best, greater = getattr(args, "metric_for_best_model", None), getattr(args, "greater_is_better", None)
     if best is None or greater is None or name not in (best, f"eval_{best}"):
@@ -71,17 +81,7 @@ def _known_direction(name: str, args: Any, given: str | None) -> str | None:
     if given is None and by_name is not None and by_args != by_name:
         raise ObjectiveError(
             f"greater_is_better={greater} contradicts metric_for_best_model={best!r}, which is better when "
-            f"{_in_words(by_name)}. Set greater_is_better={by_name == MAXIMIZE}: the best checkpoint of each trial is "
-            f"chosen by it. If {_in_words(by_args)} really is better, pass direction={by_args!r} too."
+            f"{_ADJECTIVES[by_name]}. Set greater_is_better={by_name == MAXIMIZE}: the best checkpoint of each trial "
+            f"is chosen by it. If {_ADJECTIVES[by_args]} really is better, pass direction={by_args!r} too."
         )
     return by_args
-
-
-def _in_words(direction: str) -> str:
-    return "larger" if direction == MAXIMIZE else "smaller"
-
-
-def _known_words(name: str) -> list[str]:
-    """The directions of the words of a name that have one, in order."""
-    parts = re.split(r"[^a-z0-9]+", name.lower())
-    return [MINIMIZE if part in _LOWER else MAXIMIZE for part in parts if part in _LOWER or part in _HIGHER]

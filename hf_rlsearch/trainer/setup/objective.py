@@ -1,19 +1,22 @@
-"""Defines the objective of a search: one named metric with a direction, or what ``compute_objective`` returns.
+"""Defines the objective of a search: a named metric with a direction, or the result of ``compute_objective``.
 
-The Trainer's default objective is the sum of all metrics with direction "minimize". That keeps the worst trial of an
-accuracy search, adds accuracy to F1, and becomes a timing once ``evaluate()`` was called. Here the objective is one
-metric by name, its direction follows from the name, and whatever is ambiguous is an error before the first training.
+The Trainer's default objective is the sum of all metrics with direction "minimize". That sum keeps the worst trial of
+an accuracy search and adds accuracy to F1. Here the objective is one metric by name, its direction follows from the
+name, and an ambiguous choice is an error before the first training.
 """
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from hf_rlsearch._validation import closest, is_number
 from hf_rlsearch.errors import ObjectiveError
 from hf_rlsearch.trainer.setup.hp_space import AccessRecorder
 from hf_rlsearch.trainer.setup.metric_direction import MAXIMIZE, MINIMIZE, metric_direction
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 Metrics = Mapping[str, Any]
 ComputeObjective = Callable[[dict[str, Any]], Any]
@@ -33,16 +36,16 @@ UNSET_DIRECTION = UnsetDirection(MINIMIZE)
 
 @dataclass(frozen=True)
 class Objective:
-    """Scores the evaluations of a trial.
+    """Computes the value(s) of a trial from the metrics of an evaluation.
 
     Attributes:
         names: The metric(s) by their full key, or the name of ``compute_objective``.
-        directions: "minimize" or "maximize" for each.
+        directions: "minimize" or "maximize" for each value.
         multi: A list of directions was given, so the result is a list of runs.
         function: ``compute_objective``, or None where metrics are taken by name.
-        why: One line for people: where metric and direction come from.
-        follows: The one metric that the objective is, and whether larger is better; None where it is computed from
-            metrics. With ``load_best_model_at_end`` a trial keeps its best checkpoint by this metric.
+        why: Where metric and direction come from, in one line for people.
+        follows: The metric that the objective equals, and whether larger is better; None for an objective that is
+            computed from metrics. With ``load_best_model_at_end`` a trial keeps its best checkpoint by this metric.
     """
 
     names: tuple[str, ...]
@@ -65,26 +68,26 @@ class Objective:
             ObjectiveError: A metric is missing or not a number, or the number of values is wrong.
         """
         if self.function is None:
-            return tuple(metric_value(name, metrics) for name in self.names)
-        return self.checked(self.function(dict(metrics)))
+            return tuple(_metric_value(name, metrics) for name in self.names)
+        return self.check(self.function(dict(metrics)))
 
-    def checked(self, found: Any) -> tuple[float, ...]:
-        """Returns what ``compute_objective`` returned as one float for each direction; raises as above."""
-        values = tuple(found) if isinstance(found, (list, tuple)) else (found,)
+    def check(self, result: Any) -> tuple[float, ...]:
+        """Returns the result of ``compute_objective`` as one float for each direction; raises as above."""
+        values = tuple(result) if isinstance(result, (list, tuple)) else (result,)
         if len(values) != len(self.directions):
             directions = list(self.directions) if self.multi else self.directions[0]
             raise ObjectiveError(
-                f"compute_objective returned {len(values)} value(s) ({found!r}), expected {len(self.directions)}: "
+                f"compute_objective returned {len(values)} value(s) ({result!r}), expected {len(self.directions)}: "
                 f"direction is {directions!r}."
             )
-        return tuple(as_float("compute_objective", value) for value in values)
+        return tuple(_as_float("compute_objective", value) for value in values)
 
     def better(self, value: float, other: float) -> bool:
-        """Returns whether the first value of a single objective beats the second."""
+        """Returns whether the first of two values of a single objective is better."""
         return value > other if self.directions[0] == MAXIMIZE else value < other
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the objective as plain data, ``compute_objective`` left out."""
+        """Returns the objective as plain data, without ``compute_objective``."""
         return {
             "names": list(self.names),
             "directions": list(self.directions),
@@ -94,8 +97,8 @@ class Objective:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], compute_objective: ComputeObjective | None = None) -> "Objective":
-        """The inverse of ``to_json``.
+    def from_json(cls, data: Mapping[str, Any], compute_objective: ComputeObjective | None = None) -> Self:
+        """Makes an objective from the result of ``to_json``.
 
         Raises:
             ObjectiveError: The objective was computed, and ``compute_objective`` is not given.
@@ -114,68 +117,25 @@ class Objective:
         )
 
 
-def scored_names(metrics: Metrics) -> list[str]:
-    """Returns the keys that say something about the model, numbers only."""
-    return [name for name, value in metrics.items() if not _BOOKKEEPING.search(name) and _is_scalar(value)]
-
-
-def metric_value(name: str, metrics: Metrics, argument: str | None = None) -> float:
-    """Returns a metric by its full key as a float.
-
-    Args:
-        name: The key.
-        metrics: Of an evaluation.
-        argument: The option that names the metric, for the error.
-
-    Raises:
-        ObjectiveError: It is missing, with the nearest name, or not one number.
-    """
-    if name in metrics:
-        return as_float(name, metrics[name])
-    known = scored_names(metrics)
-    close = closest(name, known, cutoff=0.5) or closest(f"eval_{name}", known, cutoff=0.5)
-    hint = f" Did you mean {close!r}?" if close else ""
-    given = f"{argument}={name!r}" if argument else f"{name!r}"
-    raise ObjectiveError(f"{given} is not among the metrics of evaluation: {', '.join(known) or 'none'}.{hint}")
-
-
-def as_float(name: str, value: Any) -> float:
-    """Returns one number, of whatever library, as a float.
-
-    Raises:
-        ObjectiveError: It is not one number.
-    """
-    if not _is_scalar(value):
-        raise ObjectiveError(
-            f"{name} is {value!r}, a {type(value).__name__}; expected one number. Pass metric= with another name."
-        )
-    return float(value)
-
-
-def _is_scalar(value: Any) -> bool:
-    """Returns whether a value is a number or an array of one number without dimensions."""
-    return is_number(value) or (hasattr(value, "item") and getattr(value, "ndim", 0) == 0 and is_number(value.item()))
-
-
 def choose_objective(
     probe: Metrics,
     *,
-    args: Any,
+    args: "TrainingArguments",
     compute_objective: ComputeObjective | None = None,
     metric: str | Sequence[str] | None = None,
     direction: str | Sequence[str] = UNSET_DIRECTION,
 ) -> Objective:
-    """Chooses what is optimised, and in which direction.
+    """Chooses the objective and its direction.
 
     Args:
         probe: Metrics of an evaluation of the untrained model.
         args: The Trainer's arguments; ``metric_for_best_model`` and ``greater_is_better`` count.
-        compute_objective: The user's function, None for the Trainer's default one.
-        metric: The user's choice, with or without the ``eval_`` in front; several for several directions.
+        compute_objective: The user's function, None for the Trainer's default function.
+        metric: The user's choice, with or without ``eval_`` in front; several for several directions.
         direction: "minimize", "maximize", a list of these, or ``UNSET_DIRECTION``.
 
     Raises:
-        ObjectiveError: Nothing to optimise, more than one thing, a name that does not exist, a constant objective, a
+        ObjectiveError: There is no metric or more than one, a name that does not exist, a constant objective, a
             ``compute_objective`` without a direction, or a direction that contradicts the metric.
     """
     given = _given_directions(direction)
@@ -184,10 +144,14 @@ def choose_objective(
         if metric is not None:
             raise ObjectiveError(
                 f"metric={metric!r} and compute_objective are both given. Pass one of them: metric names what to "
-                "optimise, compute_objective computes it."
+                "optimize, compute_objective computes it."
             )
         return _computed_objective(probe, compute_objective, given, multi, args)
-    names, why = _metric_names(probe, args, metric, n_wanted=len(given) if multi else 1)
+    n_wanted = len(given) if multi else 1
+    if metric is not None:
+        names, why = _named_metrics(metric, probe, n_wanted), "metric="
+    else:
+        names, why = _default_metric(probe, args, n_wanted)
     directions = tuple(metric_direction(name, args, given[i] if given else None) for i, name in enumerate(names))
     follows = (names[0], directions[0] == MAXIMIZE) if len(names) == 1 else None
     return Objective(names=names, directions=directions, multi=multi, function=None, why=why, follows=follows)
@@ -197,26 +161,27 @@ def _given_directions(direction: str | Sequence[str]) -> tuple[str, ...]:
     if isinstance(direction, UnsetDirection):
         return ()
     given = (direction,) if isinstance(direction, str) else tuple(direction)
-    for one in given:
-        if one not in (MINIMIZE, MAXIMIZE):
-            raise ObjectiveError(f"direction={one!r} given, expected 'minimize' or 'maximize'.")
+    for word in given:
+        if word not in (MINIMIZE, MAXIMIZE):
+            raise ObjectiveError(f"direction={word!r} given, expected 'minimize' or 'maximize'.")
     if not given:
         raise ObjectiveError("direction=[] given, expected one direction for each value of compute_objective.")
     return given
 
 
-def _metric_names(
-    probe: Metrics, args: Any, metric: str | Sequence[str] | None, n_wanted: int
-) -> tuple[tuple[str, ...], str]:
-    """The full keys of the metrics to optimise, and where the choice comes from."""
-    found = scored_names(probe)
-    if metric is not None:
-        asked = (metric,) if isinstance(metric, str) else tuple(metric)
-        if len(asked) != n_wanted:
-            raise ObjectiveError(
-                f"metric={list(asked)} names {len(asked)} metric(s), but there are {n_wanted} direction(s)."
-            )
-        return tuple(_full_name(name, probe, "metric") for name in asked), "metric="
+def _named_metrics(metric: str | Sequence[str], probe: Metrics, n_wanted: int) -> tuple[str, ...]:
+    """The full keys of the metrics that the user names."""
+    names = (metric,) if isinstance(metric, str) else tuple(metric)
+    if len(names) != n_wanted:
+        raise ObjectiveError(
+            f"metric={list(names)} names {len(names)} metric(s), but there are {n_wanted} direction(s)."
+        )
+    return tuple(_full_key(name, probe, "metric") for name in names)
+
+
+def _default_metric(probe: Metrics, args: "TrainingArguments", n_wanted: int) -> tuple[tuple[str, ...], str]:
+    """The full key of the metric to optimize where the user names none, and where the choice comes from."""
+    found = _numeric_names(probe)
     if n_wanted > 1:
         raise ObjectiveError(
             f"{n_wanted} directions are given but neither compute_objective nor metric. Pass metric=[...] with "
@@ -226,32 +191,30 @@ def _metric_names(
     others = [name for name in found if not name.endswith("loss")]
     # TrainingArguments fills in "loss" by itself with load_best_model_at_end, so that word alone is no choice.
     if best is not None and (best not in ("loss", "eval_loss") or not others):
-        return (_full_name(best, probe, "metric_for_best_model"),), "metric_for_best_model"
-    if len(others) == 1:
-        return (others[0],), "the only metric of compute_metrics"
-    if not others and found:
-        losses = ["eval_loss"] if "eval_loss" in found else found
-        if len(losses) == 1:
-            return (losses[0],), "no other metric is computed"
+        return (_full_key(best, probe, "metric_for_best_model"),), "metric_for_best_model"
+    candidates = others or (["eval_loss"] if "eval_loss" in found else found)
+    if len(candidates) == 1:
+        why = "the only metric of compute_metrics" if others else "no other metric is computed"
+        return (candidates[0],), why
     if not found:
         raise ObjectiveError(
-            f"Evaluation gives no number to optimise, only {sorted(probe)}. Give the Trainer labels "
-            "(label_names=...) or a compute_metrics."
+            f"Evaluation gives no number to optimize, only {sorted(probe)}. Give the Trainer labels (label_names=...) "
+            "or a compute_metrics."
         )
     raise ObjectiveError(
-        f"Evaluation gives several metrics: {', '.join(others or found)}. Pass metric={(others or found)[0]!r} or "
-        "another of them, set metric_for_best_model, or pass compute_objective."
+        f"Evaluation gives several metrics: {', '.join(candidates)}. Pass metric={candidates[0]!r} or another of them, "
+        "set metric_for_best_model, or pass compute_objective."
     )
 
 
-def _full_name(name: str, probe: Metrics, argument: str) -> str:
-    full = name if name in probe or f"eval_{name}" not in probe else f"eval_{name}"
-    metric_value(full, probe, argument)
-    return full
+def _full_key(name: str, probe: Metrics, argument: str) -> str:
+    key = name if name in probe or f"eval_{name}" not in probe else f"eval_{name}"
+    _metric_value(key, probe, argument)
+    return key
 
 
 def _computed_objective(
-    probe: Metrics, function: ComputeObjective, given: tuple[str, ...], multi: bool, args: Any
+    probe: Metrics, function: ComputeObjective, given: tuple[str, ...], multi: bool, args: "TrainingArguments"
 ) -> Objective:
     if not given:
         raise ObjectiveError(
@@ -260,7 +223,7 @@ def _computed_objective(
         )
     read: set[str] = set()
     try:
-        found = function(AccessRecorder(probe, read))
+        result = function(AccessRecorder(probe, read))
     except Exception as error:
         raise ObjectiveError(
             f"compute_objective raised {type(error).__name__}: {error} on the metrics {sorted(probe)} of the "
@@ -269,12 +232,12 @@ def _computed_objective(
     name = getattr(function, "__name__", type(function).__name__)
     names = tuple(f"{name}[{i}]" for i in range(len(given))) if len(given) > 1 else (name,)
     objective = Objective(names=names, directions=given, multi=multi, function=function, why="compute_objective")
-    objective.checked(found)
-    if not read and _may_measure_elsewhere(function):
+    objective.check(result)
+    if not read and _reads_other_variables(function):
         return replace(objective, why="compute_objective, which reads no metric of the evaluation")
     if _is_constant(objective, probe):
         raise ObjectiveError(
-            f"compute_objective is constant: it does not change with any of {sorted(scored_names(probe))}. Let it "
+            f"compute_objective is constant: it does not change with any of {sorted(_numeric_names(probe))}. Let it "
             "return one of them, or pass metric= instead."
         )
     followed = _followed_metric(objective, probe, read)
@@ -284,9 +247,15 @@ def _computed_objective(
     return replace(objective, follows=(followed, given[0] == MAXIMIZE))
 
 
+def _reads_other_variables(function: Any) -> bool:
+    """Returns whether a function uses global names, attributes or variables of an enclosing function."""
+    code = getattr(function, "__code__", None)
+    return code is None or bool(code.co_names or code.co_freevars)
+
+
 def _is_constant(objective: Objective, probe: Metrics) -> bool:
     """Returns whether a value of an objective stays the same while all metrics change."""
-    names = scored_names(probe)
+    names = _numeric_names(probe)
     values = []
     for scale in (0.1, 1.0, 10.0, 1000.0):
         try:
@@ -297,15 +266,38 @@ def _is_constant(objective: Objective, probe: Metrics) -> bool:
 
 
 def _followed_metric(objective: Objective, probe: Metrics, read: set[str]) -> str | None:
-    """Returns the metric that a computed objective simply returns, None where it computes something."""
-    names = [name for name in scored_names(probe) if name in read]
+    """Returns the metric that a computed objective equals, None for an objective that computes something."""
+    names = [name for name in _numeric_names(probe) if name in read]
     try:
         return names[0] if len(names) == 1 and objective({**probe, names[0]: 0.375}) == (0.375,) else None
     except Exception:
         return None
 
 
-def _may_measure_elsewhere(function: Any) -> bool:
-    """Returns whether a function uses global names, attributes or variables of an enclosing function."""
-    code = getattr(function, "__code__", None)
-    return code is None or bool(code.co_names or code.co_freevars)
+def _numeric_names(metrics: Metrics) -> list[str]:
+    """Returns the keys that say something about the model and have one number."""
+    return [name for name, value in metrics.items() if not _BOOKKEEPING.search(name) and _is_scalar(value)]
+
+
+def _metric_value(key: str, metrics: Metrics, argument: str | None = None) -> float:
+    """Returns a metric as a float; ``argument`` is the option that names the metric, for the error."""
+    if key in metrics:
+        return _as_float(key, metrics[key])
+    known = _numeric_names(metrics)
+    close = closest(key, known, cutoff=0.5) or closest(f"eval_{key}", known, cutoff=0.5)
+    hint = f" Did you mean {close!r}?" if close else ""
+    given = f"{argument}={key!r}" if argument else f"{key!r}"
+    raise ObjectiveError(f"{given} is not among the metrics of evaluation: {', '.join(known) or 'none'}.{hint}")
+
+
+def _as_float(name: str, value: Any) -> float:
+    if not _is_scalar(value):
+        raise ObjectiveError(
+            f"{name} is {value!r}, a {type(value).__name__}; expected one number. Pass metric= with another name."
+        )
+    return float(value)
+
+
+def _is_scalar(value: Any) -> bool:
+    """Returns whether a value is a number, or a number in an array without dimensions."""
+    return is_number(value) or (hasattr(value, "item") and getattr(value, "ndim", 0) == 0 and is_number(value.item()))
