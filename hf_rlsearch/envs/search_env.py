@@ -1,7 +1,7 @@
-"""The search as a Markov decision process: `SearchEnv`, one episode = one search.
+"""Plays searches as Markov decision processes: `SearchEnv` one of them, `BatchedSearch` B of them with arrays.
 
-It is a thin front of `BatchedSearch`, which plays B searches at once with arrays and which `vec_env.SearchVecEnv`
-offers to stable-baselines3 for meta-training: no Python loop over environments, one implementation.
+Letters: B searches, T evaluations of an episode (each may start a trial), C candidates, H hyperparameters, L levels,
+N searches of a part of the batch, K candidates asked for.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.errors import ObservationError
-from hf_rlsearch.observation.history import STATUS
+from hf_rlsearch.observation.history import COMPLETE, PRUNED, RUNNING
 from hf_rlsearch.observation.observation import (
     N_CONTEXT_FEATURES,
     N_LEVEL_FEATURES,
@@ -28,78 +28,144 @@ from hf_rlsearch.tasks.histories import Trained, draw_among, index_batch, observ
 from hf_rlsearch.tasks.prior import TaskBatch, draw
 from hf_rlsearch.tasks.prior_space import MAX_HYPERPARAMETERS, MAX_LEVELS
 
-_COMPLETE, _PRUNED, _FAILED, _RUNNING = range(len(STATUS))
-
 Tasks = Callable[[np.random.Generator, int], TaskBatch]
 """Draws B tasks, all with the same number of candidates."""
 
+# Lowest and highest value per key of an observation; features are scaled, and clipped to their range.
+_LEVEL_RANGE = (-1.0, float(MAX_LEVELS))
+_RANGES = {"trials": _LEVEL_RANGE, "candidates": _LEVEL_RANGE, "budget": (0.0, 1.0), "action_mask": (0.0, 1.0)}
+_FEATURE_RANGE = (-10.0, 10.0)
 
-def prior_tasks(n_candidates: int = 64) -> Tasks:
-    """Tasks of the prior with `n_candidates` candidates each."""
-    return lambda rng, n_tasks: draw(rng, n_tasks, n_candidates)
 
+class SearchEnv(gym.Env[dict[str, Any], np.int64]):
+    """One episode is one search on a simulated task.
 
-def repeated(tasks: Tasks, times: int) -> Tasks:
-    """Every task `times` times in a row: searches on the same task, to compare policies with themselves.
+    ## Description
+    A budget of full trainings is spent on a task with C candidates. Each step trains the chosen candidate, or the
+    running trial, for one evaluation.
 
-    Raises:
-        ObservationError: When drawing a number of tasks that is no multiple of `times`.
+    ## Action Space
+    `Discrete(C + 1)`: a candidate's index, or C to continue the running trial. `action_masks()` gives the allowed ones.
+    A masked action has a defined outcome (see `BatchedSearch.step`), so that agents without masks can be trained too.
+
+    ## Observation Space
+    `Dict` of float32 boxes, each flattened row by row:
+
+    | key | shape | meaning |
+    |---|---|---|
+    | `static` | H x features | role, range and number of levels of each hyperparameter |
+    | `level_features` | H x L x features | position, absolute value and kind of each level |
+    | `trials` | T x H | level indices of what was trained, -1 for padding |
+    | `trial_features` | T x features | value on the history's own scale, rank, fidelity, status, earlier values |
+    | `candidates` | C x H | level indices of what can be trained |
+    | `context` | features | known facts, scale of the history |
+    | `budget` | 2 | share left in [0, 1]; budget / 50 full trainings |
+    | `action_mask` | C + 1 | 1 where the action is allowed |
+
+    ## Rewards
+    Improvement of the incumbent on the task's scale (0 = median, 1 = best), times the share of the budget that is left.
+
+    ## Starting State
+    A task drawn by `tasks`, nothing trained.
+
+    ## Episode End
+    Terminated when the budget is used up; never truncated.
+
+    ## Information
+    `step` returns `{"regret": ...}`: one minus the noiseless utility of the incumbent.
+
+    ## Arguments
+    `tasks` draws the task of each episode (the prior by default), `budget` counts full trainings, `evaluations` per
+    training, `seed` of tasks and noise. `ObservationError` is raised where a count is below one.
+
+    ## Version History
+    v1: first version, observation format 1.
     """
 
-    def draw_repeated(rng: np.random.Generator, n_tasks: int) -> TaskBatch:
-        if n_tasks % times:
-            raise ObservationError(
-                f"{n_tasks} searches cannot be put in groups of {times}: give a multiple of {times}."
-            )
-        return index_batch(tasks(rng, n_tasks // times), np.repeat(np.arange(n_tasks // times), times))
+    metadata = {"render_modes": []}
 
-    return draw_repeated
+    def __init__(self, *, tasks: Tasks | None = None, budget: int = 20, evaluations: int = 1, seed: int = 0) -> None:
+        self._search = BatchedSearch(tasks or prior_tasks(), 1, budget, evaluations, seed)
+        self.observation_space = observation_space(self._search.n_candidates, self._search.max_trials)
+        self.action_space = spaces.Discrete(self._search.n_candidates + 1)
 
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, FloatArray], dict[str, Any]]:
+        """Starts a search; `seed` makes this and all following tasks reproducible."""
+        super().reset(seed=seed)
+        if seed is not None:
+            self._search.rng = np.random.default_rng(seed)
+        self._search.reset()
+        return self._observation(), {}
 
-def relative(rewards: FloatArray, group: int) -> FloatArray:
-    """B rewards minus the mean of each `group` in a row; unchanged for groups of one."""
-    if group == 1:
-        return rewards
-    grouped = rewards.reshape(-1, group)
-    return np.asarray((grouped - grouped.mean(1, keepdims=True)).ravel())
+    def step(self, action: int | np.integer[Any]) -> tuple[dict[str, FloatArray], float, bool, bool, dict[str, Any]]:
+        """Trains one evaluation further; see the class."""
+        reward = float(self._search.step(np.array([int(action)]))[0])
+        return self._observation(), reward, self._search.done, False, {"regret": 1 - float(self._search.incumbent[0])}
+
+    def action_masks(self) -> BoolArray:
+        """C + 1, True where the action may be chosen (the method that sb3-contrib's MaskablePPO asks for)."""
+        return np.asarray(self._search.action_masks()[0])
+
+    def _observation(self) -> dict[str, FloatArray]:
+        return {key: value[0] for key, value in flatten(self._search).items()}
 
 
 class BatchedSearch:
     """B searches on B tasks, advanced together.
 
-    An action is a candidate's index (train it next, which ends the running trial) or C (train the running trial on).
+    An action is a candidate's index (train it next, which prunes the running trial) or C (continue the running trial).
     Where `evaluations` is 1 a trial is trained to its end at once, and *continue* is never allowed.
     """
 
     def __init__(self, tasks: Tasks, n_envs: int, budget: int, evaluations: int, seed: int) -> None:
+        """Starts the first searches.
+
+        Args:
+            tasks: Draws the tasks of each episode.
+            n_envs: B.
+            budget: Full trainings per search.
+            evaluations: Evaluations per full training.
+            seed: Of tasks and noise.
+
+        Raises:
+            ObservationError: `budget` or `evaluations` is below one.
+        """
+        if budget < 1 or evaluations < 1:
+            raise ObservationError(
+                f"budget={budget} and evaluations={evaluations}: expected at least 1 full training of 1 evaluation."
+            )
         self.draw_tasks, self.n_envs, self.budget, self.evaluations = tasks, n_envs, budget, evaluations
-        self.rng = np.random.default_rng(seed)
         self.max_trials = budget * evaluations
+        self.rng = np.random.default_rng(seed)
         self._fixed_noise: FloatArray | None = None
         self._noise_seed, self._repeats = seed, 1
         self.reset()
 
     def reset(self) -> None:
         """Starts B new searches on new tasks."""
-        B, T, S = self.n_envs, self.max_trials, self.evaluations
+        B, T = self.n_envs, self.max_trials
         self.tasks = self.draw_tasks(self.rng, B)
         self.space = task_space_arrays(self.tasks)
         self.family = draw_family(self.rng, B)
         self.n_candidates = self.tasks.candidates.shape[1]
         self.chosen, self.steps = np.zeros((B, T), int), np.zeros((B, T), int)
-        self.curves = np.zeros((B, T, S))  # best value so far at each evaluation, 0 = median and 1 = best of the task
+        self.curves = np.zeros(
+            (B, T, self.evaluations)
+        )  # best value so far at each evaluation, 0 = median and 1 = best of the task
         self.noise = np.zeros((B, T))
-        self.status = np.full((B, T), _PRUNED)
+        self.status = np.full((B, T), PRUNED)
         self.count, self.running = np.zeros(B, int), np.full(B, -1)
         self.used = 0
-        self.incumbent = np.full(B, 0.0)
+        self.incumbent: FloatArray = np.zeros(B)
 
     def fix_noise(self, seed: int, repeats: int = 1) -> None:
-        """Decides the noise of every (task, candidate) now, so that policies on these tasks can be compared in pairs.
+        """Draws the noise of every (task, candidate) now, so that policies on these tasks can be compared in pairs.
 
         Args:
             seed: Of the noise.
-            repeats: So many searches in a row share it; see `repeated`.
+            repeats: Number of searches in a row that share their noise; see `repeated`.
         """
         self._noise_seed, self._repeats = seed, repeats
         noise = np.random.default_rng(seed).standard_normal((self.n_envs // repeats, self.n_candidates))
@@ -111,7 +177,7 @@ class BatchedSearch:
         return self.used >= self.max_trials
 
     def action_masks(self) -> BoolArray:
-        """B x (C + 1), True where the action may be chosen. Everything tried: every candidate may be chosen again."""
+        """B x (C + 1), True where the action may be chosen; once all candidates were tried, all are allowed again."""
         mask = self.tasks.candidate_mask.copy()
         b, t = np.nonzero(np.arange(self.max_trials) < self.count[:, None])
         mask[b, self.chosen[b, t]] = False
@@ -119,12 +185,7 @@ class BatchedSearch:
         return np.concatenate([mask, (self.running >= 0)[:, None]], axis=1)
 
     def draw_untried(self, rows: IntArray, count: int) -> tuple[IntArray, BoolArray]:
-        """Some candidates of these searches, as `draw_among`; those that share luck draw alike at the same evaluation.
-
-        Args:
-            rows: N indices of searches.
-            count: How many to draw.
-        """
+        """Draws `count` candidates of N searches as `draw_among`; searches that share their noise draw the same."""
         rng = np.random.default_rng([self._noise_seed, self.used])
         chance = np.repeat(rng.random((self.n_envs // self._repeats, self.n_candidates)), self._repeats, axis=0)
         return draw_among(chance[rows], self.action_masks()[rows, :-1], count)
@@ -149,7 +210,7 @@ class BatchedSearch:
         b, at = np.arange(self.n_envs), self.running
         self.steps[b, at] += 1
         finished = self.steps[b, at] == self.evaluations
-        self.status[b[finished], at[finished]] = _COMPLETE
+        self.status[b[finished], at[finished]] = COMPLETE
         self.running = np.where(finished, -1, self.running)
         self.used += 1
         before, self.incumbent = self.incumbent, self._incumbent()
@@ -157,13 +218,13 @@ class BatchedSearch:
         return np.asarray((np.clip(self.incumbent, 0, 1) - np.clip(before, 0, 1)) * left)
 
     def _start(self, b: IntArray, candidates: IntArray) -> None:
-        """Ends the running trials of searches b and starts new ones there."""
+        """Prunes the running trials of searches b and starts new ones there."""
         if not len(b):
             return
         stopped = b[self.running[b] >= 0]
-        self.status[stopped, self.running[stopped]] = _PRUNED
+        self.status[stopped, self.running[stopped]] = PRUNED
         at = self.count[b]
-        self.chosen[b, at], self.status[b, at], self.running[b] = candidates, _RUNNING, at
+        self.chosen[b, at], self.status[b, at], self.running[b] = candidates, RUNNING, at
         self.count[b] += 1
         utility, noise = self.tasks.utility[b, candidates], self.tasks.noise[b, candidates]
         drawn = self._fixed_noise[b, candidates] if self._fixed_noise is not None else self.rng.standard_normal(len(b))
@@ -175,13 +236,9 @@ class BatchedSearch:
         self.curves[b, at] = np.maximum.accumulate(shown, axis=1)
 
     def observed(self, steps: IntArray) -> FloatArray:
-        """Best values after so many evaluations, on the task's scale.
+        """B x n best values on the task's scale after `steps` (B x n) evaluations of the first n trials.
 
-        Args:
-            steps: B x n, of the first n trials.
-
-        Returns:
-            B x n, NaN where a trial did not get that far.
+        NaN where a trial did not get that far.
         """
         n = steps.shape[1]
         at = np.clip(steps - 1, 0, self.evaluations - 1)[..., None]
@@ -196,46 +253,36 @@ class BatchedSearch:
         return np.asarray(value[b, best] - self.noise[b, best])
 
     def observe(self, rows: IntArray | slice = slice(None), targets: IntArray | None = None) -> Observation:
-        """The observation of these searches, all B where not given, and of these of their candidates, all C likewise.
+        """The observation of N searches, all B by default.
 
         Args:
-            rows: N indices of searches; a slice copies nothing.
-            targets: N x K indices of candidates; masked are then those of padding only, not those that were tried.
+            rows: N indices of searches.
+            targets: N x K indices of candidates, all C by default; tried ones are not masked where targets are given.
         """
         return observe_tasks(
             index_batch(self.space, rows), index_batch(self.tasks, rows), index_batch(self.trained(), rows), targets
         )
 
     def trained(self) -> Trained:
-        """The trainings of all B searches as they stand; what is trained later does not change them."""
+        """Copies the trials of all B searches so far."""
         n = max(int(self.count.max()), 1)
         median, unit = self.tasks.median[:, None], self.tasks.spread[:, None]
         steps = self.steps[:, :n]
-        reference = np.where(
-            self.running >= 0,
-            np.take_along_axis(self.steps, np.maximum(self.running, 0)[:, None], 1)[:, 0],
-            self.evaluations,
-        )
 
         def shown(at: IntArray) -> FloatArray:
             return self.observed(at) * unit + median
 
-        at_reference = shown(np.broadcast_to(reference[:, None], steps.shape))
+        values, idle = shown(steps), (self.running < 0)[:, None]
+        reference = np.take_along_axis(self.steps, np.maximum(self.running, 0)[:, None], axis=1)
         return Trained(
             chosen=self.chosen[:, :n].copy(),
-            values=shown(steps),
+            values=values,
             fidelity=steps / self.evaluations,
             status=self.status[:, :n].copy(),
             mask=np.arange(n) < self.count[:, None],
-            at_reference=np.where(reference[:, None] >= self.evaluations, shown(steps), at_reference),
+            at_reference=np.where(idle, values, shown(np.broadcast_to(reference, steps.shape))),
             at_half=shown(steps // 2),
         )
-
-
-# Lowest and highest value per key of an observation; features are scaled, what lies beyond is clipped.
-_LEVEL_RANGE = (-1.0, float(MAX_LEVELS))
-_RANGES = {"trials": _LEVEL_RANGE, "candidates": _LEVEL_RANGE, "budget": (0.0, 1.0), "action_mask": (0.0, 1.0)}
-_FEATURE_RANGE = (-10.0, 10.0)
 
 
 def observation_space(n_candidates: int, n_trials: int) -> spaces.Dict:
@@ -288,86 +335,23 @@ def flatten(search: BatchedSearch) -> dict[str, FloatArray]:
     }
 
 
-class SearchEnv(gym.Env[dict[str, Any], np.int64]):
-    """One episode is one search.
-
-    ## Description
-    A budget of full trainings is spent on a task with C candidates. Each step trains the chosen candidate, or the
-    running trial, for one evaluation.
-
-    ## Action space
-    `Discrete(C + 1)`: a candidate's index, or C to continue the running trial. `action_masks()` says what is allowed; a
-    masked action has a defined outcome (see `BatchedSearch.step`), so that agents without masks can be trained too.
-
-    ## Observation space
-    `Dict` of float32 boxes, each flattened row by row:
-
-    | key | shape | meaning |
-    |---|---|---|
-    | `static` | H x features | role, range and number of levels of each hyperparameter |
-    | `level_features` | H x L x features | position, absolute value and kind of each level |
-    | `trials` | T x H | level indices of what was trained, -1 for padding |
-    | `trial_features` | T x features | value on the history's own scale, rank, fidelity, status, earlier values |
-    | `candidates` | C x H | level indices of what can be trained |
-    | `context` | features | known facts, scale of the history |
-    | `budget` | 2 | share left in [0, 1]; budget / 50 full trainings |
-    | `action_mask` | C + 1 | 1 where the action is allowed |
-
-    ## Rewards
-    Improvement of the incumbent on the task's scale (0 = median, 1 = best), times the share of the budget that is left.
-
-    ## Starting state
-    A task drawn by `tasks`, nothing trained.
-
-    ## Episode end
-    Terminated when the budget is used up; never truncated.
-
-    ## Arguments
-    `tasks` draws the task of each episode, `budget` counts full trainings, `evaluations` per training, `seed`.
-
-    ## Version history
-    v1: first version, observation format 1.
-    """
-
-    metadata = {"render_modes": []}
-
-    def __init__(self, *, tasks: Tasks | None = None, budget: int = 20, evaluations: int = 1, seed: int = 0) -> None:
-        check_budget(budget, evaluations)
-        self._tasks, self._budget, self._evaluations = tasks or prior_tasks(), budget, evaluations
-        self._search = BatchedSearch(self._tasks, 1, budget, evaluations, seed)
-        self.observation_space = observation_space(self._search.n_candidates, self._search.max_trials)
-        self.action_space = spaces.Discrete(self._search.n_candidates + 1)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, FloatArray], dict[str, Any]]:
-        """Starts a search; `seed` makes this and all following tasks reproducible."""
-        super().reset(seed=seed)
-        if seed is not None:
-            self._search.rng = np.random.default_rng(seed)
-        self._search.reset()
-        return self._observation(), {}
-
-    def step(self, action: int | np.integer[Any]) -> tuple[dict[str, FloatArray], float, bool, bool, dict[str, Any]]:
-        """Trains one evaluation further; see the class."""
-        reward = float(self._search.step(np.array([int(action)]))[0])
-        return self._observation(), reward, self._search.done, False, {"regret": 1 - float(self._search.incumbent[0])}
-
-    def action_masks(self) -> BoolArray:
-        """C + 1, True where the action may be chosen (the method that sb3-contrib's MaskablePPO asks for)."""
-        return np.asarray(self._search.action_masks()[0])
-
-    def _observation(self) -> dict[str, FloatArray]:
-        return {key: value[0] for key, value in flatten(self._search).items()}
+def prior_tasks(n_candidates: int = 64) -> Tasks:
+    """Tasks of the prior with `n_candidates` candidates each."""
+    return lambda rng, n_tasks: draw(rng, n_tasks, n_candidates)
 
 
-def check_budget(budget: int, evaluations: int) -> None:
-    """Refuses counts below one.
+def repeated(tasks: Tasks, times: int) -> Tasks:
+    """Every task `times` times in a row: searches on the same task, to compare a policy with itself.
 
     Raises:
-        ObservationError: A count is below one.
+        ObservationError: When drawing a number of tasks that is no multiple of `times`.
     """
-    if budget < 1 or evaluations < 1:
-        raise ObservationError(
-            f"budget={budget} and evaluations={evaluations}: both count from 1 (full trainings; evaluations of each)."
-        )
+
+    def draw_repeated(rng: np.random.Generator, n_tasks: int) -> TaskBatch:
+        if n_tasks % times:
+            raise ObservationError(
+                f"{n_tasks} searches cannot be put in groups of {times}: give a multiple of {times}."
+            )
+        return index_batch(tasks(rng, n_tasks // times), np.repeat(np.arange(n_tasks // times), times))
+
+    return draw_repeated

@@ -1,8 +1,10 @@
-"""The stop rule's own Markov decision process: at most evaluations, train this trial on or stop it.
+"""Plays searches in which only stopping is to be decided: after each evaluation, continue the running trial or stop it.
 
-Which candidate comes next is not chosen here: a simulated searcher of random skill proposes it, so that the rule works
-with any sampler, or, where a forecaster is given, in half of the searches the agent itself, so that it works best with
-that. The numbers of evaluations and of trainings differ from episode to episode.
+A simulated searcher of random strength proposes the next candidate, so that the rule works with any sampler; where a
+forecaster is given, the agent proposes in half of the searches, so that the rule works best with the agent. The numbers
+of trainings and of evaluations differ from episode to episode.
+
+Letters: B searches, T evaluations of an episode, C candidates.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import numpy as np
 from gymnasium import spaces
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
-from hf_rlsearch.envs.search_env import BatchedSearch, Tasks, prior_tasks, relative, repeated
+from hf_rlsearch.envs.search_env import BatchedSearch, Tasks, prior_tasks, repeated
 from hf_rlsearch.envs.vec_env import BatchVecEnv
 from hf_rlsearch.observation.curve_features import CURVE_FEATURES, STOP_FEATURES, curve_features, is_due, leads
 from hf_rlsearch.tasks.histories import draw_among, index_batch
@@ -22,17 +24,17 @@ CONTINUE, STOP = 0, 1
 BUDGETS = (2, 4, 8, 16)
 EVALUATIONS = (4, 8, 16, 24)
 N_CANDIDATES = 768
-"""Of each task whose space has so many: several times as many as its longest search tries. Where a search runs out of
-good ones, giving up all that runs late looks right."""
-_LOOKS = 64  # candidates that the ablest simulated searcher compares before it proposes one
-# A long episode holds hundreds of trials, and a forecast looks at all of them, at every evaluation.
-_MOST_WITH_FORECASTS = 192
-# Shares of the searches that a forecaster knows, and, of those, that it proposes for: the rule must do without, as in a
-# space that the predictor cannot read, and with other samplers.
+"""Candidates per task, where its space has so many: several times as many as the longest search tries. A search that
+runs out of good candidates would teach to stop every late trial."""
+_MAX_COMPARED = 64  # candidates that the strongest simulated searcher compares before it proposes one
+# A long episode holds hundreds of trials, and each forecast attends to all of them at every evaluation.
+_MAX_WITH_FORECASTS = 192
+# Shares of the searches with forecasts, and of those that the agent proposes for: the rule must also work without
+# forecasts, as in a space that the predictor cannot read, and with other samplers.
 _FORECAST, _OWN_PROPOSALS = 0.85, 0.65
 
 Forecasts = Callable[[BatchedSearch, BoolArray], tuple[FloatArray, IntArray]]
-"""(B searches, which of them) -> B x len(FORECAST_FEATURES) and B candidates; see `policy.forecast.Forecaster`."""
+"""(B searches, B flags: forecast this one?) -> B x len(FORECAST_FEATURES) and B candidates, see `Forecaster`."""
 
 
 class StopSearch(BatchedSearch):
@@ -49,7 +51,7 @@ class StopSearch(BatchedSearch):
         self.budget, self.evaluations = self.draw_length()
         self.max_trials = self.budget * self.evaluations
         super().reset()
-        first = np.arange(self.n_envs) // self.group * self.group  # a group shares task, kind of curves, skill and luck
+        first = np.arange(self.n_envs) // self.group * self.group  # a group shares all that is drawn
         self.family = index_batch(self.family, first)
         self.searcher_strength = (self.rng.uniform(0, 1, self.n_envs) * (self.rng.random(self.n_envs) < 0.75))[first]
         self.error = self.rng.uniform(0.05, 0.5, self.n_envs)[first]
@@ -62,18 +64,18 @@ class StopSearch(BatchedSearch):
     def draw_length(self) -> tuple[int, int]:
         """Budget in full trainings and evaluations of a training, for the searches that start now."""
         budget, evaluations = int(self.rng.choice(BUDGETS)), int(self.rng.choice(EVALUATIONS))
-        while self.forecasts is not None and budget * evaluations > _MOST_WITH_FORECASTS:
+        while self.forecasts is not None and budget * evaluations > _MAX_WITH_FORECASTS:
             budget, evaluations = int(self.rng.choice(BUDGETS)), int(self.rng.choice(EVALUATIONS))
         return budget, evaluations
 
     def propose(self) -> IntArray:
-        """B candidates: each the best of some draws as far as a searcher can tell; of more, the more it has seen."""
+        """B candidates, the best of some draws by a noisy guess; strong searchers compare more of them."""
         allowed = self.action_masks()[:, :-1]
-        order, valid = draw_among(self.rng.random(allowed.shape), allowed, _LOOKS)
+        order, valid = draw_among(self.rng.random(allowed.shape), allowed, _MAX_COMPARED)
         error = self.error[:, None] * self.rng.standard_normal(order.shape)
         guess = np.take_along_axis(self.tasks.utility, order, 1) + error
-        looks = 1 + np.floor(self.searcher_strength * 4 * self.count).astype(int)
-        valid &= np.arange(order.shape[1]) < looks[:, None]
+        n_compared = 1 + np.floor(self.searcher_strength * 4 * self.count).astype(int)
+        valid &= np.arange(order.shape[1]) < n_compared[:, None]
         valid[:, 0] = True
         proposed = order[np.arange(self.n_envs), np.where(valid, guess, -np.inf).argmax(1)]
         return np.asarray(proposed if self.forecasts is None else np.where(self.by_agent, self.picks, proposed))
@@ -91,7 +93,7 @@ class StopSearch(BatchedSearch):
         return np.asarray(0.5 * (area + np.clip(self.incumbent, 0, 1) - before))
 
     def describe(self) -> tuple[FloatArray, BoolArray]:
-        """What the rule sees, and what it may do.
+        """The input of the stop rule.
 
         Returns:
             B x len(CURVE_FEATURES), with a forecaster B x len(STOP_FEATURES), zero where nothing runs; and B flags of
@@ -125,6 +127,8 @@ class StopSearch(BatchedSearch):
 class StopVecEnv(BatchVecEnv):
     """B `StopSearch` episodes for stable-baselines3. Actions: 0 continue, 1 stop; observation: features and mask."""
 
+    search: StopSearch
+
     def __init__(
         self,
         *,
@@ -134,25 +138,15 @@ class StopVecEnv(BatchVecEnv):
         tasks: Tasks | None = None,
         forecasts: Forecasts | None = None,
     ) -> None:
-        self.search, self.render_mode = StopSearch(n_envs, seed, tasks, group, forecasts), None
         n_features = len(CURVE_FEATURES if forecasts is None else STOP_FEATURES)
         space = spaces.Box(-3.0, 3.0, (n_features + 1,), np.float32)
-        super().__init__(n_envs, space, spaces.Discrete(2))
-
-    def restart(self) -> None:
-        """Starts B searches."""
-        self.search.reset()
+        super().__init__(StopSearch(n_envs, seed, tasks, group, forecasts), space, 2, group)
 
     def observe(self) -> FloatArray:
-        """B x (features + 1): what the rule sees, and whether the running trial may be stopped."""
+        """B x (features + 1): the features of the stop rule, and whether the running trial may be stopped."""
         features, self._may_stop = self.search.describe()
         return np.concatenate([features, self._may_stop[:, None]], axis=1).astype(np.float32)
 
     def advance(self, actions: IntArray) -> FloatArray:
-        """Stops or continues each running trial and returns B rewards, relative to the group's mean."""
-        return relative(self.search.decide((actions == STOP) & self._may_stop), self.search.group)
-
-    @property
-    def ended(self) -> bool:
-        """Whether the budget of the searches is spent."""
-        return self.search.done
+        """Stops or continues each running trial and returns B rewards."""
+        return self.search.decide((actions == STOP) & self._may_stop)

@@ -196,7 +196,7 @@ def test_fixed_noise_pairs_policies() -> None:
 
 @pytest.mark.parametrize("arguments", [{"budget": 0}, {"evaluations": 0}, {"budget": -3}])
 def test_counts_below_one_are_refused(arguments: dict[str, int]) -> None:
-    with pytest.raises(ObservationError, match="both count from 1"):
+    with pytest.raises(ObservationError, match="at least 1 full training"):
         SearchEnv(tasks=TASKS, **arguments)  # type: ignore[arg-type]
 
 

@@ -7,9 +7,9 @@ import pytest
 from stable_baselines3 import PPO
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
-from hf_rlsearch.envs.search_env import BatchedSearch, SearchEnv, flatten, prior_tasks, relative
+from hf_rlsearch.envs.search_env import BatchedSearch, SearchEnv, flatten, prior_tasks
 from hf_rlsearch.envs.stop_env import BUDGETS, EVALUATIONS, STOP, StopSearch, StopVecEnv
-from hf_rlsearch.envs.vec_env import SearchVecEnv
+from hf_rlsearch.envs.vec_env import SearchVecEnv, relative
 from hf_rlsearch.errors import ObservationError
 from hf_rlsearch.observation.curve_features import FORECAST_FEATURES
 
