@@ -1,15 +1,10 @@
-"""What the stop rule sees of a running trial: its curve against all other curves of the search.
+"""Describes a running trial to the stop rule, by its learning curve against all other curves of the search.
 
-One builder for meta-training and for live searches. Everything is on the fraction-of-training axis and on the search's
-own scale, so neither the metric nor the number of evaluations matters.
+Meta-training and live searches both use it. Steps become fractions of a full training and values are measured on the
+search's own scale, so neither the metric nor the number of evaluations matters.
 
 Letters: B searches, T other trials.
 """
-
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -42,26 +37,24 @@ FORECAST_FEATURES = (
     "forecast_log_ei",
     "fresh_log_ei",
 )
-"""What the predictor says of the running trial's end, and of the best candidate to train instead; zeros where nobody
-asked it. `policy.forecast` makes them."""
-N_ALTERNATIVES = 128
-"""Candidates among which the best one to train instead is sought: enough for one nearly as good as the best of all."""
+"""The predictor's forecast of the running trial's end, and of the best candidate to train instead; zeros without it."""
 STOP_FEATURES = (*CURVE_FEATURES, *FORECAST_FEATURES)
+N_ALTERNATIVES = 128
+"""Number of candidates to train instead: enough for one nearly as good as the best of all."""
 DECISIONS_PER_TRAINING = 12
-"""A trial that reports more often is judged this often, and not before a twelfth of its training. Every decision is a
-chance to stop a good trial by mistake, the greater the earlier: see docs/log/2026-11-23-searches-with-stopping.md."""
+"""A trial is judged at most this often, and not before a twelfth of its training. Every decision is a chance to stop a
+good trial by mistake, the greater the earlier: see docs/log/2026-11-23-searches-with-stopping.md."""
 _ROUNDING = 1e-3  # of a slot, at the edges; a fidelity may be a step of 10,000
-_EXPONENT = (
-    0.6  # of the power law used for extrapolation; between the 0.4 and 0.9 that cover most of the prior's curves
-)
+# Exponent of the power law used for extrapolation: between the 0.4 and 0.9 that cover most of the prior's curves.
+_EXPONENT = 0.6
 
 
 def is_due(before: FloatArray, now: FloatArray) -> BoolArray:
-    """Whether the latest report crossed into another of the fractions of a training at which trials are judged.
+    """True where the latest report is the first in one of the fractions of a training at which trials are judged.
 
     Args:
         before: Fidelity of the report before the latest, 0 where there is none.
-        now: Fidelity of the latest, of the same shape.
+        now: Fidelity of the latest report, of the same shape.
     """
     slots = np.floor(np.stack([before, now]) * DECISIONS_PER_TRAINING + _ROUNDING)
     return np.asarray(slots[1] > slots[0])
@@ -82,8 +75,8 @@ def curve_features(
     Args:
         fidelity: B, of the running trial, in (0, 1].
         value: B best value so far of the running trial, larger is better.
-        value_at_half: B the same at half of that fidelity; NaN where nothing was reported so early.
-        others_here: B x T best value of each other trial up to the same fidelity, NaN where it did not get there.
+        value_at_half: B best value up to half of that fidelity; NaN where nothing was reported so early.
+        others_here: B x T best value of each other trial up to the same fidelity, NaN for shorter trials.
         others_best: B x T best value of each other trial, NaN for padding and failures.
         others_complete: B x T, True where a trial was trained to its end.
         n_left: B full trainings left in the budget, NaN where there is no budget.
@@ -94,18 +87,15 @@ def curve_features(
     """
     here = np.concatenate([others_here, value[:, None]], axis=1)
     final = np.concatenate([others_best, value[:, None]], axis=1)
-    incumbent = _nan(np.nanmax, final)
-    unit = _unit(final)
-    unit_here = _unit(here)
+    incumbent, unit, unit_here = np.nanmax(final, axis=1), _unit(final), _unit(here)
     gain = np.where(others_complete, others_best - others_here, np.nan)
     slope = np.where(np.isnan(value_at_half), 0.0, value - value_at_half)
     growth = (1 - fidelity**_EXPONENT) / (2**_EXPONENT - 1)
     reached = ~np.isnan(others_here)
     n_here = reached.sum(1)
     beaten = (others_here < value[:, None]) & reached
-    best_here, median_here = _nan(np.nanmax, here), _quantile(here, 0.5)
     best_other = np.where(n_here > 0, np.where(reached, others_here, -np.inf).max(1, initial=-np.inf), value)
-    known = ~np.isnan(n_total)
+    known = ~np.isnan(n_total)  # without a budget a usual one is assumed
     left, total = np.where(known, n_left, 10.0), np.where(known, n_total, 20.0)
     columns = [
         fidelity,
@@ -114,12 +104,12 @@ def curve_features(
         np.where(n_here > 0, beaten.sum(1) / np.maximum(n_here, 1), 0.5),
         np.log1p(n_here) / 3,
         _squash((value - best_other) / unit_here),
-        _squash((value - median_here) / unit_here),
+        _squash((value - _quantile(here, 0.5)) / unit_here),
         _squash(slope / unit),
         _squash((value + np.nan_to_num(_quantile(gain, 0.5)) - incumbent) / unit),
         _squash((value + np.nan_to_num(_quantile(gain, 0.9)) - incumbent) / unit),
         _squash((value + slope * growth - incumbent) / unit),
-        _squash((value - best_here) / unit_here),
+        _squash((value - np.nanmax(here, axis=1)) / unit_here),
         np.log1p(others_complete.sum(1)) / 3,
         left / np.maximum(total, 1e-6),
         np.log1p(np.maximum(left, 0)) / 3,
@@ -140,15 +130,10 @@ def _squash(x: FloatArray) -> FloatArray:
 
 
 def _unit(values: FloatArray) -> FloatArray:
-    """B distances from best to median, or to worst, or one where all are equal."""
-    best, median, worst = _nan(np.nanmax, values), _quantile(values, 0.5), _nan(np.nanmin, values)
+    """B distances from best to median, else to worst, else a hundredth of the best where all are equal."""
+    best, median, worst = np.nanmax(values, axis=1), _quantile(values, 0.5), np.nanmin(values, axis=1)
     unit = np.where(best > median, best - median, best - worst)
-    return np.where(unit > 1e-12, unit, np.maximum(np.abs(best) * 1e-2, 1e-6))
-
-
-def _nan(function: Callable[..., Any], values: FloatArray) -> FloatArray:
-    """A row-wise nan-function; every row has at least one number."""
-    return np.asarray(function(values, axis=1))
+    return np.asarray(np.where(unit > 1e-12, unit, np.maximum(np.abs(best) * 1e-2, 1e-6)))
 
 
 def _quantile(values: FloatArray, q: float) -> FloatArray:

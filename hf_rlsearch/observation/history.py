@@ -1,4 +1,4 @@
-"""Optuna trials as arrays: the only reader of ``FrozenTrial``, and where the sign of the objective is turned."""
+"""Reads Optuna trials into arrays in which a larger objective is better, whatever the study's direction."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
+from optuna.study._multi_objective import _fast_non_domination_rank
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray, Params
@@ -14,14 +15,7 @@ from hf_rlsearch.observation.trial_attributes import CONTINUES, DECISION
 
 STATUS = ("complete", "pruned", "failed", "running")
 """Names of the values of ``History.status``. The weights store the order, so new ones are appended."""
-"""System attribute of a trial: the fidelity at which it was last judged, the probability of stopping it then, and of a
-stopped one the predicted chance that it would have become the best."""
-"""System attribute of a trial: what the agent chose and why. Its "params" are set before the trial suggests them."""
-"""User attribute of a trial: the number of the pruned one whose training it goes on with.
-
-It repeats that one's reports, so the two are one training, and the earlier one is no longer part of the history."""
-"""User attribute of a trial: what its whole training costs, in full trainings; 1 where it is not set."""
-COMPLETE, PRUNED, FAILED, RUNNING = range(4)
+COMPLETE, PRUNED, FAILED, RUNNING = range(len(STATUS))
 _STATUS_OF = {
     TrialState.COMPLETE: COMPLETE,
     TrialState.PRUNED: PRUNED,
@@ -37,7 +31,7 @@ class History:
     Attributes:
         numbers: (T,) Optuna's trial numbers, ascending.
         params: Of each trial; may hold values between the levels of a search space, and names outside of it. Of a
-            running trial also those that are decided but not suggested yet; empty while another worker decides.
+            running trial also params that are decided but not suggested yet; empty while another worker decides.
         values: (T,) objective, larger is better; nan where unknown (failed, or nothing reported yet). Of a pruned or
             running trial the best value reported so far.
         fidelity: (T,) share of a full training that was done, in [0, 1]; 1 for complete trials.
@@ -68,8 +62,8 @@ class History:
 
         With several directions ``values`` is the negative rank of non-dominated sorting: 0 on the Pareto front, -1 on
         the front that is left without it, and so on. A complete trial whose objective is nan or infinite counts as
-        failed. Waiting trials are left out: their params are not decided yet; so are those that another trial goes on
-        with, see ``CONTINUES``.
+        failed. Waiting trials are left out, as their params are not decided yet. A trial that another one continues is
+        left out too: the later trial repeats its reports, so the two are one training.
 
         Args:
             trials: In any order; not changed.
@@ -77,8 +71,8 @@ class History:
             max_resource: Step of a full training; where not given, the largest step that any trial reported.
             exclude: Number of a trial to leave out, usually the one being decided.
         """
-        gone = continued(trials)
-        started = [t for t in trials if t.state != TrialState.WAITING and t.number != exclude and t.number not in gone]
+        left_out = {*continued(trials), exclude}
+        started = [t for t in trials if t.state != TrialState.WAITING and t.number not in left_out]
         started.sort(key=lambda trial: trial.number)
         status = np.array([_STATUS_OF[trial.state] for trial in started], dtype=np.int64)
         signs = np.array([1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in directions])
@@ -95,17 +89,15 @@ class History:
         )
 
     def best(self, count: int) -> list[Params]:
-        """The params of up to ``count`` complete trials, best first; of two equal ones the earlier."""
+        """The params of up to ``count`` complete trials, best first; of two equal trials the earlier comes first."""
         indices = np.flatnonzero(self.status == COMPLETE)
         order = np.argsort(-self.values[indices], kind="stable")
         return [self.params[i] for i in indices[order][:count]]
 
     @property
     def decided(self) -> BoolArray:
-        """(T,) False for trials that have been started but whose params nobody has chosen yet."""
-        chosen = np.array([len(params) > 0 for params in self.params], dtype=bool)
-        known: BoolArray = np.logical_or(chosen, self.status != RUNNING)
-        return known
+        """(T,) False for trials that have started but whose params nobody has chosen yet."""
+        return np.array([s != RUNNING or len(p) > 0 for s, p in zip(self.status, self.params, strict=True)], dtype=bool)
 
     def select(self, keep: BoolArray) -> "History":
         """The trials for which (T,) ``keep`` is True."""
@@ -120,22 +112,21 @@ class History:
         )
 
     def with_params(self, index: int, params: Params) -> "History":
-        """The same trials, the one at ``index`` with other params."""
+        """A copy in which the trial at ``index`` has other params."""
         return replace(self, params=(*self.params[:index], params, *self.params[index + 1 :]))
 
 
 def continued(trials: Iterable[FrozenTrial]) -> frozenset[int]:
-    """The numbers of the trials whose training another one goes on with, or has gone on with.
+    """The numbers of the trials whose training another trial continues.
 
-    One that failed has taken nothing over: what the earlier one had reached is still all that is known.
+    A failed trial continues nothing: the earlier trial is still all that is known of the training.
     """
     continuing = (t for t in trials if t.state not in (TrialState.WAITING, TrialState.FAIL))
-    named = (t.user_attrs.get(CONTINUES) for t in continuing)
-    return frozenset(number for number in named if isinstance(number, int))
+    return frozenset(t.user_attrs[CONTINUES] for t in continuing if isinstance(t.user_attrs.get(CONTINUES), int))
 
 
 def stable_distributions(trials: Iterable[FrozenTrial], *, exclude: int | None = None) -> dict[str, BaseDistribution]:
-    """What the trials of a study have suggested, by name in alphabetical order.
+    """The distributions that the trials of a study have suggested, by name in alphabetical order.
 
     A name is left out if its distribution differs between trials: a moving range has no fixed levels.
 
@@ -145,46 +136,15 @@ def stable_distributions(trials: Iterable[FrozenTrial], *, exclude: int | None =
     """
     found: dict[str, BaseDistribution] = {}
     moved = set()
-    for trial in trials:
-        if trial.number != exclude:
-            for name, distribution in trial.distributions.items():
-                if found.setdefault(name, distribution) != distribution:
-                    moved.add(name)
+    suggested = (item for trial in trials if trial.number != exclude for item in trial.distributions.items())
+    for name, distribution in suggested:
+        if found.setdefault(name, distribution) != distribution:
+            moved.add(name)
     return {name: found[name] for name in sorted(found) if name not in moved}
 
 
-def non_dominated_rank(values: FloatArray) -> IntArray:
-    """The front on which each point lies.
-
-    Args:
-        values: (N, M) finite objectives, larger is better.
-
-    Returns:
-        (N,) 0 for points that no other point dominates, 1 for those only dominated by points of rank 0, and so on.
-
-    Source:
-        Deb et al. 2002, "A fast and elitist multiobjective genetic algorithm: NSGA-II", section III-A.
-    """
-    at_least = np.ones((len(values), len(values)), dtype=bool)
-    better = np.zeros_like(at_least)
-    for column in values.T:
-        at_least &= column[:, None] >= column[None, :]
-        better |= column[:, None] > column[None, :]
-    dominates = at_least & better
-    rank = np.full(len(values), -1, dtype=np.int64)
-    n_above = dominates.sum(axis=0)
-    front = np.flatnonzero(n_above == 0)
-    level = 0
-    while len(front):
-        rank[front] = level
-        n_above = n_above - dominates[front].sum(axis=0)
-        front = np.flatnonzero((n_above == 0) & (rank < 0))
-        level += 1
-    return rank
-
-
 def _params(trial: FrozenTrial) -> Params:
-    """What a trial has suggested, and while it runs also what is already decided that it will."""
+    """The params that a trial has suggested; while it runs also those that are decided but not suggested yet."""
     if trial.state != TrialState.RUNNING:
         return dict(trial.params)
     decision = trial.system_attrs.get(DECISION) or {}
@@ -196,7 +156,7 @@ def _curves(trials: Sequence[FrozenTrial], signs: FloatArray) -> tuple[FloatArra
     if len(signs) != 1:
         return (np.empty((0, 2)),) * len(trials)
     reports = [trial.intermediate_values for trial in trials]
-    # all trials at once: a thousand small arrays would take as long as the agent's decision
+    # All trials at once: a thousand small arrays would take as long as the agent's decision.
     owner = np.repeat(np.arange(len(trials)), [len(report) for report in reports])
     points = np.array([point for report in reports for point in report.items()], dtype=np.float64).reshape(-1, 2)
     order = np.lexsort((points[:, 0], owner))
@@ -209,18 +169,17 @@ def _curves(trials: Sequence[FrozenTrial], signs: FloatArray) -> tuple[FloatArra
 def _final_values(trials: Sequence[FrozenTrial], signs: FloatArray) -> FloatArray:
     """(T, M), larger is better; nan where a trial has not as many values as the study has directions."""
     unknown = [np.nan] * len(signs)
-    rows = [t.values if t.values is not None and len(t.values) == len(signs) else unknown for t in trials]
+    rows = [t.values if len(t.values or ()) == len(signs) else unknown for t in trials]
     return np.array(rows, dtype=np.float64).reshape(len(trials), len(signs)) * signs
 
 
 def _values(finals: FloatArray, curves: Sequence[FloatArray], status: IntArray) -> FloatArray:
     complete = status == COMPLETE
     values = np.full(len(status), np.nan)
-    if finals.shape[1] == 1:
-        values[complete] = finals[complete, 0]
-    else:
-        values[complete] = -non_dominated_rank(finals[complete])
+    if finals.shape[1] > 1:
+        values[complete] = -_fast_non_domination_rank(-finals[complete])
         return values
+    values[complete] = finals[complete, 0]
     for i in np.flatnonzero((status == PRUNED) | (status == RUNNING)).tolist():
         if len(curves[i]):
             values[i] = curves[i][:, 1].max()
@@ -232,7 +191,7 @@ def _values(finals: FloatArray, curves: Sequence[FloatArray], status: IntArray) 
 def _fidelity(curves: Sequence[FloatArray], status: IntArray, max_resource: float | None) -> FloatArray:
     last = np.array([curve[-1, 0] if len(curve) else np.nan for curve in curves], dtype=np.float64)
     if max_resource is None and np.isfinite(last).any():
-        # who counts epochs from 0 has trained one epoch at step 0
+        # Where epochs are counted from 0, one epoch has been trained at step 0.
         offset = float(min(curve[0, 0] for curve in curves if len(curve)) <= 0)
         last, max_resource = last + offset, float(np.nanmax(last)) + offset
     share = np.clip(np.nan_to_num(last) / (max_resource or 1.0), 0.0, 1.0)

@@ -169,45 +169,35 @@ def _context(facts: FloatArray, scale: _Scale, known: BoolArray, complete: BoolA
 def _check_shapes(
     space: SpaceArrays, facts: FloatArray, trials: TrialArrays, candidates: IntArray, candidate_mask: BoolArray
 ) -> None:
-    of_trials, of_candidates, of_space = trials.levels.shape, candidates.shape, space.ordered.shape
-    if len(of_trials) != 3 or len(of_candidates) != 3 or not of_space == of_trials[::2] == of_candidates[::2]:
-        raise ObservationError(
-            f"trials {of_trials}, candidates {of_candidates} and a space of {of_space} hyperparameters disagree; "
-            "expected B x T x H, B x C x H and B x H."
-        )
+    B, T, H = trials.levels.shape
     per_trial = (trials.values, trials.fidelity, trials.status, trials.mask, trials.at_reference, trials.at_half)
-    wrong = sorted({array.shape for array in per_trial} - {of_trials[:2]})
-    if wrong:
-        raise ObservationError(
-            f"there are {of_trials[:2]} trials, but values of them have shape {wrong}; expected B x T."
-        )
-    if candidate_mask.shape != of_candidates[:2]:
-        raise ObservationError(f"the mask {candidate_mask.shape} is not one of {of_candidates[:2]} candidates (B x C).")
-    if facts.shape != (of_trials[0], len(FACTS)):
-        raise ObservationError(f"facts have shape {facts.shape}, expected {(of_trials[0], len(FACTS))}: {FACTS}.")
+    for name, array, expected in (
+        ("hyperparameters of the space", space.ordered, (B, H)),
+        ("facts", facts, (B, len(FACTS))),
+        ("candidates", candidates, (B, *candidates.shape[1:2], H)),
+        ("candidate_mask", candidate_mask, (B, *candidates.shape[1:2])),
+        *(("values of trials", array, (B, T)) for array in per_trial),
+    ):
+        if array.shape != expected:
+            raise ObservationError(
+                f"{name} have shape {array.shape}, expected {expected}: the trials have shape {(B, T, H)} (B x T x H)."
+            )
 
 
 @dataclass(frozen=True)
 class _Scale:
-    """A history's own scale: best 0, median -1.
+    """A history's own scale: best 0, median -1. Without a spread of values it is not usable.
 
-    Attributes:
-        best: B, value of the best trial, 0 without one.
-        unit: B, distance from best to median, 1 where it is not known.
-        usable: B, False while all values are equal.
-        is_best: B x T, True for one best trial of the basis.
-        log_relative_spread: B, log10 of unit / |best| in [-3, 3].
-        basis: B x T trials that the scale was made from.
-        basis_values: B x T values of the basis, -inf elsewhere.
+    The basis are the B x T trials that the scale was made from, ``is_best`` marks one best trial among them.
     """
 
-    best: FloatArray
-    unit: FloatArray
-    usable: BoolArray
+    best: FloatArray  # B, 0 without a trial
+    unit: FloatArray  # B, distance from best to median, 1 where it is not known
+    usable: BoolArray  # B, False while all values are equal
     is_best: BoolArray
-    log_relative_spread: FloatArray
+    log_relative_spread: FloatArray  # B, log10 of unit / |best| in [-3, 3]
     basis: BoolArray
-    basis_values: FloatArray
+    basis_values: FloatArray  # B x T, -inf outside of the basis
 
     @classmethod
     def of(cls, values: FloatArray, basis: BoolArray) -> _Scale:

@@ -1,14 +1,12 @@
-"""What names and numbers say before anything is trained: size and family of a backbone, the kind of an optimizer.
+"""Reads features from the names and numbers of values, such as the size and family of a model or the kind of optimizer.
 
-A category such as ``opt-350m`` is a mystery to a sampler that only sees "one of four"; here it is a decoder of 350
-million parameters. The tables are short on purpose: what is not recognised is simply unknown, which the policy was
-trained for too.
+To other samplers a category such as ``opt-350m`` is one of four; here it is a decoder of 350 million parameters. The
+tables are short on purpose: names outside of them are unknown, which the policy was trained for too.
 """
-
-from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -51,8 +49,7 @@ _KIND_PATTERNS: tuple[tuple[str, str], ...] = (
 )
 
 # Millions of parameters of checkpoints whose names say "base" or "large" rather than a number. Rounded, from their
-# model cards and papers (BERT: Devlin et al. 2019; RoBERTa: Liu et al. 2019; ELECTRA: Clark et al. 2020; T5: Raffel et
-# al. 2020).
+# model cards and papers (Devlin et al. 2019; Liu et al. 2019; Clark et al. 2020; Raffel et al. 2020).
 _NAMED_SIZES: tuple[tuple[str, float], ...] = (
     (r"electra.*small", 14),
     (r"electra.*large", 335),
@@ -92,27 +89,7 @@ _NAMED_SIZES: tuple[tuple[str, float], ...] = (
 )
 
 
-def kind(value: Any) -> int:
-    """Index into `KINDS` of a categorical value; 0 where the name says nothing."""
-    if is_number(value):
-        return 0
-    text = str(value).lower()
-    return next((KINDS.index(name) for pattern, name in _KIND_PATTERNS if re.search(pattern, text)), 0)
-
-
-def log10_parameters(value: Any) -> float:
-    """The decimal logarithm of the number of parameters that a checkpoint's name tells, NaN where it tells none."""
-    if not isinstance(value, str):
-        return math.nan
-    text = value.lower()
-    number = re.search(r"(?:^|[-_/])(\d+(?:\.\d+)?)\s*([mb])(?:$|[-_])", text)
-    if number:
-        return math.log10(float(number[1])) + (6.0 if number[2] == "m" else 9.0)
-    return next((6.0 + math.log10(size) for pattern, size in _NAMED_SIZES if re.search(pattern, text)), math.nan)
-
-
-# Role -> (scale of the axis, centre, width). The centre is a usual value of fine-tuning, the width about one "large
-# step".
+# Role -> (scale of the axis, centre, width): a usual value of fine-tuning, and about one "large step".
 _ABSOLUTE: dict[str, tuple[str, float, float]] = {
     "learning_rate": ("log10", -4.0, 1.0),
     "batch_size": ("log2", 5.0, 2.0),
@@ -133,6 +110,31 @@ _ABSOLUTE: dict[str, tuple[str, float, float]] = {
     "accumulation": ("log2", 1.0, 1.5),
     "max_length": ("log2", 8.0, 2.0),
 }
+_SCALES: dict[str, Callable[[FloatArray], FloatArray]] = {
+    "log10": lambda v: np.log10(np.maximum(v, 1e-7)),
+    "log2": lambda v: np.log2(np.maximum(v, 2.0**-8)),
+    "linear": lambda v: v,
+    "complement": lambda v: -np.log10(np.clip(1.0 - v, 1e-4, 1.0)),
+}
+
+
+def kind(value: Any) -> int:
+    """Index into `KINDS` of a categorical value; 0 where the name says nothing."""
+    if is_number(value):
+        return 0
+    text = str(value).lower()
+    return next((KINDS.index(name) for pattern, name in _KIND_PATTERNS if re.search(pattern, text)), 0)
+
+
+def log10_parameters(value: Any) -> float:
+    """The decimal logarithm of the number of parameters in a checkpoint's name, NaN where the name has none."""
+    if not isinstance(value, str):
+        return math.nan
+    text = value.lower()
+    number = re.search(r"(?:^|[-_/])(\d+(?:\.\d+)?)\s*([mb])(?:$|[-_])", text)
+    if number:
+        return math.log10(float(number[1])) + (6.0 if number[2] == "m" else 9.0)
+    return next((6.0 + math.log10(size) for pattern, size in _NAMED_SIZES if re.search(pattern, text)), math.nan)
 
 
 def absolute(role: str, values: FloatArray) -> FloatArray:
@@ -149,15 +151,10 @@ def absolute(role: str, values: FloatArray) -> FloatArray:
         return np.zeros_like(values, dtype=float)
     scale, centre, width = _ABSOLUTE[role]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        axis = {
-            "log10": lambda v: np.log10(np.maximum(v, 1e-7)),
-            "log2": lambda v: np.log2(np.maximum(v, 2.0**-8)),
-            "linear": lambda v: v,
-            "complement": lambda v: -np.log10(np.clip(1.0 - v, 1e-4, 1.0)),
-        }[scale](np.asarray(values, dtype=float))
+        axis = _SCALES[scale](np.asarray(values, dtype=float))
         return np.asarray(np.nan_to_num(np.clip((axis - centre) / width, -4.0, 4.0)))
 
 
 def size_hint(values: list[Any]) -> tuple[FloatArray, IntArray]:
-    """Per categorical value: log10 of the parameters in its name (NaN if none), and its kind."""
+    """Of each categorical value log10 of the parameters in its name (NaN if none), and its kind."""
     return np.array([log10_parameters(v) for v in values], dtype=float), np.array([kind(v) for v in values], dtype=int)

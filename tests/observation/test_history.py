@@ -10,7 +10,7 @@ from optuna.distributions import FloatDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hf_rlsearch.observation.history import STATUS, History, non_dominated_rank
+from hf_rlsearch.observation.history import STATUS, History
 from hf_rlsearch.observation.trial_attributes import CONTINUES
 
 MINIMIZE, MAXIMIZE = [StudyDirection.MINIMIZE], [StudyDirection.MAXIMIZE]
@@ -120,7 +120,9 @@ def test_several_directions_are_ranked() -> None:
 
 def test_ranks_are_those_of_peeling_fronts_one_by_one() -> None:
     values = np.random.default_rng(0).integers(0, 6, size=(60, 3)).astype(float)
-    rank, left = non_dominated_rank(values), np.arange(60)
+    trials = [trial(i, values=row) for i, row in enumerate(values.tolist())]
+    rank = -History.from_trials(trials, [StudyDirection.MAXIMIZE] * 3).values.astype(int)
+    left = np.arange(60)
     for level in range(rank.max() + 1):
         dominated = [any((values[j] >= values[i]).all() and (values[j] > values[i]).any() for j in left) for i in left]
         assert left[~np.array(dominated)].tolist() == np.flatnonzero(rank == level).tolist()

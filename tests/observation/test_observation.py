@@ -287,13 +287,14 @@ def test_simulated_and_live_searches_agree_on_sizes() -> None:
 @pytest.mark.parametrize(
     ("name", "change", "text"),
     [
-        ("levels", lambda a: a[..., :-1], "disagree"),
-        ("candidates", lambda a: a[..., :-1], "disagree"),
-        ("candidates", lambda a: np.repeat(a, 2, 0), "disagree"),
-        ("candidate_mask", lambda a: a[:, :-1], "mask"),
-        ("values", lambda a: a[:, :-1], "expected B x T"),
-        ("at_half", lambda a: np.repeat(a, 2, 1), "expected B x T"),
-        ("facts", lambda a: a[:, :-1], "facts"),
+        ("levels", lambda a: a[..., :-1], "hyperparameters of the space have shape"),
+        ("candidates", lambda a: a[..., :-1], "candidates have shape"),
+        ("candidates", lambda a: np.repeat(a, 2, 0), "candidates have shape"),
+        ("candidates", lambda a: a[0], "candidates have shape"),
+        ("candidate_mask", lambda a: a[:, :-1], "candidate_mask have shape"),
+        ("values", lambda a: a[:, :-1], r"values of trials have shape \(1, 3\), expected \(1, 4\)"),
+        ("at_half", lambda a: np.repeat(a, 2, 1), "values of trials have shape"),
+        ("facts", lambda a: a[:, :-1], "facts have shape"),
     ],
 )
 def test_arrays_that_do_not_belong_together_are_refused(name: str, change: Callable[[Any], Any], text: str) -> None:
