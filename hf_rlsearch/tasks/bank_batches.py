@@ -29,16 +29,17 @@ from hf_rlsearch.tasks.prior import TaskBatch
 from hf_rlsearch.tasks.prior_space import MAX_HYPERPARAMETERS, MAX_LEVELS
 
 MAX_EVALUATIONS = 12
-_FEWEST = 20  # candidates that a part of a table must have
+_FEWEST = 30  # candidates that a part of a table must have
 _TRIES = 1000
 
 # Chances of a use of a table: all of its space; else, of each hyperparameter, that it is fixed at one level, and that
 # only some of its levels are searched, of rates and of others.
 _WHOLE = 0.25
-_FIXED, _FIXED_RATE = 0.35, 0.04
-_SOME_LEVELS, _SOME_RATES = 0.35, 0.6
-# Shares of the ranges whose middle lies near the best place: people search where they expect it.
-_INFORMED = 0.75
+_FIXED, _FIXED_RATE = 0.25, 0.04
+_SOME_LEVELS, _SOME_RATES = 0.3, 0.55
+# Share of the ranges whose middle lies near the best place: people search where they expect it. Share of the ranges of
+# rates that end there: published rates are of longer trainings, and below the best place there may be chance only.
+_INFORMED, _TOO_LOW = 0.7, 0.2
 _BEST_COUNTS = 0.5  # share of the uses in which the best evaluation counts, not the last
 _HIDE_ALL, _HIDE_ONE = 0.15, 0.05
 _INERT = 0.15  # a hyperparameter without any effect, of which nothing is known
@@ -48,7 +49,7 @@ _NOISE = 1e-3  # the values are single trainings: their noise is in them already
 # log10 of published rates at 1e8 parameters, and their change per decade of parameters: BERT (Devlin et al. 2019, A.3)
 # and its successors; LoRA (Hu et al. 2021, appendix D), whose rates hardly depend on size; GPT-3 (Brown et al. 2020,
 # table 2.1) and Vaswani et al. 2017 from scratch. Spread of a task around them, in decades.
-_PUBLISHED = {"full": (-4.4, -0.25), "adapters": (-3.4, 0.0), "scratch": (-3.3, -0.2)}
+_PUBLISHED = {"full": (-4.4, -0.25), "adapters": (-3.5, 0.0), "scratch": (-3.3, -0.2)}
 _SPREAD = 0.35
 # Decades between the published rates of an optimizer and AdamW's: SGD 1e-2 to 1e-3 (Howard and Ruder 2018), Lion three
 # to ten times smaller (Chen et al. 2023), Adafactor 1e-3 (Raffel et al. 2020).
@@ -201,7 +202,8 @@ def _draw_levels(rng: np.random.Generator, table: Table, h: int, values: FloatAr
         return np.sort(rng.permutation(n)[:count])
     first = np.arange(n - count + 1)
     best = table["cells"][rows[np.argsort(-values)[: max(len(values) // 10, 1)]], h].mean()
-    away = (first + (count - 1) / 2 - best) / (0.2 * count) * (rng.random() < _INFORMED)
+    middle = best - count / 2 if is_rate and rng.random() < _TOO_LOW else best
+    away = (first + (count - 1) / 2 - middle) / (0.2 * count) * (rng.random() < _INFORMED)
     chance = np.exp(-(away**2) / 2) + 1e-9
     return int(rng.choice(first, p=chance / chance.sum())) + np.arange(count)
 

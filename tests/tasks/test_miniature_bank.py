@@ -139,7 +139,7 @@ def test_the_same_state_draws_the_same_tasks(tables: list[Table]) -> None:
 
 def test_tasks_are_valid(batch: BankBatch) -> None:
     tasks, mask = batch.tasks, batch.tasks.candidate_mask
-    assert (mask.sum(1) >= 20).all()
+    assert (mask.sum(1) >= 30).all()
     for name in ("utility", "values", "noise"):
         assert np.isfinite(getattr(tasks, name)).all(), name
     shown = np.where(mask, tasks.utility, np.nan)
