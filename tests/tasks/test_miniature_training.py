@@ -1,6 +1,7 @@
 """Miniature trainings: side by side they do what one by torch and transformers does, and what real trainings do."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -178,6 +179,14 @@ def test_smoothing_is_that_of_torch() -> None:
     for i, rate in enumerate((0.1, 0.3)):
         expected = torch.nn.functional.cross_entropy(outputs[i], targets[i], label_smoothing=rate)
         torch.testing.assert_close(ours[i], expected)
+
+
+def test_a_head_that_reads_little_needs_a_higher_rate() -> None:
+    rates = 10 ** np.arange(-4.0, -0.9, 0.5)
+    narrow = replace(START, shape=replace(START.shape, common=3.0, gain=0.1))
+    plain, attenuated = (run(start=s, n=len(rates), learning_rate=rates, batch_size=8) for s in (START, narrow))
+    lowest = [(r.scores[:, -1, LOSS] < r.scores[:, 0, LOSS] - 0.02).argmax() for r in (plain, attenuated)]
+    assert lowest[1] > lowest[0]
 
 
 def test_penalties_and_decays_of_the_rate_act() -> None:

@@ -24,6 +24,7 @@ from hf_rlsearch.tasks.miniature.training import Results, Rows, Settings, Start,
 
 _ONE_SEED = 0.65  # share of the tasks whose trainings share a seed
 _MOST_SEQUENCES = 256  # to evaluate attention on: a token costs as much as a row of an MLP
+_NARROW = 0.65  # share of the new heads on a body whose rows look alike, and of those that read it attenuated
 _N_REPEATED = 8  # configurations that are trained once more, for the noise of a training
 
 
@@ -70,7 +71,7 @@ def make_table(seed: int, size: MiniatureSize | None = None, device: str = "cpu"
           imagined machine; ``network``: M indices into ``n_parameters``, the sizes of the networks.
         - ``repeated``, ``repeated_scores``: some configurations that were trained once more with another seed.
         - single values: ``seed``, ``body``, ``kind``, ``method``, ``n_rows``, ``n_validation``, ``n_classes``,
-          ``one_seed``, ``reference_rate``, ``defaults`` (a JSON text).
+          ``one_seed``, ``gain``, ``common`` (see `NetworkShape`), ``reference_rate``, ``defaults`` (a JSON text).
     """
     size = size or MiniatureSize()
     rng = np.random.default_rng(seed)
@@ -122,6 +123,8 @@ def make_table(seed: int, size: MiniatureSize | None = None, device: str = "cpu"
         "n_validation": np.array(n_validation),
         "n_classes": np.array(problem.n_classes),
         "one_seed": np.array(one_seed),
+        "gain": np.array(shapes[0].gain),
+        "common": np.array(shapes[0].common),
         "reference_rate": np.array(space.reference_rate),
         "defaults": np.array(json.dumps(dict(space.defaults), sort_keys=True)),
     }
@@ -129,9 +132,13 @@ def make_table(seed: int, size: MiniatureSize | None = None, device: str = "cpu"
 
 def _shapes(rng: np.random.Generator, problem: Problem, space: MiniatureSpace) -> tuple[list[NetworkShape], IntArray]:
     """The architectures of a space, and M indices: which one each configuration has."""
+    gain = common = 0.0
+    if space.method != SCRATCH and problem.kind != NEXT_TOKEN:
+        gain, common = (rng.random(2) < _NARROW) * rng.uniform((-1.3, 0), (0, 4))
     base = NetworkShape(
         problem.body, problem.n_inputs, problem.vocabulary, problem.length, 0, 0, problem.n_outputs,
         per_token=problem.body == "attention" and problem.kind == NEXT_TOKEN, residual=bool(rng.random() < 0.5),
+        gain=float(10**gain), common=float(common),
     )  # fmt: skip
     # Backbones of other sizes, the first one that of the defaults; a space without backbones never sees the others.
     deepest = 2 if problem.body == "attention" else 4
@@ -189,6 +196,8 @@ def _starts(
         source = replace(
             shape,
             n_outputs=problem.n_source_outputs,
+            common=0.0,
+            gain=1.0,
             per_token=problem.body == "attention" and problem.source_kind == NEXT_TOKEN,
         )
         generator = torch.Generator(problem.source.inputs.device).manual_seed(int(rng.integers(2**31)))
