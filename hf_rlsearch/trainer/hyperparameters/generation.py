@@ -1,7 +1,7 @@
-"""``gen.*``: how text is generated when a trial is evaluated, such as ``gen.num_beams``.
+"""Searches ``gen.*``: fields of ``GenerationConfig`` that an evaluation generates text with, such as ``gen.num_beams``.
 
-They are fields of ``GenerationConfig`` and change no weight. To search them alone on the best model, without training,
-see ``SearchResult.tune_generation``.
+These settings change no weight. ``SearchResult.tune_generation`` searches them alone on the best model, without
+training.
 """
 
 import copy
@@ -21,13 +21,15 @@ _HINTS: dict[str, Any] = {
     "do_sample": bool,
     "early_stopping": bool | str,
 }
-# transformers refuses to save a configuration that sets what its way of generating does not read.
+# Arguments of the Seq2SeqTrainer that override the model's generation configuration.
+_ARGUMENTS = {"num_beams": "generation_num_beams", "max_length": "generation_max_length"}
+# transformers refuses to save a configuration with settings that its way of generating does not read.
 _OF_BEAMS = ("early_stopping", "length_penalty")
 _OF_SAMPLING = ("temperature", "top_p", "min_p", "top_h", "typical_p", "top_k", "epsilon_cutoff", "eta_cutoff")
 
 
 def generation_group(trainer: Any, model: Any) -> ParameterGroup:
-    """The fields of a model's generation configuration.
+    """Returns the fields of a model's generation configuration.
 
     Raises:
         SearchSpaceError: Evaluation generates nothing.
@@ -53,12 +55,8 @@ def generation_group(trainer: Any, model: Any) -> ParameterGroup:
     return ParameterGroup(GEN, type(config).__name__, defaults, validate)
 
 
-# Arguments of the Seq2SeqTrainer that go before the model's generation configuration.
-_ARGUMENTS = {"num_beams": "generation_num_beams", "max_length": "generation_max_length"}
-
-
 def cleared_arguments(fields: Mapping[str, Any], known: frozenset[str]) -> Params:
-    """Training arguments that have to be empty, so that the trial's generation configuration is what counts.
+    """Returns training arguments that must be empty, so that the trial's generation configuration decides.
 
     Args:
         fields: The trial's.
@@ -69,7 +67,7 @@ def cleared_arguments(fields: Mapping[str, Any], known: frozenset[str]) -> Param
 
 
 def updated_config(config: Any, fields: Mapping[str, Any]) -> Any:
-    """A copy of a generation configuration with some fields changed, and what has no effect beside them left out."""
+    """Returns a copy of a configuration with some fields changed, and settings that then have no effect reset."""
     result = copy.deepcopy(config)
     for name, value in fields.items():
         setattr(result, name, value)

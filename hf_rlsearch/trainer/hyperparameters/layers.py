@@ -1,7 +1,7 @@
-"""The layers of a model: where each parameter is, and what the layer-wise hyperparameters do to them.
+"""Freezes, re-initializes and slows the layers of a model, after finding the layer of each parameter.
 
-A stack of layers is an outermost ``ModuleList`` of equal blocks, ``bert.encoder.layer`` for one; an encoder-decoder has
-two. What is registered before the stacks, and every embedding, is below them; what comes after is above.
+A stack of layers is an outermost ``ModuleList`` of equal blocks, such as ``bert.encoder.layer``. An encoder-decoder has
+two stacks. Modules that are registered before the stacks, and all embeddings, are below them; later modules are above.
 """
 
 import re
@@ -13,11 +13,11 @@ _EMBEDDING = re.compile(r"(^|[._])(rel_)?embed(s|ding|dings|_tokens|_positions)?
 
 
 class Place(NamedTuple):
-    """Where a parameter is.
+    """Place of a parameter in the stack of layers.
 
     Attributes:
         from_below: 0 for embeddings, then 1 for the lowest layer and so on; a large number above the stacks.
-        from_above: 0 above the stacks, 1 for the top layer and so on; most for embeddings.
+        from_above: 0 above the stacks, 1 for the top layer and so on; the largest number for embeddings.
     """
 
     from_below: int
@@ -28,7 +28,7 @@ _ABOVE = Place(10**9, 0)
 
 
 def stacks(model: Any) -> dict[str, Any]:
-    """The stacks of layers by name, in the order of the model's modules."""
+    """Returns the stacks of layers by name, in the order of the model's modules."""
     from torch import nn
 
     found: dict[str, Any] = {}
@@ -40,12 +40,12 @@ def stacks(model: Any) -> dict[str, Any]:
 
 
 def n_layers(model: Any) -> int:
-    """The number of layers of the highest stack, 0 where none is found."""
+    """Returns the number of layers of the highest stack, 0 without a stack."""
     return max((len(stack) for stack in stacks(model).values()), default=0)
 
 
 def places(model: Any) -> dict[str, Place]:
-    """Where each parameter is, by name."""
+    """Returns the place of each parameter by name."""
     found, highest = stacks(model), n_layers(model)
     below, reached, result = Place(0, highest + 1), False, {}
     for name, _ in model.named_parameters():
@@ -64,7 +64,7 @@ def freeze(model: Any, n_frozen: int, n_new: int = 0) -> None:
     Args:
         model: Changed in place.
         n_frozen: Number of layers.
-        n_new: The top layers that were drawn anew, see ``reinitialise``; they are trained in any case.
+        n_new: Number of top layers with new weights, see ``reinitialize``; these are always trained.
 
     Source:
         Lee et al. 2019 (arXiv:1911.03090), who freeze the embeddings and the first layers together.
@@ -77,8 +77,8 @@ def freeze(model: Any, n_frozen: int, n_new: int = 0) -> None:
             parameter.requires_grad_(False)
 
 
-def reinitialise(model: Any, n_top: int) -> None:
-    """Draws the weights of the top layers of each stack anew, and those of a pooler above them; 0 draws none.
+def reinitialize(model: Any, n_top: int) -> None:
+    """Gives new random weights to the top layers of each stack and to a pooler above them; 0 changes nothing.
 
     Args:
         model: A transformers model without an adapter.
@@ -96,20 +96,20 @@ def reinitialise(model: Any, n_top: int) -> None:
     with torch.no_grad():
         for top in tops:
             for module in top.modules():
-                _forget(module)
+                _unmark(module)
                 model._init_weights(module)
 
 
 def decay_rates(optimizer: Any, model: Any, decay: float) -> None:
-    """Splits an optimizer's groups by layer and lowers the rate by a factor from each layer to the one below.
+    """Splits an optimizer's groups by layer and lowers the learning rate by a factor from each layer to the next below.
 
     Args:
         optimizer: Has not taken a step.
-        model: Whose parameters it has.
-        decay: In (0, 1]; the top layer's rate is the head's times this.
+        model: Has the parameters of the optimizer.
+        decay: In (0, 1]; the rate of the top layer is the rate of the head times this factor.
 
     Raises:
-        SearchSpaceError: The optimizer has parameters that are none of the model's, as with FSDP.
+        SearchSpaceError: The optimizer has parameters that the model does not have, as with FSDP.
 
     Source:
         Howard and Ruder 2018 (arXiv:1801.06146), section 3.2, one group for each layer; Clark et al. 2020
@@ -130,12 +130,12 @@ def decay_rates(optimizer: Any, model: Any, decay: float) -> None:
 
 
 def _are_blocks(items: list[Any]) -> bool:
-    """Equal modules that have modules in them: layers, and not the linear maps of a head."""
+    """Returns whether modules are layers: of one type and with modules inside, unlike the linear maps of a head."""
     return len({type(item) for item in items}) == 1 and all(any(True for _ in item.children()) for item in items)
 
 
-def _forget(module: Any) -> None:
-    """Undoes the mark of what came from a checkpoint, since transformers draws nothing that is marked."""
+def _unmark(module: Any) -> None:
+    """Removes the mark of weights from a checkpoint; transformers does not initialize marked weights again."""
     for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
         if hasattr(tensor, "_is_hf_initialized"):
             del tensor._is_hf_initialized

@@ -1,12 +1,13 @@
-"""``model.*``: fields of the model's configuration, such as ``model.hidden_dropout_prob``.
+"""Searches ``model.*``: fields of the model's configuration, such as ``model.hidden_dropout_prob``.
 
-A model cannot be given another configuration after it was built: modules read theirs when they are made. So the model
-that ``model_init`` returns is built a second time by its class with the changed configuration, and takes over every
-weight of the first that still fits, as ``from_pretrained(..., hidden_dropout_prob=0.2)`` does.
+Modules read their configuration when they are made, so that a finished model cannot take another one. Therefore the
+class of the model that ``model_init`` returns builds a second model with the changed configuration. The second model
+takes over every weight that still fits, as in ``from_pretrained(..., hidden_dropout_prob=0.2)``.
 """
 
 import copy
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 from hf_rlsearch._typing import Params
@@ -14,7 +15,7 @@ from hf_rlsearch.errors import SearchSpaceError
 from hf_rlsearch.trainer.hyperparameters.scope import MODEL, ParameterGroup
 from hf_rlsearch.trainer.session.arguments import words
 
-# What the model is and what it answers; none of it is a hyperparameter.
+# Fields that say what the model is and what it returns.
 _NOT_SEARCHABLE = words(
     """
     _name_or_path architectures dtype torch_dtype id2label label2id model_type problem_type return_dict
@@ -25,13 +26,13 @@ _NOT_SEARCHABLE = words(
 
 
 def model_group(model: Any) -> ParameterGroup:
-    """The fields of a model's configuration.
+    """Returns the fields of a model's configuration.
 
     Args:
         model: The user's, without an adapter around it.
 
     Raises:
-        SearchSpaceError: The model is none that its class can build again.
+        SearchSpaceError: The class of the model cannot build it again.
     """
     _check_rebuildable(model)
     config = model.config
@@ -40,15 +41,16 @@ def model_group(model: Any) -> ParameterGroup:
     defaults = {name: value for name, value in defaults.items() if not isinstance(value, Mapping)}
 
     def validate(fields: Params) -> Params:
-        cast = {name: _of_its_kind(defaults[name], value) for name, value in fields.items()}
-        updated_config(config, cast)
-        return cast
+        for name, value in fields.items():
+            _check_kind(defaults[name], value)
+        updated_config(config, fields)
+        return fields
 
     return ParameterGroup(MODEL, type(config).__name__, defaults, validate)
 
 
 def updated_config(config: Any, fields: Mapping[str, Any]) -> Any:
-    """A copy of a configuration with some fields changed.
+    """Returns a copy of a configuration with some fields changed.
 
     Raises:
         ValueError: The configuration's own checks refuse a value.
@@ -63,15 +65,15 @@ def updated_config(config: Any, fields: Mapping[str, Any]) -> Any:
 
 
 def rebuild_model(model: Any, fields: Mapping[str, Any]) -> Any:
-    """The model with some fields of its configuration changed.
+    """Builds the model again with some fields of its configuration changed.
 
     Args:
         model: Fresh from ``model_init``, without an adapter around it.
-        fields: By name; where all are what the model has already, the model itself is returned.
+        fields: By name. If the model has these values already, the model itself is returned.
 
     Returns:
-        A model of the same class. Weights of the same name and shape are those of ``model``; others, such as all of
-        them where a width was changed, are as the class initialises them.
+        A model of the same class. Weights of the same name and shape are those of ``model``. The class initializes the
+        others: all weights, if a width was changed.
     """
     import torch
 
@@ -91,7 +93,7 @@ def rebuild_model(model: Any, fields: Mapping[str, Any]) -> Any:
 
 
 def _check_rebuildable(model: Any) -> None:
-    """Refuses a model that is more than what its class makes of its configuration."""
+    """Refuses a model that its class would not make from its configuration."""
     import torch
     from transformers import PreTrainedModel
 
@@ -99,11 +101,11 @@ def _check_rebuildable(model: Any) -> None:
     if not isinstance(model, PreTrainedModel):
         raise SearchSpaceError(
             f"hp_space sets names that begin with 'model.', but model_init returns a {type(model).__name__}, expected "
-            f"a transformers model, whose configuration they are fields of. {advice}"
+            f"a transformers model, whose configuration has these fields. {advice}"
         )
     if getattr(model, "quantization_method", None) is not None:
         raise SearchSpaceError(
-            f"hp_space sets names that begin with 'model.', but the model is quantized and cannot be built again. "
+            "hp_space sets names that begin with 'model.', but the model is quantized and cannot be built again. "
             f"{advice}"
         )
     with torch.device("meta"):
@@ -117,13 +119,12 @@ def _check_rebuildable(model: Any) -> None:
         )
 
 
-def _of_its_kind(own: Any, value: Any) -> Any:
-    """The value, if it is of the kind of the user's own one; configurations of older versions check nothing."""
-    if own is None or value is None:
-        return value
-    for kind in (bool, (int, float), str):
-        if isinstance(own, kind) and (kind is bool or not isinstance(own, bool)):
-            if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
-                return value
-            raise TypeError(f"expected a value like {own!r}")
-    return value
+def _check_kind(default: Any, value: Any) -> None:
+    """Refuses a value of another kind than the default; configurations of older transformers versions check nothing."""
+    if default is None or value is None:
+        return
+    for kind in (bool, Real, str):
+        if isinstance(default, kind):
+            if not isinstance(value, kind) or isinstance(value, bool) != isinstance(default, bool):
+                raise TypeError(f"expected a value like {default!r}")
+            return

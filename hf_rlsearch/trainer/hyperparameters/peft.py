@@ -1,7 +1,7 @@
-"""``peft.*``: fields of a peft configuration, such as ``peft.r`` of a ``LoraConfig``.
+"""Searches ``peft.*``: fields of a peft configuration, such as ``peft.r`` of a ``LoraConfig``.
 
-``model_init`` returns a peft model with the user's own adapter; a trial takes it off the base model and puts one on
-that has the trial's values.
+``model_init`` returns a peft model with the user's own adapter. A trial takes the adapter off the base model and puts a
+new adapter with its own values on.
 """
 
 import copy
@@ -14,18 +14,18 @@ from hf_rlsearch.errors import SearchSpaceError
 from hf_rlsearch.trainer.hyperparameters.scope import PEFT, ParameterGroup
 from hf_rlsearch.trainer.session.arguments import cast_to, words
 
-# What the adapter is for and where it comes from.
+# Fields that say what the adapter is for and where it comes from.
 _NOT_SEARCHABLE = words("task_type peft_type auto_mapping peft_version base_model_name_or_path revision inference_mode")
 _ADAPTER = "default"
 
 
 def is_adapted(model: Any) -> bool:
-    """Whether a model is a peft model."""
+    """Returns whether a model is a peft model."""
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 
 def peft_group(model: Any) -> ParameterGroup:
-    """The fields of a model's adapter configuration.
+    """Returns the fields of a model's adapter configuration.
 
     Raises:
         SearchSpaceError: The model has no adapter, or several.
@@ -33,7 +33,7 @@ def peft_group(model: Any) -> ParameterGroup:
     if not is_adapted(model):
         raise SearchSpaceError(
             f"hp_space sets names that begin with 'peft.', but model_init returns a {type(model).__name__} without an "
-            "adapter. Return get_peft_model(model, LoraConfig(...)): its values are those of trial 0."
+            "adapter. Return get_peft_model(model, LoraConfig(...)): trial 0 takes its values."
         )
     if list(model.peft_config) != [_ADAPTER]:
         raise SearchSpaceError(
@@ -57,7 +57,7 @@ def peft_group(model: Any) -> ParameterGroup:
 
 
 def base_of(model: Any) -> Any:
-    """The model below the adapter, which is taken off."""
+    """Takes the adapter off a model and returns the model below it."""
     base = model.unload()
     if hasattr(base, "peft_config"):
         del base.peft_config
@@ -65,12 +65,12 @@ def base_of(model: Any) -> Any:
 
 
 def with_adapter(base: Any, config: Any, fields: Mapping[str, Any]) -> Any:
-    """A model with a new adapter.
+    """Returns a model with a new adapter.
 
     Args:
         base: Without an adapter.
-        config: The user's own adapter configuration; it is not changed.
-        fields: By name, what this trial has instead, as the scope has cast it.
+        config: The user's own adapter configuration; stays unchanged.
+        fields: By name, the validated values of this trial.
     """
     from peft import get_peft_model
 

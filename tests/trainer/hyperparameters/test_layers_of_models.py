@@ -20,7 +20,7 @@ from transformers import (
 
 from hf_rlsearch import embedded
 from hf_rlsearch.trainer.hyperparameters import trial_model_init
-from hf_rlsearch.trainer.hyperparameters.layers import decay_rates, freeze, n_layers, places, reinitialise, stacks
+from hf_rlsearch.trainer.hyperparameters.layers import decay_rates, freeze, n_layers, places, reinitialize, stacks
 from tests.helpers.seq2seq import copier
 
 SIZES = {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 8}
@@ -99,7 +99,7 @@ def test_layers_that_were_drawn_anew_are_not_frozen() -> None:
 def test_top_layers_and_pooler_are_drawn_anew_even_from_a_checkpoint() -> None:
     path = embedded.path("bert-tiny")
     model, same = (AutoModelForSequenceClassification.from_pretrained(path, num_labels=2) for _ in range(2))
-    reinitialise(model, 1)
+    reinitialize(model, 1)
     n = n_layers(model)
     changed = set()
     for (name, value), (_, before) in zip(model.named_parameters(), same.named_parameters(), strict=True):

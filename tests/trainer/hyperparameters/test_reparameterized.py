@@ -1,4 +1,4 @@
-"""The re-parameterised update does what its formula says, with any optimizer and inside a Trainer."""
+"""The re-parameterized update does what its formula says, with any optimizer and inside a Trainer."""
 
 import copy
 import math
@@ -11,7 +11,8 @@ from torch.optim import SGD, Adam
 from transformers import PretrainedConfig, PreTrainedModel, Trainer, TrainingArguments
 
 from hf_rlsearch.errors import ArgumentsError
-from hf_rlsearch.trainer.hyperparameters.reparameterized import ReparameterizedUpdate, reparameterize
+from hf_rlsearch.trainer.hyperparameters import attach_optimizer
+from hf_rlsearch.trainer.hyperparameters.reparameterized import ReparameterizedUpdate
 
 
 def parameter(*values: float) -> torch.nn.Parameter:
@@ -101,7 +102,7 @@ def test_state_is_that_of_the_wrapped_optimizer() -> None:
     Adam([parameter(0.0, 0.0)], lr=0.1).load_state_dict(saved)
 
 
-def test_a_copy_goes_on_alone() -> None:
+def test_a_copy_is_independent() -> None:
     weights = parameter(1.0)
     update = copy.deepcopy(ReparameterizedUpdate(SGD([weights], lr=0.1), gradient_scale=0.5))
     (copied,) = update.param_groups[0]["params"]
@@ -109,7 +110,7 @@ def test_a_copy_goes_on_alone() -> None:
     assert weights.item() == 1.0
 
 
-def test_an_optimizer_that_has_modes_is_told() -> None:
+def test_an_optimizer_with_modes_is_switched() -> None:
     class Averaging(SGD):
         mode = ""
 
@@ -165,7 +166,7 @@ class Line(PreTrainedModel):
         return {"loss": (guess - labels).square().mean(), "logits": guess}
 
 
-def trained_weight(tmp_path: Path, learning_rate: float, n_trainings: int = 1, **scale: Any) -> float:
+def trained_weight(tmp_path: Path, learning_rate: float, n_trainings: int = 1, gradient_scale: float = 1.0) -> float:
     args = TrainingArguments(
         output_dir=str(tmp_path),
         optim="sgd",
@@ -181,26 +182,18 @@ def trained_weight(tmp_path: Path, learning_rate: float, n_trainings: int = 1, *
     )
     rows = [{"x": float(n), "labels": 0.5 * n} for n in range(8)]
     trainer = Trainer(model=Line(LineConfig()), args=args, train_dataset=rows)
-    if scale:
-        reparameterize(trainer, **{name: value for name, value in scale.items() if value is not None})
+    attach_optimizer(trainer, {"train.gradient_scale": gradient_scale})
     for _ in range(n_trainings):
         trainer.train()
     return float(trainer.model.weight.detach())
 
 
-def test_trainer_scales_by_the_steps_of_the_training(tmp_path: Path) -> None:
+def test_a_trainer_scales_its_gradients(tmp_path: Path) -> None:
     plain = trained_weight(tmp_path, 0.004)
     assert plain != pytest.approx(2.0, abs=0.01)
-    assert trained_weight(tmp_path, 0.016, gradient_scale=None) == pytest.approx(plain)  # 16 steps: lambda is 1/4
     assert trained_weight(tmp_path, 0.04, gradient_scale=0.1) == pytest.approx(plain)
 
 
-def test_a_second_training_of_the_same_optimizer_is_scaled_once(tmp_path: Path) -> None:
+def test_a_second_training_with_the_same_optimizer_scales_once(tmp_path: Path) -> None:
     plain = trained_weight(tmp_path, 0.001, n_trainings=2)
     assert trained_weight(tmp_path, 0.002, n_trainings=2, gradient_scale=0.5) == pytest.approx(plain)
-    assert trained_weight(tmp_path, 0.004, n_trainings=2, gradient_scale=None) == pytest.approx(plain)
-
-
-def test_trainer_refuses_a_wrong_scale(tmp_path: Path) -> None:
-    with pytest.raises(ArgumentsError, match="greater than 0"):
-        trained_weight(tmp_path, 0.1, gradient_scale=-1.0)

@@ -12,7 +12,7 @@ from hf_rlsearch import SearchSpaceError
 from hf_rlsearch.space import infer_role
 from hf_rlsearch.trainer.hyperparameters.reparameterized import ReparameterizedUpdate
 from hf_rlsearch.trainer.hyperparameters.scope import scoped_roles
-from hf_rlsearch.trainer.hyperparameters.training import share
+from hf_rlsearch.trainer.hyperparameters.training import rate_factor
 from tests.trainer.conftest import Scripted, run
 
 MakeTrainer = Callable[..., Trainer]
@@ -97,7 +97,7 @@ def test_schedules_that_transformers_lacks(make_trainer: MakeTrainer) -> None:
 
 @pytest.mark.parametrize("name", ["exponential", "step"])
 def test_the_rate_ends_where_it_is_told_to(name: str) -> None:
-    rates = [share(i, name=name, n_warmup=10, n_steps=100, end=0.05) for i in range(101)]
+    rates = [rate_factor(i, name=name, n_warmup=10, n_steps=100, end=0.05) for i in range(101)]
     assert rates[0] == 0.0
     assert rates[10] == 1.0
     assert rates[100] == pytest.approx(0.05)
