@@ -66,7 +66,7 @@ class DistributedTrialRunner:
         trainer: Any = None
         error: Exception | None = None
         try:
-            trainer = self._provider.trainer_for(plan, self._objective, monitor)
+            trainer = self._provider.trainer_for(plan, monitor)
             if coordinator is not None:
                 tracking.start_run(trainer, name=plan.name, group=coordinator.study.study_name)
             outcome, error = run_trial(trainer, plan, monitor)

@@ -1,8 +1,8 @@
-"""Exchanges plain JSON between the ranks of a search: rank 0 decides, all ranks report how a piece of work ended.
+"""Exchanges JSON between the ranks of a search: rank 0 decides, all ranks report how a piece of work ended.
 
-Nothing is pickled. Messages travel as byte tensors through a gloo group in main memory, so they cannot be mistaken for
-gradients. The process groups of the training are only read: what one rank has left unfinished in them cannot be mended
-from within the process.
+Messages travel as byte tensors through a gloo group in main memory, so they cannot be mistaken for gradients. The
+process groups of the training are only read: what one rank has left unfinished in them cannot be mended from within the
+process.
 """
 
 import json
@@ -18,17 +18,18 @@ from hf_rlsearch.trainer.session.failures import CAUSED_BY_ANOTHER_RANK, LOST, R
 
 T = TypeVar("T")
 
-RUN, STOP, ERROR = "RUN", "STOP", "ERROR"
+# What rank 0 lets all ranks do next: train a trial, or end the search.
+RUN, STOP = "RUN", "STOP"
 # Seconds that a failed rank waits for the others. Ranks that fail alike differ by moments. Any other rank waits in a
 # collective until the process of the failed rank ends, so more patience would only keep the devices idle for longer.
 PATIENCE_AFTER_FAILURE = 60.0
 
 
 class ProcessGroup:
-    """The processes of a search and how they talk; a single one without ``torch.distributed``.
+    """Sends messages between the processes of a search; without ``torch.distributed`` there is a single process.
 
-    Every message is one and the same operation on all ranks. A rank that has left a piece of work by an exception can
-    thus never be out of step with one that is still in it: their messages meet, and the other rank leaves as well.
+    Every message is the same collective on all ranks. So the message of a rank that left a piece of work by an
+    exception meets the message of a rank that is still in that work, which then leaves the work as well.
 
     Attributes:
         rank: This process, from 0.
@@ -43,7 +44,7 @@ class ProcessGroup:
         self.size = dist.get_world_size() if joined else 1
         self._group: Any = None
         if self.size > 1:
-            # Rank 0 may use as much time for an answer as any collective of the training may take.
+            # Rank 0 may take as long for a decision as the training's collectives may take.
             self._patience = _time_limit()
             self._group = dist.new_group(backend="gloo", timeout=self._patience)
             self._counts = self._count_collectives()
@@ -61,7 +62,7 @@ class ProcessGroup:
 
         Raises:
             RankLeft: Another rank has left the work that this rank is in, by an exception.
-            RankLost: A rank is gone or did not come in time.
+            RankLost: A rank is gone, or sent no message in time.
         """
         if self.size == 1:
             return message or {}
@@ -72,24 +73,25 @@ class ProcessGroup:
         return dict(received[0]["message"])
 
     def gather(self, report: Params, *, kind: str | None = None) -> list[Params]:
-        """Returns what all ranks report at the end of a piece of work, in order of the ranks, on every rank.
+        """Returns the reports of all ranks at the end of a piece of work, in order of the ranks, on every rank.
 
         Args:
-            report: This rank's; plain data.
+            report: This rank's report, as plain data.
             kind: Kind of failure if this rank's work ended by an exception.
 
         Raises:
-            RankLost: Not all ranks have left the work, or not at the same collective of the training. Its process
-                groups cannot be used any more.
+            RankLost: Not all ranks left the work, or they left it at different collectives of the training, whose
+                process groups cannot be used any more.
         """
         if self.size == 1:
             return [report]
         counts = self._count_collectives()
-        begun = {name: count - self._counts.get(name, 0) for name, count in counts.items()}
-        message = {"report": report, "kind": kind, "collectives": begun}
+        started = {name: count - self._counts.get(name, 0) for name, count in counts.items()}
+        message = {"report": report, "kind": kind, "collectives": started}
         patience = self._patience if kind is None else min(self._patience, timedelta(seconds=PATIENCE_AFTER_FAILURE))
         received = self._exchange(message, patience)
-        while not all("report" in each for each in received):  # the others learn that this rank has left, and follow
+        while not all("report" in each for each in received):
+            # The other ranks learn from this rank's report that it has left the work, and report in the next exchange.
             received = self._exchange(message, patience)
         if any(each["kind"] for each in received):
             _check_in_step(received)
@@ -100,7 +102,7 @@ class ProcessGroup:
         """Runs a function on every rank, and raises on all of them if it raised on any.
 
         Raises:
-            Exception: This rank's own exception, or the same kind of exception for another rank's.
+            Exception: The exception of this rank, or one like that of another rank.
             RankLost: A rank failed alone, and the others wait for it in a collective.
         """
         if self.size == 1:
@@ -127,28 +129,29 @@ class ProcessGroup:
         raise deserialize_error(failed[first], first)
 
     def run_on_main(self, act: Callable[[], Params]) -> Params:
-        """Runs a function on rank 0 and returns its result on all ranks; an exception there is raised on all.
+        """Runs a function on rank 0 and returns its result on all ranks.
 
         Raises:
-            Exception: Rank 0's own there, one of the same kind elsewhere.
+            Exception: The exception of rank 0, on the other ranks one like it.
         """
         if self.size == 1:
             return act()
-        if not self.is_main:
-            message = self.broadcast()
-            if message["kind"] == ERROR:
-                raise deserialize_error(message["error"], 0)
-            return dict(message["result"])
-        try:
-            result = act()
-        except Exception as error:
-            self.broadcast({"kind": ERROR, "error": serialize_error(error)})
-            raise
-        self.broadcast({"kind": RUN, "result": result})
-        return result
+        error: Exception | None = None
+        message: Params = {}
+        if self.is_main:
+            try:
+                message = {"result": act()}
+            except Exception as caught:
+                error, message = caught, {"error": serialize_error(caught)}
+        message = self.broadcast(message)
+        if error is not None:
+            raise error
+        if "error" in message:
+            raise deserialize_error(message["error"], 0)
+        return dict(message["result"])
 
     def _exchange(self, message: Params, patience: timedelta) -> list[Params]:
-        """Sends a message to all ranks and returns the messages of all, in order."""
+        """Sends a message to all ranks and returns the messages of all ranks, in order of the ranks."""
         import torch
 
         payload = torch.frombuffer(bytearray(json.dumps(message).encode()), dtype=torch.uint8)
@@ -168,7 +171,7 @@ class ProcessGroup:
         ]
 
     def _all_gather(self, tensor: Any, patience: timedelta) -> list[Any]:
-        """As ``torch.distributed.all_gather``, which takes no time limit of its own."""
+        """Does what ``torch.distributed.all_gather`` does, within a time limit."""
         import torch
         from torch.distributed.distributed_c10d import AllgatherOptions  # type: ignore[attr-defined]
 
@@ -179,14 +182,14 @@ class ProcessGroup:
         return received
 
     def _count_collectives(self) -> dict[str, int]:
-        """Returns how many collectives this rank has begun in each process group of the training, by group name."""
+        """Returns how many collectives this rank has started in each process group of the training, by group name."""
         from torch.distributed import distributed_c10d
 
         counts: dict[str, int] = {}
         group: Any
         for group, name in distributed_c10d._world.pg_names.items():
             if group is not self._group:
-                with suppress(AttributeError, RuntimeError):  # not every backend counts
+                with suppress(AttributeError, RuntimeError):  # not every backend counts its collectives
                     counts[name] = int(group._get_sequence_number_for_group())
         return counts
 
@@ -198,10 +201,10 @@ _WHAT_TO_DO = (
 
 
 def _check_in_step(received: list[Params]) -> None:
-    """Checks that ranks which have failed left all process groups of the training alike.
+    """Checks that all ranks left the process groups of the training after the same collective.
 
-    Where one rank has begun a collective that another rank has not, the next trial's first collective would meet it and
-    compute with its data.
+    Otherwise the next trial's first collective would meet one that another rank has not finished, and compute with the
+    data of that one.
 
     Raises:
         RankLost: They did not, or a connection of the training broke.
@@ -218,7 +221,7 @@ def _check_in_step(received: list[Params]) -> None:
 
 
 def _time_limit() -> timedelta:
-    """Returns the time limit of the training's collectives: ``ddp_timeout``, or what the script gave itself."""
+    """Returns the time limit of the training's collectives: ``ddp_timeout``, or that of the script's own group."""
     import torch.distributed as dist
 
     group: Any = dist.group.WORLD
@@ -230,12 +233,12 @@ def _time_limit() -> timedelta:
 
 
 def serialize_error(error: BaseException) -> Params:
-    """Returns an exception as plain data."""
+    """Returns an exception as plain data, for ``deserialize_error`` on another rank."""
     return {"type": type(error).__name__, "text": str(error), "kind": failure_kind(error)}
 
 
 def deserialize_error(report: Params, rank: int) -> Exception:
-    """Returns the exception to raise for another rank's: the same class where it is one of ours, else SearchFailed."""
+    """Returns the exception to raise for that of another rank: of the same class if it is ours, else SearchFailed."""
     cls = getattr(errors, report["type"], None)
     if isinstance(cls, type) and issubclass(cls, HfRlSearchError):
         return cls(report["text"])

@@ -8,13 +8,13 @@ from typing import Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import ObjectiveError
-from hf_rlsearch.observation.trial_attributes import CHECKPOINT, VALUES
+from hf_rlsearch.observation.trial_attributes import CHECKPOINT
 from hf_rlsearch.optuna.storage import cannot_continue, storage_errors
 from hf_rlsearch.trainer.search.attempt import DistributedTrialRunner
 from hf_rlsearch.trainer.search.coordinator import SearchCoordinator, optimize_loop, stop_signals
 from hf_rlsearch.trainer.search.distributed import STOP, ProcessGroup
 from hf_rlsearch.trainer.search.providers import TrainerProvider
-from hf_rlsearch.trainer.search.replay import model_params
+from hf_rlsearch.trainer.search.replay import replay_plan
 from hf_rlsearch.trainer.search.result import SearchResult, best_runs
 from hf_rlsearch.trainer.search.trial import TrialOutcome, TrialPlan
 from hf_rlsearch.trainer.session.arguments import n_train_rows
@@ -161,8 +161,7 @@ class Search:
         load = checkpoints.weights_loader(best.user_attrs.get(CHECKPOINT), self._runner.weights_of(best.number))
         if load is None:
             logger.warning("The model of trial %d is not on disk: trainer.train() trains it again.", best.number)
-        params = model_params(result.study, best)
-        self._provider.finish(best.user_attrs.get(VALUES, {}), params, load, self.objective)
+        self._provider.finish(replay_plan(result.study, best), load, self.objective.follows)
 
     def _open(self) -> Params:
         """Rank 0: opens the study and prepares to decide."""

@@ -1,10 +1,10 @@
-"""Provides the Trainer of each trial from the user's Trainer."""
+"""Provides the Trainer of each trial: the user's Trainer prepared anew, or a fresh one from the user's function."""
 
 import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol, Self, get_type_hints
+from typing import TYPE_CHECKING, Any, Protocol, Self, get_type_hints
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch._validation import did_you_mean
@@ -18,17 +18,30 @@ from hf_rlsearch.trainer.session.trainer_session import TrainerSession, remove_p
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.default_space import DefaultSpace, space_for
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler, build_configuration_sampler
-from hf_rlsearch.trainer.setup.objective import Objective
 
-# Attribute of arguments whose metric_for_best_model a search has set.
-_FOLLOWED = "_hf_rlsearch_follows"
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainingArguments
+
+logger = logging.getLogger(__name__)
+
+
+def trainer_provider(trainer: Any) -> "TrainerProvider":
+    """Returns the provider for what the user gave: a Trainer, or a function that makes trainers.
+
+    Raises:
+        ArgumentsError: It can provide no trainer that can be searched.
+    """
+    is_factory = callable(trainer) and not hasattr(trainer, "train")
+    return FactoryProvider(trainer) if is_factory else UserTrainerProvider(trainer)
 
 
 class TrainerProvider(Protocol):
     """Provides the Trainer of each trial; a context manager for the time of a search.
 
+    On exit by an error the user's Trainer is what it was before.
+
     Attributes:
-        reference: A Trainer of the user's own configuration: the search reads its data, model and arguments.
+        reference: A Trainer of the baseline: the search reads its data, model and arguments.
         frozen: The arguments of ``reference``.
     """
 
@@ -36,108 +49,79 @@ class TrainerProvider(Protocol):
     frozen: FrozenArguments
 
     def __enter__(self) -> Self:
-        """Begins the search."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Ends the search; an error leaves the user's Trainer as it was before."""
+    ) -> None: ...
 
     def configuration_sampler(self, settings: SearchConfig) -> ConfigurationSampler:
-        """Finds and checks the search space."""
+        """Checks the search space and returns the sampler of its configurations."""
 
     def default_space(self) -> DefaultSpace:
-        """Returns the space of a search without ``hp_space``."""
+        """Returns the search space where the user gives no ``hp_space``."""
 
     def probe(self) -> Any:
-        """Returns the Trainer for an evaluation of the untrained model."""
+        """Returns a Trainer that evaluates the untrained model."""
 
-    def trainer_for(self, plan: TrialPlan, objective: Objective, monitor: EvaluationMonitor | None) -> Any:
+    def trainer_for(self, plan: TrialPlan, monitor: EvaluationMonitor) -> Any:
         """Returns a Trainer that is ready to train one configuration.
 
         Args:
             plan: The trial.
-            objective: Decides which checkpoint is the best one.
-            monitor: Receives each evaluation during the training.
+            monitor: Called at each evaluation during the training.
         """
 
     def release(self) -> None:
         """Frees the memory of the last trial's Trainer."""
 
     def restore(self) -> None:
-        """Gives the user's Trainer back as it was; nothing to do where a factory makes the Trainers."""
+        """Gives the user's Trainer back as it was before the search."""
         return None
 
-    def finish(self, values: Params, params: Params, load: Callable[[Any], None] | None, objective: Objective) -> None:
-        """Leaves the best arguments and model in the user's Trainer; nothing to do where a factory makes the Trainers.
+    def finish(self, best: TrialPlan, load: Callable[[Any], None] | None, follows: Sequence[Any] | None) -> None:
+        """Leaves the arguments and the model of the best trial in the user's Trainer.
 
         Args:
-            values: What ``hp_space`` returned in the best trial.
-            params: Every hyperparameter of the best trial; empty for the user's own configuration.
-            load: Puts the best weights into a Trainer; None where they are not on disk.
-            objective: Of the search.
+            best: The best trial.
+            load: Loads the best weights into a Trainer; None where they are not kept.
+            follows: See ``Objective.follows``.
         """
         return None
-
-
-def with_run(args: Any, plan: TrialPlan, objective: Objective) -> Any:
-    """Points a trial's arguments to its own folder and name, and its best checkpoint to the objective."""
-    args.output_dir = plan.folder
-    if plan.resume_from is not None and hasattr(args, "restore_callback_states_from_checkpoint"):
-        # Early stopping continues to count its evaluations without improvement.
-        args.restore_callback_states_from_checkpoint = True
-    if hasattr(args, "run_name"):
-        args.run_name = f"{args.run_name}-{plan.name}" if args.run_name else plan.name
-    return following(args, objective.follows)
-
-
-def following(args: Any, follows: Sequence[Any] | None) -> Any:
-    """Points the best checkpoint of a training to the objective, where the user has named no metric for it.
-
-    Args:
-        args: Of the training.
-        follows: See ``Objective.follows``.
-    """
-    # Not chosen by the user: "loss", which TrainingArguments fills in with load_best_model_at_end, and the metric that
-    # an earlier search has set.
-    unnamed = (None, "loss", "eval_loss", getattr(args, _FOLLOWED, None))
-    if follows is not None and args.load_best_model_at_end and args.metric_for_best_model in unnamed:
-        args.metric_for_best_model, args.greater_is_better = follows
-        setattr(args, _FOLLOWED, args.metric_for_best_model)
-    return args
 
 
 class UserTrainerProvider(TrainerProvider):
     """Prepares the user's Trainer anew for each trial.
 
     Args:
-        trainer: With a ``model_init``, or with a model that each trial gets a copy of, as it is now.
+        trainer: With a ``model_init``, or with a model of which each trial gets a copy.
 
     Raises:
-        ArgumentsError: It is no Trainer that can be searched.
+        ArgumentsError: ``trainer`` is no Trainer, or has no training data.
     """
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: "Trainer") -> None:
         check_trainer(trainer)
         if trainer.train_dataset is None:
             raise ArgumentsError("The Trainer has no train_dataset. Pass one to it.")
         self.reference = trainer
         self.frozen = FrozenArguments(trainer.args)
-        self._seat = TrainerSession(trainer)
-        self._model_init = trainer.model_init or copies_of(trainer.model)
+        self._session = TrainerSession(trainer)
+        self._model_init: Callable[..., Any] = (
+            _copies_of(trainer.model) if trainer.model_init is None else trainer.model_init
+        )
 
     def __enter__(self) -> Self:
-        self._seat.__enter__()
+        self._session.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._seat.__exit__(kind, error, trace)
+        self._session.__exit__(kind, error, trace)
 
     def configuration_sampler(self, settings: SearchConfig) -> ConfigurationSampler:
-        """Finds and checks the search space; scoped names are allowed."""
+        """Checks the search space, which may hold scoped names, and returns the sampler of its configurations."""
         return build_configuration_sampler(
             settings.hp_space,
             self._model_init,
@@ -148,54 +132,52 @@ class UserTrainerProvider(TrainerProvider):
         )
 
     def default_space(self) -> DefaultSpace:
-        """Returns the space that was published for the kind of model."""
+        """Returns the published space for the kind of model."""
         return space_for(self.reference, is_factory=False)
 
-    def probe(self) -> Any:
-        """Returns the Trainer with its own arguments, callbacks left out."""
-        trainer = self._seat.prepare(self.frozen.original(), callbacks=False)
+    def probe(self) -> "Trainer":
+        """Returns the Trainer with the user's arguments, without callbacks."""
+        trainer: Trainer = self._session.prepare(self.frozen.original(), callbacks=False)
         if trainer.model is None:
-            # As another backend's search leaves it.
+            # The search of another backend leaves a Trainer without a model.
             trainer.model = trainer.model_wrapped = trainer.callback_handler.model = fresh_model(trainer)
         return trainer
 
-    def trainer_for(self, plan: TrialPlan, objective: Objective, monitor: EvaluationMonitor | None) -> Any:
+    def trainer_for(self, plan: TrialPlan, monitor: EvaluationMonitor) -> "Trainer":
         """Returns the Trainer, ready to train one configuration."""
-        args = with_run(trial_arguments(self.frozen, plan.values), plan, objective)
+        args = _point_to_trial(trial_arguments(self.frozen, plan.values), plan, monitor)
         model_init = trial_model_init(self._model_init, plan.values)
-        trainer = self._seat.prepare(args, model_init=model_init, name=plan.name, on_metrics=monitor)
+        trainer: Trainer = self._session.prepare(args, model_init=model_init, name=plan.name, on_metrics=monitor)
         attach_optimizer(trainer, plan.values)
         return trainer
 
     def release(self) -> None:
-        """Frees what the last trial left."""
-        self._seat.release()
+        """Frees the memory of the last trial."""
+        self._session.release()
 
     def restore(self) -> None:
-        """Gives the Trainer back as it was."""
-        self._seat.restore()
+        """Gives the Trainer back as it was before the search."""
+        self._session.restore()
 
-    def finish(self, values: Params, params: Params, load: Callable[[Any], None] | None, objective: Objective) -> None:
-        """Leaves the best arguments and model in the Trainer; from now on ``model_init`` builds that model."""
-        args = following(trial_arguments(self.frozen, values), objective.follows)
-        self._seat.finish(args, model_init=final_model_init(self._model_init, params, values), load=load)
-        attach_optimizer(self.reference, values)
-
-
-def final_model_init(model_init: Callable[..., Any], params: Params, values: Params) -> Callable[..., Any]:
-    """``model_init`` that builds the best trial's model when called without a trial.
-
-    Args:
-        model_init: The user's.
-        params: Every hyperparameter of the best trial; empty for the user's own configuration.
-        values: What ``hp_space`` returned in it.
-    """
-    none: Params = {}
-    inner, before = getattr(model_init, "scoped", (model_init, none))
-    return trial_model_init(_bound(inner, params), {**before, **values})
+    def finish(self, best: TrialPlan, load: Callable[[Any], None] | None, follows: Sequence[Any] | None) -> None:
+        """Leaves the best arguments and model in the Trainer, whose ``model_init`` builds that model from now on."""
+        args = _follow(trial_arguments(self.frozen, best.values), follows)
+        # A Trainer that was searched before builds the best model of that search.
+        nothing: Params = {}
+        inner, before = getattr(self._model_init, "scoped", (self._model_init, nothing))
+        model_init = trial_model_init(_with_params(inner, best.params), {**before, **best.values})
+        self._session.finish(args, model_init=model_init, load=load)
+        attach_optimizer(self.reference, best.values)
 
 
-def _bound(model_init: Callable[..., Any], params: Params) -> Callable[..., Any]:
+def _copies_of(model: Any) -> Callable[[], Any]:
+    """Returns a ``model_init`` that copies a model as it is now."""
+    original = copy.deepcopy(model).to("cpu")
+    return lambda: copy.deepcopy(original)
+
+
+def _with_params(model_init: Callable[..., Any], params: Params) -> Callable[..., Any]:
+    """Returns a ``model_init`` that suggests the given params where the Trainer calls it without a trial."""
     if not params or not takes_trial(model_init):
         return model_init
     original = getattr(model_init, "original", model_init)
@@ -207,14 +189,8 @@ def _bound(model_init: Callable[..., Any], params: Params) -> Callable[..., Any]
     return best_model_init
 
 
-def copies_of(model: Any) -> Callable[[], Any]:
-    """A ``model_init`` for a Trainer that was given a model: every trial begins with a copy of it."""
-    original = copy.deepcopy(model).to("cpu")
-    return lambda: copy.deepcopy(original)
-
-
 class TrainerProtocol(Protocol):
-    """Everything that a search uses of a trainer that it did not make itself; every ``transformers.Trainer`` has it.
+    """Lists all that a search uses of a trainer from ``make_trainer``; every ``transformers.Trainer`` has it.
 
     Attributes:
         args: A dataclass with a ``seed``. The search sets ``output_dir`` and ``run_name`` before the training. It reads
@@ -259,41 +235,13 @@ _METHODS = tuple(name for name, value in vars(TrainerProtocol).items() if callab
 _REQUIRED = (*get_type_hints(TrainerProtocol), *_METHODS)
 
 
-def check_trainer_protocol(made: Any) -> None:
-    """Refuses what ``make_trainer`` returned if it is no ``TrainerProtocol``.
-
-    Raises:
-        ArgumentsError: With the names that are missing.
-    """
-    missing = [name for name in _REQUIRED if not hasattr(made, name)]
-    if not missing:
-        return
-    hint = ""
-    if type(made).__module__.partition(".")[0] == "setfit":
-        hint = (
-            " SetFit has a search of its own, which takes our sampler: trainer.hyperparameter_search(..., "
-            "backend='optuna', sampler=hf_rlsearch.RLSampler(n_trials=...))."
-        )
-    raise ArgumentsError(
-        f"make_trainer returned {'None' if made is None else f'a {type(made).__name__}'}, expected a "
-        f"transformers.Trainer. It has no {', '.join(missing)}.{hint}"
-    )
-
-
-logger = logging.getLogger(__name__)
-
-
-def trainer_provider(trainer: Any) -> TrainerProvider:
-    """Returns the provider for what the user gave: a Trainer, or a function that makes trainers."""
-    is_factory = callable(trainer) and not hasattr(trainer, "train")
-    return FactoryProvider(trainer) if is_factory else UserTrainerProvider(trainer)
-
-
 class FactoryProvider(TrainerProvider):
     """Makes a fresh trainer for each trial, for trainers that take no ``model_init`` or build their model themselves.
 
+    ``restore`` and ``finish`` do nothing: the user has no Trainer that could be changed.
+
     Args:
-        make_trainer: Called with the values of ``hp_space``; with an empty dict for the user's own configuration.
+        make_trainer: Called with the values of ``hp_space``; with an empty dict for the baseline.
 
     Raises:
         ArgumentsError: ``make_trainer({})`` raises, or returns no trainer.
@@ -302,13 +250,13 @@ class FactoryProvider(TrainerProvider):
     def __init__(self, make_trainer: Callable[[Params], Any]) -> None:
         self._make = make_trainer
         try:
-            self.reference: Any = make_trainer({})
+            self.reference = make_trainer({})
         except Exception as error:
             raise ArgumentsError(
                 f"make_trainer({{}}) raised {type(error).__name__}: {error}. Without values it has to return your own "
                 "configuration: use params.get('learning_rate', 5e-5)."
             ) from error
-        check_trainer_protocol(self.reference)
+        _check_trainer_protocol(self.reference)
         self.frozen = FrozenArguments(self.reference.args)
         self._current: TrainerProtocol | None = None
 
@@ -318,7 +266,7 @@ class FactoryProvider(TrainerProvider):
         self.release()
 
     def configuration_sampler(self, settings: SearchConfig) -> ConfigurationSampler:
-        """Finds and checks the search space; any name may be searched that ``make_trainer`` takes."""
+        """Checks the search space, which may hold any name, and returns the sampler of its configurations."""
         configurations = build_configuration_sampler(
             settings.hp_space, None, self.frozen, roles=settings.roles, n_points=settings.n_points
         )
@@ -333,14 +281,15 @@ class FactoryProvider(TrainerProvider):
         return configurations
 
     def default_space(self) -> DefaultSpace:
-        """Returns the published space, of training arguments alone."""
+        """Returns the published space, without scoped names."""
         return space_for(self.reference, is_factory=True)
 
-    def probe(self) -> Any:
-        """Returns the trainer of the user's own configuration."""
-        return self.reference
+    def probe(self) -> TrainerProtocol:
+        """Returns the trainer of the baseline."""
+        trainer: TrainerProtocol = self.reference
+        return trainer
 
-    def trainer_for(self, plan: TrialPlan, objective: Objective, monitor: EvaluationMonitor | None) -> Any:
+    def trainer_for(self, plan: TrialPlan, monitor: EvaluationMonitor) -> Any:
         """Returns a fresh trainer of one configuration.
 
         Raises:
@@ -349,20 +298,19 @@ class FactoryProvider(TrainerProvider):
         """
         from transformers import set_seed
 
-        # Most build their model before their trainer, which would set the seed.
+        # Most functions build the model before the trainer, which would set the seed.
         set_seed(int(plan.values.get("seed", self.frozen.value("seed"))))
         try:
             trainer = self._make(dict(plan.values))
         except TypeError as error:
-            self._explain_unexpected(error, plan.values)
+            self._check_refused_name(error, plan.values)
             raise
-        check_trainer_protocol(trainer)
+        _check_trainer_protocol(trainer)
         self._current = trainer
-        _refuse_shared_model(self.reference, trainer)
-        with_run(trainer.args, plan, objective)
+        _check_fresh_weights(self.reference, trainer)
+        _point_to_trial(trainer.args, plan, monitor)
         remove_progress_callbacks(trainer.callback_handler)
-        if monitor is not None:
-            trainer._report_to_hp_search = lambda trial, step, metrics: monitor(trainer, metrics)
+        trainer._report_to_hp_search = lambda trial, step, metrics: monitor(trainer, metrics)
         return trainer
 
     def release(self) -> None:
@@ -372,7 +320,7 @@ class FactoryProvider(TrainerProvider):
         self._current = None
         release_memory()
 
-    def _explain_unexpected(self, error: TypeError, values: Params) -> None:
+    def _check_refused_name(self, error: TypeError, values: Params) -> None:
         """Raises a ``SearchSpaceError`` where a ``TypeError`` of ``make_trainer`` names a value that it was given."""
         for name in sorted(values.keys() - self.frozen.names, key=len, reverse=True):
             if repr(name) in str(error):
@@ -383,11 +331,52 @@ class FactoryProvider(TrainerProvider):
                 ) from error
 
 
-def _refuse_shared_model(first: Any, fresh: Any) -> None:
-    """Refuses trials that continue to train the weights of another trial: they look better than they are."""
+def _check_trainer_protocol(trainer: Any) -> None:
+    missing = [name for name in _REQUIRED if not hasattr(trainer, name)]
+    if not missing:
+        return
+    hint = ""
+    if type(trainer).__module__.partition(".")[0] == "setfit":
+        hint = (
+            " SetFit has a search of its own, which takes our sampler: trainer.hyperparameter_search(..., "
+            "backend='optuna', sampler=hf_rlsearch.RLSampler(n_trials=...))."
+        )
+    raise ArgumentsError(
+        f"make_trainer returned {'None' if trainer is None else f'a {type(trainer).__name__}'}, expected a "
+        f"transformers.Trainer. It has no {', '.join(missing)}.{hint}"
+    )
+
+
+def _check_fresh_weights(first: TrainerProtocol, fresh: TrainerProtocol) -> None:
+    """Refuses a trial that trains the weights of another trial further: it would score better than it is."""
     known = {id(parameter) for parameter in first.model.parameters() if parameter.requires_grad}
     if any(id(parameter) in known for parameter in fresh.model.parameters() if parameter.requires_grad):
         raise ArgumentsError(
             f"make_trainer returned a {type(fresh).__name__} that trains the same weights as the one before. Make "
             "model and trainer inside of it, so that every trial begins with the same weights."
         )
+
+
+# Attribute of arguments whose metric_for_best_model a search has set.
+_FOLLOWED = "_hf_rlsearch_follows"
+
+
+def _point_to_trial(args: Any, plan: TrialPlan, monitor: EvaluationMonitor) -> Any:
+    """Gives arguments the folder and the run name of a trial, and the objective as metric for the best checkpoint."""
+    args.output_dir = plan.folder
+    if plan.resume_from is not None and hasattr(args, "restore_callback_states_from_checkpoint"):
+        # Early stopping continues to count its evaluations without improvement.
+        args.restore_callback_states_from_checkpoint = True
+    if hasattr(args, "run_name"):
+        args.run_name = f"{args.run_name}-{plan.name}" if args.run_name else plan.name
+    return _follow(args, monitor.objective.follows)
+
+
+def _follow(args: "TrainingArguments", follows: Sequence[Any] | None) -> "TrainingArguments":
+    """Makes the objective the metric for the best checkpoint, where the user has named no such metric."""
+    # TrainingArguments fills in "loss" with load_best_model_at_end, so that name is no choice of the user.
+    unnamed = (None, "loss", "eval_loss", getattr(args, _FOLLOWED, None))
+    if follows is not None and args.load_best_model_at_end and args.metric_for_best_model in unnamed:
+        args.metric_for_best_model, args.greater_is_better = follows
+        setattr(args, _FOLLOWED, args.metric_for_best_model)
+    return args

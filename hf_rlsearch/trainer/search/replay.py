@@ -1,41 +1,41 @@
-"""Trains a finished trial again, exactly."""
+"""Trains a finished trial again, exactly, or leaves its arguments in a Trainer."""
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import ArgumentsError, SearchFailed
-from hf_rlsearch.observation.trial_attributes import BASELINE, CONFIRM, OBJECTIVE, REEVALUATES, ROLE, VALUES, role
-from hf_rlsearch.trainer.hyperparameters import attach_optimizer, trial_arguments
+from hf_rlsearch.observation.trial_attributes import BASELINE, CONFIRM, FOLDER, OBJECTIVE, REEVALUATES, VALUES, role
 from hf_rlsearch.trainer.search.distributed import ProcessGroup
-from hf_rlsearch.trainer.search.providers import (
-    TrainerProvider,
-    copies_of,
-    final_model_init,
-    following,
-    trainer_provider,
-)
-from hf_rlsearch.trainer.search.trial import EvaluationMonitor, TrialOutcome, TrialPlan, run_trial
-from hf_rlsearch.trainer.session.arguments import FrozenArguments
-from hf_rlsearch.trainer.session.compat import check_trainer
+from hf_rlsearch.trainer.search.providers import UserTrainerProvider, trainer_provider
+from hf_rlsearch.trainer.search.trial import EvaluationMonitor, TrialPlan, run_trial
 from hf_rlsearch.trainer.session.progress import quiet_transformers
-from hf_rlsearch.trainer.session.trainer_session import TrainerSession
 from hf_rlsearch.trainer.setup.objective import Objective
 
-
-def model_params(study: optuna.Study, trial: FrozenTrial) -> Params:
-    """What ``model_init(trial)`` is asked with; empty for the user's own configuration, under whatever seed."""
-    confirmed = trial.user_attrs[REEVALUATES] if role(trial) == CONFIRM else trial.number
-    return {} if role(study.get_trials(deepcopy=False)[confirmed]) == BASELINE else dict(trial.params)
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 
-def apply_trial(trainer: Any, study: optuna.Study, trial: FrozenTrial) -> Any:
-    """Sets arguments and ``model_init``, and refreshes what the Trainer derives from them.
+def replay_plan(study: optuna.Study, trial: FrozenTrial) -> TrialPlan:
+    """Returns the plan that a trial of a search was trained with, for a fresh start."""
+    original = study.get_trials(deepcopy=False)[trial.user_attrs[REEVALUATES]] if role(trial) == CONFIRM else trial
+    return TrialPlan(
+        number=trial.number,
+        params={} if role(original) == BASELINE else dict(trial.params),
+        values=dict(trial.user_attrs.get(VALUES, {})),
+        folder=trial.user_attrs.get(FOLDER, ""),
+        name=f"run-{trial.number}",
+        role=role(trial),
+    )
+
+
+def apply_trial(trainer: "Trainer", study: optuna.Study, trial: FrozenTrial) -> "Trainer":
+    """Sets arguments and ``model_init`` of a Trainer, and refreshes what the Trainer derives from them.
 
     Args:
         trainer: To be trained with the trial's hyperparameters; its ``output_dir`` is kept.
@@ -45,14 +45,9 @@ def apply_trial(trainer: Any, study: optuna.Study, trial: FrozenTrial) -> Any:
     Returns:
         The same Trainer.
     """
-    check_trainer(trainer)
-    frozen = FrozenArguments(trainer.args)
-    values = dict(trial.user_attrs.get(VALUES, {}))
-    model_init = final_model_init(trainer.model_init or copies_of(trainer.model), model_params(study, trial), values)
-    args = following(trial_arguments(frozen, values), study.user_attrs.get(OBJECTIVE, {}).get("follows"))
-    with TrainerSession(trainer) as seat:
-        seat.finish(args, model_init=model_init, load=None)
-    attach_optimizer(trainer, values)
+    with UserTrainerProvider(trainer) as provider:
+        follows = study.user_attrs.get(OBJECTIVE, {}).get("follows")
+        provider.finish(replay_plan(study, trial), load=None, follows=follows)
     return trainer
 
 
@@ -64,50 +59,25 @@ def replay(
     seed: int | None = None,
     compute_objective: Callable[[dict[str, Any]], Any] | None = None,
 ) -> tuple[float, ...]:
-    """Trains one trial of a study again; see ``SearchResult.replay``.
-
-    Args:
-        trainer: A Trainer, or the factory of the search.
-        study: With the trials of a search.
-        number: Of the trial.
-        seed: A new one instead of the trial's.
-        compute_objective: Needed where the search had one.
-    """
+    """Trains one trial of a study again; see ``SearchResult.replay``."""
     trials = study.get_trials(deepcopy=False)
     if not 0 <= number < len(trials) or trials[number].state != TrialState.COMPLETE:
         complete = [trial.number for trial in trials if trial.state == TrialState.COMPLETE]
         raise ArgumentsError(f"Trial {number} is not a complete trial of this study; those are {complete}.")
     objective = Objective.from_json(study.user_attrs[OBJECTIVE], compute_objective)
-    source = trainer_provider(trainer)
-    with quiet_transformers(), tempfile.TemporaryDirectory() as folder, source:
-        try:
-            return _train(source, _plan(study, number, folder, seed), objective).values
-        finally:
-            source.restore()
-
-
-def _plan(study: optuna.Study, number: int, folder: str, seed: int | None) -> TrialPlan:
-    trial = study.get_trials(deepcopy=False)[number]
-    values = dict(trial.user_attrs.get(VALUES, {}))
+    plan = replay_plan(study, trials[number])
     if seed is not None:
-        values["seed"] = seed
-    return TrialPlan(
-        number=trial.number,
-        params=model_params(study, trial),
-        values=values,
-        folder=str(Path(folder, f"run-{trial.number}")),
-        name=f"run-{trial.number}",
-        role=str(trial.user_attrs.get(ROLE, "search")),
-    )
-
-
-def _train(source: TrainerProvider, plan: TrialPlan, objective: Objective) -> TrialOutcome:
-    monitor = EvaluationMonitor(objective, ProcessGroup())
-    trainer = source.trainer_for(plan, objective, monitor)
-    outcome, error = run_trial(trainer, plan, monitor)
-    del trainer
-    source.release()
+        plan = replace(plan, values={**plan.values, "seed": seed})
+    provider = trainer_provider(trainer)
+    with quiet_transformers(), tempfile.TemporaryDirectory() as folder, provider:
+        try:
+            monitor = EvaluationMonitor(objective, ProcessGroup())
+            plan = replace(plan, folder=str(Path(folder, plan.name)))
+            outcome, error = run_trial(provider.trainer_for(plan, monitor), plan, monitor)
+            provider.release()
+        finally:
+            provider.restore()
     if outcome.state != TrialState.COMPLETE:
         reason = outcome.failure.reason if outcome.failure is not None else outcome.state.name
-        raise SearchFailed(f"Trial {plan.number} fails this time: {reason}") from error
-    return outcome
+        raise SearchFailed(f"Trial {number} fails this time: {reason}") from error
+    return outcome.values
