@@ -1,10 +1,10 @@
-"""What a search returns: every trial, the best one, the gain over the user's own arguments, ways to use it."""
+"""Defines what a search returns: every trial, the best one, the gain over the baseline, and ways to use them."""
 
-import datetime
 import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
+from hf_rlsearch.errors import SearchFailed
 from hf_rlsearch.observation.trial_attributes import (
     BASELINE,
     CHECKPOINT,
@@ -25,71 +26,11 @@ from hf_rlsearch.observation.trial_attributes import (
 )
 from hf_rlsearch.optuna import confirmation as confirm
 
-
-def trial_to_json(trial: FrozenTrial) -> Params:
-    """A trial as plain data."""
-    return {
-        "number": trial.number,
-        "state": trial.state.name,
-        "values": trial.values,
-        "params": trial.params,
-        "distributions": {name: distribution_to_json(d) for name, d in trial.distributions.items()},
-        "intermediate_values": {str(step): value for step, value in trial.intermediate_values.items()},
-        "user_attrs": trial.user_attrs,
-        "system_attrs": trial.system_attrs,
-        "start": _stamp(trial.datetime_start),
-        "complete": _stamp(trial.datetime_complete),
-    }
-
-
-def trial_from_json(data: Params) -> FrozenTrial:
-    """The inverse of ``trial_to_json``."""
-    return FrozenTrial(
-        number=data["number"],
-        trial_id=data["number"],
-        state=TrialState[data["state"]],
-        value=None,
-        values=data["values"],
-        params=data["params"],
-        distributions={name: json_to_distribution(text) for name, text in data["distributions"].items()},
-        intermediate_values={int(step): value for step, value in data["intermediate_values"].items()},
-        user_attrs=data["user_attrs"],
-        system_attrs=data["system_attrs"],
-        datetime_start=_time(data["start"]),
-        datetime_complete=_time(data["complete"]),
-    )
-
-
-def trial_to_row(trial: FrozenTrial, role: str, hyperparameters: Params, n_objectives: int) -> Params:
-    """A trial as a row of a table; values are NaN where it has none.
-
-    Args:
-        trial: Of a search.
-        role: What it was for.
-        hyperparameters: The exact values that it was trained with.
-        n_objectives: Number of directions of the search.
-    """
-    values = list(trial.values or [math.nan] * n_objectives)
-    return {
-        "number": trial.number,
-        "role": role,
-        "state": trial.state.name.lower(),
-        **{("value" if len(values) == 1 else f"value_{i}"): value for i, value in enumerate(values)},
-        **{f"params_{name}": value for name, value in hyperparameters.items()},
-        "seconds": trial.user_attrs.get(SECONDS),
-        "failure": (trial.user_attrs.get(FAILURE) or {}).get("reason"),
-    }
-
-
-def _stamp(when: datetime.datetime | None) -> str | None:
-    return None if when is None else when.isoformat()
-
-
-def _time(text: str | None) -> datetime.datetime | None:
-    return None if text is None else datetime.datetime.fromisoformat(text)
-
-
 if TYPE_CHECKING:
+    import pandas
+    from transformers import Trainer
+    from transformers.trainer_utils import BestRun
+
     from hf_rlsearch.trainer.generation_tuning import GenerationResult
 
 
@@ -99,10 +40,10 @@ class SearchResult:
 
     Attributes:
         study: The Optuna study; on ranks other than 0 a copy of it in memory.
-        metric: Name of the objective.
-        output_dir: Where the trials wrote.
+        metric: Name of the objective; of several objectives their names, separated by commas.
+        output_dir: The folder that the trials wrote to.
         stopped_by: Why the search ended: "n_trials", "budget", "timeout", "target" or "study.stop".
-        n_trials: Total number of trials asked for; None where only ``budget`` or ``timeout`` bounds them.
+        n_trials: Total number of trials asked for; None where only ``budget`` or ``timeout`` limits them.
     """
 
     study: optuna.Study
@@ -113,17 +54,20 @@ class SearchResult:
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """Every trial, in order."""
+        """Every trial, in order of the numbers."""
         return self.study.get_trials(deepcopy=False)
 
     @property
     def directions(self) -> list[str]:
-        """ "minimize" or "maximize" for each objective."""
+        """The direction of each objective: "minimize" or "maximize"."""
         return [direction.name.lower() for direction in self.study.directions]
 
     @property
     def best_trials(self) -> list[FrozenTrial]:
-        """The best trial; with several directions those that none beats in all of them; empty if none completed."""
+        """The best trial; with several objectives the Pareto front; empty if no trial completed.
+
+        After a search with ``confirm=`` the best trial is the one with the best mean under new seeds.
+        """
         complete = [t for t in self.trials if t.state == TrialState.COMPLETE and role(t) != CONFIRM]
         if not complete:
             return []
@@ -133,86 +77,116 @@ class SearchResult:
         confirmed = confirm.winner(self.confirmations, maximize=self._maximize)
         if confirmed is not None:
             return [trial for trial in complete if trial.number == confirmed.number]
-        return [min(complete, key=lambda t: (-self._gain_sign() * float(t.values[0]), t.number))]
+        sign = -1 if self._maximize else 1
+        return [min(complete, key=lambda trial: (sign * trial.values[0], trial.number))]
 
     @property
     def best_trial(self) -> FrozenTrial | None:
-        """The best trial; with several directions the first of the best; None if none completed."""
-        best = self.best_trials
-        return best[0] if best else None
+        """The best trial; with several objectives the first of the Pareto front; None if no trial completed."""
+        return next(iter(self.best_trials), None)
 
     @property
     def best_checkpoint(self) -> str | None:
-        """The folder of the best trial's model; None where none was kept on disk.
+        """The folder of the best trial's model; None if the model is not on disk.
 
-        A Trainer that was searched holds that model already. Of trainers that a function has made this is the place.
+        A Trainer that was searched has that model already; after a search with ``make_trainer`` it is only here.
         """
         best = self.best_trial
         return None if best is None else best.user_attrs.get(CHECKPOINT)
 
     @property
     def baseline(self) -> FrozenTrial | None:
-        """The trial of the user's own arguments, None if it was switched off."""
+        """The trial of the Trainer's arguments as they were before the search; None with ``baseline=False``."""
         return next((trial for trial in self.trials if role(trial) == BASELINE), None)
 
     @property
     def gain(self) -> float | None:
-        """How much better the best trial scored than the user's own arguments; None if that is not known."""
+        """Difference of the best trial's objective to the baseline's, positive where it is better; None if unknown."""
         best, baseline = self.best_trial, self.baseline
         if len(self.directions) > 1 or best is None or baseline is None or baseline.state != TrialState.COMPLETE:
             return None
-        return self._gain_sign() * (float(best.values[0]) - float(baseline.values[0]))
+        difference = float(best.values[0] - baseline.values[0])
+        return difference if self._maximize else -difference
 
     @property
     def confirmations(self) -> list[confirm.Confirmation]:
-        """The best few and the user's own configuration under new seeds; empty without ``confirm=``."""
+        """The best few configurations and the baseline under new seeds; empty without ``confirm=``."""
         return confirm.confirmations(self.trials)
 
     @property
     def confirmed_gain(self) -> confirm.Gain | None:
-        """The gain over the user's own arguments under new seeds, with its interval; None if that is not known."""
+        """The gain over the baseline under new seeds, with its 95 % interval; None if unknown."""
         found = {confirmation.number: confirmation for confirmation in self.confirmations}
-        best, own = self.best_trial, self.baseline
-        if best is None or own is None or best.number not in found or own.number not in found:
+        best, baseline = self.best_trial, self.baseline
+        if best is None or baseline is None or not {best.number, baseline.number} <= found.keys():
             return None
-        return confirm.gain(found[best.number], found[own.number], maximize=self._maximize)
+        return confirm.gain(found[best.number], found[baseline.number], maximize=self._maximize)
 
     def hyperparameters(self, trial: FrozenTrial) -> Params:
-        """A trial's hyperparameters, the exact values that it was trained with."""
+        """Returns the exact values that a trial was trained with, by name.
+
+        ``trial.params`` differs from them where a value of the baseline lies outside of the search space.
+        """
         return dict(trial.user_attrs.get(HYPERPARAMETERS, trial.params))
 
-    def trials_dataframe(self) -> Any:
-        """One row for each trial: number, role, state, values, hyperparameters, seconds, and how it failed."""
+    def trials_dataframe(self) -> "pandas.DataFrame":
+        """Returns a table of all trials.
+
+        Returns:
+            One row for each trial, in order: "number", "role" ("baseline", "search" or "confirm"), "state", "value" (or
+            "value_0", "value_1", ... of several objectives; NaN where there is none), "params_<name>" with the exact
+            hyperparameters, "seconds", and "failure" with the reason of a failed trial.
+        """
         import pandas as pd
 
-        n = len(self.directions)
-        return pd.DataFrame([trial_to_row(t, role(t), self.hyperparameters(t), n) for t in self.trials])
+        rows = []
+        for trial in self.trials:
+            values = trial.values or [math.nan] * len(self.directions)
+            rows.append(
+                {
+                    "number": trial.number,
+                    "role": role(trial),
+                    "state": trial.state.name.lower(),
+                    **{("value" if len(values) == 1 else f"value_{i}"): value for i, value in enumerate(values)},
+                    **{f"params_{name}": value for name, value in self.hyperparameters(trial).items()},
+                    "seconds": trial.user_attrs.get(SECONDS),
+                    "failure": trial.user_attrs.get(FAILURE, {}).get("reason"),
+                }
+            )
+        return pd.DataFrame(rows)
 
     def summary(self) -> str:
-        """Two or three lines for people."""
-        best = self.best_trial
+        """Returns the best objective, the gain and the best hyperparameters as a few lines of text."""
+        best, baseline, gain = self.best_trial, self.baseline, self.gain
         if best is None:
             return f"No trial of {len(self.trials)} completed. See trials_dataframe()['failure'] for the reasons."
-        lines = [f"{self.metric}: {_numbers(best.values)} in trial {best.number} of {len(self.trials)}"]
-        if self.gain is not None and self.baseline is not None:
-            yours = _numbers(self.baseline.values)
+        lines = [f"{self.metric}: {_as_text(best.values)} in trial {best.number} of {len(self.trials)}"]
+        if baseline is not None and gain is not None:
+            before = _as_text(baseline.values)
             lines.append(
-                f"your own arguments: {yours}, gain {self.gain:.4g}"
-                if self.gain > 0
-                else f"no gain found over your own arguments ({yours})"
+                f"baseline: {before}, gain {gain:.4g}" if gain > 0 else f"no gain found over the baseline ({before})"
             )
-        lines += self._confirmed_lines()
-        lines.append(f"hyperparameters: {self.hyperparameters(best)}")
-        return "\n".join(lines)
+        for confirmation in self.confirmations:
+            if confirmation.number == best.number:
+                n_seeds, spread = len(confirmation.values), confirmation.spread
+                lines.append(f"under {n_seeds} new seeds: {confirmation.mean:.4g} ± {spread:.2g}")
+        confirmed = self.confirmed_gain
+        if confirmed is not None and role(best) != BASELINE:
+            interval = f"{confirmed.mean:.4g} ({confirmed.low:.4g} to {confirmed.high:.4g})"
+            lines.append(
+                f"confirmed gain {interval}" if confirmed.found else f"no gain found under new seeds: {interval}"
+            )
+        return "\n".join([*lines, f"hyperparameters: {self.hyperparameters(best)}"])
 
-    def apply(self, trainer: Any) -> Any:
+    def apply(self, trainer: "Trainer") -> "Trainer":
         """Gives a Trainer the best trial's arguments, so that ``train()`` repeats that trial.
 
-        Unlike setting ``trainer.args`` fields one by one, this refreshes what the Trainer has derived from them, such
-        as the batch size, and lets ``model_init`` build the best trial's model.
+        Unlike setting the fields of ``trainer.args`` one by one, this refreshes what the Trainer has derived from them,
+        such as the batch size, and lets ``model_init`` build the best trial's model.
 
         Args:
-            trainer: The one that was searched or another of the same kind; its ``output_dir`` is kept.
+            trainer: The Trainer that was searched, or another one with the same data and ``model_init``. Its
+                ``output_dir`` is kept.
 
         Returns:
             The same Trainer.
@@ -220,11 +194,10 @@ class SearchResult:
         Raises:
             SearchFailed: No trial completed.
         """
-        from hf_rlsearch.errors import SearchFailed
         from hf_rlsearch.trainer.search.replay import apply_trial
 
         if self.best_trial is None:
-            raise SearchFailed("There is no best trial to apply: none completed.")
+            raise SearchFailed("There is no best trial to apply: no trial completed.")
         return apply_trial(trainer, self.study, self.best_trial)
 
     def replay(
@@ -235,22 +208,23 @@ class SearchResult:
         seed: int | None = None,
         compute_objective: Callable[[dict[str, Any]], Any] | None = None,
     ) -> tuple[float, ...]:
-        """Trains one trial again, in a temporary folder; the Trainer is what it was afterwards.
+        """Trains a trial again in a temporary folder, and gives the Trainer back as it was.
 
-        On the same machine with the same versions, number of processes and threads the objective is equal to the last
-        bit.
+        On the same machine, with the same versions and the same number of processes and threads, the objective is equal
+        to the last bit.
 
         Args:
-            trainer: As it was given to the search.
-            number: Of the trial; not one that was pruned or failed.
-            seed: A new one instead of the trial's.
-            compute_objective: Needed where the search had one.
+            trainer: The Trainer that was searched, or ``make_trainer``.
+            number: Number of a complete trial.
+            seed: Replaces the trial's seed.
+            compute_objective: The function that the search was given; left out if it was given none.
 
         Returns:
             The objective value(s).
 
         Raises:
-            ArgumentsError: There is no such complete trial, or ``compute_objective`` is missing.
+            ArgumentsError: There is no complete trial with that number.
+            ObjectiveError: ``compute_objective`` is missing.
             SearchFailed: The training fails this time.
         """
         from hf_rlsearch.trainer.search.replay import replay
@@ -259,23 +233,23 @@ class SearchResult:
 
     def tune_generation(
         self,
-        trainer: Any,
+        trainer: "Trainer",
         hp_space: Callable[[Any], Params],
         *,
         n_trials: int = 20,
         compute_objective: Callable[[dict[str, Any]], Any] | None = None,
     ) -> "GenerationResult":
-        """Searches how the best model generates, without training it again.
+        """Searches generation settings for the best model, without training it again.
 
-        The objective is the search's own. Trial 0 has the settings of the best trial. The best settings are in the
+        The objective is that of the search. Trial 0 has the settings of the best trial. The best settings are in the
         Trainer's model afterwards, so that ``save_model()`` writes them. With several processes all call it together.
 
         Args:
-            trainer: The ``Seq2SeqTrainer`` that was searched, with ``predict_with_generate=True``: it has the best
-                model.
+            trainer: The ``Seq2SeqTrainer`` that was searched, which has the best model, with
+                ``predict_with_generate=True``.
             hp_space: Returns fields of ``GenerationConfig``, with or without the prefix "gen.".
             n_trials: Number of evaluations at most, trial 0 included; equal settings are evaluated once.
-            compute_objective: Needed where the search had one.
+            compute_objective: The function that the search was given; left out if it was given none.
 
         Returns:
             The best settings, and the objective with them and with those of trial 0.
@@ -294,20 +268,13 @@ class SearchResult:
         )
 
     def report(self, path: str | Path) -> Path:
-        """Writes a report of the search as one HTML file.
-
-        Args:
-            path: Of the file.
-
-        Returns:
-            Its path.
-        """
+        """Writes a report of the search as one HTML file, and returns its path."""
         from hf_rlsearch.report import write_report
 
         return write_report(self.study, path)
 
     def to_json(self) -> Params:
-        """The whole result as plain data: what ``from_json`` reads."""
+        """Returns the whole result as plain data, from which ``from_json`` makes an equal result."""
         return {
             "metric": self.metric,
             "output_dir": self.output_dir,
@@ -318,65 +285,80 @@ class SearchResult:
             "user_attrs": json.loads(json.dumps(self.study.user_attrs)),
             "best_trial": None if self.best_trial is None else self.best_trial.number,
             "gain": self.gain,
-            "trials": [trial_to_json(trial) for trial in self.trials],
+            "trials": [_trial_to_json(trial) for trial in self.trials],
         }
 
     @classmethod
     def from_json(cls, data: Params) -> "SearchResult":
-        """A result from ``to_json``, its study in memory."""
+        """Returns a result of ``to_json``, with its study in memory."""
         study = optuna.create_study(
             study_name=data["study_name"], directions=data["directions"], storage=optuna.storages.InMemoryStorage()
         )
         for name, value in data["user_attrs"].items():
             study.set_user_attr(name, value)
-        study.add_trials([trial_from_json(trial) for trial in data["trials"]])
-        return cls(
-            study=study,
-            metric=data["metric"],
-            output_dir=data["output_dir"],
-            stopped_by=data["stopped_by"],
-            n_trials=data["n_trials"],
-        )
-
-    def _confirmed_lines(self) -> list[str]:
-        found = {confirmation.number: confirmation for confirmation in self.confirmations}
-        best, gained = self.best_trial, self.confirmed_gain
-        if best is None or best.number not in found:
-            return []
-        new = found[best.number]
-        lines = [f"under {len(new.values)} new seeds: {new.mean:.4g} ± {new.spread:.2g}"]
-        if gained is not None and best is not self.baseline:
-            interval = f"{gained.mean:.4g} ({gained.low:.4g} to {gained.high:.4g})"
-            lines.append(f"confirmed gain {interval}" if gained.found else f"no gain found under new seeds: {interval}")
-        return lines
+        study.add_trials([_trial_from_json(trial) for trial in data["trials"]])
+        return cls(study, data["metric"], data["output_dir"], data["stopped_by"], data["n_trials"])
 
     @property
     def _maximize(self) -> bool:
         return self.study.directions[0] == StudyDirection.MAXIMIZE
 
-    def _gain_sign(self) -> float:
-        return 1.0 if self._maximize else -1.0
+
+def best_runs(result: SearchResult, multi: bool) -> "BestRun | list[BestRun]":
+    """Returns what ``Trainer.hyperparameter_search`` returns.
+
+    Args:
+        result: Of the search.
+        multi: The user gave a list of directions, which asks for a list of runs.
+
+    Returns:
+        The best trials, in which ``run_summary`` is ``result``. Without ``multi`` a single one, whose ``run_id`` is ""
+        and whose ``objective`` is NaN if no trial completed.
+    """
+    from transformers.trainer_utils import BestRun
+
+    runs = [
+        BestRun(str(trial.number), trial.values if multi else trial.values[0], result.hyperparameters(trial), result)
+        for trial in result.best_trials
+    ]
+    if multi:
+        return runs
+    return runs[0] if runs else BestRun("", math.nan, {}, result)
 
 
-def _numbers(values: Sequence[float]) -> str:
+def _as_text(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.4g}" for value in values)
 
 
-def best_runs(result: SearchResult, multi: bool) -> Any:
-    """What the Trainer returns: a ``BestRun``, or a list of them for several directions."""
-    runs = [_run(result, trial, multi) for trial in result.best_trials]
-    if multi:
-        return runs
-    return runs[0] if runs else _bestrun_class()("", math.nan, {}, result)
+def _trial_to_json(trial: FrozenTrial) -> Params:
+    start, complete = trial.datetime_start, trial.datetime_complete
+    return {
+        "number": trial.number,
+        "state": trial.state.name,
+        "values": trial.values,
+        "params": trial.params,
+        "distributions": {name: distribution_to_json(d) for name, d in trial.distributions.items()},
+        "intermediate_values": {str(step): value for step, value in trial.intermediate_values.items()},
+        "user_attrs": trial.user_attrs,
+        "system_attrs": trial.system_attrs,
+        "start": None if start is None else start.isoformat(),
+        "complete": None if complete is None else complete.isoformat(),
+    }
 
 
-def _run(result: SearchResult, trial: FrozenTrial, multi: bool) -> Any:
-    values: Sequence[float] = list(trial.values)
-    objective = values if multi else values[0]
-    return _bestrun_class()(str(trial.number), objective, result.hyperparameters(trial), result)
-
-
-def _bestrun_class() -> Any:
-    from transformers.trainer_utils import BestRun
-
-    return BestRun
+def _trial_from_json(data: Params) -> FrozenTrial:
+    start, complete = data["start"], data["complete"]
+    return FrozenTrial(
+        number=data["number"],
+        trial_id=data["number"],
+        state=TrialState[data["state"]],
+        value=None,
+        values=data["values"],
+        params=data["params"],
+        distributions={name: json_to_distribution(text) for name, text in data["distributions"].items()},
+        intermediate_values={int(step): value for step, value in data["intermediate_values"].items()},
+        user_attrs=data["user_attrs"],
+        system_attrs=data["system_attrs"],
+        datetime_start=None if start is None else datetime.fromisoformat(start),
+        datetime_complete=None if complete is None else datetime.fromisoformat(complete),
+    )
