@@ -179,6 +179,8 @@ def _values(finals: FloatArray, curves: Sequence[FloatArray], status: IntArray) 
     if finals.shape[1] > 1:
         values[complete] = -_fast_non_domination_rank(-finals[complete])
         return values
+    if not len(status):  # of no study, so that there is no objective either
+        return values
     values[complete] = finals[complete, 0]
     for i in np.flatnonzero((status == PRUNED) | (status == RUNNING)).tolist():
         if len(curves[i]):

@@ -58,6 +58,10 @@ def test_an_empty_study() -> None:
         assert history.best(3) == []
 
 
+def test_no_trials_of_no_study() -> None:
+    assert len(History.from_trials([], []).values) == 0
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_an_objective_that_is_no_number_is_a_failure(bad: float) -> None:
     history = History.from_trials([trial(0, bad, reports={1: 0.5}), trial(1, 0.2, reports={2: 0.2})], MAXIMIZE)
