@@ -1,14 +1,15 @@
-"""What a search can still afford, and telling it to those who plan with it."""
+"""Computes what candidates cost and what budget and time leave, for the sampler and the pruner to plan with."""
 
 import math
 import time
 from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from hf_rlsearch._typing import FloatArray, IntArray, Params
+from hf_rlsearch._typing import FloatArray, IntArray
 from hf_rlsearch.observation.trial_attributes import CONFIRM, HYPERPARAMETERS, SEARCH, SECONDS, finished, role, spent_on
 from hf_rlsearch.optuna import RLSampler
 from hf_rlsearch.optuna.pruner import RLPruner
@@ -21,7 +22,7 @@ from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
 
 
 class CostModel:
-    """Prices of candidates, in trainings with the user's own arguments.
+    """Estimates what trainings cost, in trainings of the baseline.
 
     Args:
         configurations: Knows the arguments of a configuration.
@@ -31,68 +32,167 @@ class CostModel:
 
     def __init__(self, configurations: ConfigurationSampler, n_rows: int | None, world_size: int) -> None:
         self._configurations, self._n_rows, self._world_size = configurations, n_rows, world_size
-        self._own = configurations.frozen.original()
-        # Thousands of candidates differ in few of the values that the amount depends on.
-        self._amount_of = lru_cache(maxsize=4096)(self._amount)
-        self._that_matter = lru_cache(maxsize=8)(self._names_that_matter)
+        self._baseline = configurations.frozen.original()
+        # Thousands of candidates differ in few of the values that the cost depends on.
+        self._cached_cost = lru_cache(maxsize=4096)(self._planned_cost)
+        self._cached_columns = lru_cache(maxsize=8)(self._relevant_columns)
 
-    def amounts(self, space: SearchSpace, rows: IntArray) -> FloatArray:
-        """C prices by the planned samples of C x H candidates."""
-        columns = [space.names.index(name) for name in self._that_matter(space)]
-        kept = np.zeros_like(rows)
-        kept[:, columns] = rows[:, columns]
-        unique, inverse = np.unique(kept, axis=0, return_inverse=True)
-        found = [self._amount_of(space, tuple(row)) for row in unique.tolist()]
-        return np.array(found, dtype=np.float64)[inverse.reshape(-1)]
+    def cost_of(self, args: Any) -> float:
+        """Returns the cost of a whole training, by the number of samples that it trains on.
 
-    def by_the_clock(self, space: SearchSpace, rows: IntArray, study: optuna.Study) -> FloatArray:
-        """As ``amounts``, times how much longer a sample takes than in the finished trials on average.
+        Args:
+            args: The training arguments of a configuration.
+        """
+        return training_cost(args, self._baseline, self._n_rows, self._world_size)
 
-        Small batches and large models take longer for a sample. How much is read from the trials by ridge regression
-        of the logarithm of their seconds on their levels, which says nothing while there are few of them.
+    def planned_costs(self, space: SearchSpace, candidates: IntArray) -> FloatArray:
+        """Returns C costs of C x H candidates, by the number of samples that they train on."""
+        columns = self._cached_columns(space)
+        relevant = np.zeros_like(candidates)
+        relevant[:, columns] = candidates[:, columns]
+        unique, inverse = np.unique(relevant, axis=0, return_inverse=True)
+        costs = [self._cached_cost(space, tuple(row)) for row in unique.tolist()]
+        return np.array(costs, dtype=np.float64)[inverse.reshape(-1)]
+
+    def timed_costs(self, space: SearchSpace, candidates: IntArray, study: optuna.Study) -> FloatArray:
+        """Returns the planned costs, times how much longer a sample takes than in the finished trials on average.
+
+        Small batches and large models take longer for a sample. How much longer is estimated by ridge regression of the
+        log seconds of the finished trials on their levels; the fewer trials, the closer the estimate stays to 1.
+
+        Args:
+            space: Of the search.
+            candidates: C x H levels.
+            study: With at least one timed trial.
         """
         from sklearn.linear_model import Ridge
 
-        trials = [t for t in study.get_trials(deepcopy=False) if is_timed(t)]
+        trials = [trial for trial in study.get_trials(deepcopy=False) if _is_timed(trial)]
         spent = np.array([spent_on(trial) for trial in trials])
         seconds = np.array([float(trial.user_attrs[SECONDS]) for trial in trials])
-        levels = np.array([space.nearest_levels(_values(trial)) for trial in trials])
+        # The baseline's exact values may lie outside of the space, where its params are the nearest levels.
+        exact = [{**trial.params, **trial.user_attrs.get(HYPERPARAMETERS, {})} for trial in trials]
+        levels = np.array([space.nearest_levels(params) for params in exact])
         slowness = np.log(seconds / spent) - np.log(seconds.sum() / spent.sum())
         model = Ridge(alpha=1.0).fit(_features(space, levels), slowness, sample_weight=spent / spent.mean())
-        return np.asarray(self.amounts(space, rows) * np.exp(model.predict(_features(space, rows))))
+        factors = np.exp(model.predict(_features(space, candidates)))
+        return np.asarray(self.planned_costs(space, candidates) * factors)
 
-    def _amount(self, space: SearchSpace, row: tuple[int, ...]) -> float:
+    def _planned_cost(self, space: SearchSpace, candidate: tuple[int, ...]) -> float:
         try:
             with preserve_random_state():
-                args = self._configurations.arguments(self._configurations.values_of(space.decode(row)))
-        except Exception:  # a combination that is refused, or a part of the space; if it is drawn the trial tells why
+                args = self._configurations.arguments(self._configurations.values_of(space.decode(candidate)))
+        except Exception:  # a combination that is refused: it costs as usual here, and fails with its reason if sampled
             return 1.0
-        return training_cost(args, self._own, self._n_rows, self._world_size)
+        return self.cost_of(args)
 
-    def _names_that_matter(self, space: SearchSpace) -> tuple[str, ...]:
-        """The names that change the amount, seen from the lowest and from the highest levels of the others."""
+    def _relevant_columns(self, space: SearchSpace) -> list[int]:
+        """The hyperparameters that change the cost, with all others at their lowest or at their highest levels."""
         bases = (np.zeros_like(space.n_levels), space.n_levels - 1)
-        return tuple(name for h, name in enumerate(space.names) if any(self._varies(space, base, h) for base in bases))
+        return [h for h in range(len(space.names)) if any(self._varies(space, base, h) for base in bases)]
 
     def _varies(self, space: SearchSpace, base: IntArray, h: int) -> bool:
         axis = np.tile(base, (space.n_levels[h], 1))
         axis[:, h] = np.arange(space.n_levels[h])
-        return len({self._amount_of(space, tuple(row)) for row in axis.tolist()}) > 1
+        return len({self._cached_cost(space, tuple(row)) for row in axis.tolist()}) > 1
 
 
-def is_timed(trial: FrozenTrial) -> bool:
-    """Whether a trial was trained, and tells how long that takes."""
-    trained = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-    return trained and bool(trial.user_attrs.get(SECONDS)) and spent_on(trial) > 0
+class RemainingBudget:
+    """Computes what ``budget`` and ``timeout`` leave, in trainings of the baseline.
+
+    Args:
+        study: Of the search.
+        settings: Of the search.
+        cost_model: Of its trainings.
+
+    Attributes:
+        deadline: ``time.monotonic()`` at which ``timeout`` ends the search; infinity without one.
+    """
+
+    def __init__(self, study: optuna.Study, settings: SearchConfig, cost_model: CostModel) -> None:
+        self._study, self._settings, self._cost_model = study, settings, cost_model
+        self.deadline = math.inf if settings.timeout is None else time.monotonic() + settings.timeout
+
+    def reached(self) -> str | None:
+        """Returns "timeout" or "budget" where that is used up, else None."""
+        if time.monotonic() >= self.deadline:
+            return "timeout"
+        return "budget" if self._settings.budget is not None and self._spent() >= self._settings.budget else None
+
+    def update_sampler_and_pruner(self) -> None:
+        """Passes the remaining budget to RLSampler and RLPruner; user-supplied ones are left alone."""
+        limit = self._first_limit()
+        sampler, pruner = self._study.sampler, self._study.pruner
+        if self._settings.sampler is None and isinstance(sampler, RLSampler):
+            sampler.plan_for(None if limit is None else self._trials_left(limit.left), self.cost_cooling())
+        if self._settings.pruner == RL_PRUNER and isinstance(pruner, RLPruner):
+            # The pruner does not count failed trials.
+            seen = sum(spent_on(trial) for trial in self._finished() if trial.state != TrialState.FAIL)
+            pruner.plan_for(None if limit is None else seen + limit.left)
+
+    def cost_cooling(self) -> CostCooling | None:
+        """Returns what is left of the limit that ends the search, with costs; None where ``n_trials`` ends it."""
+        limit, n_done = self._first_limit(), len(self._finished())
+        if limit is None or self._trials_left(limit.left) >= self._settings.max_trials - n_done:
+            return None
+        return limit
+
+    def trainings_left(self) -> float | None:
+        """Returns what the first limit leaves; None where none is given, or no training has been timed yet."""
+        limit = self._first_limit()
+        return None if limit is None else limit.left
+
+    def seconds_left(self) -> float:
+        """Returns how long the search may still take; infinity where ``trainings_left`` is None."""
+        trainings, seconds = self.trainings_left(), self._seconds_per_training()
+        return math.inf if trainings is None or seconds is None else trainings * seconds
+
+    def _first_limit(self) -> CostCooling | None:
+        """The limit of the two that leaves fewer trainings."""
+        limits = [limit for limit in (self._budget_limit(), self._time_limit()) if limit is not None]
+        return min(limits, key=lambda limit: limit.left, default=None)
+
+    def _budget_limit(self) -> CostCooling | None:
+        total = self._settings.budget
+        if total is None:
+            return None
+        return CostCooling(price=self._cost_model.planned_costs, left=max(0.0, total - self._spent()), total=total)
+
+    def _time_limit(self) -> CostCooling | None:
+        seconds, timeout = self._seconds_per_training(), self._settings.timeout
+        if timeout is None or seconds is None:
+            return None
+        left = max(0.0, self.deadline - time.monotonic())
+        costs = partial(self._cost_model.timed_costs, study=self._study)
+        return CostCooling(price=costs, left=left / seconds, total=timeout / seconds)
+
+    def _trials_left(self, trainings: float) -> int:
+        """How many trials, at least one, some trainings are if the trials cost as much as those so far."""
+        costs = [spent_on(trial) for trial in self._finished() if role(trial) == SEARCH]
+        usual = sum(costs) / len(costs) if costs else 1.0
+        return max(1, math.ceil(trainings / usual if usual > 0 else trainings))
+
+    def _seconds_per_training(self) -> float | None:
+        timed = [trial for trial in finished(self._study) if _is_timed(trial)]
+        trainings = sum(spent_on(trial) for trial in timed)
+        return sum(float(trial.user_attrs[SECONDS]) for trial in timed) / trainings if trainings else None
+
+    def _spent(self) -> float:
+        return sum(spent_on(trial) for trial in self._finished())
+
+    def _finished(self) -> list[FrozenTrial]:
+        """The finished trials; confirmations are paid for besides."""
+        return [trial for trial in finished(self._study) if role(trial) != CONFIRM]
 
 
-def _values(trial: FrozenTrial) -> Params:
-    """The exact values, also those of the user's own arguments outside of the space."""
-    return {**trial.params, **trial.user_attrs.get(HYPERPARAMETERS, {})}
+def _is_timed(trial: FrozenTrial) -> bool:
+    """Whether a trial was trained, so that its seconds show how long a training takes."""
+    has_trained = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+    return has_trained and bool(trial.user_attrs.get(SECONDS)) and spent_on(trial) > 0
 
 
 def _features(space: SearchSpace, levels: IntArray) -> FloatArray:
-    """N x F: the place of each ordered level in [0, 1], an indicator for each other one; 0 where there is none."""
+    """C x F: ordered levels scaled to [0, 1], one indicator for each unordered level; 0 where there is no level."""
     columns = []
     for h, hyperparameter in enumerate(space.hyperparameters):
         column, n = levels[:, h], len(hyperparameter.levels)
@@ -101,82 +201,3 @@ def _features(space: SearchSpace, levels: IntArray) -> FloatArray:
         else:
             columns.append((column[:, None] == np.arange(n)).astype(np.float64))
     return np.concatenate(columns, axis=1)
-
-
-class RemainingBudget:
-    """What budget and time leave, in trainings with the user's own arguments; the number of trials is the sampler's.
-
-    Args:
-        study: Of the search.
-        settings: Of the search.
-        deadline: ``time.monotonic()`` at which the time is up; infinity without one.
-        prices: Of candidates.
-    """
-
-    def __init__(self, study: optuna.Study, settings: SearchConfig, deadline: float, prices: CostModel) -> None:
-        self._study, self._settings, self._deadline, self._prices = study, settings, deadline, prices
-
-    def tell(self) -> None:
-        """Lets our own sampler and pruner plan for what is left; those of the user are his own business."""
-        left = self.trainings_left()
-        sampler, pruner = self._study.sampler, self._study.pruner
-        if self._settings.sampler is None and isinstance(sampler, RLSampler):
-            sampler.plan_for(None if left is None else self.trials_left(left), self.spending())
-        if self._settings.pruner == RL_PRUNER and isinstance(pruner, RLPruner):
-            # The pruner does not count failed trials.
-            seen = sum(spent_on(trial) for trial in self._finished() if trial.state != TrialState.FAIL)
-            pruner.plan_for(None if left is None else seen + left)
-
-    def trainings_left(self) -> float | None:
-        """What the first of budget and time leaves; None where neither is given, or no training has been timed yet."""
-        first = self._first_limit()
-        return None if first is None else first.left
-
-    def seconds_left(self) -> float:
-        """How long the search can go on; infinity where neither is given, or no training has been timed yet."""
-        left, seconds = self.trainings_left(), self._seconds_per_training()
-        return math.inf if left is None or seconds is None else left * seconds
-
-    def spending(self) -> CostCooling | None:
-        """What is left of the limit that ends the search, with prices; None where the number of trials ends it."""
-        first, n_done = self._first_limit(), len(self._finished())
-        if first is None or self.trials_left(first.left) >= self._settings.max_trials - n_done:
-            return None
-        return first
-
-    def _first_limit(self) -> CostCooling | None:
-        limits = [limit for limit in (self._budget(), self._time()) if limit is not None]
-        return min(limits, key=lambda limit: limit.left, default=None)
-
-    def _budget(self) -> CostCooling | None:
-        total = self._settings.budget
-        if total is None:
-            return None
-        spent = sum(spent_on(trial) for trial in self._finished())
-        return CostCooling(price=self._prices.amounts, left=max(0.0, total - spent), total=total)
-
-    def _time(self) -> CostCooling | None:
-        seconds, timeout = self._seconds_per_training(), self._settings.timeout
-        if timeout is None or seconds is None:
-            return None
-        left = max(0.0, self._deadline - time.monotonic())
-        price = partial(self._prices.by_the_clock, study=self._study)
-        return CostCooling(price=price, left=left / seconds, total=timeout / seconds)
-
-    def trials_left(self, trainings: float) -> int:
-        """How many trials that is if they take as much as those before them, one at least.
-
-        Args:
-            trainings: That are left.
-        """
-        costs = [spent_on(trial) for trial in self._finished() if role(trial) == SEARCH]
-        usual = sum(costs) / len(costs) if costs else 1.0
-        return max(1, math.ceil(trainings / usual)) if usual > 0 else max(1, math.ceil(trainings))
-
-    def _seconds_per_training(self) -> float | None:
-        timed = [trial for trial in finished(self._study) if is_timed(trial)]
-        total = sum(spent_on(trial) for trial in timed)
-        return sum(float(trial.user_attrs[SECONDS]) for trial in timed) / total if total else None
-
-    def _finished(self) -> list[optuna.trial.FrozenTrial]:
-        return [trial for trial in finished(self._study) if role(trial) != CONFIRM]

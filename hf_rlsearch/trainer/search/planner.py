@@ -1,9 +1,11 @@
-"""From a trial that the study asked for to a plan for all ranks: its values, its folder, where it continues from."""
+"""Turns an Optuna trial into a plan for all ranks: its values, its folder, the checkpoint to resume from."""
 
 import json
 import os
 import platform
 import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,69 +34,70 @@ from hf_rlsearch.observation.trial_attributes import (
     WORLD_SIZE,
     role,
 )
+from hf_rlsearch.trainer.search.budget import CostModel
 from hf_rlsearch.trainer.search.trial import SharedTrial, TrialPlan
-from hf_rlsearch.trainer.session.arguments import plain, training_cost
-from hf_rlsearch.trainer.setup.config import SearchConfig
+from hf_rlsearch.trainer.session.arguments import plain
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler, suggest
 from hf_rlsearch.trainer.storage import checkpoints
 from hf_rlsearch.trainer.storage.paused import PausedTrials, curve_step
 from hf_rlsearch.trainer.storage.resume import this_process
 
-# A trial that takes the whole process with it this often, without getting any further, is given up.
+# A trial that ends its process this often, without getting any further, ends the search.
 _MAX_ATTEMPTS = 10
 
 
+@dataclass(frozen=True, kw_only=True)
 class Planner:
-    """Plans trials and writes into the storage what is needed to repeat them, before they are trained.
+    """Plans trials, and stores what is needed to repeat them before they are trained.
 
-    Args:
+    Attributes:
         study: Of the search.
-        folder: Where its trials write.
+        folder: The folder of the search; each trial writes to a folder in it.
         configurations: Samples configurations.
-        settings: Of the search.
-        pausing: Which trainings wait on disk.
-        config: Of the user's model, for the hyperparameters of his own configuration.
-        n_rows: Of the training data, None where they have no length.
+        baseline: The user's own configuration: params to record and exact values, see ``baseline_params``.
+        cost_model: Knows what a trial will cost.
+        paused: Knows the stopped trainings that wait on disk.
+        hp_name: Names trials; None for "run-<number>".
         world_size: Number of processes.
     """
 
-    def __init__(
-        self,
-        study: optuna.Study,
-        folder: str,
-        configurations: ConfigurationSampler,
-        settings: SearchConfig,
-        pausing: PausedTrials,
-        *,
-        config: Any,
-        n_rows: int | None,
-        world_size: int,
-    ) -> None:
-        self._study, self._folder, self._configurations, self._settings = study, folder, configurations, settings
-        self._pausing, self._config, self._n_rows, self._world_size = pausing, config, n_rows, world_size
+    study: optuna.Study
+    folder: str
+    configurations: ConfigurationSampler
+    baseline: tuple[Params, Params]
+    cost_model: CostModel
+    paused: PausedTrials
+    hp_name: Callable[[Any], str] | None
+    world_size: int
 
     def plan(self, trial: optuna.Trial) -> tuple[TrialPlan, Params]:
-        """The plan, and the exact hyperparameters for people to read.
+        """Makes the plan of a trial.
+
+        Args:
+            trial: A running trial, new or interrupted.
+
+        Returns:
+            The plan, and the exact hyperparameters for people to read.
 
         Raises:
             SearchFailed: The process has ended too often while it trained this trial.
             optuna.TrialPruned: ``hp_space`` or ``model_init`` refuses the combination.
         """
-        begun = trial.user_attrs.get(FOLDER)
+        folder_before = trial.user_attrs.get(FOLDER)
         trial.set_user_attr(OWNER, this_process())
-        attempts = self._attempts(trial)
-        if attempts > _MAX_ATTEMPTS:
-            raise SearchFailed(f"The process ended {_MAX_ATTEMPTS} times while it trained trial {trial.number}.")
-        params, values, exact = self._draw(trial)
-        args = self._configurations.arguments(values)
-        facts = self._facts(trial, args, values, exact)
-        earlier = self._earlier(trial, facts) if begun is None else None
-        name = self._name(trial, params, begun if earlier is None else earlier.user_attrs[FOLDER])
-        folder = str(Path(self._folder, name))
-        resume_from = None if begun is None and earlier is None else self._last_checkpoint(folder, args)
-        if begun is None:
-            facts[STARTED_AT] = 0 if resume_from is None else curve_step(resume_from)
-        for key, value in {**facts, FOLDER: folder}.items():  # the folder last: with it the trial counts as begun
+        self._count_attempt(trial)
+        params, values, exact = self._sample(trial)
+        args = self.configurations.arguments(values)
+        attributes = self._attributes(trial, args, values, exact)
+        earlier = self._paused_trial(trial, attributes) if folder_before is None else None
+        name = self._name(trial, params, folder_before if earlier is None else earlier.user_attrs[FOLDER])
+        folder = str(Path(self.folder, name))
+        is_fresh = folder_before is None and earlier is None
+        resume_from = None if is_fresh else self._last_checkpoint(folder, args)
+        if folder_before is None:
+            attributes[STARTED_AT] = 0 if resume_from is None else curve_step(resume_from)
+        # The folder last: a trial that has one counts as started.
+        for key, value in {**attributes, FOLDER: folder}.items():
             trial.set_user_attr(key, value)
         checkpoints.discard_incomplete(folder, keep=resume_from)
         plan = TrialPlan(
@@ -108,58 +111,73 @@ class Planner:
         )
         return plan, exact
 
-    def _draw(self, trial: optuna.Trial) -> tuple[Params, Params, Params]:
-        """Params, values of training arguments and exact hyperparameters of a trial, by its role."""
+    def checkpoint_at(self, trial: optuna.Trial, point: int) -> str | None:
+        """Returns the complete checkpoint that a trial left at a point of its learning curve, None if there is none.
+
+        Args:
+            trial: With a plan.
+            point: 1 to FULL_TRAINING.
+        """
+        args = self.configurations.arguments(trial.user_attrs[VALUES])
+        found = self._last_checkpoint(trial.user_attrs[FOLDER], args)
+        return found if found is not None and curve_step(found) == point else None
+
+    @staticmethod
+    def _count_attempt(trial: optuna.Trial) -> None:
+        """Counts how often the trial was started since its learning curve last grew."""
+        known = trial.study._storage.get_trial(trial._trial_id)
+        reached = max(known.intermediate_values, default=0)
+        last = known.user_attrs.get(ATTEMPTS) or {"n": 0, "reached": 0}
+        n = 1 if reached > last["reached"] else last["n"] + 1
+        trial.set_user_attr(ATTEMPTS, {"n": n, "reached": reached})
+        if n > _MAX_ATTEMPTS:
+            raise SearchFailed(f"The process ended {_MAX_ATTEMPTS} times while it trained trial {trial.number}.")
+
+    def _sample(self, trial: optuna.Trial) -> tuple[Params, Params, Params]:
+        """The params, the values of training arguments and the exact hyperparameters of a trial, by its role."""
         if trial.user_attrs.get(ROLE) == CONFIRM:
             return self._repeat(trial)
         if trial.user_attrs.get(ROLE) == BASELINE:
-            recorded, exact = self._configurations.baseline_params(self._config)
+            recorded, exact = self.baseline
             for name in recorded:
-                suggest(trial, name, self._configurations.space.distributions[name])
+                suggest(trial, name, self.configurations.space.distributions[name])
             return {}, {}, exact
-        params, values = self._configurations.sample(trial)
+        params, values = self.configurations.sample(trial)
         trial.set_user_attr(ROLE, SEARCH)
         return params, values, params
 
     def _repeat(self, trial: optuna.Trial) -> tuple[Params, Params, Params]:
-        """As ``_draw``, of the trial that this one confirms, under its own seed."""
-        original = self._study.get_trials(deepcopy=False)[trial.user_attrs[REEVALUATES]]
+        """As ``_sample``, for a trial that trains an earlier one again under a new seed."""
+        original = self.study.get_trials(deepcopy=False)[trial.user_attrs[REEVALUATES]]
         for name, distribution in original.distributions.items():
             suggest(trial, name, distribution)
         params = {} if role(original) == BASELINE else dict(original.params)
         values = {**original.user_attrs.get(VALUES, {}), "seed": trial.user_attrs[SEED]}
         return params, values, dict(original.user_attrs.get(HYPERPARAMETERS, original.params))
 
-    def checkpoint_at(self, trial: optuna.Trial, point: int) -> str | None:
-        """The whole checkpoint that a trial has left at a point of its learning curve, None if there is none."""
-        args = self._configurations.arguments(trial.user_attrs[VALUES])
-        found = self._last_checkpoint(trial.user_attrs[FOLDER], args)
-        return found if found is not None and curve_step(found) == point else None
-
-    def _facts(self, trial: optuna.Trial, args: Any, values: Params, exact: Params) -> Params:
-        """User attributes, as they come back from a storage: all that a replay needs, and what the trial will cost."""
-        own = self._configurations.frozen.original()
-        facts = {
+    def _attributes(self, trial: optuna.Trial, args: Any, values: Params, exact: Params) -> Params:
+        """The user attributes that a replay needs, and what the trial will cost, as they come back from a storage."""
+        attributes = {
             ROLE: trial.user_attrs[ROLE],
             HYPERPARAMETERS: exact,
             VALUES: values,
-            ARGUMENTS: self._configurations.frozen.to_json(args),
+            ARGUMENTS: self.configurations.frozen.to_json(args),
             SEED: getattr(args, "seed", None),
-            WORLD_SIZE: self._world_size,
+            WORLD_SIZE: self.world_size,
             VERSIONS: versions(),
-            COST: training_cost(args, own, self._n_rows, self._world_size),
+            COST: self.cost_model.cost_of(args),
         }
-        return dict(json.loads(json.dumps(facts)))
+        return dict(json.loads(json.dumps(attributes)))
 
-    def _earlier(self, trial: optuna.Trial, facts: Params) -> FrozenTrial | None:
-        """The paused trial that this one goes on with, its reports repeated; None if it begins anew."""
+    def _paused_trial(self, trial: optuna.Trial, attributes: Params) -> FrozenTrial | None:
+        """The paused trial to resume, with its intermediate values copied; None for a fresh start."""
         number = trial.user_attrs.get(CONTINUES)
-        if number is None and facts[ROLE] == SEARCH:
-            earlier = self._pausing.claim(trial, facts)
-        else:  # killed before it could begin
-            earlier = None if number is None else self._study.get_trials(deepcopy=False)[number]
+        if number is None and attributes[ROLE] == SEARCH:
+            earlier = self.paused.claim(trial, attributes)
+        else:  # killed after it had claimed a paused trial
+            earlier = None if number is None else self.study.get_trials(deepcopy=False)[number]
         if earlier is not None:
-            known = self._study._storage.get_trial(trial._trial_id).intermediate_values
+            known = self.study._storage.get_trial(trial._trial_id).intermediate_values
             for step, value in sorted(earlier.intermediate_values.items()):
                 if step not in known:
                     trial.report(value, step)
@@ -167,48 +185,45 @@ class Planner:
 
     def _last_checkpoint(self, folder: str, args: Any) -> str | None:
         by_epochs = plain(getattr(args, "eval_strategy", None)) == "epoch"
-        return checkpoints.last_complete_checkpoint(folder, world_size=self._world_size, evaluates_epochs=by_epochs)
+        return checkpoints.last_complete_checkpoint(folder, world_size=self.world_size, evaluates_epochs=by_epochs)
 
-    @staticmethod
-    def _attempts(trial: optuna.Trial) -> int:
-        """How often the trial was begun since it last got further."""
-        known = trial.study._storage.get_trial(trial._trial_id)
-        reached = max(known.intermediate_values, default=0)
-        last = known.user_attrs.get(ATTEMPTS) or {"n": 0, "reached": 0}
-        n = 1 if reached > last["reached"] else last["n"] + 1
-        trial.set_user_attr(ATTEMPTS, {"n": n, "reached": reached})
-        return int(n)
+    def _name(self, trial: optuna.Trial, params: Params, folder: str | None) -> str:
+        """The name that ``hp_name`` returns, with a number if that folder is another trial's or holds a model.
 
-    def _name(self, trial: optuna.Trial, params: Params, begun: str | None) -> str:
-        """What ``hp_name`` answers, with a number behind it where that folder is another trial's or holds a model."""
-        if begun is not None and Path(begun).is_relative_to(self._folder):
-            return str(Path(begun).relative_to(self._folder))
+        Args:
+            trial: The trial.
+            params: Of the trial.
+            folder: Where its training has started already, None for a fresh start.
+        """
+        if folder is not None and Path(folder).is_relative_to(self.folder):
+            return str(Path(folder).relative_to(self.folder))
         wanted = self._wanted_name(trial, params)
-        others = self._study.get_trials(deepcopy=False)
+        others = self.study.get_trials(deepcopy=False)
         taken = {t.user_attrs.get(FOLDER) for t in others if t.number != trial.number}
         for name in (wanted, *(f"{wanted}-{i}" for i in range(2, len(others) + _MAX_ATTEMPTS))):
-            folder = str(Path(self._folder, name))
-            if folder not in taken and not checkpoints.holds_any(folder):
+            path = str(Path(self.folder, name))
+            if path not in taken and not checkpoints.holds_any(path):
                 return name
         return f"{wanted}-{uuid.uuid4().hex[:8]}"
 
     def _wanted_name(self, trial: optuna.Trial, params: Params) -> str:
         usual = f"run-{trial.number}"
-        if self._settings.hp_name is None:
+        if self.hp_name is None:
             return usual
         try:
-            name = str(self._settings.hp_name(SharedTrial(params or dict(trial.params), trial.number)))
+            name = str(self.hp_name(SharedTrial(params or dict(trial.params), trial.number)))
         except Exception:
             if params:
                 raise
-            # The user's own configuration may lack hyperparameters that only model_init knows.
+            # The baseline may lack hyperparameters that only model_init knows.
             return usual
-        inside = os.path.normpath(name)
-        return usual if inside in ("", os.curdir) or inside.startswith((os.pardir, os.sep)) else name
+        path = os.path.normpath(name)
+        is_outside = path in ("", os.curdir) or path.startswith((os.pardir, os.sep))
+        return usual if is_outside else name
 
 
 def versions() -> Params:
-    """The versions that decide whether a replay can be exact."""
+    """Returns the versions that decide whether a replay can be exact."""
     import torch
     import transformers
 

@@ -1,7 +1,5 @@
-"""What is left of budget and time reaches the sampler and the pruner, and the first limit ends the search."""
+"""Sampler and pruner plan with what budget and time leave, and the first limit that is reached ends the search."""
 
-import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +19,7 @@ MakeTrainer = Callable[..., Trainer]
 
 
 def study_of(*trials: tuple[float, TrialState, str], seconds: float = 10.0) -> optuna.Study:
-    """Trials by what they spent, state and role; each full training took as many seconds."""
+    """A study of trials given as (spent, state, role), in which a full training took ``seconds``."""
     study = optuna.create_study(sampler=RLSampler(seed=0, n_trials=50), pruner=RLPruner(max_resource=10_000))
     for spent, state, role in trials:
         value = 1.0 if state == TrialState.COMPLETE else None
@@ -35,60 +33,56 @@ def configurations_of(space: Any, **args: Any) -> ConfigurationSampler:
     return build_configuration_sampler(space, None, frozen, roles=None, n_points=None)
 
 
-def allowance_of(study: optuna.Study, settings: SearchConfig, deadline: float) -> RemainingBudget:
-    return RemainingBudget(study, settings, deadline, CostModel(configurations_of(settings.hp_space), 100, 1))
+def budget_of(study: optuna.Study, **options: Any) -> RemainingBudget:
+    settings = SearchConfig(hp_space=rates, **options)
+    return RemainingBudget(study, settings, CostModel(configurations_of(rates), 100, 1))
 
 
 DONE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
 SEEN = [(1.0, DONE, "baseline"), (0.5, PRUNED, "search"), (0.25, FAIL, "search"), (1.0, DONE, "confirm")]
 
 
-def told(allowance: RemainingBudget, study: optuna.Study) -> tuple[Any, Any]:
-    allowance.tell()
+def plans_after_update(budget: RemainingBudget, study: optuna.Study) -> tuple[Any, Any]:
+    """Trials left for the sampler, trainings in all for the pruner."""
+    budget.update_sampler_and_pruner()
     sampler, pruner = study.sampler, study.pruner
     assert isinstance(sampler, RLSampler)
     assert isinstance(pruner, RLPruner)
     return sampler._n_left, pruner._plan_for
 
 
-def test_a_budget_is_told_in_trials_and_in_trainings() -> None:
+def test_sampler_gets_trials_left_and_pruner_gets_trainings() -> None:
     study = study_of(*SEEN)
-    allowance = allowance_of(study, SearchConfig(hp_space=rates, budget=4.0), math.inf)
-    assert allowance.trainings_left() == pytest.approx(2.25)
+    budget = budget_of(study, budget=4.0)
+    assert budget.trainings_left() == pytest.approx(2.25)
     # Searched trials took 0.375 each; the pruner has seen 1.5 itself, the failed one not.
-    assert told(allowance, study) == (6, pytest.approx(3.75))
+    assert plans_after_update(budget, study) == (6, pytest.approx(3.75))
 
 
-def test_time_is_told_like_a_budget_and_the_smaller_counts() -> None:
+def test_of_budget_and_timeout_the_smaller_counts() -> None:
     study = study_of(*SEEN)
-    soon = allowance_of(study, SearchConfig(hp_space=rates, budget=4.0, timeout=5.0), time.monotonic() + 5.0)
-    assert soon.trainings_left() == pytest.approx(0.5, abs=0.05)
-    late = allowance_of(study, SearchConfig(hp_space=rates, budget=4.0, timeout=500.0), time.monotonic() + 500.0)
-    assert late.trainings_left() == pytest.approx(2.25)
+    assert budget_of(study, budget=4.0, timeout=5.0).trainings_left() == pytest.approx(0.5, abs=0.05)
+    assert budget_of(study, budget=4.0, timeout=500.0).trainings_left() == pytest.approx(2.25)
 
 
-def test_without_either_nothing_is_told() -> None:
+def test_without_budget_and_timeout_nothing_is_planned() -> None:
     study = study_of(*SEEN)
-    assert told(allowance_of(study, SearchConfig(hp_space=rates, n_trials=9), math.inf), study) == (None, None)
+    assert plans_after_update(budget_of(study, n_trials=9), study) == (None, None)
 
 
-def test_time_says_nothing_before_a_training_was_timed() -> None:
-    study = study_of()
-    assert (
-        allowance_of(study, SearchConfig(hp_space=rates, timeout=9.0), time.monotonic() + 9.0).trainings_left() is None
-    )
+def test_timeout_is_unknown_in_trainings_before_one_was_timed() -> None:
+    assert budget_of(study_of(), timeout=9.0).trainings_left() is None
 
 
-def test_nothing_left_is_one_trial_and_no_training() -> None:
+def test_a_spent_budget_leaves_one_trial_and_no_training() -> None:
     study = study_of((3.0, DONE, "search"))
-    allowance = allowance_of(study, SearchConfig(hp_space=rates, budget=2.0), math.inf)
-    assert told(allowance, study) == (1, pytest.approx(3.0))
+    assert plans_after_update(budget_of(study, budget=2.0), study) == (1, pytest.approx(3.0))
 
 
-def test_those_of_the_user_are_left_alone() -> None:
+def test_user_supplied_sampler_and_pruner_are_left_alone() -> None:
     study = study_of(*SEEN)
-    own = {"sampler": study.sampler, "pruner": study.pruner}
-    assert told(allowance_of(study, SearchConfig(hp_space=rates, budget=4.0, **own), math.inf), study) == (None, None)
+    budget = budget_of(study, budget=4.0, sampler=study.sampler, pruner=study.pruner)
+    assert plans_after_update(budget, study) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +104,7 @@ def test_the_first_limit_ends_the_search(
 
 
 def test_a_budget_counts_the_length_of_trials(make_trainer: MakeTrainer) -> None:
-    """Your own arguments train for two epochs: trials of one epoch cost a half, those of three one and a half."""
+    """The baseline trains for two epochs: trials of one epoch cost 0.5, trials of three epochs 1.5."""
 
     def space(trial: Any) -> dict[str, Any]:
         return {**rates(trial), "num_train_epochs": 1 if trial.number % 2 == 0 else 3}

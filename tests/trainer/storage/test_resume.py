@@ -139,7 +139,7 @@ def test_it_is_said_in_one_line(make_trainer: MakeTrainer, caplog: pytest.LogCap
     with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
         run(make_trainer(), "rl", n_trials=4)
     assert "is continued: 2 of 4 trials are finished" in caplog.text
-    assert "Trial 2 was interrupted and is taken up again" in caplog.text
+    assert "Trial 2 was interrupted and runs again" in caplog.text
 
 
 class Trainings(Trainer):
@@ -166,7 +166,7 @@ def test_a_finished_search_gives_its_result_back(
     with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
         second = run(trainer, "rl", n_trials=2)
     assert n_trainings() == 2
-    said = "This search is finished (n_trials): its stored result is given back and nothing is trained."
+    said = "This search is finished (n_trials): its stored result is returned and nothing is trained."
     assert caplog.text.count(said) == 1
     assert "is continued" not in caplog.text
     assert (second.run_id, second.objective, second.hyperparameters) == (
@@ -286,7 +286,7 @@ def test_resume_false_begins_anew(make_trainer: MakeTrainer, tmp_path: Path) -> 
 
 def test_arguments_that_are_functions_are_known_by_name() -> None:
     """As text a function has its address in it, and no search would ever be continued."""
-    assert plain([tiny_model, Rows]) == ["tests.backend.conftest.tiny_model", "tests.backend.conftest.Rows"]
+    assert plain([tiny_model, Rows]) == ["tests.trainer.conftest.tiny_model", "tests.trainer.conftest.Rows"]
 
 
 @pytest.mark.parametrize(
@@ -394,7 +394,7 @@ def test_the_same_script_in_a_second_process_is_refused(
     monkeypatch.setattr("hf_rlsearch.trainer.storage.resume._PATIENCE", 0.5)
     interrupted(make_trainer, 1)
     study = stored(f"sqlite:///{tmp_path / 'out' / 'hf_rlsearch.db'}")
-    study._storage.set_trial_user_attr(study.trials[1]._trial_id, "owner", owner_of(os.getppid()))
+    study._storage.set_trial_user_attr(study.trials[1]._trial_id, "rl:owner", owner_of(os.getppid()))
     with pytest.raises(StorageError, match=f"Process {os.getppid()} is running this search: it trains trial 1"):
         run(make_trainer(), "rl", n_trials=4)
     assert states(study) == [TrialState.COMPLETE, TrialState.RUNNING]
@@ -417,7 +417,7 @@ def test_a_process_that_is_ending_is_waited_for(make_trainer: MakeTrainer, tmp_p
     interrupted(make_trainer, 1)
     study = stored(f"sqlite:///{tmp_path / 'out' / 'hf_rlsearch.db'}")
     with subprocess.Popen(["sleep", "2"]) as process:
-        study._storage.set_trial_user_attr(study.trials[1]._trial_id, "owner", owner_of(process.pid))
+        study._storage.set_trial_user_attr(study.trials[1]._trial_id, "rl:owner", owner_of(process.pid))
         result = run(make_trainer(), "rl", n_trials=4).run_summary
     assert states(result.study) == [TrialState.COMPLETE] * 4
 

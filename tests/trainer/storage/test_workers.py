@@ -16,8 +16,7 @@ from transformers import Trainer
 
 import hf_rlsearch  # noqa: F401
 from hf_rlsearch.optuna.storage import open_storage
-from hf_rlsearch.trainer.search import coordinator as chief
-from hf_rlsearch.trainer.search.coordinator import reason_to_stop
+from hf_rlsearch.trainer.search.coordinator import SearchCoordinator
 from hf_rlsearch.trainer.storage import resume
 from tests.trainer.conftest import Rows, rates, run, states, stored, tiny_arguments, tiny_model
 from tests.trainer.storage.test_resume import owner_of
@@ -37,7 +36,7 @@ def running(options: dict[str, Any], pid: int, **attributes: Any) -> None:
     """A trial that a process trains."""
     trial = stored(options["storage"]).ask()
     trial.suggest_float("learning_rate", 1e-5, 1e-1, log=True)
-    for name, value in {"owner": owner_of(pid), **attributes}.items():
+    for name, value in {"rl:owner": owner_of(pid), **attributes}.items():
         trial.set_user_attr(name, value)
 
 
@@ -52,14 +51,15 @@ def test_who_was_too_late_for_the_last_trial_begins_none(
     make_trainer: MakeTrainer, options: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process begins it between the look at what is left and the next trial."""
+    reason_to_stop = SearchCoordinator.reason_to_stop
 
-    def slow(study: Any, *given: Any) -> str | None:
-        reason = reason_to_stop(study, *given)
-        if len(study.trials) == 2:
+    def slow(coordinator: SearchCoordinator) -> str | None:
+        reason = reason_to_stop(coordinator)
+        if len(coordinator.study.trials) == 2:
             running(options, os.getppid())
         return reason
 
-    monkeypatch.setattr(chief, "reason_to_stop", slow)
+    monkeypatch.setattr(SearchCoordinator, "reason_to_stop", slow)
     result = run(make_trainer(), "rl", n_trials=3, **options).run_summary
     assert states(result.study) == [TrialState.COMPLETE] * 2 + [TrialState.RUNNING, TrialState.WAITING]
     assert result.stopped_by == "n_trials"
@@ -67,7 +67,7 @@ def test_who_was_too_late_for_the_last_trial_begins_none(
 
 def test_a_confirmation_of_another_process_does_not(make_trainer: MakeTrainer, options: Any) -> None:
     run(make_trainer(), "rl", n_trials=1, **options)
-    running(options, os.getppid(), role="confirm")
+    running(options, os.getppid(), **{"rl:role": "confirm"})
     assert len(run(make_trainer(), "rl", n_trials=2, **options).run_summary.trials) == 3
 
 

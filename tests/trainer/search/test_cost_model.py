@@ -1,6 +1,5 @@
-"""What trials will cost: by what is planned, and by what the clock has shown."""
+"""Costs of candidates: planned by their arguments, and corrected by the seconds of finished trials."""
 
-import time
 from typing import Any
 
 import numpy as np
@@ -23,30 +22,30 @@ def space_of_all(trial: Any) -> dict[str, Any]:
     }
 
 
-def prices_of(hp_space: Any, **args: Any) -> tuple[CostModel, SearchSpace, np.ndarray]:
+def cost_model_of(hp_space: Any, **args: Any) -> tuple[CostModel, SearchSpace, np.ndarray]:
     configurations = configurations_of(hp_space, **args)
     return CostModel(configurations, 64, 1), configurations.space, configurations.space.grid(1000)
 
 
 def test_twice_the_epochs_is_twice_the_price() -> None:
     """The arguments of the user train for two epochs."""
-    prices, space, rows = prices_of(space_of_all)
+    model, space, rows = cost_model_of(space_of_all)
     epochs = np.array([space.decode(row)["num_train_epochs"] for row in rows])
-    np.testing.assert_allclose(prices.amounts(space, rows), epochs / 2)
+    np.testing.assert_allclose(model.planned_costs(space, rows), epochs / 2)
 
 
 def test_with_a_number_of_steps_larger_batches_cost_more() -> None:
-    prices, space, rows = prices_of(space_of_all, max_steps=10, per_device_train_batch_size=8)
+    model, space, rows = cost_model_of(space_of_all, max_steps=10, per_device_train_batch_size=8)
     batch = np.array([space.decode(row)["per_device_train_batch_size"] for row in rows])
-    np.testing.assert_allclose(prices.amounts(space, rows), batch / 8)
+    np.testing.assert_allclose(model.planned_costs(space, rows), batch / 8)
 
 
 def test_what_hp_space_computes_counts() -> None:
     def space(trial: Any) -> dict[str, Any]:
         return {"num_train_epochs": 2 ** trial.suggest_int("doublings", 0, 3)}
 
-    prices, found, rows = prices_of(space)
-    np.testing.assert_allclose(prices.amounts(found, rows), [0.5, 1.0, 2.0, 4.0])
+    model, found, rows = cost_model_of(space)
+    np.testing.assert_allclose(model.planned_costs(found, rows), [0.5, 1.0, 2.0, 4.0])
 
 
 def test_hp_space_is_asked_once_for_each_amount() -> None:
@@ -56,12 +55,12 @@ def test_hp_space_is_asked_once_for_each_amount() -> None:
         asked.append(1)
         return space_of_all(trial)
 
-    prices, found, rows = prices_of(space)
+    model, found, rows = cost_model_of(space)
     asked.clear()
-    prices.amounts(found, rows)
+    model.planned_costs(found, rows)
     assert 0 < len(asked) < len(rows)
     asked.clear()
-    prices.amounts(found, rows)
+    model.planned_costs(found, rows)
     assert not asked
 
 
@@ -72,14 +71,14 @@ def test_combinations_that_are_refused_have_the_usual_price() -> None:
             raise optuna.TrialPruned
         return values
 
-    prices, found, rows = prices_of(space)
+    model, found, rows = cost_model_of(space)
     epochs = np.array([found.decode(row)["num_train_epochs"] for row in rows])
-    np.testing.assert_allclose(prices.amounts(found, rows), np.where(epochs == 4, 1.0, epochs / 2))
+    np.testing.assert_allclose(model.planned_costs(found, rows), np.where(epochs == 4, 1.0, epochs / 2))
 
 
-def timed(prices: CostModel, space: SearchSpace, params: dict[str, Any], slow: float) -> Any:
+def timed(model: CostModel, space: SearchSpace, params: dict[str, Any], slow: float) -> Any:
     """A finished trial that took ten seconds for a training, times ``slow``."""
-    amount = float(prices.amounts(space, space.nearest_levels(params)[None])[0])
+    amount = float(model.planned_costs(space, space.nearest_levels(params)[None])[0])
     attributes = {"rl:spent": amount, "rl:seconds": 10.0 * amount * slow, "rl:role": "search"}
     return create_trial(
         state=TrialState.COMPLETE, value=0.0, params=params, distributions=space.distributions, user_attrs=attributes
@@ -87,26 +86,26 @@ def timed(prices: CostModel, space: SearchSpace, params: dict[str, Any], slow: f
 
 
 def test_the_clock_learns_that_small_batches_are_slow() -> None:
-    prices, space, rows = prices_of(space_of_all)
+    model, space, rows = cost_model_of(space_of_all)
     study = optuna.create_study()
     params = [space.decode(row) for row in rows[::7]]
     for each in params:
         slow = 2.0 if each["per_device_train_batch_size"] == 8 else 1.0
-        study.add_trial(timed(prices, space, each, slow))
-    found = prices.by_the_clock(space, rows, study) / prices.amounts(space, rows)
+        study.add_trial(timed(model, space, each, slow))
+    found = model.timed_costs(space, rows, study) / model.planned_costs(space, rows)
     small = np.array([space.decode(row)["per_device_train_batch_size"] == 8 for row in rows])
     assert found[small].mean() / found[~small].mean() == pytest.approx(2.0, rel=0.25)
 
 
 def test_one_trial_says_nothing_about_the_others() -> None:
-    prices, space, rows = prices_of(space_of_all)
+    model, space, rows = cost_model_of(space_of_all)
     study = optuna.create_study()
-    study.add_trial(timed(prices, space, space.decode(rows[0]), 3.0))
-    np.testing.assert_allclose(prices.by_the_clock(space, rows, study), prices.amounts(space, rows))
+    study.add_trial(timed(model, space, space.decode(rows[0]), 3.0))
+    np.testing.assert_allclose(model.timed_costs(space, rows, study), model.planned_costs(space, rows))
 
 
 @pytest.mark.parametrize(
-    ("limits", "prices_count"),
+    ("limits", "costs_count"),
     [
         ({"n_trials": 3}, False),
         ({"n_trials": 3, "budget": 90.0}, False),
@@ -115,15 +114,15 @@ def test_one_trial_says_nothing_about_the_others() -> None:
         ({"timeout": 60.0}, True),
     ],
 )
-def test_prices_count_where_they_and_not_the_trials_end_the_search(limits: dict[str, Any], prices_count: bool) -> None:
+def test_costs_count_where_they_and_not_the_trials_end_the_search(limits: dict[str, Any], costs_count: bool) -> None:
     configurations = configurations_of(space_of_all)
-    prices = CostModel(configurations, 64, 1)
+    model = CostModel(configurations, 64, 1)
     study = optuna.create_study(sampler=RLSampler(seed=0, search_space=configurations.space))
-    study.add_trial(timed(prices, configurations.space, configurations.space.decode([0, 1, 0]), 1.0))
-    settings = SearchConfig(hp_space=space_of_all, **limits)
-    deadline = time.monotonic() + (50.0 if "timeout" in limits else np.inf)
-    spending = RemainingBudget(study, settings, deadline, prices).spending()
-    assert (spending is not None) == prices_count
-    if spending is not None:
-        assert spending.left == pytest.approx(5.0, abs=0.1)
-        assert spending.total == pytest.approx(6.0)
+    study.add_trial(timed(model, configurations.space, configurations.space.decode([0, 1, 0]), 1.0))
+    budget = RemainingBudget(study, SearchConfig(hp_space=space_of_all, **limits), model)
+    budget.deadline -= 10.0  # ten seconds have passed
+    limit = budget.cost_cooling()
+    assert (limit is not None) == costs_count
+    if limit is not None:
+        assert limit.left == pytest.approx(5.0, abs=0.1)
+        assert limit.total == pytest.approx(6.0)
