@@ -1,13 +1,80 @@
-"""What the decision head sees of each candidate: the predictor's distribution in a few numbers.
+"""Summarises predicted distributions as features for the decision head and the stop rule.
 
 The predictor stays as likelihood trained it; PPO learns on top of these numbers only. Training all weights by PPO
 destroyed the distribution that they are computed from.
+
+Letters: B searches, C candidates.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+CANDIDATE_FEATURES = ("log_ei", "gap_to_best_ei", "chance", "mean", "spread", "upper", "rank", "large_gain")
+SEARCH_FEATURES = (
+    "left", "log_left", "log_done", "best_log_ei", "best_chance", "running", "running_log_ei", "running_chance",
+    "running_mean", "running_spread", "running_fidelity", "budget_known",
+)  # fmt: skip
+
+
+def candidate_features(logits: Tensor, bins: Tensor, mask: Tensor) -> Tensor:
+    """Describes candidates by their predicted distributions.
+
+    Args:
+        logits: B x C x bins.
+        bins: Value of each bin.
+        mask: B x C, True where the candidate may be chosen; ranks and gaps are among those.
+
+    Returns:
+        B x C x len(CANDIDATE_FEATURES), each about in [-3, 3].
+    """
+    p = logits.softmax(-1)
+    log_ei = log_expected_improvement(p, bins)
+    best = log_ei.masked_fill(~mask, -12.0).max(1, keepdim=True).values
+    mean, spread = mean_and_spread(p, bins)
+    chance = chance_of_improvement(p, bins)
+    upper = bins[(p.cumsum(-1) < 0.9).sum(-1).clamp(max=len(bins) - 1)]
+    order = log_ei.masked_fill(~mask, -12.0).argsort(1, descending=True).argsort(1)
+    large = (p * (bins > 0.2)).sum(-1)
+    rank = torch.log1p(order.float()) / 3
+    return torch.stack([(log_ei + 4) / 3, log_ei - best, chance * 2 - 1, mean, spread, upper, rank, large * 2 - 1], -1)
+
+
+def search_features(
+    candidates: Tensor, mask: Tensor, running: Tensor, fidelity: Tensor, n_left: Tensor, n_total: Tensor
+) -> Tensor:
+    """Describes searches by their budget, their best candidates and their running trials.
+
+    Args:
+        candidates: B x C x len(CANDIDATE_FEATURES).
+        mask: B x C, True where the candidate may be chosen.
+        running: B, row of the running trial among the candidates, -1 where nothing runs.
+        fidelity: B, of the running trial, in [0, 1).
+        n_left: B full trainings that are left.
+        n_total: B full trainings of the whole budget; NaN where unknown.
+
+    Returns:
+        B x len(SEARCH_FEATURES), each about in [-3, 3].
+    """
+    known = ~torch.isnan(n_total)
+    total, left = n_total.where(known, torch.ones_like(n_total)), n_left.where(known, torch.zeros_like(n_left))
+    allowed = candidates.masked_fill(~mask[..., None], -4.0)
+    at = running.clamp(min=0)[:, None, None].expand(-1, 1, candidates.shape[2])
+    own = torch.gather(candidates, 1, at)[:, 0] * (running >= 0)[:, None]
+    zero_if_unknown = known.float()
+    columns = [
+        left / total,
+        torch.log1p(left) / 3 * zero_if_unknown,
+        torch.log1p((total - left).clamp(min=0)) / 3 * zero_if_unknown,
+        allowed[..., 0].max(1).values,
+        allowed[..., 2].max(1).values,
+        (running >= 0).float(),
+        *(own[:, i] for i in (0, 2, 3, 4)),
+        fidelity * (running >= 0),
+        zero_if_unknown,
+    ]
+    return torch.stack(columns, dim=-1)
 
 
 def forecast_features(probabilities: Tensor, bins: Tensor, running: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,30 +99,18 @@ def forecast_features(probabilities: Tensor, bins: Tensor, running: Tensor, allo
     return torch.stack(columns, dim=-1).clamp(-3, 3), pick
 
 
-CANDIDATE_FEATURES = ("log_ei", "gap_to_best_ei", "chance", "mean", "spread", "upper", "rank", "large_gain")
-SEARCH_FEATURES = (
-    "left",
-    "log_left",
-    "log_done",
-    "best_log_ei",
-    "best_chance",
-    "running",
-    "running_log_ei",
-    "running_chance",
-    "running_mean",
-    "running_spread",
-    "running_fidelity",
-    "budget_known",
-)
+def expected_improvement(probabilities: Tensor, bins: Tensor) -> Tensor:
+    """Expected improvement over the incumbent; the shape of `probabilities` without its last axis, the bins."""
+    return (probabilities * bins.clamp(min=0)).sum(-1)
 
 
 def log_expected_improvement(probabilities: Tensor, bins: Tensor) -> Tensor:
-    """Natural logarithm of the expected improvement, at least -12; shape of `probabilities` without its last axis."""
-    return torch.log((probabilities * bins.clamp(min=0)).sum(-1) + 6e-6)
+    """Natural logarithm of the expected improvement, at least -12; shape as above."""
+    return torch.log(expected_improvement(probabilities, bins) + 6e-6)
 
 
 def mean_and_spread(probabilities: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of distributions over bins; the shape of `probabilities` without its last axis."""
+    """Mean and standard deviation of distributions over bins; shape as above."""
     mean = (probabilities * bins).sum(-1)
     return mean, (probabilities * (bins - mean[..., None]) ** 2).sum(-1).clamp(min=1e-8).sqrt()
 
@@ -63,68 +118,3 @@ def mean_and_spread(probabilities: Tensor, bins: Tensor) -> tuple[Tensor, Tensor
 def chance_of_improvement(probabilities: Tensor, bins: Tensor) -> Tensor:
     """Probability of more than 0.004 of (best - median), below which a trial is no better; shape as above."""
     return (probabilities * (bins > 0.004)).sum(-1)
-
-
-def candidate_features(logits: Tensor, bins: Tensor, mask: Tensor) -> Tensor:
-    """Summarises predicted distributions.
-
-    Args:
-        logits: B x C x bins.
-        bins: Value of each bin.
-        mask: B x C, True where the candidate may be chosen; ranks and gaps are among those.
-
-    Returns:
-        B x C x len(CANDIDATE_FEATURES), each about in [-3, 3].
-    """
-    p = logits.softmax(-1)
-    log_ei = log_expected_improvement(p, bins)
-    best = log_ei.masked_fill(~mask, -12.0).max(1, keepdim=True).values
-    mean, spread = mean_and_spread(p, bins)
-    chance = chance_of_improvement(p, bins)
-    upper = bins[(p.cumsum(-1) < 0.9).sum(-1).clamp(max=len(bins) - 1)]
-    order = log_ei.masked_fill(~mask, -12.0).argsort(1, descending=True).argsort(1)
-    large = (p * (bins > 0.2)).sum(-1)
-    rank = torch.log1p(order.float()) / 3
-    return torch.stack([(log_ei + 4) / 3, log_ei - best, chance * 2 - 1, mean, spread, upper, rank, large * 2 - 1], -1)
-
-
-def search_features(
-    candidates: Tensor,
-    mask: Tensor,
-    running: Tensor,
-    fidelity: Tensor,
-    n_left: Tensor,
-    n_total: Tensor,
-) -> Tensor:
-    """Summarises a search.
-
-    Args:
-        candidates: B x C x len(CANDIDATE_FEATURES).
-        mask: B x C, True where the candidate may be chosen.
-        running: B, row of the running trial among the candidates, -1 where nothing runs.
-        fidelity: B, of the running trial, in [0, 1).
-        n_left: B full trainings that are left.
-        n_total: B full trainings of the whole budget; NaN where it is not known.
-
-    Returns:
-        B x len(SEARCH_FEATURES), each about in [-3, 3].
-    """
-    known = ~torch.isnan(n_total)
-    total = torch.where(known, n_total, torch.ones_like(n_total))
-    left = torch.where(known, n_left, torch.zeros_like(n_left))
-    allowed = candidates.masked_fill(~mask[..., None], -4.0)
-    at = running.clamp(min=0)[:, None, None].expand(-1, 1, candidates.shape[2])
-    own = torch.gather(candidates, 1, at)[:, 0] * (running >= 0)[:, None]
-    zero_if_unknown = known.float()
-    columns = [
-        left / total,
-        torch.log1p(left) / 3 * zero_if_unknown,
-        torch.log1p((total - left).clamp(min=0)) / 3 * zero_if_unknown,
-        allowed[..., 0].max(1).values,
-        allowed[..., 2].max(1).values,
-        (running >= 0).float(),
-        *(own[:, i] for i in (0, 2, 3, 4)),
-        fidelity * (running >= 0),
-        zero_if_unknown,
-    ]
-    return torch.stack(columns, dim=-1)

@@ -1,4 +1,4 @@
-"""The agent: weights that choose. No learning happens here; it adapts to a search in context."""
+"""Decides with the weights: which candidate to train next, and what becomes of a running trial."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.agent.acquisition import (
     candidate_features,
     chance_of_improvement,
+    expected_improvement,
     forecast_features,
     log_expected_improvement,
     mean_and_spread,
@@ -31,35 +32,16 @@ from hf_rlsearch.observation.history import History
 from hf_rlsearch.observation.observation import live_observation
 from hf_rlsearch.space import SearchSpace
 
-_deciding = threading.Lock()
-
-
-@contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """Runs torch's operators on one thread, and restores the number of threads after.
-
-    The network is too small to gain from more, and where other processes use the cores, waiting for a second OpenMP
-    thread makes a decision more than ten times slower. Threads of the same process (``n_jobs``) take turns, since the
-    number is theirs together: the last one to leave must not keep the training that follows on one thread.
-    """
-    with _deciding:
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
-
-
 MAX_TRIALS = 160
-"""Trials that the network looks at; of a longer history the better half and the latest, so that asking stays quick."""
-_SHARPNESS = 3.0  # of the probability shown where no policy decided: expected improvement to this power, normalised
+"""Trials that the network attends to; of a longer history the better half and the latest, to keep decisions quick."""
 MAX_HYPERPARAMETERS = 24
-"""Beyond this many the prior says nothing; candidates are then spread evenly."""
+"""In wider spaces, far outside of the prior, candidates are spread evenly instead."""
+# Where no policy decides, the probability of a candidate is proportional to its expected improvement to this power.
+_SHARPNESS = 3.0
 
 
 class Agent:
-    """Weights in use.
+    """The networks of some weights. Nothing is learned here: the agent adapts to a search by attending to its history.
 
     Args:
         tensors: As `load_weights` returns them.
@@ -71,13 +53,13 @@ class Agent:
 
     def __init__(self, tensors: Mapping[str, Tensor], card: Card) -> None:
         self.card = card
-        self._nothing: tuple[object, EncodedHistory] | None = None
+        self._no_history: tuple[object, EncodedHistory] | None = None
         try:
             self.predictor = Predictor(NetworkConfig(**card.network)).eval()
-            self.predictor.load_state_dict(part(tensors, "predictor"))
-            self.head = DecisionHead().eval() if part(tensors, "head") else None
+            self.predictor.load_state_dict(_part(tensors, "predictor"))
+            self.head = DecisionHead().eval() if _part(tensors, "head") else None
             if self.head is not None:
-                self.head.load_state_dict(part(tensors, "head"))
+                self.head.load_state_dict(_part(tensors, "head"))
         except (RuntimeError, TypeError) as error:
             raise WeightsError(
                 f"weights {card.name!r} do not fit the network that their card describes: {error}\n"
@@ -96,14 +78,14 @@ class Agent:
         rng: np.random.Generator,
         acquisition_weight: FloatArray | None = None,
     ) -> Decision:
-        """Chooses the candidate to train next; takes one thread, see `hf_rlsearch.agent.agent`.
+        """Chooses the candidate to train next, on one thread (see `one_torch_thread`).
 
         Args:
             space: The search space.
-            history: All that was trained or is running.
+            history: All finished and running trials.
             candidates: C x H level indices, C at least 1.
             mask: C, True where the candidate may be chosen, at least one.
-            n_remaining: Trials that are left with this one, None where nobody knows.
+            n_remaining: Trials that are left, this one included; None where unknown.
             facts: Known facts by name, see `hf_rlsearch.observation.observation.FACTS`.
             rng: Breaks ties and spreads designs.
             acquisition_weight: C positive factors on expected improvement, see `CostCooling`; all 1 where not given.
@@ -121,13 +103,16 @@ class Agent:
             if acquisition_weight is not None:
                 scores = scores + _SHARPNESS * torch.as_tensor(np.log(acquisition_weight))
             order, chances = _ranked(scores, mask, rng)
-            row = candidates[order[0]]
+            row, alternative = candidates[order[0]], None
+            if len(order) > 1:
+                prediction = self._prediction(logits[0, order[1]], chances[order[1]])
+                alternative = Alternative(params=space.decode(candidates[order[1]]), **prediction)
             contributions, prior_contributions = self._contributions(space, encoded, row, facts, rng)
             return Decision(
                 index=int(order[0]),
                 source=source,
                 n_candidates=int(mask.sum()),
-                alternative=self._alternative(space, candidates, order[1:], logits, chances),
+                alternative=alternative,
                 contributions=contributions,
                 prior_contributions=prior_contributions,
                 attention=most_attended(self.predictor, encoded, row, history.numbers),
@@ -144,19 +129,19 @@ class Agent:
         mask: BoolArray,
         facts: Mapping[str, float],
     ) -> FloatArray | None:
-        """What becomes of a running trial if it is trained to its end, beside the best candidate to train instead.
+        """Predicts the end of a running trial, beside the best candidate to train instead.
 
         Args:
             space: The search space.
-            history: All that was trained or is running, this trial included.
+            history: All finished and running trials, this one included.
             number: Of the running trial.
             candidates: C x H level indices, C at least 1.
             mask: C, True where the candidate may be trained next.
             facts: As for `decide`.
 
         Returns:
-            1 x len(FORECAST_FEATURES); None where the history lacks the trial, or the space is wider than the agent
-            knows.
+            1 x len(FORECAST_FEATURES); None where the history lacks the trial, or the space has more than
+            `MAX_HYPERPARAMETERS`.
         """
         history = shorten(history)
         if len(space.hyperparameters) > MAX_HYPERPARAMETERS or number not in history.numbers:
@@ -172,19 +157,15 @@ class Agent:
             return forecast_features(chances, self.predictor.bins, last, allowed)[0].numpy()
 
     def _scores(self, logits: Tensor, mask: BoolArray, n_remaining: int | None, n_done: int) -> tuple[str, Tensor]:
-        """Who scores, and C unnormalised log-probabilities."""
-        if self.head is not None and n_remaining is not None:
-            return "policy", self._policy_scores(logits, mask, n_remaining, n_done)
-        return "predictor", _SHARPNESS * log_expected_improvement(logits[0].softmax(-1), self.predictor.bins)
-
-    def _alternative(
-        self, space: SearchSpace, candidates: IntArray, others: IntArray, logits: Tensor, chances: FloatArray
-    ) -> Alternative | None:
-        """The first of the other candidates, None where there is none."""
-        if not len(others):
-            return None
-        prediction = self._prediction(logits[0, others[0]], chances[others[0]])
-        return Alternative(params=space.decode(candidates[others[0]]), **prediction)
+        """Name of what scores ("policy", "predictor"), and C unnormalised log-probabilities."""
+        if self.head is None or n_remaining is None:
+            return "predictor", _SHARPNESS * log_expected_improvement(logits[0].softmax(-1), self.predictor.bins)
+        allowed = torch.as_tensor(mask)[None]
+        candidates = candidate_features(logits, self.predictor.bins, allowed)
+        left, total = torch.tensor([float(n_remaining)]), torch.tensor([float(n_remaining + n_done)])
+        search = search_features(candidates, allowed, torch.tensor([-1]), torch.zeros(1), left, total)
+        actions = torch.cat([allowed, torch.zeros(1, 1, dtype=torch.bool)], dim=1)  # nothing runs that could continue
+        return "policy", torch.as_tensor(self.head(candidates, search, actions)[0][0, :-1])
 
     def _prediction(self, logits: Tensor, probability: float) -> dict[str, float]:
         """The numbers of a `Prediction` from the logits of one candidate and its probability of being chosen."""
@@ -192,7 +173,7 @@ class Agent:
         mean, spread = mean_and_spread(p, bins)
         return {
             "probability": float(probability),
-            "improvement": float((p * bins.clamp(min=0)).sum()),
+            "improvement": float(expected_improvement(p, bins)),
             "chance": float(chance_of_improvement(p, bins)),
             "mean": float(mean),
             "spread": float(spread),
@@ -206,29 +187,57 @@ class Agent:
         facts: Mapping[str, float],
         rng: np.random.Generator,
     ) -> tuple[dict[str, float], ...]:
-        """What each hyperparameter contributes, with what the trials say and without."""
-        predictors = [predicted_mean(self.predictor, r) for r in (encoded, self._read_nothing(space, facts))]
+        """Contributions of each hyperparameter to the prediction, given the trials and without any."""
+        predictors = [predicted_mean(self.predictor, r) for r in (encoded, self._encode_no_history(space, facts))]
         found = shapley_values(predictors, row, space.n_levels, rng)
         return tuple(dict(zip(space.names, values.tolist(), strict=True)) for values in found)
 
-    def _read_nothing(self, space: SearchSpace, facts: Mapping[str, float]) -> EncodedHistory:
-        """The reading of a search without trials; the last one is kept, as it stays the same during a search."""
+    def _encode_no_history(self, space: SearchSpace, facts: Mapping[str, float]) -> EncodedHistory:
+        """Encodes a search without trials; the last encoding is kept, as it stays the same during a search."""
         key = (space, tuple(sorted(facts.items())))
-        if self._nothing is None or self._nothing[0] != key:
+        if self._no_history is None or self._no_history[0] != key:
             row, mask = np.zeros((1, len(space.names)), int), np.ones(1, bool)
             observation = live_observation(space, History.from_trials([], []), row, mask, facts)
-            self._nothing = key, self.predictor.encode_history(Arrays.of(observation))
-        return self._nothing[1]
+            self._no_history = key, self.predictor.encode_history(Arrays.of(observation))
+        return self._no_history[1]
 
-    def _policy_scores(self, logits: Tensor, mask: BoolArray, n_remaining: int, n_done: int) -> Tensor:
-        """C log-probabilities of the decision head, which knows how much of the budget is left."""
-        assert self.head is not None
-        allowed = torch.as_tensor(mask)[None]
-        candidates = candidate_features(logits, self.predictor.bins, allowed)
-        left, total = torch.tensor([float(n_remaining)]), torch.tensor([float(n_remaining + n_done)])
-        search = search_features(candidates, allowed, torch.tensor([-1]), torch.zeros(1), left, total)
-        actions = torch.cat([allowed, torch.zeros(1, 1, dtype=torch.bool)], dim=1)
-        return torch.as_tensor(self.head(candidates, search, actions)[0][0, :-1])
+
+@lru_cache(maxsize=4)
+def load_agent(weights: str | Path | None = None) -> Agent:
+    """Loads the agent of some weights, once per process.
+
+    Args:
+        weights: A bundled name, a path, or None for the default.
+
+    Raises:
+        WeightsError: Missing, corrupted, foreign, or of another observation format.
+    """
+    return Agent(*load_weights(weights))
+
+
+_deciding = threading.Lock()
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Runs torch's operators on one thread, and restores the number of threads afterwards.
+
+    The network is too small to gain from more threads, and where other processes use the cores, waiting for a second
+    OpenMP thread makes a decision more than ten times slower. Threads of the same process (``n_jobs``) take turns: they
+    share torch's setting, and the last of them must not leave the training that follows on one thread.
+    """
+    with _deciding:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors of a network ("predictor" or "head") by their names in it; empty if the weights lack the network."""
+    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
 
 
 def _ranked(scores: Tensor, mask: BoolArray, rng: np.random.Generator) -> tuple[IntArray, FloatArray]:
@@ -239,13 +248,8 @@ def _ranked(scores: Tensor, mask: BoolArray, rng: np.random.Generator) -> tuple[
     return order, weight / weight.sum()
 
 
-def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The tensors of one part ("predictor", "head", "stop") by their own names, empty if there are none."""
-    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-
-
 def shorten(history: History, limit: int = MAX_TRIALS) -> History:
-    """The better half and the latest trials of a long history; a short one as it is."""
+    """The better half and the latest trials of a long history; a short history is returned unchanged."""
     if len(history.params) <= limit:
         return history
     value = np.where(np.isfinite(history.values), history.values, -np.inf)
@@ -274,16 +278,3 @@ def _farthest(
     trials: FloatArray = np.stack([space.nearest_levels(p) for p in shorten(history).params]) / scale
     distance = np.abs(place[allowed, None] - trials[None]).sum(2).min(1)
     return int(allowed[(distance + 1e-9 * rng.random(len(allowed))).argmax()])
-
-
-@lru_cache(maxsize=4)
-def load_agent(weights: str | Path | None = None) -> Agent:
-    """The agent of some weights, loaded once per process.
-
-    Args:
-        weights: A bundled name, a path, or None for the default.
-
-    Raises:
-        WeightsError: Missing, corrupted, foreign, or of another observation format.
-    """
-    return Agent(*load_weights(weights))

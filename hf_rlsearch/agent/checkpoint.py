@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors with a JSON card in the header. Nothing is unpickled."""
+"""Loads and saves weights as safetensors with a JSON card in the header; nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ BUNDLED = ("rl-v1",)
 
 @dataclass(frozen=True)
 class Card:
-    """What a weights file says of itself; unknown keys are refused, so an old version never misreads a new file.
+    """Description of a weights file; unknown keys are refused, so that no old version misreads a new file.
 
     Attributes:
-        name: As it was saved.
-        observation_format: Of the arrays that it was trained on, see `OBSERVATION_FORMAT`.
+        name: Stem of the file name.
+        observation_format: Of the arrays that the weights were trained on, see `OBSERVATION_FORMAT`.
         network: Sizes, the fields of `NetworkConfig`.
         prior: Version of the prior.
         training: Settings and seeds of every stage.
-        gates: What decided which parts ship, with figures.
-        versions: Of the libraries that trained it.
-        limits: Where it should not be trusted.
+        gates: Comparisons that decided which parts ship, with figures.
+        versions: Of the libraries used in training.
+        limits: Where the weights should not be trusted.
     """
 
     name: str

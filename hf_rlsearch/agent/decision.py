@@ -1,4 +1,4 @@
-"""What the agent decided, and why: plain data that is stored with the trial."""
+"""Describes a decision of the agent and its reasons as plain data that is stored with the trial."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hf_rlsearch._typing import Params
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What the agent expects of one candidate. Differences are on the task's scale: 1 = from its median to its best.
+    """A predicted outcome of one candidate. Differences are on the task's scale: 1 = from its median to its best.
 
     Attributes:
         probability: Of choosing it, among the candidates, in [0, 1].
@@ -47,11 +47,11 @@ class Decision(Prediction):
         index: Row of the candidates.
         source: "policy", "predictor" or "design": who decided.
         n_candidates: How many could have been chosen.
-        alternative: The second best; None where there was no other, or nothing was predicted.
+        alternative: The second best; None where there was no other, or no prediction.
         contributions: By hyperparameter, how much its value moves the predicted mean, see `agent.shapley`.
         prior_contributions: The same for a prediction without any trial: what the agent knows of such tasks in general.
         attention: (trial number, attention weight in [0, 1]) of the trials with the largest weights, largest first.
-        price: What its whole training costs, in full trainings; None where prices did not matter.
+        price: Cost of its whole training, in full trainings; None where costs did not matter.
     """
 
     index: int
@@ -64,12 +64,11 @@ class Decision(Prediction):
     price: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, rounded, small enough to store with every trial; what is empty is left out."""
-        told = {name: value for name, value in asdict(self).items() if value is not None and value not in ({}, ())}
-        other = told.pop("alternative", None)
-        rounded: dict[str, Any] = _rounded(told)
-        if other is not None:  # its params are values to be trained with, and stay as they are
-            rounded["alternative"] = {**_rounded(other), "params": other["params"]}
+        """Plain data, rounded, small enough to store with every trial; empty fields are left out."""
+        stored = {name: value for name, value in asdict(self).items() if value is not None and value not in ({}, ())}
+        rounded: dict[str, Any] = _rounded(stored)
+        if self.alternative is not None:  # params are values to train with: they are not rounded
+            rounded["alternative"]["params"] = self.alternative.params
         return rounded
 
 

@@ -1,8 +1,8 @@
-"""The decision head: what PPO trains on top of the frozen predictor.
+"""Scores candidates and continuing from features of the frozen predictor; PPO trains this decision head.
 
-It starts as a good rule and learns what the rule lacks. For candidates the rule is expected improvement; for the
+The head starts as a good rule. For candidates the rule is expected improvement; for the
 running trial it is expected improvement per training still to be paid, against the best candidate's. Both are myopic:
-what is left of the budget, and what a trial teaches beyond itself, is for PPO to add.
+PPO adds the value of what is left of the budget, and of what a trial teaches about others.
 
 Letters: B searches, C candidates.
 """
@@ -15,9 +15,8 @@ from torch.nn import functional as F
 
 from hf_rlsearch.agent.acquisition import CANDIDATE_FEATURES, SEARCH_FEATURES
 
-_SHARPNESS = (
-    3.0  # logits per unit of log expected improvement: how far the starting policy explores during meta-training
-)
+# Logits per unit of log expected improvement: how far the starting policy explores during meta-training.
+_SHARPNESS = 3.0
 
 
 class DecisionHead(nn.Module):
@@ -45,10 +44,8 @@ class DecisionHead(nn.Module):
         log_ei = candidates[..., 0] * 3
         choice = _SHARPNESS * log_ei + self.residual(torch.cat([candidates, spread], -1))[..., 0]
         choice = F.log_softmax(choice.masked_fill(~mask[:, :-1], -1e4), dim=-1)
-        continue_logit = self.continue_logit(search).masked_fill(~mask[:, -1], -1e4)
-        logits = torch.cat(
-            [choice + F.logsigmoid(-continue_logit)[:, None], F.logsigmoid(continue_logit)[:, None]], dim=1
-        )
+        proceed = self.continue_logit(search).masked_fill(~mask[:, -1], -1e4)
+        logits = torch.cat([choice + F.logsigmoid(-proceed)[:, None], F.logsigmoid(proceed)[:, None]], dim=1)
         return logits.masked_fill(~mask, -1e8), self.value(search)[:, 0]
 
     def continue_logit(self, search: Tensor) -> Tensor:

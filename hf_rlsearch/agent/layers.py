@@ -1,10 +1,9 @@
-"""Gaussian-process regression over the trials, with kernels that the network sets; what attention alone cannot do.
+"""Implements the layers of the predictor: attention with a bias, and Gaussian processes whose kernels the network sets.
 
-Attention averages the outcomes of near trials; with ten or more of them solving for their weights says far more. On
-tasks of the prior the attention alone fell behind a Gaussian process from about ten trials on
+Attention averages the outcomes of near trials; from about ten trials on, solving for their weights predicts better
 (docs/log/2026-11-22-gaussian-processes.md).
 
-Letters as in `policy.network`; D numbers are regressed per head.
+Letters: B searches, T trials, N rows, H hyperparameters, W width; D numbers are regressed per head.
 
 Sources: posterior of a Gaussian process with noise, Rasmussen and Williams 2006 (eq. 2.25 and 2.26); kernels from a
 network's outputs as in deep kernel learning, Wilson et al. 2016 (AISTATS).
@@ -30,11 +29,8 @@ class BiasedAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query, self.key_value, self.out = (
-            nn.Linear(width, width),
-            nn.Linear(width, 2 * width),
-            nn.Linear(width, width),
-        )
+        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
         self.null_key, self.null_value = nn.Parameter(torch.zeros(1, 1, width)), nn.Parameter(torch.zeros(1, 1, width))
 
     def forward(self, x: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
@@ -44,7 +40,7 @@ class BiasedAttention(nn.Module):
         return torch.as_tensor(self.out(mixed.transpose(1, 2).reshape(x.shape)))
 
     def weights(self, x: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
-        """B x N x (1 + T), the mean over heads of what `forward` weighs the null and the memory with."""
+        """B x N x (1 + T) attention weights of `forward` on the null and on the memory, mean over heads."""
         query, key, _ = self._heads(x, memory)
         logits = query @ key.transpose(2, 3) / query.shape[-1] ** 0.5 + F.pad(bias, (1, 0))
         return torch.as_tensor(logits.softmax(-1).mean(1))
@@ -73,7 +69,7 @@ class Block(nn.Module):
         return torch.as_tensor(x + self.feed_forward(self.norm_out(x)))
 
     def weights(self, x: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
-        """As `BiasedAttention.weights`, of what this block is given."""
+        """As `BiasedAttention.weights`."""
         return self.attention.weights(self.norm_x(x), self.norm_memory(memory), bias)
 
 
@@ -81,14 +77,14 @@ class Block(nn.Module):
 _SMOOTH, _ROUGH, _NOISE = 1.5, -2.0, -4.0
 _LEAST_NOISE = 2e-3  # of the prior variance; keeps the means of 160 trials within .02 in single precision
 
-# In the mean of the values a trial counts by its precision; the first keeps one quiet trial from being all of it, the
-# second is for searches without any value.
-_AVERAGED, _NONE = 0.1, 1e-3
+# The mean of the values weighs trials by their precision. The first number keeps one trial of little noise from having
+# all the weight, the second avoids a division by zero in searches without any value.
+_SHARED, _NO_VALUE = 0.1, 1e-3
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """What the trials say, before any candidate is looked at.
+    """Gaussian processes fitted to the trials of B searches.
 
     Attributes:
         scales: B x H x (2 * heads) weights of the squared distance, then of the plain one.
@@ -122,7 +118,7 @@ class GaussianProcesses(nn.Module):
     def fit(
         self, hyperparameters: Tensor, distances: Tensor, trials: Tensor, value: Tensor, known: Tensor
     ) -> Posterior:
-        """Solves for the trials.
+        """Fits the processes to the trials.
 
         Args:
             hyperparameters: B x H x W embeddings.
@@ -130,24 +126,21 @@ class GaussianProcesses(nn.Module):
             trials: B x T x W embeddings.
             value: B x T on the history's own scale.
             known: B x T, True where there is a value.
-
-        Returns:
-            What `predict` needs.
         """
         scales, x = F.softplus(self.scales(hyperparameters) + self.begin), self.norm(trials)
         B, T, W = x.shape
         learned = self.values(x).view(B, T, self.heads, W // self.heads).transpose(1, 2)
         values = torch.cat([learned, value[:, None, :, None].expand(-1, self.heads, -1, -1)], -1)
         noise = F.softplus(self.noise(x) + _NOISE).transpose(1, 2) + _LEAST_NOISE  # B x heads x T
-        weight = (known[:, None] / (noise + _AVERAGED))[..., None]
-        mean = (weight * values).sum(2, keepdim=True) / weight.sum(2, keepdim=True).clamp(min=_NONE)
+        weight = (known[:, None] / (noise + _SHARED))[..., None]
+        mean = (weight * values).sum(2, keepdim=True) / weight.sum(2, keepdim=True).clamp(min=_NO_VALUE)
         both = (known[:, None] & known[:, :, None])[:, None]
         kernel = self._kernel(scales, distances) * both + torch.diag_embed(noise + ~known[:, None])
         inverse = torch.linalg.inv(kernel) * both
         return Posterior(scales, mean, inverse @ (values - mean), inverse)
 
     def forward(self, posterior: Posterior, distances: Tensor) -> Tensor:
-        """B x N x W, what the processes say of N rows whose distances to the trials are `distances`, B x H x N x T."""
+        """B x N x W embeddings of the predictions of N rows, from their B x H x N x T distances to the trials."""
         found = torch.cat(self.predict(posterior, distances), -1)
         return torch.as_tensor(self.out(found.transpose(1, 2).flatten(2)))
 

@@ -1,4 +1,4 @@
-"""The predictor: attention from candidates to trials, Gaussian processes beside it, a distribution per candidate.
+"""Predicts a distribution of the outcome of each candidate, by attention to the trials and Gaussian processes.
 
 Permutation-invariant over trials, equivariant over candidates and hyperparameters, any number of either. A
 configuration is the sum of the embeddings of its levels; a level is embedded once per search from its role and absolute
@@ -14,7 +14,7 @@ hyperparameter search, Maraval et al. 2023 (NAP, NeurIPS); outcome bins, Müller
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from hf_rlsearch.observation.observation import (
 )
 
 # Edges of the outcome bins: improvement over the incumbent on the compressed scale of `compress`. Finest around zero,
-# where the choice is made; symmetric would waste bins, as losing much or very much is the same to a searcher.
+# where the choice is made; not symmetric, as losing much and losing very much are the same to a searcher.
 BIN_EDGES = (
     -1.4, -1.0, -0.75, -0.55, -0.4, -0.3, -0.22, -0.16, -0.11, -0.075, -0.05, -0.03, -0.015, -0.005,
     0.0005, 0.005, 0.015, 0.03, 0.05, 0.075, 0.11, 0.16, 0.22, 0.3, 0.4, 0.55, 0.75, 1.0, 1.4,
@@ -67,10 +67,6 @@ class NetworkConfig:
     history_blocks: int = 2
     candidate_blocks: int = 2
 
-    def to_dict(self) -> dict[str, int]:
-        """Plain data for the card."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Arrays:
@@ -90,18 +86,13 @@ class Arrays:
     @classmethod
     def of(cls, observation: Observation, device: torch.device | str = "cpu") -> Arrays:
         """Moves an observation to a device."""
-        space = observation.space
-        arrays = (
-            space.static, space.level_features, space.positions, space.ordered, observation.trials,
-            observation.trial_features, observation.trial_mask, observation.incumbent, observation.candidates,
-            observation.context,
-        )  # fmt: skip
-        return cls(*(torch.as_tensor(a, device=device) for a in arrays))
+        arrays = vars(observation.space) | vars(observation)
+        return cls(**{f.name: torch.as_tensor(arrays[f.name], device=device) for f in fields(cls)})
 
 
 @dataclass(frozen=True)
 class EncodedHistory:
-    """What the network made of B histories, to score any candidates with.
+    """B encoded histories, from which any candidates can be scored.
 
     Attributes:
         context: B x W, of the whole search.
@@ -153,31 +144,22 @@ class Predictor(nn.Module):
         return self.score(self.encode_history(arrays), arrays.candidates)
 
     def encode_history(self, arrays: Arrays) -> EncodedHistory:
-        """Everything that does not depend on the candidates; most of the work."""
+        """Computes all that does not depend on the candidates, which is most of the work."""
         context = self.context(arrays.context)
         levels, per_hyperparameter = self._levels(arrays, context)
         scales = F.softplus(self.scales(per_hyperparameter) + 1.0) * arrays.static[..., :1]  # B x H x blocks*heads
         trials = self._sum_levels(levels, arrays.trials) + self.trial_in(arrays.trial_features) + context[:, None]
         heads, split = self.config.heads, self.config.history_blocks * self.config.heads
         attention_distances, gp_distances = self._distances(arrays)
-        among = self._bias(
-            self._gather_levels(attention_distances, arrays.trials), scales[..., :split], arrays.trial_mask
-        )
+        gaps = self._gather_levels(attention_distances, arrays.trials)
+        among = self._bias(gaps, scales[..., :split], arrays.trial_mask)
         for i, block in enumerate(self.history):
             trials = block(trials, trials, among[:, i * heads : (i + 1) * heads])
         known = arrays.trial_mask & (arrays.trial_features[..., 4] > 0)
         between, value = self._gather_levels(gp_distances, arrays.trials), arrays.trial_features[..., 0]
         posterior = self.processes.fit(per_hyperparameter, between, trials, value, known)
-        return EncodedHistory(
-            context,
-            levels,
-            trials,
-            attention_distances,
-            gp_distances,
-            scales[..., split:],
-            arrays.trial_mask,
-            posterior,
-        )
+        distances, mask = (attention_distances, gp_distances), arrays.trial_mask
+        return EncodedHistory(context, levels, trials, *distances, scales[..., split:], mask, posterior)
 
     def score(self, encoded: EncodedHistory, candidates: Tensor) -> Tensor:
         """B x C x N_BINS logits of B x C x H level indices; -1 for a hyperparameter that a candidate lacks."""
@@ -189,29 +171,26 @@ class Predictor(nn.Module):
     def attention(self, encoded: EncodedHistory, candidates: Tensor) -> Tensor:
         """B x C x (1 + T) weights in [0, 1] that sum to one: on "no such trial" and on each trial.
 
-        The mean over heads and cross-attention blocks; what the Gaussian processes take from a trial is not in it.
+        The mean over heads and cross-attention blocks, without what the Gaussian processes take from a trial.
         """
         x, found = self._candidates(encoded, candidates), []
         for block, bias in zip(self.cross, self._attention_bias(encoded, candidates), strict=True):
-            assert isinstance(block, Block)  # a ModuleList has forgotten what it holds
+            assert isinstance(block, Block)  # a ModuleList is typed as holding any module
             found.append(block.weights(x, encoded.trials, bias))
             x = block(x, encoded.trials, bias)
         return torch.stack(found).mean(0)
 
     def _candidates(self, encoded: EncodedHistory, candidates: Tensor) -> Tensor:
-        """B x C x W embeddings before they look at the trials one by one."""
+        """B x C x W embeddings before they attend to the trials."""
         x = self._sum_levels(encoded.levels, candidates)
         x = x + self.candidate_in(torch.cat([x, encoded.context[:, None].expand(-1, x.shape[1], -1)], -1))
-        return torch.as_tensor(
-            x + self.processes(encoded.posterior, self._gather_levels(encoded.gp_distances, candidates))
-        )
+        distances = self._gather_levels(encoded.gp_distances, candidates)
+        return torch.as_tensor(x + self.processes(encoded.posterior, distances))
 
     def _attention_bias(self, encoded: EncodedHistory, candidates: Tensor) -> tuple[Tensor, ...]:
         """Per cross-attention block B x heads x C x T, minus the distance from candidates to trials."""
-        bias = self._bias(
-            self._gather_levels(encoded.attention_distances, candidates), encoded.scales, encoded.trial_mask
-        )
-        return torch.split(bias, self.config.heads, dim=1)
+        distances = self._gather_levels(encoded.attention_distances, candidates)
+        return torch.split(self._bias(distances, encoded.scales, encoded.trial_mask), self.config.heads, dim=1)
 
     def _levels(self, arrays: Arrays, context: Tensor) -> tuple[Tensor, Tensor]:
         """B x H x L x W embeddings of all levels, and B x H x W of the hyperparameters.
@@ -234,13 +213,11 @@ class Predictor(nn.Module):
         return dense, pooled
 
     def _marginals(self, arrays: Arrays, b: Tensor, h: Tensor, level: Tensor) -> Tensor:
-        """N x N_MARGINALS: what the history says of each level alone, at two kernel widths, and of the incumbent."""
+        """N x N_MARGINALS: kernel means of the outcomes near each level, at two widths, and the incumbent."""
         index = arrays.trials.transpose(1, 2)[b, h]  # N x T
         known = (index >= 0) & (arrays.trial_mask & (arrays.trial_features[..., 4] > 0))[b]
-        value, rank = (
-            arrays.trial_features[b, :, 0],
-            arrays.trial_features[b, :, 2],
-        )  # 0 best, negative below; in [0, 1]
+        value = arrays.trial_features[b, :, 0]  # 0 for the best trial, negative below
+        rank = arrays.trial_features[b, :, 2]  # in [0, 1]
         ordered, own = arrays.ordered[b, h], arrays.positions[b, h, level]
         places = arrays.positions[b, h]
         gap = (own[:, None] - torch.gather(places, 1, index.clamp(min=0))).abs()
@@ -249,18 +226,13 @@ class Predictor(nn.Module):
         for width in (0.08, 0.3):
             weight = torch.exp(-0.5 * (gap / width) ** 2) * known
             mass = weight.sum(-1)
-            features += [
-                (weight * value).sum(-1) / (mass + 0.3),
-                (weight * rank).sum(-1) / (mass + 0.3),
-                torch.log1p(mass),
-            ]
-        if index.shape[1]:
-            best = torch.gather(index, 1, arrays.incumbent[b].clamp(min=0)[:, None])[:, 0]
-            has = ((arrays.incumbent[b] >= 0) & (best >= 0)).float()
-            signed = (own - torch.gather(places, 1, best.clamp(min=0)[:, None])[:, 0]) * ordered * has
-            features += [signed, signed.abs(), (best == level) * has, has]
-        else:
-            features += [torch.zeros_like(own)] * 4
+            features += [(weight * column).sum(-1) / (mass + 0.3) for column in (value, rank)] + [torch.log1p(mass)]
+        if not index.shape[1]:
+            return torch.stack([*features, *[torch.zeros_like(own)] * 4], dim=-1)
+        best = torch.gather(index, 1, arrays.incumbent[b].clamp(min=0)[:, None])[:, 0]
+        has = ((arrays.incumbent[b] >= 0) & (best >= 0)).float()
+        signed = (own - torch.gather(places, 1, best.clamp(min=0)[:, None])[:, 0]) * ordered * has
+        features += [signed, signed.abs(), (best == level) * has, has]
         return torch.stack(features, dim=-1)
 
     @staticmethod
@@ -274,11 +246,11 @@ class Predictor(nn.Module):
 
     @staticmethod
     def _distances(arrays: Arrays) -> tuple[Tensor, Tensor]:
-        """Twice B x H x (L + 1) x T: how far each level is from the one of each trial; the last level is "missing".
+        """Distances of levels to trials for the attention and for the Gaussian processes, each B x H x (L + 1) x T.
 
-        By level rather than by row: there are far fewer levels than candidates. The two differ where a name is missing:
-        for the attention that is half of the range from everything; for the Gaussian processes, whose kernels have to
-        be positive, it is the whole range from every level and nothing from another that lacks it.
+        The last level is "missing". Distances are kept by level, as there are far fewer levels than candidates. For the
+        attention a missing hyperparameter is half of the range from everything. For the Gaussian processes, whose
+        kernels have to be positive, it is the whole range from every level and 0 from another trial that lacks it.
         """
         index = arrays.trials.transpose(1, 2)  # B x H x T
         other = torch.gather(arrays.positions, 2, index.clamp(min=0))
@@ -292,21 +264,16 @@ class Predictor(nn.Module):
 
     @staticmethod
     def _gather_levels(table: Tensor, rows: Tensor) -> Tensor:
-        """What a table says of each row's levels: B x H x (L + 1) x T, B x N x H -> B x H x N x T."""
+        """Looks each row's levels up in a table: B x H x (L + 1) x T, B x N x H -> B x H x N x T."""
         B, H, L, T = table.shape
         level = torch.where(rows < 0, L - 1, rows).transpose(1, 2) + torch.arange(H, device=rows.device)[:, None] * L
         index = (level + torch.arange(B, device=rows.device)[:, None, None] * (H * L)).flatten()
         return table.reshape(B * H * L, T).index_select(0, index).view(B, H, rows.shape[1], T)
 
     @staticmethod
-    def _bias(attention_distances: Tensor, scales: Tensor, trial_mask: Tensor) -> Tensor:
+    def _bias(distances: Tensor, scales: Tensor, trial_mask: Tensor) -> Tensor:
         """Minus the learned distance from rows to trials, B x heads x N x T; padding is far away."""
-        B, H, N, T = attention_distances.shape
-        costs = (attention_distances**2 + 0.3 * attention_distances).view(B, H, N * T)
+        B, H, N, T = distances.shape
+        costs = (distances**2 + 0.3 * distances).view(B, H, N * T)
         distance = (scales.transpose(1, 2) @ costs).view(B, scales.shape[2], N, T)
         return -(distance + 1e4 * ~trial_mask[:, None, None])
-
-
-def expected_improvement(logits: Tensor, bins: Tensor) -> Tensor:
-    """B x C expected improvement over the incumbent under the predicted distribution."""
-    return (logits.softmax(-1) * bins.clamp(min=0)).sum(-1)

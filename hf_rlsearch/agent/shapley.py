@@ -1,9 +1,9 @@
-"""How much each hyperparameter moved a prediction: Shapley values by paired permutations.
+"""Attributes predictions to hyperparameters by Shapley values, and lists the trials with the most attention.
 
 Source: Lundberg and Lee 2017 (arXiv:1705.07874); a permutation together with its reverse is exact for interactions of
 two (Mitchell et al. 2022, "Sampling permutations for Shapley value estimation", JMLR 23).
 
-Letters: H hyperparameters, N rows, K reference configurations.
+Letters: H hyperparameters, N rows, P permutations.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from hf_rlsearch._typing import FloatArray, IntArray
 from hf_rlsearch.agent.acquisition import mean_and_spread
 from hf_rlsearch.agent.network import EncodedHistory, Predictor
 
-_MAX_ROWS = 72
-"""Rows predicted for one explanation; more only where two references need them. An explanation must stay cheap."""
+_MAX_ROWS = 72  # predicted for one explanation, which must stay cheap; more only where two references need them
+_MAX_ATTENDED, _MIN_ATTENTION = 5, 0.02
 Predict = Callable[[IntArray], FloatArray]
 """N x H level indices -> N predicted means."""
 
@@ -26,7 +26,7 @@ Predict = Callable[[IntArray], FloatArray]
 def shapley_values(
     predictors: Sequence[Predict], row: IntArray, n_levels: IntArray, rng: np.random.Generator
 ) -> list[FloatArray]:
-    """Attributes what sets a configuration apart from the average one to its hyperparameters.
+    """Attributes the difference between a configuration and the average one to its hyperparameters.
 
     Args:
         predictors: Each is explained, on the same rows.
@@ -39,12 +39,17 @@ def shapley_values(
     """
     H = len(row)
     references = spread_rows(n_levels, max(2, _MAX_ROWS // (2 * H)), rng)
-    orders = np.stack([order for _ in references for order in _pair(rng, H)])
-    starts = np.repeat(references, 2, axis=0)
-    paths = _paths(starts, row, orders)
+    forward = [rng.permutation(H) for _ in references]
+    orders = np.stack([order for first in forward for order in (first, first[::-1])])
+    # P x (H + 1) x H: from each reference to `row`, taking over one value after the other in the order.
+    taken = np.argsort(orders, axis=1)[:, None, :] < np.arange(H + 1)[None, :, None]
+    paths = np.where(taken, row, np.repeat(references, 2, axis=0)[:, None, :])
+    rows, where = np.unique(
+        paths.reshape(-1, H), axis=0, return_inverse=True
+    )  # a row on several paths is predicted once
     values: list[FloatArray] = []
     for predict in predictors:
-        steps = np.diff(_on_paths(predict, paths), axis=1)
+        steps = np.diff(predict(rows)[where.reshape(paths.shape[:2])], axis=1)
         total = np.zeros(H)
         np.add.at(total, orders, steps)
         values.append(total / len(orders))
@@ -58,28 +63,6 @@ def spread_rows(n_levels: IntArray, count: int, rng: np.random.Generator) -> Int
     """
     place = (np.arange(count)[:, None] + rng.random((count, len(n_levels)))) / count
     return rng.permuted((place * n_levels).astype(np.int64), axis=0)
-
-
-def _pair(rng: np.random.Generator, H: int) -> tuple[IntArray, IntArray]:
-    order = rng.permutation(H)
-    return order, order[::-1]
-
-
-def _paths(starts: IntArray, row: IntArray, orders: IntArray) -> IntArray:
-    """P x (H + 1) x H: from each start to `row`, taking over one value after the other in its order."""
-    rank = np.argsort(orders, axis=1)
-    taken = rank[:, None, :] < np.arange(len(row) + 1)[None, :, None]
-    return np.where(taken, row, starts[:, None, :])
-
-
-def _on_paths(predict: Predict, paths: IntArray) -> FloatArray:
-    """P x (H + 1) predictions; rows that occur more than once are predicted once."""
-    rows, where = np.unique(paths.reshape(-1, paths.shape[2]), axis=0, return_inverse=True)
-    return predict(rows)[where.reshape(paths.shape[:2])]
-
-
-_MAX_ATTENDED = 5
-_LEAST_ATTENDED = 0.02
 
 
 def predicted_mean(predictor: Predictor, encoded: EncodedHistory) -> Callable[[IntArray], FloatArray]:
@@ -99,7 +82,7 @@ def most_attended(
 
     Args:
         predictor: The network.
-        encoded: What it made of one search of T trials.
+        encoded: The encoded history of one search of T trials.
         row: H level indices of the candidate.
         numbers: T trial numbers.
 
@@ -108,4 +91,4 @@ def most_attended(
     """
     weights = predictor.attention(encoded, torch.as_tensor(row)[None, None])[0, 0, 1:].double().numpy()
     order = np.argsort(-weights, kind="stable")[:_MAX_ATTENDED]
-    return tuple((int(numbers[i]), float(weights[i])) for i in order if weights[i] >= _LEAST_ATTENDED)
+    return tuple((int(numbers[i]), float(weights[i])) for i in order if weights[i] >= _MIN_ATTENTION)

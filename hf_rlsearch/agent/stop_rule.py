@@ -1,4 +1,4 @@
-"""The stop rule: a small network on the features of a running trial. PPO trains it, numpy evaluates it per report."""
+"""Scores stopping a running trial with a small network, which PPO trained and numpy evaluates at every report."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class StopRule:
         if got not in known:
             raise WeightsError(f"the stop rule reads {got} features, this version of hf_rlsearch makes {known}.")
         self.reads_forecasts = got == len(STOP_FEATURES)
-        """Whether it reads `STOP_FEATURES`, or `CURVE_FEATURES` only."""
+        """True if the rule reads `STOP_FEATURES`, False if `CURVE_FEATURES` only."""
 
     def log_odds(self, features: FloatArray) -> FloatArray:
-        """B x features -> B log-odds of stopping trials that may be stopped; what it does not read is left out."""
+        """B x features -> B log-odds of stopping trials that may be stopped; extra columns are ignored."""
         seen = features[:, : self._layers[0][0].shape[1] - 1]
         x = np.concatenate([seen, np.ones((len(seen), 1))], axis=1)
         for weight, bias in self._layers[:-1]:

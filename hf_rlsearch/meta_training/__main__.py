@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     card = Card(
         name=args.out.stem,
         observation_format=OBSERVATION_FORMAT,
-        network=config.to_dict(),
+        network=asdict(config),
         prior=PRIOR_VERSION,
         training={
             "predictor": asdict(predicting),

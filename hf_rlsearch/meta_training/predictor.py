@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
-from hf_rlsearch.agent.acquisition import log_expected_improvement
-from hf_rlsearch.agent.network import BIN_EDGES, Arrays, NetworkConfig, Predictor, compress, expected_improvement
+from hf_rlsearch.agent.acquisition import expected_improvement, log_expected_improvement
+from hf_rlsearch.agent.network import BIN_EDGES, Arrays, NetworkConfig, Predictor, compress
 from hf_rlsearch.meta_training.stopped_histories import pruned_rollouts
 from hf_rlsearch.observation.history import RUNNING
 from hf_rlsearch.observation.observation import Observation
@@ -252,7 +252,8 @@ def simulate_searches(
     for t in range(n_trials):
         trained = Trained.complete(chosen, values, np.ones((B, t), bool))
         observation = observe_tasks(space, tasks, trained)
-        score = expected_improvement(network(Arrays.of(observation, device)), network.bins).cpu().numpy()
+        chances = network(Arrays.of(observation, device)).softmax(-1)
+        score = expected_improvement(chances, network.bins).cpu().numpy()
         pick = np.where(observation.candidate_mask, score, -np.inf).argmax(1)
         chosen = np.concatenate([chosen, pick[:, None]], axis=1)
         # The outcome of (task, candidate, seed) is the same whoever asks: searches are compared in pairs.

@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -241,7 +241,7 @@ def test_weights_of_another_size_work() -> None:
     predictor = random_predictor()
     tensors = {f"predictor.{k}": v for k, v in predictor.state_dict().items()}
     config = NetworkConfig(width=16, heads=2, history_blocks=1, candidate_blocks=1)
-    agent = Agent(tensors, replace(load_weights()[1], network=config.to_dict()))
+    agent = Agent(tensors, replace(load_weights()[1], network=asdict(config)))
     assert decide(random_history(3), agent=agent).source == "predictor"
 
 

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hf_rlsearch.agent.acquisition import expected_improvement
 from hf_rlsearch.agent.network import (
     BIN_EDGES,
     N_BINS,
@@ -16,7 +17,6 @@ from hf_rlsearch.agent.network import (
     Predictor,
     bin_values,
     compress,
-    expected_improvement,
 )
 from hf_rlsearch.observation.observation import Observation, live_observation
 from hf_rlsearch.tasks.histories import draw_history, measure, observe_tasks, task_space_arrays, train_partly
@@ -152,7 +152,7 @@ def test_expected_improvement_of_known_distributions() -> None:
     certain = torch.full((1, 3, N_BINS), -50.0)
     low, best = 0, N_BINS - 1
     certain[0, 0, low] = certain[0, 1, best] = certain[0, 2, low] = certain[0, 2, best] = 50.0
-    ei = expected_improvement(certain, bins)[0]
+    ei = expected_improvement(certain.softmax(-1), bins)[0]
     np.testing.assert_allclose(ei, [0.0, bins[-1], bins[-1] / 2], atol=1e-6)
 
 
