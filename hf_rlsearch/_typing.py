@@ -1,4 +1,4 @@
-"""Array aliases and the letters that every docstring uses for shapes.
+"""Defines array aliases, and the letters that docstrings use for shapes.
 
 ========  =====================================================================
 letter    meaning

@@ -1,12 +1,12 @@
-"""The exceptions of this package.
+"""Defines the exceptions of this package.
 
-Each says what was given, what was expected and what to do. Each also inherits the builtin that fits, so that code which
-knows nothing of us catches them where it would expect to.
+Each message says what was given, what was expected and what to do. Each class also inherits from the builtin exception
+that fits, so that code without knowledge of this package catches it.
 """
 
 import re
 
-# Up to the last "@": one that a password holds itself should have been escaped, which is why the URL is refused.
+# Up to the last "@": an "@" in the password should have been escaped, and a URL where it was not ends up here.
 _IN_URL = re.compile(r"(:/+[^\s/:@]*:)\S*@")
 _IN_QUERY = re.compile(r"\b(password|passwd|pwd)=[^&\s'\"]*", re.IGNORECASE)
 
@@ -15,7 +15,7 @@ class HfRlSearchError(Exception):
     """Base of every exception that this package raises on purpose.
 
     Args:
-        text: What was given, what was expected, what to do. Passwords in URLs, such as that of a storage, are hidden.
+        text: Says what was given, what was expected and what to do. Passwords in URLs of storages are hidden.
     """
 
     def __init__(self, text: str = "") -> None:
@@ -23,7 +23,7 @@ class HfRlSearchError(Exception):
 
 
 class SearchSpaceError(HfRlSearchError, ValueError):
-    """A search space cannot be searched: empty, unknown names, values of the wrong type."""
+    """A search space cannot be searched: it is empty, or has unknown names or values of the wrong type."""
 
 
 class ObjectiveError(HfRlSearchError, ValueError):
@@ -31,15 +31,15 @@ class ObjectiveError(HfRlSearchError, ValueError):
 
 
 class ArgumentsError(HfRlSearchError, ValueError):
-    """An argument of the search, of the Trainer to be searched or of a metric, rules out what was asked for."""
+    """An argument of the search, of the Trainer or of a metric cannot work."""
 
 
 class ObservationError(HfRlSearchError, ValueError):
-    """Arrays do not have the shape or range that the policy was trained for."""
+    """Arrays do not have the shape or range that the agent was trained for."""
 
 
 class WeightsError(HfRlSearchError, ValueError):
-    """A weights file is corrupted, foreign, or of another observation format."""
+    """A weights file is corrupted, not ours, or of another observation format."""
 
 
 class StorageError(HfRlSearchError, RuntimeError):
@@ -47,8 +47,8 @@ class StorageError(HfRlSearchError, RuntimeError):
 
 
 class SearchFailed(HfRlSearchError, RuntimeError):
-    """The search had to end early: too many failed trials, or a rank was lost."""
+    """The search ended early: too many trials failed, or a rank was lost."""
 
 
 class MissingExtraError(HfRlSearchError, ImportError):
-    """An optional package is not installed; the text says which extra has it."""
+    """An optional package is not installed; the message names the extra that has it."""

@@ -25,7 +25,7 @@ FAILED, INTERRUPTED = 1, 130
 
 
 class _Commands(TyperGroup):
-    """Turns what a command raises into one line on standard error and an exit code."""
+    """Turns an exception of a command into one line on standard error and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> Any:
         argv: Words after the program's name; those of the process if left out.
 
     Returns:
-        The exit code, see the module.
+        The exit code, see the docstring of the module.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

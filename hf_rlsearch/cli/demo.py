@@ -1,7 +1,7 @@
-"""Implements ``demo``: a real search in about two minutes, without a network.
+"""Runs ``demo``: a real search in about two minutes, without a network.
 
 The tiny BERT that ships with the package learns which topic of Python's standard library a sentence is about. Trial 0
-uses the defaults of ``TrainingArguments``; they suit models a hundred times larger, so the search can improve on them.
+uses the defaults of ``TrainingArguments``, which suit models a hundred times larger: the search can improve on them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ import typer
 
 from hf_rlsearch import embedded
 
-if TYPE_CHECKING:  # numpy stays unloaded
+if TYPE_CHECKING:  # these libraries stay unloaded until the command runs
+    import optuna
+    from transformers import Trainer
+
     from hf_rlsearch._typing import Params
+    from hf_rlsearch.trainer.search.result import SearchResult
 
 
 def run_demo(
@@ -29,7 +33,7 @@ def run_demo(
     import datasets
     import transformers
 
-    from hf_rlsearch.report import write_report  # before the search: what is not installed shows at once
+    from hf_rlsearch.report import write_report  # before the search, so that a missing library shows at once
 
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of loading, once per trial
@@ -37,18 +41,27 @@ def run_demo(
     print(f"{n_trials} trials of a BERT with half a million parameters on {n_train} sentences", flush=True)
     started = time.monotonic()
     result = search(make_trainer(n_train, n_validation, seed, output), n_trials)
-    print(gain(result))
+    best, baseline = result.best_trial, result.baseline
+    if result.gain is None or best is None or baseline is None:
+        print("no gain: trial 0 (the defaults) did not complete")
+    else:
+        print(
+            f"gain over trial 0 (the defaults): +{result.gain:.3f} accuracy "
+            f"({baseline.values[0]:.3f} -> {best.values[0]:.3f}, trial {best.number})"
+        )
     report = write_report(result.study, output / "report.html")
     print(f"{time.monotonic() - started:.0f} s; report: {report.resolve()}")
 
 
-def make_trainer(n_train: int = 600, n_validation: int = 300, seed: int = 0, output: str | Path = "runs/demo") -> Any:
-    """Makes the Trainer of the demonstration; everything that decides how well the model learns has its default.
+def make_trainer(
+    n_train: int = 600, n_validation: int = 300, seed: int = 0, output: str | Path = "runs/demo"
+) -> Trainer:
+    """Makes the Trainer of the demonstration; every argument that decides how well the model learns has its default.
 
     Args:
         n_train: Sentences to train on.
         n_validation: Sentences to measure accuracy on.
-        seed: Of data and trainings.
+        seed: Seed of the data and of the trainings.
         output: Folder of the trials.
 
     Returns:
@@ -73,7 +86,7 @@ def make_trainer(n_train: int = 600, n_validation: int = 300, seed: int = 0, out
             eval_strategy="epoch",
             seed=seed,
             report_to="none",
-            disable_tqdm=False,  # otherwise the level of logging above would hide the lines of the search
+            disable_tqdm=False,  # otherwise the level of logging in run_demo would hide the lines of the search
             dataloader_pin_memory=False,  # warns on machines without an accelerator
         ),
         train_dataset=rows["train"],
@@ -84,12 +97,12 @@ def make_trainer(n_train: int = 600, n_validation: int = 300, seed: int = 0, out
 
 
 def accuracy(prediction: Any) -> dict[str, float]:
-    """The share of sentences whose most likely topic is the right one."""
+    """Computes the share of sentences whose most likely topic is the right one."""
     return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
 
 
-def hp_space(trial: Any) -> Params:
-    """The space of the demonstration: the four hyperparameters that everybody tunes."""
+def hp_space(trial: optuna.Trial) -> Params:
+    """Suggests the four hyperparameters that everybody tunes."""
     return {
         "learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-2, log=True),
         "per_device_train_batch_size": trial.suggest_categorical("per_device_train_batch_size", [4, 8, 16, 32]),
@@ -98,22 +111,9 @@ def hp_space(trial: Any) -> Params:
     }
 
 
-def search(trainer: Any, n_trials: int) -> Any:
-    """Runs the search and returns its ``SearchResult``."""
-    best = trainer.hyperparameter_search(
+def search(trainer: Trainer, n_trials: int) -> SearchResult:
+    """Runs the search and returns its result."""
+    best: Any = trainer.hyperparameter_search(
         hp_space=hp_space, backend="rl", n_trials=n_trials, metric="accuracy", direction="maximize"
     )
-    return best.run_summary
-
-
-def gain(result: Any) -> str:
-    """Says in one sentence how much better the best trial of a ``SearchResult`` is than trial 0."""
-    best, baseline = result.best_trial, result.baseline
-    if best is None:
-        return "no trial completed"
-    if result.gain is None or baseline is None:
-        return f"best: accuracy {best.values[0]:.3f} in trial {best.number}; trial 0 has none to compare with"
-    return (
-        f"gain over trial 0 (the defaults): +{result.gain:.3f} accuracy "
-        f"({baseline.values[0]:.3f} -> {best.values[0]:.3f}, trial {best.number})"
-    )
+    return best.run_summary  # type: ignore[no-any-return]

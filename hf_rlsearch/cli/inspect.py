@@ -1,13 +1,13 @@
-"""Implements ``space``, ``weights`` and ``doctor``: they show spaces, the agent, the installation."""
+"""Runs ``space``, ``weights`` and ``doctor``, which show search spaces, the agent and the installation."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from packaging.requirements import Requirement
@@ -36,17 +36,14 @@ def show_space(
     from hf_rlsearch.space import SearchSpace
     from hf_rlsearch.space.presets import MODEL_TYPES, preset
 
-    published: Sequence[dict[str, Any]] = ()
-    if ":" in target:
-        hp_space = load_function(target)
-    elif target in MODEL_TYPES:
-        hp_space, published = preset(target).hp_space, preset(target).published
-    else:
+    is_function = ":" in target
+    if not is_function and target not in MODEL_TYPES:
         known = ", ".join(MODEL_TYPES)
         raise ArgumentsError(f"{target!r} is no model family ({known}). Your own function is file.py:hp_space.")
+    hp_space = load_function(target) if is_function else preset(target).hp_space
     space = SearchSpace.from_functions(hp_space, load_function(model_init) if model_init else None, n_points=n_points)
-    if not n_points:
-        space = space.with_levels(published)
+    if not is_function and not n_points:
+        space = space.with_levels(preset(target).published)
     table = Table(title=f"{len(space.hyperparameters)} hyperparameters, {space.n_candidates:,} candidates")
     for column in ("hyperparameter", "role", "levels", "values"):
         table.add_column(column, justify="right" if column == "levels" else "left", overflow="fold")
@@ -79,29 +76,12 @@ def check_installation() -> None:
     for line, good in [*_libraries(), *_checks()]:
         print(f"{'ok  ' if good else 'FAIL'} {line}")
         failures += not good
-    for line in _extras():
-        print(f"     {line}")
+    for extra in importlib.metadata.metadata(_DISTRIBUTION).get_all("Provides-Extra") or []:
+        missing = [r.name for r in _requirements(extra) if _installed(r.name) is None]
+        print(f"     extra [{extra}]: " + (f"without {', '.join(missing)}" if missing else "complete"))
     print("All is well." if not failures else f"{failures} problem{'s' if failures > 1 else ''}.")
     if failures:
         raise typer.Exit(1)
-
-
-def _requirements(extra: str | None = None) -> list[Requirement]:
-    """The requirements of this package: those of every installation (None), or those that an extra adds."""
-    found = []
-    for wanted in map(Requirement, importlib.metadata.requires(_DISTRIBUTION) or []):
-        always = wanted.marker is None or wanted.marker.evaluate({"extra": ""})
-        with_extra = wanted.marker is None or wanted.marker.evaluate({"extra": extra or ""})
-        if always if extra is None else with_extra and not always:
-            found.append(wanted)
-    return found
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _libraries() -> Iterator[tuple[str, bool]]:
@@ -112,15 +92,25 @@ def _libraries() -> Iterator[tuple[str, bool]]:
         yield f"{wanted.name} {version or 'is missing'} (needs {wanted.specifier or 'any'})", good
 
 
-def _extras() -> Iterator[str]:
-    """Yields a line for each extra: the libraries of it that are missing."""
-    for extra in importlib.metadata.metadata(_DISTRIBUTION).get_all("Provides-Extra") or []:
-        missing = [r.name for r in _requirements(extra) if _installed(r.name) is None]
-        yield f"extra [{extra}]: " + (f"without {', '.join(missing)}" if missing else "complete")
+def _requirements(extra: str = "") -> list[Requirement]:
+    """Returns the requirements of every installation, or those that an extra adds."""
+
+    def applies(wanted: Requirement, extra: str) -> bool:
+        return wanted.marker is None or wanted.marker.evaluate({"extra": extra})
+
+    found = map(Requirement, importlib.metadata.requires(_DISTRIBUTION) or [])
+    return [wanted for wanted in found if applies(wanted, extra) and not (extra and applies(wanted, ""))]
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _checks() -> Iterator[tuple[str, bool]]:
-    """Yields a line for each part that is tried out, and whether the part works; none of them needs a network."""
+    """Yields a line for each part that is tried, and whether the part works; no check needs a network."""
     for name, check in _CHECKS.items():
         try:
             yield f"{name}: {check()}", True

@@ -1,7 +1,4 @@
-"""Implements ``report``, ``explain`` and ``replay``: they read a search from its storage.
-
-A replay trains one of its trials again.
-"""
+"""Runs ``report``, ``explain`` and ``replay``, which read a search from its storage."""
 
 from __future__ import annotations
 
@@ -67,7 +64,7 @@ def write_report(
 
 
 def _keep_writing(study: optuna.Study, path: Path, seconds: int) -> None:
-    """Rewrites the report until Ctrl-C; the last page no longer reloads itself."""
+    """Rewrites the report until Ctrl-C, and then once more as a page that no longer reloads itself."""
     from hf_rlsearch import report
 
     print(f"written every {seconds} s; Ctrl-C ends", flush=True)
@@ -89,7 +86,7 @@ def explain_trials(
 
     search = SearchRecord.from_study(open_study(source, study_name=study_name))
     numbers = [t.number for t in search.trials] if number is None else [number]
-    print("\n\n".join(explain(search, n).to_text() for n in numbers) or "No trial has begun yet.")
+    print("\n\n".join(explain(search, n).to_text() for n in numbers) or "No trial has started yet.")
 
 
 def replay_trial(
@@ -115,12 +112,10 @@ def replay_trial(
     if trainer is None:
         shown = {"trial": record.number, "hyperparameters": record.params, "arguments": record.arguments}
         print(json.dumps(shown, indent=2, default=str))
-    elif record.status != "complete":
-        raise ArgumentsError(f"trial {record.number} is {record.status}: there is nothing to compare with.")
-    elif not record.metrics:
-        raise ArgumentsError(
-            f"trial {record.number} has no metrics of an hf_rlsearch search: there is nothing to compare with."
-        )
+    elif record.status != "complete" or not record.metrics:
+        is_done = record.status == "complete"
+        reason = "has no metrics of an hf_rlsearch search" if is_done else f"is {record.status}"
+        raise ArgumentsError(f"trial {record.number} {reason}: there is nothing to compare a replay with.")
     elif not _train_again(trainer, study, record.number, record.metrics):
         raise typer.Exit(1)
 

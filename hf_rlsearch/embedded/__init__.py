@@ -1,6 +1,6 @@
 """Provides two tiny pretrained checkpoints and two real text data sets, for a first search.
 
-Nothing here touches the network: checkpoints and docstrings ship with the package.
+Both ship with the package, so that nothing here needs a network.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ CHECKPOINTS: tuple[str, ...] = ("bert-tiny", "gpt2-tiny")
 
 
 def path(name: str) -> str:
-    """Returns the folder of an embedded checkpoint, to be given to ``from_pretrained``.
+    """Returns the folder of an embedded checkpoint, for ``from_pretrained``.
 
     Args:
         name: ``"bert-tiny"`` (masked language model) or ``"gpt2-tiny"`` (causal language model).
@@ -24,7 +24,7 @@ def path(name: str) -> str:
         The absolute path of a folder with configuration, tokenizer, weights (safetensors) and a card.
 
     Raises:
-        ArgumentsError: there is no embedded checkpoint of that name.
+        ArgumentsError: There is no embedded checkpoint of that name.
     """
     if name not in CHECKPOINTS:
         hint = did_you_mean(name, CHECKPOINTS, cutoff=0.3)

@@ -28,7 +28,7 @@ TOPICS: tuple[str, ...] = ("internet", "concurrency", "files", "debugging", "lan
 
 
 def held_out(text: str) -> bool:
-    """Whether a docstring belongs to the fifth that is kept for validation, by a checksum of its text."""
+    """Returns whether a docstring belongs to the fifth that is kept for validation, by a checksum of its text."""
     return zlib.crc32(text.encode()) % 5 == 0
 
 
@@ -43,7 +43,7 @@ def sentences(text: str) -> list[str]:
     """Splits a docstring into the sentences that read as English prose.
 
     Args:
-        text: a docstring without indentation.
+        text: A docstring without indentation.
 
     Returns:
         Sentences of 6 to 40 words on one line each; examples, signatures, tables and lists of options are left out.
@@ -53,46 +53,46 @@ def sentences(text: str) -> list[str]:
 
 
 def classification_dataset(seed: int = 0, n_train: int = 2000, n_validation: int = 500) -> "DatasetDict":
-    """Makes a text classification data set: which topic of the standard library is a sentence about?
+    """Makes a text classification data set of sentences and the topic of the standard library that they are about.
 
     Six classes (``TOPICS``); the largest has less than a third of the rows. Sentences that occur under two topics are
     left out, and no docstring has sentences in both splits.
 
     Args:
-        seed: which sentences are taken, and their order.
-        n_train: rows of the split ``train``, at most 3,095.
-        n_validation: rows of the split ``validation``, at most 745.
+        seed: Decides which sentences are taken, and their order.
+        n_train: Rows of the split ``train``, at most 3,095.
+        n_validation: Rows of the split ``validation``, at most 745.
 
     Returns:
         A ``DatasetDict`` of ``train`` and ``validation`` with the columns ``text`` and ``label`` (a ``ClassLabel``).
 
     Raises:
-        ArgumentsError: more rows were asked for than there are.
+        ArgumentsError: A split has fewer rows than that.
     """
     from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
     features = Features({"text": Value("string"), "label": ClassLabel(names=list(TOPICS))})
     splits = {}
     for split, n_rows in (("train", n_train), ("validation", n_validation)):
-        rows = _sample(_labelled_sentences(validation=split == "validation"), n_rows, seed=seed, what=f"n_{split}")
+        rows = _sample(_labelled_sentences(validation=split == "validation"), n_rows, seed=seed, argument=f"n_{split}")
         columns = {"text": [text for text, _ in rows], "label": [TOPICS.index(topic) for _, topic in rows]}
         splits[split] = Dataset.from_dict(columns, features=features)
     return DatasetDict(splits)
 
 
 def language_modeling_dataset(seed: int = 0, n_train: int = 2000, n_validation: int = 300) -> "DatasetDict":
-    """Makes a language modelling data set: one docstring of at least eight words per row.
+    """Makes a language modeling data set with one docstring of at least eight words per row.
 
     Args:
-        seed: which docstrings are taken, and their order.
-        n_train: rows of the split ``train``, at most 2,870.
-        n_validation: rows of the split ``validation``, at most 752.
+        seed: Decides which docstrings are taken, and their order.
+        n_train: Rows of the split ``train``, at most 2,870.
+        n_validation: Rows of the split ``validation``, at most 752.
 
     Returns:
         A ``DatasetDict`` of ``train`` and ``validation`` with the column ``text``.
 
     Raises:
-        ArgumentsError: more rows were asked for than there are.
+        ArgumentsError: A split has fewer rows than that.
     """
     from datasets import Dataset, DatasetDict
 
@@ -100,12 +100,12 @@ def language_modeling_dataset(seed: int = 0, n_train: int = 2000, n_validation: 
     splits = {}
     for split, n_rows in (("train", n_train), ("validation", n_validation)):
         rows = [text for text in texts if held_out(text) == (split == "validation")]
-        splits[split] = Dataset.from_dict({"text": _sample(rows, n_rows, seed=seed, what=f"n_{split}")})
+        splits[split] = Dataset.from_dict({"text": _sample(rows, n_rows, seed=seed, argument=f"n_{split}")})
     return DatasetDict(splits)
 
 
 def _labelled_sentences(*, validation: bool) -> list[tuple[str, str]]:
-    """All (sentence, topic) of one split; a sentence of two topics, or of both splits, is ambiguous and left out."""
+    """Returns all (sentence, topic) of one split, without sentences of two topics or of both splits."""
     seen: dict[str, set[tuple[str, bool]]] = {}
     for topic in TOPICS:
         for text in docstrings()[topic]:
@@ -115,9 +115,9 @@ def _labelled_sentences(*, validation: bool) -> list[tuple[str, str]]:
     return [(sentence, topic) for sentence, topic, is_held_out in unique if is_held_out == validation]
 
 
-def _sample(rows: Sequence[_Row], n_rows: int, *, seed: int, what: str) -> list[_Row]:
+def _sample(rows: Sequence[_Row], n_rows: int, *, seed: int, argument: str) -> list[_Row]:
     if not 0 < n_rows <= len(rows):
-        raise ArgumentsError(f"{what}={n_rows}, but the embedded text gives between 1 and {len(rows)} rows.")
+        raise ArgumentsError(f"{argument}={n_rows} given, expected 1 to {len(rows)}, which the embedded text has.")
     return random.Random(seed).sample(rows, n_rows)
 
 

@@ -1,9 +1,8 @@
 """Loads metrics that need no download: real ``evaluate`` modules that ship with the package.
 
-``load_metric("bleu")`` takes the bundled module and falls through to ``evaluate.load`` for any other name. The
-libraries that do the counting (scikit-learn, scipy, sacrebleu, rouge-score) come with
-``pip install "hf_rlsearch[recipes]"`` and load on use. Without predictions each metric raises the same
-``ArgumentsError``.
+``load_metric("bleu")`` loads the bundled module; any other name goes to ``evaluate.load``. The libraries that compute
+the scores (scikit-learn, scipy, sacrebleu, rouge-score) come with ``pip install "hf_rlsearch[recipes]"`` and load on
+use. Without predictions each metric raises the same ``ArgumentsError``.
 """
 
 import importlib
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["BUNDLED", "load_metric"]
 
 CLASSIFICATION: tuple[str, ...] = ("accuracy", "f1", "glue", "matthews_correlation", "pearsonr", "spearmanr")
-# metric -> the library that counts for it, if any
+# metric -> the library that computes it, if any
 TEXT = {
     "bleu": "sacrebleu",
     "chrf": "sacrebleu",
@@ -31,18 +30,18 @@ BUNDLED: tuple[str, ...] = tuple(sorted((*CLASSIFICATION, *TEXT)))
 
 
 def load_metric(name: str, config: str | None = None) -> "evaluate.EvaluationModule":
-    """Loads a metric: the bundled one of that name, else whatever ``evaluate.load`` finds.
+    """Loads the bundled metric of a name, or any other metric with ``evaluate.load``.
 
     Args:
-        name: one of ``BUNDLED``; or a path to a script, or the name of a module on the Hub.
-        config: the configuration, such as the task of ``"glue"``.
+        name: One of ``BUNDLED``; or a path to a script, or the name of a module on the Hub.
+        config: The configuration, such as the task of ``"glue"``.
 
     Returns:
-        An ``evaluate`` module. A bundled one keeps what it is given in memory, so that processes that share a cache
+        An ``evaluate`` module. A bundled module keeps its batches in memory, so that processes that share a cache
         folder do not wait for each other.
 
     Raises:
-        ArgumentsError: the configuration does not exist, a library that the metric needs is missing, or the name is not
+        ArgumentsError: The configuration does not exist, a library that the metric needs is missing, or the name is not
             bundled and cannot be loaded from the Hub.
     """
     try:
@@ -76,7 +75,7 @@ def _load(name: str, config: str | None) -> "evaluate.EvaluationModule":
         return BundledMetric(name, define(name, config), config)
     library = TEXT[name]
     if library is not None:
-        importlib.import_module(library)  # a missing one is found now, not after the first training
+        importlib.import_module(library)  # a missing library raises now, not after the first training
     from hf_rlsearch.metrics.text import DEFINITIONS
 
     return BundledMetric(name, DEFINITIONS[name], config)

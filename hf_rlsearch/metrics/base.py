@@ -1,4 +1,4 @@
-"""Makes an ``evaluate`` module out of a scoring function, with one clear error where there is nothing to score."""
+"""Makes an ``evaluate`` module of a scoring function, with one clear error if there are no predictions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ ONE_OR_MORE_REFERENCES = [
 
 @dataclass(frozen=True, kw_only=True)
 class Definition:
-    """What a bundled metric is.
+    """Defines a bundled metric.
 
     Attributes:
         score: (predictions, references, **options) -> the values by name; its docstring describes the metric.
         features: ``datasets.Features`` of predictions and references; a list where several forms are allowed.
-        inputs: What the metric takes, in one line.
-        citation: Where the metric is from.
+        inputs: Description of the arguments in one line.
+        citation: Source of the metric.
     """
 
     score: Callable[..., dict[str, Any]]
@@ -34,16 +34,13 @@ class Definition:
 
 
 class BundledMetric(evaluate.Metric):  # type: ignore[misc]
-    """A metric that needs at least one prediction; ``evaluate`` and the libraries below it fail in many ways without.
-
-    The modules of the Hub define no score of nothing either: they raise, or return NaN with a warning.
-    """
+    """Computes a metric of at least one prediction; without any, ``evaluate`` and its libraries fail in many ways."""
 
     def __init__(self, name: str, definition: Definition, config_name: str | None = None) -> None:
         self._definition = definition
-        # In memory: processes that share a cache folder would wait for each other's files.
+        # In files, processes that share a cache folder would wait for each other.
         super().__init__(config_name=config_name, keep_in_memory=True)
-        self.info.module_name = name  # evaluate takes the name of the class, which all bundled metrics share
+        self.info.module_name = name  # the default, the name of the class, is the same for all bundled metrics
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -57,7 +54,7 @@ class BundledMetric(evaluate.Metric):  # type: ignore[misc]
         return self._definition.score(**inputs)
 
     def compute(self, **inputs: Any) -> dict[str, Any] | None:
-        """Scores the given predictions together with the batches that were added before, as ``evaluate`` does.
+        """Scores the given predictions together with the batches that were added before.
 
         Raises:
             ArgumentsError: Neither this call nor a batch before had a prediction.
@@ -72,7 +69,7 @@ class BundledMetric(evaluate.Metric):  # type: ignore[misc]
         return super().compute(**inputs)  # type: ignore[no-any-return]
 
     def add_batch(self, **inputs: Any) -> None:
-        """Adds a batch, as ``evaluate`` does; an empty batch adds nothing.
+        """Adds a batch; an empty batch adds nothing.
 
         Raises:
             ArgumentsError: One of predictions and references is empty, the other is not.
@@ -80,7 +77,7 @@ class BundledMetric(evaluate.Metric):  # type: ignore[misc]
         sizes = self._sizes(inputs)
         if any(sizes.values()) and not all(sizes.values()):
             given = " and ".join(f"{size} {name}" for name, size in sizes.items())
-            raise ArgumentsError(f"metric {self.name!r} was given {given}, expected as many of each.")
+            raise ArgumentsError(f"metric {self.name!r} was given {given}, expected the same number of each.")
         if any(sizes.values()):
             super().add_batch(**inputs)
 

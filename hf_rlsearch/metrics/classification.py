@@ -1,6 +1,6 @@
-"""Scores classifications and numbers: one table of scikit-learn's and scipy's functions, and GLUE made out of them.
+"""Scores classifications and numbers by functions of scikit-learn and scipy, and combines them to GLUE.
 
-Arguments and values are those of the Hub's modules of the same names.
+Arguments and values equal those of the Hub's modules of the same names.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def accuracy(predictions: list[Any], references: list[Any], **options: Any) -> d
 
 def f1(predictions: list[Any], references: list[Any], **options: Any) -> dict[str, Any]:
     """The harmonic mean of precision and recall, in [0, 1], larger is better; 0 where a class is never predicted."""
-    # zero_division=0 is scikit-learn's default value without its warning: early in a training a class goes unused
+    # zero_division=0 gives scikit-learn's default value without its warning about classes that are never predicted.
     score = f1_score(references, predictions, **{"zero_division": 0, **options})
     return {"f1": score if np.ndim(score) else float(score)}
 
@@ -57,7 +57,7 @@ def spearman(predictions: list[float], references: list[float], return_pvalue: b
     return {"spearmanr": float(score), **({"spearmanr_pvalue": float(p_value)} if return_pvalue else {})}
 
 
-# metric -> its function, where that differs its function for several labels per row, what it takes, its source
+# metric -> function, function for several labels per row (None without), description of the arguments, source
 _TABLE: dict[str, tuple[Callable[..., dict[str, Any]], Callable[..., dict[str, Any]] | None, str, str]] = {
     "accuracy": (accuracy, accuracy, "class numbers; normalize=False counts; sample_weight.", SCIKIT_LEARN),
     "f1": (f1, f1, "class numbers; labels, pos_label, average, sample_weight.", SCIKIT_LEARN),
@@ -82,14 +82,14 @@ GLUE: dict[str, tuple[Callable[..., dict[str, Any]], ...]] = {
 
 
 def define(name: str, config: str | None) -> Definition:
-    """Defines a metric of this file.
+    """Returns the definition of a metric of this file.
 
     Args:
         name: A name of the table, or ``"glue"``.
         config: A task of GLUE; ``"multilabel"`` for several labels per row.
 
     Raises:
-        KeyError: GLUE has no such task.
+        KeyError: GLUE has no task of that name.
     """
     if name == "glue":
         return _glue(config)

@@ -1,7 +1,7 @@
 """Scores generated texts: BLEU, chrF, sacreBLEU, ROUGE, exact match, and perplexity under a language model.
 
-Arguments and values are those of the Hub's modules of the same names. Each function imports the library that counts for
-it, so that a missing one stops no other metric.
+Arguments and values equal those of the Hub's modules of the same names. Each function imports its own library, so that
+a missing library stops no other metric.
 """
 
 import math
@@ -25,7 +25,7 @@ def _groups(references: list[Any]) -> list[list[str]]:
 
 
 def _streams(name: str, references: list[Any]) -> list[list[str]]:
-    """References as sacrebleu takes them: the first of every prediction, the second of every prediction, ..."""
+    """Transposes references for sacrebleu: the first of every prediction, the second of every prediction, ..."""
     groups = _groups(references)
     if len({len(group) for group in groups}) != 1:
         raise ValueError(f"{name} needs the same number of references for each prediction.")
@@ -58,7 +58,7 @@ def bleu(
     length = sum(len(text.split()) for text in texts)
     reference_length = sum(min(len(text.split()) for text in group) for group in groups)
     ratio = length / reference_length if reference_length else 0.0
-    # a model that has learned nothing may generate nothing at all: that is a score of zero, not an error
+    # an untrained model may generate nothing at all: the score is then zero, not an error
     penalty = 1.0 if ratio > 1.0 else math.exp(1.0 - 1.0 / ratio) if ratio else 0.0
     mean = math.exp(sum(map(math.log, precisions)) / max_order) if min(precisions) > 0 else 0.0
     return {
@@ -198,7 +198,7 @@ DEFINITIONS = {
     "exact_match": Definition(
         score=exact_match,
         features=datasets.Features({"predictions": TEXT, "references": TEXT}),
-        inputs="predictions and references: texts; what to ignore, in the order of the arguments.",
+        inputs="predictions and references: texts; regexes_to_ignore, ignore_case, ignore_punctuation, ignore_numbers.",
         citation="Rajpurkar et al. 2016, SQuAD: 100,000+ questions for machine comprehension (arXiv:1606.05250)",
     ),
     "perplexity": Definition(

@@ -96,7 +96,7 @@ def test_every_process_and_every_python_makes_the_same_rows() -> None:
 
 @pytest.mark.parametrize("n_train", [0, 10**6])
 def test_too_many_rows_is_an_error(n_train: int) -> None:
-    with pytest.raises(ArgumentsError, match=f"n_train={n_train}, but the embedded text gives between 1 and"):
+    with pytest.raises(ArgumentsError, match=f"n_train={n_train} given, expected 1 to"):
         embedded.classification_dataset(n_train=n_train)
 
 

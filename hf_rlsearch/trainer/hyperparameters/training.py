@@ -115,27 +115,44 @@ def attach_optimizer(trainer: "Trainer", values: Mapping[str, Any]) -> None:
         trainer: Changed in place; fields that were attached before and are not named now stay.
         values: As ``hp_space`` returned them, scoped values validated.
     """
+    fields = fields_of(values, TRAIN)
     make_optimizer: Any = trainer.create_optimizer
-    make_schedule: Any = trainer.create_scheduler
-    attached = make_optimizer.fields if isinstance(make_optimizer, _CreateOptimizer) else {}
-    fields = {**attached, **fields_of(values, TRAIN)}
+    make_scheduler: Any = trainer.create_scheduler
+    before = getattr(make_optimizer, "__self__", None)
+    if isinstance(before, _TrialOptimizer):
+        fields = {**before.fields, **fields}
+        if make_scheduler == before.create_scheduler:
+            make_optimizer, make_scheduler = before.make_optimizer, before.make_scheduler
     if not fields:
         return
-    if isinstance(make_optimizer, _CreateOptimizer) and isinstance(make_schedule, _CreateScheduler):
-        make_optimizer, make_schedule = make_optimizer.inner, make_schedule.inner
-    trainer.create_optimizer = _CreateOptimizer(trainer, make_optimizer, fields)  # type: ignore[assignment, method-assign]
-    trainer.create_scheduler = _CreateScheduler(trainer, make_schedule, fields)  # type: ignore[method-assign]
+    attached = _TrialOptimizer(trainer, make_optimizer, make_scheduler, fields)
+    trainer.create_optimizer = attached.create_optimizer  # type: ignore[assignment, method-assign]
+    trainer.create_scheduler = attached.create_scheduler  # type: ignore[method-assign]
 
 
-class _CreateOptimizer:
-    """Replaces ``Trainer.create_optimizer``."""
+class _TrialOptimizer:
+    """Creates optimizer and schedule in place of the Trainer's two methods of the same names.
 
-    def __init__(self, trainer: "Trainer", inner: Callable[..., Any], fields: Params) -> None:
-        self._trainer, self.inner, self.fields = trainer, inner, fields
+    Args:
+        trainer: Has the methods.
+        make_optimizer: The Trainer's own ``create_optimizer``.
+        make_scheduler: The Trainer's own ``create_scheduler``.
+        fields: Of ``train.*``.
+    """
 
-    def __call__(self, *model: Any) -> Any:
+    def __init__(
+        self,
+        trainer: "Trainer",
+        make_optimizer: Callable[..., Any],
+        make_scheduler: Callable[..., Any],
+        fields: Params,
+    ) -> None:
+        self._trainer: Any = trainer
+        self.make_optimizer, self.make_scheduler, self.fields = make_optimizer, make_scheduler, fields
+
+    def create_optimizer(self, *model: Any) -> Any:
         is_new = self._trainer.optimizer is None
-        optimizer = self.inner(*model)
+        optimizer = self.make_optimizer(*model)
         if not is_new:
             return optimizer
         if "momentum" in self.fields:
@@ -152,21 +169,13 @@ class _CreateOptimizer:
             self._trainer.optimizer = optimizer
         return optimizer
 
-
-class _CreateScheduler:
-    """Replaces ``Trainer.create_scheduler``."""
-
-    def __init__(self, trainer: "Trainer", inner: Callable[..., Any], fields: Params) -> None:
-        self._trainer, self.inner, self.fields = trainer, inner, fields
-
-    def __call__(self, num_training_steps: int, optimizer: "Optimizer | None" = None) -> Any:
+    def create_scheduler(self, num_training_steps: int, optimizer: "Optimizer | None" = None) -> Any:
         from torch.optim.lr_scheduler import LambdaLR
 
-        trainer: Any = self._trainer
-        name, end = self.fields.get("lr_schedule"), self.fields.get("lr_end", LR_END)
+        trainer, name = self._trainer, self.fields.get("lr_schedule")
         if name not in OWN_SCHEDULES or trainer.lr_scheduler is not None:
-            return self.inner(num_training_steps, optimizer)
-        n_warmup = trainer.args.get_warmup_steps(num_training_steps)
+            return self.make_scheduler(num_training_steps, optimizer)
+        n_warmup, end = trainer.args.get_warmup_steps(num_training_steps), self.fields.get("lr_end", LR_END)
         trainer.lr_scheduler = LambdaLR(
             trainer.optimizer if optimizer is None else optimizer,
             partial(rate_factor, name=name, n_warmup=n_warmup, n_steps=num_training_steps, end=end),

@@ -132,17 +132,23 @@ class SearchConfig:
     n_jobs: int = 1
 
     def __post_init__(self) -> None:
-        self._check_space()
-        self._check_objective()
-        self._check_budget()
-        self._check_storage()
-        self._check_checkpoints()
+        for name, (is_valid, expected) in _EXPECTED.items():
+            value = getattr(self, name)
+            if not is_valid(value):
+                error = ObjectiveError if name in ("metric", "direction") else ArgumentsError
+                raise error(f"{name}={value!r} given, expected {expected}.")
         self._check_sampler_and_pruner()
+        if not isinstance(self.direction, str):
+            self._check_options_of_several_directions()
+        if self.n_trials is None and self.timeout is None and self.budget is None:
+            raise ArgumentsError("n_trials=None given, expected a whole number, or a timeout or a budget with it.")
         if self.n_jobs != 1:
             raise ArgumentsError(
                 f"n_jobs={self.n_jobs!r} given, expected 1: threads would train one Trainer with each other's "
                 "arguments. Start several processes with the same study_name, storage and load_if_exists=True instead."
             )
+        if self.load_if_exists and self.study_name is None:
+            logger.warning("load_if_exists=True has no effect without study_name=.")
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
@@ -187,66 +193,6 @@ class SearchConfig:
         """The exceptions after which the search continues."""
         return tuple(self.catch) if isinstance(self.catch, (tuple, list, set, frozenset)) else (self.catch,)
 
-    def _check_space(self) -> None:
-        self._require("hp_space", callable(self.hp_space), "a function of a trial that returns a dict")
-        is_list = isinstance(self.published, (list, tuple))
-        self._require(
-            "published",
-            is_list and all(isinstance(setting, Mapping) for setting in self.published),
-            "a list of dicts such as [{'learning_rate': 2e-5}]",
-        )
-
-    def _check_objective(self) -> None:
-        if self.metric is not None and not _is_text(self.metric):
-            raise ObjectiveError(f"metric={self.metric!r} given, expected the name of a metric, or a list of names.")
-        if not _is_text(self.direction):
-            raise ObjectiveError(
-                f"direction={self.direction!r} given, expected 'minimize', 'maximize' or a list of these."
-            )
-        is_function = self.compute_objective is None or callable(self.compute_objective)
-        self._require("compute_objective", is_function, "a function of the metrics")
-        self._require("target", self.target is None or is_number(self.target), "a number, or None")
-        if isinstance(self.direction, str):
-            return
-        for name, value in (("confirm", self.confirm or None), ("target", self.target)):
-            if value is not None:
-                raise ArgumentsError(
-                    f"{name}={value!r} given with a list of directions, expected a single one: several objectives have "
-                    f"no best trial. Leave {name} out, or pass one direction."
-                )
-
-    def _check_budget(self) -> None:
-        if self.n_trials is not None or (self.timeout is None and self.budget is None):
-            self._check_int("n_trials", at_least=1)
-        for name, unit in (("timeout", "seconds"), ("budget", "full trainings")):
-            value = getattr(self, name)
-            is_positive = value is None or (is_number(value) and value > 0)
-            self._require(name, is_positive, f"a number of {unit} greater than 0, or None")
-        self._check_int("confirm", at_least=0)
-        if self.max_failed_trials is not None:
-            self._check_int("max_failed_trials", at_least=1)
-        are_exceptions = all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in self.caught)
-        self._require("catch", are_exceptions, "an exception class or a tuple of them, () for none")
-
-    def _check_storage(self) -> None:
-        is_storage = self.storage is None or isinstance(self.storage, (str, BaseStorage))
-        self._require("storage", is_storage, "an Optuna storage, a URL such as 'sqlite:///search.db', or None")
-        self._require("study_name", self.study_name is None or isinstance(self.study_name, str), "text, or None")
-        is_function = self.hp_name is None or callable(self.hp_name)
-        self._require("hp_name", is_function, "a function of a trial that returns a name")
-        if self.load_if_exists and self.study_name is None:
-            logger.warning("load_if_exists=True has no effect without study_name=.")
-
-    def _check_checkpoints(self) -> None:
-        self._check_int("keep_checkpoints", at_least=0)
-        if self.max_checkpoints is not None:
-            self._check_int("max_checkpoints", at_least=0)
-        size = self.disk_budget_gb
-        is_size = size is None or (is_number(size) and size >= 0)
-        self._require(
-            "disk_budget_gb", is_size, "a number of gigabytes of at least 0, or None for half of the free space"
-        )
-
     def _check_sampler_and_pruner(self) -> None:
         for name, base, example, default in (
             ("sampler", BaseSampler, "TPESampler()", "None for RLSampler"),
@@ -260,14 +206,65 @@ class SearchConfig:
                 f"{name}={given} given, expected an Optuna {name} such as optuna.{name}s.{example}, or {default}."
             )
 
-    def _check_int(self, name: str, *, at_least: int) -> None:
-        value = getattr(self, name)
-        self._require(name, is_integer(value) and value >= at_least, f"a whole number, at least {at_least}")
+    def _check_options_of_several_directions(self) -> None:
+        for name, value in (("confirm", self.confirm or None), ("target", self.target)):
+            if value is not None:
+                raise ArgumentsError(
+                    f"{name}={value!r} given with a list of directions, expected a single one: several objectives have "
+                    f"no best trial. Leave {name} out, or pass one direction."
+                )
 
-    def _require(self, name: str, condition: bool, expected: str) -> None:
-        if not condition:
-            raise ArgumentsError(f"{name}={getattr(self, name)!r} given, expected {expected}.")
+
+def _optional(is_valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or is_valid(value)
+
+
+def _is_a(*kinds: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, kinds)
+
+
+def _is_int(*, at_least: int) -> Callable[[Any], bool]:
+    return lambda value: is_integer(value) and value >= at_least
+
+
+def _is_positive(value: Any) -> bool:
+    return is_number(value) and value > 0
+
+
+def _is_list_of(kind: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, (list, tuple)) and all(isinstance(item, kind) for item in value)
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value))
+    return isinstance(value, str) or _is_list_of(str)(value)
+
+
+def _is_exceptions(value: Any) -> bool:
+    kinds = value if isinstance(value, (tuple, list, set, frozenset)) else (value,)
+    return all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds)
+
+
+# option -> whether a value can work, and the words for such values
+_EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "hp_space": (callable, "a function of a trial that returns a dict"),
+    "published": (_is_list_of(Mapping), "a list of dicts such as [{'learning_rate': 2e-5}]"),
+    "metric": (_optional(_is_text), "the name of a metric, or a list of names"),
+    "direction": (_is_text, "'minimize', 'maximize' or a list of these"),
+    "compute_objective": (_optional(callable), "a function of the metrics"),
+    "target": (_optional(is_number), "a number, or None"),
+    "n_trials": (_optional(_is_int(at_least=1)), "a whole number, at least 1"),
+    "budget": (_optional(_is_positive), "a number of full trainings greater than 0, or None"),
+    "timeout": (_optional(_is_positive), "a number of seconds greater than 0, or None"),
+    "confirm": (_is_int(at_least=0), "a whole number, at least 0"),
+    "catch": (_is_exceptions, "an exception class or a tuple of them, () for none"),
+    "max_failed_trials": (_optional(_is_int(at_least=1)), "a whole number, at least 1"),
+    "storage": (_optional(_is_a(str, BaseStorage)), "an Optuna storage, a URL such as 'sqlite:///search.db', or None"),
+    "study_name": (_optional(_is_a(str)), "text, or None"),
+    "hp_name": (_optional(callable), "a function of a trial that returns a name"),
+    "keep_checkpoints": (_is_int(at_least=0), "a whole number, at least 0"),
+    "max_checkpoints": (_optional(_is_int(at_least=0)), "a whole number, at least 0"),
+    "disk_budget_gb": (
+        _optional(lambda value: is_number(value) and value >= 0),
+        "a number of gigabytes of at least 0, or None for half of the free space",
+    ),
+}
