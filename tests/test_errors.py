@@ -41,7 +41,7 @@ def test_an_exception_survives_a_pipe() -> None:
 
 
 @pytest.mark.parametrize("guard", [opening_errors, storage_errors])
-def test_a_storage_that_breaks_does_not_tell_the_password(guard: object) -> None:
+def test_a_storage_that_breaks_hides_the_password(guard: object) -> None:
     import sqlalchemy.exc
 
     with pytest.raises(StorageError) as told, guard(URL):  # type: ignore[operator]
@@ -51,7 +51,7 @@ def test_a_storage_that_breaks_does_not_tell_the_password(guard: object) -> None
 
 
 @pytest.mark.parametrize("source", [URL, "nosuchdb:/me:secret@host/searches", f"sqlite:///{URL}"])
-def test_a_report_does_not_tell_the_password(source: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_hides_the_password(source: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(StorageError) as told:
         open_study(source)
     assert "secret" not in str(told.value)
@@ -61,6 +61,6 @@ def test_a_report_does_not_tell_the_password(source: str, capsys: pytest.Capture
     assert "secret" not in printed
 
 
-def test_a_url_in_the_wrong_place_does_not_tell_the_password() -> None:
+def test_a_url_in_the_wrong_place_hides_the_password() -> None:
     with pytest.raises(ArgumentsError, match=r"me:\*\*\*@host"):
         search(object(), storage=Path(URL))

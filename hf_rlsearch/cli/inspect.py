@@ -28,7 +28,7 @@ def show_space(
     ] = None,
     n_points: Annotated[int | None, typer.Option(help="Levels of every numeric hyperparameter.")] = None,
 ) -> None:
-    """Show the discretised space of a model family or of your hp_space."""
+    """Show the discretized space of a model family or of your hp_space."""
     from rich.console import Console
     from rich.table import Table
 

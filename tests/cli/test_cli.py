@@ -115,7 +115,7 @@ def test_a_watched_report_follows_the_search_until_ctrl_c(
     assert "Invalid value for '--watch'" in capsys.readouterr().err
 
 
-def test_what_cannot_be_done_ends_with_1_and_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_that_fails_ends_with_1_and_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "sqlite:///no.db"]) == 1
     assert "hf-rlsearch: There is no storage at 'no.db'" in capsys.readouterr().err
     assert not Path("no.db").exists()
@@ -264,7 +264,7 @@ def test_a_trial_is_trained_again_bit_by_bit(tmp_path: Path) -> None:
         (["-o", "FOLDER/r.html", "--watch", "soon"], "Invalid value for '--watch'"),
     ],
 )
-def test_what_cannot_be_written_ends_in_one_line(
+def test_a_file_that_cannot_be_written_is_one_line(
     database: str, tmp_path: Path, options: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = [option.replace("FOLDER", str(tmp_path)) for option in options]

@@ -102,7 +102,7 @@ def test_an_empty_batch_adds_nothing() -> None:
 
 
 def test_predictions_without_references_are_counted() -> None:
-    with pytest.raises(ArgumentsError, match="'rouge' was given 2 predictions and 0 references, expected the same number"):
+    with pytest.raises(ArgumentsError, match="'rouge' was given 2 predictions and 0 references, expected the same"):
         load_metric("rouge").compute(predictions=["a", "b"], references=[])
 
 

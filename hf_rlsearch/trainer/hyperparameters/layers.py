@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from hf_rlsearch.errors import SearchSpaceError
 
+# Some models register embeddings after the layers, such as those of relative positions.
 _EMBEDDING = re.compile(r"(^|[._])(rel_)?embed(s|ding|dings|_tokens|_positions)?([._]|$)")
 
 
@@ -126,6 +127,7 @@ def decay_rates(optimizer: Any, model: Any, decay: float) -> None:
             by_height.setdefault(heights[id(parameter)], []).append(parameter)
         for height, parameters in sorted(by_height.items()):
             groups.append({**group, "params": parameters, "lr": group["lr"] * decay**height})
+    # In place, because the optimizer's own state and schedules refer to this list.
     optimizer.param_groups[:] = groups
 
 

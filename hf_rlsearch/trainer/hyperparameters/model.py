@@ -82,8 +82,10 @@ def rebuild_model(model: Any, fields: Mapping[str, Any]) -> Any:
     built = type(model)._from_config(updated_config(model.config, fields), dtype=model.dtype)
     target, source = built.state_dict(), model.state_dict()
     same = {name: value for name, value in source.items() if name in target and target[name].shape == value.shape}
+    # Missing weights are those that no longer fit; they keep the values of the class.
     with torch.no_grad():
         built.load_state_dict(same, strict=False)
+    # A parameter that model_init froze stays frozen.
     trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     for name, parameter in built.named_parameters():
         parameter.requires_grad_(trained.get(name, True))
@@ -108,11 +110,11 @@ def _check_rebuildable(model: Any) -> None:
             "hp_space sets names that begin with 'model.', but the model is quantized and cannot be built again. "
             f"{advice}"
         )
-    with torch.device("meta"):
+    with torch.device("meta"):  # shapes without memory for weights
         built = type(model)._from_config(copy.deepcopy(model.config))  # type: ignore[no-untyped-call]
-    ours, theirs = ({name: value.shape for name, value in m.state_dict().items()} for m in (model, built))
-    if ours != theirs:
-        different = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    given, again = ({name: value.shape for name, value in m.state_dict().items()} for m in (model, built))
+    if given != again:
+        different = sorted(name for name in given.keys() | again.keys() if given.get(name) != again.get(name))
         raise SearchSpaceError(
             f"hp_space sets names that begin with 'model.', but model_init changes the model after "
             f"{type(model).__name__} has built it ({', '.join(different[:3])}), so it cannot be built again. {advice}"

@@ -59,7 +59,7 @@ def peft_group(model: Any) -> ParameterGroup:
 def base_of(model: Any) -> Any:
     """Takes the adapter off a model and returns the model below it."""
     base = model.unload()
-    if hasattr(base, "peft_config"):
+    if hasattr(base, "peft_config"):  # get_peft_model would warn of a second adapter
         del base.peft_config
     return base
 

@@ -153,7 +153,7 @@ class _TrialOptimizer:
     def create_optimizer(self, *model: Any) -> Any:
         is_new = self._trainer.optimizer is None
         optimizer = self.make_optimizer(*model)
-        if not is_new:
+        if not is_new:  # the optimizer of an earlier training, which has the changes already
             return optimizer
         if "momentum" in self.fields:
             for group in optimizer.param_groups:
@@ -180,7 +180,7 @@ class _TrialOptimizer:
             trainer.optimizer if optimizer is None else optimizer,
             partial(rate_factor, name=name, n_warmup=n_warmup, n_steps=num_training_steps, end=end),
         )
-        trainer._created_lr_scheduler = True
+        trainer._created_lr_scheduler = True  # the next training then makes a new schedule
         return trainer.lr_scheduler
 
 

@@ -141,7 +141,7 @@ class SearchConfig:
         if not isinstance(self.direction, str):
             self._check_options_of_several_directions()
         if self.n_trials is None and self.timeout is None and self.budget is None:
-            raise ArgumentsError("n_trials=None given, expected a whole number, or a timeout or a budget with it.")
+            raise ArgumentsError("n_trials=None given, expected a whole number, or a timeout or a budget as well.")
         if self.n_jobs != 1:
             raise ArgumentsError(
                 f"n_jobs={self.n_jobs!r} given, expected 1: threads would train one Trainer with each other's "

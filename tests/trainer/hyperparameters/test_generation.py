@@ -81,7 +81,7 @@ def test_wrong_settings_stop_before_any_training(tmp_path: Path, name: str, valu
     assert trainer.trained == []
 
 
-def test_what_has_no_effect_is_left_out() -> None:
+def test_settings_without_effect_are_reset() -> None:
     config = copier().generation_config
     assert updated_config(config, {"num_beams": 2, "length_penalty": 0.5}).length_penalty == 0.5
     greedy = updated_config(config, {"num_beams": 1, "length_penalty": 0.5, "top_p": 0.5})

@@ -96,7 +96,7 @@ def test_schedules_that_transformers_lacks(make_trainer: MakeTrainer) -> None:
 
 
 @pytest.mark.parametrize("name", ["exponential", "step"])
-def test_the_rate_ends_where_it_is_told_to(name: str) -> None:
+def test_the_rate_ends_at_lr_end(name: str) -> None:
     rates = [rate_factor(i, name=name, n_warmup=10, n_steps=100, end=0.05) for i in range(101)]
     assert rates[0] == 0.0
     assert rates[10] == 1.0
@@ -129,7 +129,7 @@ def test_the_rate_ends_where_it_is_told_to(name: str) -> None:
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else "",
 )
-def test_what_is_searched_is_what_is_trained(make_trainer: MakeTrainer, values: Any, seen: Any) -> None:
+def test_searched_values_reach_the_training(make_trainer: MakeTrainer, values: Any, seen: Any) -> None:
     (note,) = first_steps(make_trainer, values)
     assert seen(note)
 
@@ -203,7 +203,7 @@ def test_wrong_values_stop_before_any_training(make_trainer: MakeTrainer, name: 
         *((f"gen.{name}", "generic_numeric") for name in ("num_beams", "length_penalty", "max_length", "top_k")),
     ],
 )
-def test_the_agent_is_told_what_a_name_does(name: str, role: str) -> None:
+def test_scoped_names_have_a_role(name: str, role: str) -> None:
     from optuna.distributions import IntDistribution
 
     distribution = IntDistribution(1, 4)

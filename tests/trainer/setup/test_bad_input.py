@@ -251,7 +251,7 @@ def test_the_trainer_is_restored_after_an_error_in_the_middle(make_trainer: Make
     assert all(torch.equal(value, weights[name]) for name, value in trainer.model.state_dict().items())
 
 
-def test_a_storage_that_cannot_be_opened_does_not_tell_its_password(make_trainer: MakeTrainer) -> None:
+def test_a_storage_that_cannot_be_opened_hides_its_password(make_trainer: MakeTrainer) -> None:
     with pytest.raises(StorageError) as told:
         run(make_trainer(), "rl", storage="nosuchdb://me:secret@host/searches")
     assert "nosuchdb://me:***@host/searches" in str(told.value)

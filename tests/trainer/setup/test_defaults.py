@@ -14,7 +14,7 @@ from hf_rlsearch.trainer.setup.defaults import task_features
 MakeTrainer = Callable[..., Trainer]
 
 
-def test_sizes_of_model_and_data_are_told(make_trainer: MakeTrainer) -> None:
+def test_task_features_hold_the_sizes_of_model_and_data(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer()
     facts = task_features(trainer, {"learning_rate"})
     assert set(facts) <= set(FACTS)
