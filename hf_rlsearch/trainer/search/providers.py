@@ -25,76 +25,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def trainer_provider(trainer: Any) -> "TrainerProvider":
-    """Returns the provider for what the user gave: a Trainer, or a function that makes trainers.
+class UserTrainerProvider:
+    """Prepares the user's Trainer anew for each trial; a context manager for the time of a search.
 
-    Raises:
-        ArgumentsError: It can provide no trainer that can be searched.
-    """
-    is_factory = callable(trainer) and not hasattr(trainer, "train")
-    return FactoryProvider(trainer) if is_factory else UserTrainerProvider(trainer)
-
-
-class TrainerProvider(Protocol):
-    """Provides the Trainer of each trial; a context manager for the time of a search.
-
-    On exit by an error the user's Trainer is what it was before.
+    Args:
+        trainer: With a ``model_init``, or with a model of which each trial gets a copy.
 
     Attributes:
         reference: A Trainer of the baseline: the search reads its data, model and arguments.
         frozen: The arguments of ``reference``.
-    """
-
-    reference: Any
-    frozen: FrozenArguments
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    def configuration_sampler(self, settings: SearchConfig) -> ConfigurationSampler:
-        """Checks the search space and returns the sampler of its configurations."""
-
-    def default_space(self) -> DefaultSpace:
-        """Returns the search space where the user gives no ``hp_space``."""
-
-    def probe(self) -> Any:
-        """Returns a Trainer that evaluates the untrained model."""
-
-    def trainer_for(self, plan: TrialPlan, monitor: EvaluationMonitor) -> Any:
-        """Returns a Trainer that is ready to train one configuration.
-
-        Args:
-            plan: The trial.
-            monitor: Called at each evaluation during the training.
-        """
-
-    def release(self) -> None:
-        """Frees the memory of the last trial's Trainer."""
-
-    def restore(self) -> None:
-        """Gives the user's Trainer back as it was before the search."""
-        return None
-
-    def finish(self, best: TrialPlan, load: Callable[[Any], None] | None, follows: Sequence[Any] | None) -> None:
-        """Leaves the arguments and the model of the best trial in the user's Trainer.
-
-        Args:
-            best: The best trial.
-            load: Loads the best weights into a Trainer; None where they are not kept.
-            follows: See ``Objective.follows``.
-        """
-        return None
-
-
-class UserTrainerProvider(TrainerProvider):
-    """Prepares the user's Trainer anew for each trial.
-
-    Args:
-        trainer: With a ``model_init``, or with a model of which each trial gets a copy.
 
     Raises:
         ArgumentsError: ``trainer`` is no Trainer, or has no training data.
@@ -136,7 +75,7 @@ class UserTrainerProvider(TrainerProvider):
         return space_for(self.reference, is_factory=False)
 
     def probe(self) -> "Trainer":
-        """Returns the Trainer with the user's arguments, without callbacks."""
+        """Returns a Trainer that evaluates the untrained model, without the user's callbacks."""
         trainer: Trainer = self._session.prepare(self.frozen.original(), callbacks=False)
         if trainer.model is None:
             # The search of another backend leaves a Trainer without a model.
@@ -144,7 +83,12 @@ class UserTrainerProvider(TrainerProvider):
         return trainer
 
     def trainer_for(self, plan: TrialPlan, monitor: EvaluationMonitor) -> "Trainer":
-        """Returns the Trainer, ready to train one configuration."""
+        """Returns the Trainer, ready to train one configuration.
+
+        Args:
+            plan: The trial.
+            monitor: Called at each evaluation during the training.
+        """
         args = _point_to_trial(trial_arguments(self.frozen, plan.values), plan, monitor)
         model_init = trial_model_init(self._model_init, plan.values)
         trainer: Trainer = self._session.prepare(args, model_init=model_init, name=plan.name, on_metrics=monitor)
@@ -160,7 +104,13 @@ class UserTrainerProvider(TrainerProvider):
         self._session.restore()
 
     def finish(self, best: TrialPlan, load: Callable[[Any], None] | None, follows: Sequence[Any] | None) -> None:
-        """Leaves the best arguments and model in the Trainer, whose ``model_init`` builds that model from now on."""
+        """Leaves the best arguments and model in the Trainer, whose ``model_init`` builds that model from now on.
+
+        Args:
+            best: The best trial.
+            load: Loads the best weights into a Trainer; None where they are not kept.
+            follows: See ``Objective.follows``.
+        """
         args = _follow(trial_arguments(self.frozen, best.values), follows)
         # A Trainer that was searched before builds the best model of that search.
         nothing: Params = {}
@@ -235,13 +185,15 @@ _METHODS = tuple(name for name, value in vars(TrainerProtocol).items() if callab
 _REQUIRED = (*get_type_hints(TrainerProtocol), *_METHODS)
 
 
-class FactoryProvider(TrainerProvider):
+class FactoryProvider:
     """Makes a fresh trainer for each trial, for trainers that take no ``model_init`` or build their model themselves.
-
-    ``restore`` and ``finish`` do nothing: the user has no Trainer that could be changed.
 
     Args:
         make_trainer: Called with the values of ``hp_space``; with an empty dict for the baseline.
+
+    Attributes:
+        reference: The trainer of the baseline.
+        frozen: The arguments of ``reference``.
 
     Raises:
         ArgumentsError: ``make_trainer({})`` raises, or returns no trainer.
@@ -250,7 +202,7 @@ class FactoryProvider(TrainerProvider):
     def __init__(self, make_trainer: Callable[[Params], Any]) -> None:
         self._make = make_trainer
         try:
-            self.reference = make_trainer({})
+            self.reference: Any = make_trainer({})
         except Exception as error:
             raise ArgumentsError(
                 f"make_trainer({{}}) raised {type(error).__name__}: {error}. Without values it has to return your own "
@@ -259,6 +211,9 @@ class FactoryProvider(TrainerProvider):
         _check_trainer_protocol(self.reference)
         self.frozen = FrozenArguments(self.reference.args)
         self._current: TrainerProtocol | None = None
+
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -284,10 +239,9 @@ class FactoryProvider(TrainerProvider):
         """Returns the published space, without scoped names."""
         return space_for(self.reference, is_factory=True)
 
-    def probe(self) -> TrainerProtocol:
-        """Returns the trainer of the baseline."""
-        trainer: TrainerProtocol = self.reference
-        return trainer
+    def probe(self) -> Any:
+        """Returns the trainer of the baseline, which evaluates the untrained model."""
+        return self.reference
 
     def trainer_for(self, plan: TrialPlan, monitor: EvaluationMonitor) -> Any:
         """Returns a fresh trainer of one configuration.
@@ -320,6 +274,12 @@ class FactoryProvider(TrainerProvider):
         self._current = None
         release_memory()
 
+    def restore(self) -> None:
+        """Does nothing: the search changes no trainer of the user."""
+
+    def finish(self, best: TrialPlan, load: Callable[[Any], None] | None, follows: Sequence[Any] | None) -> None:
+        """Does nothing: the best model is in its checkpoint."""
+
     def _check_refused_name(self, error: TypeError, values: Params) -> None:
         """Raises a ``SearchSpaceError`` where a ``TypeError`` of ``make_trainer`` names a value that it was given."""
         for name in sorted(values.keys() - self.frozen.names, key=len, reverse=True):
@@ -329,6 +289,20 @@ class FactoryProvider(TrainerProvider):
                 raise SearchSpaceError(
                     f"hp_space sets {name!r}, which make_trainer does not take (TypeError: {error}).{hint}"
                 ) from error
+
+
+TrainerProvider = UserTrainerProvider | FactoryProvider
+"""Provides the Trainer of each trial; both have the same methods."""
+
+
+def trainer_provider(trainer: Any) -> TrainerProvider:
+    """Returns the provider for what the user gave: a Trainer, or a function that makes trainers.
+
+    Raises:
+        ArgumentsError: There is no trainer that can be searched.
+    """
+    is_factory = callable(trainer) and not hasattr(trainer, "train")
+    return FactoryProvider(trainer) if is_factory else UserTrainerProvider(trainer)
 
 
 def _check_trainer_protocol(trainer: Any) -> None:
