@@ -28,7 +28,7 @@ class Running(Protocol):
     def kill(self) -> None:
         """SIGKILL for all its processes."""
 
-    def tell(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         """Another signal to all its processes."""
 
 
@@ -57,10 +57,10 @@ class Command:
 
     def kill(self) -> None:
         """As in ``Running``; ranks whose launcher is gone end when their connections close."""
-        self.tell(signal.SIGKILL)
+        self.send(signal.SIGKILL)
         self._process.wait()
 
-    def tell(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         """As in ``Running``."""
         os.killpg(self._process.pid, number)
 
@@ -91,7 +91,7 @@ class Fork:
         for rank in self._ranks:
             rank.join()
 
-    def tell(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         """As in ``Running``."""
         for rank in self._ranks:
             if rank.pid is not None and rank.is_alive():
@@ -152,13 +152,13 @@ class Script:
     def live(self, death: Death) -> str | None:
         """One life; the moment at which it was killed, None if it came to its end."""
         arguments = () if death.moment is None else (death.moment, str(death.count), str(death.rank))
-        running, begun, limit = self.start(*arguments), None, time.monotonic() + LIMIT
+        running, started, limit = self.start(*arguments), None, time.monotonic() + LIMIT
         while (code := running.poll()) is None:
             if (self.folder / "killed").exists() and not death.launcher:
                 break
-            if begun is None and (self.folder / "phase").exists():
-                begun = time.monotonic()
-            if death.moment is None and begun is not None and time.monotonic() - begun > death.seconds:
+            if started is None and (self.folder / "phase").exists():
+                started = time.monotonic()
+            if death.moment is None and started is not None and time.monotonic() - started > death.seconds:
                 break
             if time.monotonic() > limit:
                 running.kill()
@@ -173,19 +173,19 @@ class Script:
         return where
 
     def asked_to_end(self, number: signal.Signals, *, at: str) -> float:
-        """A life that is told to end at a moment; the seconds that it took to do so."""
+        """Sends a signal at a moment of a life, and returns the seconds until the script has ended."""
         running, limit = self.start(), time.monotonic() + LIMIT
         while self._phase() != at and running.poll() is None and time.monotonic() < limit:
             time.sleep(0.02)
-        told = time.monotonic()
-        running.tell(number)
+        signalled = time.monotonic()
+        running.send(number)
         while running.poll() is None:
             if time.monotonic() > limit:
                 running.kill()
                 raise AssertionError(f"The script does not end. Its log:\n{self.log()}")
             time.sleep(0.02)
         assert running.poll() != 0
-        return time.monotonic() - told
+        return time.monotonic() - signalled
 
     def finish(self) -> dict[str, Any]:
         """A life that ends by itself, if none did yet; what the script found."""

@@ -62,9 +62,9 @@ def test_three_kills(tmp_path: Path) -> None:
 def test_twenty_five_kills(tmp_path: Path, n_ranks: int) -> None:
     """As many searches as it takes: each is killed until it is done, and must equal the one that never was."""
     whole = Script(tmp_path / "whole", n_trials=N_TRIALS, n_ranks=n_ranks, fork=True)
-    begun = time.monotonic()
+    started = time.monotonic()
     expected = whole.finish()
-    kills, moments = deaths(n_ranks, n_ranks, time.monotonic() - begun), list[str]()
+    kills, moments = deaths(n_ranks, n_ranks, time.monotonic() - started), list[str]()
     for search in itertools.count():
         broken = Script(tmp_path / str(search), n_trials=N_TRIALS, n_ranks=n_ranks, fork=True)
         while len(moments) < N_KILLS and (moment := broken.live(next(kills))) is not None:

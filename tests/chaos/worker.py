@@ -90,8 +90,8 @@ class Mortal(Trainer):
         self.life.at(CHECKPOINT)
 
 
-class Tells(TrainerCallback):
-    """Says that a training goes on, or is over."""
+class Records(TrainerCallback):
+    """Records that a training continues, or is over."""
 
     def __init__(self, life: Life) -> None:
         self._life = life
@@ -103,15 +103,15 @@ class Tells(TrainerCallback):
         self._life.at(BETWEEN)
 
 
-def tells(life: Life) -> Any:
+def mortal_tell(life: Life) -> Any:
     """Optuna's own ``Study.tell``, which can die before and after a trial's end is written."""
     original = optuna.Study.tell
 
     def tell(self: optuna.Study, *args: Any, **kwargs: Any) -> Any:
         life.at(BETWEEN)
-        told = original(self, *args, **kwargs)
+        result = original(self, *args, **kwargs)
         life.at(BETWEEN)
-        return told
+        return result
 
     return tell
 
@@ -141,14 +141,14 @@ def make_trainer(life: Life) -> Trainer:
         model_init=model_init,
         train_dataset=Rows(64, 0),
         eval_dataset=Rows(32, 1),
-        callbacks=[Tells(life)],
+        callbacks=[Records(life)],
     )
 
 
 def search(life: Life) -> None:
     """Everything, until it is done or dead."""
     life.at(PREPARING)
-    optuna.Study.tell = tells(life)  # type: ignore[method-assign]
+    optuna.Study.tell = mortal_tell(life)  # type: ignore[method-assign]
     trainer = make_trainer(life)
 
     def space(trial: Any) -> dict[str, Any]:

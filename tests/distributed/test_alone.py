@@ -54,12 +54,12 @@ def test_an_exception_on_one_rank_after_the_training_fails_the_trial(scenario: s
     ],
 )
 def test_a_rank_that_fails_alone_ends_the_job_and_the_next_start_continues(scenario: str, tmp_path: Path) -> None:
-    begun = time.monotonic()
+    started = time.monotonic()
     for found in outcomes(search, scenario, tmp_path, group_seconds=100):
         assert (found["error"], found["changed"]) == ("RankLost", [])
         assert f"Trial 1 failed on rank {scenario[-1]} with ValueError: boom" in found["text"]
         assert "start the same command again" in found["text"]
-    assert time.monotonic() - begun < 90  # not the time limit of the collective that the other rank was in
+    assert time.monotonic() - started < 90  # not the time limit of the collective that the other rank was in
     assert_continued(both(scenario, tmp_path))
     assert not list(tmp_path.glob("**/failed_on_rank_*"))
 

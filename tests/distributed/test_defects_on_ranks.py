@@ -30,7 +30,7 @@ def seen(scenario: str, folder: Path) -> tuple[Any, Any, list[TrialState]]:
 
 
 def test_a_pruned_trial_leaves_the_ranks_out_of_step(tmp_path: Path) -> None:
-    """Rank 0 goes on to the next trial, the other one into the next step of this one: no rank gets a result."""
+    """Rank 0 starts the next trial, rank 1 the next step of the pruned trial: no rank gets a result."""
     first, second, _ = seen("prune", tmp_path)
     assert "error" in first or "error" in second
     assert "imed out" in str([first, second])
@@ -83,7 +83,7 @@ def test_compute_objective_raising_ends_the_search(tmp_path: Path) -> None:
     assert (first["error"], second["error"]) == ("LookupError", "LookupError")
 
 
-def test_a_wrong_argument_is_told_on_rank_0_only(tmp_path: Path) -> None:
+def test_a_wrong_argument_is_reported_on_rank_0_only(tmp_path: Path) -> None:
     first, second = outcomes(search, "wrong_argument", tmp_path)
     assert (first["error"], second["error"]) == ("TypeError", "RuntimeError")
 

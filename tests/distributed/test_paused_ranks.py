@@ -1,4 +1,4 @@
-"""Two gloo processes: a training that was stopped goes on from the checkpoint of both ranks."""
+"""Two gloo processes: a pruned training is resumed from the checkpoint of both ranks."""
 
 from pathlib import Path
 

@@ -55,17 +55,17 @@ def one_leaves(rank: int, scenario: str, folder: Path) -> dict[str, Any]:
 def lost(rank: int, scenario: str, folder: Path) -> dict[str, Any]:
     """What makes the training's process group unusable; how long the ranks waited, and what they raised."""
     distributed.PATIENCE_AFTER_FAILURE = 3
-    group, begun, kind = ProcessGroup(), time.monotonic(), "error"
+    group, started, kind = ProcessGroup(), time.monotonic(), "error"
     if scenario == f"away_{rank}":
         time.sleep(8)
         return {"text": ""}
     if scenario == f"ahead_{rank}":
-        dist.all_reduce(torch.ones(1), async_op=True)  # begun, as collectives of NCCL are, and never ended
+        dist.all_reduce(torch.ones(1), async_op=True)  # started, as collectives of NCCL are, and never ended
     if scenario == f"broken_{rank}":
         kind = "lost"
     with pytest.raises(RankLost) as caught:
         group.gather({}, kind=kind)
-    return {"text": str(caught.value), "seconds": time.monotonic() - begun}
+    return {"text": str(caught.value), "seconds": time.monotonic() - started}
 
 
 def test_messages(tmp_path: Path) -> None:
@@ -83,13 +83,13 @@ def test_an_error_on_any_rank_is_raised_on_all(tmp_path: Path) -> None:
     assert first["after"] == second["after"] == {"from": 0}
 
 
-def test_a_rank_that_waits_for_a_message_follows_one_that_has_failed(tmp_path: Path) -> None:
+def test_a_rank_that_waits_for_a_message_leaves_when_another_rank_failed(tmp_path: Path) -> None:
     first, second = outcomes(one_leaves, "leaves", tmp_path)
     assert first == second == {"kinds": [{"kind": "left"}, {"kind": "error"}], "after": {"from": 0}}
 
 
 @pytest.mark.parametrize("away", [0, 1])
-def test_a_failed_rank_does_not_wait_for_ever(away: int, tmp_path: Path) -> None:
+def test_a_failed_rank_waits_for_a_limited_time(away: int, tmp_path: Path) -> None:
     found = outcomes(lost, f"away_{away}", tmp_path)[1 - away]
     assert "Not all of the 2 ranks were here within 3 s" in found["text"]
     assert 2.5 < found["seconds"] < 7

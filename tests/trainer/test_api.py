@@ -25,7 +25,7 @@ def by_rate(args: Any, state: Any) -> float:
     return 1 - 0.1 * abs(math.log10(args.learning_rate) + 3)
 
 
-def test_trial_0_is_the_users_own_configuration(make_trainer: MakeTrainer) -> None:
+def test_trial_0_is_the_baseline(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(score=by_rate, learning_rate=5e-5)
     best = run(trainer, "rl", n_trials=2, baseline=True, sampler=Scripted(learning_rate=[1e-3]))
     result = best.run_summary
@@ -40,7 +40,7 @@ def test_trial_0_is_the_users_own_configuration(make_trainer: MakeTrainer) -> No
     assert Path(trainer.args.output_dir).name == "out"
 
 
-def test_no_gain_is_said(make_trainer: MakeTrainer) -> None:
+def test_the_summary_says_that_there_is_no_gain(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(score=by_rate, learning_rate=1e-3)
     best = run(trainer, "rl", n_trials=2, baseline=True, sampler=Scripted(learning_rate=[1e-5]))
     assert (best.run_id, best.run_summary.gain) == ("0", 0.0)
@@ -65,15 +65,15 @@ def test_result_as_table_and_json(make_trainer: MakeTrainer) -> None:
     assert again.best_trial.params == result.best_trial.params
 
 
-def test_each_trial_has_its_facts(make_trainer: MakeTrainer) -> None:
+def test_each_trial_stores_its_attributes(make_trainer: MakeTrainer) -> None:
     trial = run(make_trainer(score=by_rate, seed=7), "rl", n_trials=1).run_summary.trials[0]
-    facts = trial.user_attrs
-    assert facts["rl:arguments"]["learning_rate"] == trial.params["learning_rate"]
-    assert (facts["rl:seed"], facts["rl:world_size"], facts["rl:role"]) == (7, 1, "search")
-    assert facts["rl:metrics"]["eval_accuracy"] == trial.value
-    assert facts["rl:seconds"] > 0
-    assert facts["rl:peak_memory"] > 0
-    assert "hub_token" not in facts["rl:arguments"]
+    attributes = trial.user_attrs
+    assert attributes["rl:arguments"]["learning_rate"] == trial.params["learning_rate"]
+    assert (attributes["rl:seed"], attributes["rl:world_size"], attributes["rl:role"]) == (7, 1, "search")
+    assert attributes["rl:metrics"]["eval_accuracy"] == trial.value
+    assert attributes["rl:seconds"] > 0
+    assert attributes["rl:peak_memory"] > 0
+    assert "hub_token" not in attributes["rl:arguments"]
 
 
 def test_model_hyperparameters_reach_the_model_and_stay(make_trainer: MakeTrainer) -> None:
@@ -211,7 +211,7 @@ def test_names_of_folders(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     assert folders == {f"rate-{trial.params['learning_rate']:.0e}" for trial in best.run_summary.trials}
 
 
-def test_the_same_name_for_all_folders(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+def test_equal_names_of_folders_get_a_number(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     trainer = make_trainer(score=by_rate, save_strategy="epoch")
     best = run(
         trainer, "rl", n_trials=3, sampler=Scripted(learning_rate=[1e-3, 1e-4, 1e-5]), hp_name=lambda trial: "same"
@@ -224,12 +224,12 @@ def test_the_same_name_for_all_folders(make_trainer: MakeTrainer, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["", "..", "../elsewhere", "/tmp"])
-def test_a_name_that_leads_out_of_the_folder_is_not_used(make_trainer: MakeTrainer, tmp_path: Path, name: str) -> None:
+def test_a_name_outside_of_the_folder_is_ignored(make_trainer: MakeTrainer, tmp_path: Path, name: str) -> None:
     result = run(make_trainer(), "rl", n_trials=1, hp_name=lambda trial: name).run_summary
     assert result.trials[0].user_attrs["rl:folder"] == str(tmp_path / "out" / "run-0")
 
 
-def test_a_name_from_what_the_users_configuration_lacks(make_trainer: MakeTrainer) -> None:
+def test_hp_name_may_use_params_that_the_baseline_lacks(make_trainer: MakeTrainer) -> None:
     def model_init(trial: Any = None) -> Any:
         return tiny_model(0.1 if trial is None else trial.suggest_float("drop", 0.2, 0.5))
 
@@ -275,7 +275,7 @@ def test_precision_can_be_searched(make_trainer: MakeTrainer) -> None:
     assert trainer.accelerator.mixed_precision == before == "no"
 
 
-def test_transformed_values_of_the_users_configuration_are_known(make_trainer: MakeTrainer) -> None:
+def test_transformed_values_of_the_baseline_are_known(make_trainer: MakeTrainer) -> None:
     def space(trial: Any) -> dict[str, Any]:
         return {"learning_rate": 10 ** trial.suggest_float("exponent", -5, -1), "num_train_epochs": 1}
 
@@ -295,21 +295,21 @@ def test_eval_steps_follow_logging_steps_as_the_arguments_say(make_trainer: Make
     assert result.trials[0].user_attrs["rl:arguments"]["eval_steps"] == 2
 
 
-def test_a_trial_may_look_at_its_study(make_trainer: MakeTrainer) -> None:
+def test_hp_space_can_read_the_study(make_trainer: MakeTrainer) -> None:
     def space(trial: Any) -> dict[str, Any]:
         return {"learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-3 + len(trial.study.trials) * 0)}
 
     assert states(run(make_trainer(), "rl", space, n_trials=1).run_summary.study) == [TrialState.COMPLETE]
 
 
-def test_a_pruner_without_evaluations_is_said(make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_pruner_without_evaluations_is_reported(make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
         run(make_trainer(eval_strategy="no"), "rl", n_trials=1, pruner=optuna.pruners.MedianPruner())
     assert "The pruner stops no trial, because eval_strategy='no'" in caplog.text
 
 
 @pytest.mark.parametrize(("chosen", "kind"), [({}, RLPruner), ({"pruner": None}, optuna.pruners.NopPruner)])
-def test_stopping_is_on_by_default_said_and_switched_off_by_none(
+def test_the_rl_pruner_is_the_default_and_none_switches_it_off(
     make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture, chosen: dict[str, Any], kind: type
 ) -> None:
     with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
@@ -319,7 +319,7 @@ def test_stopping_is_on_by_default_said_and_switched_off_by_none(
 
 
 class Counting(TrainerCallback):
-    """Stops after three calls; shared, it would stop the second trial at once."""
+    """Stops a training after three steps; a callback that trials shared would stop the second one at once."""
 
     seen: list[int] = []
 
@@ -387,7 +387,7 @@ def test_a_factory_makes_a_fresh_trainer_for_each_trial(make_trainer: MakeTraine
         }
 
     best = search(factory, space, n_trials=3)
-    # Once to learn the arguments; the first trial is the user's own.
+    # One trainer whose arguments are read, and one for the baseline.
     assert made[:2] == [{}, {}]
     assert [set(values) for values in made[2:]] == [{"rate", "dropout"}] * 2
     assert states(best.run_summary.study) == [TrialState.COMPLETE] * 3
@@ -432,10 +432,10 @@ def test_disable_tqdm_is_quiet(make_trainer: MakeTrainer, capsys: pytest.Capture
     ("limits", "bar"),
     [({"budget": 2.0}, " trials ["), ({"n_trials": None, "timeout": 60, "target": -1.0}, " trials [")],
 )
-def test_progress_without_a_number_of_trials_promises_none(
+def test_progress_shows_no_total_without_n_trials(
     make_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str], limits: dict[str, Any], bar: str
 ) -> None:
-    """The most trials that a budget can be split into, or a thousand for a time, are no number to wait for."""
+    """Neither the most trials that a budget allows nor the limit of 1000 trials is a number to wait for."""
     result = run(make_trainer(score=by_rate, disable_tqdm=False), "rl", direction="maximize", **limits).run_summary
     shown = capsys.readouterr().err
     assert f"search: {len(result.trials)} trials [" in shown
@@ -464,7 +464,7 @@ def test_a_plain_training_keeps_the_checkpoint_that_the_trial_kept(
     assert trainer.evaluate()["eval_loss"] == metrics["eval_loss"]
 
 
-def test_another_metric_next_time_is_followed_next_time(make_trainer: MakeTrainer) -> None:
+def test_the_best_checkpoint_follows_the_metric_of_the_latest_search(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(score=by_epoch, num_train_epochs=2, load_best_model_at_end=True, save_strategy="epoch")
     run(trainer, "rl", n_trials=1, metric="accuracy", direction="maximize")
     assert trainer.args.metric_for_best_model == "eval_accuracy"

@@ -43,12 +43,12 @@ def _third_party() -> Iterator[None]:
         ("trainer", "make_trainer returned a str, .* It has no args, model,"),
     ],
 )
-def test_a_function_that_makes_no_trainer(made: Any, text: str) -> None:
+def test_make_trainer_has_to_return_a_trainer(made: Any, text: str) -> None:
     with pytest.raises(ArgumentsError, match=text):
         search(lambda values: made, rates)
 
 
-def test_a_function_that_returns_one_trainer_again_is_refused(make_trainer: Any) -> None:
+def test_make_trainer_has_to_return_a_fresh_trainer(make_trainer: Any) -> None:
     made = make_trainer()
     with pytest.raises(HfRlSearchError, match="trains the same weights as the one before"):
         search(lambda values: made, rates, n_trials=3)
@@ -65,7 +65,7 @@ def with_more(name: str, *choices: Any) -> Any:
         ("scoped.rank", r"'scoped.rank', which .* unexpected keyword argument .* Take it out there: values.pop\("),
     ],
 )
-def test_a_name_that_the_arguments_refuse_ends_the_trial(make_trainer: Any, name: str, text: str) -> None:
+def test_a_name_that_make_trainer_does_not_take_fails_the_trial(make_trainer: Any, name: str, text: str) -> None:
     made: list[Any] = []
 
     def factory(values: dict[str, Any]) -> transformers.Trainer:
@@ -78,7 +78,7 @@ def test_a_name_that_the_arguments_refuse_ends_the_trial(make_trainer: Any, name
     assert made == []
 
 
-def test_a_name_near_a_field_is_a_warning(make_trainer: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_name_close_to_a_field_is_a_warning(make_trainer: Any, caplog: pytest.LogCaptureFixture) -> None:
     def factory(values: dict[str, Any]) -> transformers.Trainer:
         return make_trainer(learning_rate=values.get("learning_rate", 1e-3))  # type: ignore[no-any-return]
 
@@ -87,7 +87,7 @@ def test_a_name_near_a_field_is_a_warning(make_trainer: Any, caplog: pytest.LogC
     assert "Did you mean 'weight_decay'?" in caplog.text
 
 
-def test_a_name_that_a_factory_reads_itself_is_searched(make_trainer: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_name_that_make_trainer_reads_is_searched(make_trainer: Any, caplog: pytest.LogCaptureFixture) -> None:
     def factory(values: dict[str, Any]) -> transformers.Trainer:
         dropout = values.pop("dropout_rate", 0.1)
         return make_trainer(model_init=lambda: tiny_model(dropout), **values)  # type: ignore[no-any-return]
@@ -110,7 +110,7 @@ def test_each_trial_makes_one_trainer(make_trainer: Any) -> None:
     assert [sorted(values) for values in given] == [[], [], ["focus", "learning_rate"]]
 
 
-def test_a_trial_has_its_seed_before_its_model_is_built(make_trainer: Any) -> None:
+def test_the_seed_is_set_before_make_trainer_builds_the_model(make_trainer: Any) -> None:
     """The function builds the model itself, so the Trainer would set the seed too late for its new weights."""
 
     def factory(values: dict[str, Any]) -> transformers.Trainer:

@@ -13,7 +13,7 @@ from tests.trainer.conftest import run
 MakeTrainer = Callable[..., Trainer]
 
 
-def test_a_replay_is_equal_and_leaves_the_users_folder_alone(
+def test_a_replay_is_equal_and_keeps_the_checkpoints_of_the_user(
     make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With save_total_limit a training in output_dir would rotate away what is there."""
