@@ -40,7 +40,7 @@ check-oldest: $(OLDEST)/.test ## The tests on the oldest versions that pyproject
 	$(OLDEST)/bin/python -m pytest -q
 
 meta-train: $(VENV)/.test ## Train the shipped agent anew (hours; see docs/meta_training.md)
-	$(RUN) -m hf_rlsearch.meta_training.__main__
+	$(RUN) -m hf_rlsearch.meta_training
 
 chaos: $(VENV)/.test ## Kill a search 25 times in one process and in two, and break it in every other way
 	$(RUN) -m pytest -q -m "slow or not slow" tests/chaos tests/distributed

@@ -1,10 +1,10 @@
-"""Meta-training: makes the weights that ship, in three stages and with a gate.
+"""Runs meta-training, which makes the weights that ship, in three stages with an acceptance test.
 
-1. The predictor learns the outcome of candidates from histories, by likelihood on tasks of the prior.
+1. The predictor learns the outcomes of candidates from histories, by likelihood on tasks of the prior.
 2. PPO trains the stop rule on simulated learning curves, first alone, then with the predictor's forecasts.
 3. PPO trains the decision head on the frozen predictor; it ships only if it beats the predictor's own acquisition.
 
-Run it as ``python -m hf_rlsearch.meta_training.__main__``; every stage continues from its checkpoint in the folder.
+Run ``python -m hf_rlsearch.meta_training``; every stage continues from its checkpoint in the folder.
 """
 
 from __future__ import annotations

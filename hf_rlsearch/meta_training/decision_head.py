@@ -1,4 +1,4 @@
-"""Stage three of meta-training: PPO on the decision head, the predictor frozen, and the gate that it has to pass."""
+"""Trains the decision head by PPO on the frozen predictor, the third stage of meta-training, and tests if it ships."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class DecisionHeadTraining:
         budget: Trials per search.
         learning_rate: At the start; falls linearly to zero.
         seed: Of everything.
-        test_tasks: Fresh tasks on which the gate compares.
+        test_tasks: Fresh tasks of the acceptance test, a multiple of 128.
     """
 
     steps: int = 120_000
@@ -46,10 +46,10 @@ class DecisionHeadTraining:
 
 
 def train_decision_head(settings: DecisionHeadTraining, predictor: Predictor, folder: Path, device: str) -> PPO:
-    """PPO on the decision head, the predictor frozen; episodes are as long as `n_steps`: nothing is bootstrapped."""
+    """Trains the head, or loads it from `folder`; an episode has `n_steps` decisions, so nothing is bootstrapped."""
     model = PPO(
         SearchPolicy,
-        _choice_env(settings, predictor, settings.n_envs, settings.seed, device, GROUP),
+        _env(settings, predictor, settings.n_envs, settings.seed, device, GROUP),
         n_steps=settings.budget,
         batch_size=256,
         n_epochs=8,
@@ -68,7 +68,7 @@ def train_decision_head(settings: DecisionHeadTraining, predictor: Predictor, fo
     return model
 
 
-def _choice_env(
+def _env(
     settings: DecisionHeadTraining, predictor: Predictor, n_envs: int, seed: int, device: str, group: int = 1
 ) -> SearchVecEnv:
     return SearchVecEnv(
@@ -89,8 +89,8 @@ def acquisition(observations: dict[str, FloatArray]) -> IntArray:
 
 
 def area_under_regret(search: BatchedSearch, encode: Callable[[BatchedSearch], Any], policy: Policy) -> FloatArray:
-    """Plays one episode per task; B means over the budget of the regret, clipped to [0, 1], 1 = median."""
-    regrets = []
+    """Plays one episode per task: B means over the budget of the regret in [0, 1], 1 = median of the task."""
+    regrets: list[FloatArray] = []
     while not search.done:
         search.step(policy(encode(search)))
         regrets.append(1 - np.clip(search.incumbent, 0, 1))
@@ -100,10 +100,10 @@ def area_under_regret(search: BatchedSearch, encode: Callable[[BatchedSearch], A
 def acceptance_test(
     settings: DecisionHeadTraining, predictor: Predictor, model: PPO, device: str, seed: int = 10_000
 ) -> dict[str, Any]:
-    """Compares the head with the acquisition in pairs: same fresh tasks, same luck of every training.
+    """Compares the head with the acquisition in pairs: same fresh tasks, same noise of every training.
 
     Returns:
-        Both means, the difference (negative = PPO is better) with its 95% interval, and whether PPO ships.
+        Both means, the difference (negative = PPO is better) with its 95% interval, and whether the head ships.
     """
 
     def head(observations: dict[str, FloatArray]) -> IntArray:
@@ -112,14 +112,14 @@ def acceptance_test(
     areas: dict[str, list[FloatArray]] = {"head": [], "acquisition": []}
     for block in range(settings.test_tasks // 128):
         for name, policy in (("head", head), ("acquisition", acquisition)):
-            env = _choice_env(settings, predictor, 128, seed + block, device)
+            env = _env(settings, predictor, 128, seed + block, device)
             env.search.fix_noise(seed + block)
             areas[name].append(area_under_regret(env.search, env.encode, policy))
-    ours, theirs = (np.concatenate(areas[name]) for name in ("head", "acquisition"))
+    by_head, by_acquisition = (np.concatenate(area) for area in areas.values())
     return {
-        "tasks": len(ours),
+        "tasks": len(by_head),
         "budget": settings.budget,
-        "area_head": float(ours.mean()),
-        "area_acquisition": float(theirs.mean()),
-        **difference(ours, theirs),
+        "area_head": float(by_head.mean()),
+        "area_acquisition": float(by_acquisition.mean()),
+        **difference(by_head, by_acquisition),
     }

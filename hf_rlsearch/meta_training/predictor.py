@@ -1,8 +1,8 @@
-"""Stage one of meta-training: the predictor learns, by likelihood, the outcome of every candidate from every history.
+"""Trains the predictor by likelihood to predict every candidate from every history, the first stage of meta-training.
 
-Some histories are drawn, the others are searches that the predictor itself has just made, in the last part of the
-training also such in which trials were stopped. Resumable: the randomness of step k comes from (seed, k) alone,
-searches begin where checkpoints may be, and these are safetensors and JSON.
+Some histories are drawn, the others are searches that the predictor itself has just made; in the last part of the
+training, trials are pruned in some of them. Resumable: the randomness of step k comes from (seed, k) alone, and
+checkpoints are written only where new tasks are drawn.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
+from hf_rlsearch._typing import FloatArray, IntArray
 from hf_rlsearch.agent.acquisition import expected_improvement, log_expected_improvement
 from hf_rlsearch.agent.network import BIN_EDGES, Arrays, NetworkConfig, Predictor, compress
 from hf_rlsearch.meta_training.stopped_histories import pruned_rollouts
@@ -48,12 +48,12 @@ class PredictorTraining:
     Attributes:
         steps: Gradient steps.
         batch_size: Tasks per step.
-        n_candidates: Candidates per task, of spaces that have so many; one of these numbers each time that tasks are
-            drawn. With few only, the predictor would learn that long searches run out of good ones.
+        n_candidates: Candidates per task, where the space has so many; one of these numbers each time that tasks are
+            drawn. With small numbers only, the predictor would learn that long searches run out of good candidates.
         n_targets: Candidates scored per task; half at random, half close to the incumbent.
-        reuse: Steps that share drawn tasks and the searches played on them; making these takes longer than the steps.
-        played: Share of the steps that look at the beginnings of searches that the predictor made.
-        stopped: Share of the steps, at the end; every other one of them looks at searches in which trials were stopped.
+        reuse: Steps that share tasks and the searches on them; making these takes longer than the steps.
+        played: Share of the steps that train on the first trials of searches that the predictor made.
+        stopped: Share of the steps, at the end; every other one of them trains on searches with pruned trials.
         learning_rate: Peak; rises over `warmup` steps, then falls as a cosine to zero.
         warmup: Steps.
         seed: Of everything.
@@ -73,24 +73,19 @@ class PredictorTraining:
 
 LENGTHS = (2, 5, 10, 20, 40)
 _LENGTH_SHARES = (0.15, 0.2, 0.25, 0.25, 0.15)
-_PLAYED_LENGTHS, _PLAYED_SHARES = (8, 16, 24, 32), (0.15, 0.3, 0.35, 0.2)
-_OWN_WEIGHT = 4.0  # of a running trial's own end in searches with stopping: what the stop rule asks for
+_ROLLOUT_LENGTHS, _ROLLOUT_SHARES = (8, 16, 24, 32), (0.15, 0.3, 0.35, 0.2)
+_OWN_WEIGHT = 4.0  # of a running trial's own end in searches with pruned trials: the stop rule asks for that
 
 
 def train_predictor(
-    settings: PredictorTraining,
-    config: NetworkConfig,
-    folder: Path,
-    *,
-    device: str = "cpu",
-    log_every: int = 20,
+    settings: PredictorTraining, config: NetworkConfig, folder: Path, *, device: str = "cpu", log_every: int = 20
 ) -> Predictor:
     """Trains the predictor, continuing from `folder` if it holds a checkpoint of the same settings.
 
     Args:
-        settings: What to do.
+        settings: Settings of the stage.
         config: Sizes of the network.
-        folder: Where checkpoints and `predictor.log.jsonl` go.
+        folder: Holds the checkpoint and `predictor.log.jsonl`.
         device: "cpu" or "cuda".
         log_every: Draws of tasks between two lines of the log and two checkpoints.
     """
@@ -115,7 +110,9 @@ def train_predictor(
         losses.append(loss.item())
         if (step + 1) % every == 0 or step + 1 == settings.steps:
             seconds = (time.perf_counter() - began) / len(losses)
-            _log(folder, {"step": step + 1, "loss": float(np.mean(losses[-every:])), "seconds_per_step": seconds})
+            row = {"step": step + 1, "loss": float(np.mean(losses[-every:])), "seconds_per_step": seconds}
+            with (folder / "predictor.log.jsonl").open("a") as file:
+                file.write(json.dumps(row) + "\n")
             _save(folder, network, optimizer, settings, step + 1)
     return network
 
@@ -127,38 +124,47 @@ def _schedule(step: int, settings: PredictorTraining) -> float:
 
 @dataclass(frozen=True)
 class _Searches:
-    """Tasks that some steps share, and what the predictor did on them.
+    """Tasks that some steps share, and searches of the predictor on them.
 
     Attributes:
         tasks: B tasks.
-        played: A search on each of them.
-        stopped: Looks at another one on each, with stopping; none before the last part of the training.
+        complete: A search on each of them, with complete trials.
+        stopped: Snapshots of another search on each, with pruned trials; empty before the last part of the training.
     """
 
     tasks: TaskBatch
-    played: Rollout
+    complete: Rollout
     stopped: list[Trained]
 
     @classmethod
     def of(
         cls, rng: np.random.Generator, network: Predictor, settings: PredictorTraining, step: int, device: str
     ) -> _Searches:
-        """Draws the tasks of the steps from `step` on, and searches them with the predictor as it is."""
-        score = partial(_log_improvement, network, device)
+        """Draws tasks for the `reuse` steps from `step` on, and searches them with the current predictor."""
+
+        @torch.no_grad()
+        def score(seen: Observation) -> FloatArray:
+            chances = network(Arrays.of(seen, device)).softmax(-1)
+            return np.asarray(log_expected_improvement(chances, network.bins).cpu())
+
         tasks = draw(rng, settings.batch_size, int(rng.choice(settings.n_candidates)))
-        played = rollout(rng, tasks, int(rng.choice(_PLAYED_LENGTHS, p=_PLAYED_SHARES)), score)
+        complete = rollout(rng, tasks, int(rng.choice(_ROLLOUT_LENGTHS, p=_ROLLOUT_SHARES)), score)
         late = _is_late(min(step + settings.reuse, settings.steps) - 1, settings)
-        return cls(tasks, played, pruned_rollouts(rng, tasks, max(1, settings.reuse // 2), score) if late else [])
+        return cls(tasks, complete, pruned_rollouts(rng, tasks, max(1, settings.reuse // 2), score) if late else [])
 
     def history(
         self, rng: np.random.Generator, step: int, settings: PredictorTraining
     ) -> tuple[TaskBatch, Trained, FloatArray]:
-        """Tasks, a history of each, and the weight of its last trial as a target."""
+        """B tasks, a history of each, and B weights of the last trial as a target."""
         if _is_late(step, settings) and step % 2:
             tasks, trained = _shortened(rng, self.tasks, self.stopped[step // 2 % len(self.stopped)])
-            return tasks, trained, np.where(_runs(trained), _OWN_WEIGHT, 1.0)
-        by_predictor = rng.random() < settings.played
-        trained = random_prefix(rng, self.tasks, self.played) if by_predictor else _drawn(rng, self.tasks)
+            runs = (trained.mask & (trained.status == RUNNING)).any(1)
+            return tasks, trained, np.where(runs, _OWN_WEIGHT, 1.0)
+        if rng.random() < settings.played:
+            trained = random_prefix(rng, self.tasks, self.complete)
+        else:
+            chosen, mask = draw_history(rng, self.tasks, int(rng.choice(LENGTHS, p=_LENGTH_SHARES)))
+            trained = train_partly(rng, self.tasks, chosen, mask, measure(rng, self.tasks, chosen))
         return self.tasks, trained, np.ones(len(self.tasks))
 
 
@@ -166,20 +172,8 @@ def _is_late(step: int, settings: PredictorTraining) -> bool:
     return step >= round((1 - settings.stopped) * settings.steps)
 
 
-@torch.no_grad()
-def _log_improvement(network: Predictor, device: str, seen: Observation) -> FloatArray:
-    """B x C, what the predictor as it is goes by."""
-    chances = network(Arrays.of(seen, device)).softmax(-1)
-    return np.asarray(log_expected_improvement(chances, network.bins).cpu())
-
-
-def _runs(trained: Trained) -> BoolArray:
-    """B, True where a trial is running."""
-    return np.asarray((trained.mask & (trained.status == RUNNING)).any(1))
-
-
 def _shortened(rng: np.random.Generator, tasks: TaskBatch, trained: Trained) -> tuple[TaskBatch, Trained]:
-    """The fewer of the searches, the longer they are: a step takes about as long on any."""
+    """Keeps fewer of the searches, the longer they are, so that all steps take about as long."""
     B, T = trained.mask.shape
     rows = rng.permutation(B)[: max(1, min(B, B * LENGTHS[-1] // max(T, 1)))]
     return index_batch(tasks, rows), index_batch(trained, rows)
@@ -207,14 +201,8 @@ def _loss(
     return (losses * weights.flatten()).sum() / weights.sum()
 
 
-def _drawn(rng: np.random.Generator, tasks: TaskBatch) -> Trained:
-    """Histories that nobody searched: trials at random, or the better the later."""
-    chosen, mask = draw_history(rng, tasks, int(rng.choice(LENGTHS, p=_LENGTH_SHARES)))
-    return train_partly(rng, tasks, chosen, mask, measure(rng, tasks, chosen))
-
-
 def _targets(rng: np.random.Generator, tasks: TaskBatch, trained: Trained, n_targets: int) -> IntArray:
-    """B x n_targets candidates: the last trial, half by closeness to the best, the rest at random; values unused."""
+    """B x n_targets candidates: half near the best trial, the rest at random, then the last trial; uses no values."""
     B, C = tasks.candidate_mask.shape
     noise, blocked = rng.random((B, C)), np.where(tasks.candidate_mask, 0.0, np.inf)
     if not trained.mask.shape[1]:
@@ -256,18 +244,13 @@ def simulate_searches(
         score = expected_improvement(chances, network.bins).cpu().numpy()
         pick = np.where(observation.candidate_mask, score, -np.inf).argmax(1)
         chosen = np.concatenate([chosen, pick[:, None]], axis=1)
-        # The outcome of (task, candidate, seed) is the same whoever asks: searches are compared in pairs.
+        # The outcome of (task, candidate, seed) is the same for every network, so that searches compare in pairs.
         noise = np.random.default_rng(seed).standard_normal(tasks.utility.shape)
         outcome = tasks.values + tasks.noise * tasks.spread[:, None] * noise
         values = np.take_along_axis(outcome, chosen, axis=1)
         best = np.take_along_axis(chosen, values.argmax(1)[:, None], axis=1)
         regrets.append(np.clip(1 - np.take_along_axis(tasks.utility, best, axis=1)[:, 0], 0, 1))
     return np.stack(regrets)
-
-
-def _log(folder: Path, row: dict[str, float]) -> None:
-    with (folder / "predictor.log.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
 
 
 def _save(
@@ -283,17 +266,15 @@ def _save(
 
 
 def _resume(folder: Path, network: Predictor, optimizer: torch.optim.Optimizer, settings: PredictorTraining) -> int:
-    """Loads the checkpoint of the same settings, if there is one; returns the step to go on from."""
+    """Loads the checkpoint, if there is one, and returns the step from which to continue."""
     path = folder / "predictor.checkpoint.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         return 0
-    from safetensors import safe_open
-
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     if json.loads(metadata["settings"]) != json.loads(json.dumps(asdict(settings))):
-        raise ValueError(f"{path} is of other settings: {metadata['settings']}. Choose another folder, or delete it.")
+        raise ValueError(f"{path} has other settings: {metadata['settings']}. Choose another folder or delete it.")
     tensors = load_file(path)
     network.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("weights.")})
     state: dict[int, dict[str, Tensor]] = {}

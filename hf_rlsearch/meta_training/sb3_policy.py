@@ -1,4 +1,4 @@
-"""The actor-critic that stable-baselines3's PPO trains: masked logits and entropy, features of the frozen predictor."""
+"""Adapts the decision head to stable-baselines3's PPO: features of the frozen predictor, masked logits and entropy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def feature_space(n_candidates: int) -> spaces.Dict:
 
 
 class FeatureEncoder:
-    """Runs the predictor once per step; what PPO stores and replays is small."""
+    """Runs the predictor once per step, so that PPO stores and replays features only."""
 
     def __init__(self, predictor: Predictor, device: str = "cpu") -> None:
         self.predictor, self.device = predictor.eval(), device
@@ -48,20 +48,15 @@ class FeatureEncoder:
         mask = torch.as_tensor(search.action_masks(), device=self.device)
         logits = self.predictor(Arrays.of(search.observe(), self.device))
         candidates = candidate_features(logits, self.predictor.bins, mask[:, :-1])
-        b = np.arange(search.n_envs)
-        at = np.maximum(search.running, 0)
-        row = np.where(search.running >= 0, search.chosen[b, at], -1)
-        fidelity = np.where(search.running >= 0, search.steps[b, at] / search.evaluations, 0.0)
-        left = torch.full((search.n_envs,), (search.max_trials - search.used) / search.evaluations, device=self.device)
-        total = torch.full((search.n_envs,), float(search.budget), device=self.device)
-        summary = search_features(
-            candidates,
-            mask[:, :-1],
-            torch.as_tensor(row, device=self.device),
-            torch.as_tensor(fidelity, device=self.device).float(),
-            left,
-            total,
+        b, at, runs = np.arange(search.n_envs), np.maximum(search.running, 0), search.running >= 0
+        columns = (  # running candidate, its fidelity, trainings left, trainings in all
+            np.where(runs, search.chosen[b, at], -1),
+            np.where(runs, search.steps[b, at] / search.evaluations, 0.0).astype(np.float32),
+            np.full(search.n_envs, (search.max_trials - search.used) / search.evaluations, np.float32),
+            np.full(search.n_envs, search.budget, np.float32),
         )
+        state = (torch.as_tensor(column, device=self.device) for column in columns)
+        summary = search_features(candidates, mask[:, :-1], *state)
         arrays = {"candidates": candidates, "search": summary, "mask": mask}
         return {key: value.float().cpu().numpy() for key, value in arrays.items()}
 

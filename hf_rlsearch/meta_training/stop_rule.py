@@ -1,7 +1,7 @@
-"""Stage two of meta-training: PPO on the stop rule.
+"""Trains the stop rule by PPO, the second stage of meta-training.
 
-First on curves alone, where an episode costs next to nothing; then the same policy goes on with the predictor in the
-loop, which forecasts the running trials and proposes the next ones: stopping and choosing are learnt together.
+First on curves alone, where an episode costs next to nothing. Then the same policy continues with the predictor, which
+forecasts the running trials and proposes the next ones: stopping and choosing are learned together.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from safetensors.torch import load_file, save_file
 from stable_baselines3 import PPO
 from torch import Tensor
 
-from hf_rlsearch._typing import FloatArray
-from hf_rlsearch.agent.network import Predictor
+from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
+from hf_rlsearch.agent.acquisition import forecast_features
+from hf_rlsearch.agent.network import Arrays, Predictor
 from hf_rlsearch.agent.stop_rule import StopRule
-from hf_rlsearch.envs.search_env import prior_tasks
+from hf_rlsearch.envs.search_env import BatchedSearch, prior_tasks
 from hf_rlsearch.envs.stop_env import N_CANDIDATES, StopVecEnv
-from hf_rlsearch.meta_training.forecaster import Forecaster
-from hf_rlsearch.observation.curve_features import CURVE_FEATURES, FORECAST_FEATURES
+from hf_rlsearch.observation.curve_features import CURVE_FEATURES, FORECAST_FEATURES, N_ALTERNATIVES
 
 _LAYERS = ("mlp_extractor.policy_net.0", "mlp_extractor.policy_net.2", "action_net")
 GROUP = 8
 """Searches that share a task during PPO, see `SearchVecEnv`."""
-_GATE_BLOCK = 32  # fresh tasks of the gate that share a budget and a number of evaluations
+_BLOCK = 32  # fresh tasks of the comparison that share a budget and a number of evaluations
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class StopTraining:
         n_envs: Searches side by side.
         n_steps: Decisions per search between two updates.
         learning_rate: At the start; falls linearly to zero.
-        n_candidates: Candidates per task, of spaces that have so many.
+        n_candidates: Candidates per task, where the space has so many.
         joint_steps: Decisions with forecasts of the predictor, after those without.
-        joint_envs: Searches side by side then.
-        joint_learning_rate: The rate of these at the start.
+        joint_envs: Searches side by side in the joint part.
+        joint_learning_rate: Learning rate at the start of the joint part.
         seed: Of everything.
     """
 
@@ -62,46 +62,75 @@ def train_stop_rule(settings: StopTraining, predictor: Predictor, folder: Path, 
     """PPO on the stop rule's environment, first without and then with forecasts.
 
     Args:
-        settings: What to do.
+        settings: Settings of both parts.
         predictor: Frozen; forecasts and proposes in the second part.
-        folder: Each part is kept here when it is done, and taken from here if it was.
+        folder: Holds the tensors of each finished part, which is then not repeated.
         device: Where the predictor runs.
 
     Returns:
-        The tensors of `policy.stop.StopRule`.
+        The tensors of `StopRule`.
     """
     tasks = prior_tasks(settings.n_candidates)
     first, second = folder / "stop_curves.safetensors", folder / "stop.safetensors"
     if not first.exists():
         env = StopVecEnv(n_envs=settings.n_envs, seed=settings.seed, group=GROUP, tasks=tasks)
-        model = _ppo(settings, env)
+        model = _ppo(settings, env, settings.learning_rate)
         _clone_keep_better_third(model, settings)
         model.learn(settings.steps)
         save_file(_tensors(model), first)
     if not second.exists():
+        forecasts = Forecaster(predictor, device)
         env = StopVecEnv(
-            n_envs=settings.joint_envs,
-            seed=settings.seed + 1,
-            group=GROUP,
-            tasks=tasks,
-            forecasts=Forecaster(predictor, device),
+            n_envs=settings.joint_envs, seed=settings.seed + 1, group=GROUP, tasks=tasks, forecasts=forecasts
         )
-        model = _ppo(settings, env, joint=True)
+        model = _ppo(settings, env, settings.joint_learning_rate)
         _start_from(model, load_file(first))
         model.learn(settings.joint_steps)
         save_file(_tensors(model), second)
     return load_file(second)
 
 
-def _ppo(settings: StopTraining, env: StopVecEnv, *, joint: bool = False) -> PPO:
-    rate = settings.joint_learning_rate if joint else settings.learning_rate
+class Forecaster:
+    """Forecasts running trials with the frozen predictor: where each will end, and whether another candidate is better.
+
+    The stop rule reads these numbers beside the curves. They make stopping and choosing one decision: a training is
+    stopped when the rest of it is expected to bring less than a new trial.
+    """
+
+    def __init__(self, predictor: Predictor, device: str = "cpu") -> None:
+        self.predictor, self.device = predictor.eval(), device
+
+    @torch.inference_mode()
+    def __call__(self, search: BatchedSearch, wanted: BoolArray) -> tuple[FloatArray, IntArray]:
+        """Forecasts the searches of a batch where `wanted`, B flags, is True.
+
+        Returns:
+            B x len(FORECAST_FEATURES), and B candidates to train next: the best of `N_ALTERNATIVES` that are drawn at
+            each evaluation. Zero where not wanted.
+        """
+        features, picks = np.zeros((search.n_envs, len(FORECAST_FEATURES)), np.float32), np.zeros(search.n_envs, int)
+        rows = np.flatnonzero(wanted)
+        if not len(rows):
+            return features, picks
+        others, allowed = search.draw_untried(rows, N_ALTERNATIVES)
+        running = search.chosen[rows, np.maximum(search.running[rows], 0)]
+        targets = np.concatenate([others, running[:, None]], axis=1)
+        last = torch.full((len(rows),), others.shape[1], device=self.device)
+        choosable = torch.as_tensor(np.pad(allowed, ((0, 0), (0, 1))), device=self.device)
+        probabilities = self.predictor(Arrays.of(search.observe(rows, targets), self.device)).softmax(-1)
+        made, pick = forecast_features(probabilities, self.predictor.bins, last, choosable)
+        features[rows], picks[rows] = made.cpu().numpy(), targets[np.arange(len(rows)), pick.cpu().numpy()]
+        return features, picks
+
+
+def _ppo(settings: StopTraining, env: StopVecEnv, rate: float) -> PPO:
     return PPO(
         "MlpPolicy",
         env,
         n_steps=settings.n_steps,
         batch_size=2048,
         n_epochs=5,
-        gamma=1.0,  # an episode's sum of rewards is what is wanted; it is finite
+        gamma=1.0,  # the objective is the sum of an episode's rewards, which is finite
         gae_lambda=0.97,
         learning_rate=lambda left: rate * left + 1e-5,
         ent_coef=0.004,
@@ -121,7 +150,7 @@ def _tensors(model: PPO) -> dict[str, Tensor]:
 
 
 def _start_from(model: PPO, tensors: dict[str, Tensor]) -> None:
-    """Gives a policy with forecasts the weights of one without; what it sees more of counts nothing yet."""
+    """Gives a policy with forecasts the weights of one without; the weights of the forecasts start at zero."""
     weight, n = tensors["stop.0.weight"], len(CURVE_FEATURES)
     unseen = torch.zeros(len(weight), len(FORECAST_FEATURES))
     wider = {**tensors, "stop.0.weight": torch.cat([weight[:, :n], unseen, weight[:, n:]], dim=1)}
@@ -132,9 +161,9 @@ def _start_from(model: PPO, tensors: dict[str, Tensor]) -> None:
 
 
 def _clone_keep_better_third(model: PPO, settings: StopTraining, steps: int = 300) -> None:
-    """Starts the stop rule as "keep the better third whenever a trial is judged".
+    """Fits the policy to "keep the better third whenever a trial is judged", from where PPO starts.
 
-    A policy that stops at random ends all trials early, never sees that patience pays, and collapses to that.
+    A policy that stops at random ends all trials early, never sees that patience pays, and collapses to stopping.
     """
     env = StopVecEnv(n_envs=settings.n_envs, seed=settings.seed + 1000)
     rng, observations = np.random.default_rng(settings.seed), env.reset()
@@ -150,38 +179,40 @@ def _clone_keep_better_third(model: PPO, settings: StopTraining, steps: int = 30
 
 
 def keep_better_third(observations: FloatArray) -> FloatArray:
-    """B log-odds of stopping under the rule that the stop rule starts from: keep the better third."""
+    """B log-odds of stopping under the rule from which PPO starts."""
     return np.asarray(8.0 * (0.6 - observations[:, CURVE_FEATURES.index("rank_here")]) - 1.0)
 
 
 def compare_stop_rules(
     tensors: dict[str, Tensor], predictor: Predictor, n_tasks: int, device: str = "cpu", seed: int = 20_000
 ) -> dict[str, Any]:
-    """Compares the trained stop rule with the rule that it started from and with never stopping, on fresh tasks.
+    """Compares the trained stop rule with the one from which PPO started and with never stopping, on fresh tasks.
 
     Returns:
         Mean areas under the regret curve, and the difference to `keep_better_third` (negative = trained is better) with
         its 95% interval over blocks of tasks, which share a budget and a number of evaluations.
     """
-    forecasts = Forecaster(predictor, device)
-    trained = StopRule(tensors)
+    forecasts, trained = Forecaster(predictor, device), StopRule(tensors)
     rules: dict[str, Callable[[FloatArray], FloatArray]] = {
         "trained": lambda seen: trained.log_odds(seen[:, :-1]),
         "keep_better_third": keep_better_third,
         "never": lambda seen: np.full(len(seen), -1.0),
     }
     areas = {
-        name: np.array([_stop_area(rule, forecasts, seed + block) for block in range(n_tasks // _GATE_BLOCK)])
+        name: np.array([_stop_area(rule, forecasts, seed + block) for block in range(n_tasks // _BLOCK)])
         for name, rule in rules.items()
     }
-    verdict = {f"area_{name}": float(area.mean()) for name, area in areas.items()}
     n_blocks = len(areas["trained"])
-    compared = {"tasks": n_blocks * _GATE_BLOCK, "blocks": n_blocks}
-    return {**compared, **verdict, **difference(areas["trained"], areas["keep_better_third"])}
+    return {
+        "tasks": n_blocks * _BLOCK,
+        "blocks": n_blocks,
+        **{f"area_{name}": float(area.mean()) for name, area in areas.items()},
+        **difference(areas["trained"], areas["keep_better_third"]),
+    }
 
 
 def _stop_area(rule: Callable[[FloatArray], FloatArray], forecasts: Forecaster, seed: int) -> float:
-    env = StopVecEnv(n_envs=_GATE_BLOCK, seed=seed, forecasts=forecasts)
+    env = StopVecEnv(n_envs=_BLOCK, seed=seed, forecasts=forecasts)
     regrets, observations, ended = [], env.reset(), False
     while not ended:
         env.step_async((rule(observations) > 0).astype(int))
@@ -191,8 +222,8 @@ def _stop_area(rule: Callable[[FloatArray], FloatArray], forecasts: Forecaster, 
     return float(np.mean(regrets))
 
 
-def difference(ours: FloatArray, theirs: FloatArray) -> dict[str, Any]:
-    """Mean paired difference with its normal 95% interval; negative is better for us, who then ship."""
-    difference = ours - theirs
-    mean, half = float(difference.mean()), float(1.96 * difference.std(ddof=1) / np.sqrt(len(difference)))
+def difference(trained: FloatArray, baseline: FloatArray) -> dict[str, Any]:
+    """Mean paired difference of regrets, and its normal 95% interval; the trained part ships if that is negative."""
+    pairs = trained - baseline
+    mean, half = float(pairs.mean()), float(1.96 * pairs.std(ddof=1) / np.sqrt(len(pairs)))
     return {"difference": mean, "interval": [mean - half, mean + half], "ships": mean + half < 0}

@@ -56,7 +56,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path) -> str:
     """A whole meta-training of a few steps, as a user runs it; returns what it prints."""
-    command = [sys.executable, "-m", "hf_rlsearch.meta_training.__main__", "--folder", str(folder)]
+    command = [sys.executable, "-m", "hf_rlsearch.meta_training", "--folder", str(folder)]
     command += ["--out", str(folder / "mine.safetensors")]
     for stage, count in {
         "predictor-steps": 3,

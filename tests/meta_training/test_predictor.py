@@ -11,7 +11,7 @@ import torch
 
 from hf_rlsearch.agent.network import BIN_EDGES, N_BINS, NetworkConfig, Predictor
 from hf_rlsearch.meta_training import predictor as predictor_training
-from hf_rlsearch.meta_training import stopped_histories as stopped_play
+from hf_rlsearch.meta_training import stopped_histories
 from hf_rlsearch.meta_training.predictor import (
     PredictorTraining,
     improvement_labels,
@@ -29,7 +29,7 @@ SETTINGS = PredictorTraining(steps=7, batch_size=3, n_targets=8, reuse=3, stoppe
 @pytest.fixture(autouse=True)
 def short_searches(monkeypatch: pytest.MonkeyPatch) -> None:
     """With stopping, where a training asks for them."""
-    monkeypatch.setattr(stopped_play, "BUDGETS", ((2, 4), (3, 3)))
+    monkeypatch.setattr(stopped_histories, "BUDGETS", ((2, 4), (3, 3)))
 
 
 class Interrupted(Exception):
@@ -74,7 +74,7 @@ def test_a_finished_training_is_only_loaded(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     train_predictor(SETTINGS, TINY, tmp_path)
-    with pytest.raises(ValueError, match=r"of other settings.*Choose another folder, or delete it"):
+    with pytest.raises(ValueError, match=r"has other settings.*Choose another folder or delete it"):
         train_predictor(replace(SETTINGS, seed=6), TINY, tmp_path)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from hf_rlsearch._typing import FloatArray
 from hf_rlsearch.envs.stop_env import StopSearch
-from hf_rlsearch.meta_training import stopped_histories as stopped_play
+from hf_rlsearch.meta_training import stopped_histories
 from hf_rlsearch.meta_training.stopped_histories import pruned_rollouts
 from hf_rlsearch.observation.curve_features import CURVE_FEATURES
 from hf_rlsearch.observation.history import COMPLETE, PRUNED, RUNNING
@@ -25,7 +25,7 @@ FEW = draw(np.random.default_rng(0), 12, 2)
 @pytest.fixture(autouse=True)
 def short_searches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 24 evaluations."""
-    monkeypatch.setattr(stopped_play, "BUDGETS", ((4, 6), (6, 4)))
+    monkeypatch.setattr(stopped_histories, "BUDGETS", ((4, 6), (6, 4)))
 
 
 def anything(seen: Observation) -> FloatArray:
@@ -88,15 +88,15 @@ def test_where_nothing_runs_trials_compare_by_all_they_have(looks: list[Trained]
 
 def test_the_lower_the_rank_the_sooner_a_trial_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     ranks: dict[bool, list[float]] = {True: [], False: []}
-    real = stopped_play._PolicyRollout.train
+    real = stopped_histories._PolicyRollout.train
 
-    def train(self: stopped_play._PolicyRollout, stop: np.ndarray) -> None:
+    def train(self: stopped_histories._PolicyRollout, stop: np.ndarray) -> None:
         features, may_stop = StopSearch.describe(self)
         for rank, stopped in zip(features[may_stop, CURVE_FEATURES.index("rank_here")], stop[may_stop], strict=True):
             ranks[bool(stopped)].append(float(rank))
         real(self, stop)
 
-    monkeypatch.setattr(stopped_play._PolicyRollout, "train", train)
+    monkeypatch.setattr(stopped_histories._PolicyRollout, "train", train)
     pruned_rollouts(np.random.default_rng(0), TASKS, 1, anything)
     assert min(len(r) for r in ranks.values()) > 20
     assert np.mean(ranks[True]) < np.mean(ranks[False]) - 0.1

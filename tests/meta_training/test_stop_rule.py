@@ -7,8 +7,8 @@ import torch
 from hf_rlsearch.agent.acquisition import forecast_features
 from hf_rlsearch.agent.network import N_BINS, NetworkConfig, Predictor, bin_values
 from hf_rlsearch.envs.stop_env import STOP, StopSearch, StopVecEnv
-from hf_rlsearch.meta_training import forecaster as forecast
-from hf_rlsearch.meta_training.forecaster import Forecaster
+from hf_rlsearch.meta_training import stop_rule
+from hf_rlsearch.meta_training.stop_rule import Forecaster
 from hf_rlsearch.observation.curve_features import FORECAST_FEATURES, STOP_FEATURES
 from hf_rlsearch.tasks.prior import TaskBatch, draw
 
@@ -61,7 +61,7 @@ def test_only_what_is_wanted_is_computed() -> None:
 
 def test_what_runs_is_forecast_alike_whatever_it_is_set_beside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of many candidates some are drawn, the running one is always asked about."""
-    monkeypatch.setattr(forecast, "N_ALTERNATIVES", 3)
+    monkeypatch.setattr(stop_rule, "N_ALTERNATIVES", 3)
     searching, asking = search(), forecaster()
     searching.decide(np.zeros(12, bool))
     made = []
@@ -78,7 +78,7 @@ def test_what_runs_is_forecast_alike_whatever_it_is_set_beside(monkeypatch: pyte
 
 def test_a_group_is_asked_about_the_same_and_so_is_the_same_search_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """What differs within a group, or between two rules on the same tasks, is what was decided."""
-    monkeypatch.setattr(forecast, "N_ALTERNATIVES", 3)
+    monkeypatch.setattr(stop_rule, "N_ALTERNATIVES", 3)
     asking = forecaster()
     picks = [asking(StopSearch(12, 5, group=4, tasks=large), np.ones(12, bool))[1] for _ in range(2)]
     np.testing.assert_array_equal(picks[0], picks[1])
