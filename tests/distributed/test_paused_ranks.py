@@ -9,7 +9,7 @@ from tests.distributed.launch import launch, seen
 pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
 
-def test_a_continued_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     """Dropout makes the random state of each rank matter; weights are compared by a digest of all their bits."""
     run = launch(tmp_path, "pause", "no_pause")
     assert run.returncode == 0, run.stdout[-6000:]

@@ -1,6 +1,6 @@
 """One assertion for two backends: "optuna" is expected to fail it, "rl" to hold it.
 
-The failure is strict: should a new transformers mend a defect, the test says so. Some of the defects are younger than
+The failure is strict: if a new transformers fixes a defect, the test fails. Some of the defects are younger than
 the oldest transformers that is supported; there it may pass.
 """
 

@@ -1,4 +1,4 @@
-"""Small searches that several tests look at: a mixed space, histories on it, and a predictor with random weights."""
+"""Small searches for several tests: a mixed space, histories on it, and a predictor with random weights."""
 
 from functools import lru_cache
 
@@ -38,7 +38,7 @@ def truths(tasks: TaskBatch) -> list[dict[bytes, float]]:
 
 
 def asked(seen: Observation) -> list[list[bytes]]:
-    """The rows of levels that a policy is asked about, as in `truths`."""
+    """The rows of levels that a policy scores, in the format of `truths`."""
     return [list(map(bytes, rows)) for rows in seen.candidates.astype(int)]
 
 

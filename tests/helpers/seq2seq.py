@@ -50,7 +50,7 @@ def copier() -> MarianMTModel:
 
 
 class Counts(Seq2SeqTrainer):
-    """Notes what it was asked to train ."""
+    """Records what it trains."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -29,6 +29,6 @@ def test_children_in_sessions_of_their_own_end_too(tmp_path: Path) -> None:
         time.sleep(0.05)
 
 
-def test_output_and_code_are_told() -> None:
+def test_output_and_exit_code_are_returned() -> None:
     done = run_limited([sys.executable, "-c", "import sys; print(1); sys.exit('two')"], limit=60)
     assert (done.returncode, done.stdout, done.stderr) == (1, "1\n", "two\n")

@@ -67,7 +67,7 @@ def test_a_trial_that_ctrl_c_ended_is_taken_up_again(make_trainer: MakeTrainer, 
 
 
 @on_both()
-def test_an_interrupted_trial_continues_from_its_checkpoint(
+def test_an_interrupted_trial_resumes_from_its_checkpoint(
     make_trainer: MakeTrainer, backend: str, options: Any
 ) -> None:
     begun: list[int] = []

@@ -75,7 +75,7 @@ def test_the_best_settings_are_found_and_applied(tmp_path: Path, name: str) -> N
     assert '"max_new_tokens": 8' in (tmp_path / "saved" / "generation_config.json").read_text()
 
 
-def test_what_the_best_trial_had_stays_where_nothing_is_better(tmp_path: Path) -> None:
+def test_the_settings_of_the_best_trial_stay_if_none_is_better(tmp_path: Path) -> None:
     trainer, result = searched(tmp_path)
     arguments, config = trainer.args, trainer.model.generation_config
     tuned = result.tune_generation(trainer, lengths(1, 2), n_trials=3)
@@ -112,7 +112,7 @@ def test_settings_that_come_twice_are_evaluated_once(tmp_path: Path) -> None:
     assert trainer.evaluations - before == 3
 
 
-def test_it_works_after_a_finished_search_gave_its_result_back(tmp_path: Path) -> None:
+def test_the_stored_result_of_a_finished_search_can_be_tuned(tmp_path: Path) -> None:
     first, _ = searched(tmp_path)
     trainer, result = searched(tmp_path)
     assert (len(first.trained), len(trainer.trained)) == (2, 0)
@@ -169,7 +169,7 @@ def test_an_interrupt_leaves_the_settings_as_they_were(tmp_path: Path) -> None:
     assert trainer.callback_handler.callbacks is callbacks
 
 
-def test_another_model_than_the_best_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_other_than_the_best_is_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trainer, result = searched(tmp_path)
     with caplog.at_level(logging.WARNING, logger="hf_rlsearch"):
         result.tune_generation(trainer, lengths(1), n_trials=2)

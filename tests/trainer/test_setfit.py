@@ -19,7 +19,7 @@ ROWS = Dataset.from_dict({"text": [*WORDS[0], *WORDS[1]] * 2, "label": [0, 0, 0,
 
 @pytest.fixture
 def trainer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    """A ``setfit.Trainer``, the warnings of its dependencies off, and nobody asked on the Hub."""
+    """A ``setfit.Trainer``, the warnings of its dependencies off, and no request sent to the Hub."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     before = transformers.logging.get_verbosity()
     with warnings.catch_warnings():
@@ -49,7 +49,7 @@ def hp_space(trial: Any) -> dict[str, Any]:
     }
 
 
-def test_the_search_of_setfit_asks_our_sampler(trainer: Any) -> None:
+def test_the_search_of_setfit_uses_our_sampler(trainer: Any) -> None:
     best = trainer.hyperparameter_search(
         hp_space=hp_space,
         compute_objective=lambda metrics: metrics["accuracy"],
@@ -68,6 +68,6 @@ def test_the_search_of_setfit_asks_our_sampler(trainer: Any) -> None:
     assert trainer.evaluate()["accuracy"] == best.objective
 
 
-def test_a_factory_of_it_is_refused_with_the_way_out(trainer: Any) -> None:
+def test_a_factory_of_setfit_trainers_is_refused_with_advice(trainer: Any) -> None:
     with pytest.raises(ArgumentsError, match=r"It has no .*accelerator.*backend='optuna', sampler=hf_rlsearch.RLSamp"):
         search(lambda values: trainer, hp_space)

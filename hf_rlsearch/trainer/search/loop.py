@@ -26,7 +26,7 @@ from hf_rlsearch.trainer.search.trial import TrialPlan
 from hf_rlsearch.trainer.session.arguments import n_train_rows
 from hf_rlsearch.trainer.session.failures import STORAGE, RankLost
 from hf_rlsearch.trainer.session.progress import Progress, quiet_optuna, quiet_transformers
-from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state
+from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state, sampler_seed
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.default_space import published_for
 from hf_rlsearch.trainer.setup.defaults import default_pruner, default_sampler, task_features
@@ -182,21 +182,14 @@ def _open_study(
 ) -> OpenedStudy:
     frozen, space = provider.frozen, configurations.space
     facts = task_features(provider.reference, {h.role for h in space.hyperparameters})
-    # The user's training seed makes the whole script repeatable, the search included.
-    seed = frozen.value("seed") if "seed" in frozen.names else 0
+    seed = sampler_seed(frozen.value("seed") if "seed" in frozen.names else None)
     return open_study(
+        settings,
         output_dir=frozen.value("output_dir"),
         identity=SearchFingerprint.from_search(configurations, objective, provider.reference).to_json(),
         directions=objective.directions,
-        n_trials=settings.displayed_n_trials,
-        sampler=default_sampler(
-            settings, space, seed=abs(int(seed or 0)), facts=facts, known=published_for(provider.reference)
-        ),
+        sampler=default_sampler(settings, space, seed=seed, facts=facts, known=published_for(provider.reference)),
         pruner=default_pruner(settings, len(objective.directions), space, facts),
-        storage=settings.storage,
-        study_name=settings.study_name,
-        load_if_exists=settings.load_if_exists,
-        resume=settings.resume,
     )
 
 

@@ -1,21 +1,25 @@
-"""Checkpoints on disk: which one a trial continues from, which ones are kept, and the best model at the end."""
+"""Finds the checkpoint that a trial resumes from, deletes checkpoints, and saves and loads the best model."""
 
 import json
 import logging
 import shutil
 import zipfile
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hf_rlsearch._typing import Params
 from hf_rlsearch.trainer.session.compat import is_sharded, load_checkpoint
 from hf_rlsearch.trainer.session.failures import is_disk_error
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+logger = logging.getLogger(__name__)
 
 # The folder for a model that no checkpoint of the training holds.
 MODEL_FOLDER = "model"
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model_fsdp*", "global_step*")
-
-logger = logging.getLogger(__name__)
 
 
 def last_complete_checkpoint(folder: str, *, world_size: int, evaluates_epochs: bool = False) -> str | None:
@@ -24,35 +28,37 @@ def last_complete_checkpoint(folder: str, *, world_size: int, evaluates_epochs: 
     Args:
         folder: The trial's.
         world_size: Number of processes; each has written its random state.
-        evaluates_epochs: Training evaluates at the end of each epoch. A checkpoint of the last step of an epoch can
-        have
-            been written just before that evaluation, which a training continued from it would leave out.
+        evaluates_epochs: Training evaluates at the end of each epoch. A checkpoint of the last step of an epoch may
+            have been written just before that evaluation, which a training resumed from it would leave out.
 
     Returns:
-        Its path; None where there is none that a training can be continued from exactly.
+        Its path; None where a training cannot be resumed exactly from any checkpoint.
     """
     found = sorted(_checkpoints(folder), key=_step_of, reverse=True)
     return next((str(path) for path in found if _is_complete(path, world_size, evaluates_epochs)), None)
 
 
-def scored_checkpoint(trainer: Any, folder: str) -> str | None:
-    """The checkpoint that holds exactly the model which the trial was scored with, if training wrote one."""
-    best = trainer.state.best_model_checkpoint
-    if trainer.args.load_best_model_at_end and best is not None:
-        return str(best) if _has_weights(Path(best)) else None
-    path = Path(folder, f"checkpoint-{trainer.state.global_step}")
-    return str(path) if _has_weights(path) else None
+def training_state(checkpoint: str | Path) -> Params:
+    """The Trainer's state in a checkpoint, empty if it cannot be read; the Trainer writes it last."""
+    try:
+        return dict(json.loads(Path(checkpoint, "trainer_state.json").read_text()))
+    except (OSError, ValueError):
+        return {}
 
 
-def save_scored(trainer: Any, folder: str) -> str | None:
-    """Makes sure that the trained model is on disk; called on every rank.
+def save_scored(trainer: "Trainer", folder: str) -> str | None:
+    """Saves the model that the trial was scored with, unless a checkpoint holds it; called on every rank.
 
     Returns:
         Its folder, None if it could not be written (a warning says why).
     """
-    there = scored_checkpoint(trainer, folder)
-    if there is not None:
-        return there
+    state = trainer.state
+    if trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None:
+        written = Path(state.best_model_checkpoint)
+    else:
+        written = Path(folder, f"checkpoint-{state.global_step}")
+    if _has_weights(written):
+        return str(written)
     path = Path(folder, MODEL_FOLDER)
     try:
         trainer.save_model(str(path))
@@ -66,7 +72,7 @@ def save_scored(trainer: Any, folder: str) -> str | None:
 
 
 def discard(folder: str, *, keep: Collection[str] = ()) -> None:
-    """Deletes a trial's checkpoints but some, and its folder if nothing else is left in it; logs stay.
+    """Deletes a trial's checkpoints and model, and its folder if nothing else is left in it; logs stay.
 
     Args:
         folder: The trial's.
@@ -82,27 +88,33 @@ def discard(folder: str, *, keep: Collection[str] = ()) -> None:
         return
 
 
-def holds_any(folder: str) -> bool:
-    """Whether a folder has checkpoints or a model in it already, of whatever training."""
-    return any(True for _ in _checkpoints(folder)) or Path(folder, MODEL_FOLDER).is_dir()
-
-
 def discard_incomplete(folder: str, *, keep: str | None) -> None:
-    """Deletes what an interrupted trial left behind its last complete checkpoint."""
+    """Deletes what an interrupted trial wrote after its last complete checkpoint."""
     for path in _checkpoints(folder):
         if keep is None or _step_of(path) > _step_of(Path(keep)):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def copy_weights(trainer: Any) -> dict[str, Any] | None:
-    """The model's weights in main memory; None for a model that no rank holds whole."""
+def holds_any(folder: str) -> bool:
+    """Whether a folder holds checkpoints or a model already, of whatever training."""
+    return bool(_checkpoints(folder)) or Path(folder, MODEL_FOLDER).is_dir()
+
+
+def copy_weights(trainer: "Trainer") -> dict[str, Any] | None:
+    """The model's weights in main memory; None if no rank holds the whole model."""
     if is_sharded(trainer):
         return None
-    return {name: value.detach().to("cpu", copy=True) for name, value in trainer.model.state_dict().items()}
+    model: Any = trainer.model
+    return {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
 
 
 def weights_loader(folder: str | None, weights: dict[str, Any] | None) -> Callable[[Any], None] | None:
-    """How the best weights get into a fresh model: from memory, else from disk, else not at all."""
+    """A function that loads the best weights into a fresh model: from memory, else from disk; None if neither has them.
+
+    Args:
+        folder: Of the best trial's checkpoint or model, if one was written.
+        weights: The best trial's, if they are in memory.
+    """
     if weights is not None:
         return lambda trainer: trainer.model.load_state_dict(weights)
     if folder is not None and _has_weights(Path(folder)):
@@ -110,13 +122,8 @@ def weights_loader(folder: str | None, weights: dict[str, Any] | None) -> Callab
     return None
 
 
-def _checkpoints(folder: str) -> Iterable[Path]:
-    path = Path(folder)
-    return (
-        [p for p in path.glob("checkpoint-*") if p.is_dir() and p.name.split("-")[-1].isdigit()]
-        if path.is_dir()
-        else []
-    )
+def _checkpoints(folder: str) -> list[Path]:
+    return [p for p in Path(folder).glob("checkpoint-*") if p.is_dir() and p.name.split("-")[-1].isdigit()]
 
 
 def _step_of(path: Path) -> int:
@@ -124,31 +131,25 @@ def _step_of(path: Path) -> int:
 
 
 def _has_weights(path: Path) -> bool:
-    return path.is_dir() and any(any(path.glob(pattern)) for pattern in _WEIGHTS)
+    return any(any(path.glob(pattern)) for pattern in _WEIGHTS)
 
 
 def _is_complete(path: Path, world_size: int, evaluates_epochs: bool) -> bool:
-    """The Trainer writes trainer_state.json last on rank 0; other ranks write only their random state."""
-    try:
-        state = json.loads((path / "trainer_state.json").read_text())
-    except (OSError, ValueError):
-        return False
-    if evaluates_epochs and _lacks_evaluation(state):
+    """Whether rank 0 has written its state, which it does last, and each rank its random state."""
+    state = training_state(path)
+    if not state or (evaluates_epochs and _lacks_evaluation(state)):
         return False
     names = ["rng_state.pth"] if world_size == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size)]
-    optimizer = any((path / name).exists() for name in ("optimizer.pt", "optimizer.bin")) or any(
-        path.glob("global_step*")
-    )
-    return _has_weights(path) and optimizer and all((path / name).exists() for name in names) and _readable(path)
+    has_optimizer = any(any(path.glob(pattern)) for pattern in ("optimizer.pt", "optimizer.bin", "global_step*"))
+    return _has_weights(path) and has_optimizer and all((path / n).exists() for n in names) and _is_readable(path)
 
 
-def _lacks_evaluation(state: dict[str, Any]) -> bool:
-    step = state["global_step"]
+def _lacks_evaluation(state: Params) -> bool:
     evaluated = {entry.get("step") for entry in state["log_history"] if any(key.startswith("eval_") for key in entry)}
-    return float(state["epoch"] or 0).is_integer() and step not in evaluated
+    return float(state["epoch"] or 0).is_integer() and state["global_step"] not in evaluated
 
 
-def _readable(path: Path) -> bool:
+def _is_readable(path: Path) -> bool:
     """Half a weights file is found by its header, which states the length, half a pickle by its missing directory."""
     from safetensors import SafetensorError, safe_open
 

@@ -1,4 +1,4 @@
-"""A failed trial is recorded with its reason, its memory is freed, and the search goes on or ends as it was told."""
+"""A failed trial is recorded with its reason, its memory is freed, and the search continues or ends by its options."""
 
 import gc
 import math
@@ -56,7 +56,7 @@ def test_an_exception_fails_one_trial(make_trainer: MakeTrainer) -> None:
         MemoryError(),
     ],
 )
-def test_out_of_memory_is_told_apart(make_trainer: MakeTrainer, error: Exception) -> None:
+def test_out_of_memory_is_recognized(make_trainer: MakeTrainer, error: Exception) -> None:
     result = run(make_trainer(cls=breaks(error, 1)), "rl", n_trials=3).run_summary
     assert states(result.study) == [COMPLETE, FAIL, COMPLETE]
     assert result.trials[1].user_attrs["rl:failure"]["kind"] == "oom"
@@ -102,7 +102,7 @@ def test_a_nan_loss_fails_the_trial_though_the_metric_is_a_number(make_trainer: 
     assert "eval_loss is nan" in result.trials[0].user_attrs["rl:failure"]["reason"]
 
 
-def test_nothing_completed_gives_a_result_and_the_trainer_back(make_trainer: MakeTrainer) -> None:
+def test_without_a_complete_trial_there_is_a_result_and_the_trainer_is_restored(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(score=lambda args, state: math.nan if state.global_step else 0.5)
     args, model = trainer.args, trainer.model
     best = run(trainer, "rl", n_trials=4)
@@ -180,14 +180,14 @@ def test_too_many_failures_end_the_search(make_trainer: MakeTrainer) -> None:
     assert trainer.hp_search_backend is None
 
 
-def test_after_too_many_failures_the_mended_script_goes_on(make_trainer: MakeTrainer) -> None:
+def test_after_too_many_failures_the_fixed_script_continues(make_trainer: MakeTrainer) -> None:
     with pytest.raises(SearchFailed):
         run(make_trainer(cls=breaks(ValueError("boom"), 1, 2)), "rl", n_trials=5, max_failed_trials=2)
     best = run(make_trainer(), "rl", n_trials=5, max_failed_trials=2)
     assert states(best.run_summary.study) == [COMPLETE, FAIL, FAIL, COMPLETE, COMPLETE]
 
 
-def test_timeout_begins_no_new_trial(make_trainer: MakeTrainer) -> None:
+def test_timeout_starts_no_new_trial(make_trainer: MakeTrainer) -> None:
     best = run(make_trainer(), "rl", n_trials=100, timeout=0.001)
     assert best.run_summary.stopped_by == "timeout"
     assert len(best.run_summary.trials) == 0
@@ -263,7 +263,7 @@ def test_a_report_of_a_rank_is_read_by_the_next_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [LOST, LEFT, STORAGE])
-def test_a_failure_that_says_nothing_about_the_configuration_is_not_reported(kind: str, tmp_path: Path) -> None:
+def test_a_failure_unrelated_to_the_configuration_is_not_reported(kind: str, tmp_path: Path) -> None:
     write_report(str(tmp_path), 1, Failure(kind, "RuntimeError: Connection closed by peer"))
     assert not list(tmp_path.iterdir())
 

@@ -43,7 +43,7 @@ def test_every_column_is_there(lines: Any) -> None:
     ]
 
 
-def test_only_what_differs_from_the_users_own_is_shown(lines: Any) -> None:
+def test_only_values_that_differ_from_the_baseline_are_shown(lines: Any) -> None:
     found = lines(summary(0, "baseline"), summary(1), summary(2, "confirm", params={"learning_rate": 1.0, "new": "x"}))
     assert [line.split(" | ")[-1] for line in found] == [
         "your own arguments",
@@ -52,7 +52,7 @@ def test_only_what_differs_from_the_users_own_is_shown(lines: Any) -> None:
     ]
 
 
-def test_time_left_counts_what_this_run_took_and_confirmations_no_trial(lines: Any) -> None:
+def test_time_left_counts_confirmations_as_time_and_not_as_trials(lines: Any) -> None:
     found = lines(summary(9, seconds=10), summary(10, "confirm", seconds=20), summary(10), n_done=9)
     assert [("left" in line, line.split(" | ")[3]) for line in found] == [
         (True, "about 20 s left"),
@@ -70,7 +70,7 @@ def test_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_search_that_goes_on_has_a_bar_that_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bar_of_a_resumed_search_starts_at_the_finished_trials(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress(n_trials=4, n_done=3, baseline=BASELINE, quiet=False)
     progress.trial_finished(summary(3))
     progress.close()
@@ -92,7 +92,7 @@ def test_budget_and_time_bound_the_time_left(lines: Any) -> None:
     ]
 
 
-def test_without_a_number_of_trials_time_and_budget_alone_tell_what_is_left(lines: Any) -> None:
+def test_without_n_trials_only_timeout_and_budget_bound_the_time_left(lines: Any) -> None:
     def left(**limits: Any) -> bool:
         return "about 1 min left" in lines(summary(2, **limits), n_trials=None)[0]
 
@@ -101,7 +101,7 @@ def test_without_a_number_of_trials_time_and_budget_alone_tell_what_is_left(line
     assert not left()
 
 
-def test_a_bar_without_a_number_of_trials_counts_them(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bar_without_n_trials_counts_trials(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress(n_trials=None, n_done=3, baseline=BASELINE, quiet=False)
     progress.trial_finished(summary(3))
     progress.close(finished=True)
@@ -125,7 +125,9 @@ def test_several_objectives_have_no_best_trial(lines: Any) -> None:
     assert "best" not in lines(summary(2, best=""))[0]
 
 
-def test_lines_of_a_notebook_are_no_errors(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_of_a_notebook_go_to_standard_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """There standard error is drawn on red; the bar is a widget of its own."""
     import tqdm.auto
 

@@ -92,7 +92,7 @@ def test_wandb_has_a_run_for_each_trial_in_one_group(
     assert len([path for path in tmp_path.rglob("*.wandb") if os.path.getsize(path)]) == 3
 
 
-def test_a_logger_that_breaks_loses_no_trial(make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broken_logger_loses_no_trial(make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture) -> None:
     from hf_rlsearch.trainer.session.trackers import finish_run
 
     class TensorBoardCallback(TrainerCallback):

@@ -1,4 +1,4 @@
-"""However a search ends early, the Trainer and the process are what they were before it."""
+"""After an error in a search, the Trainer and the process are what they were before it."""
 
 import gc
 import os
@@ -29,7 +29,7 @@ class Seen(TrainerCallback):
 
 
 class Ends(Trainer):
-    """Ends the search in the second step of a training, as the test says."""
+    """Ends the search in the second step of a training, in the way that a test chooses."""
 
     end: Callable[[], None]
 
@@ -74,7 +74,7 @@ def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-# How it ends: what raises in training, what else the search is given, and what comes out.
+# By the cause of the end: what raises in training, options of the search, and the error that is expected.
 ENDS: dict[str, tuple[Callable[[], None] | None, dict[str, Any], type[BaseException]]] = {
     "an exception that is not to be caught": (throws(ValueError("boom")), {"catch": ()}, ValueError),
     "too many failures": (throws(ValueError("boom")), {"max_failed_trials": 2}, SearchFailed),
@@ -92,7 +92,7 @@ ENDS: dict[str, tuple[Callable[[], None] | None, dict[str, Any], type[BaseExcept
 
 
 def state_of(trainer: Trainer) -> dict[str, Any]:
-    """Everything that a search touches, outside of the Trainer too."""
+    """Everything that a search changes, also outside of the Trainer."""
     return {
         **{f"trainer.{name}": id(value) for name, value in vars(trainer).items()},
         "arguments": trainer.args.to_dict(),
@@ -109,7 +109,7 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
 
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
 @pytest.mark.parametrize("how", ENDS)
-def test_an_end_before_the_end(make_trainer: MakeTrainer, how: str) -> None:
+def test_trainer_and_process_are_restored_after_an_error(make_trainer: MakeTrainer, how: str) -> None:
     end, options, error = ENDS[how]
     cls = Trainer if end is None else type("EndsHere", (Ends,), {"end": staticmethod(end)})
     trainer = make_trainer(cls=cls, callbacks=[Seen()], label_smoothing_factor=0.1)
@@ -142,7 +142,7 @@ def test_a_best_model_that_cannot_be_built(make_trainer: MakeTrainer) -> None:
     assert again.run_summary.study.study_name == "search-1"
 
 
-def test_the_users_callbacks_are_not_those_of_the_trials(make_trainer: MakeTrainer) -> None:
+def test_trials_use_copies_of_the_users_callbacks(make_trainer: MakeTrainer) -> None:
     seen = Seen()
     trainer = make_trainer(callbacks=[seen])
     run(trainer, "rl", n_trials=1)

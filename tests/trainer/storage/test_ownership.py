@@ -1,4 +1,4 @@
-"""Whether a process is still the one that began a search."""
+"""Whether the process that owns a search is still alive."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ def test_a_living_process_is_not_gone(other: Any) -> None:
     assert not _owner_is_gone(other[1])
 
 
-def test_a_number_that_was_given_to_a_new_process_is_gone(other: Any) -> None:
+def test_a_process_whose_id_was_given_to_another_is_gone(other: Any) -> None:
     assert _owner_is_gone({**other[1], "begun": other[1]["begun"] - 60})
 
 

@@ -1,4 +1,4 @@
-"""Trials that the pruner stops wait on disk, and go on from there as if they had never been stopped."""
+"""Trials that the pruner stops keep a checkpoint, and resume from it as if they had never been stopped."""
 
 import json
 import logging
@@ -32,13 +32,13 @@ class Stops(optuna.pruners.BasePruner):
 
 
 class Keeps(TrainerCallback):
-    """Writes the weights that each training ends with, and the steps that it began at."""
+    """Writes the weights that each training ends with, and the steps that it starts at."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        with open(self._folder / "begun", "a") as file:
+        with open(self._folder / "started", "a") as file:
             file.write(f"{state.global_step}\n")
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
@@ -75,7 +75,7 @@ def equal_weights(first: Path, second: Path) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("args", "stop", "begun"),
+    ("args", "stop", "first_step"),
     [
         ({}, 1, 4),
         pytest.param(
@@ -85,8 +85,8 @@ def equal_weights(first: Path, second: Path) -> bool:
         ({"load_best_model_at_end": True, "save_total_limit": 1, "metric_for_best_model": "loss"}, 2, 8),
     ],
 )
-def test_a_continued_training_equals_an_uninterrupted_one(
-    make_trainer: MakeTrainer, tmp_path: Path, args: dict[str, Any], stop: int, begun: int
+def test_a_resumed_training_equals_an_uninterrupted_one(
+    make_trainer: MakeTrainer, tmp_path: Path, args: dict[str, Any], stop: int, first_step: int
 ) -> None:
     """Objective, learning curve and all weights to the last bit; dropout makes the random state matter."""
     pruner = Stops(trial_1=stop)
@@ -101,7 +101,7 @@ def test_a_continued_training_equals_an_uninterrupted_one(
     )
     assert [t.state.name for t in broken.trials] == ["COMPLETE", "PRUNED", "COMPLETE", "COMPLETE"]
     assert broken.trials[3].user_attrs["rl:continues"] == 1
-    assert (tmp_path / "broken" / "begun").read_text().split() == ["0", "0", "0", str(begun)]
+    assert (tmp_path / "broken" / "started").read_text().split() == ["0", "0", "0", str(first_step)]
     assert broken.trials[3].value == whole.trials[1].value
     assert broken.trials[3].intermediate_values == whole.trials[1].intermediate_values
     assert equal_weights(tmp_path / "broken" / "run-1.pt", tmp_path / "whole" / "run-1.pt")
@@ -122,7 +122,7 @@ def test_a_training_may_be_stopped_several_times(make_trainer: MakeTrainer, tmp_
     assert len({t.user_attrs["rl:folder"] for t in result.trials}) == 1
 
 
-def test_early_stopping_counts_on(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+def test_early_stopping_keeps_its_state(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     """Its patience runs over the stop: without its state the continued training would get one epoch more."""
     scores = {0.0: 0.5, 1.0: 0.5, 2.0: 0.4, 3.0: 0.4, 4.0: 0.4, 5.0: 0.4}
     args: dict[str, Any] = {
@@ -141,14 +141,14 @@ def test_early_stopping_counts_on(make_trainer: MakeTrainer, tmp_path: Path) -> 
     assert curves[0] == curves[1]
 
 
-def test_a_continued_trial_is_replayed_as_a_whole(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+def test_a_resumed_trial_is_replayed_as_a_whole(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     result = search(make_trainer, tmp_path / "a")
     trainer = make_trainer(num_train_epochs=3, save_strategy="epoch")
     assert result.replay(trainer, 3) == (result.trials[3].value,)
 
 
 @pytest.mark.parametrize("change", ["rate", "argument", "damage"])
-def test_only_the_very_same_training_goes_on(make_trainer: MakeTrainer, tmp_path: Path, change: str) -> None:
+def test_only_the_same_training_is_resumed(make_trainer: MakeTrainer, tmp_path: Path, change: str) -> None:
     class Changes(Stops):
         def prune(self, study: Any, trial: Any) -> bool:
             if trial.number == 2 and change == "damage":
@@ -167,7 +167,7 @@ def test_only_the_very_same_training_goes_on(make_trainer: MakeTrainer, tmp_path
     options: dict[str, Any] = {"max_checkpoints": 2, "n_trials": 4, "pruner": Changes(trial_1=1)}
     trainer = make_trainer(callbacks=[Keeps(tmp_path)], num_train_epochs=3, save_strategy="epoch")
     result = run(trainer, "rl", space, sampler=Scripted(learning_rate=rates), **options).run_summary
-    assert (tmp_path / "begun").read_text().split() == ["0"] * 4
+    assert (tmp_path / "started").read_text().split() == ["0"] * 4
     assert result.trials[3].user_attrs["rl:spent"] == 1.0
     assert result.trials[3].state == TrialState.COMPLETE
 
@@ -175,21 +175,23 @@ def test_only_the_very_same_training_goes_on(make_trainer: MakeTrainer, tmp_path
 @pytest.mark.parametrize(
     "args", [{"save_strategy": "no"}, {"save_only_model": True}, {"max_checkpoints": 0}, {"disk_budget_gb": 0}]
 )
-def test_without_checkpoints_nothing_waits(make_trainer: MakeTrainer, tmp_path: Path, args: dict[str, Any]) -> None:
+def test_without_checkpoints_no_trial_is_paused(
+    make_trainer: MakeTrainer, tmp_path: Path, args: dict[str, Any]
+) -> None:
     result = search(make_trainer, tmp_path / "a", **args)
-    assert all("paused" not in t.user_attrs and "rl:continues" not in t.user_attrs for t in result.trials)
+    assert all("rl:paused" not in t.user_attrs and "rl:continues" not in t.user_attrs for t in result.trials)
     assert states(result.study)[1] == TrialState.PRUNED
 
 
-class Looks(Stops):
-    """Notes what waits whenever a trial reports; the search itself leaves only the best model behind."""
+class RecordsPaused(Stops):
+    """Records the paused trials at each report; when the search ends, only the best model is left."""
 
     def __init__(self, **after: int) -> None:
         super().__init__(**after)
         self.seen: list[list[int]] = []
 
     def prune(self, study: Any, trial: Any) -> bool:
-        self.seen.append([t.number for t in paused.waiting(study.trials)])
+        self.seen.append([t.number for t in paused.resumable_trials(study.trials)])
         return super().prune(study, trial)
 
 
@@ -201,23 +203,23 @@ def by_rate(args: Any, state: Any) -> float:
 STOP_FOUR = {"trial_0": 1, "trial_1": 1, "trial_2": 1, "trial_3": 1}
 
 
-def test_the_better_ones_stay(make_trainer: MakeTrainer, tmp_path: Path) -> None:
-    looks = Looks(**STOP_FOUR)
+def test_the_better_paused_trials_stay(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    pruner = RecordsPaused(**STOP_FOUR)
     rates = [1e-3, 1e-2, 1e-4, 5e-2, 2e-2]
-    result = search(make_trainer, tmp_path / "a", rates=rates, pruner=looks, score=by_rate)
-    assert looks.seen[:5] == [[], [0], [0, 1], [0, 1], [1, 3]]
+    result = search(make_trainer, tmp_path / "a", rates=rates, pruner=pruner, score=by_rate)
+    assert pruner.seen[:5] == [[], [0], [0, 1], [0, 1], [1, 3]]
     assert waiting(result) == []
     left = sorted(path.parent.name for path in (tmp_path / "a" / "out").glob("run-*/checkpoint-*"))
     assert left == ["run-4"]
 
 
-class Sizes(Looks):
-    """Notes the size of what waits, too."""
+class Sizes(RecordsPaused):
+    """Records the largest size of a paused checkpoint, too."""
 
     size = 0
 
     def prune(self, study: Any, trial: Any) -> bool:
-        sizes = [paused.folder_size(t.user_attrs["rl:paused"]) for t in paused.waiting(study.trials)]
+        sizes = [paused.folder_size(t.user_attrs["rl:paused"]) for t in paused.resumable_trials(study.trials)]
         self.size = max([self.size, *sizes])
         return super().prune(study, trial)
 
@@ -226,12 +228,12 @@ def test_a_disk_budget_holds(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     """One checkpoint fits, two do not: the better of the two stays."""
     sizes = Sizes(trial_0=1)
     search(make_trainer, tmp_path / "a", rates=RATES[:2], pruner=sizes)
-    looks = Looks(**STOP_FOUR)
+    pruner = RecordsPaused(**STOP_FOUR)
     rates = [1e-3, 1e-2, 1e-4, 5e-2, 2e-2]
     budget = {"max_checkpoints": 9, "disk_budget_gb": 1.6 * sizes.size / 1e9}
-    search(make_trainer, tmp_path / "b", rates=rates, pruner=looks, score=by_rate, **budget)
+    search(make_trainer, tmp_path / "b", rates=rates, pruner=pruner, score=by_rate, **budget)
     assert sizes.size > 0
-    assert looks.seen[:5] == [[], [0], [1], [1], [3]]
+    assert pruner.seen[:5] == [[], [0], [1], [1], [3]]
 
 
 def test_the_best_models_count_towards_the_disk_budget_and_are_never_deleted(
@@ -239,10 +241,10 @@ def test_the_best_models_count_towards_the_disk_budget_and_are_never_deleted(
 ) -> None:
     sizes = Sizes(trial_0=1)
     search(make_trainer, tmp_path / "a", rates=RATES[:2], pruner=sizes)
-    looks = Looks(trial_1=1)
+    pruner = RecordsPaused(trial_1=1)
     budget = {"max_checkpoints": 9, "disk_budget_gb": 1.2 * sizes.size / 1e9}
-    result = search(make_trainer, tmp_path / "b", rates=[1e-2, 1e-3, 1e-4], pruner=looks, score=by_rate, **budget)
-    assert looks.seen[-1] == []
+    result = search(make_trainer, tmp_path / "b", rates=[1e-2, 1e-3, 1e-4], pruner=pruner, score=by_rate, **budget)
+    assert pruner.seen[-1] == []
     assert (tmp_path / "b" / "out" / "run-0").is_dir()
     assert states(result.study) == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.COMPLETE]
 
@@ -250,7 +252,7 @@ def test_the_best_models_count_towards_the_disk_budget_and_are_never_deleted(
 @pytest.mark.parametrize(
     "where", ["save_model", "_save_optimizer_and_scheduler", "_save_rng_state", "_save_checkpoint"]
 )
-def test_a_full_disk_makes_a_pruned_trial_of_a_paused_one(
+def test_on_a_full_disk_a_stopped_trial_is_pruned_but_not_paused(
     make_trainer: MakeTrainer, tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str
 ) -> None:
     class Full(Trainer):
@@ -267,16 +269,16 @@ def test_a_full_disk_makes_a_pruned_trial_of_a_paused_one(
         result = search(make_trainer, tmp_path / "a", **args)
     assert [t.state.name for t in result.trials] == ["COMPLETE", "PRUNED", "COMPLETE", "COMPLETE"]
     assert "No space left on device" in caplog.text
-    assert "paused" not in result.trials[1].user_attrs
+    assert "rl:paused" not in result.trials[1].user_attrs
     assert "rl:continues" not in result.trials[3].user_attrs
 
 
-def test_no_place_is_known_before_it_is_written(
+def test_free_space_is_checked_before_a_checkpoint_is_written(
     make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paused, "_free", lambda folder: 100.0)
+    monkeypatch.setattr(paused, "_free_bytes", lambda folder: 100.0)
     result = search(make_trainer, tmp_path / "a", save_strategy="steps", save_steps=500)
-    assert "paused" not in result.trials[1].user_attrs
+    assert "rl:paused" not in result.trials[1].user_attrs
     assert not list((tmp_path / "a" / "out" / "run-1").glob("checkpoint-*"))
 
 
@@ -284,7 +286,7 @@ def test_no_place_is_known_before_it_is_written(
 def test_killed_between_the_stop_and_its_record(
     make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """Run again, the trial is stopped where it was, and paused: the search goes on as if nothing had happened."""
+    """Run again, the trial is stopped where it was, and paused: the search continues as if nothing had happened."""
     whole = search(make_trainer, tmp_path / "whole")
     names = {"before_saving": "save_model", "while_saving": "_save_rng_state"}
 
@@ -319,7 +321,7 @@ def test_killed_between_the_stop_and_its_record(
 def test_killed_after_it_was_claimed(
     make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The new trial has named the one that it goes on with, but not taken over its folder yet."""
+    """The new trial has named the trial that it resumes, but not taken over its folder yet."""
     whole = search(make_trainer, tmp_path / "whole")
 
     def killed(checkpoint: str) -> int:
@@ -342,7 +344,7 @@ def _last(trial: Any) -> str:
     return str(next(Path(trial.user_attrs["rl:folder"]).glob("checkpoint-4")))
 
 
-def test_killed_while_it_goes_on(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+def test_killed_in_a_resumed_training(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     whole = search(make_trainer, tmp_path / "whole")
 
     class Dies(Trainer):
@@ -369,8 +371,8 @@ def test_killed_while_it_goes_on(make_trainer: MakeTrainer, tmp_path: Path) -> N
     )
 
 
-def test_two_processes_do_not_go_on_with_the_same_training(make_trainer: MakeTrainer, tmp_path: Path) -> None:
-    """The other one was quicker, and its trial is running: this one begins anew, in a folder of its own."""
+def test_two_processes_do_not_resume_the_same_training(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    """The other process was quicker, and its trial is running: this trial starts from scratch, in its own folder."""
 
     class Other(Stops):
         def prune(self, study: Any, trial: Any) -> bool:
@@ -386,6 +388,6 @@ def test_two_processes_do_not_go_on_with_the_same_training(make_trainer: MakeTra
     options: dict[str, Any] = {"max_checkpoints": 2, "n_trials": 5, "pruner": Other(trial_1=1), **storage}
     result = run(trainer, "rl", sampler=sampler, **options).run_summary
     last = result.trials[-1]
-    assert (tmp_path / "begun").read_text().split() == ["0"] * 4
+    assert (tmp_path / "started").read_text().split() == ["0"] * 4
     assert last.user_attrs.get("rl:continues") is None
     assert last.user_attrs["rl:folder"] != result.trials[1].user_attrs["rl:folder"]

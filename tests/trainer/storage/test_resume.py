@@ -1,4 +1,4 @@
-"""The same script run again continues an unfinished search, and gets the result of a finished one."""
+"""The same script run again resumes an unfinished search, and returns the result of a finished one."""
 
 import logging
 import os
@@ -51,7 +51,7 @@ def interrupted(make_trainer: MakeTrainer, number: int, at_step: int = 1, hp_spa
         run(make_trainer(cls=stops_in(number, at_step), **args), "rl", hp_space, n_trials=4)
 
 
-def test_the_rest_is_as_if_nothing_had_happened(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+def test_a_resumed_search_equals_an_uninterrupted_one(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     interrupted(make_trainer, 2)
     resumed = run(make_trainer(), "rl", n_trials=4).run_summary
     whole = run(make_trainer(output_dir=str(tmp_path / "other")), "rl", n_trials=4).run_summary
@@ -60,7 +60,7 @@ def test_the_rest_is_as_if_nothing_had_happened(make_trainer: MakeTrainer, tmp_p
     assert [trial.value for trial in resumed.trials] == [trial.value for trial in whole.trials]
 
 
-def test_an_interrupted_trial_continues_from_its_checkpoint(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+def test_an_interrupted_trial_resumes_from_its_checkpoint(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     args: dict[str, Any] = {"save_strategy": "epoch", "num_train_epochs": 3}
     interrupted(make_trainer, 1, at_step=10, **args)
     steps: list[int] = []
@@ -134,7 +134,7 @@ def test_a_trial_that_is_repeated_has_the_curve_of_its_repetition(make_trainer: 
     assert result.trials[0].intermediate_values == {3333: 0.7, 6667: 0.7, 10000: 0.7}
 
 
-def test_it_is_said_in_one_line(make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture) -> None:
+def test_resuming_is_reported_in_one_line(make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture) -> None:
     interrupted(make_trainer, 2)
     with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
         run(make_trainer(), "rl", n_trials=4)
@@ -158,7 +158,7 @@ def n_trainings(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     return lambda: Trainings.n
 
 
-def test_a_finished_search_gives_its_result_back(
+def test_a_finished_search_returns_its_stored_result(
     make_trainer: MakeTrainer, n_trainings: Callable[[], int], caplog: pytest.LogCaptureFixture
 ) -> None:
     first = run(make_trainer(cls=Trainings), "rl", n_trials=2)
@@ -166,8 +166,8 @@ def test_a_finished_search_gives_its_result_back(
     with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
         second = run(trainer, "rl", n_trials=2)
     assert n_trainings() == 2
-    said = "This search is finished (n_trials): its stored result is returned and nothing is trained."
-    assert caplog.text.count(said) == 1
+    expected = "This search is finished (n_trials): its stored result is returned and nothing is trained."
+    assert caplog.text.count(expected) == 1
     assert "is continued" not in caplog.text
     assert (second.run_id, second.objective, second.hyperparameters) == (
         first.run_id,
@@ -181,7 +181,7 @@ def test_a_finished_search_gives_its_result_back(
 
 
 @pytest.mark.parametrize("options", [{"budget": 1.5, "n_trials": None}, {"target": 1e3, "n_trials": 9}])
-def test_a_search_that_a_budget_or_a_target_has_ended_is_finished(
+def test_a_search_that_budget_or_target_ended_is_finished(
     make_trainer: MakeTrainer,
     n_trainings: Callable[[], int],
     caplog: pytest.LogCaptureFixture,
@@ -267,13 +267,13 @@ def test_the_same_script_in_another_process(tmp_path: Path) -> None:
     assert first.endswith(" True")
 
 
-def test_fewer_trials_end_a_search_when_what_was_begun_is_finished(make_trainer: MakeTrainer) -> None:
+def test_with_fewer_trials_only_the_started_ones_are_finished(make_trainer: MakeTrainer) -> None:
     interrupted(make_trainer, 2)
     result = run(make_trainer(), "rl", n_trials=2).run_summary
     assert states(result.study) == [TrialState.COMPLETE] * 3
 
 
-def test_resume_false_begins_anew(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+def test_resume_false_starts_a_new_search(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     interrupted(make_trainer, 2)
     best = run(make_trainer(), "rl", n_trials=2, resume=False)
     assert best.run_summary.study.study_name == "search-2"
@@ -284,7 +284,7 @@ def test_resume_false_begins_anew(make_trainer: MakeTrainer, tmp_path: Path) -> 
     assert run(make_trainer(), "rl", n_trials=2).run_summary.study.study_name == "search-3"
 
 
-def test_arguments_that_are_functions_are_known_by_name() -> None:
+def test_arguments_that_are_functions_are_compared_by_name() -> None:
     """As text a function has its address in it, and no search would ever be continued."""
     assert plain([tiny_model, Rows]) == ["tests.trainer.conftest.tiny_model", "tests.trainer.conftest.Rows"]
 

@@ -47,7 +47,7 @@ def test_what_another_process_trains_counts_towards_the_total(make_trainer: Make
     assert states(result.study) == [TrialState.COMPLETE, TrialState.RUNNING, TrialState.COMPLETE]
 
 
-def test_who_was_too_late_for_the_last_trial_begins_none(
+def test_a_worker_that_is_too_late_for_the_last_trial_starts_none(
     make_trainer: MakeTrainer, options: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process begins it between the look at what is left and the next trial."""
@@ -65,13 +65,15 @@ def test_who_was_too_late_for_the_last_trial_begins_none(
     assert result.stopped_by == "n_trials"
 
 
-def test_a_confirmation_of_another_process_does_not(make_trainer: MakeTrainer, options: Any) -> None:
+def test_a_confirmation_of_another_process_does_not_count_towards_the_total(
+    make_trainer: MakeTrainer, options: Any
+) -> None:
     run(make_trainer(), "rl", n_trials=1, **options)
     running(options, os.getppid(), **{"rl:role": "confirm"})
     assert len(run(make_trainer(), "rl", n_trials=2, **options).run_summary.trials) == 3
 
 
-def test_a_trial_whose_process_dies_meanwhile_is_taken_up(make_trainer: MakeTrainer, options: Any) -> None:
+def test_a_trial_whose_process_dies_meanwhile_is_requeued(make_trainer: MakeTrainer, options: Any) -> None:
     with_child: list[Any] = []
 
     def score(args: Any, state: Any) -> float:
@@ -88,7 +90,7 @@ def test_a_trial_whose_process_dies_meanwhile_is_taken_up(make_trainer: MakeTrai
     assert states(stored(options["storage"])) == [TrialState.COMPLETE] * 3
 
 
-def test_only_one_of_two_that_begin_at_once_is_first(options: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_writer_is_the_leader(options: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resume, "_MOMENT", 0.0)
     study = optuna.create_study(study_name="s", storage=options["storage"])
     assert resume.is_leader(study)
@@ -153,7 +155,7 @@ def worker(folder: str, options: dict[str, Any], n_trials: int, gate: Any, what:
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("dies", [False, True])
 def test_three_processes_at_once(tmp_path: Path, options: Any, dies: bool) -> None:
-    """They make the database together, and do as many trials as were asked for, also if one is killed in its trial."""
+    """They make the database together, and do n_trials in all, also if one is killed in its trial."""
     gate = _context.Barrier(3)
     given = (str(tmp_path / "out"), options, 7, gate)
     workers = [
@@ -165,11 +167,11 @@ def test_three_processes_at_once(tmp_path: Path, options: Any, dies: bool) -> No
         each.join(300)
     assert [each.exitcode for each in workers] == [-signal.SIGKILL if dies else 0, 0, 0]
     study = stored(options["storage"])
-    begun = [t for t in study.trials if t.state != TrialState.WAITING]
-    assert {t.state for t in begun} <= {TrialState.COMPLETE, TrialState.PRUNED}
-    assert len(begun) == 7
-    assert [t.user_attrs["rl:role"] for t in begun].count("baseline") == 1
-    folders = [t.user_attrs["rl:folder"] for t in begun]
+    started = [t for t in study.trials if t.state != TrialState.WAITING]
+    assert {t.state for t in started} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert len(started) == 7
+    assert [t.user_attrs["rl:role"] for t in started].count("baseline") == 1
+    folders = [t.user_attrs["rl:folder"] for t in started]
     assert len(set(folders)) == len(folders)
 
 

@@ -1,4 +1,4 @@
-"""What a search leaves out of its output: the reports of loading that are the same for every trial."""
+"""The reports of loading a checkpoint, the same for every trial, are printed once in a search."""
 
 import logging
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def reports() -> Iterator[list[str]]:
     hf_logging.set_verbosity(level)
 
 
-def test_a_checkpoint_that_lacks_a_head_is_told_of_once(reports: list[str]) -> None:
+def test_missing_weights_of_a_checkpoint_are_reported_once(reports: list[str]) -> None:
     def load(n_labels: int) -> None:
         AutoModelForSequenceClassification.from_pretrained(embedded.path("bert-tiny"), num_labels=n_labels)
 

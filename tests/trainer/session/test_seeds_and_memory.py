@@ -1,5 +1,6 @@
-"""Peak memory belongs to one trial, not to the process that has run larger ones before."""
+"""A seed repeats a training; peak memory is that of one trial, not that of the process that ran larger ones before."""
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -8,15 +9,45 @@ import pytest
 import torch
 from transformers import Trainer
 
-from hf_rlsearch.trainer.session.seeds_and_memory import PeakMemory
+from hf_rlsearch.trainer.session.seeds_and_memory import (
+    PeakMemory,
+    preserve_random_state,
+    sampler_seed,
+    set_training_seed,
+)
 from tests.trainer.conftest import Scripted, run
 
-pytestmark = pytest.mark.skipif(
-    torch.cuda.is_available(), reason="measures the process, which is done without CUDA only"
+without_cuda = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="the memory of the process is measured without CUDA only"
 )
 LARGE = 400_000_000
 
 
+def draws() -> tuple[float, float, float]:
+    return random.random(), float(np.random.random()), float(torch.rand(1))
+
+
+def test_the_training_seed_sets_all_generators(make_trainer: Callable[..., Trainer]) -> None:
+    args = make_trainer(seed=3).args
+    set_training_seed(args)
+    first = draws()
+    assert draws() != first
+    set_training_seed(args)
+    assert draws() == first
+
+
+def test_random_states_are_restored() -> None:
+    with preserve_random_state():
+        first = draws()
+    assert draws() == first
+
+
+@pytest.mark.parametrize(("training_seed", "expected"), [(7, 7), (-7, 7), (None, 0)])
+def test_a_sampler_gets_the_training_seed(training_seed: int | None, expected: int) -> None:
+    assert sampler_seed(training_seed) == expected
+
+
+@without_cuda
 def test_a_small_training_after_a_large_one_has_its_own_peak() -> None:
     with PeakMemory() as large:
         block = np.ones(LARGE, dtype=np.uint8)
@@ -27,6 +58,7 @@ def test_a_small_training_after_a_large_one_has_its_own_peak() -> None:
     assert large.peak - small.peak > LARGE / 2
 
 
+@without_cuda
 def test_the_sampling_ends_with_an_error() -> None:
     memory = PeakMemory()
     with pytest.raises(KeyboardInterrupt), memory:
@@ -36,6 +68,7 @@ def test_the_sampling_ends_with_an_error() -> None:
     assert not memory._sampler.is_alive()
 
 
+@without_cuda
 def test_trials_have_peaks_of_their_own(make_trainer: Callable[..., Trainer]) -> None:
     def score(args: Any, state: Any) -> float:
         np.ones(LARGE if args.learning_rate > 1e-3 else 1, dtype=np.uint8).sum()
