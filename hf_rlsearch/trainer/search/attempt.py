@@ -23,10 +23,10 @@ class DistributedTrialRunner:
 
     Args:
         provider: Provides the Trainer of each trial.
-        settings: Of the search.
+        settings: The options of the search; ``catch`` decides which exceptions end it.
         group: The processes of the search.
         objective: What is optimised.
-        coordinator: Of rank 0; None on the others.
+        coordinator: Prunes trials and decides which models are kept; only on rank 0, None on the other ranks.
     """
 
     def __init__(
@@ -53,8 +53,8 @@ class DistributedTrialRunner:
             The outcome that the ranks agree on, and an exception that has to end the search.
 
         Raises:
-            RankLost: A rank failed alone or is gone. The job has to end. The next start records the trial as failed
-                with the reason of that rank: rank 0 may itself be the one that waits in a collective.
+            RankLost: A rank failed alone or is gone, so the job has to end. The next start of the search records the
+                trial as failed, with the reason of that rank.
         """
         coordinator = self._coordinator
         monitor = EvaluationMonitor(
@@ -102,6 +102,7 @@ class DistributedTrialRunner:
         """
         raised = None if error is None else outcome.failure
         if raised is not None and self._group.size > 1:
+            # For the next start, in case that the other ranks, rank 0 included, never leave a collective.
             failures.write_report(plan.folder, plan.number, raised)
         caught = error is None or isinstance(error, self._settings.caught)
         reports = self._group.gather(

@@ -18,8 +18,6 @@ from hf_rlsearch.trainer.session.failures import CAUSED_BY_ANOTHER_RANK, LOST, R
 
 T = TypeVar("T")
 
-# What rank 0 lets all ranks do next: train a trial, or end the search.
-RUN, STOP = "RUN", "STOP"
 # Seconds that a failed rank waits for the others. Ranks that fail alike differ by moments. Any other rank waits in a
 # collective until the process of the failed rank ends, so more patience would only keep the devices idle for longer.
 PATIENCE_AFTER_FAILURE = 60.0

@@ -112,7 +112,7 @@ class UserTrainerProvider:
             follows: See ``Objective.follows``.
         """
         args = _follow(trial_arguments(self.frozen, best.values), follows)
-        # A Trainer that was searched before builds the best model of that search.
+        # An earlier search has left its best scoped values in the Trainer's model_init.
         nothing: Params = {}
         inner, before = getattr(self._model_init, "scoped", (self._model_init, nothing))
         model_init = trial_model_init(_with_params(inner, best.params), {**before, **best.values})
@@ -130,6 +130,7 @@ def _with_params(model_init: Callable[..., Any], params: Params) -> Callable[...
     """Returns a ``model_init`` that suggests the given params where the Trainer calls it without a trial."""
     if not params or not takes_trial(model_init):
         return model_init
+    # An earlier search has left its own best_model_init in the Trainer.
     original = getattr(model_init, "original", model_init)
 
     def best_model_init(trial: Any = None) -> Any:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 def replay_plan(study: optuna.Study, trial: FrozenTrial) -> TrialPlan:
     """Returns the plan that a trial of a search was trained with, for a fresh start."""
+    # The baseline is trained without params, under new seeds as well.
     original = study.get_trials(deepcopy=False)[trial.user_attrs[REEVALUATES]] if role(trial) == CONFIRM else trial
     return TrialPlan(
         number=trial.number,
@@ -69,6 +70,7 @@ def replay(
     if seed is not None:
         plan = replace(plan, values={**plan.values, "seed": seed})
     provider = trainer_provider(trainer)
+    # In a temporary folder, where save_total_limit deletes no checkpoint of the user.
     with quiet_transformers(), tempfile.TemporaryDirectory() as folder, provider:
         try:
             monitor = EvaluationMonitor(objective, ProcessGroup())

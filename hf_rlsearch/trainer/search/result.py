@@ -72,6 +72,7 @@ class SearchResult:
         if not complete:
             return []
         if len(self.directions) > 1:
+            # Without confirmations, which may lie on the front as well.
             numbers = {trial.number for trial in complete}
             return [trial for trial in self.study.best_trials if trial.number in numbers]
         confirmed = confirm.winner(self.confirmations, maximize=self._maximize)
@@ -296,6 +297,7 @@ class SearchResult:
         )
         for name, value in data["user_attrs"].items():
             study.set_user_attr(name, value)
+        # The study keeps the numbers of the trials, since they are added in order.
         study.add_trials([_trial_from_json(trial) for trial in data["trials"]])
         return cls(study, data["metric"], data["output_dir"], data["stopped_by"], data["n_trials"])
 

@@ -117,15 +117,7 @@ class TrialOutcome(RankMessage):
 
 
 class SharedTrial(FixedTrial):
-    """The trial that ``model_init`` and callbacks get on every rank: rank 0 sampled all params before.
-
-    Args:
-        params: Every hyperparameter of the trial.
-        number: The trial's number.
-    """
-
-    def __init__(self, params: Params, number: int) -> None:
-        super().__init__(dict(params), number)
+    """The trial that ``model_init`` and callbacks get on every rank, with the params that rank 0 sampled."""
 
     @property
     def params(self) -> Params:

@@ -1,0 +1,82 @@
+"""The values of a trial as JSON, the trial that ``model_init`` gets, and the reports of a resumed training."""
+
+import json
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from hf_rlsearch.errors import SearchSpaceError
+from hf_rlsearch.trainer.search.trial import (
+    Evaluation,
+    PruningReporter,
+    RankMessage,
+    SharedTrial,
+    TrialOutcome,
+    TrialPlan,
+)
+from hf_rlsearch.trainer.session.failures import Failure
+
+FAILURE = Failure(kind="oom", reason="OutOfMemoryError: CUDA out of memory", rank=1, step=7)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        TrialPlan(3, {"learning_rate": 1e-3}, {"learning_rate": 1e-3, "train.frozen_layers": 2}, "out/run-3", "run-3"),
+        Evaluation(7, {"eval_loss": 0.5}, (0.5, 0.25), TrialState.PRUNED, saves_checkpoint=True),
+        TrialOutcome(TrialState.COMPLETE, (float("inf"),), {"eval_loss": 0.1 + 0.2}, checkpoint="out/run-3/model"),
+        TrialOutcome(TrialState.FAIL, failure=FAILURE, trained=0.5),
+    ],
+)
+def test_a_message_is_equal_on_the_other_rank(message: RankMessage) -> None:
+    assert type(message).from_json(json.loads(json.dumps(message.to_json()))) == message
+
+
+def test_model_init_cannot_suggest_what_rank_0_did_not_sample() -> None:
+    trial = SharedTrial({"learning_rate": 1e-3}, 4)
+    assert trial.suggest_float("learning_rate", 1e-5, 1e-1) == 1e-3
+    with pytest.raises(SearchSpaceError, match=r"'dropout', which was not sampled for trial 4 .*\['learning_rate'\]"):
+        trial.suggest_float("dropout", 0.0, 0.5)
+
+
+class Asked(optuna.pruners.BasePruner):
+    """Stops a trial at a given step, and counts at which steps it was asked."""
+
+    def __init__(self, stops_at: int) -> None:
+        self.steps: list[int] = []
+        self._stops_at = stops_at
+
+    def prune(self, study: optuna.Study, trial: Any) -> bool:
+        self.steps.append(trial.last_step)
+        return bool(trial.last_step == self._stops_at)
+
+
+def test_a_resumed_training_reports_each_point_once() -> None:
+    pruner = Asked(stops_at=5000)
+    study = optuna.create_study(pruner=pruner)
+    trial = study.ask()
+    reporter = PruningReporter(trial, may_prune=True)
+    assert not reporter.report(2500, 0.5)
+    assert reporter.report(5000, 0.4)
+    resumed = PruningReporter(trial, may_prune=True)
+    assert not resumed.report(2500, 0.5)
+    assert resumed.report(5000, 0.4)  # the stored answer: the training was killed before the trial was recorded
+    assert pruner.steps == [2500, 5000]
+    assert study.trials[0].intermediate_values == {2500: 0.5, 5000: 0.4}
+
+
+def test_a_training_that_is_repeated_replaces_its_points() -> None:
+    trial = optuna.create_study(pruner=Asked(stops_at=0)).ask()
+    PruningReporter(trial, may_prune=True).report(2500, 0.5)
+    PruningReporter(trial, may_prune=True).report(2500, 0.75)
+    assert trial.study.trials[0].intermediate_values == {2500: 0.75}
+
+
+def test_the_baseline_and_the_last_point_are_never_pruned() -> None:
+    pruner = Asked(stops_at=5000)
+    study = optuna.create_study(pruner=pruner)
+    assert not PruningReporter(study.ask(), may_prune=False).report(5000, 0.5)
+    assert not PruningReporter(study.ask(), may_prune=True).report(10_000, 0.5)
+    assert pruner.steps == []
