@@ -7,7 +7,7 @@ import pytest
 
 from hf_rlsearch import ArgumentsError, HfRlSearchError, SearchFailed, StorageError, search
 from hf_rlsearch.cli import main
-from hf_rlsearch.optuna.storage import cannot_continue, opening_errors, storage_errors
+from hf_rlsearch.optuna.storage import cannot_continue, storage_errors
 from hf_rlsearch.report import open_study
 
 URL = "nosuchdb://me:secret@host/searches"
@@ -40,11 +40,11 @@ def test_an_exception_survives_a_pipe() -> None:
     assert str(error) == "rank 1 was lost"
 
 
-@pytest.mark.parametrize("guard", [opening_errors, storage_errors])
-def test_a_storage_that_breaks_hides_the_password(guard: object) -> None:
+@pytest.mark.parametrize("opening", [False, True])
+def test_a_storage_that_breaks_hides_the_password(opening: bool) -> None:
     import sqlalchemy.exc
 
-    with pytest.raises(StorageError) as told, guard(URL):  # type: ignore[operator]
+    with pytest.raises(StorageError) as told, storage_errors(URL, opening=opening):
         raise sqlalchemy.exc.ArgumentError(f"Could not parse {URL}")
     assert str(told.value).count(HIDDEN) == 2
     assert "secret" not in str(told.value) + str(cannot_continue(3, f"cannot connect to {URL}", URL))

@@ -1,8 +1,8 @@
-"""Trains the best few configurations again under new seeds: was it the configuration, or the seed?
+"""Compares the best few configurations under new seeds, to tell a good configuration from a lucky seed.
 
-The best of many noisy scores looks better than it is. So the best few, and the user's own configuration, are trained
-under the same new seeds; one that is clearly worse after two of them is dropped. What is reported comes from the new
-seeds alone.
+The best of many noisy values looks better than it is. So the best few configurations and the baseline are trained
+under the same new seeds, and a configuration that is clearly worse after two of them is dropped. What is reported comes
+from the new seeds alone.
 """
 
 import math
@@ -18,8 +18,6 @@ from hf_rlsearch.observation.trial_attributes import CONFIRM, REEVALUATES, ROLE,
 N_SEEDS = 3
 # Standard errors of the paired difference at which a configuration is clearly worse.
 _CLEARLY = 2.0
-# 97.5 % quantiles of Student's t for 1 to 10 degrees of freedom, from any table; the normal one beyond.
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 @dataclass(frozen=True)
@@ -29,8 +27,6 @@ class Confirmation:
     Attributes:
         number: Of the trial that is confirmed.
         values: Objective by seed.
-        mean: Of the values.
-        spread: Their standard deviation; 0 for a single one.
     """
 
     number: int
@@ -43,7 +39,7 @@ class Confirmation:
 
     @property
     def spread(self) -> float:
-        """Standard deviation of the objective over seeds."""
+        """Standard deviation of the objective over seeds; 0 for a single seed."""
         return statistics.stdev(self.values.values()) if len(self.values) > 1 else 0.0
 
 
@@ -67,36 +63,33 @@ class Gain:
         return self.low > 0
 
 
-def candidates(ranking: Sequence[FrozenTrial], baseline: FrozenTrial | None, k: int) -> list[int]:
-    """Numbers of the trials to confirm: the best k, and the user's own.
+def trials_to_confirm(ranking: Sequence[FrozenTrial], baseline: FrozenTrial | None, k: int) -> list[int]:
+    """Numbers of the trials to confirm: the best k, and the baseline if it completed.
 
     Args:
         ranking: Complete trials, best first.
-        baseline: The user's own configuration, if it completed.
+        baseline: The trial of the user's own configuration, None if it did not complete.
         k: How many of the best.
     """
     numbers = [trial.number for trial in ranking[:k]]
-    own = [] if baseline is None or baseline.number in numbers else [baseline.number]
-    return numbers + own
+    return numbers if baseline is None or baseline.number in numbers else [*numbers, baseline.number]
 
 
 def next_seed(
     numbers: Sequence[int], trials: Sequence[FrozenTrial], *, seed: int, maximize: bool
 ) -> tuple[int, int] | None:
-    """Which configuration to train next under which seed.
+    """The configuration to train next, and the seed.
 
     Args:
         numbers: Of the trials to confirm.
         trials: All trials of the study.
-        seed: The user's; the new ones follow it.
+        seed: The user's; the new seeds follow it.
         maximize: The direction.
 
     Returns:
         Number and seed, None when all is done.
     """
-    done = {
-        (t.user_attrs[REEVALUATES], t.user_attrs[SEED]) for t in trials if _is_confirmation(t) and t.state.is_finished()
-    }
+    done = {(t.user_attrs[REEVALUATES], t.user_attrs[SEED]) for t in _reevaluations(trials) if t.state.is_finished()}
     for turn in range(1, N_SEEDS + 1):
         racing = numbers if turn <= 2 else _still_racing(numbers, confirmations(trials), maximize)
         for number in racing:
@@ -106,37 +99,37 @@ def next_seed(
 
 
 def confirmations(trials: Sequence[FrozenTrial]) -> list[Confirmation]:
-    """What has been confirmed so far, in order of the confirmed trials."""
+    """The values under new seeds so far, in order of the confirmed trials."""
     found: dict[int, dict[int, float]] = {}
-    for trial in trials:
-        if _is_confirmation(trial) and trial.state == TrialState.COMPLETE:
-            found.setdefault(int(trial.user_attrs[REEVALUATES]), {})[int(trial.user_attrs[SEED])] = float(
-                trial.values[0]
-            )
+    for trial in _reevaluations(trials):
+        if trial.state == TrialState.COMPLETE:
+            values = found.setdefault(int(trial.user_attrs[REEVALUATES]), {})
+            values[int(trial.user_attrs[SEED])] = float(trial.values[0])
     return [Confirmation(number, values) for number, values in sorted(found.items())]
 
 
 def winner(found: Sequence[Confirmation], *, maximize: bool) -> Confirmation | None:
-    """The configuration with the best mean among those that were not dropped."""
-    if not found:
-        return None
-    most = max(len(confirmation.values) for confirmation in found)
+    """The configuration with the best mean among those that were not dropped; of equal ones the earliest trial."""
+    most = max((len(confirmation.values) for confirmation in found), default=0)
     sign = 1 if maximize else -1
-    return max((c for c in found if len(c.values) == most), key=lambda c: (sign * c.mean, -c.number))
+    racing = [confirmation for confirmation in found if len(confirmation.values) == most]
+    return max(racing, key=lambda confirmation: (sign * confirmation.mean, -confirmation.number), default=None)
 
 
 def gain(better: Confirmation, other: Confirmation, *, maximize: bool) -> Gain:
-    """How much one configuration is better than another, from the seeds that both were trained under."""
-    sign = 1 if maximize else -1
-    seeds = sorted(better.values.keys() & other.values.keys())
-    differences = [sign * (better.values[s] - other.values[s]) for s in seeds]
+    """How much one configuration is better than another, by the seeds that both were trained under."""
+    from scipy.stats import t  # takes longer to load than all else here
+
+    differences = _differences(better, other, maximize)
     mean = statistics.fmean(differences) if differences else math.nan
     if len(differences) < 2:
         return Gain(mean, -math.inf, math.inf)
-    degrees = len(differences) - 1
-    quantile = _T[degrees - 1] if degrees <= len(_T) else statistics.NormalDist().inv_cdf(0.975)
-    half = quantile * statistics.stdev(differences) / math.sqrt(len(differences))
+    half = float(t.ppf(0.975, len(differences) - 1)) * _standard_error(differences)
     return Gain(mean, mean - half, mean + half)
+
+
+def _reevaluations(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    return [trial for trial in trials if trial.user_attrs.get(ROLE) == CONFIRM]
 
 
 def _still_racing(numbers: Sequence[int], found: Sequence[Confirmation], maximize: bool) -> list[int]:
@@ -145,16 +138,19 @@ def _still_racing(numbers: Sequence[int], found: Sequence[Confirmation], maximiz
     return [n for n in numbers if n in known and best is not None and not _clearly_worse(known[n], best, maximize)]
 
 
-def _clearly_worse(one: Confirmation, best: Confirmation, maximize: bool) -> bool:
-    if one.number == best.number:
+def _clearly_worse(other: Confirmation, best: Confirmation, maximize: bool) -> bool:
+    if other.number == best.number:
         return False
-    sign = 1 if maximize else -1
-    differences = [sign * (best.values[s] - one.values[s]) for s in sorted(one.values.keys() & best.values.keys())]
+    differences = _differences(best, other, maximize)
     if len(differences) < 2:
-        return len(one.values) < len(best.values)
-    error = statistics.stdev(differences) / math.sqrt(len(differences))
-    return statistics.fmean(differences) > _CLEARLY * error
+        return len(other.values) < len(best.values)
+    return statistics.fmean(differences) > _CLEARLY * _standard_error(differences)
 
 
-def _is_confirmation(trial: FrozenTrial) -> bool:
-    return trial.user_attrs.get(ROLE) == CONFIRM
+def _differences(better: Confirmation, other: Confirmation, maximize: bool) -> list[float]:
+    sign = 1 if maximize else -1
+    return [sign * (better.values[s] - other.values[s]) for s in sorted(better.values.keys() & other.values.keys())]
+
+
+def _standard_error(differences: Sequence[float]) -> float:
+    return statistics.stdev(differences) / math.sqrt(len(differences))

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -16,13 +15,13 @@ from hf_rlsearch.errors import StorageError
 
 _SQLITE = "sqlite:///"
 # Seconds that SQLite waits for another process that writes.
-_PATIENCE = 30
-# How often the tables of a new database are tried for, which another process may be making at the same time.
+_TIMEOUT = 30
+# Tries to make the tables of a new database, which another process may be making at the same time.
 _ATTEMPTS = 5
 
 
 def open_sqlite(path: Path) -> BaseStorage:
-    """Opens an Optuna storage in an SQLite file, which is made if it is not there.
+    """Opens an Optuna storage in an SQLite file, which is created if it does not exist.
 
     Raises:
         StorageError: The file is no database, or a damaged one.
@@ -30,17 +29,27 @@ def open_sqlite(path: Path) -> BaseStorage:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         _check_integrity(path)
-    return _open_url(f"{_SQLITE}{path.resolve()}")
+    return open_storage(f"{_SQLITE}{path.resolve()}")
 
 
 def open_storage(storage: str | BaseStorage) -> BaseStorage:
-    """Opens the user's storage: an Optuna storage, or the URL of a database.
+    """Opens the user's storage.
 
     Args:
-        storage: As ``optuna.create_study`` takes it.
+        storage: An Optuna storage or the URL of a database, as ``optuna.create_study`` takes it.
     """
-    is_url = isinstance(storage, str) and not storage.startswith("redis")
-    return _open_url(str(storage)) if is_url else optuna.storages.get_storage(storage)
+    if not isinstance(storage, str) or storage.startswith("redis"):
+        return optuna.storages.get_storage(storage)
+    options = {"connect_args": {"timeout": _TIMEOUT}} if storage.startswith("sqlite") else None
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            return optuna.storages.get_storage(RDBStorage(storage, engine_kwargs=options))
+        except Exception as error:
+            made_meanwhile = "already exists" in str(error) or "unique constraint" in str(error).lower()
+            if not (is_storage_error(error) and made_meanwhile):
+                raise
+            time.sleep(0.2 * attempt)
+    return optuna.storages.get_storage(RDBStorage(storage, engine_kwargs=options))
 
 
 def open_study(source: optuna.Study | str | Path, *, study_name: str | None = None) -> optuna.Study:
@@ -51,9 +60,6 @@ def open_study(source: optuna.Study | str | Path, *, study_name: str | None = No
             (``.db``, ``.sqlite``, ``.sqlite3``), or the path of an Optuna journal file (any other name).
         study_name: Which study of the storage; may be left out when there is one.
 
-    Returns:
-        The study.
-
     Raises:
         StorageError: There is no such file or study, or the storage has several studies and none was named.
     """
@@ -63,7 +69,7 @@ def open_study(source: optuna.Study | str | Path, *, study_name: str | None = No
     names = sorted(summary.study_name for summary in optuna.get_all_study_summaries(storage))
     listed = ", ".join(map(repr, names))
     if not names:
-        raise StorageError(_no_study(str(source)))
+        raise _no_study(str(source))
     if study_name is None and len(names) > 1:
         raise StorageError(
             f"{str(source)!r} holds {len(names)} studies ({listed}): name one, study_name=... or --study."
@@ -76,29 +82,12 @@ def open_study(source: optuna.Study | str | Path, *, study_name: str | None = No
 
 
 @contextmanager
-def storage_errors(where: Any) -> Iterator[None]:
-    """Turns the error of a storage that stops working during a search into one line.
+def storage_errors(where: object, *, opening: bool = False) -> Iterator[None]:
+    """Turns the error of a storage that stops working into one line.
 
     Args:
         where: The storage, as the message names it.
-
-    Raises:
-        StorageError: From the database's error.
-    """
-    try:
-        yield
-    except Exception as error:
-        if is_storage_error(error):
-            raise _cannot_be_used(where, error) from error
-        raise
-
-
-@contextmanager
-def opening_errors(where: Any) -> Iterator[None]:
-    """Does what ``storage_errors`` does, also for a storage of an unknown kind or in a place that is not writable.
-
-    Args:
-        where: The storage, as the message names it.
+        opening: True to include errors of opening: a storage of an unknown kind, or in a place that is not writable.
 
     Raises:
         StorageError: From the error.
@@ -108,23 +97,27 @@ def opening_errors(where: Any) -> Iterator[None]:
     except (StorageError, optuna.exceptions.DuplicatedStudyError):
         raise
     except Exception as error:
-        if isinstance(error, (OSError, RuntimeError)) or is_storage_error(error):
-            raise _cannot_be_used(where, error) from error
+        if is_storage_error(error) or (opening and isinstance(error, (OSError, RuntimeError))):
+            raise StorageError(
+                f"The storage {where} cannot be used: {type(error).__name__}: {str(error).splitlines()[0]}. Finished "
+                "trials are kept. Check that the folder can be written to and that no other program holds the file, or "
+                "pass storage=."
+            ) from error
         raise
 
 
 def is_storage_error(error: BaseException) -> bool:
-    """Whether an exception comes from the database or from Optuna's storage."""
+    """True if an exception comes from the database or from Optuna's storage."""
     own = (sqlite3.Error, optuna.exceptions.StorageInternalError)
     return isinstance(error, own) or type(error).__module__.startswith("sqlalchemy")
 
 
-def cannot_continue(number: int, reason: str, where: Any) -> StorageError:
+def cannot_continue(number: int, reason: str, where: object) -> StorageError:
     """Makes the error that ends a search when a trial cannot write; the trial is as if its process had been killed.
 
     Args:
         number: Of the trial.
-        reason: What was raised.
+        reason: The text of the error.
         where: The folder.
     """
     return StorageError(
@@ -133,68 +126,39 @@ def cannot_continue(number: int, reason: str, where: Any) -> StorageError:
     )
 
 
-def _cannot_be_used(where: Any, error: Exception) -> StorageError:
-    return StorageError(
-        f"The storage {where} cannot be used: {type(error).__name__}: {str(error).splitlines()[0]}. Finished trials "
-        "are kept. Check that the folder can be written to and that no other program holds the file, or pass storage=."
-    )
-
-
-def _no_study(source: str) -> str:
-    return f"{source!r} holds no study: no search has begun in it, or it is no Optuna storage."
-
-
-def _open_url(url: str) -> BaseStorage:
-    """Opens a database as Optuna does, with patience for other processes that use it."""
-    options = {"connect_args": {"timeout": _PATIENCE}} if url.startswith("sqlite") else None
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            return optuna.storages.get_storage(RDBStorage(url, engine_kwargs=options))
-        except Exception as error:
-            made_meanwhile = "already exists" in str(error) or "unique constraint" in str(error).lower()
-            if not (is_storage_error(error) and made_meanwhile) or attempt == _ATTEMPTS:
-                raise
-            time.sleep(0.2 * attempt)
-    raise AssertionError("unreachable")
-
-
 def _open_existing(source: str) -> BaseStorage:
-    """Opens a storage for reading: a file must be there, and must be a storage already."""
-    if "://" in source and not source.startswith(_SQLITE):
-        return _open_for_reading(source, source)
+    """Opens a storage for reading: a file must exist, and must be a storage already."""
     path = Path(source.removeprefix(_SQLITE))
-    if not path.is_file():
-        raise StorageError(
-            f"There is no storage at {str(path)!r}. Give the file of a search, or a URL such as {_SQLITE}search.db."
-        )
-    if source.startswith(_SQLITE) or path.suffix in {".db", ".sqlite", ".sqlite3"}:
+    url = source
+    if "://" not in source or source.startswith(_SQLITE):
+        if not path.is_file():
+            raise StorageError(
+                f"There is no storage at {str(path)!r}. Give the file of a search, or a URL such as {_SQLITE}search.db."
+            )
+        if not source.startswith(_SQLITE) and path.suffix not in {".db", ".sqlite", ".sqlite3"}:
+            try:
+                return JournalStorage(JournalFileBackend(str(path)))
+            except (ValueError, KeyError) as error:
+                raise StorageError(f"{source!r} is neither an SQLite file nor an Optuna journal: {error}") from error
         _check_tables(path, source)
-        return _open_for_reading(f"{_SQLITE}{path}", source)
-    backend = JournalFileBackend(str(path))
-    try:
-        return JournalStorage(backend)
-    except (ValueError, KeyError) as error:
-        raise StorageError(f"{source!r} is neither an SQLite file nor an Optuna journal: {error}") from error
-
-
-def _open_for_reading(url: str, source: str) -> BaseStorage:
+        url = f"{_SQLITE}{path}"
     try:
         return open_storage(url)
-    except Exception as error:  # whatever the database driver raises, with its cause
+    except Exception as error:  # whatever the database driver raises
         raise StorageError(f"{source!r} cannot be opened as an Optuna storage: {error}") from error
 
 
 def _check_integrity(path: Path) -> None:
     """Refuses a truncated or foreign file before a library describes the error in pages of SQL."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         head = file.read(16)
     if head and head != b"SQLite format 3\0":
         raise StorageError(f"{path} is not an SQLite file. Move it away, or pass another storage=.")
-    with closing(sqlite3.connect(path, timeout=_PATIENCE)) as connection:
+    with closing(sqlite3.connect(path, timeout=_TIMEOUT)) as connection:
         answer = connection.execute("PRAGMA quick_check").fetchone()
     if answer != ("ok",):
         reason = answer[0] if answer else "no answer"
-        raise StorageError(f"{path} is damaged ({reason}). Move it away to begin a new search, or put a copy back.")
+        raise StorageError(f"{path} is damaged ({reason}). Move it away to start a new search, or put a copy back.")
 
 
 def _check_tables(path: Path, source: str) -> None:
@@ -207,4 +171,8 @@ def _check_tables(path: Path, source: str) -> None:
     except sqlite3.DatabaseError as error:
         raise StorageError(f"{source!r} cannot be opened as an Optuna storage: {error}.") from error
     if found is None:
-        raise StorageError(_no_study(source))
+        raise _no_study(source)
+
+
+def _no_study(source: str) -> StorageError:
+    return StorageError(f"{source!r} holds no study: no search has started in it, or it is no Optuna storage.")

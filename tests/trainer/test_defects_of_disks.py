@@ -138,7 +138,7 @@ def test_each_trial_has_a_folder_of_its_own(make_trainer: MakeTrainer, backend: 
 def test_a_locked_storage_is_told(
     make_trainer: MakeTrainer, backend: str, options: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hf_rlsearch.optuna.storage._PATIENCE", 0.2)
+    monkeypatch.setattr("hf_rlsearch.optuna.storage._TIMEOUT", 0.2)
     url = (
         options["storage"]
         if backend == "rl"

@@ -353,7 +353,7 @@ class SearchCoordinator:
         if any(t.state == TrialState.WAITING and role(t) == CONFIRM for t in trials):
             return True
         baseline = next((t for t in trials if role(t) == BASELINE and t.state == TrialState.COMPLETE), None)
-        numbers = confirm.candidates(self.leaderboard.ranking(), baseline, self.settings.confirm)
+        numbers = confirm.trials_to_confirm(self.leaderboard.ranking(), baseline, self.settings.confirm)
         seed = int(self.configurations.frozen.value("seed"))
         maximize = self.objective.directions[0] == "maximize"
         chosen = confirm.next_seed(numbers, trials, seed=seed, maximize=maximize)

@@ -16,7 +16,7 @@ from optuna.storages import BaseStorage
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.observation.trial_attributes import FOLDER, IDENTITY, N_TRIALS, finished
-from hf_rlsearch.optuna.storage import open_sqlite, open_storage, opening_errors
+from hf_rlsearch.optuna.storage import open_sqlite, open_storage, storage_errors
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.identity import check_same_search, diff
 
@@ -65,7 +65,7 @@ def open_study(
         optuna.exceptions.DuplicatedStudyError: The study exists and ``load_if_exists`` is False.
     """
     file = Path(output_dir, FILE)
-    with opening_errors(settings.storage or file):
+    with storage_errors(settings.storage or file, opening=True):
         storage = open_sqlite(file) if settings.storage is None else open_storage(settings.storage)
         create = partial(
             optuna.create_study,

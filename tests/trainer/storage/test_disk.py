@@ -35,7 +35,7 @@ def test_a_folder_that_cannot_be_written(make_trainer: MakeTrainer, tmp_path: Pa
 
 
 def test_a_locked_storage(make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_rlsearch.optuna.storage._PATIENCE", 0.2)
+    monkeypatch.setattr("hf_rlsearch.optuna.storage._TIMEOUT", 0.2)
     run(make_trainer(), "rl", n_trials=1)
     holder = sqlite3.connect(tmp_path / "out" / "hf_rlsearch.db", isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
@@ -50,7 +50,7 @@ def test_a_locked_storage(make_trainer: MakeTrainer, tmp_path: Path, monkeypatch
 def test_a_storage_that_is_locked_in_the_middle(
     make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hf_rlsearch.optuna.storage._PATIENCE", 0.2)
+    monkeypatch.setattr("hf_rlsearch.optuna.storage._TIMEOUT", 0.2)
     holders: list[sqlite3.Connection] = []
 
     def score(args: Any, state: Any) -> float:
