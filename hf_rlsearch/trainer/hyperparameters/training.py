@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -130,28 +131,24 @@ def attach_optimizer(trainer: "Trainer", values: Mapping[str, Any]) -> None:
     trainer.create_scheduler = attached.create_scheduler  # type: ignore[method-assign]
 
 
+@dataclass(frozen=True)
 class _TrialOptimizer:
     """Creates optimizer and schedule in place of the Trainer's two methods of the same names.
 
-    Args:
+    Attributes:
         trainer: Has the methods.
         make_optimizer: The Trainer's own ``create_optimizer``.
         make_scheduler: The Trainer's own ``create_scheduler``.
         fields: Of ``train.*``.
     """
 
-    def __init__(
-        self,
-        trainer: "Trainer",
-        make_optimizer: Callable[..., Any],
-        make_scheduler: Callable[..., Any],
-        fields: Params,
-    ) -> None:
-        self._trainer: Any = trainer
-        self.make_optimizer, self.make_scheduler, self.fields = make_optimizer, make_scheduler, fields
+    trainer: Any
+    make_optimizer: Callable[..., Any]
+    make_scheduler: Callable[..., Any]
+    fields: Params
 
     def create_optimizer(self, *model: Any) -> Any:
-        is_new = self._trainer.optimizer is None
+        is_new = self.trainer.optimizer is None
         optimizer = self.make_optimizer(*model)
         if not is_new:  # the optimizer of an earlier training, which has the changes already
             return optimizer
@@ -160,19 +157,19 @@ class _TrialOptimizer:
                 if "momentum" in group:
                     group["momentum"] = self.fields["momentum"]
         if self.fields.get("layer_decay", 1.0) != 1.0:
-            given = model[0] if model and model[0] is not None else self._trainer.model
+            given = model[0] if model and model[0] is not None else self.trainer.model
             layers.decay_rates(optimizer, given, self.fields["layer_decay"])
         if self.fields.get("gradient_scale", 1.0) != 1.0:
             from hf_rlsearch.trainer.hyperparameters.reparameterized import ReparameterizedUpdate
 
             optimizer = ReparameterizedUpdate(optimizer, gradient_scale=self.fields["gradient_scale"])
-            self._trainer.optimizer = optimizer
+            self.trainer.optimizer = optimizer
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: "Optimizer | None" = None) -> Any:
         from torch.optim.lr_scheduler import LambdaLR
 
-        trainer, name = self._trainer, self.fields.get("lr_schedule")
+        trainer, name = self.trainer, self.fields.get("lr_schedule")
         if name not in OWN_SCHEDULES or trainer.lr_scheduler is not None:
             return self.make_scheduler(num_training_steps, optimizer)
         n_warmup, end = trainer.args.get_warmup_steps(num_training_steps), self.fields.get("lr_end", LR_END)
