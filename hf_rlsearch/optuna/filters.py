@@ -1,4 +1,4 @@
-"""Which candidates have been trained already."""
+"""Finds candidates that were trained already, and candidates that would not fit in memory."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,14 +13,18 @@ from hf_rlsearch.space import SearchSpace
 from hf_rlsearch.space.candidates import matches
 
 _MISSING, _OFF_GRID = -1, -2
+# More of any of these needs more memory. Gradient accumulation is not among them: it adds steps, not memory.
+_SIZES = frozenset({"batch_size", "max_length", "lora_rank", "width", "depth", "heads", "vocabulary"})
+# Configurations are compared only where these are equal: another model or gradient checkpointing changes everything.
+_KINDS = frozenset({"model", "optimizer", "generic_categorical"})
 
 
 def is_duplicate(space: SearchSpace, history: History, rows: IntArray) -> BoolArray:
-    """Tells which candidates would repeat a trial exactly.
+    """Finds the candidates that would repeat a trial exactly.
 
-    A trial repeats a candidate if it has no other hyperparameters than the space, each at exactly the candidate's
-    level. A conditional hyperparameter that a finished trial did without may have any level: the candidate would not
-    use it either.
+    A candidate repeats a trial that has no other hyperparameters than the space, each at exactly the candidate's level.
+    A conditional hyperparameter that a finished trial did not have may have any level: the candidate would not use it
+    either.
 
     Args:
         space: H hyperparameters.
@@ -30,13 +34,13 @@ def is_duplicate(space: SearchSpace, history: History, rows: IntArray) -> BoolAr
     Returns:
         (C,) True where training the candidate would be a repetition.
     """
-    levels = exact_levels(space, history)
+    levels = _exact_levels(space, history)
     names = set(space.names)
     comparable = np.array([names.issuperset(params) for params in history.params], dtype=bool)
     comparable &= (levels != _OFF_GRID).all(axis=1)
     missing = levels == _MISSING
     tried = matches(rows, levels[comparable & ~missing.any(axis=1)])
-    optional = np.array([hyperparameter.conditional for hyperparameter in space.hyperparameters], dtype=bool)
+    optional = np.array([h.conditional for h in space.hyperparameters], dtype=bool)
     ended = (history.status == COMPLETE) | (history.status == PRUNED)
     partial = comparable & ended & missing.any(axis=1) & ~(missing & ~optional).any(axis=1) & ~missing.all(axis=1)
     for pattern in np.unique(missing[partial], axis=0):
@@ -46,9 +50,9 @@ def is_duplicate(space: SearchSpace, history: History, rows: IntArray) -> BoolAr
 
 
 def retryable_pruned(history: History) -> BoolArray:
-    """(T,) True for pruned trials whose params nobody else trained: the agent may propose them once more.
+    """(T,) True for pruned trials whose params no other trial has: the agent may propose them once more.
 
-    A trial may have been stopped on little evidence; when nothing new looks better, it deserves a longer look.
+    A trial may have been stopped on little evidence; when no new candidate is better, it deserves more training.
     """
     keys = [tuple(sorted(params.items())) for params in history.params]
     once = {key for key, count in Counter(keys).items() if count == 1}
@@ -56,35 +60,11 @@ def retryable_pruned(history: History) -> BoolArray:
     return np.array([was and key in once for key, was in zip(keys, pruned, strict=True)], dtype=bool)
 
 
-def exact_levels(space: SearchSpace, history: History) -> IntArray:
-    """(T, H) level that each trial has exactly; -1 where the trial lacks the name, -2 where its value is no level."""
-    columns = np.empty((len(history), len(space.names)), dtype=np.int64)
-    for h, hyperparameter in enumerate(space.hyperparameters):
-        level_of = {level: i for i, level in enumerate(hyperparameter.levels)}
-        name = hyperparameter.name
-        columns[:, h] = [level_of.get(p[name], _OFF_GRID) if name in p else _MISSING for p in history.params]
-    return columns
-
-
-def conditional_names(names: tuple[str, ...], history: History) -> frozenset[str]:
-    """Names that some finished trial did without."""
-    ended = ((history.status == COMPLETE) | (history.status == PRUNED)).tolist()
-    finished = [params for params, has_ended in zip(history.params, ended, strict=True) if has_ended]
-    return frozenset(name for name in names if any(name not in params for params in finished))
-
-
-# More of any of these needs more memory. Gradient accumulation is not among them: it adds steps, not memory.
-_SIZES = frozenset({"batch_size", "max_length", "lora_rank", "width", "depth", "heads", "vocabulary"})
-
-# Configurations are compared only where these are equal: another model or gradient checkpointing changes everything.
-_KINDS = frozenset({"model", "optimizer", "generic_categorical"})
-
-
 def exceeds_memory(space: SearchSpace, trials: Sequence[FrozenTrial], rows: IntArray) -> BoolArray:
-    """Tells which candidates would run out of memory, going by those that did.
+    """Finds the candidates that would run out of memory, because a trial that is not larger did.
 
     A candidate is at least as large as a failed trial if each of its sizes is, and its model, optimizer and other
-    switches are the same. What the failed trial does not have is not compared.
+    switches are the same. Hyperparameters that the failed trial does not have are not compared.
 
     Args:
         space: H hyperparameters.
@@ -92,17 +72,15 @@ def exceeds_memory(space: SearchSpace, trials: Sequence[FrozenTrial], rows: IntA
         rows: (C, H) candidates.
 
     Returns:
-        (C,) True where training the candidate would be in vain.
+        (C,) True where the candidate would run out of memory.
     """
-    roles = [hyperparameter.role for hyperparameter in space.hyperparameters]
-    ordered = [hyperparameter.ordered for hyperparameter in space.hyperparameters]
-    sizes = np.array([role in _SIZES and o for role, o in zip(roles, ordered, strict=True)], dtype=bool)
-    kinds = np.array([role in _KINDS for role in roles], dtype=bool)
+    sizes = np.array([h.role in _SIZES and h.ordered for h in space.hyperparameters], dtype=bool)
+    kinds = np.array([h.role in _KINDS for h in space.hyperparameters], dtype=bool)
     too_large = np.zeros(len(rows), dtype=bool)
     for trial in trials:
-        if not _ran_out(trial):
-            continue
-        levels = space.nearest_levels(trial.params)
+        failure = trial.user_attrs.get(FAILURE)
+        ran_out = trial.state == TrialState.FAIL and isinstance(failure, dict) and failure.get("kind") == "oom"
+        levels = space.nearest_levels(trial.params) if ran_out else np.full(len(sizes), -1)
         known = levels >= 0
         if not (sizes & known).any():
             continue
@@ -111,6 +89,10 @@ def exceeds_memory(space: SearchSpace, trials: Sequence[FrozenTrial], rows: IntA
     return too_large
 
 
-def _ran_out(trial: FrozenTrial) -> bool:
-    failure = trial.user_attrs.get(FAILURE)
-    return trial.state == TrialState.FAIL and isinstance(failure, dict) and failure.get("kind") == "oom"
+def _exact_levels(space: SearchSpace, history: History) -> IntArray:
+    """(T, H) level that each trial has exactly; -1 where the trial lacks the name, -2 where its value is no level."""
+    columns = np.empty((len(history), len(space.names)), dtype=np.int64)
+    for column, h in enumerate(space.hyperparameters):
+        level_of = {level: i for i, level in enumerate(h.levels)}
+        columns[:, column] = [level_of.get(p[h.name], _OFF_GRID) if h.name in p else _MISSING for p in history.params]
+    return columns

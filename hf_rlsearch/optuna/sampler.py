@@ -1,4 +1,4 @@
-"""RLSampler: asks the meta-trained agent which configuration an Optuna trial should train."""
+"""Lets the meta-trained agent choose the configuration of each Optuna trial (RLSampler)."""
 
 from __future__ import annotations
 
@@ -18,17 +18,24 @@ from hf_rlsearch._typing import BoolArray, FloatArray, IntArray, Params
 from hf_rlsearch._validation import is_integer
 from hf_rlsearch.agent.decision import Decision
 from hf_rlsearch.errors import ArgumentsError
-from hf_rlsearch.observation.history import History, stable_distributions
+from hf_rlsearch.observation.history import COMPLETE, PRUNED, History, stable_distributions
 from hf_rlsearch.observation.trial_attributes import DECISION
-from hf_rlsearch.optuna.filters import conditional_names, exceeds_memory, is_duplicate, retryable_pruned
+from hf_rlsearch.optuna.filters import exceeds_memory, is_duplicate, retryable_pruned
 from hf_rlsearch.space import Hyperparameter, SearchSpace, infer_role
 from hf_rlsearch.space.candidates import unique_rows
 from hf_rlsearch.space.roles import check_role
 
+# Enough to hold a neighbourhood of the best trials and a sample of the rest; scoring them takes milliseconds
+# (scripts/benchmarks/ask.py).
+_MAX_CANDIDATES = 1024
+_N_INCUMBENTS = 5
+# Trials started at nearly the same time; older ones that never suggested anything were killed.
+_N_SIMULTANEOUS = 8
+
 
 @dataclass(frozen=True)
 class CostCooling:
-    """What a search can still spend, and what its candidates cost; all in one unit, such as full trainings.
+    """The remaining budget of a search and the prices of its candidates, all in one unit such as full trainings.
 
     Attributes:
         price: A search space and C x H candidates -> C prices greater than 0.
@@ -48,23 +55,14 @@ class CostCooling:
     def acquisition_weight(self, prices: FloatArray) -> FloatArray:
         """C factors on expected improvement: price to the power of minus the share that is left.
 
-        While much is left an improvement has to be worth its price, as cheap trials teach the same; with the last of
-        the budget only the improvement counts.
+        While much is left an improvement has to be worth its price, as cheap trials teach the same; near the end of the
+        budget only the improvement counts.
 
-        Source: cost-cooling, Lee et al. 2020 (arXiv:2003.10870), equation 3; without cooling it is expected improvement
+        Source: cost-cooling, Lee et al. 2020 (arXiv:2003.10870), equation 3. Without cooling it is expected improvement
         per second, Snoek et al. 2012, section 3.2.
         """
         share = float(np.clip(self.left / self.total, 0.0, 1.0))
         return np.asarray(np.maximum(prices, 1e-9) ** -share)
-
-
-# Enough to hold a neighbourhood of the best trials and a sample of the rest; scoring them takes milliseconds
-# (scripts/benchmarks/ask.py).
-_MAX_CANDIDATES = 1024
-_N_INCUMBENTS = 5
-
-# Trials started at nearly the same time; older ones that never suggested anything were killed.
-_N_SIMULTANEOUS = 8
 
 
 class RLSampler(BaseSampler):
@@ -72,16 +70,16 @@ class RLSampler(BaseSampler):
 
     Works in every Optuna study: any storage, several workers, conditional hyperparameters, failed trials. The agent
     sees all trials of the study, running ones included, and picks one of the candidates of the discretised search space
-    that no trial has had; it repeats one only when none is left. What it cannot choose jointly (the first trial of a
-    study without ``search_space``, hyperparameters that are new or whose range has moved) it chooses one by one, in the
-    order of suggestion, each given those before.
+    that no trial has had, and repeats one only when none is left. Hyperparameters that cannot be chosen jointly (in the
+    first trial of a study without ``search_space``, or new, or with a range that has moved) are chosen one by one, in
+    the order of suggestion, each given the earlier ones.
 
     In a study with several directions the agent maximises the negative rank of non-dominated sorting, so it looks for
     points on the Pareto front.
 
     All chance in a trial is drawn from the seed and the trial's number: the same seed gives the same search, and a
-    resumed search goes on as if it had never stopped. The sampler keeps nothing else from trial to trial, unless told
-    by ``plan_for``.
+    resumed search continues as if it had never stopped. Apart from the seed and ``plan_for``, the sampler keeps nothing
+    from trial to trial.
 
     Example:
         >>> import optuna
@@ -91,15 +89,15 @@ class RLSampler(BaseSampler):
 
     Args:
         seed: Not negative; drawn from the operating system where not given.
-        n_trials: How many trials the search will have in all, if that is known: the agent explores less near the end.
+        n_trials: Total number of trials of the search, if that is known: the agent explores less near the end.
         weights: Name or path of the agent's weights; the bundled ones where not given.
         search_space: The space to search, so that the first trial is chosen jointly too. Read from the study's trials,
             each time, where not given.
-        roles: Role by name, for hyperparameters whose name does not tell; not together with ``search_space``.
+        roles: Role by name, for hyperparameters whose name says too little; not together with ``search_space``.
         n_points: Number of levels, of all numeric hyperparameters or by name; not together with ``search_space``.
         published: Settings known to work, which are always among the candidates of a space too large to enumerate.
-        facts: What is known about the task, by the names in ``hf_rlsearch.tasks.prior.FACTS``; whether the objective is
-            maximised is read from the study.
+        facts: Features of the task, by the names in ``hf_rlsearch.observation.observation.FACTS``; whether the
+            objective is maximised is read from the study.
         max_resource: Step of a full training, as reported; the largest step seen so far where not given.
 
     Raises:
@@ -120,8 +118,9 @@ class RLSampler(BaseSampler):
         facts: Mapping[str, float] | None = None,
         max_resource: float | None = None,
     ) -> None:
-        _check_count("seed", seed, smallest=0)
-        _check_count("n_trials", n_trials, smallest=1)
+        for name, value, smallest in (("seed", seed, 0), ("n_trials", n_trials, 1)):
+            if value is not None and (not is_integer(value) or value < smallest):
+                raise ArgumentsError(f"{name} is {value!r}, expected a whole number of at least {smallest}, or None.")
         if search_space is not None and (roles is not None or n_points is not None):
             raise ArgumentsError("roles or n_points were given with a search_space, which has its own: leave them out.")
         if search_space is not None and not isinstance(search_space, SearchSpace):
@@ -129,7 +128,7 @@ class RLSampler(BaseSampler):
                 f"search_space is a {type(search_space).__name__}, expected a SearchSpace: make one with "
                 "SearchSpace.from_distributions(distributions) or SearchSpace.from_functions(hp_space, model_init)."
             )
-        self._seed = _fresh_seed() if seed is None else int(seed)
+        self._seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0] if seed is None else seed)
         self._n_trials = n_trials
         self._weights = weights
         self._search_space = search_space
@@ -145,13 +144,13 @@ class RLSampler(BaseSampler):
         """Sets how many more trials the search can afford, where a budget or a time limit ends it.
 
         Args:
-            n_left: The one that is chosen next included; None where nobody knows. ``n_trials`` is the most.
+            n_left: Including the next trial; None where nobody knows. ``n_trials`` is an upper bound.
             cost_cooling: What is left and what candidates cost; where not given, every trial costs the same.
         """
         self._n_left, self._cost_cooling = n_left, cost_cooling
 
     def reseed_rng(self) -> None:
-        """Does nothing: workers have trials of different numbers, and with them different chance."""
+        """Does nothing: all chance is drawn from the trial's number, which differs between workers."""
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The hyperparameters that are chosen jointly: the given space, or all that kept their range so far."""
@@ -164,8 +163,8 @@ class RLSampler(BaseSampler):
     ) -> dict[str, Any]:
         """Chooses a value for every name in ``search_space``, and stores why in the trial's ``"rl:decision"``.
 
-        Workers that start at the same moment do not see each other's choice. Each works out what those with smaller
-        trial numbers are choosing, which only depends on the seed, and takes that as given.
+        Workers that start at the same moment do not see each other's choice. Each computes what the workers with
+        smaller trial numbers are choosing, which only depends on the seed, and takes these choices as given.
         """
         if not search_space:
             return {}
@@ -176,15 +175,15 @@ class RLSampler(BaseSampler):
             history = history.with_params(index, params)
         fixed = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         params, decision = self._choose(study, space, history, trial.number, fixed)
-        _explain(study, trial, DECISION, {**decision.to_json(), "params": params})
+        study._storage.set_trial_system_attr(trial._trial_id, DECISION, {**decision.to_json(), "params": params})
         return params
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Chooses a value for one hyperparameter, given those that the trial has suggested before.
+        """Chooses a value for one hyperparameter, given the values that the trial has suggested before.
 
-        While other workers choose at the same moment it is drawn at random, or all would choose the same.
+        While other workers choose at the same moment the value is drawn at random, or all would choose the same.
         """
         history = self._history(study, trial)
         space = self._space({**trial.distributions, param_name: param_distribution}, history)
@@ -196,18 +195,19 @@ class RLSampler(BaseSampler):
         rows = np.tile(space.nearest_levels(trial.params), (len(levels), 1))
         rows[:, index] = np.arange(len(levels))
         decision = self._decide(study, space, history, rows, trial.number, rng)
-        _explain(study, trial, f"{DECISION}:{param_name}", decision.to_json())
+        study._storage.set_trial_system_attr(trial._trial_id, f"{DECISION}:{param_name}", decision.to_json())
         return levels[decision.index]
 
     def _choose(
         self, study: Study, space: SearchSpace, history: History, number: int, fixed: Params | None = None
     ) -> tuple[Params, Decision]:
-        """The configuration of the trial with this number; ``fixed`` are values it will have in any case."""
+        """The configuration of the trial with this number, in which the values of ``fixed`` are already set."""
         rng = np.random.default_rng([self._seed, number])
         rows = space.candidates(
             rng, limit=_MAX_CANDIDATES, incumbents=history.best(_N_INCUMBENTS), published=self._published
         )
-        rows = _with_fixed(space, rows, fixed or {})
+        levels = space.nearest_levels(fixed or {})
+        rows = unique_rows(np.where(levels >= 0, levels, rows))
         decision = self._decide(study, space, history, rows, number, rng)
         return space.decode(rows[decision.index]), decision
 
@@ -244,7 +244,7 @@ class RLSampler(BaseSampler):
         return decision if prices is None else replace(decision, price=float(prices[decision.index]))
 
     def _n_remaining(self, number: int) -> int | None:
-        """Trials that are left with the one of this number, None where nobody knows."""
+        """Trials that are left including the one with this number, None where nobody knows."""
         planned = None if self._n_trials is None else self._n_trials - number
         known = [n for n in (planned, self._n_left) if n is not None]
         return max(min(known), 1) if known else None
@@ -254,11 +254,11 @@ class RLSampler(BaseSampler):
         return History.from_trials(trials, study.directions, max_resource=self._max_resource, exclude=trial.number)
 
     def _space(self, distributions: Mapping[str, BaseDistribution], history: History) -> SearchSpace:
-        """The space of these distributions, as given where it was given and still holds."""
+        """The space of these distributions, with the hyperparameters of the given space where they still hold."""
         if self._search_space is not None and distributions == self._search_space.distributions:
             return self._search_space
         known = {h.name: h for h in self._search_space.hyperparameters} if self._search_space is not None else {}
-        optional = conditional_names(tuple(distributions), history)
+        ended = np.flatnonzero((history.status == COMPLETE) | (history.status == PRUNED)).tolist()
         n_points = self._n_points if isinstance(self._n_points, dict) else dict.fromkeys(distributions, self._n_points)
         return SearchSpace(
             tuple(
@@ -269,15 +269,11 @@ class RLSampler(BaseSampler):
                     distribution,
                     role=known[name].role if name in known else self._roles.get(name) or infer_role(name, distribution),
                     n_points=n_points.get(name),
-                    conditional=name in optional,
+                    conditional=any(name not in history.params[i] for i in ended),
                 )
                 for name, distribution in distributions.items()
             )
         )
-
-
-def _explain(study: Study, trial: FrozenTrial, key: str, explanation: dict[str, Any]) -> None:
-    study._storage.set_trial_system_attr(trial._trial_id, key, explanation)
 
 
 def _being_decided(history: History, *, before: int) -> list[int]:
@@ -288,23 +284,8 @@ def _being_decided(history: History, *, before: int) -> list[int]:
 
 
 def _where_possible(*wishes: BoolArray) -> BoolArray:
-    """C, True where all of the wishes hold, leaving out each that no candidate could fulfil with those before."""
+    """C, True where all wishes hold; a wish that no candidate fulfils together with earlier wishes is ignored."""
     mask = np.ones(len(wishes[0]), dtype=bool)
     for wish in wishes:
         mask = mask & wish if (mask & wish).any() else mask
     return mask
-
-
-def _with_fixed(space: SearchSpace, rows: IntArray, fixed: Params) -> IntArray:
-    """The candidates with the level of each fixed value in its column; fewer where they become equal."""
-    levels = space.nearest_levels(fixed)
-    return unique_rows(np.where(levels >= 0, levels, rows)) if (levels >= 0).any() else rows
-
-
-def _fresh_seed() -> int:
-    return int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
-
-
-def _check_count(name: str, value: object, *, smallest: int) -> None:
-    if value is not None and (not is_integer(value) or value < smallest):
-        raise ArgumentsError(f"{name} is {value!r}, expected a whole number of at least {smallest}, or None.")
