@@ -91,7 +91,7 @@ def test_a_rank_that_waits_for_a_message_leaves_when_another_rank_failed(tmp_pat
 @pytest.mark.parametrize("away", [0, 1])
 def test_a_failed_rank_waits_for_a_limited_time(away: int, tmp_path: Path) -> None:
     found = outcomes(lost, f"away_{away}", tmp_path)[1 - away]
-    assert "Not all of the 2 ranks were here within 3 s" in found["text"]
+    assert "Not all of the 2 ranks answered within 3 s" in found["text"]
     assert 2.5 < found["seconds"] < 7
 
 

@@ -21,6 +21,10 @@ T = TypeVar("T")
 # Seconds that a failed rank waits for the others. Ranks that fail alike differ by moments. Any other rank waits in a
 # collective until the process of the failed rank ends, so more patience would only keep the devices idle for longer.
 PATIENCE_AFTER_FAILURE = 60.0
+_WHAT_TO_DO = (
+    "Finished trials are in the storage: start the same command again to continue, or let torchrun do it with "
+    "--max-restarts."
+)
 
 
 class ProcessGroup:
@@ -59,7 +63,7 @@ class ProcessGroup:
             message: Plain data on rank 0, anything elsewhere.
 
         Raises:
-            RankLeft: Another rank has left the work that this rank is in, by an exception.
+            RankLeftError: Another rank has left the work that this rank is in, by an exception.
             RankLost: A rank is gone, or sent no message in time.
         """
         if self.size == 1:
@@ -134,19 +138,18 @@ class ProcessGroup:
         """
         if self.size == 1:
             return act()
-        error: Exception | None = None
-        message: Params = {}
-        if self.is_main:
-            try:
-                message = {"result": act()}
-            except Exception as caught:
-                error, message = caught, {"error": serialize_error(caught)}
-        message = self.broadcast(message)
-        if error is not None:
-            raise error
-        if "error" in message:
-            raise deserialize_error(message["error"], 0)
-        return dict(message["result"])
+        if not self.is_main:
+            message = self.broadcast()
+            if "error" in message:
+                raise deserialize_error(message["error"], 0)
+            return dict(message["result"])
+        try:
+            result = act()
+        except Exception as error:
+            self.broadcast({"error": serialize_error(error)})
+            raise
+        self.broadcast({"result": result})
+        return result
 
     def _exchange(self, message: Params, patience: timedelta) -> list[Params]:
         """Sends a message to all ranks and returns the messages of all ranks, in order of the ranks."""
@@ -160,7 +163,7 @@ class ProcessGroup:
             received = self._all_gather(padded, patience)
         except RuntimeError as error:
             raise RankLost(
-                f"Not all of the {self.size} ranks were here within {patience.total_seconds():g} s: a rank is gone, or "
+                f"Not all of the {self.size} ranks answered within {patience.total_seconds():g} s: a rank is gone, or "
                 f"waits for another rank in a collective of the training. {_WHAT_TO_DO}"
             ) from error
         return [
@@ -190,12 +193,6 @@ class ProcessGroup:
                 with suppress(AttributeError, RuntimeError):  # not every backend counts its collectives
                     counts[name] = int(group._get_sequence_number_for_group())
         return counts
-
-
-_WHAT_TO_DO = (
-    "Finished trials are in the storage: start the same command again to continue, or let torchrun do it with "
-    "--max-restarts."
-)
 
 
 def _check_in_step(received: list[Params]) -> None:

@@ -13,7 +13,6 @@ from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import ObjectiveError
 from hf_rlsearch.observation.trial_attributes import CHECKPOINT, CONFIRM, finished, role
 from hf_rlsearch.optuna.storage import cannot_continue, storage_errors
-from hf_rlsearch.trainer.search.attempt import DistributedTrialRunner
 from hf_rlsearch.trainer.search.budget import CostModel, RemainingBudget
 from hf_rlsearch.trainer.search.coordinator import FailureLimit, SearchCoordinator
 from hf_rlsearch.trainer.search.distributed import ProcessGroup
@@ -22,6 +21,7 @@ from hf_rlsearch.trainer.search.planner import Planner
 from hf_rlsearch.trainer.search.providers import TrainerProvider
 from hf_rlsearch.trainer.search.replay import replay_plan
 from hf_rlsearch.trainer.search.result import SearchResult, best_runs
+from hf_rlsearch.trainer.search.runner import DistributedTrialRunner
 from hf_rlsearch.trainer.search.trial import TrialPlan
 from hf_rlsearch.trainer.session.arguments import n_train_rows
 from hf_rlsearch.trainer.session.failures import STORAGE, RankLost
