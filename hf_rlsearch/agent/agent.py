@@ -248,13 +248,13 @@ def _ranked(scores: Tensor, mask: BoolArray, rng: np.random.Generator) -> tuple[
     return order, weight / weight.sum()
 
 
-def shorten(history: History, limit: int = MAX_TRIALS) -> History:
+def shorten(history: History) -> History:
     """The better half and the latest trials of a long history; a short history is returned unchanged."""
-    if len(history.params) <= limit:
+    if len(history.params) <= MAX_TRIALS:
         return history
     value = np.where(np.isfinite(history.values), history.values, -np.inf)
-    best = np.argsort(-value, kind="stable")[: limit // 2]
-    rest = np.setdiff1d(np.arange(len(value)), best)[-(limit - limit // 2) :]
+    best = np.argsort(-value, kind="stable")[: MAX_TRIALS // 2]
+    rest = np.setdiff1d(np.arange(len(value)), best)[-(MAX_TRIALS - len(best)) :]
     keep = np.sort(np.concatenate([best, rest]))
     return History(
         history.numbers[keep],

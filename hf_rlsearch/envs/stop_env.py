@@ -20,7 +20,7 @@ from hf_rlsearch.envs.vec_env import BatchVecEnv
 from hf_rlsearch.observation.curve_features import CURVE_FEATURES, STOP_FEATURES, curve_features, is_due, leads
 from hf_rlsearch.tasks.histories import draw_among, index_batch
 
-CONTINUE, STOP = 0, 1
+STOP = 1  # the other action, 0, continues the running trial
 BUDGETS = (2, 4, 8, 16)
 EVALUATIONS = (4, 8, 16, 24)
 N_CANDIDATES = 768

@@ -26,8 +26,8 @@ from hf_rlsearch.observation.observation import OBSERVATION_FORMAT
 from hf_rlsearch.tasks.prior import PRIOR_VERSION
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Runs all stages and writes weights and card."""
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/meta_train"), help="checkpoints and logs")
     parser.add_argument("--out", type=Path, default=Path("runs/meta_train/rl-v1.safetensors"), help="weights to write")
@@ -36,7 +36,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--joint-steps", type=int, default=StopTraining.joint_steps)
     parser.add_argument("--decision-head-steps", type=int, default=DecisionHeadTraining.steps)
     parser.add_argument("--test-tasks", type=int, default=DecisionHeadTraining.test_tasks)
-    args = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs all stages and writes weights and card."""
+    args = parse(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     predicting = PredictorTraining(steps=args.predictor_steps)
     stopping = StopTraining(steps=args.stop_steps, joint_steps=args.joint_steps)

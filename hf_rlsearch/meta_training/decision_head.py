@@ -21,6 +21,9 @@ from hf_rlsearch.meta_training.stop_rule import GROUP, difference
 
 Policy = Callable[[dict[str, FloatArray]], IntArray]
 
+# The acceptance test: seed of the first block of tasks, far from those of the training, and tasks per block.
+_TEST_SEED, _BLOCK = 10_000, 128
+
 
 @dataclass(frozen=True)
 class DecisionHeadTraining:
@@ -71,14 +74,10 @@ def train_decision_head(settings: DecisionHeadTraining, predictor: Predictor, fo
 def _env(
     settings: DecisionHeadTraining, predictor: Predictor, n_envs: int, seed: int, device: str, group: int = 1
 ) -> SearchVecEnv:
+    tasks, space = prior_tasks(settings.n_candidates), feature_space(settings.n_candidates)
+    encode = FeatureEncoder(predictor, device)
     return SearchVecEnv(
-        group=group,
-        tasks=prior_tasks(settings.n_candidates),
-        n_envs=n_envs,
-        budget=settings.budget,
-        seed=seed,
-        encode=FeatureEncoder(predictor, device),
-        space=feature_space(settings.n_candidates),
+        tasks=tasks, n_envs=n_envs, budget=settings.budget, seed=seed, group=group, encode=encode, space=space
     )
 
 
@@ -97,9 +96,7 @@ def area_under_regret(search: BatchedSearch, encode: Callable[[BatchedSearch], A
     return np.asarray(np.mean(regrets, axis=0))
 
 
-def acceptance_test(
-    settings: DecisionHeadTraining, predictor: Predictor, model: PPO, device: str, seed: int = 10_000
-) -> dict[str, Any]:
+def acceptance_test(settings: DecisionHeadTraining, predictor: Predictor, model: PPO, device: str) -> dict[str, Any]:
     """Compares the head with the acquisition in pairs: same fresh tasks, same noise of every training.
 
     Returns:
@@ -110,10 +107,10 @@ def acceptance_test(
         return np.asarray(model.predict(observations, deterministic=True)[0])
 
     areas: dict[str, list[FloatArray]] = {"head": [], "acquisition": []}
-    for block in range(settings.test_tasks // 128):
+    for block in range(settings.test_tasks // _BLOCK):
         for name, policy in (("head", head), ("acquisition", acquisition)):
-            env = _env(settings, predictor, 128, seed + block, device)
-            env.search.fix_noise(seed + block)
+            env = _env(settings, predictor, _BLOCK, _TEST_SEED + block, device)
+            env.search.fix_noise(_TEST_SEED + block)
             areas[name].append(area_under_regret(env.search, env.encode, policy))
     by_head, by_acquisition = (np.concatenate(area) for area in areas.values())
     return {

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_rlsearch._typing import FloatArray, IntArray
-from hf_rlsearch.agent.acquisition import expected_improvement, log_expected_improvement
+from hf_rlsearch.agent.acquisition import log_expected_improvement
 from hf_rlsearch.agent.network import BIN_EDGES, Arrays, NetworkConfig, Predictor, compress
 from hf_rlsearch.meta_training.stopped_histories import pruned_rollouts
 from hf_rlsearch.observation.history import RUNNING
@@ -226,31 +226,6 @@ def improvement_labels(tasks: TaskBatch, chosen: IntArray, incumbent: IntArray, 
     reference = torch.gather(utility, 1, best).where(torch.as_tensor(incumbent >= 0)[:, None], torch.tensor(0.0))
     delta = torch.gather(utility, 1, torch.as_tensor(targets)) - reference
     return torch.bucketize(delta.float(), torch.tensor(BIN_EDGES))
-
-
-@torch.no_grad()
-def simulate_searches(
-    network: Predictor, tasks: TaskBatch, n_trials: int, seed: int, device: str = "cpu"
-) -> FloatArray:
-    """Searches by expected improvement: n_trials x B regret of the incumbent in [0, 1], 1 = median of the task."""
-    B = len(tasks)
-    space = task_space_arrays(tasks)
-    chosen, values = np.zeros((B, 0), int), np.zeros((B, 0))
-    regrets = []
-    for t in range(n_trials):
-        trained = Trained.complete(chosen, values, np.ones((B, t), bool))
-        observation = observe_tasks(space, tasks, trained)
-        chances = network(Arrays.of(observation, device)).softmax(-1)
-        score = expected_improvement(chances, network.bins).cpu().numpy()
-        pick = np.where(observation.candidate_mask, score, -np.inf).argmax(1)
-        chosen = np.concatenate([chosen, pick[:, None]], axis=1)
-        # The outcome of (task, candidate, seed) is the same for every network, so that searches compare in pairs.
-        noise = np.random.default_rng(seed).standard_normal(tasks.utility.shape)
-        outcome = tasks.values + tasks.noise * tasks.spread[:, None] * noise
-        values = np.take_along_axis(outcome, chosen, axis=1)
-        best = np.take_along_axis(chosen, values.argmax(1)[:, None], axis=1)
-        regrets.append(np.clip(1 - np.take_along_axis(tasks.utility, best, axis=1)[:, 0], 0, 1))
-    return np.stack(regrets)
 
 
 def _save(

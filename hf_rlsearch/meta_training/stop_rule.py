@@ -28,7 +28,8 @@ from hf_rlsearch.observation.curve_features import CURVE_FEATURES, FORECAST_FEAT
 _LAYERS = ("mlp_extractor.policy_net.0", "mlp_extractor.policy_net.2", "action_net")
 GROUP = 8
 """Searches that share a task during PPO, see `SearchVecEnv`."""
-_BLOCK = 32  # fresh tasks of the comparison that share a budget and a number of evaluations
+# The comparison: seed of the first block, and fresh tasks per block, which share a budget and a number of evaluations.
+_TEST_SEED, _BLOCK = 20_000, 32
 
 
 @dataclass(frozen=True)
@@ -183,9 +184,7 @@ def keep_better_third(observations: FloatArray) -> FloatArray:
     return np.asarray(8.0 * (0.6 - observations[:, CURVE_FEATURES.index("rank_here")]) - 1.0)
 
 
-def compare_stop_rules(
-    tensors: dict[str, Tensor], predictor: Predictor, n_tasks: int, device: str = "cpu", seed: int = 20_000
-) -> dict[str, Any]:
+def compare_stop_rules(tensors: dict[str, Tensor], predictor: Predictor, n_tasks: int, device: str) -> dict[str, Any]:
     """Compares the trained stop rule with the one from which PPO started and with never stopping, on fresh tasks.
 
     Returns:
@@ -199,7 +198,7 @@ def compare_stop_rules(
         "never": lambda seen: np.full(len(seen), -1.0),
     }
     areas = {
-        name: np.array([_stop_area(rule, forecasts, seed + block) for block in range(n_tasks // _BLOCK)])
+        name: np.array([_stop_area(rule, forecasts, _TEST_SEED + block) for block in range(n_tasks // _BLOCK)])
         for name, rule in rules.items()
     }
     n_blocks = len(areas["trained"])

@@ -60,9 +60,7 @@ def draw_family(rng: np.random.Generator, n_tasks: int) -> CurveFamily:
     )
 
 
-def curves(
-    rng: np.random.Generator, family: CurveFamily, final: FloatArray, at: FloatArray, *, seed_like_final: bool = True
-) -> FloatArray:
+def curves(rng: np.random.Generator, family: CurveFamily, final: FloatArray, at: FloatArray) -> FloatArray:
     """Draws the evaluations of trainings.
 
     Args:
@@ -70,7 +68,6 @@ def curves(
         family: Of B tasks.
         final: B x N value of the best evaluation of each training, in units where 0 = median and 1 = best of the task.
         at: S or B x N x S fractions of the training in (0, 1].
-        seed_like_final: The last evaluation is free of jitter, so that it equals `final` unless the training over-fits.
 
     Returns:
         B x N x S values in the units of `final`; the best evaluation of a whole training is about `final`.
@@ -91,4 +88,5 @@ def curves(
     value = final[..., None] - (final - start)[..., None] * remaining
     value = value - drop[..., None] * np.maximum(t - peak[..., None], 0)
     noise = column["jitter"][..., None] * rng.standard_normal(t.shape)
-    return np.asarray(value - np.where((t >= peak[..., None]) & seed_like_final, np.abs(noise), -noise))
+    # Beyond the peak noise only lowers a value, so that `final` stays the best evaluation.
+    return np.asarray(value - np.where(t >= peak[..., None], np.abs(noise), -noise))

@@ -15,7 +15,6 @@ from hf_rlsearch.meta_training import stopped_histories
 from hf_rlsearch.meta_training.predictor import (
     PredictorTraining,
     improvement_labels,
-    simulate_searches,
     train_predictor,
 )
 from hf_rlsearch.observation.history import RUNNING
@@ -150,16 +149,6 @@ def test_labels_are_bins_of_the_improvement_over_the_incumbent() -> None:
     values = np.array([[-0.5, 0.0, 0.5], [0.0, 0.5, 1.0]])  # over the incumbent's 0.5; over the median
     np.testing.assert_array_equal(labels[:, :3], np.searchsorted(BIN_EDGES, values))
     assert labels[0, 3] < labels[0, 0]
-
-
-def test_simulated_searches_never_get_worse_without_noise() -> None:
-    tasks = draw(np.random.default_rng(0), 6, 20)
-    tasks.noise[:] = 0
-    regrets = simulate_searches(random_predictor(), tasks, 5, seed=0)
-    assert regrets.shape == (5, 6)
-    assert ((regrets >= 0) & (regrets <= 1)).all()
-    assert (np.diff(regrets, axis=0) <= 0).all()
-    np.testing.assert_array_equal(regrets, simulate_searches(random_predictor(), tasks, 5, seed=0))
 
 
 def test_the_rate_of_learning_rises_and_falls() -> None:
