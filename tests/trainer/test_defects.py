@@ -1,4 +1,4 @@
-"""What users of the built-in optuna backend suffer from: each property fails there and holds here (see both.py)."""
+"""Defects of the built-in "optuna" backend: each test fails there and passes with "rl" (see both.py)."""
 
 import math
 from collections.abc import Callable
@@ -104,7 +104,7 @@ def test_a_conditional_value_does_not_leak_into_later_trials(make_trainer: MakeT
 
 
 @on_both()
-def test_a_warmup_fraction_stays_one(make_trainer: MakeTrainer, backend: str) -> None:
+def test_a_warmup_fraction_stays_a_fraction(make_trainer: MakeTrainer, backend: str) -> None:
     seen: list[float] = []
 
     def score(args: TrainingArguments, state: Any) -> float:
@@ -126,7 +126,7 @@ def test_a_warmup_fraction_stays_one(make_trainer: MakeTrainer, backend: str) ->
 
 
 @on_both()
-def test_the_word_false_is_false(make_trainer: MakeTrainer, backend: str) -> None:
+def test_the_text_false_is_false(make_trainer: MakeTrainer, backend: str) -> None:
     seen: list[bool] = []
 
     def score(args: TrainingArguments, state: Any) -> float:
@@ -157,7 +157,7 @@ def test_one_checkpoint_is_left_on_disk(make_trainer: MakeTrainer, backend: str,
 
 
 @on_both()
-def test_an_interrupted_search_goes_on_to_the_total(make_trainer: MakeTrainer, backend: str, tmp_path: Path) -> None:
+def test_an_interrupted_search_continues_to_the_total(make_trainer: MakeTrainer, backend: str, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     n_trained = 0
 
@@ -247,7 +247,7 @@ def test_a_misspelt_name_is_refused(make_trainer: MakeTrainer, backend: str) -> 
 
 
 class Counting(TrainerCallback):
-    """Stops a training after three steps; shared by all trials it stops none but the first."""
+    """Stops a training after three steps. An instance shared by all trials stops only the first trial."""
 
     def __init__(self) -> None:
         self.n_calls = 0
@@ -283,7 +283,7 @@ def test_a_lucky_seed_does_not_win(make_trainer: MakeTrainer, backend: str) -> N
 
 
 @on_both(raises=AttributeError)
-def test_no_gain_over_the_defaults_is_said(make_trainer: MakeTrainer, backend: str) -> None:
+def test_no_gain_over_the_baseline_is_reported(make_trainer: MakeTrainer, backend: str) -> None:
     trainer = make_trainer(score=lambda args, state: 1.0 - args.learning_rate, learning_rate=1e-6)
     given: dict[str, Any] = {"baseline": True} if backend == "rl" else {}
     best = run(trainer, backend, n_trials=2, direction="maximize", **given)

@@ -1,4 +1,4 @@
-"""What the built-in optuna backend does when the process ends or the disk fails: it fails there and holds here."""
+"""Defects of the built-in "optuna" backend when the process ends or the disk fails: each test passes with "rl"."""
 
 import os
 import signal
@@ -30,13 +30,13 @@ IN_THE_MIDDLE = (*SQL_ERRORS, AssertionError)
 
 
 def three() -> Scripted:
-    """Rates of three trials, by which they are told apart; more for those that a backend would run too many."""
+    """Learning rates that identify three trials, and more of them for a backend that runs too many trials."""
     return Scripted(learning_rate=[1e-3, 1e-2, 1e-4, *[1e-5] * 6])
 
 
 @pytest.fixture
 def options(tmp_path: Path) -> dict[str, Any]:
-    """Of a search that is to be continued in its storage, in the folder of its trials."""
+    """Options of a search that is continued in its storage, which stands in the folder of its trials."""
     (tmp_path / "out").mkdir()
     url = f"sqlite:///{tmp_path / 'out' / 'studies.db'}"
     return {"n_trials": 3, "storage": url, "study_name": "s", "load_if_exists": True}
@@ -47,14 +47,14 @@ def in_trial_1(args: Any, state: Any) -> bool:
 
 
 @on_both()
-def test_after_its_last_trial_a_search_is_over(make_trainer: MakeTrainer, backend: str, options: Any) -> None:
+def test_a_finished_search_trains_no_more_trials(make_trainer: MakeTrainer, backend: str, options: Any) -> None:
     for _ in range(2):
         run(make_trainer(), backend, **options)
     assert len(stored(options["storage"]).trials) == 3
 
 
 @on_both()
-def test_a_trial_that_ctrl_c_ended_is_taken_up_again(make_trainer: MakeTrainer, backend: str, options: Any) -> None:
+def test_a_trial_that_ctrl_c_ended_runs_again(make_trainer: MakeTrainer, backend: str, options: Any) -> None:
     def score(args: Any, state: Any) -> float:
         if in_trial_1(args, state):
             raise KeyboardInterrupt
@@ -91,7 +91,7 @@ def test_an_interrupted_trial_resumes_from_its_checkpoint(
 
 
 @on_both(raises=SQL_ERRORS)
-def test_a_damaged_storage_is_told(make_trainer: MakeTrainer, backend: str, options: Any) -> None:
+def test_a_damaged_storage_is_reported(make_trainer: MakeTrainer, backend: str, options: Any) -> None:
     run(make_trainer(), backend, **{**options, "n_trials": 1})
     file = Path(options["storage"].removeprefix("sqlite:///"))
     file.write_bytes(file.read_bytes()[:20_000])
@@ -111,7 +111,7 @@ def test_trials_of_another_space_are_not_mixed_in(make_trainer: MakeTrainer, bac
 
 
 def test_optuna_runs_two_searches_into_the_same_folders(make_trainer: MakeTrainer, tmp_path: Path) -> None:
-    """The second begins while the first trains; the other backend refuses it, see test_resume.py."""
+    """The second search starts while the first one trains; "rl" refuses it, see test_resume.py."""
     begun: list[str] = []
     args: dict[str, Any] = {"save_strategy": "epoch", "num_train_epochs": 2}
 
@@ -135,7 +135,7 @@ def test_each_trial_has_a_folder_of_its_own(make_trainer: MakeTrainer, backend: 
 
 
 @on_both(raises=SQL_ERRORS)
-def test_a_locked_storage_is_told(
+def test_a_locked_storage_is_reported(
     make_trainer: MakeTrainer, backend: str, options: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hf_rlsearch.optuna.storage._TIMEOUT", 0.2)
@@ -156,7 +156,7 @@ def test_a_locked_storage_is_told(
 
 @on_both(raises=IN_THE_MIDDLE)
 @pytest.mark.parametrize("when", ["from the start", "in the middle"])
-def test_a_read_only_folder_is_told(
+def test_a_read_only_folder_is_reported(
     make_trainer: MakeTrainer, backend: str, options: Any, tmp_path: Path, when: str
 ) -> None:
     run(make_trainer(score=lambda args, state: 0.5), backend, **{**options, "n_trials": 1}, direction="maximize")
@@ -197,7 +197,7 @@ def test_a_full_disk_for_a_checkpoint_loses_nothing(make_trainer: MakeTrainer, b
 
 
 @on_both(raises=IN_THE_MIDDLE)
-def test_a_full_disk_for_the_storage_is_told(make_trainer: MakeTrainer, backend: str, options: Any) -> None:
+def test_a_full_disk_for_the_storage_is_reported(make_trainer: MakeTrainer, backend: str, options: Any) -> None:
     def full(args: Any, state: Any) -> float:
         if in_trial_1(args, state):
             limits.enter_context(no_file_longer_than(4096))
@@ -234,8 +234,8 @@ trainer.hyperparameter_search(
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
 @on_both()
-def test_a_trial_that_sigterm_ended_is_taken_up_again(backend: str, tmp_path: Path) -> None:
-    """The default of the system: with optuna the process is gone at once, and the trial is running for ever."""
+def test_a_trial_that_sigterm_ended_runs_again(backend: str, tmp_path: Path) -> None:
+    """SIGTERM ends a process at once by default; with "optuna" its trial stays RUNNING forever."""
     codes = []
     for turn in ("first", "second"):
         command = [sys.executable, "-c", SCRIPT, backend, str(tmp_path), turn]

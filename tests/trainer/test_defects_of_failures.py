@@ -1,4 +1,4 @@
-"""What the built-in optuna backend does when a trial fails: each property fails there and holds here."""
+"""Defects of the built-in "optuna" backend when a trial fails: each test passes with "rl"."""
 
 import gc
 import math
@@ -26,7 +26,7 @@ class Breaks(Trainer):
     error: Exception = ValueError("boom")
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        # The folder is the trial's in one backend; in the other only checkpoints would go there.
+        # The learning rate identifies the trial; with "optuna" the folder does not.
         if self.state.global_step == 1 and round(math.log10(self.args.learning_rate)) == -2:
             raise self.error
         return super().training_step(*args, **kwargs)
@@ -37,13 +37,13 @@ def breaks(error: Exception) -> type[Trainer]:
 
 
 def three() -> Scripted:
-    """Rates of three trials, of which the second breaks."""
+    """Learning rates of three trials, of which the second one fails."""
     return Scripted(learning_rate=[1e-3, 1e-2, 1e-4])
 
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    """Of a storage."""
+    """URL of a storage."""
     return f"sqlite:///{tmp_path / 'studies.db'}"
 
 
@@ -61,7 +61,7 @@ def test_out_of_memory_does_not_end_the_search(make_trainer: MakeTrainer, backen
 
 
 @on_both()
-def test_what_ran_out_of_memory_is_not_tried_again(make_trainer: MakeTrainer, backend: str, url: str) -> None:
+def test_a_batch_size_out_of_memory_is_not_tried_again(make_trainer: MakeTrainer, backend: str, url: str) -> None:
     trainer = make_trainer(cls=SmallOnly, max_steps=2, per_device_train_batch_size=8)
     given: dict[str, Any] = {"max_failed_trials": 9, "catch": (Exception,)}
     if backend == "optuna":
@@ -78,7 +78,7 @@ def test_memory_of_a_failed_trial_is_freed(make_trainer: MakeTrainer, backend: s
 
     def model_init() -> Any:
         gc.collect()
-        # The first is the user's own, made with the Trainer.
+        # The first model was made with the user's Trainer.
         alive.append(sum(reference() is not None for reference in models[1:]))
         model = tiny_model()
         models.append(weakref.ref(model))
@@ -90,7 +90,7 @@ def test_memory_of_a_failed_trial_is_freed(make_trainer: MakeTrainer, backend: s
 
 
 @on_both(raises=ValueError)
-def test_nothing_completed_is_no_exception(make_trainer: MakeTrainer, backend: str) -> None:
+def test_a_search_without_complete_trials_raises_nothing(make_trainer: MakeTrainer, backend: str) -> None:
     trainer = make_trainer(score=lambda args, state: math.nan if state.global_step else 0.5)
     assert run(trainer, backend, n_trials=3).hyperparameters == {}
 
@@ -137,7 +137,7 @@ def test_compute_objective_raising_does_not_end_the_search(make_trainer: MakeTra
 
 @pytest.mark.parametrize("backend", ["optuna", "rl"])
 def test_a_refused_combination_is_pruned(make_trainer: MakeTrainer, backend: str, url: str) -> None:
-    """No defect: both do the same."""
+    """Not a defect: both backends do the same."""
 
     def space(trial: Any) -> dict[str, Any]:
         values = rates(trial)
@@ -150,7 +150,7 @@ def test_a_refused_combination_is_pruned(make_trainer: MakeTrainer, backend: str
 
 
 @on_both()
-def test_a_bad_value_is_told_before_anything_is_trained(make_trainer: MakeTrainer, backend: str) -> None:
+def test_a_bad_value_is_refused_before_the_first_training(make_trainer: MakeTrainer, backend: str) -> None:
     trained: list[int] = []
 
     def score(args: Any, state: Any) -> float:
@@ -168,7 +168,7 @@ def test_a_bad_value_is_told_before_anything_is_trained(make_trainer: MakeTraine
 
 @on_both()
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])
-def test_the_trainer_is_what_it_was_after_an_exception(
+def test_the_trainer_is_restored_after_an_exception(
     make_trainer: MakeTrainer, backend: str, error: type[BaseException]
 ) -> None:
     def score(args: Any, state: Any) -> float:
@@ -186,7 +186,7 @@ def test_the_trainer_is_what_it_was_after_an_exception(
 
 @on_both()
 def test_memory_does_not_grow_with_failures(make_trainer: MakeTrainer, backend: str) -> None:
-    """Tensors that are alive whenever a trial begins, all trials after the second failing."""
+    """Counts tensors whenever a trial starts; all trials after the second one fail."""
     alive: list[int] = []
 
     class Counts(Scripted):

@@ -88,13 +88,14 @@ class CostModel:
 
     def _relevant_columns(self, space: SearchSpace) -> list[int]:
         """The hyperparameters that change the cost, with all others at their lowest or at their highest levels."""
-        bases = (np.zeros_like(space.n_levels), space.n_levels - 1)
-        return [h for h in range(len(space.names)) if any(self._varies(space, base, h) for base in bases)]
-
-    def _varies(self, space: SearchSpace, base: IntArray, h: int) -> bool:
-        axis = np.tile(base, (space.n_levels[h], 1))
-        axis[:, h] = np.arange(space.n_levels[h])
-        return len({self._cached_cost(space, tuple(row)) for row in axis.tolist()}) > 1
+        relevant = set()
+        for base in (np.zeros_like(space.n_levels), space.n_levels - 1):
+            for h, n in enumerate(space.n_levels):
+                axis = np.tile(base, (n, 1))
+                axis[:, h] = np.arange(n)
+                if len({self._cached_cost(space, tuple(row)) for row in axis.tolist()}) > 1:
+                    relevant.add(h)
+        return sorted(relevant)
 
 
 class RemainingBudget:
@@ -137,34 +138,23 @@ class RemainingBudget:
             return None
         return limit
 
-    def trainings_left(self) -> float | None:
-        """Returns what the first limit leaves; None where none is given, or no training has been timed yet."""
-        limit = self._first_limit()
-        return None if limit is None else limit.left
-
     def seconds_left(self) -> float:
-        """Returns how long the search may still take; infinity where ``trainings_left`` is None."""
-        trainings, seconds = self.trainings_left(), self._seconds_per_training()
-        return math.inf if trainings is None or seconds is None else trainings * seconds
+        """Returns how long the search may still take; infinity without a limit, or before a training was timed."""
+        limit, seconds = self._first_limit(), self._seconds_per_training()
+        return math.inf if limit is None or seconds is None else limit.left * seconds
 
     def _first_limit(self) -> CostCooling | None:
-        """The limit of the two that leaves fewer trainings."""
-        limits = [limit for limit in (self._budget_limit(), self._time_limit()) if limit is not None]
+        """The limit of the two that leaves fewer trainings; None without one, or before a training was timed."""
+        limits = []
+        budget, timeout, seconds = self._settings.budget, self._settings.timeout, self._seconds_per_training()
+        if budget is not None:
+            left = max(0.0, budget - self._spent())
+            limits.append(CostCooling(price=self._cost_model.planned_costs, left=left, total=budget))
+        if timeout is not None and seconds is not None:
+            left = max(0.0, self.deadline - time.monotonic()) / seconds
+            costs = partial(self._cost_model.timed_costs, study=self._study)
+            limits.append(CostCooling(price=costs, left=left, total=timeout / seconds))
         return min(limits, key=lambda limit: limit.left, default=None)
-
-    def _budget_limit(self) -> CostCooling | None:
-        total = self._settings.budget
-        if total is None:
-            return None
-        return CostCooling(price=self._cost_model.planned_costs, left=max(0.0, total - self._spent()), total=total)
-
-    def _time_limit(self) -> CostCooling | None:
-        seconds, timeout = self._seconds_per_training(), self._settings.timeout
-        if timeout is None or seconds is None:
-            return None
-        left = max(0.0, self.deadline - time.monotonic())
-        costs = partial(self._cost_model.timed_costs, study=self._study)
-        return CostCooling(price=costs, left=left / seconds, total=timeout / seconds)
 
     def _trials_left(self, trainings: float) -> int:
         """How many trials, at least one, some trainings are if the trials cost as much as those so far."""

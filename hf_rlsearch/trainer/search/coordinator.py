@@ -10,31 +10,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import SearchFailed
+from hf_rlsearch.observation import trial_attributes as attr
 from hf_rlsearch.observation.trial_attributes import (
     BASELINE,
-    CHECKPOINT,
     CONFIRM,
-    CONTINUES,
-    FAILURE,
     FULL_TRAINING,
-    HYPERPARAMETERS,
-    METRICS,
-    OBJECTIVE,
-    OWNER,
-    PAUSED,
-    PEAK_MEMORY,
-    REEVALUATES,
-    RESIDENT_MEMORY,
-    ROLE,
     SEARCH,
-    SECONDS,
-    SEED,
-    SPENT,
-    STARTED_AT,
-    STEPS,
-    STOPPED,
-    TRAINED,
-    WORLD_SIZE,
     finished,
     newly_spent,
     role,
@@ -97,16 +78,16 @@ class FailureLimit:
         failed = self._failed()[self._n_before :]
         if len(failed) < self._max_failed_trials:
             return
-        last = (failed[-1].user_attrs.get(FAILURE) or {}).get("reason", "unknown")
+        last = (failed[-1].user_attrs.get(attr.FAILURE) or {}).get("reason", "unknown")
         raise SearchFailed(
             f"{len(failed)} of {self._max_trials} trials have failed, the last one with: {last}. The search stops at "
             f"{self._max_failed_trials} (max_failed_trials). The finished trials are kept in study "
-            f"{self._study.study_name!r}; see the attribute {FAILURE!r} of each trial for its traceback."
+            f"{self._study.study_name!r}; see the attribute {attr.FAILURE!r} of each trial for its traceback."
         ) from error
 
     def _failed(self) -> list[FrozenTrial]:
         failed = [trial for trial in finished(self._study) if trial.state == TrialState.FAIL]
-        return [trial for trial in failed if (trial.user_attrs.get(FAILURE) or {}).get("kind") != NAN]
+        return [trial for trial in failed if (trial.user_attrs.get(attr.FAILURE) or {}).get("kind") != NAN]
 
 
 @dataclass(kw_only=True)
@@ -138,7 +119,8 @@ class SearchCoordinator:
     failure_limit: FailureLimit
     progress: Progress
     may_be_finished: bool
-    _trial: optuna.Trial = field(init=False)  # the running trial
+    # Of the running trial.
+    _trial: optuna.Trial = field(init=False)
     _reporter: PruningReporter = field(init=False)
     _stopped_by: str = field(init=False, default="")
 
@@ -146,6 +128,11 @@ class SearchCoordinator:
     def is_shared(self) -> bool:
         """Whether other processes may work on the same study."""
         return self.settings.storage is not None
+
+    @property
+    def hyperparameters(self) -> Params:
+        """The exact values of the running trial."""
+        return dict(self._trial.user_attrs.get(attr.HYPERPARAMETERS, {}))
 
     def start(self, opened: OpenedStudy, requeued: list[int]) -> None:
         """Prints the first messages, completes an interrupted start, and queues the baseline.
@@ -162,8 +149,8 @@ class SearchCoordinator:
         if opened.resumed and self.settings.sampler is not None:
             # A seeded sampler would draw again what it drew in the first run.
             self.study.sampler.reseed_rng()
-        if OBJECTIVE not in self.study.user_attrs:
-            self.study.set_user_attr(OBJECTIVE, self.objective.to_json())
+        if attr.OBJECTIVE not in self.study.user_attrs:
+            self.study.set_user_attr(attr.OBJECTIVE, self.objective.to_json())
         if opened.resumed and not self.is_shared:
             self.leaderboard.discard_checkpoints()
         is_new = not self.study.get_trials(deepcopy=False)
@@ -211,9 +198,10 @@ class SearchCoordinator:
     def reason_to_stop(self) -> str | None:
         """Returns which option ends the search now, apart from confirmations; None if another trial is to start."""
         waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        n_done = len([t for t in [*finished(self.study), *trials_of_other_processes(self.study)] if role(t) != CONFIRM])
+        started = [*finished(self.study), *trials_of_other_processes(self.study)]
+        n_done = len([trial for trial in started if role(trial) != CONFIRM])
         # Interrupted trials of this search, which have an owner, run again; trials that the user has queued may wait.
-        if n_done >= self.settings.max_trials and not any(OWNER in trial.user_attrs for trial in waiting):
+        if n_done >= self.settings.max_trials and not any(attr.OWNER in trial.user_attrs for trial in waiting):
             return "n_trials"
         if getattr(self.study, "_stop_flag", False):
             return "study.stop"
@@ -223,11 +211,6 @@ class SearchCoordinator:
         if target is not None and ranking and not self.objective.better(target, float(ranking[0].values[0])):
             return "target"
         return None
-
-    @property
-    def hyperparameters(self) -> Params:
-        """The exact values of the running trial."""
-        return dict(self._trial.user_attrs.get(HYPERPARAMETERS, {}))
 
     def report(self, step: int, value: float) -> bool:
         """Stores a point of the running trial's learning curve; True if the pruner stops the trial."""
@@ -257,10 +240,6 @@ class SearchCoordinator:
         _save_note(self._trial, lambda: explain(self.study, recorded.number).to_text())
         self.progress.trial_finished(self._trial_summary(recorded, outcome))
         self.leaderboard.discard_checkpoints()
-
-    def check_failures(self) -> None:
-        """Raises SearchFailed if too many trials have failed."""
-        self.failure_limit.check()
 
     def conclude(self) -> SearchResult:
         """Prints the result of the search, leaves it as the study's note, and returns it."""
@@ -299,7 +278,7 @@ class SearchCoordinator:
 
     def _is_surplus(self) -> bool:
         """True if other processes have started the last of ``n_trials`` before this new trial."""
-        if OWNER in self._trial.user_attrs or self._trial.user_attrs.get(ROLE) == CONFIRM:
+        if attr.OWNER in self._trial.user_attrs or self._trial.user_attrs.get(attr.ROLE) == CONFIRM:
             return False
         started = [*finished(self.study), *trials_of_other_processes(self.study)]
         before = [t for t in started if t.number < self._trial.number and role(t) != CONFIRM]
@@ -307,17 +286,18 @@ class SearchCoordinator:
 
     def _plan(self) -> TrialPlan | None:
         """Plans the trial; None for one that had ended when its process died, which is recorded instead."""
-        plan, exact = self.planner.plan(self._trial)
+        plan = self.planner.plan(self._trial)
         trial = _stored(self._trial)
         outcome = _unrecorded_outcome(plan, trial)
         if outcome is not None:
             self.record(plan, outcome)
             return None
         self._reporter = PruningReporter(self._trial, may_prune=plan.role == SEARCH and not self.leaderboard.is_multi)
-        if CONTINUES in trial.user_attrs and trial.user_attrs[STARTED_AT]:
-            percent = 100 * trial.user_attrs[STARTED_AT] / FULL_TRAINING
-            self.progress.say(f"Trial {plan.number} resumes trial {trial.user_attrs[CONTINUES]} at {percent:.0f} %.")
-        self.progress.trial_started(plan.number, plan.role, exact)
+        earlier = trial.user_attrs.get(attr.CONTINUES)
+        if earlier is not None and trial.user_attrs[attr.STARTED_AT]:
+            percent = 100 * trial.user_attrs[attr.STARTED_AT] / FULL_TRAINING
+            self.progress.say(f"Trial {plan.number} resumes trial {earlier} at {percent:.0f} %.")
+        self.progress.trial_started(plan.number, plan.role, self.hyperparameters)
         return plan
 
     def _startup_messages(self) -> Iterator[str]:
@@ -326,7 +306,7 @@ class SearchCoordinator:
         yield f"Objective: {', '.join(objective.names)}, {', '.join(objective.directions)} ({objective.why})."
         if isinstance(settings.hp_space, DefaultSpace):
             yield f"No hp_space given: the published ranges are searched ({settings.hp_space})."
-        others = {t.user_attrs.get(WORLD_SIZE, world_size) for t in finished(self.study)} - {world_size}
+        others = {t.user_attrs.get(attr.WORLD_SIZE, world_size) for t in finished(self.study)} - {world_size}
         if others:
             yield (
                 f"Earlier trials ran on {sorted(others)} processes, this run on {world_size}: effective batch sizes, "
@@ -343,7 +323,7 @@ class SearchCoordinator:
         """Queues the user's own configuration, unless another process has just done so."""
         if not any(role(trial) == BASELINE for trial in self.study.get_trials(deepcopy=False)):
             recorded, _ = self.planner.baseline
-            self.study.enqueue_trial(recorded, user_attrs={ROLE: BASELINE})
+            self.study.enqueue_trial(recorded, user_attrs={attr.ROLE: BASELINE})
 
     def _enqueue_confirmation(self) -> bool:
         """Queues the next training of one of the best configurations under a new seed; False when none is left."""
@@ -360,26 +340,26 @@ class SearchCoordinator:
         if chosen is None:
             return False
         number, new_seed = chosen
-        attributes = {ROLE: CONFIRM, REEVALUATES: number, SEED: new_seed}
+        attributes = {attr.ROLE: CONFIRM, attr.REEVALUATES: number, attr.SEED: new_seed}
         self.study.enqueue_trial(trials[number].params, user_attrs=attributes)
         return True
 
     def _attributes(self, outcome: TrialOutcome) -> Params:
         """The user attributes of the running trial, which has ended."""
-        stopped, paused = self._trial.user_attrs.get(STOPPED), None
+        stopped, paused = self._trial.user_attrs.get(attr.STOPPED), None
         if outcome.state == TrialState.PRUNED and stopped is not None and self.settings.max_paused:
             paused = self.planner.checkpoint_at(self._trial, stopped)
         return {
-            SECONDS: outcome.seconds,
-            PEAK_MEMORY: outcome.peak_memory,
-            RESIDENT_MEMORY: resident_memory(),
-            STEPS: outcome.step,
-            METRICS: outcome.metrics,
-            CHECKPOINT: outcome.checkpoint,
-            FAILURE: None if outcome.failure is None else outcome.failure.to_json(),
-            TRAINED: outcome.trained,
-            SPENT: newly_spent(self._trial, outcome.trained),
-            PAUSED: paused,
+            attr.SECONDS: outcome.seconds,
+            attr.PEAK_MEMORY: outcome.peak_memory,
+            attr.RESIDENT_MEMORY: resident_memory(),
+            attr.STEPS: outcome.step,
+            attr.METRICS: outcome.metrics,
+            attr.CHECKPOINT: outcome.checkpoint,
+            attr.FAILURE: None if outcome.failure is None else outcome.failure.to_json(),
+            attr.TRAINED: outcome.trained,
+            attr.SPENT: newly_spent(self._trial, outcome.trained),
+            attr.PAUSED: paused,
         }
 
     def _trial_summary(self, trial: FrozenTrial, outcome: TrialOutcome) -> TrialSummary:
@@ -391,7 +371,7 @@ class SearchCoordinator:
         return TrialSummary(
             number=trial.number,
             role=role(trial),
-            params=trial.user_attrs.get(HYPERPARAMETERS, trial.params),
+            params=trial.user_attrs.get(attr.HYPERPARAMETERS, trial.params),
             result=_result_text(trial, outcome, self.planner.world_size),
             best=f"{ranking[0].values[0]:.4g} (trial {ranking[0].number})" if ranking else no_best,
             fidelity=trained,
@@ -411,7 +391,7 @@ def _unrecorded_outcome(plan: TrialPlan, trial: FrozenTrial) -> TrialOutcome | N
     if failure is not None:
         trained = max(trial.intermediate_values, default=0) / FULL_TRAINING
         return TrialOutcome(TrialState.FAIL, failure=failure, trained=trained)
-    stopped = trial.user_attrs.get(STOPPED)
+    stopped = trial.user_attrs.get(attr.STOPPED)
     if stopped is not None and plan.resume_from is not None and curve_step(plan.resume_from) == stopped:
         value = trial.intermediate_values[stopped]
         return TrialOutcome(TrialState.PRUNED, values=(value,), trained=stopped / FULL_TRAINING)
@@ -428,7 +408,7 @@ def _result_text(trial: FrozenTrial, outcome: TrialOutcome, world_size: int) -> 
         return f"failed{step}{rank}: {failure.reason}"
     if outcome.state == TrialState.COMPLETE:
         return values
-    return f"{'paused' if PAUSED in trial.user_attrs else 'pruned'} at {values or 'the start'}"
+    return f"{'paused' if attr.PAUSED in trial.user_attrs else 'pruned'} at {values or 'the start'}"
 
 
 def _save_note(owner: optuna.Study | optuna.Trial, text: Callable[[], str], *, replaces: str = "") -> None:

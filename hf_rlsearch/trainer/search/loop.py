@@ -104,7 +104,7 @@ class Search:
                 self._on_rank_0(partial(SearchCoordinator.record, plan=plan, outcome=outcome))
                 if fatal is not None:
                     raise fatal
-                self._on_rank_0(SearchCoordinator.check_failures)
+                self._on_rank_0(lambda coordinator: coordinator.failure_limit.check())
             return self._conclude()
 
     def finish(self, result: SearchResult) -> None:

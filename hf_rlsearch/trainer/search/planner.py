@@ -14,26 +14,8 @@ from optuna.trial import FrozenTrial
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import SearchFailed
-from hf_rlsearch.observation.trial_attributes import (
-    ARGUMENTS,
-    ATTEMPTS,
-    BASELINE,
-    CONFIRM,
-    CONTINUES,
-    COST,
-    FOLDER,
-    HYPERPARAMETERS,
-    OWNER,
-    REEVALUATES,
-    ROLE,
-    SEARCH,
-    SEED,
-    STARTED_AT,
-    VALUES,
-    VERSIONS,
-    WORLD_SIZE,
-    role,
-)
+from hf_rlsearch.observation import trial_attributes as attr
+from hf_rlsearch.observation.trial_attributes import BASELINE, CONFIRM, SEARCH, role
 from hf_rlsearch.trainer.search.budget import CostModel
 from hf_rlsearch.trainer.search.trial import SharedTrial, TrialPlan
 from hf_rlsearch.trainer.session.arguments import plain
@@ -70,46 +52,42 @@ class Planner:
     hp_name: Callable[[Any], str] | None
     world_size: int
 
-    def plan(self, trial: optuna.Trial) -> tuple[TrialPlan, Params]:
-        """Makes the plan of a trial.
+    def plan(self, trial: optuna.Trial) -> TrialPlan:
+        """Plans a trial, and stores in the trial what is needed to repeat it.
 
         Args:
             trial: A running trial, new or interrupted.
-
-        Returns:
-            The plan, and the exact hyperparameters for people to read.
 
         Raises:
             SearchFailed: The process has ended too often while it trained this trial.
             optuna.TrialPruned: ``hp_space`` or ``model_init`` refuses the combination.
         """
-        folder_before = trial.user_attrs.get(FOLDER)
-        trial.set_user_attr(OWNER, this_process())
+        folder_before = trial.user_attrs.get(attr.FOLDER)
+        trial.set_user_attr(attr.OWNER, this_process())
         self._count_attempt(trial)
         params, values, exact = self._sample(trial)
         args = self.configurations.arguments(values)
         attributes = self._attributes(trial, args, values, exact)
         earlier = self._paused_trial(trial, attributes) if folder_before is None else None
-        name = self._name(trial, params, folder_before if earlier is None else earlier.user_attrs[FOLDER])
+        name = self._name(trial, params, folder_before if earlier is None else earlier.user_attrs[attr.FOLDER])
         folder = str(Path(self.folder, name))
         is_fresh = folder_before is None and earlier is None
         resume_from = None if is_fresh else self._last_checkpoint(folder, args)
         if folder_before is None:
-            attributes[STARTED_AT] = 0 if resume_from is None else curve_step(resume_from)
+            attributes[attr.STARTED_AT] = 0 if resume_from is None else curve_step(resume_from)
         # The folder last: a trial that has one counts as started.
-        for key, value in {**attributes, FOLDER: folder}.items():
+        for key, value in {**attributes, attr.FOLDER: folder}.items():
             trial.set_user_attr(key, value)
         checkpoints.discard_incomplete(folder, keep=resume_from)
-        plan = TrialPlan(
+        return TrialPlan(
             number=trial.number,
             params=params,
             values=values,
             folder=folder,
             name=name,
-            role=str(trial.user_attrs[ROLE]),
+            role=str(trial.user_attrs[attr.ROLE]),
             resume_from=resume_from,
         )
-        return plan, exact
 
     def checkpoint_at(self, trial: optuna.Trial, point: int) -> str | None:
         """Returns the complete checkpoint that a trial left at a point of its learning curve, None if there is none.
@@ -118,8 +96,8 @@ class Planner:
             trial: With a plan.
             point: 1 to FULL_TRAINING.
         """
-        args = self.configurations.arguments(trial.user_attrs[VALUES])
-        found = self._last_checkpoint(trial.user_attrs[FOLDER], args)
+        args = self.configurations.arguments(trial.user_attrs[attr.VALUES])
+        found = self._last_checkpoint(trial.user_attrs[attr.FOLDER], args)
         return found if found is not None and curve_step(found) == point else None
 
     @staticmethod
@@ -127,52 +105,52 @@ class Planner:
         """Counts how often the trial was started since its learning curve last grew."""
         known = trial.study._storage.get_trial(trial._trial_id)
         reached = max(known.intermediate_values, default=0)
-        last = known.user_attrs.get(ATTEMPTS) or {"n": 0, "reached": 0}
+        last = known.user_attrs.get(attr.ATTEMPTS) or {"n": 0, "reached": 0}
         n = 1 if reached > last["reached"] else last["n"] + 1
-        trial.set_user_attr(ATTEMPTS, {"n": n, "reached": reached})
+        trial.set_user_attr(attr.ATTEMPTS, {"n": n, "reached": reached})
         if n > _MAX_ATTEMPTS:
             raise SearchFailed(f"The process ended {_MAX_ATTEMPTS} times while it trained trial {trial.number}.")
 
     def _sample(self, trial: optuna.Trial) -> tuple[Params, Params, Params]:
         """The params, the values of training arguments and the exact hyperparameters of a trial, by its role."""
-        if trial.user_attrs.get(ROLE) == CONFIRM:
+        if trial.user_attrs.get(attr.ROLE) == CONFIRM:
             return self._repeat(trial)
-        if trial.user_attrs.get(ROLE) == BASELINE:
+        if trial.user_attrs.get(attr.ROLE) == BASELINE:
             recorded, exact = self.baseline
             for name in recorded:
                 suggest(trial, name, self.configurations.space.distributions[name])
             return {}, {}, exact
         params, values = self.configurations.sample(trial)
-        trial.set_user_attr(ROLE, SEARCH)
+        trial.set_user_attr(attr.ROLE, SEARCH)
         return params, values, params
 
     def _repeat(self, trial: optuna.Trial) -> tuple[Params, Params, Params]:
         """As ``_sample``, for a trial that trains an earlier one again under a new seed."""
-        original = self.study.get_trials(deepcopy=False)[trial.user_attrs[REEVALUATES]]
+        original = self.study.get_trials(deepcopy=False)[trial.user_attrs[attr.REEVALUATES]]
         for name, distribution in original.distributions.items():
             suggest(trial, name, distribution)
         params = {} if role(original) == BASELINE else dict(original.params)
-        values = {**original.user_attrs.get(VALUES, {}), "seed": trial.user_attrs[SEED]}
-        return params, values, dict(original.user_attrs.get(HYPERPARAMETERS, original.params))
+        values = {**original.user_attrs.get(attr.VALUES, {}), "seed": trial.user_attrs[attr.SEED]}
+        return params, values, dict(original.user_attrs.get(attr.HYPERPARAMETERS, original.params))
 
     def _attributes(self, trial: optuna.Trial, args: Any, values: Params, exact: Params) -> Params:
         """The user attributes that a replay needs, and what the trial will cost, as they come back from a storage."""
         attributes = {
-            ROLE: trial.user_attrs[ROLE],
-            HYPERPARAMETERS: exact,
-            VALUES: values,
-            ARGUMENTS: self.configurations.frozen.to_json(args),
-            SEED: getattr(args, "seed", None),
-            WORLD_SIZE: self.world_size,
-            VERSIONS: versions(),
-            COST: self.cost_model.cost_of(args),
+            attr.ROLE: trial.user_attrs[attr.ROLE],
+            attr.HYPERPARAMETERS: exact,
+            attr.VALUES: values,
+            attr.ARGUMENTS: self.configurations.frozen.to_json(args),
+            attr.SEED: getattr(args, "seed", None),
+            attr.WORLD_SIZE: self.world_size,
+            attr.VERSIONS: versions(),
+            attr.COST: self.cost_model.cost_of(args),
         }
         return dict(json.loads(json.dumps(attributes)))
 
     def _paused_trial(self, trial: optuna.Trial, attributes: Params) -> FrozenTrial | None:
         """The paused trial to resume, with its intermediate values copied; None for a fresh start."""
-        number = trial.user_attrs.get(CONTINUES)
-        if number is None and attributes[ROLE] == SEARCH:
+        number = trial.user_attrs.get(attr.CONTINUES)
+        if number is None and attributes[attr.ROLE] == SEARCH:
             earlier = self.paused.claim(trial, attributes)
         else:  # killed after it had claimed a paused trial
             earlier = None if number is None else self.study.get_trials(deepcopy=False)[number]
@@ -199,7 +177,7 @@ class Planner:
             return str(Path(folder).relative_to(self.folder))
         wanted = self._wanted_name(trial, params)
         others = self.study.get_trials(deepcopy=False)
-        taken = {t.user_attrs.get(FOLDER) for t in others if t.number != trial.number}
+        taken = {t.user_attrs.get(attr.FOLDER) for t in others if t.number != trial.number}
         for name in (wanted, *(f"{wanted}-{i}" for i in range(2, len(others) + _MAX_ATTEMPTS))):
             path = str(Path(self.folder, name))
             if path not in taken and not checkpoints.holds_any(path):

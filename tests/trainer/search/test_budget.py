@@ -1,5 +1,6 @@
 """Sampler and pruner plan with what budget and time leave, and the first limit that is reached ends the search."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -54,15 +55,15 @@ def plans_after_update(budget: RemainingBudget, study: optuna.Study) -> tuple[An
 def test_sampler_gets_trials_left_and_pruner_gets_trainings() -> None:
     study = study_of(*SEEN)
     budget = budget_of(study, budget=4.0)
-    assert budget.trainings_left() == pytest.approx(2.25)
+    assert budget.seconds_left() == pytest.approx(22.5)
     # Searched trials took 0.375 each; the pruner has seen 1.5 itself, the failed one not.
     assert plans_after_update(budget, study) == (6, pytest.approx(3.75))
 
 
 def test_of_budget_and_timeout_the_smaller_counts() -> None:
     study = study_of(*SEEN)
-    assert budget_of(study, budget=4.0, timeout=5.0).trainings_left() == pytest.approx(0.5, abs=0.05)
-    assert budget_of(study, budget=4.0, timeout=500.0).trainings_left() == pytest.approx(2.25)
+    assert budget_of(study, budget=4.0, timeout=5.0).seconds_left() == pytest.approx(5.0, abs=0.5)
+    assert budget_of(study, budget=4.0, timeout=500.0).seconds_left() == pytest.approx(22.5)
 
 
 def test_without_budget_and_timeout_nothing_is_planned() -> None:
@@ -70,8 +71,11 @@ def test_without_budget_and_timeout_nothing_is_planned() -> None:
     assert plans_after_update(budget_of(study, n_trials=9), study) == (None, None)
 
 
-def test_timeout_is_unknown_in_trainings_before_one_was_timed() -> None:
-    assert budget_of(study_of(), timeout=9.0).trainings_left() is None
+def test_a_timeout_plans_nothing_before_a_training_was_timed() -> None:
+    study = study_of()
+    budget = budget_of(study, timeout=9.0)
+    assert budget.seconds_left() == math.inf
+    assert plans_after_update(budget, study) == (None, None)
 
 
 def test_a_spent_budget_leaves_one_trial_and_no_training() -> None:

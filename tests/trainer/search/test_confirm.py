@@ -1,4 +1,4 @@
-"""Replays are exact; confirmations use new seeds, race, and may overturn the ranking; a budget is spent and no more."""
+"""Replays, confirmations under new seeds, and budgets, each in a whole search."""
 
 import math
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def test_a_replay_needs_a_complete_trial_and_its_objective(make_trainer: MakeTra
 
 
 def lucky(args: Any, state: Any) -> float:
-    """At the user's seed 1e-2 looks best, under every other it is worst."""
+    """The learning rate 1e-2 is best under the user's seed 42 and worst under every other seed."""
     value = 1 - 0.1 * abs(math.log10(args.learning_rate) + 3)
     if args.learning_rate == 1e-2:
         value = 2.0 if args.seed == 42 else 0.1
@@ -85,13 +85,13 @@ def test_confirmations_are_resumed(make_trainer: MakeTrainer) -> None:
 
 def test_the_arithmetic_of_confirmations() -> None:
     good = Confirmation(1, {1: 3.0, 2: 4.0, 3: 5.0})
-    own = Confirmation(0, {1: 1.0, 2: 2.0, 3: 4.0})
-    found = gain(good, own, maximize=True)
+    baseline = Confirmation(0, {1: 1.0, 2: 2.0, 3: 4.0})
+    found = gain(good, baseline, maximize=True)
     assert found.mean == pytest.approx(5 / 3)
     assert (found.high - found.low) / 2 == pytest.approx(4.303 * math.sqrt(1 / 3) / math.sqrt(3), rel=1e-4)
-    assert gain(good, own, maximize=False).mean == -found.mean
-    assert winner([own, good], maximize=True) is good
-    assert winner([own, good], maximize=False) is own
+    assert gain(good, baseline, maximize=False).mean == -found.mean
+    assert winner([baseline, good], maximize=True) is good
+    assert winner([baseline, good], maximize=False) is baseline
     assert winner([], maximize=True) is None
     assert confirmations([]) == []
 
@@ -110,14 +110,14 @@ def test_a_budget_is_spent_on_full_and_partial_trainings(make_trainer: MakeTrain
     assert [t.state.name for t in best.run_summary.trials] == ["COMPLETE", *["PRUNED"] * 4, "COMPLETE"]
 
 
-def test_the_users_own_configuration_is_never_pruned(make_trainer: MakeTrainer) -> None:
+def test_the_baseline_is_never_pruned(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(score=lambda args, state: 0.2, num_train_epochs=2)
     result = run(trainer, "rl", n_trials=2, baseline=True, pruner=optuna.pruners.ThresholdPruner(lower=0.5)).run_summary
     assert [t.state.name for t in result.trials] == ["COMPLETE", "PRUNED"]
 
 
 def test_a_replay_of_a_trial_whose_only_value_is_the_seed(make_trainer: MakeTrainer) -> None:
-    """Such values are also those of the user's own configuration under a new seed; its model is another one."""
+    """The baseline under a new seed has the same values, but another model."""
 
     def space(trial: Any) -> dict[str, Any]:
         return {"seed": trial.suggest_categorical("seed", [7])}

@@ -32,7 +32,7 @@ def test_the_note_of_a_continued_search_is_its_new_result(make_trainer: MakeTrai
     assert dashboard.get_note(second.study) == second.summary().replace("\n", "\n\n") != before
 
 
-def test_what_somebody_wrote_stays(make_trainer: MakeTrainer) -> None:
+def test_a_note_of_somebody_else_stays(make_trainer: MakeTrainer) -> None:
     def space(trial: Any) -> dict[str, Any]:
         if isinstance(trial, optuna.Trial):
             dashboard.save_note(trial, "mine")

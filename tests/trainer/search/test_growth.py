@@ -1,4 +1,4 @@
-"""Nothing grows from trial to trial: tensors, open files, threads, memory."""
+"""Tensors, open files, threads and memory do not grow from trial to trial."""
 
 import gc
 import os
@@ -26,13 +26,13 @@ def n_files() -> int:
 
 
 def resident() -> int:
-    """Bytes of this process that are in main memory."""
+    """Bytes of this process in main memory."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-class Watch(optuna.samplers.RandomSampler):
-    """Counts whenever a trial begins, that is between two trainings."""
+class ResourceCounter(optuna.samplers.RandomSampler):
+    """Counts whenever a trial starts, that is between two trainings."""
 
     def __init__(self) -> None:
         super().__init__(seed=0)
@@ -44,11 +44,11 @@ class Watch(optuna.samplers.RandomSampler):
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files in /proc")
 @pytest.mark.parametrize("n_trials", [6, pytest.param(50, marks=pytest.mark.slow)])
-def test_nothing_grows(make_trainer: MakeTrainer, n_trials: int) -> None:
-    watch = Watch()
+def test_resources_do_not_grow_from_trial_to_trial(make_trainer: MakeTrainer, n_trials: int) -> None:
+    counter = ResourceCounter()
     trainer = make_trainer(score=lambda args, state: 1 - args.learning_rate, max_steps=2)
-    run(trainer, "rl", n_trials=n_trials, sampler=watch)
-    settled, last = watch.seen[2], watch.seen[-1]
+    run(trainer, "rl", n_trials=n_trials, sampler=counter)
+    settled, last = counter.seen[2], counter.seen[-1]
     assert last[:3] == settled[:3]
     # Allocators keep a little; a leaked model or optimizer of a real search would be far more than this in 50 trials.
     assert last[3] - settled[3] < 30e6
