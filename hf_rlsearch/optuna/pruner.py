@@ -1,4 +1,4 @@
-"""RLPruner: asks the meta-trained stop rule whether an Optuna trial deserves more training."""
+"""Lets the meta-trained stop rule decide whether an Optuna trial deserves more training (RLPruner)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ from optuna.trial import FrozenTrial, TrialState
 from hf_rlsearch._typing import FloatArray
 from hf_rlsearch._validation import is_number
 from hf_rlsearch.errors import ArgumentsError
-from hf_rlsearch.observation.curve_features import FORECAST_FEATURES, N_ALTERNATIVES, curve_features, is_due, leads
+from hf_rlsearch.observation.curve_features import (
+    CURVE_FEATURES,
+    FORECAST_FEATURES,
+    N_ALTERNATIVES,
+    curve_features,
+    is_due,
+    leads,
+)
 from hf_rlsearch.observation.history import COMPLETE, FAILED, History, continued, stable_distributions
 from hf_rlsearch.observation.trial_attributes import COST, STOP
 from hf_rlsearch.optuna.filters import is_duplicate
@@ -27,31 +34,30 @@ from hf_rlsearch.space import SearchSpace
 if TYPE_CHECKING:
     from hf_rlsearch.agent.stop_rule import StopRule
 
-_LONGER_LOOK = 4
-"""A configuration that is trained again after it was stopped gets at least so many times the training it had then."""
-
+# A configuration that is trained again after it was stopped gets at least this many times the training it had before.
+_RETRY_FACTOR = 4
+# Without a budget the number of trials ends the study, so that a stop saves time but costs a trial. Only trials whose
+# forecast chance to become the best is below this are stopped then.
 _HOPELESS = 0.05
-"""Where nobody counts trainings, the number of trials ends the study. A stopped one is one of them, so stopping saves
-time and costs a trial: only those are stopped whose forecast chance to become the best is below this."""
-_N_INCUMBENTS = 5  # whose neighbours are among what else could be trained
+_N_INCUMBENTS = 5  # their neighbours are among the candidates to train instead
 _NO_FORECAST = np.zeros((1, len(FORECAST_FEATURES)))
 
 
 class RLPruner(BasePruner):
     """Stops trials that are not worth their remaining training.
 
-    A policy trained by PPO looks at the running curve, at all other curves of the study and at what is left of the
-    budget. The trial that leads at its fidelity is never stopped, so a study never stops everything; nor is one that is
-    better now than all complete ones were at their last report, or one at ``max_resource``, where it has ended. Trials
+    A policy trained by PPO reads the running curve, all other curves of the study and the remaining budget. Three kinds
+    of trials are never stopped: the one that leads at its fidelity, so a study never stops everything; one that is
+    better now than all complete trials were at their last report; and one at ``max_resource``, which has ended. Trials
     are judged at their reports, but at most once in each twelfth of a training, and not within the first.
 
-    Reports must be on one axis for all trials, and of the best value or of the value as it is: both work. Works alone,
-    with any sampler. Two user attributes of a trial are read where they are set:
+    All trials must report on one axis, either the best value so far or the current value. Works with any sampler. Two
+    user attributes of a trial are read where they are set:
 
-    - "rl:cost": what its whole training takes, in full trainings, where trials are of different lengths (epochs are
-      searched). Then the axis is each trial's own, up to ``max_resource`` for all, and curves are compared after the
-      same amount of training: the first third of three epochs with the whole of one.
-    - "rl:continues": the number of a pruned trial whose training it goes on with, and whose reports it repeats. The two
+    - "rl:cost": the cost of its whole training, in full trainings, where trials are of different lengths (epochs are
+      searched). Then each trial has its own axis, up to ``max_resource`` for all, and curves are compared after the
+      same amount of training: the first third of three epochs with the whole of one epoch.
+    - "rl:continues": the number of a pruned trial whose training it continues, and whose reports it repeats. The two
       are one curve, and are paid for once.
 
     Example:
@@ -63,11 +69,11 @@ class RLPruner(BasePruner):
         max_resource: Step of a full training, as reported, above 0; the largest step of a finished trial where not
             given, and then the first trial is never stopped.
         budget: Full trainings that the study will spend in all, above 0, where that is known; the rule is bolder with
-            much left. Without it the number of trials is taken to end the study, and only trials that have next to no
-            chance to become the best are stopped.
+            much left. Without a budget the number of trials is taken to end the study, and only trials that have next
+            to no chance to become the best are stopped.
         weights: Name or path of the agent's weights; the bundled ones where not given.
-        search_space: What is searched, for forecasts; read from the study's trials where not given.
-        facts: What is known about the task, as for ``RLSampler``.
+        search_space: The space that is searched, for forecasts; read from the study's trials where not given.
+        facts: Features of the task, as for ``RLSampler``.
 
     Raises:
         ArgumentsError: An argument is out of range.
@@ -89,16 +95,16 @@ class RLPruner(BasePruner):
                 )
         self._max_resource, self._budget, self._weights = max_resource, budget, weights
         self._search_space, self._facts = search_space, dict(facts or {})
-        self._plan_for: float | None = None
+        self._planned_budget: float | None = None
         self._finished: dict[tuple[str, int, datetime | None], _Curve | None] = {}
 
     def plan_for(self, budget: float | None) -> None:
-        """Tells how many full trainings the study is going to get, where time or something else ends it.
+        """Sets how many full trainings the study is going to get, where time or something else ends it.
 
         Args:
-            budget: In all, those made so far included; None where nobody knows. A ``budget`` given before is the most.
+            budget: In all, including those made so far; None where nobody knows. ``budget`` is an upper bound.
         """
-        self._plan_for = budget
+        self._planned_budget = budget
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """True if the trial should stop now; never in a study with several directions, where Optuna has no reports.
@@ -106,23 +112,32 @@ class RLPruner(BasePruner):
         Raises:
             WeightsError: The weights are missing or hold no stop rule.
         """
-        if not trial.intermediate_values:
-            return False
         trials = study._get_trials(deepcopy=False, use_cache=True)
         others = [t for t in trials if t.number != trial.number]
         resource = self._max_resource or _longest(others)
+        if resource is None or not self._may_judge(trial, others, resource):
+            return False
+        curve = _Curve.of(trial, study)
+        if curve is None:
+            return False
+        earlier_parts = continued([*others, trial])
+        curves = [self._curve(t, study) for t in others if t.number not in earlier_parts]
+        rest = [c for c in curves if c is not None]
+        here = np.array([[c.best_after(curve.steps[-1] * curve.cost) for c in rest]])
+        ended = [c.last for c in rest if c.complete]
+        if leads(curve.best[-1:], here)[0] or (ended and curve.last > max(ended)):
+            return False
+        return self._stops(study, trial, resource, self._features(curve, rest, here, resource))
+
+    def _may_judge(self, trial: FrozenTrial, others: list[FrozenTrial], resource: float) -> bool:
+        """Whether the latest report is one at which trials are judged, and there is something to save."""
         steps = sorted(trial.intermediate_values)
-        if resource is None or not is_due(*np.array([0, *steps][-2:]) / resource):
+        if not steps or not is_due(*np.array([0, *steps][-2:]) / resource):
             return False
         if self._max_resource is not None and steps[-1] >= self._max_resource:
             return False  # trained to its end: a stop would save nothing and lose the objective
         stopped = [t.last_step or 0 for t in others if t.state == TrialState.PRUNED and t.params == trial.params]
-        if steps[-1] < _LONGER_LOOK * max(stopped, default=0):
-            return False
-        own = _Curve.of(trial, study)
-        gone = continued([*others, trial])
-        rest = [c for t in others if t.number not in gone and (c := self._curve(t, study)) is not None]
-        return own is not None and self._stops(study, trial, own, rest, resource)
+        return steps[-1] >= _RETRY_FACTOR * max(stopped, default=0)
 
     def _curve(self, trial: FrozenTrial, study: Study) -> _Curve | None:
         """The curve of another trial; those of finished trials, which cannot change, are read once."""
@@ -133,42 +148,43 @@ class RLPruner(BasePruner):
             self._finished[key] = _Curve.of(trial, study)
         return self._finished[key]
 
-    def _stops(self, study: Study, trial: FrozenTrial, own: _Curve, rest: list[_Curve], resource: float) -> bool:
-        step = own.steps[-1]
-        fidelity = min(step / resource, 1.0)
-        here = np.array([[c.best_after(step * own.cost) for c in rest]])
-        value = own.best[-1:]
-        ended = [c.last for c in rest if c.complete]
-        if leads(value, here)[0] or (ended and own.last > max(ended)):
-            return False
-        budgets = [b for b in (self._budget, self._plan_for) if b is not None]
-        total = min(budgets, default=np.nan)
-        used = sum(c.spent(resource) for c in rest) + own.spent(resource)
-        features = curve_features(
-            np.array([fidelity]),
-            value,
-            np.array([own.best_by(step / 2)]),
-            here,
-            np.array([[c.best[-1] for c in rest]]),
-            np.array([[c.complete for c in rest]]),
-            np.array([max(total - used, 0.0)]),
-            np.array([total]),
+    def _features(self, curve: _Curve, rest: list[_Curve], here: FloatArray, resource: float) -> FloatArray:
+        """1 x len(CURVE_FEATURES), of a running trial against the rest."""
+        total = min((b for b in (self._budget, self._planned_budget) if b is not None), default=np.nan)
+        used = sum(c.spent(resource) for c in rest) + curve.spent(resource)
+        return curve_features(
+            fidelity=np.array([min(curve.steps[-1] / resource, 1.0)]),
+            value=curve.best[-1:],
+            value_at_half=np.array([curve.best_by(curve.steps[-1] / 2)]),
+            others_here=here,
+            others_best=np.array([[c.best[-1] for c in rest]]),
+            others_complete=np.array([[c.complete for c in rest]]),
+            n_left=np.array([max(total - used, 0.0)]),
+            n_total=np.array([total]),
         )
+
+    def _stops(self, study: Study, trial: FrozenTrial, resource: float, features: FloatArray) -> bool:
+        """Asks the stop rule, and stores its reason with the trial."""
         rule = _stop_rule(self._weights)
         forecast = self._forecast(study, trial, resource) if rule.reads_forecasts else None
-        features = np.concatenate([features, _NO_FORECAST if forecast is None else forecast], axis=1)
-        odds = float(rule.log_odds(features)[0])
-        if odds > 0 and not rule.reads_forecasts:  # for the reader of a report
+        log_odds = float(
+            rule.log_odds(np.concatenate([features, _NO_FORECAST if forecast is None else forecast], 1))[0]
+        )
+        if log_odds > 0 and not rule.reads_forecasts:  # for the report, and for the check of the chance below
             forecast = self._forecast(study, trial, resource)
-        reason = {"fidelity": round(float(fidelity), 4), "probability": round(float(1 / (1 + np.exp(-odds))), 4)}
         chance = None if forecast is None else float(forecast[0, FORECAST_FEATURES.index("forecast_chance")] + 1) / 2
-        if odds > 0 and chance is not None:
+        reason = {
+            "fidelity": round(float(features[0, CURVE_FEATURES.index("fidelity")]), 4),
+            "probability": round(float(1 / (1 + np.exp(-log_odds))), 4),
+        }
+        if log_odds > 0 and chance is not None:
             reason["chance"] = round(chance, 4)
         study._storage.set_trial_system_attr(trial._trial_id, STOP, reason)
-        return odds > 0 and (bool(budgets) or chance is None or chance < _HOPELESS)
+        has_budget = self._budget is not None or self._planned_budget is not None
+        return log_odds > 0 and (has_budget or chance is None or chance < _HOPELESS)
 
     def _forecast(self, study: Study, trial: FrozenTrial, resource: float) -> FloatArray | None:
-        """1 x len(FORECAST_FEATURES), beside what else could be trained; None where nothing can be predicted."""
+        """1 x len(FORECAST_FEATURES), of the trial and of the best alternative; None where nothing can be predicted."""
         from hf_rlsearch.agent.agent import load_agent
 
         trials = [*(t for t in study._get_trials(deepcopy=False, use_cache=True) if t.number != trial.number), trial]
@@ -190,12 +206,12 @@ class RLPruner(BasePruner):
 
 @dataclass(frozen=True)
 class _Curve:
-    """The best value so far of one trial at each of its reports, larger is better.
+    """The best value so far of one trial at each of its S reports, larger is better.
 
     Attributes:
         steps: S, ascending, above 0.
         best: S, running maximum.
-        last: What it reported last.
+        last: The last report.
         complete: The trial was trained to its end.
         cost: Of the trial's whole training, in full trainings.
     """
@@ -215,8 +231,8 @@ class _Curve:
         curve = history.curves[0][history.curves[0][:, 0] > 0]
         if not len(curve):
             return None
-        told = trial.user_attrs.get(COST)
-        cost = float(told) if is_number(told) and 0 < told < math.inf else 1.0
+        stored = trial.user_attrs.get(COST)
+        cost = float(stored) if is_number(stored) and 0 < stored < math.inf else 1.0
         best, complete = np.maximum.accumulate(curve[:, 1]), bool(history.status[0] == COMPLETE)
         return cls(curve[:, 0], best, float(curve[-1, 1]), complete, cost)
 
@@ -226,15 +242,15 @@ class _Curve:
         return float(self.best[at - 1]) if at else float("nan")
 
     def best_after(self, amount: float) -> float:
-        """The best value after an amount of training, in steps of a trial of cost 1; NaN where it did not get there.
+        """The best value after an amount of training, in steps of a trial of cost 1; NaN where the trial is shorter.
 
-        A complete trial has the value that it ended with at any later amount, too.
+        A complete trial keeps its last best value at any later amount.
         """
         step = amount / self.cost
         return self.best_by(step) if self.complete or self.steps[-1] * (1 + 1e-9) >= step else float("nan")
 
     def spent(self, resource: float) -> float:
-        """Full trainings that it took."""
+        """Full trainings that the trial took."""
         return self.cost * (1.0 if self.complete else min(float(self.steps[-1]) / resource, 1.0))
 
 
