@@ -118,13 +118,13 @@ class Progress:
     def _difference(self, role: str, params: Params) -> str:
         """The hyperparameters of a trial that differ from the baseline's, as one line."""
         if role == "baseline":
-            return "your own arguments"
+            return "baseline: your own arguments"
         differing = {
             name: f"{value:.3g}" if isinstance(value, float) else value
             for name, value in params.items()
             if name not in self._baseline or self._baseline[name] != value
         }
-        text = " ".join(f"{name}={value}" for name, value in differing.items()) or "the same as your own arguments"
+        text = " ".join(f"{name}={value}" for name, value in differing.items()) or "the same as the baseline"
         return f"{text} (under a new seed)" if role == "confirm" else text
 
     def _time_left(self, seconds_left: float) -> str:

@@ -44,6 +44,7 @@ def start_run(trainer: Any, *, name: str, group: str) -> None:
         return
     import wandb
 
+    # The callback's own setup would make the trial's run name the name of the group.
     real = callback.setup
 
     def setup(args: Any, state: Any, model: Any, **kwargs: Any) -> None:

@@ -78,17 +78,12 @@ class TrainerSession:
             The Trainer, ready for ``train()``.
         """
         trainer = self.trainer
-        self._put_back_attributes()
-        trainer.args = args
+        self._configure(args, model_init)
         trainer.hp_name = None if name is None else (lambda trial: name)
         trainer.callback_handler = self._fresh_handler(callbacks)
         trainer.control = type(trainer.control)()
         trainer.state = copy.deepcopy(trainer.state)
         trainer.is_in_train = False
-        if model_init is not None:
-            trainer.model_init = model_init
-        compat.apply_constructor_fields(trainer)
-        compat.rebuild_accelerator(trainer)
         if on_metrics is not None:
             trainer._report_to_hp_search = lambda trial, step, metrics: on_metrics(trainer, metrics)
         return trainer
@@ -121,12 +116,7 @@ class TrainerSession:
                 user's model.
         """
         trainer = self.trainer
-        self._put_back_attributes()
-        trainer.args = args
-        if model_init is not None:
-            trainer.model_init = model_init
-        compat.apply_constructor_fields(trainer)
-        compat.rebuild_accelerator(trainer)
+        self._configure(args, model_init)
         if load is None:
             if self._moved:
                 trainer._move_model_to_device(trainer.model, args.device)
@@ -134,6 +124,14 @@ class TrainerSession:
         trainer.model = trainer.model_wrapped = trainer.callback_handler.model = compat.fresh_model(trainer)
         load(trainer)
         trainer.model.eval()
+
+    def _configure(self, args: "TrainingArguments", model_init: Callable[..., Any] | None) -> None:
+        self._put_back_attributes()
+        self.trainer.args = args
+        if model_init is not None:
+            self.trainer.model_init = model_init
+        compat.apply_constructor_fields(self.trainer)
+        compat.rebuild_accelerator(self.trainer)
 
     def _put_back_attributes(self) -> None:
         current = vars(self.trainer)

@@ -53,6 +53,7 @@ def save_scored(trainer: "Trainer", folder: str) -> str | None:
         Its folder, None if it could not be written (a warning says why).
     """
     state = trainer.state
+    # With load_best_model_at_end the Trainer ends with the model of its best checkpoint.
     if trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None:
         written = Path(state.best_model_checkpoint)
     else:
