@@ -1,4 +1,4 @@
-"""Ray Tune with our sampler and stop rule: a search algorithm and a trial scheduler. Tested with Ray 2.60."""
+"""Connects the sampler and the stop rule with Ray Tune, as a search algorithm and a scheduler (tested with Ray 2.60)."""
 
 import math
 from typing import Any
@@ -11,19 +11,18 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from hf_rlsearch.errors import ArgumentsError
-from hf_rlsearch.optuna import RLSampler
-from hf_rlsearch.optuna.pruner import RLPruner
+from hf_rlsearch.optuna import RLPruner, RLSampler
 
 
 class RLSearch(OptunaSearch):  # type: ignore[misc]
-    """Ray's ``OptunaSearch`` that asks ``RLSampler`` and tells it how each training ended.
+    """Ray's ``OptunaSearch`` with ``RLSampler``, which records how each training ended.
 
-    A training that ``RLScheduler`` stops is pruned in the study, and one that ends with an objective that is no finite
-    number has failed. ``OptunaSearch`` alone counts the first as complete and leaves the second running for ever.
+    A training that ``RLScheduler`` stops is pruned in the study, and a training that ends with an objective that is no
+    finite number has failed. ``OptunaSearch`` alone counts the first as complete and never ends the second.
 
     Args:
-        space: As for ``OptunaSearch``: Optuna distributions by name or a function of a trial; where not given Tune's
-            ``param_space`` is searched.
+        space: As for ``OptunaSearch``: Optuna distributions by name or a function of a trial. Tune's ``param_space`` is
+            searched where not given.
         sampler: ``RLSampler`` where not given.
         **options: Those of ``OptunaSearch``: ``metric``, ``mode``, ``storage``, ``study_name``,
             ``points_to_evaluate``.
@@ -34,13 +33,13 @@ class RLSearch(OptunaSearch):  # type: ignore[misc]
         self._reported: dict[str, int] = {}
         self._stopped: set[str] = set()
 
-    def stops(self, trial_id: str, result: dict[str, Any], pruner: BasePruner) -> bool:
-        """Adds a report to a trial's learning curve, and asks whether the trial should stop.
+    def should_stop(self, trial_id: str, result: dict[str, Any], pruner: BasePruner) -> bool:
+        """Adds a report to a trial's learning curve, and asks the pruner whether the trial should stop.
 
         Args:
             trial_id: Tune's.
-            result: What the training has reported, with the metric.
-            pruner: Is asked; the study has none.
+            result: The training's report, with the metric.
+            pruner: Given here, as the study has none.
         """
         self.on_trial_result(trial_id, result)
         study: optuna.Study = self._ot_study
@@ -49,26 +48,23 @@ class RLSearch(OptunaSearch):  # type: ignore[misc]
         return trial_id in self._stopped
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Adds a report to a trial's learning curve; one that is known already, of a training begun again, is left."""
+        """Adds a report to a trial's learning curve, unless a restarted training repeats it."""
         if result[TRAINING_ITERATION] > self._reported.get(trial_id, 0):
             self._reported[trial_id] = result[TRAINING_ITERATION]
             super().on_trial_result(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tells the study how a trial ended: complete, pruned or failed."""
+        """Records in the study how a trial ended: complete, pruned or failed."""
+        metrics = self.metric if isinstance(self.metric, list) else [self.metric]
         if trial_id in self._stopped:
             result = None  # without a value it is pruned
-        elif result and not self._is_finite(result):
+        elif result and not all(math.isfinite(result.get(name, 0.0)) for name in metrics):
             result, error = None, True
         super().on_trial_complete(trial_id, result, error)
 
-    def _is_finite(self, result: dict[str, Any]) -> bool:
-        names = self.metric if isinstance(self.metric, list) else [self.metric]
-        return all(math.isfinite(result.get(name, 0.0)) for name in names)
-
 
 class RLScheduler(FIFOScheduler):  # type: ignore[misc]
-    """Stops trainings that are not worth their rest, as ``RLPruner`` does, at their reports to Tune (see there).
+    """Stops trainings that are not worth their remaining cost when they report to Tune, as ``RLPruner`` does.
 
     Takes the place of ``ASHAScheduler`` beside ``search_alg=RLSearch(...)``.
 
@@ -91,12 +87,12 @@ class RLScheduler(FIFOScheduler):  # type: ignore[misc]
         Raises:
             ArgumentsError: The search algorithm is not ``RLSearch``, which has the other learning curves.
         """
-        searcher = tune_controller.search_alg
-        while not isinstance(searcher, RLSearch):  # Tune wraps it to limit how many run at once
-            if not hasattr(searcher, "searcher"):
+        search = tune_controller.search_alg
+        while not isinstance(search, RLSearch):  # Tune wraps it to limit how many trainings run at once
+            if not hasattr(search, "searcher"):
                 raise ArgumentsError(
-                    f"RLScheduler goes with search_alg=RLSearch(...), but this is {type(searcher).__name__}."
+                    f"RLScheduler goes with search_alg=RLSearch(...), but this is {type(search).__name__}."
                 )
-            searcher = searcher.searcher
-        decision: str = self.STOP if searcher.stops(trial.trial_id, result, self._pruner) else self.CONTINUE
+            search = search.searcher
+        decision: str = self.STOP if search.should_stop(trial.trial_id, result, self._pruner) else self.CONTINUE
         return decision

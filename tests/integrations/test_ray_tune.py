@@ -45,7 +45,7 @@ class Tuner:
         self._controller = SimpleNamespace(search_alg=SimpleNamespace(searcher=SimpleNamespace(searcher=search)))
 
     def report(self, trial_id: str, value: float, iteration: int) -> bool:
-        """Whether the training goes on."""
+        """Whether the training continues."""
         result = {"accuracy": value, "training_iteration": iteration}
         trial = SimpleNamespace(trial_id=trial_id)
         if self._scheduler.on_trial_result(self._controller, trial, result) == RLScheduler.STOP:
@@ -102,7 +102,7 @@ def test_the_study_knows_how_each_training_ended() -> None:
     assert trial(search, 1).intermediate_values == {1: 0.3, 2: 0.1}
 
 
-def test_a_training_that_is_begun_again_has_one_curve() -> None:
+def test_a_training_that_is_started_again_has_one_curve() -> None:
     search = new_search()
     tuner = Tuner(search, RLScheduler(max_resource=3))
     search.suggest("0")
@@ -125,7 +125,7 @@ def test_bad_trainings_are_stopped_and_never_the_leading_one(mode: str, sign: fl
     assert trial(search, 8).state == TrialState.COMPLETE
 
 
-def test_it_goes_on_from_a_checkpoint_of_the_experiment(tmp_path: Path) -> None:
+def test_it_continues_from_a_checkpoint_of_the_experiment(tmp_path: Path) -> None:
     search = new_search()
     search.suggest("0")
     Tuner(search, RLScheduler(max_resource=3)).report("0", 0.1, 1)
@@ -143,7 +143,7 @@ def test_several_objectives_are_searched_and_nothing_is_stopped() -> None:
     tuner = Tuner(search, RLScheduler(pruner=RLPruner(max_resource=3)))
     for step in range(1, 4):
         result = {"accuracy": 0.1, "seconds": 1.0, "training_iteration": step}
-        assert not search.stops("0", result, tuner._scheduler._pruner)
+        assert not search.should_stop("0", result, tuner._scheduler._pruner)
     search.on_trial_complete("0", result)
     assert trial(search, 0).values == [0.1, 1.0]
 
@@ -187,8 +187,8 @@ tune.Tuner(
     ),
     run_config=tune.RunConfig(storage_path=os.getcwd(), verbose=0),
 ).fit()
-told = [{"state": t.state.name, "params": t.params, "value": t.value} for t in search._ot_study.trials]
-print("TOLD", json.dumps(told))
+recorded = [{"state": t.state.name, "params": t.params, "value": t.value} for t in search._ot_study.trials]
+print("RECORDED", json.dumps(recorded))
 """
 
 
@@ -203,12 +203,12 @@ def run(code: str, folder: Path) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_search_on_a_cluster(tmp_path: Path) -> None:
-    told = json.loads(re.findall(r"^TOLD (.*)$", run(_CLUSTER, tmp_path), flags=re.MULTILINE)[0])
-    assert [trial["state"] for trial in told[:2]] == ["FAIL", "FAIL"]  # killed, NaN
-    assert {trial["state"] for trial in told[2:]} <= {"COMPLETE", "PRUNED"}
-    assert len({tuple(trial["params"].values()) for trial in told}) == 6
+    recorded = json.loads(re.findall(r"^RECORDED (.*)$", run(_CLUSTER, tmp_path), flags=re.MULTILINE)[0])
+    assert [trial["state"] for trial in recorded[:2]] == ["FAIL", "FAIL"]  # killed, NaN
+    assert {trial["state"] for trial in recorded[2:]} <= {"COMPLETE", "PRUNED"}
+    assert len({tuple(trial["params"].values()) for trial in recorded}) == 6
     assert (
-        min(trial["value"] for trial in told if trial["state"] == "COMPLETE") < 1.2
+        min(trial["value"] for trial in recorded if trial["state"] == "COMPLETE") < 1.2
     )  # 1e-2, and it goes on from there
 
 

@@ -106,7 +106,7 @@ def test_without_a_budget_a_usual_one_is_assumed() -> None:
     np.testing.assert_array_equal(curve_features(**unknown), curve_features(**usual))
 
 
-def test_an_extrapolation_goes_on_with_the_slope() -> None:
+def test_an_extrapolation_continues_the_slope() -> None:
     flat, steep = arguments(seed=1), arguments(seed=1)
     flat["fidelity"][:] = steep["fidelity"][:] = 0.5
     flat["value_at_half"], steep["value_at_half"] = flat["value"] - 0.01, steep["value"] - 1.0

@@ -193,7 +193,7 @@ def test_a_training_that_was_continued_is_one_row() -> None:
 
 
 @pytest.mark.parametrize("state", [TrialState.WAITING, TrialState.FAIL])
-def test_what_failed_or_has_not_begun_takes_nothing_over(state: TrialState) -> None:
+def test_a_failed_or_waiting_trial_continues_nothing(state: TrialState) -> None:
     later = trial(1, state=state)
     later.user_attrs = {CONTINUES: 0}
     history = History.from_trials([trial(0, state=TrialState.PRUNED, reports={1: 0.3}), later], MAXIMIZE)

@@ -257,7 +257,7 @@ def test_unknown_categories_and_missing_names_are_missing() -> None:
     assert observation.trials[0].tolist() == [[1, 2], [-1, 0], [-1, 1]]
 
 
-def test_facts_are_told_and_unknown_ones_are_marked() -> None:
+def test_facts_are_shown_and_unknown_facts_are_marked() -> None:
     history = random_history(3)
     known, unknown = seen(history, n_parameters=9.0, maximize=1.0).context[0], seen(history).context[0]
     n = len(FACTS)
@@ -266,7 +266,7 @@ def test_facts_are_told_and_unknown_ones_are_marked() -> None:
     assert known[0] == pytest.approx(1.0)
 
 
-def test_a_bounded_metric_tells_how_much_is_left() -> None:
+def test_a_bounded_metric_shows_how_much_is_left() -> None:
     history = history_of(random_rows(3), np.array([0.5, 0.7, 0.9]))
     assert seen(history, maximize=1.0).context[0, -3:-1].tolist() == pytest.approx([0.9, 1.0])
     assert seen(history, maximize=0.0).context[0, -3:-1].tolist() == [0, 0]

@@ -110,7 +110,7 @@ def test_a_rule_that_never_stops_prunes_nothing(rules: Rules) -> None:
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_what_is_better_than_all_complete_trials_ended_goes_on(rules: Rules, sign: float) -> None:
+def test_a_trial_better_than_all_complete_trials_continues(rules: Rules, sign: float) -> None:
     """A training that over-fits was better on its way than it ended; the next is measured by both."""
     curves = [[0.5, 0.8, 0.6], [0.4, 0.7, 0.7], [0.4, 0.5, 0.5]]
     study = optuna.create_study(
@@ -172,9 +172,7 @@ def test_a_configuration_that_was_stopped_gets_a_longer_look_the_second_time(rul
         study.tell(trial, state=TrialState.PRUNED)
 
 
-def test_a_training_that_goes_on_is_paid_once_and_not_its_own_rival(
-    rules: Rules, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_continued_training_is_paid_once_and_not_its_own_rival(rules: Rules, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
     def log_odds(self: StopRule, features: np.ndarray) -> np.ndarray:
@@ -250,7 +248,7 @@ def test_a_complete_short_trial_is_a_rival_after_its_end(rules: Rules) -> None:
 
 
 def shares_left(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What the stop rule will be told is left of the budget, at each decision; it never stops."""
+    """The share of the budget that the stop rule sees at each decision; the rule never stops."""
     seen: list[float] = []
 
     def log_odds(self: StopRule, features: np.ndarray) -> np.ndarray:
@@ -278,7 +276,7 @@ def test_costs_and_plans_reach_the_rule(rules: Rules, monkeypatch: pytest.Monkey
     assert seen == pytest.approx([0.5, 0.2, 0.5])
 
 
-def test_without_a_resource_the_first_trial_tells_it(rules: Rules) -> None:
+def test_without_a_resource_the_first_trial_sets_it(rules: Rules) -> None:
     study = run(RLPruner(weights=rules("always")), QUALITIES)
     assert pruned(study) == [n for n in range(8) if n not in LEADERS]
     assert study.trials[0].state == TrialState.COMPLETE
@@ -385,7 +383,7 @@ def always(rules: Rules, tmp_path: Path) -> Path:
     return save_weights_of(tmp_path / "both.safetensors", {**tensors, **extreme}, card)
 
 
-def test_a_stopped_trial_tells_its_chance_to_become_the_best(always: Path) -> None:
+def test_a_stopped_trial_records_its_chance_to_become_the_best(always: Path) -> None:
     qualities = [0.5, 0.6, 0.7, 0.8, 0.1]
     for direction in ("maximize", "minimize"):
         study = run(RLPruner(max_resource=5, budget=10, weights=always), qualities, direction)

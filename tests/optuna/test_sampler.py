@@ -206,7 +206,7 @@ def test_an_unseeded_sampler_draws_a_seed(random: RuleAgent) -> None:
     assert distinct(chosen) == 3
 
 
-def test_a_resumed_search_goes_on_as_if_it_had_not_stopped(random: RuleAgent, tmp_path: Path) -> None:
+def test_a_resumed_search_continues_as_if_it_had_not_stopped(random: RuleAgent, tmp_path: Path) -> None:
     whole = optuna.create_study(sampler=RLSampler(seed=1))
     whole.optimize(objective, n_trials=8)
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / "journal")))
@@ -249,13 +249,13 @@ def test_workers_without_a_known_space_draw_their_first_trials(first: RuleAgent)
 
 def test_a_running_trial_counts_as_tried_before_it_has_suggested_everything(first: RuleAgent) -> None:
     study = optuna.create_study(sampler=RLSampler(seed=0, search_space=SPACE))
-    begun = study.ask()
-    begun.suggest_int("n", 0, 3)
+    started = study.ask()
+    started.suggest_int("n", 0, 3)
     other = study.ask(SPACE.distributions)
-    begun.suggest_categorical("c", ["a", "b", "c"])
-    assert begun.params != other.params
+    started.suggest_categorical("c", ["a", "b", "c"])
+    assert started.params != other.params
     assert STATUS[first.calls[-1].history.status[0]] == "running"
-    assert first.calls[-1].history.params[0] == begun.params
+    assert first.calls[-1].history.params[0] == started.params
 
 
 def test_threads_do_not_train_the_same_candidate(first: RuleAgent) -> None:

@@ -497,7 +497,7 @@ def raises(trial: Any) -> dict[str, Any]:
         (lambda t: {"x": t.study.best_value}, "hp_space raised ValueError: No trials are completed"),
     ],
 )
-def test_bad_functions_are_told_before_the_search(hp_space: Any, text: str) -> None:
+def test_bad_functions_are_refused_before_the_search(hp_space: Any, text: str) -> None:
     with pytest.raises(SearchSpaceError, match=text):
         SearchSpace.from_functions(hp_space)
 
