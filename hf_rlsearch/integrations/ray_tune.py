@@ -1,4 +1,4 @@
-"""Connects the sampler and the stop rule with Ray Tune, as a search algorithm and a scheduler (tested with Ray 2.60)."""
+"""Connects the sampler and the stop rule with Ray Tune as a search algorithm and a scheduler (tested with Ray 2.60)."""
 
 import math
 from typing import Any
