@@ -106,7 +106,7 @@ def expected_improvement(probabilities: Tensor, bins: Tensor) -> Tensor:
 
 def log_expected_improvement(probabilities: Tensor, bins: Tensor) -> Tensor:
     """Natural logarithm of the expected improvement, at least -12; shape as above."""
-    return torch.log(expected_improvement(probabilities, bins) + 6e-6)
+    return torch.log(expected_improvement(probabilities, bins) + 6e-6)  # exp(-12)
 
 
 def mean_and_spread(probabilities: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:

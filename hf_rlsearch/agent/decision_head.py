@@ -51,7 +51,7 @@ class DecisionHead(nn.Module):
     def continue_logit(self, search: Tensor) -> Tensor:
         """B log-odds of continuing the running trial; meaningless where nothing runs."""
         column = {name: search[:, i] for i, name in enumerate(SEARCH_FEATURES)}
-        price = torch.log(1.05 - column["running_fidelity"])
+        price = torch.log(1.05 - column["running_fidelity"])  # finite for a trial that is nearly complete
         rule = 3 * (column["running_log_ei"] - column["best_log_ei"]) - price
         return torch.as_tensor(2.0 * rule + self.gate(search)[:, 0])
 

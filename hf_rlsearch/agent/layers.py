@@ -135,6 +135,7 @@ class GaussianProcesses(nn.Module):
         weight = (known[:, None] / (noise + _SHARED))[..., None]
         mean = (weight * values).sum(2, keepdim=True) / weight.sum(2, keepdim=True).clamp(min=_NO_VALUE)
         both = (known[:, None] & known[:, :, None])[:, None]
+        # A trial without a value gets a row of the identity, which changes no other row of the inverse.
         kernel = self._kernel(scales, distances) * both + torch.diag_embed(noise + ~known[:, None])
         inverse = torch.linalg.inv(kernel) * both
         return Posterior(scales, mean, inverse @ (values - mean), inverse)

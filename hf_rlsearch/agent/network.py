@@ -155,7 +155,7 @@ class Predictor(nn.Module):
         among = self._bias(gaps, scales[..., :split], arrays.trial_mask)
         for i, block in enumerate(self.history):
             trials = block(trials, trials, among[:, i * heads : (i + 1) * heads])
-        known = arrays.trial_mask & (arrays.trial_features[..., 4] > 0)
+        known = arrays.trial_mask & (arrays.trial_features[..., 4] > 0)  # column 4: the trial has a value
         between, value = self._gather_levels(gp_distances, arrays.trials), arrays.trial_features[..., 0]
         posterior = self.processes.fit(per_hyperparameter, between, trials, value, known)
         distances, mask = (attention_distances, gp_distances), arrays.trial_mask
@@ -197,7 +197,7 @@ class Predictor(nn.Module):
 
         Padding outweighs real levels several times, so the layers run over the N real ones only.
         """
-        real = arrays.level_features[..., 5] > 0
+        real = arrays.level_features[..., 5] > 0  # column 5: the level is not padding
         b, h, level = real.nonzero(as_tuple=True)
         features = [arrays.static[b, h], arrays.level_features[b, h, level]]
         embedded = self.level_in(torch.cat(features, -1)) + context[b]
@@ -206,6 +206,7 @@ class Predictor(nn.Module):
         total = embedded.new_zeros(B * H, embedded.shape[1]).index_add(0, b * H + h, embedded)
         pooled = total.view(B, H, -1) / real.sum(2, keepdim=True).clamp(min=1)
         absent = (arrays.static[..., 0] == 0)[:, None, None, :]
+        # Finite, since a row of -inf alone would become NaN.
         bias = torch.zeros_like(absent, dtype=pooled.dtype).masked_fill(absent, -1e4)
         pooled = self.space_block(pooled, pooled, bias.expand(-1, self.config.heads, H, -1))
         embedded = embedded + self.level_out(torch.cat([embedded, pooled[b, h]], -1))

@@ -181,6 +181,7 @@ class BatchedSearch:
         mask = self.tasks.candidate_mask.copy()
         b, t = np.nonzero(np.arange(self.max_trials) < self.count[:, None])
         mask[b, self.chosen[b, t]] = False
+        # A search longer than its space repeats candidates, since an agent always needs one allowed action.
         mask = np.where(mask.any(1, keepdims=True), mask, self.tasks.candidate_mask)
         return np.concatenate([mask, (self.running >= 0)[:, None]], axis=1)
 
@@ -203,6 +204,7 @@ class BatchedSearch:
         """
         actions = np.asarray(actions)
         masks = self.action_masks()
+        # Agents that know no masks may continue although nothing runs.
         idle = (actions == self.n_candidates) & (self.running < 0)
         actions = np.where(idle, masks[:, : self.n_candidates].argmax(1), actions)
         started = np.nonzero(actions < self.n_candidates)[0]
@@ -233,6 +235,7 @@ class BatchedSearch:
         fractions = np.arange(1, self.evaluations + 1) / self.evaluations
         family = index_batch(self.family, b)
         shown = curves(self.rng, family, final[:, None], fractions)[:, 0] if self.evaluations > 1 else final[:, None]
+        # As in a real study, a trial counts by its best value so far.
         self.curves[b, at] = np.maximum.accumulate(shown, axis=1)
 
     def observed(self, steps: IntArray) -> FloatArray:
@@ -247,6 +250,7 @@ class BatchedSearch:
 
     def _incumbent(self) -> FloatArray:
         """B, noiseless utility of the best trial as observed."""
+        # Noise may make a worse trial win, but it must not be rewarded.
         value = np.nan_to_num(self.observed(self.steps[:, : max(int(self.count.max()), 1)]), nan=-np.inf)
         best = value.argmax(1)
         b = np.arange(self.n_envs)

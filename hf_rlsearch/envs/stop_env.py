@@ -59,7 +59,7 @@ class StopSearch(BatchedSearch):
         if self.forecasts is not None:
             self.forecast = (self.rng.random(self.n_envs) < _FORECAST)[first]
             self.by_agent = (self.forecast & (self.rng.random(self.n_envs) < _OWN_PROPOSALS))[first]
-            self.picks = np.zeros(self.n_envs, int)
+            self.picks = np.zeros(self.n_envs, int)  # of the agent, set by `describe` for the next `propose`
 
     def draw_length(self) -> tuple[int, int]:
         """Budget in full trainings and evaluations of a training, for the searches that start now."""

@@ -51,7 +51,7 @@ class BatchVecEnv(VecEnv):
             for i, info in enumerate(infos):
                 is_dict = isinstance(observation, dict)
                 info["terminal_observation"] = {k: v[i] for k, v in observation.items()} if is_dict else observation[i]
-            observation = self.reset()
+            observation = self.reset()  # stable-baselines3 expects that ended environments start again themselves
         return observation, rewards, np.full(self.num_envs, ended), infos
 
     def close(self) -> None:

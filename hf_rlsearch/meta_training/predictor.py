@@ -52,8 +52,8 @@ class PredictorTraining:
             drawn. With small numbers only, the predictor would learn that long searches run out of good candidates.
         n_targets: Candidates scored per task; half at random, half close to the incumbent.
         reuse: Steps that share tasks and the searches on them; making these takes longer than the steps.
-        played: Share of the steps that train on the first trials of searches that the predictor made.
-        stopped: Share of the steps, at the end; every other one of them trains on searches with pruned trials.
+        rollout_share: Share of the steps that train on the first trials of searches that the predictor made.
+        pruned_share: Share of the steps, at the end; every other one of them trains on searches with pruned trials.
         learning_rate: Peak; rises over `warmup` steps, then falls as a cosine to zero.
         warmup: Steps.
         seed: Of everything.
@@ -64,8 +64,8 @@ class PredictorTraining:
     n_candidates: tuple[int, ...] = (128, 384, 1024)
     n_targets: int = 48
     reuse: int = 24
-    played: float = 0.5
-    stopped: float = 0.2
+    rollout_share: float = 0.5
+    pruned_share: float = 0.2
     learning_rate: float = 1.5e-3
     warmup: int = 300
     seed: int = 0
@@ -129,12 +129,12 @@ class _Searches:
     Attributes:
         tasks: B tasks.
         complete: A search on each of them, with complete trials.
-        stopped: Snapshots of another search on each, with pruned trials; empty before the last part of the training.
+        pruned: Snapshots of another search on each, with pruned trials; empty before the last part of the training.
     """
 
     tasks: TaskBatch
     complete: Rollout
-    stopped: list[Trained]
+    pruned: list[Trained]
 
     @classmethod
     def of(
@@ -157,10 +157,10 @@ class _Searches:
     ) -> tuple[TaskBatch, Trained, FloatArray]:
         """B tasks, a history of each, and B weights of the last trial as a target."""
         if _is_late(step, settings) and step % 2:
-            tasks, trained = _shortened(rng, self.tasks, self.stopped[step // 2 % len(self.stopped)])
+            tasks, trained = _shortened(rng, self.tasks, self.pruned[step // 2 % len(self.pruned)])
             runs = (trained.mask & (trained.status == RUNNING)).any(1)
             return tasks, trained, np.where(runs, _OWN_WEIGHT, 1.0)
-        if rng.random() < settings.played:
+        if rng.random() < settings.rollout_share:
             trained = random_prefix(rng, self.tasks, self.complete)
         else:
             chosen, mask = draw_history(rng, self.tasks, int(rng.choice(LENGTHS, p=_LENGTH_SHARES)))
@@ -169,7 +169,7 @@ class _Searches:
 
 
 def _is_late(step: int, settings: PredictorTraining) -> bool:
-    return step >= round((1 - settings.stopped) * settings.steps)
+    return step >= round((1 - settings.pruned_share) * settings.steps)
 
 
 def _shortened(rng: np.random.Generator, tasks: TaskBatch, trained: Trained) -> tuple[TaskBatch, Trained]:

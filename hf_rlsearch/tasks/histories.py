@@ -90,6 +90,7 @@ def draw_history(rng: np.random.Generator, tasks: TaskBatch, max_trials: int) ->
     keys = np.where(tasks.candidate_mask, 0.0, -np.inf)
     chosen = np.zeros((B, max_trials), int)
     for t in range(max_trials):
+        # The Gumbel-max trick samples without replacement; good candidates become likelier with every trial.
         ramp = greed * min(1.0, t / 8.0)
         gumbel = rng.gumbel(size=(B, C))
         chosen[:, t] = (keys + scale * ramp[:, None] + gumbel).argmax(1)

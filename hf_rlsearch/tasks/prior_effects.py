@@ -40,7 +40,7 @@ class EffectDraw(SpaceDraw):
         self._add_regularisers(loss, axes, has)
         self._add_weak_regularisers(loss)
         loss += self._schedule_effect()
-        # What nobody has a formula for: generic hyperparameters, interactions.
+        # Effects without a known formula: generic hyperparameters, interactions.
         named = np.isin(self.roles, [ROLES.index(r) for r in ("generic_numeric", "generic_categorical")])
         loss += 0.5 * self._additive(named, strength=0.3)
         loss += lognormal(rng, 0.06, 0.9, (B, 1)) * self._random_features(self.roles >= 0)
@@ -214,7 +214,7 @@ class EffectDraw(SpaceDraw):
         usual = centre + width * rng.standard_normal(B)
         distance = np.abs(axes["effective_batch"] - self._into_range(usual[:, None], axes["effective_batch"]))
         loss += self._strength("batch_size", has["batch_size"] | has["accumulation"]) * 0.2 * distance**1.6
-        # More epochs help with falling returns, until small data is learnt by heart.
+        # More epochs help with falling returns, until small data is memorised.
         epochs = axes["epochs"]
         overfit = np.maximum(epochs - (rng.uniform(1.5, 5.5, B) + 0.5 * (self.data - 4.3))[:, None], 0)
         strength, gain = self._strength("epochs", has["epochs"]), 1.6 * np.exp2(-rng.uniform(0.5, 1.5, (B, 1)) * epochs)

@@ -126,7 +126,7 @@ def test_a_decision_explains_itself() -> None:
         assert {number for number, _ in decision.attention} <= set(range(n_trials))
 
 
-def test_what_a_trial_had_is_told_by_its_status() -> None:
+def test_the_status_of_a_trial_changes_the_decision() -> None:
     rows, values = random_rows(6), np.arange(6.0)
     finished = decide(history_of(rows, values))
     running = decide(history_of(rows, values, status=np.array([COMPLETE] * 3 + [RUNNING] * 3)))

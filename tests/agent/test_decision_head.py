@@ -132,7 +132,7 @@ def test_log_expected_improvement_has_a_floor() -> None:
     assert log_expected_improvement(hopeless, bins) == pytest.approx(-12, abs=0.05)
 
 
-def test_an_unknown_budget_is_told_as_unknown() -> None:
+def test_an_unknown_budget_has_its_own_feature() -> None:
     candidates, _ = inputs()
     mask = torch.ones(B, C, dtype=torch.bool)
     running = torch.tensor([-1, 2, 0, -1, 6])

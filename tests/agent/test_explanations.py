@@ -87,7 +87,7 @@ def test_whichever_it_is_it_is_named(kind: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["per_device_train_batch_size", "num_train_epochs"])
-def test_what_names_say_is_told_apart_from_what_trials_say(name: str) -> None:
+def test_prior_contributions_are_separate_from_those_of_trials(name: str) -> None:
     """Names alone mostly speak of the learning rate; the trials speak of the one that matters (by chance: 1 of 6)."""
     space = SPACES["known"]
     found = [decide(space, name, seed, 40) for seed in range(6)]

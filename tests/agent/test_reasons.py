@@ -68,7 +68,7 @@ def test_a_block_of_weights_takes_what_the_block_takes() -> None:
     assert block.weights(x, memory, torch.zeros(1, 2, 3, 4)).shape == (1, 3, 5)
 
 
-def test_a_trial_like_the_candidate_is_looked_at_more_than_one_unlike_it() -> None:
+def test_a_trial_like_the_candidate_gets_more_attention_than_one_unlike_it() -> None:
     """With the shipped weights: the closest of many trials is among those that are named."""
     from hf_rlsearch.agent.agent import load_agent
 

@@ -45,7 +45,7 @@ def test_a_rule_of_other_features_is_refused() -> None:
         StopRule({**tensors(), "stop.0.weight": torch.zeros(8, N + 1)})
 
 
-def test_a_rule_without_forecasts_does_not_look_at_them() -> None:
+def test_a_rule_without_forecasts_ignores_them() -> None:
     narrow = len(CURVE_FEATURES)
     rule = StopRule({**tensors(), "stop.0.weight": tensors()["stop.0.weight"][:, : narrow + 1]})
     features = np.random.default_rng(0).normal(size=(5, N - 1)).astype(np.float32)

@@ -105,7 +105,7 @@ class TestWholeRun:
         assert verdict["interval"][0] <= verdict["difference"] <= verdict["interval"][1]
         assert verdict["difference"] == pytest.approx(verdict["area_head"] - verdict["area_acquisition"])
 
-    def test_the_head_ships_only_through_the_gate(self, trained: Path) -> None:
+    def test_the_head_ships_only_if_it_passes_the_acceptance_test(self, trained: Path) -> None:
         tensors, card = load_weights(trained / "mine.safetensors")
         verdict = card.gates["decision_head"]
         assert verdict["ships"] == (verdict["interval"][1] < 0)

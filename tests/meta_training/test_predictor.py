@@ -22,7 +22,7 @@ from hf_rlsearch.tasks.prior import draw
 from tests.helpers.searches import random_predictor
 
 TINY = NetworkConfig(width=8, heads=2, history_blocks=1, candidate_blocks=1)
-SETTINGS = PredictorTraining(steps=7, batch_size=3, n_targets=8, reuse=3, stopped=0.5, warmup=3, seed=5)
+SETTINGS = PredictorTraining(steps=7, batch_size=3, n_targets=8, reuse=3, pruned_share=0.5, warmup=3, seed=5)
 
 
 @pytest.fixture(autouse=True)
@@ -91,14 +91,16 @@ def searched(settings: PredictorTraining = SEARCHED) -> predictor_training._Sear
     return predictor_training._Searches.of(np.random.default_rng(0), random_predictor(), settings, 0, "cpu")
 
 
-def test_every_other_one_of_the_last_steps_looks_at_a_search_with_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_other_one_of_the_last_steps_has_a_search_with_pruned_trials(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     searches, rng = searched(), np.random.default_rng(0)
-    assert len(searches.stopped) == 4
+    assert len(searches.pruned) == 4
     monkeypatch.setattr(predictor_training, "_shortened", lambda rng, tasks, trained: (tasks, trained))
     seen = [searches.history(rng, step, SEARCHED)[1] for step in range(8)]
-    looks = [[at for at, look in enumerate(searches.stopped) if look is trained] for trained in seen]
-    assert looks == [[], [], [], [], [], [2], [], [3]]
-    assert not searched(replace(SEARCHED, stopped=0, steps=7)).stopped
+    used = [[i for i, snapshot in enumerate(searches.pruned) if snapshot is trained] for trained in seen]
+    assert used == [[], [], [], [], [], [2], [], [3]]
+    assert not searched(replace(SEARCHED, pruned_share=0, steps=7)).pruned
 
 
 def test_the_end_of_a_running_trial_weighs_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,10 +121,10 @@ def test_the_end_of_a_running_trial_weighs_more(monkeypatch: pytest.MonkeyPatch)
     assert weighed == pytest.approx(loss(), rel=1e-5)
 
 
-def test_of_long_searches_fewer_are_looked_at_and_each_keeps_its_task(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_searches_are_fewer_and_each_keeps_its_task(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predictor_training, "LENGTHS", (2, 3))
     searches = searched(replace(SEARCHED, batch_size=8))
-    trained = searches.stopped[-1]
+    trained = searches.pruned[-1]
     assert trained.mask.shape[1] > predictor_training.LENGTHS[-1]
     tasks, some = predictor_training._shortened(np.random.default_rng(0), searches.tasks, trained)
     assert 1 <= len(tasks) == len(some.chosen) < 8

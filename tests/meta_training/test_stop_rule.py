@@ -76,7 +76,7 @@ def test_what_runs_is_forecast_alike_whatever_it_is_set_beside(monkeypatch: pyte
     assert all(allowed[np.arange(12), picks].all() for _, picks in made)
 
 
-def test_a_group_is_asked_about_the_same_and_so_is_the_same_search_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_and_a_repeated_search_score_the_same_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     """What differs within a group, or between two rules on the same tasks, is what was decided."""
     monkeypatch.setattr(stop_rule, "N_ALTERNATIVES", 3)
     asking = forecaster()

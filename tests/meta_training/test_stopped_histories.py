@@ -33,7 +33,7 @@ def anything(seen: Observation) -> FloatArray:
 
 
 @pytest.fixture(params=range(3))
-def looks(request: pytest.FixtureRequest, short_searches: None) -> list[Trained]:
+def snapshots(request: pytest.FixtureRequest, short_searches: None) -> list[Trained]:
     return pruned_rollouts(np.random.default_rng(request.param), TASKS, N_LOOKS, anything)
 
 
@@ -43,26 +43,26 @@ def last_status(trained: Trained) -> list[int]:
     return [int(row[n - 1]) for row, n in zip(trained.status, count, strict=True) if n]
 
 
-def test_the_searches_grow_from_look_to_look(looks: list[Trained]) -> None:
-    assert len(looks) == N_LOOKS
-    for earlier, later in pairwise(looks):
+def test_the_searches_grow_from_snapshot_to_snapshot(snapshots: list[Trained]) -> None:
+    assert len(snapshots) == N_LOOKS
+    for earlier, later in pairwise(snapshots):
         n = earlier.mask.shape[1]
         assert (later.mask.sum(1) >= earlier.mask.sum(1)).all()
         np.testing.assert_array_equal(np.where(earlier.mask, later.chosen[:, :n] - earlier.chosen, 0), 0)
 
 
-def test_trials_are_stopped_or_complete_and_one_at_most_runs(looks: list[Trained]) -> None:
-    for trained in looks:
+def test_trials_are_stopped_or_complete_and_one_at_most_runs(snapshots: list[Trained]) -> None:
+    for trained in snapshots:
         status = np.where(trained.mask, trained.status, -1)
         assert set(np.unique(status)) <= {-1, COMPLETE, PRUNED, RUNNING}
         assert ((status == RUNNING).sum(1) <= 1).all()
         np.testing.assert_array_equal((trained.fidelity == 1)[trained.mask], (status == COMPLETE)[trained.mask])
         assert (trained.fidelity[trained.mask] > 0).all()
-    assert 0.3 < (looks[-1].status[looks[-1].mask] == PRUNED).mean() < 0.95
+    assert 0.3 < (snapshots[-1].status[snapshots[-1].mask] == PRUNED).mean() < 0.95
 
 
-def test_what_is_best_so_far_was_not_stopped(looks: list[Trained]) -> None:
-    for trained in looks:
+def test_what_is_best_so_far_was_not_stopped(snapshots: list[Trained]) -> None:
+    for trained in snapshots:
         values = np.where(trained.mask, np.nan_to_num(trained.values, nan=-np.inf), -np.inf)
         best = values.argmax(1)
         alone = (values == values.max(1, keepdims=True)).sum(1) == 1
@@ -79,8 +79,8 @@ def test_the_latest_trial_runs_or_was_just_stopped() -> None:
     assert 0.15 < shares[PRUNED] < 0.5
 
 
-def test_where_nothing_runs_trials_compare_by_all_they_have(looks: list[Trained]) -> None:
-    for trained in looks:
+def test_where_nothing_runs_trials_compare_by_all_they_have(snapshots: list[Trained]) -> None:
+    for trained in snapshots:
         idle = ~(trained.mask & (trained.status == RUNNING)).any(1)
         known = trained.mask & idle[:, None]
         np.testing.assert_array_equal(trained.at_reference[known], trained.values[known])

@@ -38,7 +38,7 @@ def test_no_candidate_is_trained_twice_nor_a_padded_one_at_all() -> None:
     assert np.take_along_axis(TASKS.candidate_mask, chosen, 1).all()
 
 
-def test_of_many_candidates_a_part_is_asked_about_and_another_one_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_many_candidates_a_part_is_scored_and_another_part_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(histories, "N_ASKED", 7)
     sizes: list[int] = []
 
