@@ -1,1 +1,1 @@
-"""Gymnasium environments in which one episode is one search."""
+"""Offers searches as environments for reinforcement learning: one episode is one search."""
