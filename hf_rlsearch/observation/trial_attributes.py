@@ -56,7 +56,7 @@ FULL_TRAINING = 10_000
 
 
 def role(trial: FrozenTrial) -> str:
-    """What a trial was for: "baseline", "search" or "confirm"."""
+    """The purpose of a trial: "baseline", "search" or "confirm"."""
     return str(trial.user_attrs.get(ROLE, SEARCH))
 
 

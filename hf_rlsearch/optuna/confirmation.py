@@ -1,8 +1,8 @@
 """Compares the best few configurations under new seeds, to tell a good configuration from a lucky seed.
 
-The best of many noisy values looks better than it is. So the best few configurations and the baseline are trained
-under the same new seeds, and a configuration that is clearly worse after two of them is dropped. What is reported comes
-from the new seeds alone.
+The best of many noisy values overstates its configuration. So the best few configurations and the baseline are trained
+under the same new seeds, and a configuration that is clearly worse after two seeds is dropped. Only values under new
+seeds are reported.
 """
 
 import math

@@ -29,7 +29,7 @@ from hf_rlsearch.space.roles import check_role
 # (scripts/benchmarks/ask.py).
 _MAX_CANDIDATES = 1024
 _N_INCUMBENTS = 5
-# Trials started at nearly the same time; older ones that never suggested anything were killed.
+# Trials started at nearly the same time; older trials that never suggested anything were killed.
 _N_SIMULTANEOUS = 8
 
 
@@ -145,7 +145,7 @@ class RLSampler(BaseSampler):
 
         Args:
             n_left: Including the next trial; None where nobody knows. ``n_trials`` is an upper bound.
-            cost_cooling: What is left and what candidates cost; where not given, every trial costs the same.
+            cost_cooling: Remaining budget and prices of candidates; where not given, every trial costs the same.
         """
         self._n_left, self._cost_cooling = n_left, cost_cooling
 

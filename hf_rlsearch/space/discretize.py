@@ -35,7 +35,7 @@ def make_levels(
         name: Of the hyperparameter, for errors.
         distribution: Float, int or categorical, as Optuna defines them.
         role: One of ``ROLES``; decides the density of a logarithmic range.
-        n_points: Wished number of levels of a number, at least 2; fewer come back where the range holds fewer.
+        n_points: Number of levels wanted of a number, at least 2; fewer come back where the range holds fewer.
 
     Returns:
         Distinct plain values, ascending where all are numbers, else in the order of the choices.

@@ -75,7 +75,7 @@ def record(hp_space: Callable[[Any], Any], model_init: Callable[..., Any] | None
 
 
 class _Recorder:
-    """The runs of one recording and what they have found so far."""
+    """Makes the runs of one recording and collects their findings."""
 
     def __init__(self, hp_space: Callable[[Any], Any], model_init: Callable[..., Any] | None) -> None:
         self.hp_space, self.model_init = hp_space, model_init

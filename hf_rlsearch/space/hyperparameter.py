@@ -49,7 +49,7 @@ class Hyperparameter:
             name: As suggested.
             distribution: Float, int or categorical.
             role: One of ``ROLES``.
-            n_points: Wished number of levels of a number, at least 2.
+            n_points: Number of levels wanted of a number, at least 2.
             conditional: Not every configuration has it.
 
         Raises:

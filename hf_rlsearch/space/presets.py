@@ -58,7 +58,7 @@ class PresetSpace:
 
 @dataclass(frozen=True)
 class Preset:
-    """What was published about fine-tuning one family of models.
+    """Published settings of one family of models, and a space around them.
 
     Attributes:
         name: The family.
@@ -106,7 +106,7 @@ def preset(model_type: str, task: str | None = None) -> Preset:
     return replace(found, published=tuple(published))
 
 
-# Other values of `config.model_type` in transformers, and the family whose settings stand in for theirs.
+# Other values of `config.model_type` in transformers, and the family whose settings are used instead.
 _FAMILY = {
     "distilbert": "bert",
     "mobilebert": "electra",  # searched by its authors from 1e-5 to 1e-4 over 2 to 10 epochs (arXiv:2004.02984)

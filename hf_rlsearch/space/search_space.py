@@ -51,7 +51,7 @@ class SearchSpace:
         Args:
             distributions: By name; the order is kept.
             roles: Overrides roles inferred from names.
-            n_points: Wished number of levels, of all numeric hyperparameters or by name.
+            n_points: Number of levels wanted, of all numeric hyperparameters or by name.
             conditional: Names that some configurations do not have.
 
         Raises:
