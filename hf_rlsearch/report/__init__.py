@@ -9,22 +9,16 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from hf_rlsearch.optuna.storage import open_study
-    from hf_rlsearch.report.charts import PLOTS, write_plots
-    from hf_rlsearch.report.explanation import Explanation, explain
-    from hf_rlsearch.report.html import write_report
-    from hf_rlsearch.report.records import SearchRecord, TrialRecord
-    from hf_rlsearch.report.tables import to_csv, to_text
+from hf_rlsearch.optuna.storage import open_study
+from hf_rlsearch.report.explanation import Explanation, explain
+from hf_rlsearch.report.records import SearchRecord, TrialRecord
+from hf_rlsearch.report.tables import to_csv, to_text
 
-_HOME = {
-    "charts": ("PLOTS", "write_plots"),
-    "explanation": ("Explanation", "explain"),
-    "html": ("write_report",),
-    "records": ("SearchRecord", "TrialRecord"),
-    ".optuna.storage": ("open_study",),
-    "tables": ("to_csv", "to_text"),
-}
+if TYPE_CHECKING:
+    from hf_rlsearch.report.charts import PLOTS, write_plots
+    from hf_rlsearch.report.html import write_report
+
+_OF_THE_EXTRA = {"PLOTS": "charts", "write_plots": "charts", "write_report": "html"}
 __all__ = [
     "PLOTS",
     "Explanation",
@@ -40,8 +34,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Loads a public name on first use, so that importing the package stays cheap."""
-    for module, names in _HOME.items():
-        if name in names:
-            return getattr(import_module(f".{module}", __name__), name)
+    """Loads on first use what needs the extra."""
+    if name in _OF_THE_EXTRA:
+        return getattr(import_module(f"{__name__}.{_OF_THE_EXTRA[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Computes the numbers behind the charts: incumbents, expected best, compute spent, importances, ranges."""
+"""Computes what a report shows beside the trials: expected best, importances, ranges, gain, Pareto front."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 import numpy as np
 import optuna
@@ -14,44 +13,12 @@ import optuna
 from hf_rlsearch._typing import FloatArray
 from hf_rlsearch.optuna.confirmation import Gain
 from hf_rlsearch.optuna.confirmation import gain as paired_gain
-from hf_rlsearch.report.records import SearchRecord, TrialRecord
+from hf_rlsearch.report.records import SearchRecord
 
 MIN_FOR_IMPORTANCE = 10
 """Complete trials below which a random forest says more about its seed than about hyperparameters."""
 # Beyond this, differences and squares are too large for a float; what diverged so far is drawn at the edge.
 _MOST = 1e150
-
-
-@dataclass(frozen=True)
-class Incumbent:
-    """The best objective after a trial.
-
-    Attributes:
-        trial: The trial that ended.
-        spent: Full trainings spent until then, this trial included.
-        best: The best objective of complete trials so far, in the user's sign; None before the first one.
-        improved: Whether this trial set it.
-    """
-
-    trial: TrialRecord
-    spent: float
-    best: float | None
-    improved: bool
-
-
-def incumbents(search: SearchRecord) -> list[Incumbent]:
-    """One entry per ended search trial, in the order in which they ended."""
-    ended = [t for t in search.trials if t.status in {"complete", "pruned", "failed"} and t.role != "confirm"]
-    ended.sort(key=lambda t: (t.ended or datetime.max, t.number))
-    best: float | None = None
-    spent, entries = 0.0, []
-    for trial in ended:
-        spent += trial.spent
-        improved = trial.values is not None and (best is None or search.better(trial.values[0], best))
-        if improved and trial.values is not None:
-            best = trial.values[0]
-        entries.append(Incumbent(trial, spent, best, improved))
-    return entries
 
 
 def expected_best(values: Sequence[float], *, minimize: bool, n_draws: int, first: float | None = None) -> FloatArray:
@@ -139,20 +106,16 @@ class Summary:
     """What the head of a report says.
 
     Attributes:
-        best: The incumbent.
-        baseline: The trial of the user's own arguments.
-        gain: How much better the incumbent is, above zero is better; None where either is unknown, and for several
-            objectives.
+        gain: How much better the best trial is than the baseline, above zero is better; None where either is unknown,
+            and for several objectives.
         confirmed: The same under new seeds, with its interval; None without confirmations.
         spent: Full trainings spent.
         full: Full trainings that the same trials would have cost without stopping any.
-        seconds: From the first beginning to the last end.
+        seconds: From the first start to the last end.
         memory: The largest peak, in bytes.
         counts: Trials per status.
     """
 
-    best: TrialRecord | None
-    baseline: TrialRecord | None
     gain: float | None
     confirmed: Gain | None
     spent: float
@@ -165,40 +128,32 @@ class Summary:
 def summarize(search: SearchRecord) -> Summary:
     """The head of a report."""
     best, baseline = search.best(), search.baseline()
-    gain = None
+    gain = confirmed = None
     if best and baseline and best.values and baseline.values and len(search.minimize) == 1:
-        difference = best.values[0] - baseline.values[0]
-        gain = -difference if search.minimize[0] else difference
-    begun = [t.begun for t in search.trials if t.begun]
+        gain = (best.values[0] - baseline.values[0]) * (-1 if search.minimize[0] else 1)
+    repeated = {c.number: c for c in search.confirmations}
+    if best and baseline and {best.number, baseline.number} <= set(repeated):
+        confirmed = paired_gain(repeated[best.number], repeated[baseline.number], maximize=not search.minimize[0])
+    started = [t.started for t in search.trials if t.started]
     ended = [t.ended for t in search.trials if t.ended]
-    ran = [t for t in search.trials if t.status != "running"]
+    fresh = [t for t in search.trials if t.status != "running" and not t.started_at]
     return Summary(
-        best=best,
-        baseline=baseline,
         gain=gain,
-        confirmed=_confirmed(search, best, baseline),
+        confirmed=confirmed,
         spent=sum(t.spent for t in search.trials),
-        full=sum(t.spent if t.status == "failed" else t.cost for t in ran if not t.begun_at),
-        seconds=(max(ended) - min(begun)).total_seconds() if begun and ended else None,
+        full=sum(t.spent if t.status == "failed" else t.cost for t in fresh),
+        seconds=(max(ended) - min(started)).total_seconds() if started and ended else None,
         memory=max((t.memory for t in search.trials if t.memory), default=None),
         counts={s: n for s in ("complete", "pruned", "failed", "running") if (n := len(search.with_status(s)))},
     )
 
 
-def front(search: SearchRecord) -> set[int]:
-    """Numbers of the trials that no other beats: at least as good in every objective and better in one."""
-    points = {t.number: t.values for t in search.scored() if t.values}
-    return {n for n, p in points.items() if not any(_beats(search, other, p) for other in points.values())}
+def front(search: SearchRecord) -> list[tuple[float, ...]]:
+    """The objectives, ascending, that no others beat: at least as good in every objective and better in one."""
+    signs = [1 if minimize else -1 for minimize in search.minimize]
+    points = sorted(t.values for t in search.scored() if t.values)
 
+    def is_beaten(point: tuple[float, ...], other: tuple[float, ...]) -> bool:
+        return other != point and all(s * b <= s * a for s, a, b in zip(signs, point, other, strict=True))
 
-def _beats(search: SearchRecord, a: Sequence[float], b: Sequence[float]) -> bool:
-    signs = [1 if m else -1 for m in search.minimize]
-    pairs = [(s * x, s * y) for s, x, y in zip(signs, a, b, strict=True)]
-    return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
-
-
-def _confirmed(search: SearchRecord, best: TrialRecord | None, baseline: TrialRecord | None) -> Gain | None:
-    found = {c.number: c for c in search.confirmations}
-    if best is None or baseline is None or not {best.number, baseline.number} <= set(found):
-        return None
-    return paired_gain(found[best.number], found[baseline.number], maximize=not search.minimize[0])
+    return [point for point in points if not any(is_beaten(point, other) for other in points)]

@@ -4,32 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-# Colours by role; the page has both schemes, exported files the light one.
+# Role -> colour in light and in dark; the page has both schemes, exported files the light one.
+_COLORS: dict[str, tuple[str, str]] = {
+    "ink": ("#1b2330", "#e6ebf2"),
+    "soft": ("#5d6878", "#9aa7b8"),
+    "rule": ("#e3e7ee", "#2b3442"),
+    "paper": ("#ffffff", "#12161d"),
+    "accent": ("#3457d5", "#7d9bff"),
+    "good": ("#16895f", "#45c08b"),
+    "warn": ("#c77700", "#eba63c"),
+    "bad": ("#c8373f", "#f0747b"),
+    "mute": ("#a9b3c2", "#5b687a"),
+    "second": ("#8a4fd0", "#b48cf0"),
+}
 PALETTES: dict[str, dict[str, str]] = {
-    "light": {
-        "ink": "#1b2330",
-        "soft": "#5d6878",
-        "rule": "#e3e7ee",
-        "paper": "#ffffff",
-        "accent": "#3457d5",
-        "good": "#16895f",
-        "warn": "#c77700",
-        "bad": "#c8373f",
-        "mute": "#a9b3c2",
-        "second": "#8a4fd0",
-    },
-    "dark": {
-        "ink": "#e6ebf2",
-        "soft": "#9aa7b8",
-        "rule": "#2b3442",
-        "paper": "#12161d",
-        "accent": "#7d9bff",
-        "good": "#45c08b",
-        "warn": "#eba63c",
-        "bad": "#f0747b",
-        "mute": "#5b687a",
-        "second": "#b48cf0",
-    },
+    scheme: {role: shades[i] for role, shades in _COLORS.items()} for i, scheme in enumerate(("light", "dark"))
 }
 # Kind -> colour and shape, the same in every chart. Shape as well as colour: nobody has to tell red from green.
 KINDS: dict[str, tuple[str, str]] = {
@@ -46,14 +35,18 @@ KINDS: dict[str, tuple[str, str]] = {
 def theme(scheme: str) -> dict[str, Any]:
     """The Vega-Lite config of a colour scheme, "light" or "dark"."""
     colors = PALETTES[scheme]
-    axis = {f"{part}Color": colors["soft"] for part in ("label", "title")}
-    axis |= {f"{part}Color": colors["mute"] for part in ("domain", "tick")}
+    soft, mute = colors["soft"], colors["mute"]
+    # Titles above the axis and level: nobody has to turn their head.
+    title = {"titleAngle": 0, "titleAlign": "left", "titleAnchor": "end", "titleX": -40, "titleY": -12}
     return {
         "background": "transparent",
         "font": "system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif",
         "view": {"stroke": None},
         "axis": {
-            **axis,
+            "labelColor": soft,
+            "titleColor": soft,
+            "domainColor": mute,
+            "tickColor": mute,
             "gridColor": colors["rule"],
             "labelFontSize": 11,
             "titleFontSize": 12,
@@ -62,25 +55,25 @@ def theme(scheme: str) -> dict[str, Any]:
             "labelSeparation": 6,
         },
         "axisX": {"grid": False, "titlePadding": 6, "tickCount": {"expr": "max(3, ceil(width / 90))"}},
-        # Above the axis and level: nobody has to turn their head.
-        "axisY": {
-            **{"titleAngle": 0, "titleAlign": "left", "titleAnchor": "end", "titleX": -40, "titleY": -12},
-            "domain": False,
-        },
+        "axisY": {**title, "domain": False},
         "legend": {
-            **{"orient": "top", "title": None, "offset": 32, "labelFontSize": 12, "symbolSize": 70},
-            "labelColor": colors["soft"],
+            "orient": "top",
+            "title": None,
+            "offset": 32,
+            "labelFontSize": 12,
+            "labelColor": soft,
+            "symbolSize": 70,
         },
         "range": {
             "category": [colors[color] for color, _ in KINDS.values()],
-            "ramp": [colors["mute"], colors["accent"]],
+            "ramp": [mute, colors["accent"]],
             "heatmap": {"scheme": "viridis"},
         },
         "bar": {"color": colors["accent"]},
         "rule": {"color": colors["ink"]},
         "text": {"color": colors["ink"], "fontSize": 11},
         "style": {
-            "axis": {"stroke": colors["soft"]},
+            "axis": {"stroke": soft},
             "on-bar": {"color": colors["paper"], "fontWeight": "bold"},
             "label": {"color": colors["ink"], "fontSize": 10.5},
             "halo": {"color": colors["paper"], "stroke": colors["paper"], "strokeWidth": 4, "fontSize": 10.5},

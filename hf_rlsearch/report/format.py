@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -28,6 +28,11 @@ def show(value: Any) -> str:
     if isinstance(value, float):
         return number(value)
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def show_params(params: Mapping[str, Any]) -> str:
+    """Hyperparameters as ``learning_rate=0.001, weight_decay=0``."""
+    return ", ".join(f"{name}={show(value)}" for name, value in params.items())
 
 
 def choice_labels(choices: Sequence[Any], width: int = 16) -> list[str]:

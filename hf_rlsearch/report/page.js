@@ -6,6 +6,7 @@
   const table = document.querySelector("table.sortable");
   const heads = [...table.tHead.rows[0].cells];
   const rows = new Map([...table.tBodies[0].rows].map((row) => [Number(row.dataset.trial), row]));
+  const numbers = new Map(page.data.trials.map((row) => [row.trial, row.numbers]));
   const views = new Map(); // name of a chart -> its Vega view
 
   // ---- one set of picked trials; the trial under the pointer goes before it as long as it is there
@@ -75,8 +76,8 @@
     if (row) {
       heads.forEach((head, i) => lines.push([head.textContent, row.cells[i].textContent]));
       const known = new Set(lines.map(([name]) => name));
-      const numbers = Object.entries(page.numbers[trial] ?? {}).filter(([name]) => !known.has(name) && !/share|seconds|MB/.test(name));
-      for (const [name, number] of numbers) lines.push([name, Number(number.toPrecision(4))]);
+      const others = Object.entries(numbers.get(Number(trial)) ?? {}).filter(([name]) => !known.has(name) && !/share|seconds|MB/.test(name));
+      for (const [name, number] of others) lines.push([name, Number(number.toPrecision(4))]);
     }
     return `<table>${lines.map(([name, text]) => `<tr><th>${toText(name)}</th><td>${toText(text)}</td></tr>`).join("")}</table>`;
   };

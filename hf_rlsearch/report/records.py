@@ -17,41 +17,12 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.observation.trial_attributes import (
-    ARGUMENTS,
-    CONTINUES,
-    COST,
-    DECISION,
-    FAILURE,
-    HYPERPARAMETERS,
-    IDENTITY,
-    METRICS,
-    PAUSED,
-    PEAK_MEMORY,
-    REEVALUATES,
-    RESIDENT_MEMORY,
-    ROLE,
-    SECONDS,
-    SEED,
-    SPENT,
-    STARTED_AT,
-    STOP,
-    VALUES,
-    VERSIONS,
-)
+from hf_rlsearch.observation import trial_attributes as names
+from hf_rlsearch.observation.trial_attributes import BASELINE, CONFIRM, FULL_TRAINING, SEARCH
 from hf_rlsearch.optuna.confirmation import Confirmation, confirmations, winner
 
-FRACTION_STEPS = 10_000
 ONE_BY_ONE = "one_by_one"
 """Key of `TrialRecord.decision` where hyperparameters were chosen singly: name -> what was stored about each."""
-_ROLES = ("baseline", "search", "confirm")
-_STATUS = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,19 +31,19 @@ class TrialRecord:
 
     Attributes:
         number: As in Optuna.
-        status: complete, pruned, failed, running or waiting.
+        status: complete, pruned, failed or running.
         role: baseline (the user's own arguments), search, or confirm (the winner under a new seed).
         params: Hyperparameters by name: the exact values of the training where the search stored them.
         returned: What ``hp_space`` returned, by name; empty for the baseline and in studies of other origin.
         values: One number per objective; None unless complete with finite numbers.
         curve: (step, value) of each evaluation, ascending in step, without values that are not finite.
         fidelity: Share of the trial's own training that is done, in [0, 1].
-        begun_at: The share at which the trial began, above 0 where it resumed a stopped trial.
+        started_at: The share at which the trial started, above 0 where it resumed a stopped trial.
         continues: The number of that stopped trial; None for a fresh start.
         paused: Whether the trial was stopped and left a checkpoint that another trial could resume.
         spent: What was newly trained in this trial, in full trainings.
         cost: Cost of its whole training, in full trainings.
-        begun: Wall clock, local time.
+        started: Wall clock, local time.
         ended: Wall clock, local time; None while it runs.
         seconds: Wall-clock time of the trial; None where it is not known yet.
         memory: Peak memory while the trial ran, in bytes; None where it was not measured.
@@ -93,12 +64,12 @@ class TrialRecord:
     values: tuple[float, ...] | None
     curve: tuple[tuple[float, float], ...]
     fidelity: float
-    begun_at: float
+    started_at: float
     continues: int | None
     paused: bool
     spent: float
     cost: float
-    begun: datetime | None
+    started: datetime | None
     ended: datetime | None
     seconds: float | None
     memory: float | None
@@ -110,11 +81,12 @@ class TrialRecord:
     metrics: dict[str, float]
     arguments: dict[str, Any]
 
-    def score(self, objective: int = 0) -> float | None:
-        """The objective where it is known, else the last intermediate value, else None."""
+    @property
+    def score(self) -> float | None:
+        """The first objective where it is known, else the last intermediate value, else None."""
         if self.values is not None:
-            return self.values[objective]
-        return self.curve[-1][1] if self.curve and objective == 0 else None
+            return self.values[0]
+        return self.curve[-1][1] if self.curve else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,29 +121,30 @@ class SearchRecord:
     def from_study(cls, study: optuna.Study) -> SearchRecord:
         """Reads every trial of `study` once."""
         frozen = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
-        fractions = any(t.user_attrs.get(ROLE) in _ROLES for t in frozen)
-        max_step = float(FRACTION_STEPS) if fractions else _longest(frozen)
-        distributions = {name: dist for t in frozen for name, dist in t.distributions.items()}
+        fractions = any(_role(t) for t in frozen)
+        max_step = float(FULL_TRAINING) if fractions else _longest(frozen)
         return cls(
             name=study.study_name,
             metrics=_metric_names(study),
             minimize=tuple(d == optuna.study.StudyDirection.MINIMIZE for d in study.directions),
             trials=tuple(_record(t, max_step) for t in frozen),
-            distributions=distributions,
+            distributions={name: dist for t in frozen for name, dist in t.distributions.items()},
             max_step=max_step,
             fractions=fractions,
-            confirmations=tuple(confirmations([t for t in frozen if _is_whole(t)])),
+            confirmations=tuple(confirmations([t for t in frozen if _repeats_a_trial(t)])),
             attributes=dict(study.user_attrs),
-            versions={k: str(v) for k, v in _json(frozen[-1].user_attrs.get(VERSIONS)).items()} if frozen else {},
+            versions={k: str(v) for k, v in as_dict(frozen[-1].user_attrs.get(names.VERSIONS)).items()}
+            if frozen
+            else {},
         )
 
-    def with_status(self, *status: str) -> list[TrialRecord]:
-        """The trials in any of these states."""
-        return [t for t in self.trials if t.status in status]
+    def with_status(self, status: str) -> list[TrialRecord]:
+        """The trials in this state."""
+        return [t for t in self.trials if t.status == status]
 
     def scored(self) -> list[TrialRecord]:
         """Complete trials with an objective, confirmations left out: they repeat a trial and would count it twice."""
-        return [t for t in self.trials if t.values is not None and t.role != "confirm"]
+        return [t for t in self.trials if t.values is not None and t.role != CONFIRM]
 
     def best(self) -> TrialRecord | None:
         """The winner of the confirmations, else the incumbent on the first objective; None before any is complete."""
@@ -184,112 +157,16 @@ class SearchRecord:
 
     def baseline(self) -> TrialRecord | None:
         """The trial with the user's own arguments, where there is one."""
-        return next((t for t in self.trials if t.role == "baseline"), None)
-
-    def better(self, a: float, b: float) -> bool:
-        """Whether objective value `a` is strictly better than `b`."""
-        return a < b if self.minimize[0] else a > b
+        return next((t for t in self.trials if t.role == BASELINE), None)
 
 
-def _is_whole(trial: FrozenTrial) -> bool:
-    """Whether a trial has the attributes of a confirmation: in a study of other origin their names may mean others."""
-    return all(isinstance(trial.user_attrs.get(name), int) for name in (REEVALUATES, SEED))
+def finite(value: Any) -> float | None:
+    """`value` as a float if it is a finite number, else None; attributes may hold anything."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if is_number else None
 
 
-def _longest(trials: list[FrozenTrial]) -> float:
-    steps = [t.last_step for t in trials if t.state == TrialState.COMPLETE and t.last_step is not None]
-    steps = steps or [t.last_step for t in trials if t.last_step is not None]
-    return float(max(steps, default=1)) or 1.0
-
-
-def _metric_names(study: optuna.Study) -> tuple[str, ...]:
-    """Names that Optuna has, else names that the search stored, else generic ones."""
-    stored = (
-        study.metric_names or study.user_attrs.get("metric") or _json(study.user_attrs.get(IDENTITY)).get("objective")
-    )
-    names = [stored] if isinstance(stored, str) else stored
-    n = len(study.directions)
-    if isinstance(names, list | tuple) and len(names) == n:
-        return tuple(map(str, names))
-    return ("objective",) if n == 1 else tuple(f"objective {i}" for i in range(n))
-
-
-def _record(trial: FrozenTrial, max_step: float) -> TrialRecord:
-    attrs = trial.user_attrs
-    role = attrs.get(ROLE)
-    role = role if role in _ROLES else "search"
-    status = _STATUS[trial.state]
-    values = None
-    if status == "complete" and all(math.isfinite(v) for v in trial.values):
-        values = tuple(trial.values)
-    elif status == "complete":
-        status = "failed"
-    failure, trace = _failure(trial, status)
-    duration = None if trial.duration is None else trial.duration.total_seconds()
-    return TrialRecord(
-        number=trial.number,
-        status=status,
-        role=role,
-        params={**trial.params, **_json(attrs.get(HYPERPARAMETERS))},
-        returned=_json(attrs.get(VALUES)),
-        values=values,
-        curve=tuple((float(s), v) for s, v in sorted(trial.intermediate_values.items()) if math.isfinite(v)),
-        fidelity=_fidelity(trial, status, max_step),
-        begun_at=(_number(attrs.get(STARTED_AT)) or 0.0) / FRACTION_STEPS,
-        continues=attrs[CONTINUES] if isinstance(attrs.get(CONTINUES), int) else None,
-        paused=PAUSED in attrs,
-        spent=_number(attrs.get(SPENT), _fidelity(trial, status, max_step)) or 0.0,
-        cost=_number(attrs.get(COST)) or 1.0,
-        begun=trial.datetime_start,
-        ended=trial.datetime_complete,
-        seconds=_number(attrs.get(SECONDS), duration),
-        memory=_number(attrs.get(PEAK_MEMORY)),
-        resident=_number(attrs.get(RESIDENT_MEMORY)),
-        failure=failure,
-        traceback=trace,
-        decision=_decision(trial),
-        stop=_json(trial.system_attrs.get(STOP)),
-        metrics={k: float(v) for k, v in _json(attrs.get(METRICS)).items() if _number(v) is not None},
-        arguments=_json(attrs.get(ARGUMENTS)),
-    )
-
-
-def _decision(trial: FrozenTrial) -> dict[str, Any]:
-    """The stored decision about the whole configuration, else those about its values one by one."""
-    if DECISION in trial.system_attrs:
-        return _json(trial.system_attrs[DECISION])
-    prefix = f"{DECISION}:"
-    single = {k.removeprefix(prefix): _json(v) for k, v in trial.system_attrs.items() if k.startswith(prefix)}
-    return {ONE_BY_ONE: single} if single else {}
-
-
-def _fidelity(trial: FrozenTrial, status: str, max_step: float) -> float:
-    if status == "complete":
-        return 1.0
-    return min(1.0, (trial.last_step or 0) / max_step)
-
-
-def _failure(trial: FrozenTrial, status: str) -> tuple[str | None, str]:
-    """Reason in one line, and traceback."""
-    if status != "failed":
-        return None, ""
-    if trial.state == TrialState.COMPLETE:
-        return f"the objective is {trial.values}, which is not a finite number", ""
-    stored = trial.user_attrs.get(FAILURE, trial.system_attrs.get("fail_reason"))
-    if isinstance(stored, dict):
-        return str(stored.get("reason", "unknown")), str(stored.get("traceback", ""))
-    lines = str(stored or "no reason was stored").strip().splitlines() or [""]
-    # The last line of a traceback says what happened, and the first line of a reason in words.
-    return (lines[-1] if lines[0].startswith("Traceback") else lines[0]), "\n".join(lines[1:])
-
-
-def _number(value: Any, otherwise: float | None = None) -> float | None:
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    return otherwise
-
-
-def _json(value: Any) -> dict[str, Any]:
+def as_dict(value: Any) -> dict[str, Any]:
     """A dict that may be stored as itself or as JSON text; anything else counts as absent."""
     if isinstance(value, str):
         try:
@@ -297,3 +174,89 @@ def _json(value: Any) -> dict[str, Any]:
         except json.JSONDecodeError:
             return {}
     return dict(value) if isinstance(value, dict) else {}
+
+
+def _role(trial: FrozenTrial) -> str | None:
+    """What the trial was for; None in a study of other origin."""
+    role = trial.user_attrs.get(names.ROLE)
+    return role if role in (BASELINE, SEARCH, CONFIRM) else None
+
+
+def _repeats_a_trial(trial: FrozenTrial) -> bool:
+    """Whether a trial has the attributes of a confirmation: in a study of other origin their names may mean others."""
+    return all(isinstance(trial.user_attrs.get(name), int) for name in (names.REEVALUATES, names.SEED))
+
+
+def _longest(trials: list[FrozenTrial]) -> float:
+    """The last step of the longest complete trial, or of the longest one before any is complete."""
+    steps = [(t.state == TrialState.COMPLETE, t.last_step) for t in trials if t.last_step is not None]
+    return float(max(steps, default=(False, 1))[1]) or 1.0
+
+
+def _metric_names(study: optuna.Study) -> tuple[str, ...]:
+    """Names that Optuna has, else names that the search stored, else generic ones."""
+    stored = study.metric_names or study.user_attrs.get("metric")
+    stored = stored or as_dict(study.user_attrs.get(names.IDENTITY)).get("objective")
+    listed = [stored] if isinstance(stored, str) else stored
+    n = len(study.directions)
+    if isinstance(listed, list | tuple) and len(listed) == n:
+        return tuple(map(str, listed))
+    return ("objective",) if n == 1 else tuple(f"objective {i}" for i in range(n))
+
+
+def _record(trial: FrozenTrial, max_step: float) -> TrialRecord:
+    attrs = trial.user_attrs
+    is_complete = trial.state == TrialState.COMPLETE and all(map(math.isfinite, trial.values))
+    has_failed = trial.state == TrialState.FAIL or (trial.state == TrialState.COMPLETE and not is_complete)
+    failure, traceback = _failure(trial) if has_failed else (None, "")
+    fidelity = 1.0 if is_complete else min(1.0, (trial.last_step or 0) / max_step)
+    spent, seconds = finite(attrs.get(names.SPENT)), finite(attrs.get(names.SECONDS))
+    if seconds is None and trial.duration is not None:
+        seconds = trial.duration.total_seconds()
+    return TrialRecord(
+        number=trial.number,
+        status="failed" if has_failed else trial.state.name.lower(),
+        role=_role(trial) or SEARCH,
+        params={**trial.params, **as_dict(attrs.get(names.HYPERPARAMETERS))},
+        returned=as_dict(attrs.get(names.VALUES)),
+        values=tuple(trial.values) if is_complete else None,
+        curve=tuple((float(s), v) for s, v in sorted(trial.intermediate_values.items()) if math.isfinite(v)),
+        fidelity=fidelity,
+        started_at=(finite(attrs.get(names.STARTED_AT)) or 0.0) / FULL_TRAINING,
+        continues=attrs[names.CONTINUES] if isinstance(attrs.get(names.CONTINUES), int) else None,
+        paused=names.PAUSED in attrs,
+        spent=fidelity if spent is None else spent,
+        cost=finite(attrs.get(names.COST)) or 1.0,
+        started=trial.datetime_start,
+        ended=trial.datetime_complete,
+        seconds=seconds,
+        memory=finite(attrs.get(names.PEAK_MEMORY)),
+        resident=finite(attrs.get(names.RESIDENT_MEMORY)),
+        failure=failure,
+        traceback=traceback,
+        decision=_decision(trial),
+        stop=as_dict(trial.system_attrs.get(names.STOP)),
+        metrics={k: float(v) for k, v in as_dict(attrs.get(names.METRICS)).items() if finite(v) is not None},
+        arguments=as_dict(attrs.get(names.ARGUMENTS)),
+    )
+
+
+def _decision(trial: FrozenTrial) -> dict[str, Any]:
+    """The stored decision about the whole configuration, else those about its values one by one."""
+    if names.DECISION in trial.system_attrs:
+        return as_dict(trial.system_attrs[names.DECISION])
+    prefix = f"{names.DECISION}:"
+    single = {k.removeprefix(prefix): as_dict(v) for k, v in trial.system_attrs.items() if k.startswith(prefix)}
+    return {ONE_BY_ONE: single} if single else {}
+
+
+def _failure(trial: FrozenTrial) -> tuple[str, str]:
+    """Reason of a failed trial in one line, and its traceback."""
+    if trial.state == TrialState.COMPLETE:
+        return f"the objective is {trial.values}, which is not a finite number", ""
+    stored = trial.user_attrs.get(names.FAILURE, trial.system_attrs.get("fail_reason"))
+    if isinstance(stored, dict):
+        return str(stored.get("reason", "unknown")), str(stored.get("traceback", ""))
+    lines = str(stored or "no reason was stored").strip().splitlines() or [""]
+    # The last line of a traceback says what happened, and the first line of a reason in words.
+    return (lines[-1] if lines[0].startswith("Traceback") else lines[0]), "\n".join(lines[1:])

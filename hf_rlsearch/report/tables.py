@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import optuna
 
+from hf_rlsearch.observation.trial_attributes import SEARCH
 from hf_rlsearch.report.format import duration, number, show, size
 from hf_rlsearch.report.records import SearchRecord, TrialRecord
+
+
+class Cell(NamedTuple):
+    """One cell of a table.
+
+    Attributes:
+        text: What is shown; a dash for what is not known.
+        key: The number to sort by where the text is none; None elsewhere and for what is not known.
+    """
+
+    text: str
+    key: float | None = None
 
 
 def columns(search: SearchRecord) -> list[str]:
@@ -16,40 +31,32 @@ def columns(search: SearchRecord) -> list[str]:
     return ["trial", "status", *search.metrics, *search.distributions, "training", "time", "memory"]
 
 
-def rows(search: SearchRecord) -> list[list[str]]:
-    """One row per trial as it is shown; an unknown cell is a dash."""
+def rows(search: SearchRecord) -> list[list[Cell]]:
+    """One row per trial as it is shown."""
     return [_row(search, t) for t in search.trials]
 
 
-def _row(search: SearchRecord, trial: TrialRecord) -> list[str]:
-    label = trial.status if trial.role == "search" else f"{trial.status}, {trial.role}"
-    params = [show(trial.params[n]) if n in trial.params else "–" for n in search.distributions]
+def _row(search: SearchRecord, trial: TrialRecord) -> list[Cell]:
+    scores: Sequence[float | None] = trial.values or [trial.score, *[None] * (len(search.metrics) - 1)]
     return [
-        str(trial.number),
-        label,
-        *_scores(search, trial),
-        *params,
-        f"{trial.fidelity:.0%}",
-        duration(trial.seconds),
-        size(trial.memory),
+        Cell(str(trial.number)),
+        Cell(trial.status if trial.role == SEARCH else f"{trial.status}, {trial.role}"),
+        *(Cell("–" if score is None else number(score), score) for score in scores),
+        *(Cell(show(trial.params[name]) if name in trial.params else "–") for name in search.distributions),
+        Cell(f"{trial.fidelity:.0%}", trial.fidelity),
+        Cell(duration(trial.seconds), trial.seconds),
+        Cell(size(trial.memory), trial.memory),
     ]
-
-
-def _scores(search: SearchRecord, trial: TrialRecord) -> list[str]:
-    scores = [trial.score(i) if trial.values else None for i in range(len(search.metrics))]
-    scores[0] = trial.score()
-    return ["–" if s is None else number(s) for s in scores]
 
 
 def to_text(source: optuna.Study | SearchRecord) -> str:
     """All trials as an aligned text table, the best one marked with a star."""
     search = source if isinstance(source, SearchRecord) else SearchRecord.from_study(source)
     best = search.best()
-    body = rows(search)
-    for trial, row in zip(search.trials, body, strict=True):
+    table = [columns(search), *([cell.text for cell in row] for row in rows(search))]
+    for trial, row in zip(search.trials, table[1:], strict=True):
         row[0] = f"{'*' if trial is best else ' '}{row[0]}"
-    table = [columns(search), *body]
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in table)
     return "\n".join(lines)
 

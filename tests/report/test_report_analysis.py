@@ -11,11 +11,10 @@ from hf_rlsearch.report.analysis import (
     MIN_FOR_IMPORTANCE,
     expected_best,
     importances,
-    incumbents,
     summarize,
     value_range,
 )
-from hf_rlsearch.report.chart_data import confirmation_rows
+from hf_rlsearch.report.chart_data import datasets
 
 
 @pytest.mark.parametrize("minimize", [True, False])
@@ -28,10 +27,10 @@ def test_expected_best_is_the_mean_over_all_draws(minimize: bool) -> None:
 
 def test_incumbents_never_get_worse_and_count_every_training(study: optuna.Study) -> None:
     search = SearchRecord.from_study(study)
-    entries = incumbents(search)
-    best = [e.best for e in entries if e.best is not None]
+    rows = datasets(search, {}, [])["incumbents"]
+    best = [row["value"] for row in rows]
     assert best == sorted(best, reverse=True)
-    assert entries[-1].spent == pytest.approx(sum(t.fidelity for t in search.trials))
+    assert rows[-1]["spent"] == pytest.approx(sum(t.fidelity for t in search.trials))
     assert best[-1] == study.best_value
 
 
@@ -55,12 +54,13 @@ def test_confirmations_decide_the_best_and_the_gain_has_an_interval() -> None:
         study.add_trial(create_trial(value=value, user_attrs=attrs))
     search = SearchRecord.from_study(study)
     summary = summarize(search)
-    assert summary.best is not None
-    assert summary.best.number == 2  # trial 1 was luck
+    best = search.best()
+    assert best is not None
+    assert best.number == 2  # trial 1 was luck
     assert summary.confirmed is not None
     assert summary.confirmed.mean == pytest.approx(0.285)
     assert summary.confirmed.low < 0.285 < summary.confirmed.high
-    marks = [(row["trial"], row["mark"]) for row in confirmation_rows(search)]
+    marks = [(row["trial"], row["mark"]) for row in datasets(search, {}, [])["confirmations"]]
     assert marks == [(n, mark) for n in (0, 1, 2) for mark in ("seed", "seed", "mean", "in the search")]
 
 

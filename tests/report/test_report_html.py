@@ -76,6 +76,19 @@ def test_names_and_values_cannot_become_markup() -> None:
     assert Balanced(text).open == []
 
 
+def test_captions_explain_the_marks_that_are_there(
+    make_study: Callable[..., optuna.Study], study: optuna.Study
+) -> None:
+    text = to_html(study)
+    assert text.count("<figcaption>Diamonds are trials that were stopped") == 1  # on the first of five slices
+    assert "level lines mean that nothing grows" in text
+    unmeasured = optuna.create_study()
+    for trial in make_study(3).trials:
+        del trial.user_attrs["rl:resident_memory"]
+        unmeasured.add_trial(trial)
+    assert "level lines" not in to_html(unmeasured)
+
+
 @pytest.mark.parametrize("n_running", [0, 1])
 def test_page_of_a_search_without_results(n_running: int) -> None:
     study = optuna.create_study()
@@ -164,7 +177,7 @@ def test_what_is_there_to_copy_is_python_with_training_arguments_apart() -> None
         "train": {"train.layer_decay": 0.9},
         "suggested": {"log_decay": "a'b", "width": 64},
     }
-    assert html.escape(code) in to_html(study)
+    assert code in html.unescape(to_html(study))
 
 
 def test_names_of_a_foreign_study_count_as_training_arguments() -> None:
