@@ -93,7 +93,7 @@ class ProcessGroup:
         patience = self._patience if kind is None else min(self._patience, timedelta(seconds=PATIENCE_AFTER_FAILURE))
         received = self._exchange(message, patience)
         while not all("report" in each for each in received):
-            # The other ranks learn from this rank's report that it has left the work, and report in the next exchange.
+            # The other ranks learn from this report that the work is over, and report in the next exchange.
             received = self._exchange(message, patience)
         if any(each["kind"] for each in received):
             _check_in_step(received)
@@ -101,11 +101,11 @@ class ProcessGroup:
         return [each["report"] for each in received]
 
     def run_on_all(self, act: Callable[[], T]) -> T:
-        """Runs a function on every rank, and raises on all of them if it raised on any.
+        """Runs a function on every rank; an exception on any rank is raised on all ranks.
 
         Raises:
-            Exception: The exception of this rank, or one like that of another rank.
-            RankLost: A rank failed alone, and the others wait for it in a collective.
+            Exception: This rank's own exception, or one of the same kind as another rank's.
+            RankLost: A rank failed alone, and the other ranks wait for that rank in a collective.
         """
         if self.size == 1:
             return act()
@@ -134,7 +134,7 @@ class ProcessGroup:
         """Runs a function on rank 0 and returns its result on all ranks.
 
         Raises:
-            Exception: The exception of rank 0, on the other ranks one like it.
+            Exception: Rank 0 raises its own exception, the other ranks one of the same kind.
         """
         if self.size == 1:
             return act()
@@ -233,7 +233,7 @@ def serialize_error(error: BaseException) -> Params:
 
 
 def deserialize_error(report: Params, rank: int) -> Exception:
-    """Returns the exception to raise for that of another rank: of the same class if it is ours, else SearchFailed."""
+    """Returns the exception to raise for another rank's: of the same class if the class is ours, else SearchFailed."""
     cls = getattr(errors, report["type"], None)
     if isinstance(cls, type) and issubclass(cls, HfRlSearchError):
         return cls(report["text"])

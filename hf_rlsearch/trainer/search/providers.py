@@ -206,8 +206,8 @@ class FactoryProvider:
             self.reference: Any = make_trainer({})
         except Exception as error:
             raise ArgumentsError(
-                f"make_trainer({{}}) raised {type(error).__name__}: {error}. Without values it has to return your own "
-                "configuration: use params.get('learning_rate', 5e-5)."
+                f"make_trainer({{}}) raised {type(error).__name__}: {error}. Without values make_trainer has to "
+                "return your own configuration: use params.get('learning_rate', 5e-5)."
             ) from error
         _check_trainer_protocol(self.reference)
         self.frozen = FrozenArguments(self.reference.args)
@@ -286,7 +286,7 @@ class FactoryProvider:
         for name in sorted(values.keys() - self.frozen.names, key=len, reverse=True):
             if repr(name) in str(error):
                 hint = did_you_mean(name, self.frozen.names - values.keys())
-                hint = hint or f" Take it out there: values.pop({name!r}, ...)."
+                hint = hint or f" Let make_trainer remove that name: values.pop({name!r}, ...)."
                 raise SearchSpaceError(
                     f"hp_space sets {name!r}, which make_trainer does not take (TypeError: {error}).{hint}"
                 ) from error
@@ -323,12 +323,12 @@ def _check_trainer_protocol(trainer: Any) -> None:
 
 
 def _check_fresh_weights(first: TrainerProtocol, fresh: TrainerProtocol) -> None:
-    """Refuses a trial that trains the weights of another trial further: it would score better than it is."""
+    """Refuses a trial that trains the weights of another trial further, which would favour later trials."""
     known = {id(parameter) for parameter in first.model.parameters() if parameter.requires_grad}
     if any(id(parameter) in known for parameter in fresh.model.parameters() if parameter.requires_grad):
         raise ArgumentsError(
             f"make_trainer returned a {type(fresh).__name__} that trains the same weights as the one before. Make "
-            "model and trainer inside of it, so that every trial begins with the same weights."
+            "model and trainer inside of make_trainer, so that every trial starts from the same weights."
         )
 
 

@@ -90,7 +90,7 @@ class SearchResult:
     def best_checkpoint(self) -> str | None:
         """The folder of the best trial's model; None if the model is not on disk.
 
-        A Trainer that was searched has that model already; after a search with ``make_trainer`` it is only here.
+        A Trainer that was searched has that model already; after a search with ``make_trainer`` the model is only here.
         """
         best = self.best_trial
         return None if best is None else best.user_attrs.get(CHECKPOINT)
@@ -102,7 +102,7 @@ class SearchResult:
 
     @property
     def gain(self) -> float | None:
-        """Difference of the best trial's objective to the baseline's, positive where it is better; None if unknown."""
+        """Difference of the best trial's objective to the baseline's, positive for a better one; None if unknown."""
         best, baseline = self.best_trial, self.baseline
         if len(self.directions) > 1 or best is None or baseline is None or baseline.state != TrialState.COMPLETE:
             return None
@@ -209,7 +209,7 @@ class SearchResult:
         seed: int | None = None,
         compute_objective: Callable[[dict[str, Any]], Any] | None = None,
     ) -> tuple[float, ...]:
-        """Trains a trial again in a temporary folder, and gives the Trainer back as it was.
+        """Trains a trial again in a temporary folder, and restores the Trainer afterwards.
 
         On the same machine, with the same versions and the same number of processes and threads, the objective is equal
         to the last bit.
@@ -218,7 +218,7 @@ class SearchResult:
             trainer: The Trainer that was searched, or ``make_trainer``.
             number: Number of a complete trial.
             seed: Replaces the trial's seed.
-            compute_objective: The function that the search was given; left out if it was given none.
+            compute_objective: The function that the search was given; None if there was none.
 
         Returns:
             The objective value(s).
@@ -240,7 +240,7 @@ class SearchResult:
         n_trials: int = 20,
         compute_objective: Callable[[dict[str, Any]], Any] | None = None,
     ) -> "GenerationResult":
-        """Searches generation settings for the best model, without training it again.
+        """Searches generation settings for the best model, without any training.
 
         The objective is that of the search. Trial 0 has the settings of the best trial. The best settings are in the
         Trainer's model afterwards, so that ``save_model()`` writes them. With several processes all call it together.
@@ -250,7 +250,7 @@ class SearchResult:
                 ``predict_with_generate=True``.
             hp_space: Returns fields of ``GenerationConfig``, with or without the prefix "gen.".
             n_trials: Number of evaluations at most, trial 0 included; equal settings are evaluated once.
-            compute_objective: The function that the search was given; left out if it was given none.
+            compute_objective: The function that the search was given; None if there was none.
 
         Returns:
             The best settings, and the objective with them and with those of trial 0.

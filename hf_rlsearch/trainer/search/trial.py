@@ -1,4 +1,4 @@
-"""Trains one trial on one rank: evaluates it, reports its learning curve, prunes it and turns errors into outcomes."""
+"""Trains one trial on one rank: scores its evaluations, asks the pruner, and turns errors into outcomes."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -56,7 +56,7 @@ class TrialPlan(RankMessage):
         folder: Where the trial writes.
         name: What ``hp_name`` returned, or "run-<number>".
         role: "baseline", "search" or "confirm".
-        resume_from: Checkpoint of this trial, or of the paused trial that it resumes; None for a fresh start.
+        resume_from: Checkpoint of this trial, or of the paused trial that this trial resumes; None for a fresh start.
     """
 
     number: int
@@ -77,8 +77,8 @@ class Evaluation(RankMessage):
         metrics: All metrics.
         values: Objective value(s); empty if the trial failed here.
         state: RUNNING if the training continues; PRUNED or FAIL if it stops.
-        failure: Why it stops, if it failed.
-        saves_checkpoint: A pruned training writes a checkpoint from which it can be resumed.
+        failure: Why the training failed; None if it did not.
+        saves_checkpoint: A pruned training writes a checkpoint, so that another trial can resume the training.
     """
 
     step: int
@@ -97,7 +97,7 @@ class TrialOutcome(RankMessage):
         state: COMPLETE, PRUNED or FAIL.
         values: Objective value(s) of the scored evaluation; empty if the trial failed.
         metrics: All metrics of the scored evaluation.
-        failure: Why it failed; None if it did not.
+        failure: Why the trial failed; None if it did not.
         seconds: Wall-clock time.
         peak_memory: Bytes while the trial ran; of the device, or of the process on a CPU.
         step: Training steps done.
@@ -162,7 +162,7 @@ class EvaluationMonitor:
         self.evaluations: list[Evaluation] = []
 
     def __call__(self, trainer: "Trainer", metrics: Mapping[str, Any]) -> None:
-        """Scores one evaluation; all ranks call it at the same step."""
+        """Scores one evaluation; called on all ranks at the same step."""
         decided = self._decide(trainer, metrics).to_json() if self.group.is_main else None
         evaluation = Evaluation.from_json(self.group.broadcast(decided))
         self.evaluations.append(evaluation)
@@ -290,10 +290,10 @@ def _divergence(values: tuple[float, ...], metrics: Mapping[str, Any], step: int
 class PruningReporter:
     """Reports the learning curve of the running trial and asks the pruner about each new point.
 
-    A resumed training repeats evaluations: each point is stored once, and the pruner is asked about it once.
+    A resumed training repeats evaluations: each point is stored once, and the pruner is asked once about each.
 
     Args:
-        trial: The running trial, with the points that it reported before an interruption.
+        trial: The running trial, with its points from before an interruption.
         may_prune: Ask the pruner. The baseline and confirmations are never pruned: others are compared with them.
     """
 

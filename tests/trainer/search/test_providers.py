@@ -62,7 +62,10 @@ def with_more(name: str, *choices: Any) -> Any:
     ("name", "text"),
     [
         ("weight_decai", "'weight_decai', which make_trainer does not take .*Did you mean 'weight_decay'?"),
-        ("scoped.rank", r"'scoped.rank', which .* unexpected keyword argument .* Take it out there: values.pop\("),
+        (
+            "scoped.rank",
+            r"'scoped.rank', which .* unexpected keyword .* remove that name: values.pop\(",
+        ),
     ],
 )
 def test_a_name_that_make_trainer_does_not_take_fails_the_trial(make_trainer: Any, name: str, text: str) -> None:
