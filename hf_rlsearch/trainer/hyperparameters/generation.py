@@ -6,12 +6,15 @@ training.
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import SearchSpaceError
 from hf_rlsearch.trainer.hyperparameters.scope import GEN, ParameterGroup
 from hf_rlsearch.trainer.session.arguments import cast_to
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, Trainer
 
 _WHOLE = ("num_beams", "max_length", "max_new_tokens", "min_length", "min_new_tokens", "no_repeat_ngram_size", "top_k")
 _NUMBERS = ("length_penalty", "repetition_penalty", "encoder_repetition_penalty", "temperature", "top_p", "min_p")
@@ -28,7 +31,7 @@ _OF_BEAMS = ("early_stopping", "length_penalty")
 _OF_SAMPLING = ("temperature", "top_p", "min_p", "top_h", "typical_p", "top_k", "epsilon_cutoff", "eta_cutoff")
 
 
-def generation_group(trainer: Any, model: Any) -> ParameterGroup:
+def generation_group(trainer: "Trainer", model: Any) -> ParameterGroup:
     """Returns the fields of a model's generation configuration.
 
     Raises:
@@ -66,7 +69,7 @@ def cleared_arguments(fields: Mapping[str, Any], known: frozenset[str]) -> Param
     return {argument: None for name, argument in _ARGUMENTS.items() if name in names and argument in known}
 
 
-def updated_config(config: Any, fields: Mapping[str, Any]) -> Any:
+def updated_config(config: "GenerationConfig", fields: Mapping[str, Any]) -> "GenerationConfig":
     """Returns a copy of a configuration with some fields changed, and settings that then have no effect reset."""
     result = copy.deepcopy(config)
     for name, value in fields.items():

@@ -5,9 +5,14 @@ two stacks. Modules that are registered before the stacks, and all embeddings, a
 """
 
 import re
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hf_rlsearch.errors import SearchSpaceError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel
 
 # Some models register embeddings after the layers, such as those of relative positions.
 _EMBEDDING = re.compile(r"(^|[._])(rel_)?embed(s|ding|dings|_tokens|_positions)?([._]|$)")
@@ -28,11 +33,11 @@ class Place(NamedTuple):
 _ABOVE = Place(10**9, 0)
 
 
-def stacks(model: Any) -> dict[str, Any]:
+def stacks(model: "nn.Module") -> "dict[str, nn.ModuleList]":
     """Returns the stacks of layers by name, in the order of the model's modules."""
     from torch import nn
 
-    found: dict[str, Any] = {}
+    found: dict[str, nn.ModuleList] = {}
     for name, module in model.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in found)
         if isinstance(module, nn.ModuleList) and len(module) and not inside and _are_blocks(list(module)):
@@ -40,12 +45,12 @@ def stacks(model: Any) -> dict[str, Any]:
     return found
 
 
-def n_layers(model: Any) -> int:
+def n_layers(model: "nn.Module") -> int:
     """Returns the number of layers of the highest stack, 0 without a stack."""
     return max((len(stack) for stack in stacks(model).values()), default=0)
 
 
-def places(model: Any) -> dict[str, Place]:
+def places(model: "nn.Module") -> dict[str, Place]:
     """Returns the place of each parameter by name."""
     found, highest = stacks(model), n_layers(model)
     below, reached, result = Place(0, highest + 1), False, {}
@@ -59,7 +64,7 @@ def places(model: Any) -> dict[str, Place]:
     return result
 
 
-def freeze(model: Any, n_frozen: int, n_new: int = 0) -> None:
+def freeze(model: "nn.Module", n_frozen: int, n_new: int = 0) -> None:
     """Stops the training of the embeddings and the lowest layers of each stack; 0 freezes nothing.
 
     Args:
@@ -78,7 +83,7 @@ def freeze(model: Any, n_frozen: int, n_new: int = 0) -> None:
             parameter.requires_grad_(False)
 
 
-def reinitialize(model: Any, n_top: int) -> None:
+def reinitialize(model: "PreTrainedModel", n_top: int) -> None:
     """Gives new random weights to the top layers of each stack and to a pooler above them; 0 changes nothing.
 
     Args:
@@ -98,10 +103,10 @@ def reinitialize(model: Any, n_top: int) -> None:
         for top in tops:
             for module in top.modules():
                 _unmark(module)
-                model._init_weights(module)
+                model._init_weights(module)  # type: ignore[no-untyped-call]
 
 
-def decay_rates(optimizer: Any, model: Any, decay: float) -> None:
+def decay_rates(optimizer: "Optimizer", model: "nn.Module", decay: float) -> None:
     """Splits an optimizer's groups by layer and lowers the learning rate by a factor from each layer to the next below.
 
     Args:
@@ -120,7 +125,7 @@ def decay_rates(optimizer: Any, model: Any, decay: float) -> None:
     heights = {id(parameter): where[name].from_above for name, parameter in model.named_parameters()}
     groups = []
     for group in optimizer.param_groups:
-        by_height: dict[int, list[Any]] = {}
+        by_height: dict[int, list[nn.Parameter]] = {}
         for parameter in group["params"]:
             if id(parameter) not in heights:
                 raise SearchSpaceError("train.layer_decay needs the model's own parameters; FSDP replaces them.")
@@ -131,12 +136,12 @@ def decay_rates(optimizer: Any, model: Any, decay: float) -> None:
     optimizer.param_groups[:] = groups
 
 
-def _are_blocks(items: list[Any]) -> bool:
+def _are_blocks(items: "list[nn.Module]") -> bool:
     """Returns whether modules are layers: of one type and with modules inside, unlike the linear maps of a head."""
     return len({type(item) for item in items}) == 1 and all(any(True for _ in item.children()) for item in items)
 
 
-def _unmark(module: Any) -> None:
+def _unmark(module: "nn.Module") -> None:
     """Removes the mark of weights from a checkpoint; transformers does not initialize marked weights again."""
     for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
         if hasattr(tensor, "_is_hf_initialized"):

@@ -8,12 +8,15 @@ takes over every weight that still fits, as in ``from_pretrained(..., hidden_dro
 import copy
 from collections.abc import Mapping
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import SearchSpaceError
 from hf_rlsearch.trainer.hyperparameters.scope import MODEL, ParameterGroup
 from hf_rlsearch.trainer.session.arguments import words
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 # Fields that say what the model is and what it returns.
 _NOT_SEARCHABLE = words(
@@ -49,7 +52,7 @@ def model_group(model: Any) -> ParameterGroup:
     return ParameterGroup(MODEL, type(config).__name__, defaults, validate)
 
 
-def updated_config(config: Any, fields: Mapping[str, Any]) -> Any:
+def updated_config(config: "PretrainedConfig", fields: Mapping[str, Any]) -> "PretrainedConfig":
     """Returns a copy of a configuration with some fields changed.
 
     Raises:

@@ -26,7 +26,7 @@ from hf_rlsearch.trainer.session.arguments import FrozenArguments
 from hf_rlsearch.trainer.session.compat import takes_trial
 
 if TYPE_CHECKING:
-    from transformers import Trainer
+    from transformers import Trainer, TrainingArguments
 
 
 class ScopedNames:
@@ -117,7 +117,7 @@ class ScopedNames:
         return model_group(base_of(copy.deepcopy(model)) if is_adapted(model) else model)
 
 
-def trial_arguments(frozen: FrozenArguments, values: Mapping[str, Any]) -> Any:
+def trial_arguments(frozen: FrozenArguments, values: Mapping[str, Any]) -> "TrainingArguments":
     """Returns the training arguments of a configuration, with those that follow from scoped values.
 
     Args:

@@ -22,7 +22,7 @@ from hf_rlsearch.trainer.session.compat import takes_trial
 from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state
 
 if TYPE_CHECKING:
-    from transformers import TrainingArguments
+    from transformers import PretrainedConfig, TrainingArguments
 
 # Example configurations at most; of a hyperparameter with more levels some are left out.
 _MAX_EXAMPLES = 64
@@ -89,13 +89,13 @@ class ConfigurationSampler:
         """Returns the training arguments of a configuration, without the values that only ``model_init`` reads."""
         if self.scoped_names is None:
             values = {name: value for name, value in values.items() if prefix_of(name) is None}
-        return trial_arguments(self.frozen, values)  # type: ignore[no-any-return]
+        return trial_arguments(self.frozen, values)
 
-    def baseline_params(self, config: Any) -> tuple[Params, Params]:
+    def baseline_params(self, config: "PretrainedConfig | None") -> tuple[Params, Params]:
         """Returns the baseline, which is the user's own configuration, in the terms of the space.
 
         Args:
-            config: Configuration of the Trainer's model; may have fields with the names that ``model_init`` suggests.
+            config: Of the Trainer's model; may have fields with the names that ``model_init`` suggests.
 
         Returns:
             Params to record, each in its distribution: the nearest level where the user's value lies outside of the
@@ -117,7 +117,7 @@ class ConfigurationSampler:
                 exact[name] = value
         return recorded, exact
 
-    def _baseline_value(self, name: str, config: Any) -> Any:
+    def _baseline_value(self, name: str, config: "PretrainedConfig | None") -> Any:
         """The user's own value of a name, None if the value is not known."""
         if name in self.frozen.names:
             return self.frozen.value(name)
