@@ -202,7 +202,7 @@ def _build_coordinator(
     world_size: int,
 ) -> SearchCoordinator:
     study, trainer = opened.study, provider.reference
-    recorded, exact = configurations.baseline_params(getattr(getattr(trainer, "model", None), "config", None))
+    baseline = configurations.baseline_params(getattr(getattr(trainer, "model", None), "config", None))
     cost_model = CostModel(configurations, n_train_rows(trainer), world_size)
     paused = PausedTrials(study, settings, minimize=objective.directions[0] == "minimize")
     return SearchCoordinator(
@@ -214,7 +214,7 @@ def _build_coordinator(
             study=study,
             folder=opened.folder,
             configurations=configurations,
-            baseline=(recorded, exact),
+            baseline=baseline,
             cost_model=cost_model,
             paused=paused,
             hp_name=settings.hp_name,
@@ -227,7 +227,7 @@ def _build_coordinator(
         progress=Progress(
             n_trials=settings.displayed_n_trials,
             n_done=len([trial for trial in finished(study) if role(trial) != CONFIRM]),
-            baseline=exact,
+            baseline=baseline[1],
             quiet=bool(getattr(trainer.args, "disable_tqdm", False)),
         ),
         may_be_finished=opened.resumed and settings.storage is None,
