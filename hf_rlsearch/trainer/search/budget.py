@@ -3,7 +3,7 @@
 import math
 import time
 from functools import lru_cache, partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import optuna
@@ -19,6 +19,9 @@ from hf_rlsearch.trainer.session.arguments import training_cost
 from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state
 from hf_rlsearch.trainer.setup.config import RL_PRUNER, SearchConfig
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 
 class CostModel:
@@ -37,7 +40,7 @@ class CostModel:
         self._cached_cost = lru_cache(maxsize=4096)(self._planned_cost)
         self._cached_columns = lru_cache(maxsize=8)(self._relevant_columns)
 
-    def cost_of(self, args: Any) -> float:
+    def cost_of(self, args: "TrainingArguments") -> float:
         """Returns the cost of a whole training, by the number of samples that it trains on.
 
         Args:

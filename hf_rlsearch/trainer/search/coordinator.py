@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -44,6 +44,9 @@ from hf_rlsearch.trainer.storage.resume import (
     trials_of_other_processes,
 )
 from hf_rlsearch.trainer.storage.study import OpenedStudy
+
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 # User attribute of the study: the note that the last search on it left in the dashboard.
 _SUMMARY = "summary"
@@ -216,7 +219,7 @@ class SearchCoordinator:
         """Stores a point of the running trial's learning curve; True if the pruner stops the trial."""
         return self._reporter.report(step, value)
 
-    def should_pause(self, trainer: Any) -> bool:
+    def should_pause(self, trainer: "Trainer") -> bool:
         """Returns whether the running trial, which the pruner stops, is to leave a checkpoint to resume from."""
         return self.paused.should_pause(_stored(self._trial), trainer)
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import ObjectiveError
@@ -37,6 +37,9 @@ from hf_rlsearch.trainer.storage import checkpoints
 from hf_rlsearch.trainer.storage.paused import PausedTrials
 from hf_rlsearch.trainer.storage.resume import requeue_interrupted
 from hf_rlsearch.trainer.storage.study import OpenedStudy, open_study
+
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 # Rows of the data to probe evaluation with: enough for every class of most data sets, few enough to cost seconds.
 _N_ROWS = 32
@@ -279,7 +282,7 @@ def _probe_metrics(provider: TrainerProvider, group: ProcessGroup) -> Mapping[st
             ) from error
 
 
-def _evaluate(trainer: Any, select: Callable[[Any], Any]) -> Mapping[str, Any]:
+def _evaluate(trainer: "Trainer", select: Callable[[Any], Any]) -> Mapping[str, Any]:
     data = getattr(trainer, "eval_dataset", None)
     if data is None:
         raise ObjectiveError("The Trainer has no eval_dataset, so trials could not be compared. Pass one to it.")

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -23,6 +23,9 @@ from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler, suggest
 from hf_rlsearch.trainer.storage import checkpoints
 from hf_rlsearch.trainer.storage.paused import PausedTrials, curve_step
 from hf_rlsearch.trainer.storage.resume import this_process
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 # A trial that ends its process this often, without getting any further, ends the search.
 _MAX_ATTEMPTS = 10
@@ -133,7 +136,7 @@ class Planner:
         values = {**original.user_attrs.get(attr.VALUES, {}), "seed": trial.user_attrs[attr.SEED]}
         return params, values, dict(original.user_attrs.get(attr.HYPERPARAMETERS, original.params))
 
-    def _attributes(self, trial: optuna.Trial, args: Any, values: Params, exact: Params) -> Params:
+    def _attributes(self, trial: optuna.Trial, args: "TrainingArguments", values: Params, exact: Params) -> Params:
         """The user attributes that a replay needs, and what the trial will cost, as they come back from a storage."""
         attributes = {
             attr.ROLE: trial.user_attrs[attr.ROLE],
@@ -161,7 +164,7 @@ class Planner:
                     trial.report(value, step)
         return earlier
 
-    def _last_checkpoint(self, folder: str, args: Any) -> str | None:
+    def _last_checkpoint(self, folder: str, args: "TrainingArguments") -> str | None:
         by_epochs = plain(getattr(args, "eval_strategy", None)) == "epoch"
         return checkpoints.last_complete_checkpoint(folder, world_size=self.world_size, evaluates_epochs=by_epochs)
 
