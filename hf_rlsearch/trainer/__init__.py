@@ -1,4 +1,4 @@
-"""The ``"rl"`` search backend of the Trainer: our own trial loop, an Optuna storage, one process or many.
+"""Runs hyperparameter searches of a transformers Trainer: the backend ``"rl"``.
 
-Import order matters to users, not to us: everything here that needs torch or transformers is imported on use.
+Everything here that needs torch or transformers is imported on use, so that users may import in any order.
 """

@@ -137,6 +137,7 @@ def _owner_is_gone(owner: Any) -> bool:
     return started is None or abs(started - owner["begun"]) > _SAME_START
 
 
+# Cached, because two readings may differ a little and this process has to write the same owner each time.
 @lru_cache(maxsize=1)
 def _own_start_time(pid: int) -> float | None:
     return process_start_time(pid)
