@@ -70,7 +70,7 @@ def test_a_trial_that_ctrl_c_ended_runs_again(make_trainer: MakeTrainer, backend
 def test_an_interrupted_trial_resumes_from_its_checkpoint(
     make_trainer: MakeTrainer, backend: str, options: Any
 ) -> None:
-    begun: list[int] = []
+    steps: list[int] = []
     given: dict[str, Any] = {"save_strategy": "epoch", "num_train_epochs": 3}
 
     class Stops(Trainer):
@@ -81,13 +81,13 @@ def test_an_interrupted_trial_resumes_from_its_checkpoint(
 
     class Counts(Trainer):
         def training_step(self, *args: Any, **kwargs: Any) -> Any:
-            begun.append(self.state.global_step)
+            steps.append(self.state.global_step)
             return super().training_step(*args, **kwargs)
 
     with pytest.raises(SystemExit):
         run(make_trainer(cls=Stops, **given), backend, sampler=three(), **options)
     run(make_trainer(cls=Counts, **given), backend, **options)
-    assert begun[0] == 8
+    assert steps[0] == 8
 
 
 @on_both(raises=SQL_ERRORS)
@@ -112,19 +112,19 @@ def test_trials_of_another_space_are_not_mixed_in(make_trainer: MakeTrainer, bac
 
 def test_optuna_runs_two_searches_into_the_same_folders(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     """The second search starts while the first one trains; "rl" refuses it, see test_resume.py."""
-    begun: list[str] = []
+    states_on_disk: list[str] = []
     args: dict[str, Any] = {"save_strategy": "epoch", "num_train_epochs": 2}
 
     def score(args: Any, state: Any) -> float:
-        if state.global_step == 8 and not begun:
-            begun.append((tmp_path / "out" / "run-0" / "checkpoint-4" / "trainer_state.json").read_text())
+        if state.global_step == 8 and not states_on_disk:
+            states_on_disk.append((tmp_path / "out" / "run-0" / "checkpoint-4" / "trainer_state.json").read_text())
             run(make_trainer(score=lambda args, state: 0.25, **second), "optuna", n_trials=1)
-            begun.append((tmp_path / "out" / "run-0" / "checkpoint-4" / "trainer_state.json").read_text())
+            states_on_disk.append((tmp_path / "out" / "run-0" / "checkpoint-4" / "trainer_state.json").read_text())
         return 0.5
 
     second = {**args, "learning_rate": 1e-1}
     run(make_trainer(score=score, **args), "optuna", n_trials=1)
-    assert begun[0] != begun[1]
+    assert states_on_disk[0] != states_on_disk[1]
 
 
 @on_both()

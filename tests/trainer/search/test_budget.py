@@ -49,7 +49,7 @@ def plans_after_update(budget: RemainingBudget, study: optuna.Study) -> tuple[An
     sampler, pruner = study.sampler, study.pruner
     assert isinstance(sampler, RLSampler)
     assert isinstance(pruner, RLPruner)
-    return sampler._n_left, pruner._plan_for
+    return sampler._n_left, pruner._planned_budget
 
 
 def test_sampler_gets_trials_left_and_pruner_gets_trainings() -> None:
