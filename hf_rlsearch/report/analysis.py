@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,9 +40,7 @@ def expected_best(values: Sequence[float], *, minimize: bool, n_draws: int, firs
     given = np.asarray(values, dtype=float)
     if first is not None:
         given = np.minimum(given, first) if minimize else np.maximum(given, first)
-    ascending = np.sort(given)
-    if minimize:
-        ascending = ascending[::-1]  # from worst to best, so that the same formula counts the best
+    ascending = np.sort(given)[:: -1 if minimize else 1]  # from worst to best
     shares = np.arange(ascending.size + 1) / ascending.size
     draws = np.arange(1, n_draws + 1)[:, None]
     weights: FloatArray = np.diff(shares[None, :] ** draws, axis=1)
@@ -112,7 +111,6 @@ class Summary:
         spent: Full trainings spent.
         full: Full trainings that the same trials would have cost without stopping any.
         seconds: From the first start to the last end.
-        memory: The largest peak, in bytes.
         counts: Trials per status.
     """
 
@@ -121,7 +119,6 @@ class Summary:
     spent: float
     full: float
     seconds: float | None
-    memory: float | None
     counts: dict[str, int]
 
 
@@ -134,17 +131,16 @@ def summarize(search: SearchRecord) -> Summary:
     repeated = {c.number: c for c in search.confirmations}
     if best and baseline and {best.number, baseline.number} <= set(repeated):
         confirmed = paired_gain(repeated[best.number], repeated[baseline.number], maximize=not search.minimize[0])
-    started = [t.started for t in search.trials if t.started]
     ended = [t.ended for t in search.trials if t.ended]
+    statuses = Counter(t.status for t in search.trials)
     fresh = [t for t in search.trials if t.status != "running" and not t.started_at]
     return Summary(
         gain=gain,
         confirmed=confirmed,
         spent=sum(t.spent for t in search.trials),
         full=sum(t.spent if t.status == "failed" else t.cost for t in fresh),
-        seconds=(max(ended) - min(started)).total_seconds() if started and ended else None,
-        memory=max((t.memory for t in search.trials if t.memory), default=None),
-        counts={s: n for s in ("complete", "pruned", "failed", "running") if (n := len(search.with_status(s)))},
+        seconds=(max(ended) - min(t.started for t in search.trials)).total_seconds() if ended else None,
+        counts={s: statuses[s] for s in ("complete", "pruned", "failed", "running") if s in statuses},
     )
 
 

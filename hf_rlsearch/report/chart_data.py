@@ -14,11 +14,12 @@ from hf_rlsearch.observation.trial_attributes import BASELINE, CONFIRM
 from hf_rlsearch.report.analysis import expected_best, front, value_range
 from hf_rlsearch.report.format import choice_labels, number, printable, show
 from hf_rlsearch.report.records import SearchRecord, TrialRecord, finite
-from hf_rlsearch.space import Hyperparameter, infer_role
+from hf_rlsearch.space import Hyperparameter
 
 Rows = list[dict[str, Any]]
 Marks = dict[int, dict[str, Any]]
 
+LABEL_WIDTH = 10  # characters of a level of the heat map
 N_DIGITS = 6  # of a learning curve's values: more than a screen shows, and half of the file
 _QUARTERS = (0, 0.25, 0.5, 0.75, 1)
 _COSTS = ("fidelity", "started_at", "seconds", "memory", "resident")  # of a trial's record, shown as they are
@@ -90,27 +91,28 @@ class Axis:
         return [(self.place(v), number(v, 2)) for v in (powers[:: len(powers) // 8 or 1] if powers[1:] else ends)]
 
 
-def datasets(search: SearchRecord, axes: Mapping[str, Axis], pair: Sequence[str]) -> dict[str, Rows]:
+def datasets(search: SearchRecord, axes: Mapping[str, Axis], grid: Sequence[Hyperparameter]) -> dict[str, Rows]:
     """All rows that charts show, by the name of the data.
 
     Args:
         search: The search.
         axes: Hyperparameter -> axis, of all in `search.distributions` and in their order.
-        pair: The two hyperparameters of the heat map; with fewer, it has no cells.
+        grid: The two hyperparameters of the heat map; with fewer, it has no cells.
     """
     marks = _marks(search)
     incumbents = _incumbent_rows(search)
     lines, ticks = _coordinate_rows(search, axes, marks)
     return {
         "trials": _trial_rows(search, axes, marks, incumbents),
-        "incumbents": [row for row in incumbents if row["value"] is not None],
+        # Without the trial: the line is of the whole search, and nobody picks one trial by it.
+        "incumbents": [{"spent": r["spent"], "value": r["value"]} for r in incumbents if r["value"] is not None],
         "expected": _expected_rows(search, incumbents),
         "confirmations": _confirmation_rows(search, marks),
         "front": [{"x": values[0], "y": values[1]} for values in front(search)] if len(search.minimize) > 1 else [],
         "curves": _curve_rows(search, marks),
         "coordinates": lines,
         "ticks": ticks,
-        "cells": _cell_rows(search, axes, pair) if len(pair) > 1 else [],
+        "cells": _cell_rows(search, axes, grid) if len(grid) > 1 else [],
     }
 
 
@@ -121,7 +123,7 @@ def _marks(search: SearchRecord) -> Marks:
     objective in [0, 1], where 1 is best; None without any value.
     """
     best = search.best()
-    scores = {t.number: t.score for t in search.trials if t.score is not None}
+    scores = search.scores()
     ordered = sorted(scores, key=lambda n: scores[n], reverse=search.minimize[0])
     ranks = {n: i / max(len(ordered) - 1, 1) for i, n in enumerate(ordered)}
     marks = {}
@@ -144,7 +146,7 @@ def _trial_rows(search: SearchRecord, axes: Mapping[str, Axis], marks: Marks, in
         row["params"] = [axis.values.get(n) for axis in axes.values()]
         row["numbers"] = _numbers(search, trials[n])
         row["spent"] = spent.get(n)  # by the whole search when the trial ended; None while it runs
-        rows.append({**row, **spans.get(n, {})})
+        rows.append({**row, **spans[n]})
     return rows
 
 
@@ -160,18 +162,17 @@ def _numbers(search: SearchRecord, trial: TrialRecord) -> dict[str, float]:
 
 def _spans(search: SearchRecord) -> dict[int, dict[str, Any]]:
     """Trial number -> start and end in seconds since the first start, and the first lane that is free at the start."""
-    started = sorted((t.started, t.number) for t in search.trials if t.started)
-    ended = {t.number: t.ended for t in search.trials if t.ended}
+    trials = sorted(search.trials, key=lambda t: t.started)
     # A trial that still runs is drawn up to the last thing that is known to have happened.
-    last = max([*ended.values(), *(start for start, _ in started)], default=datetime.max)
+    last = max((t.ended or t.started for t in trials), default=datetime.max)
     free: list[datetime] = []  # when each lane is free again
     spans = {}
-    for start, n in started:
-        end = ended.get(n, last)
-        lane = next((i for i, moment in enumerate(free) if moment <= start), len(free))
+    for trial in trials:
+        end = trial.ended or last
+        lane = next((i for i, moment in enumerate(free) if moment <= trial.started), len(free))
         free[lane : lane + 1] = [end]
-        since, until = ((moment - started[0][0]).total_seconds() for moment in (start, end))
-        spans[n] = {"start": since, "end": until, "lane": lane}
+        start, stop = ((moment - trials[0].started).total_seconds() for moment in (trial.started, end))
+        spans[trial.number] = {"start": start, "end": stop, "lane": lane}
     return spans
 
 
@@ -244,7 +245,7 @@ def _rounded(value: float) -> float:
 
 def _coordinate_rows(search: SearchRecord, axes: Mapping[str, Axis], marks: Marks) -> tuple[Rows, Rows]:
     """The lines of the parallel coordinates, one row per trial and axis, and the ticks of the axes with their names."""
-    scores = {t.number: t.score for t in search.trials if t.score is not None}
+    scores = search.scores()
     if not scores:
         return [], []
     domain = value_range(list(scores.values()), minimize=search.minimize[0])
@@ -260,29 +261,18 @@ def _coordinate_rows(search: SearchRecord, axes: Mapping[str, Axis], marks: Mark
     return lines, ticks
 
 
-def level_labels(search: SearchRecord, name: str) -> list[str]:
-    """One short text per level of a discretised hyperparameter."""
-    return choice_labels(_discretised(search, name).levels, 10)
-
-
-def _discretised(search: SearchRecord, name: str) -> Hyperparameter:
-    distribution = search.distributions[name]
-    return Hyperparameter.from_distribution(name, distribution, role=infer_role(name, distribution))
-
-
-def _cell_rows(search: SearchRecord, axes: Mapping[str, Axis], names: Sequence[str]) -> Rows:
+def _cell_rows(search: SearchRecord, axes: Mapping[str, Axis], grid: Sequence[Hyperparameter]) -> Rows:
     """The best objective per cell of the levels of two hyperparameters."""
-    grid = [_discretised(search, name) for name in names]
     cells: dict[tuple[int, ...], list[TrialRecord]] = {}
     for trial in search.trials:
-        if trial.score is not None and all(trial.number in axes[name].values for name in names):
+        if trial.score is not None and all(trial.number in axes[levels.name].values for levels in grid):
             cell = tuple(levels.nearest_level(trial.params[levels.name]) for levels in grid)
             if min(cell) >= 0:  # a choice that is none of the levels is the user's own
                 cells.setdefault(cell, []).append(trial)
     sign = 1 if search.minimize[0] else -1
     best = {cell: min(trials, key=lambda t: sign * (t.score or 0.0)) for cell, trials in cells.items()}
     ordered = sorted({t.score or 0.0 for t in best.values()}, reverse=search.minimize[0])
-    columns, lines = (level_labels(search, name) for name in names)
+    columns, lines = (choice_labels(levels.levels, LABEL_WIDTH) for levels in grid)
     return [
         {
             "column": columns[cell[0]],
@@ -299,5 +289,4 @@ def _cell_rows(search: SearchRecord, axes: Mapping[str, Axis], names: Sequence[s
 
 def _same(a: Any, b: Any) -> bool:
     """8 and 8.0 are the same choice, 1 and True are not."""
-    both_nan = a != a and b != b
-    return both_nan or (bool(a == b) and isinstance(a, bool) == isinstance(b, bool))
+    return repr(a) == repr(b) == "nan" or (bool(a == b) and isinstance(a, bool) == isinstance(b, bool))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from importlib.resources import files
+from string import Template
 from typing import Any
 
 # Role -> colour in light and in dark; the page has both schemes, exported files the light one.
@@ -33,49 +36,8 @@ KINDS: dict[str, tuple[str, str]] = {
 
 
 def theme(scheme: str) -> dict[str, Any]:
-    """The Vega-Lite config of a colour scheme, "light" or "dark"."""
-    colors = PALETTES[scheme]
-    soft, mute = colors["soft"], colors["mute"]
-    # Titles above the axis and level: nobody has to turn their head.
-    title = {"titleAngle": 0, "titleAlign": "left", "titleAnchor": "end", "titleX": -40, "titleY": -12}
-    return {
-        "background": "transparent",
-        "font": "system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif",
-        "view": {"stroke": None},
-        "axis": {
-            "labelColor": soft,
-            "titleColor": soft,
-            "domainColor": mute,
-            "tickColor": mute,
-            "gridColor": colors["rule"],
-            "labelFontSize": 11,
-            "titleFontSize": 12,
-            "titleFontWeight": "normal",
-            "labelOverlap": True,
-            "labelSeparation": 6,
-        },
-        "axisX": {"grid": False, "titlePadding": 6, "tickCount": {"expr": "max(3, ceil(width / 90))"}},
-        "axisY": {**title, "domain": False},
-        "legend": {
-            "orient": "top",
-            "title": None,
-            "offset": 32,
-            "labelFontSize": 12,
-            "labelColor": soft,
-            "symbolSize": 70,
-        },
-        "range": {
-            "category": [colors[color] for color, _ in KINDS.values()],
-            "ramp": [mute, colors["accent"]],
-            "heatmap": {"scheme": "viridis"},
-        },
-        "bar": {"color": colors["accent"]},
-        "rule": {"color": colors["ink"]},
-        "text": {"color": colors["ink"], "fontSize": 11},
-        "style": {
-            "axis": {"stroke": soft},
-            "on-bar": {"color": colors["paper"], "fontWeight": "bold"},
-            "label": {"color": colors["ink"], "fontSize": 10.5},
-            "halo": {"color": colors["paper"], "stroke": colors["paper"], "strokeWidth": 4, "fontSize": 10.5},
-        },
-    }
+    """The Vega-Lite config of a colour scheme, "light" or "dark": theme.json with colours in place of their roles."""
+    text = files("hf_rlsearch.report").joinpath("theme.json").read_text(encoding="utf-8")
+    config: dict[str, Any] = json.loads(Template(text).substitute(PALETTES[scheme]))
+    config["range"]["category"] = [PALETTES[scheme][color] for color, _ in KINDS.values()]
+    return config

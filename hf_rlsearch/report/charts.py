@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import optuna
 from hf_rlsearch.errors import ArgumentsError, MissingExtraError
 from hf_rlsearch.optuna.storage import open_study
 from hf_rlsearch.report.analysis import importances, value_range
-from hf_rlsearch.report.chart_data import Axis, Rows, datasets, level_labels
+from hf_rlsearch.report.chart_data import LABEL_WIDTH, Axis, Rows, datasets
 from hf_rlsearch.report.chart_theme import KINDS, PALETTES, theme
-from hf_rlsearch.report.format import printable, shorten_name
+from hf_rlsearch.report.format import choice_labels, printable, shorten_name
 from hf_rlsearch.report.records import SearchRecord
+from hf_rlsearch.space import Hyperparameter, infer_role
 
 try:
     import altair as alt
@@ -75,7 +77,9 @@ def all_charts(search: SearchRecord, shares: dict[str, float]) -> tuple[dict[str
     """
     ranked = list(dict.fromkeys([*shares, *search.distributions]))
     axes = {name: Axis.of_hyperparameter(search, name) for name in search.distributions}
-    data = datasets(search, axes, ranked[:2])
+    pair = [(name, search.distributions[name]) for name in ranked[:2]]
+    grid = [Hyperparameter.from_distribution(*named, role=infer_role(*named)) for named in pair]
+    data = datasets(search, axes, grid)
     data["importances"] = [{"name": printable(n), "share": share} for n, share in list(shares.items())[:_MAX_BARS]]
     charts = [
         _best_so_far(search, data),
@@ -87,7 +91,7 @@ def all_charts(search: SearchRecord, shares: dict[str, float]) -> tuple[dict[str
         _learning_curves(search, data),
         _parallel(data),
         _importance(data),
-        _heat_map(search, ranked[:2], data),
+        _heat_map(grid, data),
         *(_slices(search, axes, ranked[:_MAX_SLICES], data) if search.scored() else []),
         _time_per_trial(data),
         _memory_per_trial(data),
@@ -102,11 +106,10 @@ def _best_so_far(search: SearchRecord, data: dict[str, Rows]) -> Chart | None:
     kind = _kind(data["trials"], "best", "expected best")
     color = kind["color"]
     baseline = [row["value"] for row in data["trials"] if row["kind"] == "baseline"]
-    values = [row["value"] for row in data["trials"]]
     ended = [row for row in data["trials"] if row["spent"] is not None]
     room = alt.Scale(domain=[0, max(row["spent"] for row in ended) * 1.02 or 1], nice=False)
     x = alt.X("spent:Q", title="full trainings spent", scale=room)
-    y = _objective(search, "value:Q", values, keep=baseline)
+    y = _objective(search, "value:Q", search.scores().values(), keep=baseline)
     trials = _rows("trials").transform_filter("isValid(datum.spent)")
     expected = _rows("expected", "expected best").mark_line(strokeDash=[5, 4], strokeWidth=1.8, clip=True)
     incumbents = _rows("incumbents", "best").mark_line(interpolate="step-after", strokeWidth=2.6, clip=True)
@@ -199,22 +202,21 @@ def _allocation(data: dict[str, Rows]) -> Chart | None:
 
 def _gantt(data: dict[str, Rows]) -> Chart | None:
     """When each trial ran."""
-    timed = [row for row in data["trials"] if "start" in row]
-    if not timed:
+    if not data["trials"]:
         return None
-    unit, name = _time_unit(max(row["end"] for row in timed))
+    unit, name = _time_unit(max(row["end"] for row in data["trials"]))
     ends = {"left": f"datum.start / {unit}", "right": f"datum.end / {unit}", "middle": "(datum.left + datum.right) / 2"}
-    spans = _rows("trials").transform_filter("isValid(datum.start)").transform_calculate(**ends)
+    spans = _rows("trials").transform_calculate(**ends)
     x = alt.X("left:Q", title=f"{name} since the start", scale=alt.Scale(nice=False), axis=alt.Axis(grid=True))
     y = alt.Y("lane:O", title=None, axis=None, scale=alt.Scale(paddingInner=0.15))
     fits = "scale('x', datum.right) - scale('x', datum.left) > 8 * length(toString(datum.trial)) + 4"
     numbers = spans.mark_text(style="on-bar", opacity=alt.expr(f"{fits} ? ({_IS_PICKED} ? 1 : 0.12) : 0"), clip=True)
     bars = spans.mark_bar(cornerRadius=2, minBandSize=2, clip=True)
     chart = alt.layer(
-        bars.encode(x, y, x2="right", color=_kind(timed)["color"], opacity=_faded(1), tooltip=_TIP),
+        bars.encode(x, y, x2="right", color=_kind(data["trials"])["color"], opacity=_faded(1), tooltip=_TIP),
         numbers.encode(alt.X("middle:Q"), y, text="trial:Q"),
     )
-    height = 28 * (max(row["lane"] for row in timed) + 1)
+    height = 28 * (max(row["lane"] for row in data["trials"]) + 1)
     return _chart("gantt", "When each trial ran", "wide", chart, height=height, zoom="x")
 
 
@@ -298,14 +300,15 @@ def _importance(data: dict[str, Rows]) -> Chart | None:
     return _chart("importance", "Which hyperparameters mattered", "half", chart, height=height, linked=False)
 
 
-def _heat_map(search: SearchRecord, names: Sequence[str], data: dict[str, Rows]) -> Chart | None:
+def _heat_map(grid: Sequence[Hyperparameter], data: dict[str, Rows]) -> Chart | None:
     """The best objective per cell of the discretised space of two hyperparameters."""
     if not data["cells"]:
         return None
-    columns, lines = (level_labels(search, name) for name in names)
+    columns, lines = (choice_labels(hyperparameter.levels, LABEL_WIDTH) for hyperparameter in grid)
+    names = [printable(hyperparameter.name) for hyperparameter in grid]
     across, up = alt.Scale(domain=columns, padding=0.04), alt.Scale(domain=lines, padding=0.04, reverse=True)
-    x = alt.X("column:O", title=printable(names[0]), scale=across, axis=alt.Axis(labelAngle=0))
-    y = alt.Y("row:O", title=printable(names[1]), scale=up)
+    x = alt.X("column:O", title=names[0], scale=across, axis=alt.Axis(labelAngle=0))
+    y = alt.Y("row:O", title=names[1], scale=up)
     rank = alt.Color("share:Q", scale=alt.Scale(range="heatmap", domain=[0, 1]), legend=None)
     ink = alt.condition("datum.share < 0.6", alt.value("#ffffff"), alt.value("#1b2330"))
     # A regular expression, as the language of Vega cannot intersect two lists.
@@ -324,7 +327,7 @@ def _heat_map(search: SearchRecord, names: Sequence[str], data: dict[str, Rows])
         cells.mark_text(opacity=fits, fontSize=10.5).encode(text="best:N", color=ink),
         pruned.encode(color=ink),
     )
-    title = " × ".join(shorten_name(printable(name), 30) for name in names)
+    title = " × ".join(shorten_name(name, 30) for name in names)
     width = "half" if data["importances"] else "wide"  # whichever leaves no hole
     return _chart("heat-map", title, width, chart, height=320, zoom="")
 
@@ -332,7 +335,7 @@ def _heat_map(search: SearchRecord, names: Sequence[str], data: dict[str, Rows])
 def _slices(search: SearchRecord, axes: Mapping[str, Axis], names: Sequence[str], data: dict[str, Rows]) -> list[Chart]:
     """Objective against each of the hyperparameters `names`, one chart each."""
     kind = {channel: encoding.legend(None) for channel, encoding in _kind(data["trials"]).items()}
-    y = _objective(search, "value:Q", [row["value"] for row in data["trials"]])
+    y = _objective(search, "value:Q", search.scores().values())
     width = "half" if len(names) in (1, 2, 4) else "small"  # two or three to a row, whichever leaves no hole
     charts: list[Chart] = []
     for name in names:
@@ -371,7 +374,8 @@ def _memory_per_trial(data: dict[str, Rows]) -> Chart | None:
     y = alt.Y("to:Q", title=name, scale=alt.Scale(zero=True))
     chart = _bars("0", f"datum.memory / {unit}", y, _kind(data["trials"])["color"])
     if held:
-        after = _spans("0", f"datum.resident / {unit}").mark_rule(strokeWidth=2, clip=True)
+        after = _spans("0", f"datum.resident / {unit}").transform_filter("isValid(datum.resident)")
+        after = after.mark_rule(strokeWidth=2, clip=True)
         chart = alt.layer(chart, after.encode(_bar_x(), alt.Y("to:Q"), x2="right"))
     return _chart("memory", "Peak memory per trial", "half", chart, height=220)
 
@@ -436,9 +440,9 @@ def _faded(opacity: float) -> Any:
     return alt.condition(_IS_PICKED, alt.value(opacity), alt.value(0.12))
 
 
-def _objective(search: SearchRecord, field: str, values: Sequence[Any], **options: Any) -> Any:
+def _objective(search: SearchRecord, field: str, values: Iterable[float], **options: Any) -> Any:
     """The axis of the first objective, in a range that diverged trials do not flatten; see `value_range`."""
-    domain = value_range([v for v in values if v is not None], minimize=search.minimize[0], **options)
+    domain = value_range(list(values), minimize=search.minimize[0], **options)
     title = f"{printable(search.metrics[0])} ({'smaller' if search.minimize[0] else 'larger'} is better)"
     return alt.Y(field, title=title, scale=alt.Scale(domain=domain, nice=False, zero=False))
 
@@ -478,14 +482,9 @@ def _chart(
     return Chart(name, printable(title), kind, spec, min_width)
 
 
-def named_data(spec: Any) -> set[str]:
+def named_data(spec: dict[str, Any]) -> set[str]:
     """The names of the data that a chart reads."""
-    if isinstance(spec, list):
-        return {name for part in spec for name in named_data(part)}
-    if not isinstance(spec, dict):
-        return set()
-    own = {spec["data"]["name"]} if isinstance(spec.get("data"), dict) and "name" in spec["data"] else set()
-    return own.union(*(named_data(part) for part in spec.values()))
+    return set(re.findall(r'"data": {"name": "([a-z]+)"', json.dumps(spec)))
 
 
 def javascript() -> str:
@@ -518,20 +517,17 @@ def write_plots(
     folder.mkdir(parents=True, exist_ok=True)
     search = SearchRecord.from_study(study)
     charts, data = all_charts(search, importances(study, search))
+    config = {**theme("light"), "background": PALETTES["light"]["paper"], "font": "sans-serif", "padding": 12}
     paths = []
     for chart in charts.values():
         name = "".join(c if c.isalnum() or c in "-_." else "_" for c in chart.name)
-        paths.append(_write(chart, data, folder / f"{name}.{format}"))
+        paths.append(folder / f"{name}.{format}")
+        spec = {**chart.spec, "title": chart.title, "autosize": {"type": "fit-x", "contains": "padding"}}
+        spec["width"] = max(_WIDTHS[chart.kind], chart.min_width)
+        spec["datasets"] = {key: data[key] for key in named_data(chart.spec)}
+        if format == "png":
+            paths[-1].write_bytes(vl_convert.vegalite_to_png(spec, vl_version=VEGA_LITE, config=config, scale=2))
+        else:
+            text = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE, config=config)
+            paths[-1].write_text(text, encoding="utf-8")
     return paths
-
-
-def _write(chart: Chart, data: dict[str, Rows], path: Path) -> Path:
-    width = max(_WIDTHS[chart.kind], chart.min_width)
-    spec = {**chart.spec, "width": width, "autosize": {"type": "fit-x", "contains": "padding"}, "title": chart.title}
-    spec["datasets"] = {name: data[name] for name in named_data(chart.spec)}
-    config = {**theme("light"), "background": PALETTES["light"]["paper"], "font": "sans-serif", "padding": 12}
-    if path.suffix == ".png":
-        path.write_bytes(vl_convert.vegalite_to_png(spec, vl_version=VEGA_LITE, config=config, scale=2))
-    else:
-        path.write_text(vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE, config=config), encoding="utf-8")
-    return path

@@ -124,20 +124,22 @@ def _choice(search: SearchRecord, trial: TrialRecord, contributions: tuple[Contr
         return ["One of the best configurations again, under a new seed: was the configuration good, or the seed?"]
     if not decision:
         return ["The sampler that chose this trial stored no reason."]
-    if decision.get("source") == "design":
-        return ["The agent chose a configuration far from all earlier ones: the space is too wide for a prediction."]
-    if ONE_BY_ONE in decision:
-        names = ", ".join(decision[ONE_BY_ONE])
-        return [f"The agent chose the values one after the other ({names}): the whole space was not known yet."]
+    has_results = any(t.values for t in search.trials if t.number < trial.number)
     chance = finite(decision.get("chance"))
-    if chance is None:
-        return ["The agent chose this configuration among the candidates of the search space."]
-    if not any(t.values for t in search.trials if t.number < trial.number):
-        return ["The agent chose this configuration before any result, from what it knows about such trainings."]
-    line = f"The agent predicted a chance of {_percent(chance)} to beat the best trial so far."
-    if not contributions or abs(contributions[0].total) < 0.01:
-        return [line]
-    return [line, _strongest_reason(trial, contributions[0])]
+    if decision.get("source") == "design":
+        line = "The agent chose a configuration far from all earlier ones: the space is too wide for a prediction."
+    elif ONE_BY_ONE in decision:
+        names = ", ".join(decision[ONE_BY_ONE])
+        line = f"The agent chose the values one after the other ({names}): the whole space was not known yet."
+    elif chance is None:
+        line = "The agent chose this configuration among the candidates of the search space."
+    elif not has_results:
+        line = "The agent chose this configuration before any result, from what it knows about such trainings."
+    else:
+        line = f"The agent predicted a chance of {_percent(chance)} to beat the best trial so far."
+        if contributions and abs(contributions[0].total) >= 0.01:
+            return [line, _strongest_reason(trial, contributions[0])]
+    return [line]
 
 
 def _strongest_reason(trial: TrialRecord, most: Contribution) -> str:
@@ -152,9 +154,8 @@ def _strongest_reason(trial: TrialRecord, most: Contribution) -> str:
 
 def _course(trial: TrialRecord) -> list[str]:
     """Where the training started, and why it ended early."""
-    lines = []
-    if trial.started_at and trial.continues is not None:
-        lines.append(f"It resumed trial {trial.continues} at {trial.started_at:.0%}.")
+    resumes = trial.started_at > 0 and trial.continues is not None
+    lines = [f"It resumed trial {trial.continues} at {trial.started_at:.0%}."] if resumes else []
     if trial.status == "pruned":
         line = f"It was stopped after {trial.fidelity:.0%} of a full training"
         sure, chance = finite(trial.stop.get("probability")), finite(trial.stop.get("chance"))

@@ -33,11 +33,7 @@ _SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 
 
 def write_report(
-    source: optuna.Study | str | Path,
-    path: str | Path,
-    *,
-    study_name: str | None = None,
-    refresh: int | None = None,
+    source: optuna.Study | str | Path, path: str | Path, *, study_name: str | None = None, refresh: int | None = None
 ) -> Path:
     """Writes the report of a search as one self-contained HTML file.
 

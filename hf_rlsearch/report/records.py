@@ -69,7 +69,7 @@ class TrialRecord:
     paused: bool
     spent: float
     cost: float
-    started: datetime | None
+    started: datetime
     ended: datetime | None
     seconds: float | None
     memory: float | None
@@ -123,6 +123,10 @@ class SearchRecord:
         frozen = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
         fractions = any(_role(t) for t in frozen)
         max_step = float(FULL_TRAINING) if fractions else _longest(frozen)
+        # In a study of other origin these names may mean other things.
+        whole = (names.REEVALUATES, names.SEED)
+        repeated = [t for t in frozen if all(isinstance(t.user_attrs.get(name), int) for name in whole)]
+        versions = as_dict(frozen[-1].user_attrs.get(names.VERSIONS)) if frozen else {}
         return cls(
             name=study.study_name,
             metrics=_metric_names(study),
@@ -131,20 +135,18 @@ class SearchRecord:
             distributions={name: dist for t in frozen for name, dist in t.distributions.items()},
             max_step=max_step,
             fractions=fractions,
-            confirmations=tuple(confirmations([t for t in frozen if _repeats_a_trial(t)])),
+            confirmations=tuple(confirmations(repeated)),
             attributes=dict(study.user_attrs),
-            versions={k: str(v) for k, v in as_dict(frozen[-1].user_attrs.get(names.VERSIONS)).items()}
-            if frozen
-            else {},
+            versions={name: str(version) for name, version in versions.items()},
         )
-
-    def with_status(self, status: str) -> list[TrialRecord]:
-        """The trials in this state."""
-        return [t for t in self.trials if t.status == status]
 
     def scored(self) -> list[TrialRecord]:
         """Complete trials with an objective, confirmations left out: they repeat a trial and would count it twice."""
         return [t for t in self.trials if t.values is not None and t.role != CONFIRM]
+
+    def scores(self) -> dict[int, float]:
+        """Trial number -> `TrialRecord.score`, of all trials that have any."""
+        return {t.number: t.score for t in self.trials if t.score is not None}
 
     def best(self) -> TrialRecord | None:
         """The winner of the confirmations, else the incumbent on the first objective; None before any is complete."""
@@ -180,11 +182,6 @@ def _role(trial: FrozenTrial) -> str | None:
     """What the trial was for; None in a study of other origin."""
     role = trial.user_attrs.get(names.ROLE)
     return role if role in (BASELINE, SEARCH, CONFIRM) else None
-
-
-def _repeats_a_trial(trial: FrozenTrial) -> bool:
-    """Whether a trial has the attributes of a confirmation: in a study of other origin their names may mean others."""
-    return all(isinstance(trial.user_attrs.get(name), int) for name in (names.REEVALUATES, names.SEED))
 
 
 def _longest(trials: list[FrozenTrial]) -> float:
@@ -227,7 +224,7 @@ def _record(trial: FrozenTrial, max_step: float) -> TrialRecord:
         paused=names.PAUSED in attrs,
         spent=fidelity if spent is None else spent,
         cost=finite(attrs.get(names.COST)) or 1.0,
-        started=trial.datetime_start,
+        started=trial.datetime_start or datetime.min,  # Optuna has a start of every trial that is not waiting
         ended=trial.datetime_complete,
         seconds=seconds,
         memory=finite(attrs.get(names.PEAK_MEMORY)),

@@ -5,25 +5,12 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import optuna
 
 from hf_rlsearch.observation.trial_attributes import SEARCH
 from hf_rlsearch.report.format import duration, number, show, size
-from hf_rlsearch.report.records import SearchRecord, TrialRecord
-
-
-class Cell(NamedTuple):
-    """One cell of a table.
-
-    Attributes:
-        text: What is shown; a dash for what is not known.
-        key: The number to sort by where the text is none; None elsewhere and for what is not known.
-    """
-
-    text: str
-    key: float | None = None
+from hf_rlsearch.report.records import SearchRecord
 
 
 def columns(search: SearchRecord) -> list[str]:
@@ -31,29 +18,30 @@ def columns(search: SearchRecord) -> list[str]:
     return ["trial", "status", *search.metrics, *search.distributions, "training", "time", "memory"]
 
 
-def rows(search: SearchRecord) -> list[list[Cell]]:
-    """One row per trial as it is shown."""
-    return [_row(search, t) for t in search.trials]
-
-
-def _row(search: SearchRecord, trial: TrialRecord) -> list[Cell]:
-    scores: Sequence[float | None] = trial.values or [trial.score, *[None] * (len(search.metrics) - 1)]
-    return [
-        Cell(str(trial.number)),
-        Cell(trial.status if trial.role == SEARCH else f"{trial.status}, {trial.role}"),
-        *(Cell("–" if score is None else number(score), score) for score in scores),
-        *(Cell(show(trial.params[name]) if name in trial.params else "–") for name in search.distributions),
-        Cell(f"{trial.fidelity:.0%}", trial.fidelity),
-        Cell(duration(trial.seconds), trial.seconds),
-        Cell(size(trial.memory), trial.memory),
-    ]
+def rows(search: SearchRecord) -> list[list[tuple[str, float | None]]]:
+    """One row per trial, of cells as they are shown and the numbers to sort them by where the text is none."""
+    table = []
+    for trial in search.trials:
+        scores: Sequence[float | None] = trial.values or [trial.score, *[None] * (len(search.metrics) - 1)]
+        params = [show(trial.params[name]) if name in trial.params else "–" for name in search.distributions]
+        row: list[tuple[str, float | None]] = [
+            (str(trial.number), None),
+            (trial.status if trial.role == SEARCH else f"{trial.status}, {trial.role}", None),
+            *(("–" if score is None else number(score), score) for score in scores),
+            *((text, None) for text in params),
+            (f"{trial.fidelity:.0%}", trial.fidelity),
+            (duration(trial.seconds), trial.seconds),
+            (size(trial.memory), trial.memory),
+        ]
+        table.append(row)
+    return table
 
 
 def to_text(source: optuna.Study | SearchRecord) -> str:
     """All trials as an aligned text table, the best one marked with a star."""
     search = source if isinstance(source, SearchRecord) else SearchRecord.from_study(source)
     best = search.best()
-    table = [columns(search), *([cell.text for cell in row] for row in rows(search))]
+    table = [columns(search), *([text for text, _ in row] for row in rows(search))]
     for trial, row in zip(search.trials, table[1:], strict=True):
         row[0] = f"{'*' if trial is best else ' '}{row[0]}"
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
