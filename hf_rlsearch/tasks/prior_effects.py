@@ -8,18 +8,11 @@ from __future__ import annotations
 import numpy as np
 
 from hf_rlsearch._typing import BoolArray, FloatArray
-from hf_rlsearch.observation.value_features import KINDS
+from hf_rlsearch.observation.value_features import KINDS, on_scale
 from hf_rlsearch.space import ROLES
-from hf_rlsearch.tasks.prior_space import ROLE_TABLE, SCRATCH, SGD, SpaceDraw, lognormal
+from hf_rlsearch.tasks.prior_space import SCRATCH, SGD, STRENGTHS, SpaceDraw, lognormal
 
 _INFORMED_RANGES = 0.5
-
-_TRANSFORMS = {
-    "log10": lambda value: np.log10(np.maximum(value, 1e-7)),
-    "log2": lambda value: np.log2(np.maximum(value, 2.0**-8)),
-    "linear": lambda value: value,
-    "complement": lambda value: -np.log10(np.clip(1 - value, 1e-4, 1)),
-}
 
 
 class EffectDraw(SpaceDraw):
@@ -63,14 +56,14 @@ class EffectDraw(SpaceDraw):
         """Values of the roles that act together, each B x C on its own axis, and B flags: is it searched?"""
         rng, B = self.rng, self.n_tasks
         found = {
-            "batch_size": self._axis("batch_size", "log2", rng.uniform(3, 7, B)),
-            "accumulation": self._axis("accumulation", "log2", 0.0),
-            "epochs": self._axis("epochs", "log2", 1.6),
-            "warmup": self._axis("warmup", "linear", rng.choice([0.0, 0.06, 0.1], B)),
-            "momentum": self._axis("momentum", "complement", 1.0),
-            "weight_decay": self._axis("weight_decay", "log10", -2.0),
-            "lora_rank": self._axis("lora_rank", "log2", 3.0),
-            "lora_alpha": self._axis("lora_alpha", "log2", 4.0),
+            "batch_size": self._axis("batch_size", rng.uniform(3, 7, B)),
+            "accumulation": self._axis("accumulation", 0.0),
+            "epochs": self._axis("epochs", 1.6),
+            "warmup": self._axis("warmup", rng.choice([0.0, 0.06, 0.1], B)),
+            "momentum": self._axis("momentum", 1.0),
+            "weight_decay": self._axis("weight_decay", -2.0),
+            "lora_rank": self._axis("lora_rank", 3.0),
+            "lora_alpha": self._axis("lora_alpha", 4.0),
         }
         axes = {name: value for name, (value, _) in found.items()}
         axes["effective_batch"] = axes["batch_size"] + axes["accumulation"]
@@ -96,7 +89,7 @@ class EffectDraw(SpaceDraw):
         capacity = np.zeros((B, self.n_candidates))
         for role, usual, taste in (("width", 9.0, 1.1), ("depth", 2.1, 0.8)):
             for occurrence in range(2):
-                x, has = self._axis(role, "log2", usual, occurrence)
+                x, has = self._axis(role, usual, occurrence)
                 optimum = usual + taste * (0.7 * appetite + 0.7 * normal(B)) + 0.2 * (self.data - 4.3)
                 short, over = np.maximum(optimum[:, None] - x, 0.0), np.maximum(x - optimum[:, None], 0.0)
                 power, strength = rng.uniform(1.0, 2.0, (B, 1)), self._strength(role, has)
@@ -106,9 +99,9 @@ class EffectDraw(SpaceDraw):
 
     def _add_heads_and_vocabulary(self, loss: FloatArray) -> None:
         rng, B, normal = self.rng, self.n_tasks, self.rng.standard_normal
-        x, has = self._axis("heads", "log2", 3.0)
+        x, has = self._axis("heads", 3.0)
         loss += self._strength("heads", has) * (x - 3 - 1.5 * normal((B, 1))) ** 2 * 0.3
-        vocabulary, has = self._axis("vocabulary", "log2", 13.0)
+        vocabulary, has = self._axis("vocabulary", 13.0)
         # Loss per token falls with a smaller vocabulary; a score like BLEU has its best size inside the range.
         smaller = (~self.maximize) & (rng.random(B) < 0.75)
         optimum = np.where(smaller, 8.0, 12.2 + 1.7 * normal(B) + 0.5 * (self.data - 4.3))
@@ -121,7 +114,7 @@ class EffectDraw(SpaceDraw):
     ) -> FloatArray:
         """Adds learning rate and optimizer; returns B x C decades between the rate and its best place."""
         rng, B = self.rng, self.n_tasks
-        lr, self.has_lr = self._axis("learning_rate", "log10", 0.0)
+        lr, self.has_lr = self._axis("learning_rate", 0.0)
         base = np.choose(self.domain, [-4.5, -3.55, 0.0, -1.7, -4.0])
         reference_batch = np.where(self.domain == SCRATCH, 7.0, 5.0)[:, None]
         slope = np.where(self.domain == SGD, 0.0, rng.normal(-0.42, 0.15, B))
@@ -149,7 +142,7 @@ class EffectDraw(SpaceDraw):
         mean_loss, mean_shift = np.zeros(len(KINDS)), np.zeros(len(KINDS))
         for name, worse, higher in (("sgd", 1.0, 1.8), ("adafactor", 0.4, 0.5), ("sign", 0.4, -0.6)):
             mean_loss[KINDS.index(name)], mean_shift[KINDS.index(name)] = worse, higher
-        strength = lognormal(rng, ROLE_TABLE["optimizer"][0], 0.7, (self.n_tasks, 1))
+        strength = lognormal(rng, STRENGTHS["optimizer"], 0.7, (self.n_tasks, 1))
         loss = self._of_role("optimizer", mean_loss[self.kinds] + rng.normal(0, 0.5, shape)) * strength
         return loss, self._of_role("optimizer", mean_shift[self.kinds] + rng.normal(0, 0.2, shape))
 
@@ -246,13 +239,13 @@ class EffectDraw(SpaceDraw):
             ("label_smoothing", 0.07, 0.07, 0.1),
             ("layer_decay", 0.88, 0.08, 0.12),
         ):
-            x, has = self._axis(role, "linear", 0.0)
+            x, has = self._axis(role, 0.0)
             strength = self._strength(role, has)
             distance = np.minimum(np.abs(x - rng.normal(centre, spread, (B, 1))) / unit, 8)
             loss += strength * distance ** rng.uniform(1, 2, (B, 1))
-        x, has = self._axis("gradient_clipping", "log10", 0.0)
+        x, has = self._axis("gradient_clipping", 0.0)
         loss += self._strength("gradient_clipping", has) * np.abs(x - rng.normal(0, 0.6, (B, 1)))
-        x, has = self._axis("max_length", "log2", 7.0)
+        x, has = self._axis("max_length", 7.0)
         loss += self._strength("max_length", has) * np.exp2(-(x - rng.uniform(4.5, 7.5, (B, 1))))
 
     def _schedule_effect(self) -> FloatArray:
@@ -286,9 +279,7 @@ class EffectDraw(SpaceDraw):
         scatter = self._gather(self.rng.random(self.levels.shape))
         return np.where(self.ordered[:, None, :], position, scatter)
 
-    def _axis(
-        self, role: str, transform: str, default: FloatArray | float, occurrence: int = 0
-    ) -> tuple[FloatArray, BoolArray]:
+    def _axis(self, role: str, default: FloatArray | float, occurrence: int = 0) -> tuple[FloatArray, BoolArray]:
         """B x C values of a role on its own axis, `default` (B) where it is not searched; and B flags: is it searched?
 
         `occurrence` is 1 for the second hyperparameter of the role: width of embedding and of feed-forward layers, say.
@@ -297,13 +288,11 @@ class EffectDraw(SpaceDraw):
         here &= here.cumsum(1) == occurrence + 1
         has, slot, b = here.any(1), here.argmax(1), np.arange(self.n_tasks)
         value = np.take_along_axis(self.levels[b, slot], self.candidates[b, :, slot], axis=1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            x = _TRANSFORMS[transform](value)
-        return np.where(has[:, None], x, np.asarray(default, float).reshape(-1, 1)), has
+        return np.where(has[:, None], on_scale(role, value), np.asarray(default, float).reshape(-1, 1)), has
 
     def _strength(self, role: str, has: BoolArray) -> FloatArray:
         """B x 1 factors on the effect of a role; 0 where `has`, B flags, is False."""
-        return lognormal(self.rng, ROLE_TABLE[role][0], 0.8, (self.n_tasks, 1)) * has[:, None]
+        return lognormal(self.rng, STRENGTHS[role], 0.8, (self.n_tasks, 1)) * has[:, None]
 
     def _gather(self, table: FloatArray) -> FloatArray:
         """B x H x L table -> B x C x H, the entry of each candidate's level."""

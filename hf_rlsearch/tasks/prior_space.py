@@ -5,6 +5,9 @@ Letters: B tasks, C candidates, H hyperparameters, L levels.
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
+
 import numpy as np
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
@@ -19,64 +22,10 @@ FULL, LORA, SCRATCH, SGD, GENERIC = range(5)
 _DOMAIN_SHARES = (0.27, 0.20, 0.30, 0.10, 0.13)
 _CONDITIONAL = 0.08
 
-# By role: usual strength of its effect; and the chance that it is searched in full fine-tuning, with adapters, from
-# scratch, with plain SGD, in generic tasks.
-ROLE_TABLE: dict[str, tuple[float, float, float, float, float, float]] = {
-    "learning_rate": (1.00, 0.97, 0.95, 0.95, 0.90, 0.35),
-    "batch_size": (0.22, 0.60, 0.50, 0.45, 0.60, 0.25),
-    "epochs": (0.30, 0.50, 0.30, 0.12, 0.10, 0.15),
-    "weight_decay": (0.08, 0.40, 0.25, 0.15, 0.55, 0.20),
-    "warmup": (0.06, 0.35, 0.20, 0.15, 0.00, 0.10),
-    "dropout": (0.15, 0.20, 0.30, 0.20, 0.50, 0.15),
-    "lora_rank": (0.08, 0.00, 0.65, 0.00, 0.00, 0.05),
-    "lora_alpha": (0.06, 0.00, 0.40, 0.00, 0.00, 0.05),
-    "scheduler": (0.08, 0.20, 0.10, 0.10, 0.05, 0.05),
-    "optimizer": (0.25, 0.10, 0.05, 0.08, 0.10, 0.05),
-    "momentum": (0.25, 0.00, 0.00, 0.02, 0.65, 0.05),
-    "label_smoothing": (0.08, 0.08, 0.03, 0.10, 0.00, 0.03),
-    "gradient_clipping": (0.05, 0.10, 0.05, 0.08, 0.05, 0.03),
-    "width": (0.30, 0.02, 0.02, 0.55, 0.55, 0.15),
-    "depth": (0.25, 0.02, 0.02, 0.60, 0.55, 0.15),
-    "heads": (0.05, 0.00, 0.00, 0.45, 0.00, 0.05),
-    "vocabulary": (0.35, 0.00, 0.00, 0.45, 0.00, 0.05),
-    "model": (0.80, 0.12, 0.45, 0.05, 0.02, 0.05),
-    "layer_decay": (0.12, 0.10, 0.00, 0.00, 0.00, 0.02),
-    "accumulation": (0.10, 0.08, 0.06, 0.04, 0.00, 0.02),
-    "max_length": (0.20, 0.06, 0.05, 0.04, 0.00, 0.02),
-}
-_CATEGORICAL = ("scheduler", "optimizer", "model", "generic_categorical")
-
-# Linear axes: the usual lowest level, and the range of the highest.
-_LINEAR_RANGE: dict[str, tuple[float, float, float]] = {
-    "warmup": (0.0, 0.1, 0.35),
-    "dropout": (0.0, 0.15, 0.85),
-    "label_smoothing": (0.0, 0.1, 0.3),
-    "momentum": (0.0, 0.9, 0.99),
-    "layer_decay": (0.6, 0.9, 1.0),
-}
-# Logarithmic axes: log2 of the lowest level, and doublings from there to the highest, each from a range.
-_LOG2_RANGE: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
-    "batch_size": ((2, 6), (1, 5)),
-    "epochs": ((0, 2), (1, 4.5)),
-    "lora_rank": ((0, 4), (1, 6)),
-    "lora_alpha": ((2, 5), (1, 4)),
-    "width": ((6, 9), (1, 4)),
-    "depth": ((0, 3), (1, 3)),
-    "heads": ((0, 3), (1, 3)),
-    "vocabulary": ((9, 13.5), (1, 5)),
-    "accumulation": ((0, 1), (1, 4)),
-    "max_length": ((5, 8), (1, 4)),
-    "gradient_clipping": ((-4, 0), (1, 5)),
-    "generic_numeric": ((-8, 6), (0.5, 10)),
-}
-
-
-# By domain: lowest learning rate (log10) and decades to the highest; smallest batch (log2) and doublings to the largest
-# (16 and 32 are usual in fine-tuning, hundreds in pre-training).
-_RATE_LOG10 = ((-6.3, -4.7), (-6, -3.8), (-5, -3.2), (-5, -2.5), (-6, -3))
-_RATE_DECADES = ((0.5, 2.5), (0.6, 2.6), (0.4, 2.2), (1.0, 3.5), (0.5, 3))
-_BATCH_LOG2 = ((1, 4.5), (0, 4.5), (3, 8), (3, 6), (2, 6))
-_BATCH_DOUBLINGS = ((1, 3.5), (1, 3.5), (1, 5), (1, 5.5), (1, 5))
+# `prior_space.toml` describes its tables.
+_DATA = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+STRENGTHS: dict[str, float] = {role: strength for role, (strength, *_) in _DATA["roles"].items()}
+"""Role -> usual strength of its effect."""
 
 
 def lognormal(rng: np.random.Generator, median: float | FloatArray, sigma: float, size: tuple[int, ...]) -> FloatArray:
@@ -103,8 +52,8 @@ class SpaceDraw:
 
     def _draw_roles(self) -> None:
         rng, B, H = self.rng, self.n_tasks, MAX_HYPERPARAMETERS
-        names = list(ROLE_TABLE)
-        presence = np.array([chances for _, *chances in ROLE_TABLE.values()])[:, self.domain].T  # B x roles
+        names = list(STRENGTHS)
+        presence = np.array([chances for _, *chances in _DATA["roles"].values()])[:, self.domain].T  # B x roles
         # Some people search everything, some only two things: a task-wide factor on all chances.
         chosen = rng.random(presence.shape) < presence * rng.uniform(0.4, 1.6, (B, 1))
         minimal = rng.random(B) < 0.2
@@ -126,7 +75,7 @@ class SpaceDraw:
 
     def _draw_levels(self) -> None:
         rng, (B, H) = self.rng, self.roles.shape
-        categorical = np.isin(self.roles, [ROLES.index(r) for r in _CATEGORICAL])
+        categorical = np.isin(self.roles, [ROLES.index(r) for r in _DATA["kinds"]])
         count = np.clip(rng.geometric(0.16, (B, H)) + 1, 2, 12)
         count = np.where(rng.random((B, H)) < 0.3, rng.integers(2, 4, (B, H)), count)
         count = np.where(categorical, rng.integers(2, 8, (B, H)), count)
@@ -134,11 +83,11 @@ class SpaceDraw:
         count = np.where(fine, rng.integers(7, MAX_LEVELS + 1, (B, H)), count)
         self.n_levels = np.where(self.roles >= 0, count, 0)
         self.ordered &= ~categorical
-        for name in (*ROLE_TABLE, "generic_numeric", "generic_categorical"):
+        for name in (*STRENGTHS, "generic_numeric", "generic_categorical"):
             b, h = np.nonzero(self.roles == ROLES.index(name))
             if not len(b):
                 continue
-            if name in _CATEGORICAL:
+            if name in _DATA["kinds"]:
                 self._categorical_levels(name, b, h)
             else:
                 low, high, log = self._range(name, b)
@@ -159,38 +108,33 @@ class SpaceDraw:
         """Lowest and highest level in real units, and whether the axis is logarithmic; each of shape (n,)."""
         rng, n, u = self.rng, len(b), self.rng.uniform
         if name == "learning_rate":
-            low, decades = 10 ** self._by_domain(_RATE_LOG10, b), self._by_domain(_RATE_DECADES, b)
+            low, decades = 10 ** self._by_domain("rate_log10", b), self._by_domain("rate_decades", b)
             return low, np.minimum(low * 10**decades, 3.0), np.ones(n, bool)
         if name == "weight_decay":
             log = rng.random(n) < 0.55
             low = np.where(log, 10 ** u(-6, -2.5, n), 0.0)
             return low, np.where(log, low * 10 ** u(1, 4, n), 10 ** u(-2, -0.5, n)).clip(low * 2 + 1e-4, 0.5), log
-        if name in _LINEAR_RANGE:
-            floor, first, last = _LINEAR_RANGE[name]
+        if name in _DATA["linear_ranges"]:
+            floor, first, last = _DATA["linear_ranges"][name]
             low = np.where(rng.random(n) < 0.7, floor, u(floor, (floor + first) / 2, n))
             return low, np.maximum(u(first, last, n), low + 0.02), np.zeros(n, bool)
-        lowest, doublings = _LOG2_RANGE[name]
-        low = 2.0 ** u(*lowest, n)
+        (lowest, highest), (fewest, most) = _DATA["log2_ranges"][name]
+        low = 2.0 ** u(lowest, highest, n)
         if name == "batch_size":  # the draw above is replaced, not left out: the prior's stream of numbers stays
-            low, factor = 2.0 ** self._by_domain(_BATCH_LOG2, b), 2.0 ** self._by_domain(_BATCH_DOUBLINGS, b)
+            low, factor = 2.0 ** self._by_domain("batch_log2", b), 2.0 ** self._by_domain("batch_doublings", b)
         else:
-            factor = 2.0 ** u(*doublings, n)
+            factor = 2.0 ** u(fewest, most, n)
         return low, low * factor, rng.random(n) < (0.5 if name in ("epochs", "generic_numeric", "depth") else 0.9)
 
-    def _by_domain(self, ranges: tuple[tuple[float, float], ...], b: IntArray) -> FloatArray:
+    def _by_domain(self, name: str, b: IntArray) -> FloatArray:
         """Draws n numbers, each uniformly from the range of its task's domain."""
-        return np.asarray(np.choose(self.domain[b], [self.rng.uniform(*r, len(b)) for r in ranges]))
+        draws = [self.rng.uniform(low, high, len(b)) for low, high in _DATA["by_domain"][name]]
+        return np.asarray(np.choose(self.domain[b], draws))
 
     def _categorical_levels(self, name: str, b: IntArray, h: IntArray) -> None:
         rng, n = self.rng, len(b)
         real = np.arange(MAX_LEVELS) < self.n_levels[b, h][:, None]
-        names = {
-            "scheduler": ("linear", "cosine", "constant", "other_schedule"),
-            "optimizer": ("adaptive", "adaptive", "sgd", "adafactor", "sign"),
-            "model": ("encoder", "decoder", "encoder_decoder"),
-            "generic_categorical": ("unknown", "unknown", "on", "off"),
-        }[name]
-        pool = np.array([KINDS.index(k) for k in names])
+        pool = np.array([KINDS.index(kind) for kind in _DATA["kinds"][name]])
         kinds = pool[rng.integers(len(pool), size=(n, MAX_LEVELS))]
         if name == "model":  # one family, or a mixed bag
             kinds = np.where(rng.random((n, 1)) < 0.5, kinds[:, :1], kinds)
