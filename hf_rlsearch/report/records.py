@@ -32,7 +32,7 @@ class TrialRecord:
     Attributes:
         number: As in Optuna.
         status: complete, pruned, failed or running.
-        role: baseline (the user's own arguments), search, or confirm (the winner under a new seed).
+        role: baseline (the user's configuration), search, or confirm (the winner under a new seed).
         params: Hyperparameters by name: the exact values of the training where the search stored them.
         returned: What ``hp_space`` returned, by name; empty for the baseline and in studies of other origin.
         values: One number per objective; None unless complete with finite numbers.
@@ -158,7 +158,7 @@ class SearchRecord:
         return choose(trials, key=lambda t: t.values[0]) if trials else None  # type: ignore[index]
 
     def baseline(self) -> TrialRecord | None:
-        """The trial with the user's own arguments, where there is one."""
+        """The trial with the user's configuration, where there is one."""
         return next((t for t in self.trials if t.role == BASELINE), None)
 
 

@@ -12,7 +12,7 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-BEGUN = datetime(2026, 1, 5, 9, 0, 0)
+STARTED = datetime(2026, 1, 5, 9, 0, 0)
 DISTRIBUTIONS: dict[str, BaseDistribution] = {
     "learning_rate": FloatDistribution(1e-5, 1e-2, log=True),
     "per_device_train_batch_size": CategoricalDistribution([8, 16, 32, 64]),
@@ -103,7 +103,7 @@ def make_trial(number: int, rng: random.Random, *, n_evals: int, best: float, cl
         },
         system_attrs={} if number == 0 else reasons(rng, number, final),
     )
-    trial.datetime_start = BEGUN + timedelta(seconds=clock)
+    trial.datetime_start = STARTED + timedelta(seconds=clock)
     trial.datetime_complete = trial.datetime_start + timedelta(seconds=seconds)
     return trial
 

@@ -199,6 +199,8 @@ def test_memory_that_is_still_held_after_each_trial_is_a_line(drawn: tuple[dict[
     charts, data = drawn
     assert "datum.resident" in json.dumps(charts["memory"].spec)
     assert {row["resident"] for row in data["trials"]} == {3.9e8}
+    _, lines = charts["memory"].spec["layer"]
+    assert {"filter": "isValid(datum.resident)"} in lines["transform"]  # no line at zero for an unmeasured trial
 
 
 def test_a_resumed_training_is_paler_where_an_earlier_trial_trained_it(make_study: Callable[..., optuna.Study]) -> None:

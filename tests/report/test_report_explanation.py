@@ -8,7 +8,7 @@ from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.report import explain
 
 
-def test_stored_decision_is_told_in_words(study: optuna.Study) -> None:
+def test_a_stored_decision_is_put_into_words(study: optuna.Study) -> None:
     number = next(t.number for t in study.trials if t.state == TrialState.COMPLETE and t.number > 3)
     reason = explain(study, number)
     text = reason.to_text()
@@ -27,7 +27,7 @@ def test_stored_decision_is_told_in_words(study: optuna.Study) -> None:
     assert "31%" in text
 
 
-def test_a_price_is_told_where_it_mattered() -> None:
+def test_a_price_is_named_where_it_mattered() -> None:
     study = optuna.create_study()
     for price in (None, 0.3333):
         decision = {"source": "predictor", "improvement": 0.1} | ({} if price is None else {"price": price})
@@ -42,13 +42,13 @@ def test_a_price_is_told_where_it_mattered() -> None:
     assert "price that its improvement was weighed against: 0.33 full trainings" in explain(study, 1).to_text()
 
 
-def test_own_arguments_stops_and_failures_are_told(study: optuna.Study) -> None:
+def test_baseline_stops_and_failures_are_explained(study: optuna.Study) -> None:
     assert "your own arguments" in explain(study, 0).to_text()
     pruned = next(t.number for t in study.trials if t.state == TrialState.PRUNED)
-    told = explain(study, pruned).to_text()
+    text = explain(study, pruned).to_text()
     assert (
         "stopped after 25% of a full training: its predicted chance to become the best was 2%, and the pruner was 97%"
-        in told
+        in text
     )
     complete = next(t.number for t in study.trials[1:] if t.state == TrialState.COMPLETE)
     assert "at 25% of a full training, 97% certain to stop" in explain(study, complete).to_text()
@@ -56,7 +56,7 @@ def test_own_arguments_stops_and_failures_are_told(study: optuna.Study) -> None:
     assert "It failed: OutOfMemoryError" in explain(study, failed).to_text()
 
 
-def test_values_chosen_one_by_one_are_told() -> None:
+def test_values_chosen_one_by_one_are_named() -> None:
     study = optuna.create_study(sampler=RLSampler(seed=0))
     study.optimize(lambda t: t.suggest_float("x", 0, 1) + t.suggest_int("n", 1, 3), n_trials=2)
     assert "one after the other (x, n)" in explain(study, 0).to_text()

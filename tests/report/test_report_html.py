@@ -128,9 +128,9 @@ def test_conditional_and_odd_hyperparameters_make_a_page() -> None:
 
 def test_a_big_search_stays_small_and_fast(make_study: Callable[..., optuna.Study], tmp_path: Path) -> None:
     study = make_study(200, 100)
-    begun = time.process_time()  # on the processor, so that a busy machine fails no test
+    started = time.process_time()  # on the processor, so that a busy machine fails no test
     path = write_report(study, tmp_path / "report.html")
-    assert time.process_time() - begun < 10
+    assert time.process_time() - started < 10
     assert path.stat().st_size < 3e6
 
 

@@ -92,9 +92,9 @@ def test_damaged_attributes_count_as_absent(maximizing: optuna.Study) -> None:
     assert trial.seconds is not None
 
 
-def test_a_training_that_went_on_is_told_and_paid_once() -> None:
+def test_a_resumed_training_is_named_and_counted_once() -> None:
     study = optuna.create_study(direction="maximize")
-    told = [
+    trials = [
         (
             {"rl:spent": 1.0, "rl:cost": 1.0, "rl:started_at": 0, "rl:role": "baseline"},
             TrialState.COMPLETE,
@@ -111,7 +111,7 @@ def test_a_training_that_went_on_is_told_and_paid_once() -> None:
             {2500: 0.6},
         ),
     ]
-    for attributes, state, reports in told:
+    for attributes, state, reports in trials:
         value = 0.7 if state == TrialState.COMPLETE else None
         study.add_trial(
             optuna.trial.create_trial(state=state, value=value, intermediate_values=reports, user_attrs=attributes)
