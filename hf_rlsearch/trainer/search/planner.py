@@ -19,7 +19,7 @@ from hf_rlsearch.observation.trial_attributes import BASELINE, CONFIRM, SEARCH, 
 from hf_rlsearch.trainer.search.budget import CostModel
 from hf_rlsearch.trainer.search.trial import SharedTrial, TrialPlan
 from hf_rlsearch.trainer.session.arguments import plain
-from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler, suggest
+from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
 from hf_rlsearch.trainer.storage import checkpoints
 from hf_rlsearch.trainer.storage.paused import PausedTrials, curve_step
 from hf_rlsearch.trainer.storage.resume import this_process
@@ -121,7 +121,7 @@ class Planner:
         if trial.user_attrs.get(attr.ROLE) == BASELINE:
             recorded, exact = self.baseline
             for name in recorded:
-                suggest(trial, name, self.configurations.space.distributions[name])
+                trial._suggest(name, self.configurations.space.distributions[name])
             return {}, {}, exact
         params, values = self.configurations.sample(trial)
         trial.set_user_attr(attr.ROLE, SEARCH)
@@ -131,7 +131,7 @@ class Planner:
         """As ``_sample``, for a trial that trains an earlier one again under a new seed."""
         original = self.study.get_trials(deepcopy=False)[trial.user_attrs[attr.REEVALUATES]]
         for name, distribution in original.distributions.items():
-            suggest(trial, name, distribution)
+            trial._suggest(name, distribution)
         params = {} if role(original) == BASELINE else dict(original.params)
         values = {**original.user_attrs.get(attr.VALUES, {}), "seed": trial.user_attrs[attr.SEED]}
         return params, values, dict(original.user_attrs.get(attr.HYPERPARAMETERS, original.params))

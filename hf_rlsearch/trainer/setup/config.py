@@ -136,10 +136,14 @@ class SearchConfig:
             value = getattr(self, name)
             if not is_valid(value):
                 error = ObjectiveError if name in ("metric", "direction") else ArgumentsError
-                raise error(f"{name}={value!r} given, expected {expected}.")
-        self._check_sampler_and_pruner()
-        if not isinstance(self.direction, str):
-            self._check_options_of_several_directions()
+                given = f"the class {value.__name__}; call it" if isinstance(value, type) else repr(value)
+                raise error(f"{name}={given} given, expected {expected}.")
+        for name, value in (("confirm", self.confirm or None), ("target", self.target)):
+            if value is not None and not isinstance(self.direction, str):
+                raise ArgumentsError(
+                    f"{name}={value!r} given with a list of directions, expected a single one: several objectives have "
+                    f"no best trial. Leave {name} out, or pass one direction."
+                )
         if self.n_trials is None and self.timeout is None and self.budget is None:
             raise ArgumentsError("n_trials=None given, expected a whole number, or a timeout or a budget as well.")
         if self.n_jobs != 1:
@@ -161,10 +165,8 @@ class SearchConfig:
         if "directions" in options:
             options["direction"] = options.pop("directions")
         known = {field.name for field in dataclasses.fields(cls)}
-        for name in options:
-            if name not in known:
-                hint = did_you_mean(name, known)
-                raise TypeError(f"The search got an unexpected keyword argument {name!r}.{hint}")
+        for name in options.keys() - known:
+            raise TypeError(f"The search got an unexpected keyword argument {name!r}.{did_you_mean(name, known)}")
         return cls(**options)
 
     @property
@@ -192,27 +194,6 @@ class SearchConfig:
     def caught(self) -> tuple[type[BaseException], ...]:
         """The exceptions after which the search continues."""
         return tuple(self.catch) if isinstance(self.catch, (tuple, list, set, frozenset)) else (self.catch,)
-
-    def _check_sampler_and_pruner(self) -> None:
-        for name, base, example, default in (
-            ("sampler", BaseSampler, "TPESampler()", "None for RLSampler"),
-            ("pruner", BasePruner, "MedianPruner()", f"{RL_PRUNER!r} for RLPruner, or None for none"),
-        ):
-            value = getattr(self, name)
-            if value is None or isinstance(value, base) or (name, value) == ("pruner", RL_PRUNER):
-                continue
-            given = f"the class {value.__name__}; call it" if isinstance(value, type) else repr(value)
-            raise ArgumentsError(
-                f"{name}={given} given, expected an Optuna {name} such as optuna.{name}s.{example}, or {default}."
-            )
-
-    def _check_options_of_several_directions(self) -> None:
-        for name, value in (("confirm", self.confirm or None), ("target", self.target)):
-            if value is not None:
-                raise ArgumentsError(
-                    f"{name}={value!r} given with a list of directions, expected a single one: several objectives have "
-                    f"no best trial. Leave {name} out, or pass one direction."
-                )
 
 
 def _optional(is_valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -266,5 +247,13 @@ _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "disk_budget_gb": (
         _optional(lambda value: is_number(value) and value >= 0),
         "a number of gigabytes of at least 0, or None for half of the free space",
+    ),
+    "sampler": (
+        _optional(_is_a(BaseSampler)),
+        "an Optuna sampler such as optuna.samplers.TPESampler(), or None for RLSampler",
+    ),
+    "pruner": (
+        lambda value: value in (None, RL_PRUNER) or isinstance(value, BasePruner),
+        f"an Optuna pruner such as optuna.pruners.MedianPruner(), {RL_PRUNER!r} for RLPruner, or None for none",
     ),
 }

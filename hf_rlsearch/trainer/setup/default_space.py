@@ -23,38 +23,25 @@ _TASKS = ("squad", "squad_v2", "swag")
 
 @dataclass(frozen=True)
 class DefaultSpace:
-    """A preset's space as ``hp_space``.
-
-    Attributes:
-        space: Suggests the values.
-        name: Name of the preset.
-        task: Task that the first settings of the preset were published for, None if the task is not known.
-    """
+    """A preset's space as ``hp_space``; its text is the name of the preset, with the task of the data if known."""
 
     space: PresetSpace
-    name: str
-    task: str | None
+    label: str
 
     def __call__(self, trial: Any) -> Params:
         """Suggests a configuration."""
         return self.space(trial)
 
     def __str__(self) -> str:
-        """Returns the name of the preset, with the task if that is known."""
-        return f"{self.name}, {self.task}" if self.task else self.name
+        return self.label
 
 
 def space_for(trainer: "Trainer", *, is_factory: bool) -> DefaultSpace:
-    """Returns the default space of a Trainer.
-
-    Args:
-        trainer: Its model and its arguments decide.
-        is_factory: The Trainer was made by the user's function, which reads training arguments and no scoped names.
-    """
-    found = _preset_of(trainer)
+    """Returns the default space of a Trainer; one that a factory makes reads training arguments and no scoped names."""
+    found, task = _preset_of(trainer), _task_of(trainer.train_dataset)
     names = (EPOCHS, *found.hp_space.others)
     space = found.hp_space.without([name for name in names if not _is_searchable(name, trainer, is_factory)])
-    return DefaultSpace(space, found.name, _task_of(trainer.train_dataset))
+    return DefaultSpace(space, f"{found.name}, {task}" if task else found.name)
 
 
 def published_for(trainer: "Trainer") -> Sequence[Params]:

@@ -19,18 +19,12 @@ if TYPE_CHECKING:
 
 
 def task_features(trainer: "Trainer", roles: Collection[str]) -> dict[str, float]:
-    """Returns features of the task for the agent; features that are not known are left out.
+    """Returns ``n_parameters`` and ``n_examples`` as log10 and ``lora`` as 0 or 1, as far as they are known.
 
-    Args:
-        trainer: Has the model and the data.
-        roles: Roles of the searched hyperparameters. Where the model itself is searched, its size is no feature.
-
-    Returns:
-        ``n_parameters`` and ``n_examples`` as log10, ``lora`` as 0 or 1.
+    Where ``roles``, those of the searched hyperparameters, include the model itself, its size is no feature.
     """
     features: dict[str, float] = {}
-    rows = n_train_rows(trainer)
-    if rows:
+    if rows := n_train_rows(trainer):
         features["n_examples"] = math.log10(rows)
     model = getattr(trainer, "model", None)
     if model is not None and "model" not in roles:
@@ -47,9 +41,9 @@ def default_sampler(
     """Returns the user's sampler, else ``RLSampler`` with the pretrained agent.
 
     Args:
-        settings: Of the search.
+        settings: ``weights``, ``published``, ``n_points`` and the length of the search go to ``RLSampler``.
         space: All hyperparameters of the search.
-        seed: Of ``RLSampler`` if the user gave none, so that a script that runs again searches in the same way.
+        seed: Used if the user gave none, so that a script that runs again searches in the same way.
         facts: See ``task_features``.
         known: Published settings to consider if the user gave none.
 
@@ -79,14 +73,7 @@ def default_sampler(
 def default_pruner(
     settings: SearchConfig, n_objectives: int, space: SearchSpace, facts: Mapping[str, float]
 ) -> optuna.pruners.BasePruner:
-    """Returns the user's pruner, else ``RLPruner`` if there is one objective and the weights have a stop rule.
-
-    Args:
-        settings: Of the search.
-        n_objectives: Number of directions.
-        space: All hyperparameters of the search.
-        facts: See ``task_features``.
-    """
+    """Returns the user's pruner, else ``RLPruner`` if there is one objective and the weights have a stop rule."""
     if not isinstance(settings.pruner, str):
         return settings.pruner or optuna.pruners.NopPruner()
     from hf_rlsearch.agent.checkpoint import load_weights
@@ -117,8 +104,8 @@ def _check_published(published: Sequence[Params], space: SearchSpace) -> None:
     named = sorted({name for setting in published for name in setting})
     if not named or set(named) & set(space.names):
         return
-    hints = [did_you_mean(name, space.names) for name in named]
+    hint = max((did_you_mean(name, space.names) for name in named), key=len)
     raise ArgumentsError(
         f"published names {', '.join(named)}, none of which is searched; expected some of "
-        f"{', '.join(space.names)}.{max(hints, key=len)}"
+        f"{', '.join(space.names)}.{hint}"
     )

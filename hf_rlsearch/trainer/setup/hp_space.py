@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FixedTrial
 
 from hf_rlsearch._typing import Params
@@ -37,7 +37,7 @@ class ConfigurationSampler:
         hp_space: The user's function.
         model_init: The user's function, None where a factory makes the Trainers.
         frozen: The user's arguments.
-        from_model: Names that ``model_init`` suggests.
+        from_model: Names that only ``model_init`` suggests.
         searched: Names that ``hp_space`` returns.
         computed: Values that ``hp_space`` returns for a name besides the suggested value of the same name: a constant,
             or a hash of the values for the example configurations.
@@ -58,11 +58,9 @@ class ConfigurationSampler:
     def sample(self, trial: optuna.Trial) -> tuple[Params, Params]:
         """Samples the whole configuration, so that other ranks get it before any of them builds a model.
 
-        Args:
-            trial: A running trial; params that it already has are kept.
-
         Returns:
-            All params by name, and the validated values that ``hp_space`` returned; both are plain data.
+            All params by name, those that the trial already has kept; and the validated values that ``hp_space``
+            returned. Both are plain data.
 
         Raises:
             SearchSpaceError: ``hp_space`` returned no dict, or a scoped value that does not fit.
@@ -71,7 +69,7 @@ class ConfigurationSampler:
         values = _as_dict(self.hp_space(trial))
         conditional = {h.name for h in self.space.hyperparameters if h.conditional}
         for name in sorted(self.from_model - conditional):
-            suggest(trial, name, self.space.distributions[name])
+            trial._suggest(name, self.space.distributions[name])
         if self.from_model & conditional and self.model_init is not None:
             with preserve_random_state():
                 self.model_init(trial)  # only model_init knows which conditional names this configuration has
@@ -137,13 +135,7 @@ def build_configuration_sampler(
 ) -> ConfigurationSampler:
     """Finds the space of the user's functions by dry runs and checks example configurations.
 
-    Args:
-        hp_space: The user's function.
-        model_init: The user's function.
-        frozen: The user's arguments.
-        roles: Overrides of inferred roles.
-        n_points: Number of levels of numeric hyperparameters.
-        scoped_names: Of the Trainer; None for a factory, which reads all values itself: any name may be searched.
+    ``scoped_names`` is None for a factory, which reads all values itself: any name may be searched.
 
     Raises:
         SearchSpaceError: The space is empty, nothing reads a name, or the arguments refuse a value.
@@ -194,9 +186,7 @@ def _check_user_attributes(names: Collection[str]) -> None:
 def _checked_examples(sampler: ConfigurationSampler) -> list[tuple[Params, Params]]:
     """Checks example configurations by the rules of ``TrainingArguments`` and of the scoped names.
 
-    Returns:
-        Params of each example with the values that ``hp_space`` returns for them; values that differ between two calls
-        with the same params are left out.
+    Returns the params of each with the values that ``hp_space`` returns for them, unless two calls give different ones.
     """
     examples = []
     for params in _example_params(sampler.space):
@@ -231,22 +221,11 @@ def _computed_values(examples: Sequence[tuple[Params, Params]]) -> Params:
     return computed
 
 
-def suggest(trial: Any, name: str, distribution: BaseDistribution) -> Any:
-    """Lets a trial suggest a value of a given distribution."""
-    if isinstance(distribution, CategoricalDistribution):
-        return trial.suggest_categorical(name, distribution.choices)
-    if not isinstance(distribution, (FloatDistribution, IntDistribution)):
-        raise SearchSpaceError(f"{name!r} has a {type(distribution).__name__}, expected a float, int or categorical.")
-    suggest_number = trial.suggest_float if isinstance(distribution, FloatDistribution) else trial.suggest_int
-    return suggest_number(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
-
-
 class _DryRunTrial(FixedTrial):
-    """A trial with given params, in a study without trials."""
+    """A trial with given params, in a study without trials, which is made when ``hp_space`` asks for it."""
 
     @functools.cached_property
     def study(self) -> optuna.Study:
-        """Made when ``hp_space`` asks for it."""
         return optuna.create_study()
 
 
@@ -268,12 +247,7 @@ def _contains(distribution: BaseDistribution, value: Any) -> bool:
 
 
 class AccessRecorder(dict[str, Any]):
-    """Records the names that are read from a dict; iterating over the dict reads all of them.
-
-    Args:
-        values: The items.
-        names: Receives the names that are read.
-    """
+    """Adds the names that are read from a dict to a given set; iterating over the dict reads all of them."""
 
     def __init__(self, values: Mapping[str, Any], names: set[str]) -> None:
         super().__init__(values)

@@ -59,21 +59,15 @@ class SearchFingerprint:
 
     @classmethod
     def from_search(cls, configurations: ConfigurationSampler, objective: Objective, trainer: "Trainer") -> Self:
-        """Reads the facts of a search that is about to start.
-
-        Args:
-            configurations: Of the search; it has the space and the user's arguments.
-            objective: What is optimized.
-            trainer: Has the data and the model.
-        """
-        distributions, function = configurations.space.distributions, objective.function
+        """Reads the facts of a search that is about to start; the Trainer has the data and the model."""
+        of_objective, function = objective.to_json(), objective.function
         return cls(
-            space={name: distribution_to_json(d) for name, d in distributions.items()},
-            objective=list(objective.names),
-            follows=None if objective.follows is None else list(objective.follows),
+            space={name: distribution_to_json(d) for name, d in configurations.space.distributions.items()},
+            objective=of_objective["names"],
+            follows=of_objective["follows"],
             compute_objective=None if function is None else function_fingerprint(function),
             hp_space=configurations.computed,
-            directions=list(objective.directions),
+            directions=of_objective["directions"],
             arguments=configurations.frozen.identity(configurations.searched),
             train_data=data_fingerprint(getattr(trainer, "train_dataset", None)),
             eval_data=data_fingerprint(getattr(trainer, "eval_dataset", None)),
@@ -95,13 +89,9 @@ def diff(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> li
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             lines += diff(before, after, f"{prefix}{key}.")
         else:
-            lines.append(f"{prefix}{key}: {_short(before)} -> {_short(after)}")
+            shown = (text if len(text) <= 60 else f"{text[:57]}..." for text in map(json.dumps, (before, after)))
+            lines.append(f"{prefix}{key}: {' -> '.join(shown)}")
     return lines
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def check_same_search(study: optuna.Study, fingerprint: Params, directions: list[str]) -> None:
@@ -115,36 +105,25 @@ def check_same_search(study: optuna.Study, fingerprint: Params, directions: list
     Raises:
         StorageError: Directions, objective or space differ, with the differences.
     """
+    name, space = f"Study {study.study_name!r}", fingerprint["space"]
     found = [direction.name.lower() for direction in study.directions]
     if found != directions:
+        raise StorageError(f"{name} has directions {found}, this search has {directions}. Use another study_name.")
+    stored = study.user_attrs.get(IDENTITY)
+    if stored is None:
+        # Another program made the study: only distributions can be compared, as far as both have them.
+        old = [trial.distributions for trial in study.get_trials(deepcopy=False)]
+        old_space = {key: distribution_to_json(each[key]) for each in old for key in each.keys() & space.keys()}
+        stored, space = {"space": old_space}, {key: space[key] for key in old_space}
+    keys = stored.keys() & {"objective", "follows"}
+    if changed := diff({key: stored[key] for key in keys}, {key: fingerprint[key] for key in keys}):
         raise StorageError(
-            f"Study {study.study_name!r} has directions {found}, this search has {directions}. Use another study_name."
+            f"{name} has another objective: {'; '.join(changed)}. Its values cannot be compared with those of this "
+            "search. Use another study_name or storage, or optimize the objective of the study."
         )
-    stored, space = study.user_attrs.get(IDENTITY), fingerprint["space"]
-    if stored is None:  # another program made the study: only distributions can be compared, as far as both have them
-        trials = study.get_trials(deepcopy=False)
-        old_space = {
-            name: distribution_to_json(distribution)
-            for trial in trials
-            for name, distribution in trial.distributions.items()
-            if name in space
-        }
-        space = {name: text for name, text in space.items() if name in old_space}
-        changed = diff(old_space, space)
-    else:
-        changed = diff({"space": stored["space"]}, {"space": space})
-        keys = stored.keys() & {"objective", "follows"}
-        changed_objective = diff({key: stored[key] for key in keys}, {key: fingerprint[key] for key in keys})
-        if changed_objective:
-            raise StorageError(
-                f"Study {study.study_name!r} has another objective: {'; '.join(changed_objective)}. Its values cannot "
-                "be compared with those of this search. Use another study_name or storage, or optimize the objective "
-                "of the study."
-            )
-    if changed:
+    if changed := diff(stored["space"], space):
         raise StorageError(
-            f"Study {study.study_name!r} has another search space: {'; '.join(changed[:3])}. Use another study_name or "
-            "storage."
+            f"{name} has another search space: {'; '.join(changed[:3])}. Use another study_name or storage."
         )
 
 
@@ -178,21 +157,9 @@ def data_fingerprint(data: Any) -> str:
 def _hash_rows(data: Any, n: int) -> str:
     rows = sorted({round(i * (n - 1) / max(1, _N_ROWS - 1)) for i in range(_N_ROWS)}) if n else []
     try:
-        return hash_of([_plain_row(data[i]) for i in rows])
+        return hash_of([_value_facts(data[i]) for i in rows])
     except Exception:
         return ""  # rows that cannot be read by index are left out of the fingerprint
-
-
-def _plain_row(row: Any) -> Any:
-    if hasattr(row, "tolist"):
-        return row.tolist()
-    if isinstance(row, Mapping):
-        return {str(key): _plain_row(value) for key, value in row.items()}
-    if isinstance(row, (list, tuple)):
-        return [_plain_row(value) for value in row]
-    if isinstance(row, (str, int, float, bool)) or row is None:
-        return row
-    return type(row).__name__
 
 
 def function_fingerprint(function: Any) -> str:
@@ -207,7 +174,7 @@ def _function_facts(function: Any, depth: int) -> Any:
     function = getattr(function, "__func__", function)
     code = getattr(function, "__code__", None)
     if code is None:  # an object with __call__
-        attributes = {name: _value_facts(value, 0) for name, value in sorted(getattr(function, "__dict__", {}).items())}
+        attributes = {name: _value_facts(value) for name, value in sorted(getattr(function, "__dict__", {}).items())}
         call = vars(type(function)).get("__call__")
         called = _function_facts(call, depth - 1) if isinstance(call, types.FunctionType) else ""
         return [type(function).__qualname__, attributes, called]
@@ -228,9 +195,12 @@ def _constant_facts(constant: Any) -> Any:
     return sorted(map(repr, constant)) if isinstance(constant, frozenset) else repr(constant)
 
 
-def _value_facts(value: Any, depth: int) -> Any:
+def _value_facts(value: Any, depth: int = 0) -> Any:
+    """Returns a value as plain data: arrays in full, functions up to a depth of calls, other objects by type."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if hasattr(value, "tolist"):
+        return value.tolist()
     if isinstance(value, (list, tuple)):
         return [_value_facts(item, depth) for item in value]
     if isinstance(value, Mapping):

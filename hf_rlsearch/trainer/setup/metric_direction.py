@@ -28,12 +28,7 @@ _HIGHER = words(
 
 
 def metric_direction(name: str, args: "TrainingArguments", given: str | None) -> str:
-    """Returns the direction of a metric, from the user's direction, the arguments and the metric's name.
-
-    Args:
-        name: Of the metric.
-        args: ``greater_is_better`` counts if ``metric_for_best_model`` is this metric.
-        given: The direction that the user wrote, None for none.
+    """Returns the direction of a metric: what the user gave, else what the arguments or the metric's name imply.
 
     Raises:
         ObjectiveError: Two of the three contradict each other without doubt.

@@ -56,13 +56,7 @@ class Objective:
     follows: tuple[str, bool] | None = None
 
     def __call__(self, metrics: Metrics) -> tuple[float, ...]:
-        """Returns the objective value(s) of one evaluation.
-
-        Args:
-            metrics: As ``evaluate()`` returned them.
-
-        Returns:
-            One float for each direction; may be nan or inf.
+        """Returns one float for each direction from the metrics of ``evaluate()``; may be nan or inf.
 
         Raises:
             ObjectiveError: A metric is missing or not a number, or the number of values is wrong.
@@ -194,8 +188,7 @@ def _default_metric(probe: Metrics, args: "TrainingArguments", n_wanted: int) ->
         return (_full_key(best, probe, "metric_for_best_model"),), "metric_for_best_model"
     candidates = others or (["eval_loss"] if "eval_loss" in found else found)
     if len(candidates) == 1:
-        why = "the only metric of compute_metrics" if others else "no other metric is computed"
-        return (candidates[0],), why
+        return (candidates[0],), "the only metric of compute_metrics" if others else "no other metric is computed"
     if not found:
         raise ObjectiveError(
             f"Evaluation gives no number to optimize, only {sorted(probe)}. Give the Trainer labels (label_names=...) "
@@ -256,12 +249,11 @@ def _reads_other_variables(function: Any) -> bool:
 def _is_constant(objective: Objective, probe: Metrics) -> bool:
     """Returns whether a value of an objective stays the same while all metrics change."""
     names = _numeric_names(probe)
-    values = []
-    for scale in (0.1, 1.0, 10.0, 1000.0):
-        try:
-            values.append(objective({**probe, **{name: scale / (i + 1) for i, name in enumerate(names)}}))
-        except Exception:
-            return False  # made-up metrics that the function refuses are no reason to refuse the function
+    made_up = ({name: scale / (i + 1) for i, name in enumerate(names)} for scale in (0.1, 1.0, 10.0, 1000.0))
+    try:
+        values = [objective({**probe, **changed}) for changed in made_up]
+    except Exception:
+        return False  # made-up metrics that the function refuses are no reason to refuse the function
     return any(len(set(column)) == 1 for column in zip(*values, strict=True))
 
 

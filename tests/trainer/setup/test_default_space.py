@@ -94,7 +94,7 @@ def test_the_task_is_read_from_the_data(info: dict[str, str], task: str | None, 
 
     data = Dataset.from_dict({"label": [0]}, info=DatasetInfo(**info))
     trainer = trainer_of(pretrained(AlbertConfig()), data=data)
-    assert space_for(trainer, is_factory=False).task == task
+    assert space_for(trainer, is_factory=False).label == (f"albert, {task}" if task else "albert")
     assert published_for(trainer)[0]["learning_rate"] == rate
 
 
