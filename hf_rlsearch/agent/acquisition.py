@@ -19,15 +19,10 @@ SEARCH_FEATURES = (
 
 
 def candidate_features(logits: Tensor, bins: Tensor, mask: Tensor) -> Tensor:
-    """Describes candidates by their predicted distributions.
+    """Describes candidates by their predicted distributions: B x C x len(CANDIDATE_FEATURES), each about in [-3, 3].
 
-    Args:
-        logits: B x C x bins.
-        bins: Value of each bin.
-        mask: B x C, True where the candidate may be chosen; ranks and gaps are among those.
-
-    Returns:
-        B x C x len(CANDIDATE_FEATURES), each about in [-3, 3].
+    The logits are B x C x bins; `bins` has the value of each bin. Ranks and gaps are among the candidates that may be
+    chosen, those where the B x C mask is True.
     """
     p = logits.softmax(-1)
     log_ei = log_expected_improvement(p, bins)

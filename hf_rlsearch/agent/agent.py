@@ -129,15 +129,9 @@ class Agent:
         mask: BoolArray,
         facts: Mapping[str, float],
     ) -> FloatArray | None:
-        """Predicts the end of a running trial, beside the best candidate to train instead.
+        """Predicts the end of the running trial `number`, beside the best candidate to train instead.
 
-        Args:
-            space: The search space.
-            history: All finished and running trials, this one included.
-            number: Of the running trial.
-            candidates: C x H level indices, C at least 1.
-            mask: C, True where the candidate may be trained next.
-            facts: As for `decide`.
+        The other arguments are those of `decide`.
 
         Returns:
             1 x len(FORECAST_FEATURES); None where the history lacks the trial, or the space has more than

@@ -83,10 +83,7 @@ def resolve(weights: str | Path | None) -> Path:
 
 
 def load_weights(weights: str | Path | None = None) -> tuple[dict[str, Tensor], Card]:
-    """Reads weights and card.
-
-    Args:
-        weights: A bundled name, a path, or None for the default.
+    """Reads weights and card by a bundled name or a path; None stands for the default.
 
     Raises:
         WeightsError: Missing, corrupted, foreign, or of another observation format.

@@ -30,11 +30,7 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class Alternative(Prediction):
-    """The candidate that would have been chosen without the chosen one.
-
-    Attributes:
-        params: Its configuration.
-    """
+    """The candidate that would have been chosen without the chosen one; `params` is its configuration."""
 
     params: Params
 

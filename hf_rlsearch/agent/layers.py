@@ -146,11 +146,7 @@ class GaussianProcesses(nn.Module):
         return torch.as_tensor(self.out(found.transpose(1, 2).flatten(2)))
 
     def predict(self, posterior: Posterior, distances: Tensor) -> tuple[Tensor, Tensor]:
-        """Predicts N rows.
-
-        Args:
-            posterior: Of the trials.
-            distances: B x H x N x T distances from the rows to the trials.
+        """Predicts N rows from their B x H x N x T distances to the trials.
 
         Returns:
             Mean, B x heads x N x D, of which the last is the trials' own value and the others are learned; and standard

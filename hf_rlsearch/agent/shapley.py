@@ -78,16 +78,10 @@ def predicted_mean(predictor: Predictor, encoded: EncodedHistory) -> Callable[[I
 def most_attended(
     predictor: Predictor, encoded: EncodedHistory, row: IntArray, numbers: IntArray
 ) -> tuple[tuple[int, float], ...]:
-    """The trials that a candidate's prediction attends to most.
+    """At most five (trial number, weight) pairs, the largest weight first; together at most 1.
 
-    Args:
-        predictor: The network.
-        encoded: The encoded history of one search of T trials.
-        row: H level indices of the candidate.
-        numbers: T trial numbers.
-
-    Returns:
-        At most five (number, weight) pairs, the largest weight first; together at most 1.
+    The weights are those with which the prediction of the candidate in `row`, H level indices, attends to the T trials
+    of one search, whose numbers are given.
     """
     weights = predictor.attention(encoded, torch.as_tensor(row)[None, None])[0, 0, 1:].double().numpy()
     order = np.argsort(-weights, kind="stable")[:_MAX_ATTENDED]

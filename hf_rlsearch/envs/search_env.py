@@ -120,14 +120,7 @@ class BatchedSearch:
     """
 
     def __init__(self, tasks: Tasks, n_envs: int, budget: int, evaluations: int, seed: int) -> None:
-        """Starts the first searches.
-
-        Args:
-            tasks: Draws the tasks of each episode.
-            n_envs: B.
-            budget: Full trainings per search.
-            evaluations: Evaluations per full training.
-            seed: Of tasks and noise.
+        """Starts `n_envs` searches; the budget counts full trainings, `evaluations` those of each training.
 
         Raises:
             ObservationError: `budget` or `evaluations` is below one.
@@ -163,9 +156,7 @@ class BatchedSearch:
     def fix_noise(self, seed: int, repeats: int = 1) -> None:
         """Draws the noise of every (task, candidate) now, so that policies on these tasks can be compared in pairs.
 
-        Args:
-            seed: Of the noise.
-            repeats: Number of searches in a row that share their noise; see `repeated`.
+        `repeats` searches in a row share their noise; see `repeated`.
         """
         self._noise_seed, self._repeats = seed, repeats
         noise = np.random.default_rng(seed).standard_normal((self.n_envs // repeats, self.n_candidates))
@@ -257,11 +248,9 @@ class BatchedSearch:
         return np.asarray(value[b, best] - self.noise[b, best])
 
     def observe(self, rows: IntArray | slice = slice(None), targets: IntArray | None = None) -> Observation:
-        """The observation of N searches, all B by default.
+        """The observation of N searches, all B by default, and of all C candidates or the N x K in `targets`.
 
-        Args:
-            rows: N indices of searches.
-            targets: N x K indices of candidates, all C by default; tried ones are not masked where targets are given.
+        Candidates that were tried are not masked where targets are given.
         """
         return observe_tasks(
             index_batch(self.space, rows), index_batch(self.tasks, rows), index_batch(self.trained(), rows), targets
@@ -290,12 +279,7 @@ class BatchedSearch:
 
 
 def observation_space(n_candidates: int, n_trials: int) -> spaces.Dict:
-    """Gymnasium's description of a flat observation: float32 boxes of one dimension, padded to fixed shapes.
-
-    Args:
-        n_candidates: C.
-        n_trials: T, evaluations of a whole episode: every one may start a trial.
-    """
+    """Gymnasium's description of a flat observation: float32 boxes of one dimension, padded to C and T."""
     H, L = MAX_HYPERPARAMETERS, MAX_LEVELS
     sizes = {
         "static": H * N_STATIC_FEATURES,

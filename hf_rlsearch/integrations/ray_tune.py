@@ -36,10 +36,7 @@ class RLSearch(OptunaSearch):  # type: ignore[misc]
     def should_stop(self, trial_id: str, result: dict[str, Any], pruner: BasePruner) -> bool:
         """Adds a report to a trial's learning curve, and asks the pruner whether the trial should stop.
 
-        Args:
-            trial_id: Tune's.
-            result: The training's report, with the metric.
-            pruner: Given here, as the study has none.
+        The pruner is given here, as the study has none; the result has the metric.
         """
         self.on_trial_result(trial_id, result)
         study: optuna.Study = self._ot_study

@@ -82,12 +82,7 @@ def train_predictor(
 ) -> Predictor:
     """Trains the predictor, continuing from `folder` if it holds a checkpoint of the same settings.
 
-    Args:
-        settings: Settings of the stage.
-        config: Sizes of the network.
-        folder: Holds the checkpoint and `predictor.log.jsonl`.
-        device: "cpu" or "cuda".
-        log_every: Draws of tasks between two lines of the log and two checkpoints.
+    After every `log_every` draws of tasks a line is added to `predictor.log.jsonl` and a checkpoint is written.
     """
     torch.manual_seed(settings.seed)
     network = Predictor(config).to(device)

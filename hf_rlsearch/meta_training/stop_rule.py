@@ -60,16 +60,9 @@ class StopTraining:
 
 
 def train_stop_rule(settings: StopTraining, predictor: Predictor, folder: Path, device: str) -> dict[str, Tensor]:
-    """PPO on the stop rule's environment, first without and then with forecasts.
+    """Trains the tensors of `StopRule` by PPO, first without and then with forecasts of the frozen predictor.
 
-    Args:
-        settings: Settings of both parts.
-        predictor: Frozen; forecasts and proposes in the second part.
-        folder: Holds the tensors of each finished part, which is then not repeated.
-        device: Where the predictor runs.
-
-    Returns:
-        The tensors of `StopRule`.
+    The folder holds the tensors of each finished part, which is then not repeated.
     """
     tasks = prior_tasks(settings.n_candidates)
     first, second = folder / "stop_curves.safetensors", folder / "stop.safetensors"

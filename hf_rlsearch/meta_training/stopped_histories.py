@@ -30,16 +30,10 @@ _MAX_PROPOSALS = 3
 def pruned_rollouts(rng: np.random.Generator, tasks: TaskBatch, n_snapshots: int, score: Score) -> list[Trained]:
     """Searches each task, most trials by the best score, and prunes trials that lag.
 
-    Args:
-        rng: Source of randomness.
-        tasks: B tasks.
-        n_snapshots: Number of evaluations, drawn at random, at which the trials are recorded.
-        score: The policy.
-
     Returns:
-        The trials at each recorded evaluation. Half of the running trials that may be stopped are recorded as pruned,
-        as if the next trial were to be chosen; the search itself continues with them. Trials that start after all but
-        one candidate were tried are left out.
+        The trials at `n_snapshots` evaluations, drawn at random. Half of the running trials that may be stopped are
+        recorded as pruned, as if the next trial were to be chosen; the search itself continues with them. Trials that
+        start after all but one candidate were tried are left out.
     """
     search = _PolicyRollout(rng, tasks, score)
     severity = rng.normal(_OFFSET, _SEVERITY, search.n_envs)

@@ -52,9 +52,7 @@ _EXPONENT = 0.6
 def is_due(before: FloatArray, now: FloatArray) -> BoolArray:
     """True where the latest report is the first in one of the fractions of a training at which trials are judged.
 
-    Args:
-        before: Fidelity of the report before the latest, 0 where there is none.
-        now: Fidelity of the latest report, of the same shape.
+    The arguments are the fidelities of the report before the latest, 0 where there is none, and of the latest.
     """
     slots = np.floor(np.stack([before, now]) * DECISIONS_PER_TRAINING + _ROUNDING)
     return np.asarray(slots[1] > slots[0])

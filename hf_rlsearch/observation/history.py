@@ -126,13 +126,9 @@ def continued(trials: Iterable[FrozenTrial]) -> frozenset[int]:
 
 
 def stable_distributions(trials: Iterable[FrozenTrial], *, exclude: int | None = None) -> dict[str, BaseDistribution]:
-    """The distributions that the trials of a study have suggested, by name in alphabetical order.
+    """The distributions that the trials of a study, other than number `exclude`, have suggested, in alphabetical order.
 
     A name is left out if its distribution differs between trials: a moving range has no fixed levels.
-
-    Args:
-        trials: In any order; waiting trials have suggested nothing.
-        exclude: Number of a trial to leave out, usually the one being decided.
     """
     found: dict[str, BaseDistribution] = {}
     moved = set()

@@ -104,14 +104,7 @@ class Observation:
 def observe(
     space: SpaceArrays, facts: FloatArray, trials: TrialArrays, candidates: IntArray, candidate_mask: BoolArray
 ) -> Observation:
-    """Builds the observation of B searches.
-
-    Args:
-        space: The B search spaces.
-        facts: B x len(FACTS), NaN where unknown.
-        trials: The trials so far.
-        candidates: B x C x H level indices.
-        candidate_mask: B x C, True where the candidate may be chosen.
+    """Builds the observation of B searches from B x len(FACTS) facts, NaN where unknown, and B x C x H candidates.
 
     Returns:
         The observation; it does not depend on the order of the trials, nor on the unit or sign convention of the values
@@ -308,14 +301,9 @@ def _positions(
 def live_observation(
     space: SearchSpace, history: History, candidates: IntArray, mask: BoolArray, facts: Mapping[str, float]
 ) -> Observation:
-    """The observation of one live search, B = 1.
+    """The observation of one live search, B = 1, of C x H candidates and a mask of those that may be chosen.
 
-    Args:
-        space: The search space; at least one hyperparameter.
-        history: The trials so far; may be empty.
-        candidates: C x H level indices.
-        mask: C, True where the candidate may be chosen.
-        facts: Known facts by name (see `FACTS`); sizes as log10.
+    The facts are those that are known, by name (see `FACTS`); sizes as log10.
     """
     levels, appended = _trial_levels(space, history)
     values, fidelity = np.asarray(history.values, float), np.asarray(history.fidelity, float)

@@ -64,13 +64,7 @@ class Gain:
 
 
 def trials_to_confirm(ranking: Sequence[FrozenTrial], baseline: FrozenTrial | None, k: int) -> list[int]:
-    """Numbers of the trials to confirm: the best k, and the baseline if it completed.
-
-    Args:
-        ranking: Complete trials, best first.
-        baseline: The trial of the user's own configuration, None if it did not complete.
-        k: How many of the best.
-    """
+    """Numbers of the trials to confirm: the best k of the ranking, and the baseline if it completed."""
     numbers = [trial.number for trial in ranking[:k]]
     return numbers if baseline is None or baseline.number in numbers else [*numbers, baseline.number]
 
@@ -78,16 +72,9 @@ def trials_to_confirm(ranking: Sequence[FrozenTrial], baseline: FrozenTrial | No
 def next_seed(
     numbers: Sequence[int], trials: Sequence[FrozenTrial], *, seed: int, maximize: bool
 ) -> tuple[int, int] | None:
-    """The configuration to train next, and the seed.
+    """The number of the configuration to train next, and its seed; None when all is done.
 
-    Args:
-        numbers: Of the trials to confirm.
-        trials: All trials of the study.
-        seed: The user's; the new seeds follow it.
-        maximize: The direction.
-
-    Returns:
-        Number and seed, None when all is done.
+    The new seeds follow ``seed``, the user's.
     """
     done = {(t.user_attrs[REEVALUATES], t.user_attrs[SEED]) for t in _reevaluations(trials) if t.state.is_finished()}
     for turn in range(1, N_SEEDS + 1):

@@ -20,19 +20,11 @@ _KINDS = frozenset({"model", "optimizer", "generic_categorical"})
 
 
 def is_duplicate(space: SearchSpace, history: History, rows: IntArray) -> BoolArray:
-    """Finds the candidates that would repeat a trial exactly.
+    """Finds the (C, H) candidates that would repeat a trial exactly.
 
     A candidate repeats a trial that has no other hyperparameters than the space, each at exactly the candidate's level.
     A conditional hyperparameter that a finished trial did not have may have any level: the candidate would not use it
-    either.
-
-    Args:
-        space: H hyperparameters.
-        history: T trials; those with values between levels repeat nothing.
-        rows: (C, H) candidates.
-
-    Returns:
-        (C,) True where training the candidate would be a repetition.
+    either. Trials with values between levels repeat nothing.
     """
     levels = _exact_levels(space, history)
     names = set(space.names)
@@ -61,18 +53,11 @@ def retryable_pruned(history: History) -> BoolArray:
 
 
 def exceeds_memory(space: SearchSpace, trials: Sequence[FrozenTrial], rows: IntArray) -> BoolArray:
-    """Finds the candidates that would run out of memory, because a trial that is not larger did.
+    """Finds the (C, H) candidates that would run out of memory, because a trial that is not larger did.
 
     A candidate is at least as large as a failed trial if each of its sizes is, and its model, optimizer and other
-    switches are the same. Hyperparameters that the failed trial does not have are not compared.
-
-    Args:
-        space: H hyperparameters.
-        trials: Of the study; those whose user attribute "rl:failure" is of kind "oom" count.
-        rows: (C, H) candidates.
-
-    Returns:
-        (C,) True where the candidate would run out of memory.
+    switches are the same. Hyperparameters that the failed trial does not have are not compared. Trials count whose user
+    attribute "rl:failure" is of kind "oom".
     """
     sizes = np.array([h.role in _SIZES and h.ordered for h in space.hyperparameters], dtype=bool)
     kinds = np.array([h.role in _KINDS for h in space.hyperparameters], dtype=bool)

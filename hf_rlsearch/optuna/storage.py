@@ -33,11 +33,7 @@ def open_sqlite(path: Path) -> BaseStorage:
 
 
 def open_storage(storage: str | BaseStorage) -> BaseStorage:
-    """Opens the user's storage.
-
-    Args:
-        storage: An Optuna storage or the URL of a database, as ``optuna.create_study`` takes it.
-    """
+    """Opens the user's storage: an Optuna storage or the URL of a database, as ``optuna.create_study`` takes it."""
     if not isinstance(storage, str) or storage.startswith("redis"):
         return optuna.storages.get_storage(storage)
     options = {"connect_args": {"timeout": _TIMEOUT}} if storage.startswith("sqlite") else None
@@ -113,13 +109,7 @@ def is_storage_error(error: BaseException) -> bool:
 
 
 def cannot_continue(number: int, reason: str, where: object) -> StorageError:
-    """Makes the error that ends a search when a trial cannot write; the trial is as if its process had been killed.
-
-    Args:
-        number: Of the trial.
-        reason: The text of the error.
-        where: The folder.
-    """
+    """Makes the error that ends a search when a trial cannot write; the trial is as if its process had been killed."""
     return StorageError(
         f"Trial {number} cannot continue, because {where} or the storage cannot be written to: {reason}. Nothing is "
         "lost: make room or wait for the disk, then start the same command again, and it continues with this trial."

@@ -12,14 +12,7 @@ _FLAT_LIMIT = 1 << 20
 
 
 def full_grid(n_levels: IntArray) -> IntArray:
-    """Every combination, the last hyperparameter moving fastest.
-
-    Args:
-        n_levels: (H,) number of levels of each hyperparameter, at least 1.
-
-    Returns:
-        (C, H) with C the product of ``n_levels``.
-    """
+    """The (C, H) rows of all combinations of (H,) numbers of levels, the last hyperparameter moving fastest."""
     return _unravel(np.arange(math.prod(n_levels.tolist())), n_levels)
 
 
@@ -64,17 +57,10 @@ def draw_pool(
 def neighbours(
     rng: np.random.Generator, n_levels: IntArray, centres: IntArray, *, ordered: BoolArray, count: int
 ) -> IntArray:
-    """Rows that differ from a centre in one or two hyperparameters.
+    """At most ``count`` different rows, in random order, that differ from a centre in one or two hyperparameters.
 
-    Args:
-        rng: Source of all chance.
-        n_levels: (H,).
-        centres: (I, H), -1 where not set (filled at random). May be empty.
-        ordered: (H,) True where a step up or down means something.
-        count: Rows wanted at most; fewer come back when drawn rows coincide.
-
-    Returns:
-        (N, H) with N <= ``count``, in random order, no row twice.
+    Levels of the (I, H) centres that are not set, -1, are filled at random; there may be no centre. Fewer rows come
+    back when drawn ones coincide. (H,) ``ordered`` is True where a step up or down means something.
     """
     movable = np.flatnonzero(n_levels > 1)
     if len(centres) == 0 or len(movable) == 0 or count <= 0:

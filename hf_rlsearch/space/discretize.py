@@ -29,13 +29,9 @@ _ROUND_STEPS = (((1,), (2,), (5,), (2, 5)), ((3,), (4,), (6,), (8,)))
 def make_levels(
     name: str, distribution: BaseDistribution, *, role: str, n_points: int | None = None
 ) -> tuple[Any, ...]:
-    """Discretises one distribution.
+    """Discretises one distribution; ``n_points`` is the number of levels wanted of a number, at least 2.
 
-    Args:
-        name: Of the hyperparameter, for errors.
-        distribution: Float, int or categorical, as Optuna defines them.
-        role: One of ``ROLES``; decides the density of a logarithmic range.
-        n_points: Number of levels wanted of a number, at least 2; fewer come back where the range holds fewer.
+    Fewer levels come back where the range holds fewer. The role decides the density of a logarithmic range.
 
     Returns:
         Distinct plain values, ascending where all are numbers, else in the order of the choices.
@@ -68,12 +64,10 @@ def make_levels(
 
 
 def is_logarithmic(levels: tuple[Any, ...], distribution: BaseDistribution) -> bool:
-    """True if distances between levels are measured in factors.
+    """True if distances between levels, ascending if numbers, are measured in factors.
 
-    Args:
-        levels: Ascending if numbers.
-        distribution: Its ``log`` decides; numeric choices are logarithmic when they span a factor of 8 or grow
-            by a nearly constant factor.
+    The distribution's ``log`` decides; numeric choices are logarithmic when they span a factor of 8 or grow by a nearly
+    constant factor.
     """
     if not isinstance(distribution, CategoricalDistribution):
         return bool(getattr(distribution, "log", False))

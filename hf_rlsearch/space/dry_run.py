@@ -141,10 +141,8 @@ class _Recorder:
 class RecordingTrial(FixedTrial):
     """A trial without a study, which answers each suggestion with a valid value and records the distribution.
 
-    Args:
-        number: Of the run. Run 0 takes the lowest values, run 1 the highest, later runs random ones.
-        rng: Source of the random values.
-        choice_counts: How often each choice was made over all runs, by name and number of choices; updated here.
+    Run number 0 takes the lowest values, run 1 the highest, later runs random ones and the choices made least often:
+    ``choice_counts`` counts them over all runs, by name and number of choices.
     """
 
     def __init__(

@@ -43,14 +43,7 @@ class Hyperparameter:
         n_points: int | None = None,
         conditional: bool = False,
     ) -> "Hyperparameter":
-        """Discretises an Optuna distribution.
-
-        Args:
-            name: As suggested.
-            distribution: Float, int or categorical.
-            role: One of ``ROLES``.
-            n_points: Number of levels wanted of a number, at least 2.
-            conditional: Not every configuration has it.
+        """Discretises an Optuna distribution of floats, whole numbers or choices.
 
         Raises:
             SearchSpaceError: The distribution has no usable values, or ``n_points`` is below 2.
@@ -60,13 +53,10 @@ class Hyperparameter:
         return cls(name=name, distribution=distribution, role=role, levels=levels, log=log, conditional=conditional)
 
     def with_levels(self, values: Iterable[Any]) -> "Hyperparameter":
-        """A copy in which further numbers are levels too.
+        """A copy in which further numbers are levels too; values that are no numbers, or out of range, are ignored.
 
         Levels nearer to a new level than half the mean distance between levels are dropped, so that their number stays
         about the same; the first and the last level stay.
-
-        Args:
-            values: Those that are no numbers, or not in the distribution, are ignored. Choices are levels already.
         """
         if not isinstance(self.distribution, FloatDistribution | IntDistribution):
             return self

@@ -48,11 +48,7 @@ def infer_role_of(name: str, levels: Sequence[float | str]) -> str:
 
 
 def check_role(name: str, role: str) -> str:
-    """Returns ``role`` if there is such a role.
-
-    Raises:
-        SearchSpaceError: ``role`` is not one of ``ROLES``.
-    """
+    """Returns ``role``, or raises ``SearchSpaceError`` if it is not one of ``ROLES``."""
     if role not in ROLES:
         raise SearchSpaceError(
             f"roles gives {name!r} the role {role!r}, expected one of {', '.join(ROLES)}.{did_you_mean(role, ROLES)}"

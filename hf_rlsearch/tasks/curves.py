@@ -61,16 +61,13 @@ def draw_family(rng: np.random.Generator, n_tasks: int) -> CurveFamily:
 
 
 def curves(rng: np.random.Generator, family: CurveFamily, final: FloatArray, at: FloatArray) -> FloatArray:
-    """Draws the evaluations of trainings.
+    """Draws B x N x S evaluations of trainings whose best evaluations are about `final`.
 
     Args:
         rng: Source of randomness.
         family: Of B tasks.
-        final: B x N value of the best evaluation of each training, in units where 0 = median and 1 = best of the task.
+        final: B x N, in units where 0 = median and 1 = best of the task, as the evaluations.
         at: S or B x N x S fractions of the training in (0, 1].
-
-    Returns:
-        B x N x S values in the units of `final`; the best evaluation of a whole training is about `final`.
     """
     shape = final.shape
     column = {name: getattr(family, name)[:, None] for name in family.__dataclass_fields__}

@@ -71,12 +71,7 @@ class Trained:
 
 
 def draw_history(rng: np.random.Generator, tasks: TaskBatch, max_trials: int) -> tuple[IntArray, BoolArray]:
-    """Draws trials for each task, at random or the better the later.
-
-    Args:
-        rng: Source of randomness.
-        tasks: B tasks.
-        max_trials: T; each task gets 0..T trials.
+    """Draws 0 to T trials for each task, at random or the better the later.
 
     Returns:
         B x T candidate indices in order of training, and B x T mask of real trials.
@@ -112,14 +107,7 @@ def train_partly(
 
     Two in five searches know final values only. The others know curves, pruned the worse trials more often, and in
     half of them the last trial is still running. In some searches the latest trials run without a report yet, as those
-    of other workers do.
-
-    Args:
-        rng: Source of randomness.
-        tasks: B tasks.
-        chosen: B x T candidate indices.
-        mask: B x T, False for padding.
-        final: B x T values at the end of each training, see `measure`.
+    of other workers do. All arrays are B x T; `final` has the values at the end of each training, see `measure`.
     """
     B, T = final.shape
     complete = Trained.complete(chosen, final, mask)
@@ -162,14 +150,9 @@ def _without_reports(rng: np.random.Generator, trained: Trained, failed: BoolArr
 
 
 def hide_hyperparameters(rng: np.random.Generator, tasks: TaskBatch, untried: BoolArray) -> TaskBatch:
-    """Hides some hyperparameters of half of the searches without a trial; the values of candidates stay the same.
+    """Hides some hyperparameters of half of the searches in `untried`; the values of candidates stay the same.
 
     The first trial of a study that learns its space from suggestions is like that: what follows is still unknown.
-
-    Args:
-        rng: Source of randomness.
-        tasks: B tasks.
-        untried: B, True where nothing was trained.
     """
     B, H = tasks.roles.shape
     real = tasks.roles >= 0
@@ -200,13 +183,9 @@ def task_space_arrays(tasks: TaskBatch) -> SpaceArrays:
 def observe_tasks(
     space: SpaceArrays, tasks: TaskBatch, trained: Trained, targets: IntArray | None = None
 ) -> Observation:
-    """The observation of B simulated searches.
+    """The observation of B simulated searches, whose spaces are `task_space_arrays(tasks)`.
 
-    Args:
-        space: From `task_space_arrays(tasks)`.
-        tasks: B tasks.
-        trained: Their trials so far.
-        targets: B x K candidate indices to score; all C where None.
+    All candidates are observed, or the B x K candidates in `targets`; tried ones are masked only among all.
     """
     candidates = np.where(tasks.present, tasks.candidates, -1)
     rows = np.take_along_axis(candidates, trained.chosen[..., None], axis=1)
@@ -225,12 +204,7 @@ def observe_tasks(
 
 @dataclass(frozen=True)
 class Rollout:
-    """B searches that a policy made.
-
-    Attributes:
-        chosen: B x T candidate indices in order of training.
-        values: B x T outcomes in the metric's units, larger is better.
-    """
+    """B searches that a policy made: B x T candidates in order of training, and their values in the metric's units."""
 
     chosen: IntArray
     values: FloatArray
@@ -264,11 +238,7 @@ class BehaviorPolicy:
 def rollout(rng: np.random.Generator, tasks: TaskBatch, n_trials: int, score: Score) -> Rollout:
     """Searches each task, most of them by the best score, some at random at first or throughout.
 
-    Args:
-        rng: Source of randomness.
-        tasks: B tasks.
-        n_trials: T; a task with fewer candidates repeats some at the end.
-        score: The policy.
+    A task with fewer candidates than `n_trials` repeats some at the end.
     """
     B, C = tasks.candidate_mask.shape
     space = task_space_arrays(tasks)
@@ -300,12 +270,9 @@ def random_prefix(rng: np.random.Generator, tasks: TaskBatch, searches: Rollout)
 
 
 def draw_among(chance: FloatArray, allowed: BoolArray, count: int) -> tuple[IntArray, BoolArray]:
-    """Draws some candidates of each search, for a searcher that does not compare all of them.
+    """Draws `count` candidates of each search, for a searcher that does not compare all of them.
 
-    Args:
-        chance: B x C random numbers in [0, 1); the smallest are drawn.
-        allowed: B x C, True for candidates that may be chosen.
-        count: How many to draw.
+    The smallest of the B x C random numbers in [0, 1) are drawn, those of allowed candidates first.
 
     Returns:
         B x min(count, C) candidate indices in random order, those allowed first; and which of them are.

@@ -71,12 +71,9 @@ class TaskBatch:
 
 
 def draw(rng: np.random.Generator, n_tasks: int, n_candidates: int = 256) -> TaskBatch:
-    """Draws simulated tasks.
+    """Draws simulated tasks; the same state of `rng` gives the same tasks.
 
-    Args:
-        rng: Source of all randomness; same state, same tasks.
-        n_tasks: B.
-        n_candidates: C; a grid with fewer cells is enumerated and padded, a larger one is sampled.
+    A grid with fewer cells than `n_candidates` is enumerated and padded, a larger one is sampled.
     """
     return _TaskDraw(rng, n_tasks, n_candidates).draw()
 

@@ -147,14 +147,11 @@ class EffectDraw(SpaceDraw):
         return loss, self._of_role("optimizer", mean_shift[self.kinds] + rng.normal(0, 0.2, shape))
 
     def _scratch_rate(self, size: FloatArray) -> FloatArray:
-        """B x C log10 of the best rate of training from scratch.
+        """B x C log10 of the best rate of training from scratch, by log10 of the number of parameters.
 
         Language models follow one of three published rules per task. Translation systems, which search their vocabulary
         or heads, and a third of the others lie between the defaults of their toolkits: Sockeye's 2e-4 (Hieber et al.
         2017) and the Transformer's peak of 7e-4 (Vaswani et al. 2017).
-
-        Args:
-            size: B x C log10 of parameters.
         """
         rng, B = self.rng, self.n_tasks
         tokens = size + rng.uniform(0.7, 2.3, (B, 1))  # 5 to 200 per parameter; Chinchilla's is 20
@@ -175,9 +172,7 @@ class EffectDraw(SpaceDraw):
     def _into_range(self, optimum: FloatArray, x: FloatArray) -> FloatArray:
         """Moves half of the tasks' optimum towards the searched range: people search where they expect it.
 
-        Args:
-            optimum: B x C (or B x 1) place of the best value, which other hyperparameters may move.
-            x: B x C value of each candidate on the same axis.
+        The optimum is B x C, as other hyperparameters may move it, or B x 1; x is B x C on the same axis.
         """
         rng, B = self.rng, self.n_tasks
         real = np.where(self.mask, x, np.nan)
