@@ -248,16 +248,10 @@ def shorten(history: History) -> History:
         return history
     value = np.where(np.isfinite(history.values), history.values, -np.inf)
     best = np.argsort(-value, kind="stable")[: MAX_TRIALS // 2]
-    rest = np.setdiff1d(np.arange(len(value)), best)[-(MAX_TRIALS - len(best)) :]
-    keep = np.sort(np.concatenate([best, rest]))
-    return History(
-        history.numbers[keep],
-        tuple(history.params[i] for i in keep),
-        history.values[keep],
-        history.fidelity[keep],
-        history.status[keep],
-        tuple(history.curves[i] for i in keep),
-    )
+    keep = np.zeros(len(value), bool)
+    keep[best] = True
+    keep[np.flatnonzero(~keep)[-(MAX_TRIALS - len(best)) :]] = True
+    return history.select(keep)
 
 
 def _farthest(

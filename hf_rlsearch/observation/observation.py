@@ -54,10 +54,9 @@ class SpaceArrays:
 
 @dataclass(frozen=True)
 class TrialArrays:
-    """The trials of B searches as arrays.
+    """The outcomes of the trials of B searches as arrays.
 
     Attributes:
-        levels: B x T x H level indices, -1 where missing.
         values: B x T objective, larger is better, NaN where a trial has none.
         fidelity: B x T in [0, 1].
         status: B x T index into `STATUS`.
@@ -67,7 +66,6 @@ class TrialArrays:
         at_half: B x T best value up to half of the trial's own fidelity, NaN where unknown.
     """
 
-    levels: IntArray
     values: FloatArray
     fidelity: FloatArray
     status: IntArray
@@ -102,9 +100,16 @@ class Observation:
 
 
 def observe(
-    space: SpaceArrays, facts: FloatArray, trials: TrialArrays, candidates: IntArray, candidate_mask: BoolArray
+    space: SpaceArrays,
+    facts: FloatArray,
+    levels: IntArray,
+    trials: TrialArrays,
+    candidates: IntArray,
+    candidate_mask: BoolArray,
 ) -> Observation:
     """Builds the observation of B searches from B x len(FACTS) facts, NaN where unknown, and B x C x H candidates.
+
+    The levels are B x T x H indices of what was trained, -1 where a trial lacks the hyperparameter.
 
     Returns:
         The observation; it does not depend on the order of the trials, nor on the unit or sign convention of the values
@@ -113,7 +118,7 @@ def observe(
     Raises:
         ObservationError: The arrays disagree in B, T, C or H.
     """
-    _check_shapes(space, facts, trials, candidates, candidate_mask)
+    _check_shapes(space, facts, levels, trials, candidates, candidate_mask)
     values, mask = trials.values, trials.mask
     known = mask & np.isfinite(values)
     complete = known & (trials.status == STATUS.index("complete"))
@@ -133,7 +138,7 @@ def observe(
     features = np.concatenate([np.stack(columns, axis=-1), np.eye(len(STATUS))[trials.status]], axis=-1)
     return Observation(
         space=space,
-        trials=trials.levels,
+        trials=levels,
         trial_features=(features * mask[..., None]).astype(np.float32),
         trial_mask=mask,
         incumbent=np.where(known.any(1), scale.is_best.argmax(1) if mask.shape[1] else 0, -1),
@@ -160,9 +165,14 @@ def _context(facts: FloatArray, scale: _Scale, known: BoolArray, complete: BoolA
 
 
 def _check_shapes(
-    space: SpaceArrays, facts: FloatArray, trials: TrialArrays, candidates: IntArray, candidate_mask: BoolArray
+    space: SpaceArrays,
+    facts: FloatArray,
+    levels: IntArray,
+    trials: TrialArrays,
+    candidates: IntArray,
+    candidate_mask: BoolArray,
 ) -> None:
-    B, T, H = trials.levels.shape
+    B, T, H = levels.shape
     per_trial = (trials.values, trials.fidelity, trials.status, trials.mask, trials.at_reference, trials.at_half)
     for name, array, expected in (
         ("hyperparameters of the space", space.ordered, (B, H)),
@@ -308,7 +318,6 @@ def live_observation(
     levels, appended = _trial_levels(space, history)
     values, fidelity = np.asarray(history.values, float), np.asarray(history.fidelity, float)
     trials = TrialArrays(
-        levels=levels[None],
         values=values[None],
         fidelity=fidelity[None],
         status=np.asarray(history.status, int)[None],
@@ -318,7 +327,7 @@ def live_observation(
     )
     row = np.array([[facts.get(name, np.nan) for name in FACTS]], dtype=float)
     arrays = _live_space_arrays(space, appended)
-    return observe(arrays, row, trials, np.asarray(candidates)[None], np.asarray(mask, bool)[None])
+    return observe(arrays, row, levels[None], trials, np.asarray(candidates)[None], np.asarray(mask, bool)[None])
 
 
 def _at_reference(history: History) -> FloatArray:

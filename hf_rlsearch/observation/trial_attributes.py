@@ -74,6 +74,6 @@ def spent_on(trial: FrozenTrial) -> float:
 
 
 def newly_spent(trial: optuna.Trial, trained: float) -> float:
-    """Full trainings that a trial adds to the cost of the search; `trained` is the share of its own training that is done."""
+    """Full trainings that a trial adds to the search's cost if it ends with this share of its own training done."""
     started_at = trial.user_attrs.get(STARTED_AT, 0) / FULL_TRAINING
     return float(trial.user_attrs.get(COST, 1.0) * max(0.0, trained - started_at))

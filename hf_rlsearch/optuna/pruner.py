@@ -165,7 +165,7 @@ class RLPruner(BasePruner):
 
     def _stops(self, study: Study, trial: FrozenTrial, resource: float, features: FloatArray) -> bool:
         """Asks the stop rule, and stores its reason with the trial."""
-        rule = _stop_rule(self._weights)
+        rule, _ = _stop_rule(self._weights)
         forecast = self._forecast(study, trial, resource) if rule.reads_forecasts else None
         log_odds = float(
             rule.log_odds(np.concatenate([features, _NO_FORECAST if forecast is None else forecast], 1))[0]
@@ -189,7 +189,7 @@ class RLPruner(BasePruner):
 
         trials = [*(t for t in study._get_trials(deepcopy=False, use_cache=True) if t.number != trial.number), trial]
         distributions = stable_distributions(trials)
-        if not distributions or not _has_predictor(self._weights):
+        if not distributions or not _stop_rule(self._weights)[1]:
             return None
         history = History.from_trials(trials, study.directions, max_resource=resource)
         history = history.select(history.decided)
@@ -261,15 +261,10 @@ def _longest(trials: list[FrozenTrial]) -> float | None:
 
 
 @lru_cache(maxsize=4)
-def _stop_rule(weights: str | Path | None) -> StopRule:
+def _stop_rule(weights: str | Path | None) -> tuple[StopRule, bool]:
+    """The stop rule of some weights, and whether they have a predictor too."""
     from hf_rlsearch.agent.checkpoint import load_weights
     from hf_rlsearch.agent.stop_rule import StopRule
 
-    return StopRule(load_weights(weights)[0])
-
-
-@lru_cache(maxsize=4)
-def _has_predictor(weights: str | Path | None) -> bool:
-    from hf_rlsearch.agent.checkpoint import load_weights
-
-    return any(name.startswith("predictor.") for name in load_weights(weights)[0])
+    tensors, _ = load_weights(weights)
+    return StopRule(tensors), any(name.startswith("predictor.") for name in tensors)

@@ -42,32 +42,16 @@ _Arrays = TypeVar("_Arrays")
 
 
 @dataclass(frozen=True)
-class Trained:
-    """The trials of B simulated searches so far, every array B x T.
-
-    Attributes:
-        chosen: Candidate index.
-        values: Best value so far in the metric's units, NaN where there is none.
-        fidelity: In (0, 1].
-        status: Index into `STATUS`.
-        mask: True for a real trial.
-        at_reference: Best value up to the fidelity of the running trial, NaN where unknown.
-        at_half: Best value up to half of the trial's own fidelity, NaN where unknown.
-    """
+class Trained(TrialArrays):
+    """The trials of B simulated searches so far; `chosen` has the B x T indices of their candidates."""
 
     chosen: IntArray
-    values: FloatArray
-    fidelity: FloatArray
-    status: IntArray
-    mask: BoolArray
-    at_reference: FloatArray
-    at_half: FloatArray
 
     @classmethod
     def complete(cls, chosen: IntArray, values: FloatArray, mask: BoolArray) -> Trained:
         """Complete trials of which only the final value is known."""
         status, unknown = np.full(values.shape, COMPLETE), np.full_like(values, np.nan)
-        return cls(chosen, values, np.ones_like(values), status, mask, values, unknown)
+        return cls(values, np.ones_like(values), status, mask, values, unknown, chosen)
 
 
 def draw_history(rng: np.random.Generator, tasks: TaskBatch, max_trials: int) -> tuple[IntArray, BoolArray]:
@@ -126,7 +110,7 @@ def train_partly(
     reached = np.where(fidelity >= reference, np.minimum(shown[..., 1], value), np.nan)
     at_reference, at_half = np.where(reference >= 1, value, reached), np.minimum(shown[..., 2], value)
     status = np.select([running, pruned], [RUNNING, PRUNED], COMPLETE)
-    partly = Trained(chosen, value, fidelity, status, mask, at_reference, at_half)
+    partly = Trained(value, fidelity, status, mask, at_reference, at_half, chosen)
     failed, final_only = rng.random((B, T)) < _FAILED, rng.random((B, 1)) < _FINAL_VALUES_ONLY
     pairs = {f.name: (getattr(complete, f.name), getattr(partly, f.name)) for f in fields(Trained)}
     return _without_reports(rng, Trained(**{name: np.where(final_only, *pair) for name, pair in pairs.items()}), failed)
@@ -196,10 +180,7 @@ def observe_tasks(
     else:
         b, t = np.nonzero(trained.mask)
         mask[b, trained.chosen[b, t]] = False
-    trials = TrialArrays(
-        rows, trained.values, trained.fidelity, trained.status, trained.mask, trained.at_reference, trained.at_half
-    )
-    return observe(space, tasks.facts, trials, candidates, mask)
+    return observe(space, tasks.facts, rows, trained, candidates, mask)
 
 
 @dataclass(frozen=True)

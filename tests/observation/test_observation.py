@@ -208,15 +208,8 @@ def test_a_live_search_is_described_like_a_simulated_one() -> None:
     direct = observe(
         space=live.space,
         facts=np.array([[1.0 if name == "maximize" else np.nan for name in FACTS]]),
-        trials=TrialArrays(
-            levels=rows[None],
-            values=simulated.values,
-            fidelity=simulated.fidelity,
-            status=simulated.status,
-            mask=simulated.mask,
-            at_reference=simulated.at_reference,
-            at_half=simulated.at_half,
-        ),
+        levels=rows[None],
+        trials=simulated,
         candidates=CANDIDATES[None],
         candidate_mask=ALLOWED[None],
     )
