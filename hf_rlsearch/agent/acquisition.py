@@ -73,13 +73,9 @@ def search_features(
 
 
 def forecast_features(probabilities: Tensor, bins: Tensor, running: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
-    """Describes running trials by their predicted end.
+    """Describes running trials by the predicted improvement over the incumbent at the end of their training.
 
-    Args:
-        probabilities: B x C x bins, of the improvement over the incumbent at the end of a training.
-        bins: Value of each bin.
-        running: B index of the candidate that is running; any index where none is.
-        allowed: B x C, True for candidates that may be trained next.
+    The probabilities are B x C x bins, `running` is B indices of the candidates that run; any index where none does.
 
     Returns:
         B x len(FORECAST_FEATURES), and B index of the allowed candidate of the largest expected improvement.

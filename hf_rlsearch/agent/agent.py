@@ -13,15 +13,7 @@ import torch
 from torch import Tensor
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
-from hf_rlsearch.agent.acquisition import (
-    candidate_features,
-    chance_of_improvement,
-    expected_improvement,
-    forecast_features,
-    log_expected_improvement,
-    mean_and_spread,
-    search_features,
-)
+from hf_rlsearch.agent import acquisition
 from hf_rlsearch.agent.checkpoint import Card, load_weights
 from hf_rlsearch.agent.decision import Alternative, Decision
 from hf_rlsearch.agent.decision_head import DecisionHead
@@ -148,27 +140,28 @@ class Agent:
             chances = self.predictor.score(self.predictor.encode_history(arrays), rows).softmax(-1)
             allowed = torch.cat([torch.as_tensor(mask), torch.tensor([False])])[None]
             last = torch.tensor([len(candidates)])
-            return forecast_features(chances, self.predictor.bins, last, allowed)[0].numpy()
+            return acquisition.forecast_features(chances, self.predictor.bins, last, allowed)[0].numpy()
 
     def _scores(self, logits: Tensor, mask: BoolArray, n_remaining: int | None, n_done: int) -> tuple[str, Tensor]:
         """Name of what scores ("policy", "predictor"), and C unnormalised log-probabilities."""
         if self.head is None or n_remaining is None:
-            return "predictor", _SHARPNESS * log_expected_improvement(logits[0].softmax(-1), self.predictor.bins)
+            chances = logits[0].softmax(-1)
+            return "predictor", _SHARPNESS * acquisition.log_expected_improvement(chances, self.predictor.bins)
         allowed = torch.as_tensor(mask)[None]
-        candidates = candidate_features(logits, self.predictor.bins, allowed)
+        candidates = acquisition.candidate_features(logits, self.predictor.bins, allowed)
         left, total = torch.tensor([float(n_remaining)]), torch.tensor([float(n_remaining + n_done)])
-        search = search_features(candidates, allowed, torch.tensor([-1]), torch.zeros(1), left, total)
+        search = acquisition.search_features(candidates, allowed, torch.tensor([-1]), torch.zeros(1), left, total)
         actions = torch.cat([allowed, torch.zeros(1, 1, dtype=torch.bool)], dim=1)  # nothing runs that could continue
         return "policy", torch.as_tensor(self.head(candidates, search, actions)[0][0, :-1])
 
     def _prediction(self, logits: Tensor, probability: float) -> dict[str, float]:
         """The numbers of a `Prediction` from the logits of one candidate and its probability of being chosen."""
         p, bins = logits.softmax(-1), self.predictor.bins
-        mean, spread = mean_and_spread(p, bins)
+        mean, spread = acquisition.mean_and_spread(p, bins)
         return {
             "probability": float(probability),
-            "improvement": float(expected_improvement(p, bins)),
-            "chance": float(chance_of_improvement(p, bins)),
+            "improvement": float(acquisition.expected_improvement(p, bins)),
+            "chance": float(acquisition.chance_of_improvement(p, bins)),
             "mean": float(mean),
             "spread": float(spread),
         }

@@ -30,15 +30,11 @@ class DecisionHead(nn.Module):
         self.value = _zero_last(n_search, width, 1)
 
     def forward(self, candidates: Tensor, search: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores actions.
-
-        Args:
-            candidates: B x C x len(CANDIDATE_FEATURES).
-            search: B x len(SEARCH_FEATURES).
-            mask: B x (C + 1), True where the action may be chosen; the last is *continue*.
+        """Scores actions by features of B x C candidates and of B searches.
 
         Returns:
-            B x (C + 1) log-probabilities, and B values.
+            B x (C + 1) log-probabilities, and B values. The last action is *continue*; the mask is True where an action
+            may be chosen.
         """
         spread = search[:, None].expand(-1, candidates.shape[1], -1)
         log_ei = candidates[..., 0] * 3

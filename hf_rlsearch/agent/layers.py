@@ -118,14 +118,9 @@ class GaussianProcesses(nn.Module):
     def fit(
         self, hyperparameters: Tensor, distances: Tensor, trials: Tensor, value: Tensor, known: Tensor
     ) -> Posterior:
-        """Fits the processes to the trials.
+        """Fits the processes to the B x T trials, whose value is on the history's own scale where it is known.
 
-        Args:
-            hyperparameters: B x H x W embeddings.
-            distances: B x H x T x T distances between the trials, see `Predictor._distances`.
-            trials: B x T x W embeddings.
-            value: B x T on the history's own scale.
-            known: B x T, True where there is a value.
+        The embeddings are B x H x W and B x T x W, the distances B x H x T x T, see `Predictor._distances`.
         """
         scales, x = F.softplus(self.scales(hyperparameters) + self.begin), self.norm(trials)
         B, T, W = x.shape

@@ -28,11 +28,8 @@ def shapley_values(
 ) -> list[FloatArray]:
     """Attributes the difference between a configuration and the average one to its hyperparameters.
 
-    Args:
-        predictors: Each is explained, on the same rows.
-        row: H level indices of the configuration.
-        n_levels: H, levels of each hyperparameter; references are spread evenly over them.
-        rng: Draws references and permutations.
+    All predictors are explained on the same rows. The references and permutations are drawn; references are spread
+    evenly over the (H,) ``n_levels``.
 
     Returns:
         Per predictor H values; their sum is its prediction for `row` minus the mean of those for the references.

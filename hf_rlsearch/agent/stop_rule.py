@@ -13,10 +13,7 @@ from hf_rlsearch.observation.curve_features import CURVE_FEATURES, STOP_FEATURES
 
 
 class StopRule:
-    """Features -> log-odds of stopping.
-
-    Args:
-        tensors: "stop.0.weight" to "stop.2.bias", as meta-training writes them.
+    """Features -> log-odds of stopping, from the tensors "stop.0.weight" to "stop.2.bias" that meta-training writes.
 
     Raises:
         WeightsError: A tensor is missing or has another shape.

@@ -89,17 +89,9 @@ class SearchVecEnv(BatchVecEnv):
         encode: Callable[[BatchedSearch], dict[str, FloatArray]] = flatten,
         space: spaces.Dict | None = None,
     ) -> None:
-        """Makes B searches.
+        """Makes `n_envs` searches; `group` of them in a row share task and noise.
 
-        Args:
-            tasks: Draws the tasks of each episode; the prior by default.
-            n_envs: B.
-            budget: Full trainings per search.
-            evaluations: Evaluations per full training.
-            seed: Of tasks and noise.
-            group: Number of searches in a row that share task and noise.
-            encode: Makes observations, each with a leading B; those of `SearchEnv` by default.
-            space: Space of what `encode` returns, without the leading B.
+        `encode` makes observations in `space`, each with a leading B; those of `SearchEnv` where not given.
 
         Raises:
             ObservationError: `budget` or `evaluations` is below one.

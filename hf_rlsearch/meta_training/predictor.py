@@ -25,19 +25,7 @@ from hf_rlsearch.agent.network import BIN_EDGES, Arrays, NetworkConfig, Predicto
 from hf_rlsearch.meta_training.stopped_histories import pruned_rollouts
 from hf_rlsearch.observation.history import RUNNING
 from hf_rlsearch.observation.observation import Observation
-from hf_rlsearch.tasks.histories import (
-    Rollout,
-    Trained,
-    draw_history,
-    hide_hyperparameters,
-    index_batch,
-    measure,
-    observe_tasks,
-    random_prefix,
-    rollout,
-    task_space_arrays,
-    train_partly,
-)
+from hf_rlsearch.tasks import histories
 from hf_rlsearch.tasks.prior import TaskBatch, draw
 
 
@@ -121,15 +109,13 @@ def _schedule(step: int, settings: PredictorTraining) -> float:
 class _Searches:
     """Tasks that some steps share, and searches of the predictor on them.
 
-    Attributes:
-        tasks: B tasks.
-        complete: A search on each of them, with complete trials.
-        pruned: Snapshots of another search on each, with pruned trials; empty before the last part of the training.
+    `complete` is a search on each task with complete trials, `pruned` has snapshots of another search on each, with
+    pruned trials; empty before the last part of the training.
     """
 
     tasks: TaskBatch
-    complete: Rollout
-    pruned: list[Trained]
+    complete: histories.Rollout
+    pruned: list[histories.Trained]
 
     @classmethod
     def of(
@@ -143,23 +129,23 @@ class _Searches:
             return np.asarray(log_expected_improvement(chances, network.bins).cpu())
 
         tasks = draw(rng, settings.batch_size, int(rng.choice(settings.n_candidates)))
-        complete = rollout(rng, tasks, int(rng.choice(_ROLLOUT_LENGTHS, p=_ROLLOUT_SHARES)), score)
+        complete = histories.rollout(rng, tasks, int(rng.choice(_ROLLOUT_LENGTHS, p=_ROLLOUT_SHARES)), score)
         late = _is_late(min(step + settings.reuse, settings.steps) - 1, settings)
         return cls(tasks, complete, pruned_rollouts(rng, tasks, max(1, settings.reuse // 2), score) if late else [])
 
     def history(
         self, rng: np.random.Generator, step: int, settings: PredictorTraining
-    ) -> tuple[TaskBatch, Trained, FloatArray]:
+    ) -> tuple[TaskBatch, histories.Trained, FloatArray]:
         """B tasks, a history of each, and B weights of the last trial as a target."""
         if _is_late(step, settings) and step % 2:
             tasks, trained = _shortened(rng, self.tasks, self.pruned[step // 2 % len(self.pruned)])
             runs = (trained.mask & (trained.status == RUNNING)).any(1)
             return tasks, trained, np.where(runs, _OWN_WEIGHT, 1.0)
         if rng.random() < settings.rollout_share:
-            trained = random_prefix(rng, self.tasks, self.complete)
+            trained = histories.random_prefix(rng, self.tasks, self.complete)
         else:
-            chosen, mask = draw_history(rng, self.tasks, int(rng.choice(LENGTHS, p=_LENGTH_SHARES)))
-            trained = train_partly(rng, self.tasks, chosen, mask, measure(rng, self.tasks, chosen))
+            chosen, mask = histories.draw_history(rng, self.tasks, int(rng.choice(LENGTHS, p=_LENGTH_SHARES)))
+            trained = histories.train_partly(rng, self.tasks, chosen, mask, histories.measure(rng, self.tasks, chosen))
         return self.tasks, trained, np.ones(len(self.tasks))
 
 
@@ -167,11 +153,13 @@ def _is_late(step: int, settings: PredictorTraining) -> bool:
     return step >= round((1 - settings.pruned_share) * settings.steps)
 
 
-def _shortened(rng: np.random.Generator, tasks: TaskBatch, trained: Trained) -> tuple[TaskBatch, Trained]:
+def _shortened(
+    rng: np.random.Generator, tasks: TaskBatch, trained: histories.Trained
+) -> tuple[TaskBatch, histories.Trained]:
     """Keeps fewer of the searches, the longer they are, so that all steps take about as long."""
     B, T = trained.mask.shape
     rows = rng.permutation(B)[: max(1, min(B, B * LENGTHS[-1] // max(T, 1)))]
-    return index_batch(tasks, rows), index_batch(trained, rows)
+    return histories.index_batch(tasks, rows), histories.index_batch(trained, rows)
 
 
 def _loss(
@@ -185,8 +173,8 @@ def _loss(
     """Cross-entropy of the binned improvement over the incumbent, weighted mean over tasks and targets."""
     tasks, trained, own = searches.history(rng, step, settings)
     targets = _targets(rng, tasks, trained, settings.n_targets)
-    seen = hide_hyperparameters(rng, tasks, trained.mask.sum(1) == 0)
-    observation = observe_tasks(task_space_arrays(seen), seen, trained, targets)
+    seen = histories.hide_hyperparameters(rng, tasks, trained.mask.sum(1) == 0)
+    observation = histories.observe_tasks(histories.task_space_arrays(seen), seen, trained, targets)
     labels = improvement_labels(tasks, trained.chosen, observation.incumbent, targets)
     logits = network(Arrays.of(observation, device))
     losses = F.cross_entropy(logits.flatten(0, 1), labels.to(device).flatten(), reduction="none")
@@ -196,7 +184,7 @@ def _loss(
     return (losses * weights.flatten()).sum() / weights.sum()
 
 
-def _targets(rng: np.random.Generator, tasks: TaskBatch, trained: Trained, n_targets: int) -> IntArray:
+def _targets(rng: np.random.Generator, tasks: TaskBatch, trained: histories.Trained, n_targets: int) -> IntArray:
     """B x n_targets candidates: half near the best trial, the rest at random, then the last trial; uses no values."""
     B, C = tasks.candidate_mask.shape
     noise, blocked = rng.random((B, C)), np.where(tasks.candidate_mask, 0.0, np.inf)

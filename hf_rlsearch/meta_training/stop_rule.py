@@ -25,7 +25,12 @@ from hf_rlsearch.envs.search_env import BatchedSearch, prior_tasks
 from hf_rlsearch.envs.stop_env import N_CANDIDATES, StopVecEnv
 from hf_rlsearch.observation.curve_features import CURVE_FEATURES, FORECAST_FEATURES, N_ALTERNATIVES
 
-_LAYERS = ("mlp_extractor.policy_net.0", "mlp_extractor.policy_net.2", "action_net")
+# Tensor of the stop rule -> tensor of stable-baselines3's policy.
+_NAMES = {
+    f"stop.{i}.{part}": f"{layer}.{part}"
+    for i, layer in enumerate(("mlp_extractor.policy_net.0", "mlp_extractor.policy_net.2", "action_net"))
+    for part in ("weight", "bias")
+}
 GROUP = 8
 """Searches that share a task during PPO, see `SearchVecEnv`."""
 # The comparison: seed of the first block, and fresh tasks per block, which share a budget and a number of evaluations.
@@ -136,11 +141,7 @@ def _ppo(settings: StopTraining, env: StopVecEnv, rate: float) -> PPO:
 
 def _tensors(model: PPO) -> dict[str, Tensor]:
     state = model.policy.state_dict()
-    return {
-        f"stop.{i}.{part}": state[f"{layer}.{part}"].detach().cpu().clone()
-        for i, layer in enumerate(_LAYERS)
-        for part in ("weight", "bias")
-    }
+    return {name: state[theirs].detach().cpu().clone() for name, theirs in _NAMES.items()}
 
 
 def _start_from(model: PPO, tensors: dict[str, Tensor]) -> None:
@@ -148,10 +149,7 @@ def _start_from(model: PPO, tensors: dict[str, Tensor]) -> None:
     weight, n = tensors["stop.0.weight"], len(CURVE_FEATURES)
     unseen = torch.zeros(len(weight), len(FORECAST_FEATURES))
     wider = {**tensors, "stop.0.weight": torch.cat([weight[:, :n], unseen, weight[:, n:]], dim=1)}
-    state = {
-        f"{layer}.{part}": wider[f"stop.{i}.{part}"] for i, layer in enumerate(_LAYERS) for part in ("weight", "bias")
-    }
-    model.policy.load_state_dict(state, strict=False)
+    model.policy.load_state_dict({theirs: wider[name] for name, theirs in _NAMES.items()}, strict=False)
 
 
 def _clone_keep_better_third(model: PPO, settings: StopTraining, steps: int = 300) -> None:

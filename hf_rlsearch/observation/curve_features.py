@@ -68,7 +68,7 @@ def curve_features(
     n_left: FloatArray,
     n_total: FloatArray,
 ) -> FloatArray:
-    """Describes running trials.
+    """Describes B running trials, beside T other trials each.
 
     Args:
         fidelity: B, of the running trial, in (0, 1].

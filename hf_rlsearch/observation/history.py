@@ -58,18 +58,13 @@ class History:
         max_resource: float | None = None,
         exclude: int | None = None,
     ) -> "History":
-        """Reads trials of one study.
+        """Reads trials of one study, in any order; leaves out number ``exclude``, usually the trial being decided.
 
         With several directions ``values`` is the negative rank of non-dominated sorting: 0 on the Pareto front, -1 on
         the front that is left without it, and so on. A complete trial whose objective is nan or infinite counts as
         failed. Waiting trials are left out, as their params are not decided yet. A trial that another one continues is
-        left out too: the later trial repeats its reports, so the two are one training.
-
-        Args:
-            trials: In any order; not changed.
-            directions: The study's, one per objective.
-            max_resource: Step of a full training; where not given, the largest step that any trial reported.
-            exclude: Number of a trial to leave out, usually the one being decided.
+        left out too: the later trial repeats its reports, so the two are one training. Where ``max_resource``, the step
+        of a full training, is not given, it is the largest step that any trial reported.
         """
         left_out = {*continued(trials), exclude}
         started = [t for t in trials if t.state != TrialState.WAITING and t.number not in left_out]

@@ -109,8 +109,6 @@ def observe(
 ) -> Observation:
     """Builds the observation of B searches from B x len(FACTS) facts, NaN where unknown, and B x C x H candidates.
 
-    The levels are B x T x H indices of what was trained, -1 where a trial lacks the hyperparameter.
-
     Returns:
         The observation; it does not depend on the order of the trials, nor on the unit or sign convention of the values
         beyond what the facts and the context say.

@@ -57,12 +57,8 @@ def on_scale(role: str, values: FloatArray) -> FloatArray:
 def absolute(role: str, values: FloatArray) -> FloatArray:
     """Numbers on the role's own axis, so that 3e-5 means the same in every search space.
 
-    Args:
-        role: One of the roles of `hf_rlsearch.space`.
-        values: Any shape, NaN where a value is not a number.
-
     Returns:
-        Same shape, clipped to [-4, 4]; 0 where the role has no axis or the value is not a number.
+        The shape of the values, clipped to [-4, 4]; 0 where the role has no axis or the value is NaN.
     """
     if role not in _DATA["axes"]:
         return np.zeros_like(values, dtype=float)

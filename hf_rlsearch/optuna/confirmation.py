@@ -22,12 +22,7 @@ _CLEARLY = 2.0
 
 @dataclass(frozen=True)
 class Confirmation:
-    """One configuration under new seeds.
-
-    Attributes:
-        number: Of the trial that is confirmed.
-        values: Objective by seed.
-    """
+    """One configuration under new seeds: the number of the trial that is confirmed, and the objective by seed."""
 
     number: int
     values: dict[int, float]
@@ -45,12 +40,9 @@ class Confirmation:
 
 @dataclass(frozen=True)
 class Gain:
-    """A difference with its 95 % interval, positive where it is better.
+    """A mean of paired differences over seeds with its 95 % interval, positive where it is better.
 
-    Attributes:
-        mean: Mean over seeds of the paired differences.
-        low: Lower end; minus infinity for a single seed.
-        high: Upper end.
+    The lower end is minus infinity, and the upper end infinity, for a single seed.
     """
 
     mean: float

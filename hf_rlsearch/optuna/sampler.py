@@ -212,13 +212,7 @@ class RLSampler(BaseSampler):
         return space.decode(rows[decision.index]), decision
 
     def _decide(
-        self,
-        study: Study,
-        space: SearchSpace,
-        history: History,
-        rows: IntArray,
-        number: int,
-        rng: np.random.Generator,
+        self, study: Study, space: SearchSpace, history: History, rows: IntArray, number: int, rng: np.random.Generator
     ) -> Decision:
         from hf_rlsearch.agent.agent import load_agent  # torch and the weights are loaded by the first decision
 

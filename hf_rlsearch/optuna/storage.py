@@ -79,11 +79,9 @@ def open_study(source: optuna.Study | str | Path, *, study_name: str | None = No
 
 @contextmanager
 def storage_errors(where: object, *, opening: bool = False) -> Iterator[None]:
-    """Turns the error of a storage that stops working into one line.
+    """Turns the error of a storage that stops working into one line, which names the storage as ``where``.
 
-    Args:
-        where: The storage, as the message names it.
-        opening: True to include errors of opening: a storage of an unknown kind, or in a place that is not writable.
+    While ``opening``, also errors of a storage of an unknown kind, or in a place that is not writable.
 
     Raises:
         StorageError: From the error.

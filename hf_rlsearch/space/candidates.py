@@ -25,21 +25,12 @@ def draw_pool(
     incumbents: IntArray,
     published: IntArray,
 ) -> IntArray:
-    """A pool of different rows: published settings, neighbours of the incumbents, and random ones.
+    """A pool of ``limit`` different rows, (C, H): published settings, neighbours of the incumbents, and random ones.
 
     Published settings and neighbours may fill up to a third each; random rows fill the rest, so that every row of the
-    grid keeps a chance.
-
-    Args:
-        rng: Source of all chance: the same state gives the same pool.
-        n_levels: (H,) number of levels; their product must exceed ``limit``.
-        ordered: (H,) True where levels are ascending numbers, so that the next level is a neighbour.
-        limit: C, the number of rows returned.
-        incumbents: (I, H) levels of the best trials so far, -1 where a hyperparameter was not set. May be empty.
-        published: (P, H) levels of settings known from papers and model cards, -1 where not set. May be empty.
-
-    Returns:
-        (C, H) levels, no row twice.
+    grid keeps a chance. The grid must have more than ``limit`` rows; the same state of ``rng`` gives the same pool.
+    Incumbents (I, H) and published settings (P, H) may be missing; a hyperparameter that was not set is -1. The next
+    level is a neighbour where ``ordered``, (H,), says that levels are ascending numbers.
     """
     third, total = limit // 3, math.prod(n_levels.tolist())
     near = neighbours(rng, n_levels, incumbents, ordered=ordered, count=third)

@@ -57,11 +57,7 @@ def record(hp_space: Callable[[Any], Any], model_init: Callable[..., Any] | None
     """Runs both functions with made-up values until every choice was made once and nothing new appears.
 
     The first run takes the first choices and lowest values, the second the last and highest, the others prefer choices
-    not made so far. The same functions always give the same recording.
-
-    Args:
-        hp_space: Suggests hyperparameters on a trial and returns a dict of training arguments.
-        model_init: The Trainer's; called only if it takes a trial.
+    not made so far. The same functions always give the same recording. A ``model_init`` without parameters is not run.
 
     Raises:
         SearchSpaceError: A function raised, ``hp_space`` did not return a dict, or a range or choice is not valid.

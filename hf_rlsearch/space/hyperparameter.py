@@ -80,10 +80,7 @@ class Hyperparameter:
         return all(is_finite_number(level) for level in self.levels)
 
     def position(self, value: Any) -> float:
-        """The place of a value between the first and the last level.
-
-        Args:
-            value: A level or any other value; numbers outside the levels are clipped.
+        """The place of a value between the first and the last level; numbers outside of the levels are clipped.
 
         Returns:
             In [0, 1]: (log-)linear for numbers, index / (n - 1) else; 0.5 for a single level or an unknown choice.

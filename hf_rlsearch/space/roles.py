@@ -20,12 +20,8 @@ _PATTERNS: dict[str, re.Pattern[str]] = {role: re.compile(pattern) for role, pat
 def infer_role(name: str, distribution: BaseDistribution) -> str:
     """Finds what a hyperparameter does by its name; where the name is unknown, only whether it is a number.
 
-    Args:
-        name: As suggested; case, dots, dashes, camel case and prefixes such as ``"args."`` do not matter.
-        distribution: Its values decide where the name says too little.
-
-    Returns:
-        One of ``ROLES``.
+    Case, dots, dashes, camel case and prefixes such as ``"args."`` do not matter. The distribution's values decide
+    where the name says too little. The role is one of ``ROLES``.
     """
     # "args.perDevice-BatchSize" becomes "_args_per_device_batch_size_".
     separated = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)

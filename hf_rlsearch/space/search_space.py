@@ -105,8 +105,7 @@ class SearchSpace:
     def with_levels(self, settings: Sequence[Params]) -> "SearchSpace":
         """A copy that has the numbers of some settings among its levels, so that each setting is a candidate.
 
-        Args:
-            settings: Params; names and values outside of the space are ignored.
+        Names and values outside of the space are ignored.
         """
         return SearchSpace(
             tuple(
@@ -141,10 +140,7 @@ class SearchSpace:
         return {h.name: h.distribution for h in self.hyperparameters}
 
     def decode(self, levels: IntArray | Sequence[int]) -> Params:
-        """The params of one candidate.
-
-        Args:
-            levels: (H,) level indices.
+        """The params of one candidate, given by (H,) level indices.
 
         Raises:
             SearchSpaceError: Not H indices, or one out of range.

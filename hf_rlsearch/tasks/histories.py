@@ -89,9 +89,9 @@ def train_partly(
 ) -> Trained:
     """Trains the chosen candidates, some of them not to the end: a search with a stop rule.
 
-    Two in five searches know final values only. The others know curves, pruned the worse trials more often, and in
-    half of them the last trial is still running. In some searches the latest trials run without a report yet, as those
-    of other workers do. All arrays are B x T; `final` has the values at the end of each training, see `measure`.
+    Two in five searches know final values only. The others know curves, pruned the worse trials more often, and in half
+    of them the last trial is still running. In some searches the latest trials run without a report yet, as those of
+    other workers do. All arrays are B x T; `final` has the values at the end of each training, see `measure`.
     """
     B, T = final.shape
     complete = Trained.complete(chosen, final, mask)
