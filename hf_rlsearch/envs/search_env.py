@@ -16,17 +16,11 @@ from gymnasium import spaces
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.errors import ObservationError
 from hf_rlsearch.observation.history import COMPLETE, PRUNED, RUNNING
-from hf_rlsearch.observation.observation import (
-    N_CONTEXT_FEATURES,
-    N_LEVEL_FEATURES,
-    N_STATIC_FEATURES,
-    N_TRIAL_FEATURES,
-    Observation,
-)
+from hf_rlsearch.observation.observation import Observation
 from hf_rlsearch.tasks.curves import curves, draw_family
 from hf_rlsearch.tasks.histories import Trained, draw_among, index_batch, observe_tasks, task_space_arrays
 from hf_rlsearch.tasks.prior import TaskBatch, draw
-from hf_rlsearch.tasks.prior_space import MAX_HYPERPARAMETERS, MAX_LEVELS
+from hf_rlsearch.tasks.prior_space import MAX_LEVELS
 
 Tasks = Callable[[np.random.Generator, int], TaskBatch]
 """Draws B tasks, all with the same number of candidates."""
@@ -86,7 +80,7 @@ class SearchEnv(gym.Env[dict[str, Any], np.int64]):
 
     def __init__(self, *, tasks: Tasks | None = None, budget: int = 20, evaluations: int = 1, seed: int = 0) -> None:
         self._search = BatchedSearch(tasks or prior_tasks(), 1, budget, evaluations, seed)
-        self.observation_space = observation_space(self._search.n_candidates, self._search.max_trials)
+        self.observation_space = observation_space(self._search)
         self.action_space = spaces.Discrete(self._search.n_candidates + 1)
 
     def reset(
@@ -278,26 +272,17 @@ class BatchedSearch:
         )
 
 
-def observation_space(n_candidates: int, n_trials: int) -> spaces.Dict:
-    """Gymnasium's description of a flat observation: float32 boxes of one dimension, padded to C and T."""
-    H, L = MAX_HYPERPARAMETERS, MAX_LEVELS
-    sizes = {
-        "static": H * N_STATIC_FEATURES,
-        "level_features": H * L * N_LEVEL_FEATURES,
-        "trials": n_trials * H,
-        "trial_features": n_trials * N_TRIAL_FEATURES,
-        "candidates": n_candidates * H,
-        "context": N_CONTEXT_FEATURES,
-        "budget": 2,
-        "action_mask": n_candidates + 1,
+def observation_space(search: BatchedSearch) -> spaces.Dict:
+    """Gymnasium's description of one flat observation of a batch: float32 boxes of one dimension."""
+    boxes: dict[str, spaces.Space[Any]] = {
+        key: spaces.Box(*_RANGES.get(key, _FEATURE_RANGE), value.shape[1:], np.float32)
+        for key, value in flatten(search).items()
     }
-    boxes: dict[str, spaces.Space[Any]]
-    boxes = {key: spaces.Box(*_RANGES.get(key, _FEATURE_RANGE), (size,), np.float32) for key, size in sizes.items()}
     return spaces.Dict(boxes)
 
 
 def flatten(search: BatchedSearch) -> dict[str, FloatArray]:
-    """The observation of `BatchedSearch` in the shapes of `observation_space`, with a leading B."""
+    """The observations of a batch, each array B x features, with trials padded to those of a whole episode."""
     seen = search.observe()
     B, n = seen.trial_mask.shape
 

@@ -98,7 +98,7 @@ class SearchVecEnv(BatchVecEnv):
         """
         search = BatchedSearch(repeated(tasks or prior_tasks(), group), n_envs, budget, evaluations, seed)
         self.encode, self._noise_seeds = encode, np.random.default_rng([seed, 1])
-        space = space or observation_space(search.n_candidates, search.max_trials)
+        space = space or observation_space(search)
         super().__init__(search, space, search.n_candidates + 1, group)
 
     def reset(self) -> dict[str, FloatArray]:

@@ -92,7 +92,7 @@ class _Recorder:
         return self.n_runs >= _MAX_RUNS or (all_chosen and self.quiet_runs >= _QUIET_RUNS)
 
     def run(self) -> None:
-        trial = RecordingTrial(number=self.n_runs, rng=self.rng, choice_counts=self.choice_counts)
+        trial = _RecordingTrial(number=self.n_runs, rng=self.rng, choice_counts=self.choice_counts)
         with_model = self.model_init is not None and self.model_init_seconds <= _MODEL_INIT_SECONDS
         try:
             self._run_hp_space(trial)
@@ -117,7 +117,7 @@ class _Recorder:
             user_attributes=frozenset(self.user_attributes),
         )
 
-    def _run_hp_space(self, trial: RecordingTrial) -> None:
+    def _run_hp_space(self, trial: _RecordingTrial) -> None:
         returned = _call("hp_space", self.hp_space, trial)
         if not isinstance(returned, Mapping):
             raise SearchSpaceError(
@@ -126,7 +126,7 @@ class _Recorder:
             )
         self.returned.update(str(key) for key in returned)
 
-    def _run_model_init(self, trial: RecordingTrial) -> None:
+    def _run_model_init(self, trial: _RecordingTrial) -> None:
         assert self.model_init is not None
         before, start = set(trial.distributions), time.monotonic()
         _call("model_init", self.model_init, trial)
@@ -134,7 +134,7 @@ class _Recorder:
         self.from_model_init.update(set(trial.distributions) - before)
 
 
-class RecordingTrial(FixedTrial):
+class _RecordingTrial(FixedTrial):
     """A trial without a study, which answers each suggestion with a valid value and records the distribution.
 
     Run number 0 takes the lowest values, run 1 the highest, later runs random ones and the choices made least often:
@@ -150,17 +150,14 @@ class RecordingTrial(FixedTrial):
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
-        """Records a float range; arguments and result as ``optuna.Trial.suggest_float``."""
         with _range_errors(name, low, high, *([] if step is None else [step])):
             return float(super().suggest_float(name, low, high, step=step, log=log))
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        """Records a range of whole numbers; arguments and result as ``optuna.Trial.suggest_int``."""
         with _range_errors(name, low, high, step):
             return super().suggest_int(name, low, high, step=step, log=log)
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """Records choices; arguments and result as ``optuna.Trial.suggest_categorical``."""
         with _range_errors(name):
             return super().suggest_categorical(name, choices)
 
@@ -219,7 +216,7 @@ def _range_errors(name: str, *numbers: object) -> Iterator[None]:
         raise SearchSpaceError(f"The range of {name!r} is not valid: {error}") from error
 
 
-def _call(name: str, function: Callable[..., Any], trial: RecordingTrial) -> Any:
+def _call(name: str, function: Callable[..., Any], trial: _RecordingTrial) -> Any:
     try:
         with warnings.catch_warnings():  # they come again when a real trial calls the function
             warnings.simplefilter("ignore")

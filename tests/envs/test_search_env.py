@@ -201,7 +201,7 @@ def test_counts_below_one_are_refused(arguments: dict[str, int]) -> None:
 
 
 def test_the_space_grows_with_what_it_holds() -> None:
-    small, large = observation_space(4, 5), observation_space(8, 10)
+    small, large = (observation_space(BatchedSearch(prior_tasks(n), 1, n, 1, 0)) for n in (4, 8))
     for key, factor in (("candidates", 2), ("trials", 2), ("static", 1), ("context", 1)):
         assert large[key].shape == (small[key].shape[0] * factor,)  # type: ignore[index]
     assert small["action_mask"].shape == (5,)
