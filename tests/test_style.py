@@ -24,35 +24,44 @@ _PIECE = re.compile(r"""^\s*(?P<prefix>[fF]?)(?P<quote>["'])(?P<text>.*)(?P=quot
 _WORD = re.compile(r"^ ?((?:\{[^{}]*\}|[^\s{])+)")
 
 
+def docstrings(tree: ast.AST) -> Iterator[ast.Expr]:
+    """All statements of a module that are nothing but text."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node
+
+
 def broken_paragraphs(source: str) -> Iterator[int]:
     """Lines of docstrings after which the next words would have fitted by a wide margin, counted from 1."""
     lines = source.splitlines()
-    for node in ast.walk(ast.parse(source)):
-        if not (
-            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        ):
-            continue
+    for node in docstrings(ast.parse(source)):
         code_indent = None
         for number in range(node.lineno, node.end_lineno or node.lineno):
             line, following = lines[number - 1].rstrip(), lines[number].rstrip()
-            text, then = line.strip().strip('"'), following.strip().strip('"')
-            indent, next_indent = (len(row) - len(row.lstrip()) for row in (line, following))
+            text, indent = line.strip().strip('"'), len(line) - len(line.lstrip())
             if code_indent is not None and text and indent <= code_indent:
                 code_indent = None
             if text.endswith("::"):
                 code_indent = indent
-            if code_indent is not None or not text or not then or text == then == "":
-                continue
-            if _HEADING.match(text) or text.endswith(":") or _LIST_OR_TABLE.search(then) or _ENTRY.match(then):
-                continue
-            if _LIST_OR_TABLE.search(text) and not text.startswith(("- ", "* ")):
-                continue
-            # An entry continues further in; deeper lines are anything else, such as code.
-            deeper = next_indent - indent
-            if deeper and not (_ENTRY.match(text) and deeper == 4) and not (text.startswith("- ") and deeper == 2):
-                continue
-            if len(line) + 1 + len(then.split()[0]) <= WIDTH - MARGIN:
+            if code_indent is None and has_room(line, following):
                 yield number
+
+
+def has_room(line: str, following: str) -> bool:
+    """Whether the next words of the same paragraph would have fitted into a line by a wide margin."""
+    text, then = line.strip().strip('"'), following.strip().strip('"')
+    if not text or not then or text.endswith(":"):
+        return False
+    if _HEADING.match(text) or _LIST_OR_TABLE.search(then) or _ENTRY.match(then):
+        return False
+    is_item = text.startswith(("- ", "* "))
+    if _LIST_OR_TABLE.search(text) and not is_item:
+        return False
+    # An entry continues further in; deeper lines are anything else, such as code.
+    deeper = (len(following) - len(following.lstrip())) - (len(line) - len(line.lstrip()))
+    if deeper and not (_ENTRY.match(text) and deeper == 4) and not (text.startswith("- ") and deeper == 2):
+        return False
+    return len(line) + 1 + len(then.split()[0]) <= WIDTH - MARGIN
 
 
 def broken_messages(source: str) -> Iterator[int]:

@@ -218,8 +218,8 @@ def difference_table(curves: dict[str, Curves], ours: str, points: Sequence[int]
     for method in (m for m in curves if m != ours):
         parts = [("all", curves[method], curves[ours])]
         parts += [(f, curves[method].only(f), curves[ours].only(f)) for f in curves[ours].regret]
-        for name, other, own in parts:
-            other, own = _common(other, own)
+        for name, *pair in parts:
+            other, own = _common(*pair)
             mean, samples = other.mean() - own.mean(), other.resampled() - own.resampled()
             cells = ["{:+.3f} [{:+.3f}, {:+.3f}]".format(mean[p - 1], *interval(samples[:, p - 1])) for p in points]
             rows.append([method, name, *cells])

@@ -72,6 +72,7 @@ def run(command: str) -> tuple[str, str, str, str]:
         done = subprocess.run(
             [sys.executable, str(ROOT / "recipes" / recipe), *words],
             env={**os.environ, **threads, "PYTHONPATH": str(ROOT)},
+            check=False,
             capture_output=True,
             text=True,
             timeout=_LIMIT,

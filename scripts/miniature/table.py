@@ -145,13 +145,12 @@ def _shapes(rng: np.random.Generator, problem: Problem, space: MiniatureSpace) -
     others = [(int(rng.choice([8, 12, 16, 24, 32, 48, 64])), int(rng.integers(1, deepest + 1))) for _ in range(3)]
     widths, depths = space.values("width"), space.values("depth")
     rows = []
-    for width, depth, activation, model in zip(
-        widths, depths, space.values("activation"), space.values("model"), strict=True
-    ):
-        width, depth = (width, depth) if model == "a" else others["bcd".index(model)]
-        # A token costs an MLP's row several times over: attention gets half of the width.
-        width = int(width) // (2 if problem.body == "attention" else 1)
-        rows.append((str(model), replace(base, width=width, depth=int(depth), activation=str(activation))))
+    # A token costs an MLP's row several times over: attention gets half of the width.
+    divisor = 2 if problem.body == "attention" else 1
+    for *size, activation, model in zip(widths, depths, space.values("activation"), space.values("model"), strict=True):
+        width, depth = size if model == "a" else others["bcd".index(model)]
+        shape = replace(base, width=int(width) // divisor, depth=int(depth), activation=str(activation))
+        rows.append((str(model), shape))
     found = sorted(set(rows), key=str)
     return [shape for _, shape in found], np.array([found.index(row) for row in rows])
 
