@@ -32,9 +32,9 @@ def test_first_example_prints_what_the_readme_says(tmp_path: Path) -> None:
     printed = run(blocks("python")[0], tmp_path)
     assert shape(printed) == shape(blocks("text")[0])
     best = float(re.findall(rf"eval_accuracy: ({NUMBER}) in trial", printed)[0])
-    own, gain = (float(x) for x in re.findall(rf"arguments: ({NUMBER}), gain ({NUMBER})", printed)[0])
+    baseline, gain = (float(x) for x in re.findall(rf"baseline: ({NUMBER}), gain ({NUMBER})", printed)[0])
     assert gain > 0
-    assert best == pytest.approx(own + gain, abs=2e-4)
+    assert best == pytest.approx(baseline + gain, abs=2e-4)
     assert float(printed.splitlines()[-2]) == pytest.approx(best, abs=1e-4)  # the model in the trainer is the best one
     assert (tmp_path / "runs/readme/report.html").is_file()
 
