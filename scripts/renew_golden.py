@@ -18,8 +18,8 @@ import torch
 
 from hf_rlsearch.agent.agent import load_agent, one_torch_thread
 from hf_rlsearch.agent.network import Arrays
-from hf_rlsearch.observation.observation import Observation, SpaceArrays
-from hf_rlsearch.tasks.histories import draw_history, measure, observe_tasks, task_space_arrays, train_partly
+from hf_rlsearch.observation.observation import Observation, SpaceArrays, space_arrays
+from hf_rlsearch.tasks.histories import draw_history, measure, observe_tasks, train_partly
 from hf_rlsearch.tasks.prior import draw
 
 FOLDER = Path(__file__).parent.parent / "tests" / "golden"
@@ -32,7 +32,7 @@ def make_observations() -> Observation:
     tasks = draw(rng, 3, 12)
     chosen, mask = draw_history(rng, tasks, 8)
     return observe_tasks(
-        task_space_arrays(tasks), tasks, train_partly(rng, tasks, chosen, mask, measure(rng, tasks, chosen))
+        space_arrays(tasks), tasks, train_partly(rng, tasks, chosen, mask, measure(rng, tasks, chosen))
     )
 
 

@@ -16,9 +16,9 @@ from gymnasium import spaces
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.errors import ObservationError
 from hf_rlsearch.observation.history import COMPLETE, PRUNED, RUNNING
-from hf_rlsearch.observation.observation import Observation
+from hf_rlsearch.observation.observation import Observation, space_arrays
 from hf_rlsearch.tasks.curves import curves, draw_family
-from hf_rlsearch.tasks.histories import Trained, draw_among, index_batch, observe_tasks, task_space_arrays
+from hf_rlsearch.tasks.histories import Trained, draw_among, index_batch, observe_tasks
 from hf_rlsearch.tasks.prior import TaskBatch, draw
 from hf_rlsearch.tasks.prior_space import MAX_LEVELS
 
@@ -134,7 +134,7 @@ class BatchedSearch:
         """Starts B new searches on new tasks."""
         B, T = self.n_envs, self.max_trials
         self.tasks = self.draw_tasks(self.rng, B)
-        self.space = task_space_arrays(self.tasks)
+        self.space = space_arrays(self.tasks)
         self.family = draw_family(self.rng, B)
         self.n_candidates = self.tasks.candidates.shape[1]
         self.chosen, self.steps = np.zeros((B, T), int), np.zeros((B, T), int)

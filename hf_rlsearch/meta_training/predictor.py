@@ -24,7 +24,7 @@ from hf_rlsearch.agent.acquisition import log_expected_improvement
 from hf_rlsearch.agent.network import BIN_EDGES, Arrays, NetworkConfig, Predictor, compress
 from hf_rlsearch.meta_training.stopped_histories import pruned_rollouts
 from hf_rlsearch.observation.history import RUNNING
-from hf_rlsearch.observation.observation import Observation
+from hf_rlsearch.observation.observation import Observation, space_arrays
 from hf_rlsearch.tasks import histories
 from hf_rlsearch.tasks.prior import TaskBatch, draw
 
@@ -174,7 +174,7 @@ def _loss(
     tasks, trained, own = searches.history(rng, step, settings)
     targets = _targets(rng, tasks, trained, settings.n_targets)
     seen = histories.hide_hyperparameters(rng, tasks, trained.mask.sum(1) == 0)
-    observation = histories.observe_tasks(histories.task_space_arrays(seen), seen, trained, targets)
+    observation = histories.observe_tasks(space_arrays(seen), seen, trained, targets)
     labels = improvement_labels(tasks, trained.chosen, observation.incumbent, targets)
     logits = network(Arrays.of(observation, device))
     losses = F.cross_entropy(logits.flatten(0, 1), labels.to(device).flatten(), reduction="none")

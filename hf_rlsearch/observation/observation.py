@@ -36,6 +36,29 @@ _FARTHEST = 1e5
 
 
 @dataclass(frozen=True)
+class SpaceTables:
+    """The hyperparameters and levels of B search spaces, padded to the same shapes.
+
+    Attributes:
+        roles: B x H index into `ROLES`, -1 for padding.
+        ordered: B x H, True where levels are numbers.
+        log: B x H, True where positions are logarithmic.
+        levels: B x H x L numbers in real units, NaN for padding and for categories.
+        sizes: B x H x L log10 of parameters of categorical backbones, NaN elsewhere.
+        kinds: B x H x L index into `KINDS`.
+        n_levels: B x H levels in use, 0 for padding.
+    """
+
+    roles: IntArray
+    ordered: BoolArray
+    log: BoolArray
+    levels: FloatArray
+    sizes: FloatArray
+    kinds: IntArray
+    n_levels: IntArray
+
+
+@dataclass(frozen=True)
 class SpaceArrays:
     """B search spaces as arrays, which do not change while a search runs.
 
@@ -247,32 +270,18 @@ def _masked_median(values: FloatArray, known: BoolArray) -> FloatArray:
     return np.where(count > 0, (lower + upper) / 2, 0.0)
 
 
-def space_arrays(
-    roles: IntArray,
-    ordered: BoolArray,
-    log: BoolArray,
-    levels: FloatArray,
-    sizes: FloatArray,
-    kinds: IntArray,
-    n_levels: IntArray,
-    n_grid: IntArray | None = None,
-) -> SpaceArrays:
+def space_arrays(tables: SpaceTables, n_grid: IntArray | None = None) -> SpaceArrays:
     """Describes search spaces.
 
     Args:
-        roles: B x H index into `ROLES`, -1 for padding.
-        ordered: B x H, True where levels are numbers.
-        log: B x H, True where positions are logarithmic.
-        levels: B x H x L numbers in real units, NaN for padding and categories.
-        sizes: B x H x L log10 of parameters named by a category, NaN elsewhere.
-        kinds: B x H x L index into `KINDS`.
-        n_levels: B x H levels in use; the first `n_grid` of them span the axis.
-        n_grid: B x H levels of the grid itself; the rest were appended from a history and say where trials were, not
-            how fine the grid is. As `n_levels` where not given.
+        tables: Roles and levels of B search spaces.
+        n_grid: B x H levels that span the axis, the first of each row; the rest were appended from a history and say
+            where trials were, not how fine the grid is. All levels where not given.
     """
-    n_grid = n_levels if n_grid is None else n_grid
+    n_grid = tables.n_levels if n_grid is None else n_grid
+    roles, ordered, log, levels, sizes = tables.roles, tables.ordered, tables.log, tables.levels, tables.sizes
     index, present = np.arange(levels.shape[2]), roles >= 0
-    real = (index < n_levels[..., None]) & present[..., None]
+    real = (index < tables.n_levels[..., None]) & present[..., None]
     on_grid = index < n_grid[..., None]
     positions = _positions(levels, log, ordered, real, on_grid)
     axis = np.zeros_like(levels)
@@ -283,7 +292,7 @@ def space_arrays(
     has_size = real & ~np.isnan(sizes)
     size = np.where(has_size, np.nan_to_num(sizes) - 8.0, 0.0)
     features = np.stack([positions, axis, numeric & (levels == 0), size, has_size, real], axis=-1)
-    features = np.concatenate([features, np.eye(len(KINDS))[kinds]], axis=-1) * real[..., None]
+    features = np.concatenate([features, np.eye(len(KINDS))[tables.kinds]], axis=-1) * real[..., None]
     lowest = np.where(present, np.where(on_grid & real, axis, np.inf).min(2), 0)
     highest = np.where(present, np.where(on_grid & real, axis, -np.inf).max(2), 0)
     static = np.stack([present, ordered, log, n_grid / 8.0, lowest, highest], axis=-1)
@@ -403,5 +412,5 @@ def _live_space_arrays(space: SearchSpace, appended: Sequence[Sequence[float]]) 
     roles = np.array([ROLES.index(h.role) for h in hyperparameters])
     ordered = np.array([h.ordered for h in hyperparameters])
     log = np.array([h.log for h in hyperparameters])
-    arrays = (roles, ordered, log, levels, sizes, kinds, n_levels, n_grid)
-    return space_arrays(*(array[None] for array in arrays))
+    arrays = (roles, ordered, log, levels, sizes, kinds, n_levels)
+    return space_arrays(SpaceTables(*(array[None] for array in arrays)), n_grid[None])

@@ -157,17 +157,10 @@ def hide_hyperparameters(rng: np.random.Generator, tasks: TaskBatch, untried: Bo
     )
 
 
-def task_space_arrays(tasks: TaskBatch) -> SpaceArrays:
-    """The search spaces of simulated tasks."""
-    return space_arrays(
-        tasks.roles, tasks.ordered, tasks.log, tasks.levels, tasks.sizes, tasks.kinds, tasks.n_levels
-    )  # fmt: skip
-
-
 def observe_tasks(
     space: SpaceArrays, tasks: TaskBatch, trained: Trained, targets: IntArray | None = None
 ) -> Observation:
-    """The observation of B simulated searches, whose spaces are `task_space_arrays(tasks)`.
+    """The observation of B simulated searches, whose spaces are `space_arrays(tasks)`.
 
     All candidates are observed, or the B x K candidates in `targets`; tried ones are masked only among all.
     """
@@ -222,7 +215,7 @@ def rollout(rng: np.random.Generator, tasks: TaskBatch, n_trials: int, score: Sc
     A task with fewer candidates than `n_trials` repeats some at the end.
     """
     B, C = tasks.candidate_mask.shape
-    space = task_space_arrays(tasks)
+    space = space_arrays(tasks)
     outcome = tasks.values + tasks.noise * tasks.spread[:, None] * rng.standard_normal((B, C))
     behavior = BehaviorPolicy.draw(rng, B)
     chosen = np.zeros((B, 0), int)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
+from hf_rlsearch.observation.observation import SpaceTables
 from hf_rlsearch.space import ROLES
 from hf_rlsearch.tasks.prior_effects import EffectDraw
 from hf_rlsearch.tasks.prior_space import GENERIC, LORA, SCRATCH, SGD, lognormal
@@ -26,17 +27,10 @@ _WRONG_HINTS = 0.08
 
 
 @dataclass(frozen=True)
-class TaskBatch:
+class TaskBatch(SpaceTables):
     """B simulated tasks, padded to the same shapes.
 
     Attributes:
-        roles: B x H index into `space.ROLES`, -1 for padding.
-        ordered: B x H, True where levels are numbers.
-        log: B x H, True where positions are logarithmic.
-        levels: B x H x L numbers in real units, NaN for padding and for categories.
-        sizes: B x H x L log10 of parameters of categorical backbones, NaN elsewhere.
-        kinds: B x H x L index into `value_features.KINDS`.
-        n_levels: B x H, 0 for padding.
         candidates: B x C x H level indices.
         candidate_mask: B x C, False for padding.
         present: B x C x H, False for padding and where a conditional hyperparameter is not part of the candidate.
@@ -48,13 +42,6 @@ class TaskBatch:
         facts: B x len(FACTS), NaN where unknown.
     """
 
-    roles: IntArray
-    ordered: BoolArray
-    log: BoolArray
-    levels: FloatArray
-    sizes: FloatArray
-    kinds: IntArray
-    n_levels: IntArray
     candidates: IntArray
     candidate_mask: BoolArray
     present: BoolArray

@@ -18,8 +18,8 @@ from hf_rlsearch.agent.network import (
     bin_values,
     compress,
 )
-from hf_rlsearch.observation.observation import Observation, live_observation
-from hf_rlsearch.tasks.histories import draw_history, measure, observe_tasks, task_space_arrays, train_partly
+from hf_rlsearch.observation.observation import Observation, live_observation, space_arrays
+from hf_rlsearch.tasks.histories import draw_history, measure, observe_tasks, train_partly
 from hf_rlsearch.tasks.prior import draw
 from tests.helpers.searches import SPACE, random_history, random_predictor, random_rows, scores
 
@@ -34,7 +34,7 @@ def simulated(n_tasks: int = 4, seed: int = 0) -> Observation:
     tasks = draw(rng, n_tasks, 20)
     chosen, mask = draw_history(rng, tasks, 6)
     return observe_tasks(
-        task_space_arrays(tasks), tasks, train_partly(rng, tasks, chosen, mask, measure(rng, tasks, chosen))
+        space_arrays(tasks), tasks, train_partly(rng, tasks, chosen, mask, measure(rng, tasks, chosen))
     )
 
 
@@ -128,7 +128,7 @@ def test_kernels_are_positive_where_trials_lack_names(seed: int) -> None:
     tasks = draw(rng, 40, 60)
     chosen, mask = draw_history(rng, tasks, 25)
     observation = observe_tasks(
-        task_space_arrays(tasks), tasks, train_partly(rng, tasks, chosen, mask, measure(rng, tasks, chosen))
+        space_arrays(tasks), tasks, train_partly(rng, tasks, chosen, mask, measure(rng, tasks, chosen))
     )
     arrays = Arrays.of(observation)
     among = Predictor._gather_levels(Predictor._distances(arrays)[1], arrays.trials)

@@ -12,8 +12,8 @@ from hf_rlsearch.meta_training import stopped_histories
 from hf_rlsearch.meta_training.stopped_histories import pruned_rollouts
 from hf_rlsearch.observation.curve_features import CURVE_FEATURES
 from hf_rlsearch.observation.history import COMPLETE, PRUNED, RUNNING
-from hf_rlsearch.observation.observation import Observation
-from hf_rlsearch.tasks.histories import Trained, observe_tasks, task_space_arrays
+from hf_rlsearch.observation.observation import Observation, space_arrays
+from hf_rlsearch.tasks.histories import Trained, observe_tasks
 from hf_rlsearch.tasks.prior import TaskBatch, draw
 from tests.helpers.searches import asked, truths
 
@@ -119,7 +119,7 @@ def test_the_policy_chooses_when_nothing_runs_as_a_sampler_does() -> None:
 def shown_as(status: int, trained: Trained) -> FloatArray:
     """Features of all trials if each of them had that status."""
     trained = replace(trained, status=np.full_like(trained.status, status))
-    return observe_tasks(task_space_arrays(TASKS), TASKS, trained).trial_features[trained.mask]
+    return observe_tasks(space_arrays(TASKS), TASKS, trained).trial_features[trained.mask]
 
 
 @pytest.mark.parametrize("tasks", [TASKS, FEW], ids=["many", "two"])

@@ -25,9 +25,10 @@ from hf_rlsearch.observation.observation import (
     TrialArrays,
     live_observation,
     observe,
+    space_arrays,
 )
 from hf_rlsearch.space import SearchSpace
-from hf_rlsearch.tasks.histories import Trained, observe_tasks, task_space_arrays
+from hf_rlsearch.tasks.histories import Trained, observe_tasks
 from hf_rlsearch.tasks.prior import draw
 from tests.helpers.searches import SPACE, history_of, random_history, random_rows, scores
 
@@ -268,7 +269,7 @@ def test_a_bounded_metric_shows_how_much_is_left() -> None:
 def test_simulated_and_live_searches_agree_on_sizes() -> None:
     tasks = draw(np.random.default_rng(0), 3, 20)
     none = Trained.complete(np.zeros((3, 0), int), np.zeros((3, 0)), np.zeros((3, 0), bool))
-    for observation in (observe_tasks(task_space_arrays(tasks), tasks, none), seen(random_history(4))):
+    for observation in (observe_tasks(space_arrays(tasks), tasks, none), seen(random_history(4))):
         space = observation.space
         assert space.static.shape[-1] == N_STATIC_FEATURES
         assert space.level_features.shape[-1] == N_LEVEL_FEATURES

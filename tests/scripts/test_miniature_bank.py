@@ -14,9 +14,8 @@ import torch
 
 import miniature
 from hf_rlsearch.errors import StorageError
-from hf_rlsearch.observation.observation import FACTS
+from hf_rlsearch.observation.observation import FACTS, space_arrays
 from hf_rlsearch.space import ROLES
-from hf_rlsearch.tasks.histories import task_space_arrays
 from hf_rlsearch.tasks.prior import TaskBatch
 from miniature import Table
 from miniature.batches import MAX_EVALUATIONS, BankBatch, draw_from_bank
@@ -156,7 +155,7 @@ def test_tasks_are_valid(batch: BankBatch) -> None:
     steps = np.diff(tasks.levels[real & tasks.ordered], axis=1)
     assert (steps[~np.isnan(steps)] > 0).all()
     assert np.isnan(tasks.levels[~tasks.ordered]).all()
-    assert np.isfinite(task_space_arrays(tasks).level_features).all()
+    assert np.isfinite(space_arrays(tasks).level_features).all()
 
 
 def test_what_is_known_of_trainings_comes_along(batch: BankBatch) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hf_rlsearch.observation.history import STATUS
+from hf_rlsearch.observation.observation import space_arrays
 from hf_rlsearch.tasks.histories import (
     Trained,
     draw_among,
@@ -11,7 +12,6 @@ from hf_rlsearch.tasks.histories import (
     hide_hyperparameters,
     measure,
     observe_tasks,
-    task_space_arrays,
     train_partly,
 )
 from hf_rlsearch.tasks.prior import draw
@@ -114,13 +114,13 @@ def test_hiding_keeps_something_and_changes_only_what_is_untried() -> None:
     kept = seen.roles >= 0
     assert (seen.roles[kept] == TASKS.roles[kept]).all()
     assert not seen.present[np.broadcast_to(~kept[:, None], seen.present.shape)].any()
-    assert np.isfinite(task_space_arrays(seen).level_features).all()
+    assert np.isfinite(space_arrays(seen).level_features).all()
 
 
 def test_what_was_tried_is_masked_and_targets_are_not() -> None:
     chosen, mask = draw_history(np.random.default_rng(1), TASKS, 5)
     trained = Trained.complete(chosen, measure(np.random.default_rng(2), TASKS, chosen), mask)
-    space = task_space_arrays(TASKS)
+    space = space_arrays(TASKS)
     allowed = observe_tasks(space, TASKS, trained).candidate_mask
     b, t = np.nonzero(mask)
     assert not allowed[b, chosen[b, t]].any()
@@ -133,6 +133,6 @@ def test_what_was_tried_is_masked_and_targets_are_not() -> None:
 def test_trials_are_rows_of_the_candidates_that_were_chosen() -> None:
     chosen, mask = draw_history(np.random.default_rng(1), TASKS, 5)
     trained = Trained.complete(chosen, np.zeros(chosen.shape), mask)
-    observation = observe_tasks(task_space_arrays(TASKS), TASKS, trained)
+    observation = observe_tasks(space_arrays(TASKS), TASKS, trained)
     np.testing.assert_array_equal(observation.trials, observation.candidates[ROWS, chosen])
     assert (observation.candidates[~np.broadcast_to(TASKS.present, observation.candidates.shape)] == -1).all()
