@@ -72,14 +72,7 @@ def _options(
 
 
 def main(argv: Sequence[str] | None = None) -> Any:
-    """Runs one command.
-
-    Args:
-        argv: Words after the program's name; those of the process if left out.
-
-    Returns:
-        The exit code, see the docstring of the module.
-    """
+    """Runs one command, with the words of the process if none are given, and returns its exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without the sign ± is no reason to fail

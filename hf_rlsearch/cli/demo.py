@@ -56,17 +56,7 @@ def run_demo(
 def make_trainer(
     n_train: int = 600, n_validation: int = 300, seed: int = 0, output: str | Path = "runs/demo"
 ) -> Trainer:
-    """Makes the Trainer of the demonstration; every argument that decides how well the model learns has its default.
-
-    Args:
-        n_train: Sentences to train on.
-        n_validation: Sentences to measure accuracy on.
-        seed: Seed of the data and of the trainings.
-        output: Folder of the trials.
-
-    Returns:
-        A ``transformers.Trainer`` with a ``model_init``, evaluated once per epoch.
-    """
+    """Makes the Trainer of the demonstration; every argument that decides how well the model learns has its default."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
     checkpoint = embedded.path("bert-tiny")

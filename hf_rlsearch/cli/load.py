@@ -16,10 +16,7 @@ from hf_rlsearch.errors import ArgumentsError, HfRlSearchError
 
 
 def load_function(target: str) -> Callable[..., Any]:
-    """Imports a function.
-
-    Args:
-        target: ``module:name``, or ``file.py:name``; a file is run, but not as ``__main__``.
+    """Imports a function by ``module:name``, or by ``file.py:name``; a file is run, but not as ``__main__``.
 
     Raises:
         ArgumentsError: The target has no colon, module, file or name do not exist, or the object cannot be called.
@@ -27,7 +24,7 @@ def load_function(target: str) -> Callable[..., Any]:
     place, _, name = target.rpartition(":")
     if not place or not name:
         raise ArgumentsError(f"{target!r} is neither module:name nor file.py:name, for example train.py:hp_space.")
-    names = _run_file(Path(place)) if place.endswith(".py") else _import(place)
+    names = _names_of(place)
     if name not in names:
         hint = did_you_mean(name, [known for known in names if not known.startswith("__")])
         raise ArgumentsError(f"{place!r} has no {name!r}.{hint}")
@@ -36,25 +33,22 @@ def load_function(target: str) -> Callable[..., Any]:
     return names[name]  # type: ignore[no-any-return]
 
 
-def _run_file(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ArgumentsError(f"There is no file {str(path)!r}.")
-    sys.path.insert(0, str(path.resolve().parent))  # the file imports its neighbours, as a script would
+def _names_of(place: str) -> dict[str, Any]:
+    """Runs a file or imports a module, and returns its names."""
+    path = Path(place)
+    is_file = path.suffix == ".py"
+    if is_file and not path.is_file():
+        raise ArgumentsError(f"There is no file {place!r}.")
+    # A file imports its neighbours, as a script would; a module stands in the current folder, as with python -m.
+    sys.path.insert(0, str(path.resolve().parent) if is_file else "")
     try:
-        with user_code_errors(str(path)):
-            return runpy.run_path(str(path), run_name=path.stem)
-    finally:
-        sys.path.pop(0)
-
-
-def _import(module: str) -> dict[str, Any]:
-    sys.path.insert(0, "")  # the current folder, as with python -m
-    try:
-        with user_code_errors(module):
-            return vars(importlib.import_module(module))
+        with user_code_errors(place):
+            return runpy.run_path(place, run_name=path.stem) if is_file else vars(importlib.import_module(place))
     except ModuleNotFoundError as error:
+        if is_file:
+            raise
         raise ArgumentsError(
-            f"There is no module {module!r} ({error}). A file is named with its ending: file.py:name."
+            f"There is no module {place!r} ({error}). A file is named with its ending: file.py:name."
         ) from error
     finally:
         sys.path.pop(0)

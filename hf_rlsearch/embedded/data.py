@@ -11,7 +11,7 @@ import json
 import random
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -40,13 +40,9 @@ def docstrings() -> dict[str | None, list[str]]:
 
 
 def sentences(text: str) -> list[str]:
-    """Splits a docstring into the sentences that read as English prose.
+    """Splits a docstring into the sentences that read as English prose, of 6 to 40 words on one line each.
 
-    Args:
-        text: A docstring without indentation.
-
-    Returns:
-        Sentences of 6 to 40 words on one line each; examples, signatures, tables and lists of options are left out.
+    Examples, signatures, tables and lists of options are left out.
     """
     paragraphs = (" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text) if ">>>" not in paragraph)
     return [sentence for paragraph in paragraphs for sentence in _SENTENCE_END.split(paragraph) if _is_prose(sentence)]
@@ -73,8 +69,7 @@ def classification_dataset(seed: int = 0, n_train: int = 2000, n_validation: int
 
     features = Features({"text": Value("string"), "label": ClassLabel(names=list(TOPICS))})
     splits = {}
-    for split, n_rows in (("train", n_train), ("validation", n_validation)):
-        rows = _sample(_labelled_sentences(validation=split == "validation"), n_rows, seed=seed, argument=f"n_{split}")
+    for split, rows in _sample_splits(_labelled_sentences(), seed, n_train, n_validation):
         columns = {"text": [text for text, _ in rows], "label": [TOPICS.index(topic) for _, topic in rows]}
         splits[split] = Dataset.from_dict(columns, features=features)
     return DatasetDict(splits)
@@ -96,29 +91,31 @@ def language_modeling_dataset(seed: int = 0, n_train: int = 2000, n_validation: 
     """
     from datasets import Dataset, DatasetDict
 
-    texts = list(dict.fromkeys(text for found in docstrings().values() for text in found if len(text.split()) >= 8))
-    splits = {}
-    for split, n_rows in (("train", n_train), ("validation", n_validation)):
-        rows = [text for text in texts if held_out(text) == (split == "validation")]
-        splits[split] = Dataset.from_dict({"text": _sample(rows, n_rows, seed=seed, argument=f"n_{split}")})
-    return DatasetDict(splits)
+    texts = dict.fromkeys(text for found in docstrings().values() for text in found if len(text.split()) >= 8)
+    splits = _sample_splits([(text, held_out(text)) for text in texts], seed, n_train, n_validation)
+    return DatasetDict({split: Dataset.from_dict({"text": rows}) for split, rows in splits})
 
 
-def _labelled_sentences(*, validation: bool) -> list[tuple[str, str]]:
-    """Returns all (sentence, topic) of one split, without sentences of two topics or of both splits."""
+def _labelled_sentences() -> list[tuple[tuple[str, str], bool]]:
+    """Returns each (sentence, topic) and whether it is held out, without sentences of two topics or of both splits."""
     seen: dict[str, set[tuple[str, bool]]] = {}
     for topic in TOPICS:
         for text in docstrings()[topic]:
             for sentence in sentences(text):
                 seen.setdefault(sentence, set()).add((topic, held_out(text)))
     unique = ((sentence, *next(iter(places))) for sentence, places in seen.items() if len(places) == 1)
-    return [(sentence, topic) for sentence, topic, is_held_out in unique if is_held_out == validation]
+    return [((sentence, topic), is_held_out) for sentence, topic, is_held_out in unique]
 
 
-def _sample(rows: Sequence[_Row], n_rows: int, *, seed: int, argument: str) -> list[_Row]:
-    if not 0 < n_rows <= len(rows):
-        raise ArgumentsError(f"{argument}={n_rows} given, expected 1 to {len(rows)}, which the embedded text has.")
-    return random.Random(seed).sample(rows, n_rows)
+def _sample_splits(
+    rows: Sequence[tuple[_Row, bool]], seed: int, n_train: int, n_validation: int
+) -> Iterator[tuple[str, list[_Row]]]:
+    """Yields both splits by name; each of the given rows comes with whether it is held out for validation."""
+    for split, n_rows in (("train", n_train), ("validation", n_validation)):
+        found = [row for row, is_held_out in rows if is_held_out == (split == "validation")]
+        if not 0 < n_rows <= len(found):
+            raise ArgumentsError(f"n_{split}={n_rows} given, expected 1 to {len(found)}, which the embedded text has.")
+        yield split, random.Random(seed).sample(found, n_rows)
 
 
 def _is_prose(sentence: str) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import SearchSpaceError
-from hf_rlsearch.trainer.hyperparameters.scope import GEN, ParameterGroup
+from hf_rlsearch.trainer.hyperparameters.scope import ParameterGroup
 from hf_rlsearch.trainer.session.arguments import cast_to
 
 if TYPE_CHECKING:
@@ -55,16 +55,11 @@ def generation_group(trainer: "Trainer", model: Any) -> ParameterGroup:
         updated_config(config, cast).validate()
         return cast
 
-    return ParameterGroup(GEN, type(config).__name__, defaults, validate)
+    return ParameterGroup(type(config).__name__, defaults, validate)
 
 
 def cleared_arguments(fields: Mapping[str, Any], known: frozenset[str]) -> Params:
-    """Returns training arguments that must be empty, so that the trial's generation configuration decides.
-
-    Args:
-        fields: The trial's.
-        known: Names of training arguments.
-    """
+    """Returns the known training arguments that must be empty, so that a trial's generation configuration decides."""
     names = {*fields, *(["max_length"] if "max_new_tokens" in fields else [])}
     return {argument: None for name, argument in _ARGUMENTS.items() if name in names and argument in known}
 

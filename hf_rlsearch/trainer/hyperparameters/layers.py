@@ -67,10 +67,7 @@ def places(model: "nn.Module") -> dict[str, Place]:
 def freeze(model: "nn.Module", n_frozen: int, n_new: int = 0) -> None:
     """Stops the training of the embeddings and the lowest layers of each stack; 0 freezes nothing.
 
-    Args:
-        model: Changed in place.
-        n_frozen: Number of layers.
-        n_new: Number of top layers with new weights, see ``reinitialize``; these are always trained.
+    The ``n_new`` top layers, which have new weights, are always trained.
 
     Source:
         Lee et al. 2019 (arXiv:1911.03090), who freeze the embeddings and the first layers together.
@@ -85,10 +82,6 @@ def freeze(model: "nn.Module", n_frozen: int, n_new: int = 0) -> None:
 
 def reinitialize(model: "PreTrainedModel", n_top: int) -> None:
     """Gives new random weights to the top layers of each stack and to a pooler above them; 0 changes nothing.
-
-    Args:
-        model: A transformers model without an adapter.
-        n_top: Number of layers.
 
     Source:
         Zhang et al. 2021 (arXiv:2006.05987), section 5: the pooler and the top layers.

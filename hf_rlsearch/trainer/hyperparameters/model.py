@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import SearchSpaceError
-from hf_rlsearch.trainer.hyperparameters.scope import MODEL, ParameterGroup
+from hf_rlsearch.trainer.hyperparameters.scope import ParameterGroup
 from hf_rlsearch.trainer.session.arguments import words
 
 if TYPE_CHECKING:
@@ -29,10 +29,7 @@ _NOT_SEARCHABLE = words(
 
 
 def model_group(model: Any) -> ParameterGroup:
-    """Returns the fields of a model's configuration.
-
-    Args:
-        model: The user's, without an adapter around it.
+    """Returns the fields of the configuration of a model, which has no adapter around it.
 
     Raises:
         SearchSpaceError: The class of the model cannot build it again.
@@ -49,7 +46,7 @@ def model_group(model: Any) -> ParameterGroup:
         updated_config(config, fields)
         return fields
 
-    return ParameterGroup(MODEL, type(config).__name__, defaults, validate)
+    return ParameterGroup(type(config).__name__, defaults, validate)
 
 
 def updated_config(config: "PretrainedConfig", fields: Mapping[str, Any]) -> "PretrainedConfig":
@@ -68,11 +65,11 @@ def updated_config(config: "PretrainedConfig", fields: Mapping[str, Any]) -> "Pr
 
 
 def rebuild_model(model: Any, fields: Mapping[str, Any]) -> Any:
-    """Builds the model again with some fields of its configuration changed.
+    """Builds a model again with some fields of its configuration changed, or returns it if it has these values already.
 
     Args:
         model: Fresh from ``model_init``, without an adapter around it.
-        fields: By name. If the model has these values already, the model itself is returned.
+        fields: By name.
 
     Returns:
         A model of the same class. Weights of the same name and shape are those of ``model``. The class initializes the
@@ -102,26 +99,23 @@ def _check_rebuildable(model: Any) -> None:
     import torch
     from transformers import PreTrainedModel
 
-    advice = "Suggest such values in model_init(trial) itself, under names without 'model.' in front."
+    kind = type(model).__name__
     if not isinstance(model, PreTrainedModel):
-        raise SearchSpaceError(
-            f"hp_space sets names that begin with 'model.', but model_init returns a {type(model).__name__}, expected "
-            f"a transformers model, whose configuration has these fields. {advice}"
-        )
-    if getattr(model, "quantization_method", None) is not None:
-        raise SearchSpaceError(
-            "hp_space sets names that begin with 'model.', but the model is quantized and cannot be built again. "
-            f"{advice}"
-        )
-    with torch.device("meta"):  # shapes without memory for weights
-        built = type(model)._from_config(copy.deepcopy(model.config))  # type: ignore[no-untyped-call]
-    given, again = ({name: value.shape for name, value in m.state_dict().items()} for m in (model, built))
-    if given != again:
-        different = sorted(name for name in given.keys() | again.keys() if given.get(name) != again.get(name))
-        raise SearchSpaceError(
-            f"hp_space sets names that begin with 'model.', but model_init changes the model after "
-            f"{type(model).__name__} has built it ({', '.join(different[:3])}), so it cannot be built again. {advice}"
-        )
+        why = f"model_init returns a {kind}, expected a transformers model, whose configuration has these fields"
+    elif getattr(model, "quantization_method", None) is not None:
+        why = "the model is quantized and cannot be built again"
+    else:
+        with torch.device("meta"):  # shapes without memory for weights
+            built = type(model)._from_config(copy.deepcopy(model.config))  # type: ignore[no-untyped-call]
+        given, again = ({(name, value.shape) for name, value in m.state_dict().items()} for m in (model, built))
+        if given == again:
+            return
+        names = ", ".join(sorted({name for name, _ in given ^ again})[:3])
+        why = f"model_init changes the model after {kind} has built it ({names}), so it cannot be built again"
+    raise SearchSpaceError(
+        f"hp_space sets names that begin with 'model.', but {why}. Suggest such values in model_init(trial) itself, "
+        "under names without 'model.' in front."
+    )
 
 
 def _check_kind(default: Any, value: Any) -> None:

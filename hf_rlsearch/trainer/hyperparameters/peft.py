@@ -5,14 +5,13 @@ new adapter with its own values on.
 """
 
 import copy
-import typing
 from collections.abc import Mapping
 from typing import Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import SearchSpaceError
-from hf_rlsearch.trainer.hyperparameters.scope import PEFT, ParameterGroup
-from hf_rlsearch.trainer.session.arguments import cast_to, words
+from hf_rlsearch.trainer.hyperparameters.scope import ParameterGroup
+from hf_rlsearch.trainer.session.arguments import cast_to, type_hints, words
 
 # Fields that say what the adapter is for and where it comes from.
 _NOT_SEARCHABLE = words("task_type peft_type auto_mapping peft_version base_model_name_or_path revision inference_mode")
@@ -30,21 +29,18 @@ def peft_group(model: Any) -> ParameterGroup:
     Raises:
         SearchSpaceError: The model has no adapter, or several.
     """
+    given = "hp_space sets names that begin with 'peft.', but"
     if not is_adapted(model):
         raise SearchSpaceError(
-            f"hp_space sets names that begin with 'peft.', but model_init returns a {type(model).__name__} without an "
-            "adapter. Return get_peft_model(model, LoraConfig(...)): trial 0 takes its values."
+            f"{given} model_init returns a {type(model).__name__} without an adapter. Return get_peft_model(model, "
+            "LoraConfig(...)): trial 0 takes its values."
         )
     if list(model.peft_config) != [_ADAPTER]:
-        raise SearchSpaceError(
-            f"hp_space sets names that begin with 'peft.', but the model has the adapters {list(model.peft_config)}, "
-            f"expected one, named {_ADAPTER!r}."
-        )
+        found = list(model.peft_config)
+        raise SearchSpaceError(f"{given} the model has the adapters {found}, expected one, named {_ADAPTER!r}.")
     config = model.peft_config[_ADAPTER]
-    defaults = {
-        name: value for name, value in vars(config).items() if name not in _NOT_SEARCHABLE and not name.startswith("_")
-    }
-    hints = _hints(type(config))
+    searchable = (name for name in vars(config) if name not in _NOT_SEARCHABLE and not name.startswith("_"))
+    hints = type_hints(type(config))
 
     def validate(fields: Params) -> Params:
         cast = {name: cast_to(hints.get(name, Any), value) for name, value in fields.items()}
@@ -53,7 +49,7 @@ def peft_group(model: Any) -> ParameterGroup:
             raise ValueError("expected a rank of at least 1")
         return cast
 
-    return ParameterGroup(PEFT, type(config).__name__, defaults, validate)
+    return ParameterGroup(type(config).__name__, {name: getattr(config, name) for name in searchable}, validate)
 
 
 def base_of(model: Any) -> Any:
@@ -65,23 +61,10 @@ def base_of(model: Any) -> Any:
 
 
 def with_adapter(base: Any, config: Any, fields: Mapping[str, Any]) -> Any:
-    """Returns a model with a new adapter.
-
-    Args:
-        base: Without an adapter.
-        config: The user's own adapter configuration; stays unchanged.
-        fields: By name, the validated values of this trial.
-    """
+    """Returns a base model with a new adapter, of a copy of the user's configuration with some fields changed."""
     from peft import get_peft_model
 
     changed = copy.deepcopy(config)
     for name, value in fields.items():
         setattr(changed, name, value)
     return get_peft_model(base, changed)
-
-
-def _hints(cls: type) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(cls)
-    except (NameError, TypeError):
-        return {}

@@ -10,7 +10,6 @@ from hf_rlsearch._typing import Params
 from hf_rlsearch.space import generic_role, infer_role
 
 MODEL, PEFT, GEN, TRAIN = "model", "peft", "gen", "train"
-PREFIXES = (MODEL, PEFT, GEN, TRAIN)
 
 _ROLES = {
     "train.layer_decay": "layer_decay",
@@ -28,14 +27,12 @@ class ParameterGroup:
     """The hyperparameters under one prefix that a Trainer has.
 
     Attributes:
-        prefix: "model", "peft", "gen" or "train".
         owner: Class that has the fields, for messages, such as "BertConfig".
         defaults: Every field that may be searched, with the user's own value.
         validate: Casts fields and checks them together; raises ``TypeError`` or ``ValueError`` with the reason. The
             fields that it returns are applied as they are.
     """
 
-    prefix: str
     owner: str
     defaults: Mapping[str, Any]
     validate: Callable[[Params], Params]
@@ -44,7 +41,7 @@ class ParameterGroup:
 def prefix_of(name: str) -> str | None:
     """Returns the prefix of a scoped name, None for any other name."""
     prefix, dot, rest = name.partition(".")
-    return prefix if dot and rest and prefix in PREFIXES else None
+    return prefix if dot and rest and prefix in (MODEL, PEFT, GEN, TRAIN) else None
 
 
 def fields_of(values: Mapping[str, Any], prefix: str) -> Params:
@@ -52,17 +49,8 @@ def fields_of(values: Mapping[str, Any], prefix: str) -> Params:
     return {name.partition(".")[2]: value for name, value in values.items() if prefix_of(name) == prefix}
 
 
-def scoped(values: Mapping[str, Any]) -> Params:
-    """Returns the values whose names are scoped."""
-    return {name: value for name, value in values.items() if prefix_of(name) is not None}
-
-
 def scoped_roles(distributions: Mapping[str, BaseDistribution]) -> dict[str, str]:
-    """Returns the roles of scoped names; ``infer_role`` finds those of other names.
-
-    Args:
-        distributions: Of all hyperparameters by name.
-    """
+    """Returns the roles of scoped names; ``infer_role`` finds those of other names."""
     roles = {name: _ROLES[name] for name in distributions if name in _ROLES}
     for name, distribution in distributions.items():
         if prefix_of(name) == MODEL:

@@ -2,6 +2,8 @@
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from hf_rlsearch._typing import Params
@@ -11,16 +13,7 @@ from hf_rlsearch.trainer.hyperparameters import layers
 from hf_rlsearch.trainer.hyperparameters.generation import cleared_arguments, generation_group, updated_config
 from hf_rlsearch.trainer.hyperparameters.model import model_group, rebuild_model
 from hf_rlsearch.trainer.hyperparameters.peft import base_of, is_adapted, peft_group, with_adapter
-from hf_rlsearch.trainer.hyperparameters.scope import (
-    GEN,
-    MODEL,
-    PEFT,
-    TRAIN,
-    ParameterGroup,
-    fields_of,
-    prefix_of,
-    scoped,
-)
+from hf_rlsearch.trainer.hyperparameters.scope import GEN, MODEL, PEFT, TRAIN, ParameterGroup, fields_of, prefix_of
 from hf_rlsearch.trainer.hyperparameters.training import schedule_arguments, training_group
 from hf_rlsearch.trainer.session.arguments import FrozenArguments
 from hf_rlsearch.trainer.session.compat import takes_trial
@@ -32,15 +25,13 @@ if TYPE_CHECKING:
 class ScopedNames:
     """Checks scoped names and values against the groups of one Trainer; a group is read when a name needs it.
 
-    Args:
-        trainer: The user's.
-        make_model: The user's ``model_init``; called if the Trainer has no model.
+    ``make_model``, the user's ``model_init``, is called once if the Trainer has no model.
     """
 
     def __init__(self, trainer: "Trainer", make_model: Callable[[], Any]) -> None:
-        self._trainer, self._make_model = trainer, make_model
-        self._groups: dict[str, ParameterGroup] = {}
-        self._made: Any = None
+        self._trainer = trainer
+        self._make_model = cache(make_model)
+        self._group = cache(self._read_group)
 
     def check(self, names: Iterable[str]) -> None:
         """Refuses a scoped name without a field; names without a prefix are ignored.
@@ -85,28 +76,16 @@ class ScopedNames:
 
     def nearest(self, name: str) -> str | None:
         """Returns the scoped name that is most like an unknown name, None if none is alike."""
-        known = {field: f"{prefix}.{field}" for prefix in (TRAIN, PEFT, MODEL) for field in self._fields(prefix)}
+        known = {}
+        for prefix in (TRAIN, PEFT, MODEL):
+            with suppress(SearchSpaceError):  # such as a model without an adapter
+                known |= {field: f"{prefix}.{field}" for field in self._group(prefix).defaults}
         known |= {full: full for full in known.values()}
         near = closest(name, known, cutoff=0.8)
         return known[near] if near else None
 
-    def _fields(self, prefix: str) -> list[str]:
-        try:
-            return list(self._group(prefix).defaults)
-        except SearchSpaceError:
-            return []
-
-    def _group(self, prefix: str) -> ParameterGroup:
-        if prefix not in self._groups:
-            self._groups[prefix] = self._read_group(prefix)
-        return self._groups[prefix]
-
     def _read_group(self, prefix: str) -> ParameterGroup:
-        model: Any = self._trainer.model
-        if model is None:
-            if self._made is None:
-                self._made = self._make_model()
-            model = self._made
+        model: Any = self._make_model() if self._trainer.model is None else self._trainer.model
         if prefix == PEFT:
             return peft_group(model)
         if prefix == GEN:
@@ -120,9 +99,7 @@ class ScopedNames:
 def trial_arguments(frozen: FrozenArguments, values: Mapping[str, Any]) -> "TrainingArguments":
     """Returns the training arguments of a configuration, with those that follow from scoped values.
 
-    Args:
-        frozen: The user's own arguments.
-        values: As ``hp_space`` returned them; names that are neither arguments nor scoped are left out.
+    Names of ``values`` that are neither arguments nor scoped are left out.
 
     Raises:
         SearchSpaceError: See ``FrozenArguments.with_values``.
@@ -146,7 +123,7 @@ def trial_model_init(model_init: Callable[..., Any], values: Mapping[str, Any]) 
         ``model_init`` itself if there are no scoped values. A ``model_init`` that has scoped values of an earlier
         search keeps those that are not named now.
     """
-    if not scoped(values):
+    if not any(map(prefix_of, values)):
         return model_init
     inner, before = getattr(model_init, "scoped", (model_init, {}))
     merged = {**before, **values}

@@ -25,28 +25,21 @@ _N_STEPS = 3
 
 def training_group(trainer: "Trainer", model: Any) -> ParameterGroup:
     """Returns the fields of ``train.*``; ``docs/configuration.md`` says what they mean."""
-    highest, has_adapter = layers.n_layers(model), is_adapted(model)
+    highest = layers.n_layers(model)
     schedule: Any = getattr(trainer.args, "lr_scheduler_type", "linear")
-    defaults = {
-        "layer_decay": 1.0,
-        "frozen_layers": 0,
-        "reinit_layers": 0,
-        "lr_schedule": getattr(schedule, "value", schedule),
-        "lr_end": LR_END,
-        "momentum": 0.0,
-        "gradient_scale": 1.0,
+    # field -> the user's own value, and a function that casts a value and raises ValueError outside of its range
+    table: dict[str, tuple[Any, Callable[[Any], Any]]] = {
+        "layer_decay": (1.0, _number("(0, 1]", lambda x: 0 < x <= 1)),
+        "frozen_layers": (0, lambda value: _n_layers(value, highest)),
+        "reinit_layers": (0, lambda value: _n_layers(value, highest, below_adapter=is_adapted(model))),
+        "lr_schedule": (getattr(schedule, "value", schedule), _schedule),
+        "lr_end": (LR_END, _number("(0, 1]", lambda x: 0 < x <= 1)),
+        "momentum": (0.0, _number("[0, 1)", lambda x: 0 <= x < 1)),
+        "gradient_scale": (1.0, _number("(0, inf)", lambda x: 0 < x < math.inf)),
     }
-    checks: dict[str, Callable[[Any], Any]] = {
-        "layer_decay": _number("(0, 1]", lambda x: 0 < x <= 1),
-        "frozen_layers": lambda value: _n_layers(value, highest),
-        "reinit_layers": lambda value: _n_new_layers(value, highest, has_adapter),
-        "lr_schedule": _schedule,
-        "lr_end": _number("(0, 1]", lambda x: 0 < x <= 1),
-        "momentum": _number("[0, 1)", lambda x: 0 <= x < 1),
-        "gradient_scale": _number("(0, inf)", lambda x: 0 < x < math.inf),
-    }
+    defaults = {name: default for name, (default, _) in table.items()}
     return ParameterGroup(
-        TRAIN, "the search", defaults, lambda fields: {name: checks[name](value) for name, value in fields.items()}
+        "the search", defaults, lambda fields: {name: table[name][1](value) for name, value in fields.items()}
     )
 
 
@@ -60,16 +53,11 @@ def _number(interval: str, is_inside: Callable[[float], bool]) -> Callable[[Any]
     return check
 
 
-def _n_layers(value: Any, highest: int) -> int:
+def _n_layers(value: Any, highest: int, *, below_adapter: bool = False) -> int:
     number: int = cast_to(int, value)
     if not 0 <= number <= highest:
         raise ValueError(f"expected 0 to {highest}, the number of layers that were found in the model")
-    return number
-
-
-def _n_new_layers(value: Any, highest: int, has_adapter: bool) -> int:
-    number = _n_layers(value, highest)
-    if number and has_adapter:
+    if number and below_adapter:
         raise ValueError("layers below an adapter are neither trained nor saved, so new ones would stay random; use 0")
     return number
 
@@ -96,25 +84,19 @@ def _schedule(value: Any) -> str:
 
 
 def schedule_arguments(fields: Mapping[str, Any], args: "TrainingArguments") -> Params:
-    """Returns the training arguments that follow from ``train.lr_schedule``.
-
-    Args:
-        fields: The trial's.
-        args: The user's own; their ``lr_scheduler_kwargs`` are for their own schedule only.
-    """
+    """Returns the training arguments that follow from ``train.lr_schedule`` and the user's own arguments."""
     name, own = fields.get("lr_schedule"), args.lr_scheduler_type
     if name is None or getattr(own, "value", own) == name:
         return {}
-    # attach_optimizer makes our own schedules; the argument then only has to be harmless.
+    # attach_optimizer makes our own schedules; the argument then only has to be harmless. The user's kwargs are for
+    # the user's schedule.
     return {"lr_scheduler_type": "constant_with_warmup" if name in OWN_SCHEDULES else name, "lr_scheduler_kwargs": {}}
 
 
 def attach_optimizer(trainer: "Trainer", values: Mapping[str, Any]) -> None:
-    """Lets a Trainer create the optimizer and the schedule of a configuration.
+    """Lets a Trainer create the optimizer and the schedule of a configuration, whose scoped values are validated.
 
-    Args:
-        trainer: Changed in place; fields that were attached before and are not named now stay.
-        values: As ``hp_space`` returned them, scoped values validated.
+    Fields that were attached before and are not named now stay.
     """
     fields = fields_of(values, TRAIN)
     make_optimizer: Any = trainer.create_optimizer
@@ -133,14 +115,7 @@ def attach_optimizer(trainer: "Trainer", values: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class _TrialOptimizer:
-    """Creates optimizer and schedule in place of the Trainer's two methods of the same names.
-
-    Attributes:
-        trainer: Has the methods.
-        make_optimizer: The Trainer's own ``create_optimizer``.
-        make_scheduler: The Trainer's own ``create_scheduler``.
-        fields: Of ``train.*``.
-    """
+    """Creates optimizer and schedule in place of the Trainer's two methods of the same names, which it calls."""
 
     trainer: Any
     make_optimizer: Callable[..., Any]
@@ -152,10 +127,9 @@ class _TrialOptimizer:
         optimizer = self.make_optimizer(*model)
         if not is_new:  # the optimizer of an earlier training, which has the changes already
             return optimizer
-        if "momentum" in self.fields:
-            for group in optimizer.param_groups:
-                if "momentum" in group:
-                    group["momentum"] = self.fields["momentum"]
+        for group in optimizer.param_groups:
+            if "momentum" in self.fields and "momentum" in group:
+                group["momentum"] = self.fields["momentum"]
         if self.fields.get("layer_decay", 1.0) != 1.0:
             given = model[0] if model and model[0] is not None else self.trainer.model
             layers.decay_rates(optimizer, given, self.fields["layer_decay"])

@@ -65,10 +65,7 @@ class FrozenArguments:
 
     def __init__(self, args: "TrainingArguments") -> None:
         self._args = _copy(args)
-        try:
-            hints = typing.get_type_hints(type(args))
-        except (NameError, TypeError):
-            hints = {}
+        hints = type_hints(type(args))
         fields = dataclasses.fields(args) if dataclasses.is_dataclass(args) else ()
         self._hints: dict[str, Any] = {field.name: hints.get(field.name, Any) for field in fields if field.init}
 
@@ -216,6 +213,14 @@ def n_train_rows(trainer: "Trainer") -> int | None:
         return len(trainer.train_dataset)  # type: ignore[arg-type]
     except (AttributeError, TypeError):
         return None
+
+
+def type_hints(cls: type) -> dict[str, Any]:
+    """Returns the annotations of a class, empty if one of them names what is not installed."""
+    try:
+        return typing.get_type_hints(cls)
+    except (NameError, TypeError):
+        return {}
 
 
 def cast_to(hint: Any, value: Any) -> Any:
