@@ -18,17 +18,10 @@ ONE_OR_MORE_REFERENCES = [
 
 @dataclass(frozen=True, kw_only=True)
 class Definition:
-    """Defines a bundled metric.
+    """Defines a bundled metric by a function, whose docstring describes the metric, and the rest of ``MetricInfo``."""
 
-    Attributes:
-        score: (predictions, references, **options) -> the values by name; its docstring describes the metric.
-        features: ``datasets.Features`` of predictions and references; a list where several forms are allowed.
-        inputs: Description of the arguments in one line.
-        citation: Source of the metric.
-    """
-
-    score: Callable[..., dict[str, Any]]
-    features: Any
+    score: Callable[..., dict[str, Any]]  # (predictions, references, **options) -> the values by name
+    features: Any  # of predictions and references; a list where several forms are allowed
     inputs: str
     citation: str
 

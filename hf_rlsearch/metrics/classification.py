@@ -82,11 +82,7 @@ GLUE: dict[str, tuple[Callable[..., dict[str, Any]], ...]] = {
 
 
 def define(name: str, config: str | None) -> Definition:
-    """Returns the definition of a metric of this file.
-
-    Args:
-        name: A name of the table, or ``"glue"``.
-        config: A task of GLUE; ``"multilabel"`` for several labels per row.
+    """Returns the definition of a metric of this file; ``config`` is a task of GLUE, or ``"multilabel"``.
 
     Raises:
         KeyError: GLUE has no task of that name.

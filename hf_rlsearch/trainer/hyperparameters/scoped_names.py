@@ -76,7 +76,7 @@ class ScopedNames:
 
     def nearest(self, name: str) -> str | None:
         """Returns the scoped name that is most like an unknown name, None if none is alike."""
-        known = {}
+        known: dict[str, str] = {}
         for prefix in (TRAIN, PEFT, MODEL):
             with suppress(SearchSpaceError):  # such as a model without an adapter
                 known |= {field: f"{prefix}.{field}" for field in self._group(prefix).defaults}
@@ -113,11 +113,7 @@ def trial_arguments(frozen: FrozenArguments, values: Mapping[str, Any]) -> "Trai
 
 
 def trial_model_init(model_init: Callable[..., Any], values: Mapping[str, Any]) -> Callable[..., Any]:
-    """Returns a ``model_init`` whose models have the scoped values of a configuration.
-
-    Args:
-        model_init: The user's; takes a trial or nothing, and so does the result.
-        values: As ``hp_space`` returned them, scoped values validated.
+    """Returns a ``model_init`` whose models have the validated scoped values of a configuration.
 
     Returns:
         ``model_init`` itself if there are no scoped values. A ``model_init`` that has scoped values of an earlier

@@ -31,7 +31,7 @@ from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.default_space import published_for
 from hf_rlsearch.trainer.setup.defaults import default_pruner, default_sampler, task_features
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
-from hf_rlsearch.trainer.setup.identity import SearchFingerprint
+from hf_rlsearch.trainer.setup.identity import search_fingerprint
 from hf_rlsearch.trainer.setup.objective import Objective, choose_objective
 from hf_rlsearch.trainer.storage import checkpoints
 from hf_rlsearch.trainer.storage.paused import PausedTrials
@@ -189,7 +189,7 @@ def _open_study(
     return open_study(
         settings,
         output_dir=frozen.value("output_dir"),
-        identity=SearchFingerprint.from_search(configurations, objective, provider.reference).to_json(),
+        identity=search_fingerprint(configurations, objective, provider.reference),
         directions=objective.directions,
         sampler=default_sampler(settings, space, seed=seed, facts=facts, known=published_for(provider.reference)),
         pruner=default_pruner(settings, len(objective.directions), space, facts),

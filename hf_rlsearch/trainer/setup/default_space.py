@@ -50,14 +50,7 @@ def published_for(trainer: "Trainer") -> Sequence[Params]:
 
 
 def default_hp_space(trial: Any) -> Params:
-    """Suggests the hyperparameters that matter for any model; used where the Trainer is not known.
-
-    Args:
-        trial: An Optuna trial, or any object with its ``suggest_*`` methods.
-
-    Returns:
-        Values by name of a training argument.
-    """
+    """Suggests the hyperparameters that matter for any model; used where the Trainer is not known."""
     return preset("generic").hp_space(trial)
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -153,7 +153,12 @@ def build_configuration_sampler(
         conditional=found.conditional,
     )
     check_searchable(found.returned)
-    _check_user_attributes(found.user_attributes)
+    for name in sorted(found.user_attributes):
+        if name.startswith(PREFIX):
+            raise SearchSpaceError(
+                f"hp_space sets the user attribute {name!r}, but names that start with {PREFIX!r} belong to the "
+                "search. Use another name."
+            )
     if scoped_names is not None:
         scoped_names.check(found.returned)
         for name in sorted(found.returned - frozen.names - read_by_model):
@@ -172,15 +177,6 @@ def build_configuration_sampler(
     computed = _computed_values(examples)
     transformed = {n for n in computed if any(values[n] != computed[n] for _, values in examples if n in values)}
     return replace(sampler, computed=computed, transformed=frozenset(transformed))
-
-
-def _check_user_attributes(names: Collection[str]) -> None:
-    for name in sorted(names):
-        if name.startswith(PREFIX):
-            raise SearchSpaceError(
-                f"hp_space sets the user attribute {name!r}, but names that start with {PREFIX!r} belong to the "
-                "search. Use another name."
-            )
 
 
 def _checked_examples(sampler: ConfigurationSampler) -> list[tuple[Params, Params]]:

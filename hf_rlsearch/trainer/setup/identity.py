@@ -3,13 +3,11 @@
 A fingerprint holds the space, the objective, the arguments that are not searched, the data and the model.
 """
 
-import dataclasses
 import functools
 import json
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.distributions import distribution_to_json
@@ -29,58 +27,26 @@ if TYPE_CHECKING:
 _N_ROWS = 16
 
 
-@dataclass(frozen=True)
-class SearchFingerprint:
-    """Facts about a search; a script that runs again with equal facts continues the search.
-
-    Attributes:
-        space: Distributions of all hyperparameters as JSON, by name.
-        objective: Names of the metrics, or of ``compute_objective``.
-        follows: See ``Objective.follows``.
-        compute_objective: Hash of the function, None where metrics are taken by name.
-        hp_space: Values that ``hp_space`` returns besides those that it suggests, by name.
-        directions: "minimize" or "maximize" for each objective.
-        arguments: Training arguments that are not searched and change what is trained.
-        train_data: Kind, length and hash of the training data.
-        eval_data: Kind, length and hash of the evaluation data.
-        model: Class, and hash of configuration and shapes.
-    """
-
-    space: dict[str, str]
-    objective: list[str]
-    follows: list[Any] | None
-    compute_objective: str | None
-    hp_space: Params
-    directions: list[str]
-    arguments: Params
-    train_data: str
-    eval_data: str
-    model: str
-
-    @classmethod
-    def from_search(cls, configurations: ConfigurationSampler, objective: Objective, trainer: "Trainer") -> Self:
-        """Reads the facts of a search that is about to start; the Trainer has the data and the model."""
-        of_objective, function = objective.to_json(), objective.function
-        return cls(
-            space={name: distribution_to_json(d) for name, d in configurations.space.distributions.items()},
-            objective=of_objective["names"],
-            follows=of_objective["follows"],
-            compute_objective=None if function is None else function_fingerprint(function),
-            hp_space=configurations.computed,
-            directions=of_objective["directions"],
-            arguments=configurations.frozen.identity(configurations.searched),
-            train_data=data_fingerprint(getattr(trainer, "train_dataset", None)),
-            eval_data=data_fingerprint(getattr(trainer, "eval_dataset", None)),
-            model=model_fingerprint(getattr(trainer, "model", None)),
-        )
-
-    def to_json(self) -> Params:
-        """Returns the facts as plain data, as they are stored with the study."""
-        return dataclasses.asdict(self)
+def search_fingerprint(configurations: ConfigurationSampler, objective: Objective, trainer: "Trainer") -> Params:
+    """Returns the facts of a search as plain data; a script that runs again with equal facts continues the search."""
+    distributions, stored, function = configurations.space.distributions, objective.to_json(), objective.function
+    return {
+        "space": {name: distribution_to_json(distribution) for name, distribution in distributions.items()},
+        "objective": stored["names"],
+        "follows": stored["follows"],
+        "compute_objective": None if function is None else function_fingerprint(function),
+        "hp_space": configurations.computed,
+        "directions": stored["directions"],
+        # Only arguments that are not searched and change what is trained.
+        "arguments": configurations.frozen.identity(configurations.searched),
+        "train_data": data_fingerprint(getattr(trainer, "train_dataset", None)),
+        "eval_data": data_fingerprint(getattr(trainer, "eval_dataset", None)),
+        "model": model_fingerprint(getattr(trainer, "model", None)),
+    }
 
 
 def diff(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Returns the differences between two fingerprints in their JSON form, one short line each."""
+    """Returns the differences between two fingerprints, one short line each."""
     lines = []
     for key in sorted({*old, *new}):
         before, after = old.get(key), new.get(key)
@@ -96,11 +62,6 @@ def diff(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> li
 
 def check_same_search(study: optuna.Study, fingerprint: Params, directions: list[str]) -> None:
     """Refuses a study whose trials have another space or objective, because their values cannot be compared.
-
-    Args:
-        study: Has trials, or was made by another program.
-        fingerprint: Of this search, in its JSON form.
-        directions: Of this search.
 
     Raises:
         StorageError: Directions, objective or space differ, with the differences.

@@ -119,14 +119,14 @@ def choose_objective(
     metric: str | Sequence[str] | None = None,
     direction: str | Sequence[str] = UNSET_DIRECTION,
 ) -> Objective:
-    """Chooses the objective and its direction.
+    """Chooses the objective and its direction from the options of the same names in ``SearchConfig``.
 
     Args:
         probe: Metrics of an evaluation of the untrained model.
         args: The Trainer's arguments; ``metric_for_best_model`` and ``greater_is_better`` count.
-        compute_objective: The user's function, None for the Trainer's default function.
-        metric: The user's choice, with or without ``eval_`` in front; several for several directions.
-        direction: "minimize", "maximize", a list of these, or ``UNSET_DIRECTION``.
+        compute_objective: None also for the Trainer's default function.
+        metric: As the user writes it.
+        direction: As the user writes it, or ``UNSET_DIRECTION``.
 
     Raises:
         ObjectiveError: There is no metric or more than one, a name that does not exist, a constant objective, a
