@@ -144,7 +144,7 @@ def observe(
     known = mask & np.isfinite(values)
     complete = known & (trials.status == STATUS.index("complete"))
     # The scale comes from finished trials; values on the way count only while nothing has finished.
-    scale = _Scale.of(values, np.where(complete.any(1, keepdims=True), complete, known))
+    scale = _Scale(values, np.where(complete.any(1, keepdims=True), complete, known))
     columns = [
         scale.compressed(values, known),
         scale.clipped(values, known),
@@ -208,39 +208,27 @@ def _check_shapes(
             )
 
 
-@dataclass(frozen=True)
 class _Scale:
     """A history's own scale: best 0, median -1. Without a spread of values it is not usable.
 
-    The basis are the B x T trials that the scale was made from, ``is_best`` marks one best trial among them.
+    The basis are the B x T trials that the scale is made from, ``is_best`` marks one best trial among them.
     """
 
-    best: FloatArray  # B, 0 without a trial
-    unit: FloatArray  # B, distance from best to median, 1 where it is not known
-    usable: BoolArray  # B, False while all values are equal
-    is_best: BoolArray
-    log_relative_spread: FloatArray  # B, log10 of unit / |best| in [-3, 3]
-    basis: BoolArray
-    basis_values: FloatArray  # B x T, -inf outside of the basis
-
-    @classmethod
-    def of(cls, values: FloatArray, basis: BoolArray) -> _Scale:
-        B, T = values.shape
-        is_best = np.zeros((B, T), bool)
-        if not T:
-            zero = np.zeros(B)
-            return cls(zero, zero + 1, zero > 0, is_best, zero - 3, basis, values)
+    def __init__(self, values: FloatArray, basis: BoolArray) -> None:
+        self.basis, self.basis_values = basis, np.where(basis, values, -np.inf)
         some = basis.any(1)
-        basis_values = np.where(basis, values, -np.inf)
-        best = np.where(some, basis_values.max(1), 0.0)
-        worst = np.where(some, np.where(basis, values, np.inf).min(1), 0.0)
+        self.best = np.where(some, self.basis_values.max(1, initial=-np.inf), 0.0)
+        worst = np.where(some, np.where(basis, values, np.inf).min(1, initial=np.inf), 0.0)
         median = _masked_median(values, basis)
-        unit = np.where(best > median, best - median, best - worst)
-        usable = unit > 1e-12 * np.maximum(np.abs(best), 1e-12)
-        unit = np.where(usable, unit, 1.0)
-        is_best[np.arange(B), basis_values.argmax(1)] = some
-        relative = np.where(usable, unit / np.maximum(np.abs(best), 1e-12), 1e-3)
-        return cls(best, unit, usable, is_best, np.log10(np.clip(relative, 1e-3, 1e3)), basis, basis_values)
+        unit = np.where(self.best > median, self.best - median, self.best - worst)
+        least = np.maximum(np.abs(self.best), 1e-12)
+        self.usable = unit > 1e-12 * least  # B, False while all values are equal
+        self.unit = np.where(self.usable, unit, 1.0)
+        relative = np.where(self.usable, unit / least, 1e-3)
+        self.log_relative_spread = np.log10(np.clip(relative, 1e-3, 1e3))
+        self.is_best = np.zeros(values.shape, bool)
+        if values.shape[1]:
+            self.is_best[np.arange(len(values)), self.basis_values.argmax(1)] = some
 
     def compressed(self, values: FloatArray, known: BoolArray) -> FloatArray:
         """0 for the best, -log(2) for the median, logarithmic below; values above the best stay linear up to 2."""
@@ -263,6 +251,8 @@ class _Scale:
 
 def _masked_median(values: FloatArray, known: BoolArray) -> FloatArray:
     """Median of each row's known values, 0 for a row without any."""
+    if not values.shape[1]:
+        return np.zeros(len(values))
     ordered = np.sort(np.where(known, values, np.inf), axis=1)
     count, rows = known.sum(1), np.arange(len(values))
     lower = ordered[rows, np.maximum(count - 1, 0) // 2]
