@@ -19,15 +19,10 @@ _EMBEDDING = re.compile(r"(^|[._])(rel_)?embed(s|ding|dings|_tokens|_positions)?
 
 
 class Place(NamedTuple):
-    """Place of a parameter in the stack of layers.
+    """Place of a parameter in the stack of layers."""
 
-    Attributes:
-        from_below: 0 for embeddings, then 1 for the lowest layer and so on; a large number above the stacks.
-        from_above: 0 above the stacks, 1 for the top layer and so on; the largest number for embeddings.
-    """
-
-    from_below: int
-    from_above: int
+    from_below: int  # 0 for embeddings, then 1 for the lowest layer and so on; a large number above the stacks
+    from_above: int  # 0 above the stacks, 1 for the top layer and so on; the largest number for embeddings
 
 
 _ABOVE = Place(10**9, 0)
@@ -94,18 +89,17 @@ def reinitialize(model: "PreTrainedModel", n_top: int) -> None:
     tops += [module for name, module in model.named_modules() if name.rpartition(".")[2] == "pooler"]
     with torch.no_grad():
         for top in tops:
+            # transformers does not initialize weights again that have its mark of a loaded checkpoint.
+            for tensor in (*top.parameters(), *top.buffers()):
+                vars(tensor).pop("_is_hf_initialized", None)
             for module in top.modules():
-                _unmark(module)
                 model._init_weights(module)  # type: ignore[no-untyped-call]
 
 
 def decay_rates(optimizer: "Optimizer", model: "nn.Module", decay: float) -> None:
     """Splits an optimizer's groups by layer and lowers the learning rate by a factor from each layer to the next below.
 
-    Args:
-        optimizer: Has not taken a step.
-        model: Has the parameters of the optimizer.
-        decay: In (0, 1]; the rate of the top layer is the rate of the head times this factor.
+    The rate of the top layer is the rate of the head times the factor, which is in (0, 1].
 
     Raises:
         SearchSpaceError: The optimizer has parameters that the model does not have, as with FSDP.
@@ -132,10 +126,3 @@ def decay_rates(optimizer: "Optimizer", model: "nn.Module", decay: float) -> Non
 def _are_blocks(items: "list[nn.Module]") -> bool:
     """Returns whether modules are layers: of one type and with modules inside, unlike the linear maps of a head."""
     return len({type(item) for item in items}) == 1 and all(any(True for _ in item.children()) for item in items)
-
-
-def _unmark(module: "nn.Module") -> None:
-    """Removes the mark of weights from a checkpoint; transformers does not initialize marked weights again."""
-    for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-        if hasattr(tensor, "_is_hf_initialized"):
-            del tensor._is_hf_initialized

@@ -127,10 +127,7 @@ def trial_model_init(model_init: Callable[..., Any], values: Mapping[str, Any]) 
     def with_trial(trial: Any = None) -> Any:
         return _with_values(inner(trial), merged)
 
-    def without_trial() -> Any:
-        return _with_values(inner(), merged)
-
-    made: Any = with_trial if takes_trial(inner) else without_trial
+    made: Any = with_trial if takes_trial(inner) else lambda: _with_values(inner(), merged)
     made.scoped = inner, merged
     return made  # type: ignore[no-any-return]
 

@@ -41,7 +41,7 @@ def default_sampler(
     """Returns the user's sampler, else ``RLSampler`` with the pretrained agent.
 
     Args:
-        settings: ``weights``, ``published``, ``n_points`` and the length of the search go to ``RLSampler``.
+        settings: Options of the search.
         space: All hyperparameters of the search.
         seed: Used if the user gave none, so that a script that runs again searches in the same way.
         facts: See ``task_features``.

@@ -32,17 +32,15 @@ _MAX_EXAMPLES = 64
 class ConfigurationSampler:
     """Samples configurations from ``hp_space`` and ``model_init``, and knows the baseline configuration.
 
+    Where a factory makes the Trainers, ``model_init`` and ``scoped_names`` are None.
+
     Attributes:
         space: All hyperparameters, those of ``model_init`` included.
-        hp_space: The user's function.
-        model_init: The user's function, None where a factory makes the Trainers.
-        frozen: The user's arguments.
         from_model: Names that only ``model_init`` suggests.
         searched: Names that ``hp_space`` returns.
         computed: Values that ``hp_space`` returns for a name besides the suggested value of the same name: a constant,
             or a hash of the values for the example configurations.
         transformed: Names in ``computed`` whose value is not constant.
-        scoped_names: Of the user's Trainer, None where a factory makes the Trainers.
     """
 
     space: SearchSpace

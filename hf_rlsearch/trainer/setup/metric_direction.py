@@ -33,50 +33,39 @@ def metric_direction(name: str, args: "TrainingArguments", given: str | None) ->
     Raises:
         ObjectiveError: Two of the three contradict each other without doubt.
     """
-    known = _known_direction(name, args, given)
-    if given is None:
-        # As the Trainer does for metric_for_best_model: larger values of an unknown metric are better.
-        return known or MAXIMIZE
-    if known is not None and given != known and len(set(_directions_of_words(name))) == 1:
-        raise ObjectiveError(
-            f"direction={given!r} contradicts {name!r}, which is better when {_ADJECTIVES[known]}. Pass "
-            f"direction={known!r}. If {_ADJECTIVES[given]} really is better, say so in the arguments too: "
-            f"metric_for_best_model={name!r}, greater_is_better={given == MAXIMIZE}."
-        )
-    return given
-
-
-def direction_of(name: str) -> str | None:
-    """Returns the direction that a metric's name implies, None for an unknown name.
-
-    In a name with words of both directions the last word counts: "error_detection_f1" is an F1, "hamming_loss" a loss.
-    """
-    known = _directions_of_words(name)
-    return known[-1] if known else None
-
-
-def _directions_of_words(name: str) -> list[str]:
-    """The directions of those words of a name that have one, in order."""
-    parts = re.split(r"[^a-z0-9]+", name.lower())
-    return [MINIMIZE if part in _LOWER else MAXIMIZE for part in parts if part in _LOWER or part in _HIGHER]
-
-
-def _known_direction(name: str, args: "TrainingArguments", given: str | None) -> str | None:
-    """The direction that the arguments give to a metric, else the direction that its name implies."""
-    by_name = direction_of(name)
+    directions = _directions_of_words(name)
+    by_name = directions[-1] if directions else None
+    by_args: str | None = None
     best, greater = getattr(args, "metric_for_best_model", None), getattr(args, "greater_is_better", None)
-    if best is None or greater is None or name not in (best, f"eval_{best}"):
-        return by_name
-    by_args = MAXIMIZE if greater else MINIMIZE
-    if given is not None and given != by_args:
+    if best is not None and greater is not None and name in (best, f"eval_{best}"):
+        by_args = MAXIMIZE if greater else MINIMIZE
+    if by_args is None:
+        is_clear = len(set(directions)) == 1
+        if is_clear and given is not None and by_name is not None and given != by_name:
+            raise ObjectiveError(
+                f"direction={given!r} contradicts {name!r}, which is better when {_ADJECTIVES[by_name]}. Pass "
+                f"direction={by_name!r}. If {_ADJECTIVES[given]} really is better, say so in the arguments too: "
+                f"metric_for_best_model={name!r}, greater_is_better={given == MAXIMIZE}."
+            )
+    elif given is not None and given != by_args:
         raise ObjectiveError(
             f"direction={given!r} contradicts greater_is_better={greater} of metric_for_best_model={best!r}. Set "
             f"greater_is_better={given == MAXIMIZE}: the best checkpoint of each trial is chosen by it."
         )
-    if given is None and by_name is not None and by_args != by_name:
+    elif given is None and by_name is not None and by_name != by_args:
         raise ObjectiveError(
             f"greater_is_better={greater} contradicts metric_for_best_model={best!r}, which is better when "
             f"{_ADJECTIVES[by_name]}. Set greater_is_better={by_name == MAXIMIZE}: the best checkpoint of each trial "
             f"is chosen by it. If {_ADJECTIVES[by_args]} really is better, pass direction={by_args!r} too."
         )
-    return by_args
+    # As the Trainer does for metric_for_best_model: larger values of an unknown metric are better.
+    return given or by_args or by_name or MAXIMIZE
+
+
+def _directions_of_words(name: str) -> list[str]:
+    """The directions of those words of a name that have one, in order; the last one counts.
+
+    "error_detection_f1" is an F1, "hamming_loss" a loss.
+    """
+    parts = re.split(r"[^a-z0-9]+", name.lower())
+    return [MINIMIZE if part in _LOWER else MAXIMIZE for part in parts if part in _LOWER or part in _HIGHER]

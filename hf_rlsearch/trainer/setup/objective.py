@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from hf_rlsearch._validation import closest, is_number
+from hf_rlsearch._validation import did_you_mean, is_number
 from hf_rlsearch.errors import ObjectiveError
 from hf_rlsearch.trainer.setup.hp_space import AccessRecorder
 from hf_rlsearch.trainer.setup.metric_direction import MAXIMIZE, MINIMIZE, metric_direction
@@ -107,7 +107,7 @@ class Objective:
             multi=data["multi"],
             function=compute_objective if data["computed"] else None,
             why="the study",
-            follows=None if data["follows"] is None else (data["follows"][0], data["follows"][1]),
+            follows=data["follows"] and tuple(data["follows"]),
         )
 
 
@@ -276,8 +276,7 @@ def _metric_value(key: str, metrics: Metrics, argument: str | None = None) -> fl
     if key in metrics:
         return _as_float(key, metrics[key])
     known = _numeric_names(metrics)
-    close = closest(key, known, cutoff=0.5) or closest(f"eval_{key}", known, cutoff=0.5)
-    hint = f" Did you mean {close!r}?" if close else ""
+    hint = did_you_mean(key, known, cutoff=0.5) or did_you_mean(f"eval_{key}", known, cutoff=0.5)
     given = f"{argument}={key!r}" if argument else f"{key!r}"
     raise ObjectiveError(f"{given} is not among the metrics of evaluation: {', '.join(known) or 'none'}.{hint}")
 

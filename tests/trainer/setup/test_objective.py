@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hf_rlsearch import ObjectiveError
-from hf_rlsearch.trainer.setup.metric_direction import direction_of
+from hf_rlsearch.trainer.setup.metric_direction import metric_direction
 from hf_rlsearch.trainer.setup.objective import choose_objective
 
 METRICS = {"eval_loss": 0.7, "eval_accuracy": 0.5, "eval_error_f1": 0.25, "eval_runtime": 1.0}
@@ -27,11 +27,12 @@ def settled(args: Mapping[str, Any] | None = None, **given: Any) -> Any:
         ("distance_correlation", "maximize"),
         ("hamming_loss", "minimize"),
         ("accuracy_error", "minimize"),
-        ("zog", None),
+        ("zog", "maximize"),
     ],
 )
-def test_the_last_known_word_counts(name: str, direction: str | None) -> None:
-    assert direction_of(name) == direction
+def test_the_last_known_word_counts(name: str, direction: str) -> None:
+    args: Any = SimpleNamespace()
+    assert metric_direction(name, args, None) == direction
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
