@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -33,24 +33,29 @@ _MODEL_INIT_SECONDS = 5.0
 _QUIET_RUNS, _MIN_RUNS, _MAX_RUNS = 4, 8, 64
 
 
-@dataclass(frozen=True)
+@dataclass
 class Recording:
     """The hyperparameters that the dry runs found.
 
     Attributes:
         distributions: Every hyperparameter suggested in any run, in order of appearance. A range that differs between
             runs is recorded as the smallest range that holds all of them.
-        conditional: Names that some complete run did not suggest.
         returned: Keys of the dicts that ``hp_space`` returned, that is the training arguments it sets.
         from_model_init: Names suggested by ``model_init``.
         user_attributes: Keys that the functions gave to ``trial.set_user_attr``.
+        complete_runs: Names that were suggested, by run of both functions to their end.
     """
 
-    distributions: dict[str, BaseDistribution]
-    conditional: frozenset[str]
-    returned: frozenset[str]
-    from_model_init: frozenset[str]
-    user_attributes: frozenset[str]
+    distributions: dict[str, BaseDistribution] = field(default_factory=dict)
+    returned: set[str] = field(default_factory=set)
+    from_model_init: set[str] = field(default_factory=set)
+    user_attributes: set[str] = field(default_factory=set)
+    complete_runs: list[set[str]] = field(default_factory=list)
+
+    @property
+    def conditional(self) -> frozenset[str]:
+        """Names that some complete run did not suggest."""
+        return frozenset(name for name in self.distributions for run in self.complete_runs if name not in run)
 
 
 def record(hp_space: Callable[[Any], Any], model_init: Callable[..., Any] | None = None) -> Recording:
@@ -67,7 +72,7 @@ def record(hp_space: Callable[[Any], Any], model_init: Callable[..., Any] | None
     recorder = _Recorder(hp_space, model_init if takes_trial else None)
     while not recorder.done():
         recorder.run()
-    return recorder.result()
+    return recorder.found
 
 
 class _Recorder:
@@ -77,11 +82,7 @@ class _Recorder:
         self.hp_space, self.model_init = hp_space, model_init
         self.rng = np.random.default_rng(0)
         self.choice_counts: dict[tuple[str, int], list[int]] = {}
-        self.distributions: dict[str, BaseDistribution] = {}
-        self.complete_runs: list[set[str]] = []
-        self.returned: set[str] = set()
-        self.from_model_init: set[str] = set()
-        self.user_attributes: set[str] = set()
+        self.found = Recording()
         self.n_runs = self.quiet_runs = 0
         self.model_init_seconds = 0.0
 
@@ -99,23 +100,15 @@ class _Recorder:
             if with_model:
                 self._run_model_init(trial)
             if with_model or self.model_init is None:
-                self.complete_runs.append(set(trial.distributions))
+                self.found.complete_runs.append(set(trial.distributions))
         except TrialPruned:
             pass  # a way to refuse a combination; what was suggested before still counts
-        self.user_attributes.update(trial.user_attrs)
-        self.quiet_runs = self.quiet_runs + 1 if trial.distributions.keys() <= self.distributions.keys() else 0
+        self.found.user_attributes.update(trial.user_attrs)
+        known = self.found.distributions
+        self.quiet_runs = self.quiet_runs + 1 if trial.distributions.keys() <= known.keys() else 0
         for name, distribution in trial.distributions.items():
-            self.distributions[name] = _hull(name, self.distributions.get(name, distribution), distribution)
+            known[name] = _hull(name, known.get(name, distribution), distribution)
         self.n_runs += 1
-
-    def result(self) -> Recording:
-        return Recording(
-            distributions=self.distributions,
-            conditional=frozenset(name for name in self.distributions for run in self.complete_runs if name not in run),
-            returned=frozenset(self.returned),
-            from_model_init=frozenset(self.from_model_init),
-            user_attributes=frozenset(self.user_attributes),
-        )
 
     def _run_hp_space(self, trial: _RecordingTrial) -> None:
         returned = _call("hp_space", self.hp_space, trial)
@@ -124,14 +117,14 @@ class _Recorder:
                 f"hp_space returned {returned!r} of type {type(returned).__name__}, expected a dict of training "
                 "arguments such as {'learning_rate': trial.suggest_float('learning_rate', 1e-6, 1e-4, log=True)}."
             )
-        self.returned.update(str(key) for key in returned)
+        self.found.returned.update(str(key) for key in returned)
 
     def _run_model_init(self, trial: _RecordingTrial) -> None:
         assert self.model_init is not None
         before, start = set(trial.distributions), time.monotonic()
         _call("model_init", self.model_init, trial)
         self.model_init_seconds += time.monotonic() - start
-        self.from_model_init.update(set(trial.distributions) - before)
+        self.found.from_model_init.update(set(trial.distributions) - before)
 
 
 class _RecordingTrial(FixedTrial):

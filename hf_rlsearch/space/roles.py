@@ -2,7 +2,6 @@
 
 import re
 import tomllib
-from collections.abc import Sequence
 from pathlib import Path
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
@@ -36,11 +35,6 @@ def infer_role(name: str, distribution: BaseDistribution) -> str:
 def generic_role(distribution: BaseDistribution) -> str:
     """The role of a hyperparameter of which only the values are known: a number, or one of several choices."""
     return "generic_numeric" if _all_numbers(distribution) else "generic_categorical"
-
-
-def infer_role_of(name: str, levels: Sequence[float | str]) -> str:
-    """`infer_role` of a hyperparameter of which a few values are known."""
-    return infer_role(name, CategoricalDistribution(tuple(levels)))
 
 
 def check_role(name: str, role: str) -> str:

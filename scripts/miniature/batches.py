@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from optuna.distributions import CategoricalDistribution
 
 from hf_rlsearch._typing import FloatArray, IntArray
 from hf_rlsearch.errors import StorageError
 from hf_rlsearch.observation.observation import FACTS
 from hf_rlsearch.observation.value_features import KINDS, kind
-from hf_rlsearch.space import ROLES
-from hf_rlsearch.space.roles import infer_role_of
+from hf_rlsearch.space import ROLES, infer_role
 from hf_rlsearch.tasks.prior import TaskBatch
 from hf_rlsearch.tasks.prior_space import MAX_HYPERPARAMETERS, MAX_LEVELS
 from miniature import Table
@@ -258,7 +258,8 @@ def _describe(
         hidden: Nobody knows what the name means.
     """
     levels, n = _levels(table, h)[kept], len(kept)
-    role = infer_role_of("" if hidden else str(table["names"][h]), levels.tolist())
+    known_values = CategoricalDistribution(tuple(levels.tolist()))
+    role = infer_role("" if hidden else str(table["names"][h]), known_values)
     row = np.full(MAX_LEVELS, np.nan)
     described: dict[str, Any] = {"roles": ROLES.index(role), "n_levels": n}
     if levels.dtype.kind != "U":
