@@ -10,11 +10,12 @@ PREFIX = "rl:"
 DECISION = "rl:decision"
 STOP = "rl:stop"
 
-# User attributes of a study.
+# User attributes of a study; SUMMARY is the note that the last search left in the dashboard.
 IDENTITY = "rl:identity"
 OBJECTIVE = "rl:objective"
 N_TRIALS = "rl:n_trials"
 STARTED_BY = "rl:started_by"
+SUMMARY = "rl:summary"
 
 # User attributes of a study and of a trial: the process that runs it, and its folder.
 OWNER = "rl:owner"
@@ -68,9 +69,12 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
 def spent_on(trial: FrozenTrial) -> float:
     """Full trainings that a finished trial added to the cost of the search; estimated where SPENT is not stored."""
     stored = trial.user_attrs.get(SPENT)
-    if stored is not None:
-        return float(stored)
-    return 1.0 if trial.state == TrialState.COMPLETE else max(trial.intermediate_values, default=0) / FULL_TRAINING
+    return share_trained(trial) if stored is None else float(stored)
+
+
+def share_trained(trial: FrozenTrial) -> float:
+    """Share of a trial's own training up to its last evaluation, in [0, 1]."""
+    return 1.0 if trial.state == TrialState.COMPLETE else (trial.last_step or 0) / FULL_TRAINING
 
 
 def newly_spent(trial: optuna.Trial, trained: float) -> float:

@@ -19,15 +19,16 @@ from hf_rlsearch.observation.trial_attributes import (
     finished,
     newly_spent,
     role,
+    share_trained,
 )
 from hf_rlsearch.optuna import confirmation as confirm
 from hf_rlsearch.optuna.pruner import RLPruner
 from hf_rlsearch.report import explain
 from hf_rlsearch.trainer.search.budget import RemainingBudget
-from hf_rlsearch.trainer.search.leaderboard import Leaderboard
+from hf_rlsearch.trainer.search.leaderboard import Leaderboard, ranking
 from hf_rlsearch.trainer.search.planner import Planner
 from hf_rlsearch.trainer.search.result import SearchResult
-from hf_rlsearch.trainer.search.trial import PruningReporter, TrialOutcome, TrialPlan
+from hf_rlsearch.trainer.search.trial import PruningReporter, TrialOutcome, TrialPlan, stored_trial
 from hf_rlsearch.trainer.session.arguments import plain
 from hf_rlsearch.trainer.session.failures import NAN, Failure, discard_reports, read_report
 from hf_rlsearch.trainer.session.progress import Progress, TrialSummary
@@ -36,7 +37,7 @@ from hf_rlsearch.trainer.setup.config import RL_PRUNER, UNSET_TRIALS, SearchConf
 from hf_rlsearch.trainer.setup.default_space import DefaultSpace
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
 from hf_rlsearch.trainer.setup.objective import Objective
-from hf_rlsearch.trainer.storage.paused import PausedTrials, curve_step
+from hf_rlsearch.trainer.storage.paused import PausedTrials, checkpoint_curve_step
 from hf_rlsearch.trainer.storage.resume import (
     is_leader,
     release_ownership,
@@ -48,66 +49,12 @@ from hf_rlsearch.trainer.storage.study import OpenedStudy
 if TYPE_CHECKING:
     from transformers import Trainer
 
-# User attribute of the study: the note that the last search on it left in the dashboard.
-_SUMMARY = "summary"
-
-
-class FailureLimit:
-    """Ends the search after ``max_failed_trials`` failures since this process started.
-
-    Diverged trials (NaN) do not count: they are a valid result. Failures before a restart do not count either: whoever
-    starts the search again has mended their cause.
-
-    Args:
-        study: Of the search.
-        settings: Of the search.
-    """
-
-    def __init__(self, study: optuna.Study, settings: SearchConfig) -> None:
-        self._study, self._max_trials = study, settings.max_trials
-        n_trials = UNSET_TRIALS if settings.n_trials is None else settings.max_trials
-        self._max_failed_trials = settings.max_failed_trials or max(3, n_trials // 4)
-        self._n_before = len(self._failed())
-
-    def check(self, error: BaseException | None = None) -> None:
-        """Raises when too many trials have failed.
-
-        Args:
-            error: What the last trial failed with, where it did so on this rank.
-
-        Raises:
-            SearchFailed: From ``error``, with the reason of the last failure.
-        """
-        failed = self._failed()[self._n_before :]
-        if len(failed) < self._max_failed_trials:
-            return
-        last = (failed[-1].user_attrs.get(attr.FAILURE) or {}).get("reason", "unknown")
-        raise SearchFailed(
-            f"{len(failed)} of {self._max_trials} trials have failed, the last one with: {last}. The search stops at "
-            f"{self._max_failed_trials} (max_failed_trials). The finished trials are kept in study "
-            f"{self._study.study_name!r}; see the attribute {attr.FAILURE!r} of each trial for its traceback."
-        ) from error
-
-    def _failed(self) -> list[FrozenTrial]:
-        failed = [trial for trial in finished(self._study) if trial.state == TrialState.FAIL]
-        return [trial for trial in failed if (trial.user_attrs.get(attr.FAILURE) or {}).get("kind") != NAN]
-
 
 @dataclass(kw_only=True)
 class SearchCoordinator:
     """Runs the search on rank 0.
 
     Attributes:
-        study: Of the search.
-        settings: Of the search.
-        objective: What is optimised.
-        configurations: Samples configurations.
-        planner: Plans trials.
-        leaderboard: Ranks trials and decides which models stay on disk.
-        budget: Knows what budget and time are left.
-        paused: Knows the stopped trainings that wait on disk.
-        failure_limit: Ends the search after too many failures.
-        progress: Prints lines and the bar.
         may_be_finished: Nothing may be left to do: an earlier process alone has worked on the search.
     """
 
@@ -119,9 +66,9 @@ class SearchCoordinator:
     leaderboard: Leaderboard
     budget: RemainingBudget
     paused: PausedTrials
-    failure_limit: FailureLimit
     progress: Progress
     may_be_finished: bool
+    _n_failed_before: int = field(init=False)
     # Of the running trial.
     _trial: optuna.Trial = field(init=False)
     _reporter: PruningReporter = field(init=False)
@@ -131,6 +78,10 @@ class SearchCoordinator:
     def is_shared(self) -> bool:
         """Whether other processes may work on the same study."""
         return self.settings.storage is not None
+
+    @property
+    def _is_multi(self) -> bool:
+        return len(self.study.directions) > 1
 
     @property
     def hyperparameters(self) -> Params:
@@ -144,6 +95,7 @@ class SearchCoordinator:
             opened: The study as it was found.
             requeued: Numbers of the interrupted trials that were put back into the queue.
         """
+        self._n_failed_before = len(self._failed_trials())
         self.progress.say(opened.note)
         for message in self._startup_messages():
             self.progress.say(message)
@@ -196,7 +148,35 @@ class SearchCoordinator:
             plan = self._ask()
             if plan is not None:
                 return plan
-            self.failure_limit.check()
+            self.check_failures()
+
+    def check_failures(self, error: BaseException | None = None) -> None:
+        """Ends the search after ``max_failed_trials`` failures since this process started.
+
+        Diverged trials (NaN) do not count: they are a valid result. Failures before a restart do not count either:
+        whoever starts the search again has mended their cause.
+
+        Args:
+            error: What the last trial failed with, where it did so on this rank.
+
+        Raises:
+            SearchFailed: From ``error``, with the reason of the last failure.
+        """
+        n_trials = UNSET_TRIALS if self.settings.n_trials is None else self.settings.max_trials
+        limit = self.settings.max_failed_trials or max(3, n_trials // 4)
+        failed = self._failed_trials()[self._n_failed_before :]
+        if len(failed) < limit:
+            return
+        last = (failed[-1].user_attrs.get(attr.FAILURE) or {}).get("reason", "unknown")
+        raise SearchFailed(
+            f"{len(failed)} of {self.settings.max_trials} trials have failed, the last one with: {last}. The search "
+            f"stops at {limit} (max_failed_trials). The finished trials are kept in study {self.study.study_name!r}; "
+            f"see the attribute {attr.FAILURE!r} of each trial for its traceback."
+        ) from error
+
+    def _failed_trials(self) -> list[FrozenTrial]:
+        failed = [trial for trial in finished(self.study) if trial.state == TrialState.FAIL]
+        return [trial for trial in failed if (trial.user_attrs.get(attr.FAILURE) or {}).get("kind") != NAN]
 
     def reason_to_stop(self) -> str | None:
         """Returns which option ends the search now, apart from confirmations; None if another trial is to start."""
@@ -210,8 +190,8 @@ class SearchCoordinator:
             return "study.stop"
         if limit := self.budget.reached():
             return limit
-        target, ranking = self.settings.target, self.leaderboard.ranking()
-        if target is not None and ranking and not self.objective.better(target, float(ranking[0].values[0])):
+        target, best = self.settings.target, ranking(self.study)[:1]
+        if target is not None and best and not self.objective.better(target, best[0].values[0]):
             return "target"
         return None
 
@@ -221,7 +201,7 @@ class SearchCoordinator:
 
     def should_pause(self, trainer: "Trainer") -> bool:
         """Returns whether the running trial, which the pruner stops, is to leave a checkpoint to resume from."""
-        return self.paused.should_pause(_stored(self._trial), trainer)
+        return self.paused.should_pause(stored_trial(self._trial), trainer)
 
     def record(self, plan: TrialPlan | None, outcome: TrialOutcome) -> None:
         """Stores how the running trial ended, prints its line, and deletes checkpoints that are needed no longer.
@@ -257,8 +237,8 @@ class SearchCoordinator:
         summary = result.summary()
         self.progress.close(finished=True)
         self.progress.say(summary)
-        _save_note(self.study, lambda: summary, replaces=self.study.user_attrs.get(_SUMMARY, ""))
-        self.study.set_user_attr(_SUMMARY, summary)
+        _save_note(self.study, lambda: summary, replaces=self.study.user_attrs.get(attr.SUMMARY, ""))
+        self.study.set_user_attr(attr.SUMMARY, summary)
         return result
 
     def _ask(self) -> TrialPlan | None:
@@ -276,7 +256,7 @@ class SearchCoordinator:
             self.record(None, TrialOutcome(TrialState.PRUNED))
         except Exception as error:
             self.record(None, TrialOutcome(TrialState.FAIL, failure=Failure.from_error(error)))
-            self.failure_limit.check(error)
+            self.check_failures(error)
         return None
 
     def _is_surplus(self) -> bool:
@@ -290,12 +270,12 @@ class SearchCoordinator:
     def _plan(self) -> TrialPlan | None:
         """Plans the trial; None for one that had ended when its process died, which is recorded instead."""
         plan = self.planner.plan(self._trial)
-        trial = _stored(self._trial)
+        trial = stored_trial(self._trial)
         outcome = _unrecorded_outcome(plan, trial)
         if outcome is not None:
             self.record(plan, outcome)
             return None
-        self._reporter = PruningReporter(self._trial, may_prune=plan.role == SEARCH and not self.leaderboard.is_multi)
+        self._reporter = PruningReporter(self._trial, may_prune=plan.role == SEARCH and not self._is_multi)
         earlier = trial.user_attrs.get(attr.CONTINUES)
         if earlier is not None and trial.user_attrs[attr.STARTED_AT]:
             percent = 100 * trial.user_attrs[attr.STARTED_AT] / FULL_TRAINING
@@ -330,13 +310,13 @@ class SearchCoordinator:
 
     def _enqueue_confirmation(self) -> bool:
         """Queues the next training of one of the best configurations under a new seed; False when none is left."""
-        if self.settings.confirm == 0 or self.leaderboard.is_multi:
+        if self.settings.confirm == 0 or self._is_multi:
             return False
         trials = self.study.get_trials(deepcopy=False)
         if any(t.state == TrialState.WAITING and role(t) == CONFIRM for t in trials):
             return True
         baseline = next((t for t in trials if role(t) == BASELINE and t.state == TrialState.COMPLETE), None)
-        numbers = confirm.trials_to_confirm(self.leaderboard.ranking(), baseline, self.settings.confirm)
+        numbers = confirm.trials_to_confirm(ranking(self.study), baseline, self.settings.confirm)
         seed = int(self.configurations.frozen.value("seed"))
         maximize = self.objective.directions[0] == "maximize"
         chosen = confirm.next_seed(numbers, trials, seed=seed, maximize=maximize)
@@ -367,35 +347,26 @@ class SearchCoordinator:
 
     def _trial_summary(self, trial: FrozenTrial, outcome: TrialOutcome) -> TrialSummary:
         """The columns of a finished trial's line."""
-        ranking, no_best = self.leaderboard.ranking(), "" if self.leaderboard.is_multi else "-"
-        trained = (
-            1.0 if outcome.state == TrialState.COMPLETE else max(trial.intermediate_values, default=0) / FULL_TRAINING
-        )
+        ranked, no_best = ranking(self.study), "" if self._is_multi else "-"
         return TrialSummary(
             number=trial.number,
             role=role(trial),
             params=trial.user_attrs.get(attr.HYPERPARAMETERS, trial.params),
             result=_result_text(trial, outcome, self.planner.world_size),
-            best=f"{ranking[0].values[0]:.4g} (trial {ranking[0].number})" if ranking else no_best,
-            fidelity=trained,
+            best=f"{ranked[0].values[0]:.4g} (trial {ranked[0].number})" if ranked else no_best,
+            fidelity=share_trained(trial),
             seconds=outcome.seconds,
             seconds_left=self.budget.seconds_left(),
         )
-
-
-def _stored(trial: optuna.Trial) -> FrozenTrial:
-    """The trial as it is in the storage, with what it reported before an interruption."""
-    return trial.study._storage.get_trial(trial._trial_id)
 
 
 def _unrecorded_outcome(plan: TrialPlan, trial: FrozenTrial) -> TrialOutcome | None:
     """The outcome of a trial whose process died after the training had ended, but before it was recorded."""
     failure = read_report(plan.folder, plan.number)
     if failure is not None:
-        trained = max(trial.intermediate_values, default=0) / FULL_TRAINING
-        return TrialOutcome(TrialState.FAIL, failure=failure, trained=trained)
+        return TrialOutcome(TrialState.FAIL, failure=failure, trained=share_trained(trial))
     stopped = trial.user_attrs.get(attr.STOPPED)
-    if stopped is not None and plan.resume_from is not None and curve_step(plan.resume_from) == stopped:
+    if stopped is not None and plan.resume_from is not None and checkpoint_curve_step(plan.resume_from) == stopped:
         value = trial.intermediate_values[stopped]
         return TrialOutcome(TrialState.PRUNED, values=(value,), trained=stopped / FULL_TRAINING)
     return None

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch.observation.trial_attributes import (
@@ -23,16 +24,26 @@ from hf_rlsearch.trainer.storage import checkpoints
 from hf_rlsearch.trainer.storage.paused import PausedTrials, folder_size, resume_folders
 
 
-class Leaderboard:
-    """Ranks finished trials and decides which checkpoints to keep.
-
-    Everything is read from the study, so a restarted search has the same ranking.
+def ranking(study: optuna.Study, *, confirmed: bool = False) -> list[FrozenTrial]:
+    """Returns the complete trials of a single objective, best first, earlier ones first among equals.
 
     Args:
-        study: Of the search.
-        objective: What is optimised.
-        settings: Of the search.
-        paused: Knows the stopped trainings that wait on disk.
+        study: With several objectives it has no ranking, and the list is empty.
+        confirmed: The trial that is best under new seeds comes first, if there is one.
+    """
+    if len(study.directions) > 1:
+        return []
+    trials, maximize = study.get_trials(deepcopy=False), study.direction == StudyDirection.MAXIMIZE
+    winner = confirm.winner(confirm.confirmations(trials), maximize=maximize) if confirmed else None
+    first, sign = None if winner is None else winner.number, -1 if maximize else 1
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and role(trial) != CONFIRM]
+    return sorted(complete, key=lambda trial: (trial.number != first, sign * trial.values[0], trial.number))
+
+
+class Leaderboard:
+    """Decides which checkpoints to keep.
+
+    Everything is read from the study, so a restarted search keeps the same ones.
     """
 
     def __init__(self, study: optuna.Study, objective: Objective, settings: SearchConfig, paused: PausedTrials) -> None:
@@ -40,48 +51,18 @@ class Leaderboard:
         # The confirmations are made: only as many models stay as the user wants.
         self._confirmed = False
 
-    @property
-    def is_multi(self) -> bool:
-        """Whether the objective has several directions: there is no ranking then, only a Pareto front."""
-        return len(self._study.directions) > 1
+    def keeps(self, trial_role: str, outcome: TrialOutcome) -> dict[str, bool]:
+        """Returns whether a complete trial, which is not recorded yet, is the best one, and one of the best k.
 
-    def ranking(self) -> list[FrozenTrial]:
-        """Returns the complete trials of a single objective, best first, earlier ones first among equals."""
-        if self.is_multi:
-            return []
-        sign = -1 if self._objective.directions[0] == "maximize" else 1
-        complete = [t for t in finished(self._study) if t.state == TrialState.COMPLETE and role(t) != CONFIRM]
-        return sorted(complete, key=lambda t: (sign * float(t.values[0]), t.number))
-
-    def is_best(self, trial_role: str, outcome: TrialOutcome) -> bool:
-        """Returns whether a trial that has just ended beats all recorded ones.
-
-        Args:
-            trial_role: "baseline", "search" or "confirm".
-            outcome: How the trial ended.
+        Returns:
+            "best": no recorded trial is as good, or there are several objectives. "disk": the model is to be saved.
         """
-        if outcome.state != TrialState.COMPLETE or trial_role == CONFIRM:
-            return False
-        ranking = self.ranking()
-        return not ranking or self._objective.better(outcome.values[0], float(ranking[0].values[0]))
-
-    def retain_checkpoint(self, trial_role: str, outcome: TrialOutcome) -> bool:
-        """Returns whether a trial that has just ended is among the best k, so that its model is saved.
-
-        Args:
-            trial_role: "baseline", "search" or "confirm".
-            outcome: How the trial ended.
-        """
-        if outcome.state != TrialState.COMPLETE or self._settings.keep_checkpoints == 0:
-            return False
-        if self.is_multi:
-            return True
         if trial_role == CONFIRM:
-            return False
-        if trial_role == BASELINE and self._settings.confirm:
-            return True
-        better = [t for t in self.ranking() if not self._objective.better(outcome.values[0], float(t.values[0]))]
-        return len(better) < self._n_retained()
+            return {"best": False, "disk": False}
+        better = [t for t in ranking(self._study) if not self._objective.better(outcome.values[0], t.values[0])]
+        may_win_later = trial_role == BASELINE and self._settings.confirm > 0
+        n_retained = self._n_retained()
+        return {"best": not better, "disk": n_retained > 0 and (may_win_later or len(better) < n_retained)}
 
     def discard_checkpoints(self, *, confirmed: bool = False) -> None:
         """Deletes all checkpoints but those of the best k trials and those of stopped trials that may be resumed.
@@ -106,17 +87,12 @@ class Leaderboard:
 
     def _retained_trials(self) -> set[int]:
         """The numbers of the trials whose models stay."""
-        if self.is_multi:
+        if len(self._study.directions) > 1:
             return {trial.number for trial in self._study.best_trials}
-        ranking = self.ranking()
-        if self._confirmed:
-            maximize = self._objective.directions[0] == "maximize"
-            winner = confirm.winner(confirm.confirmations(finished(self._study)), maximize=maximize)
-            ranking.sort(key=lambda trial: winner is None or trial.number != winner.number)
-        retained = {trial.number for trial in ranking[: self._n_retained()]}
-        if self._settings.confirm and not self._confirmed:
-            retained |= {trial.number for trial in finished(self._study) if role(trial) == BASELINE}
-        return retained
+        best = ranking(self._study, confirmed=self._confirmed)[: self._n_retained()]
+        may_win_later = self._settings.confirm > 0 and not self._confirmed
+        baseline = [t for t in finished(self._study) if role(t) == BASELINE] if may_win_later else []
+        return {trial.number for trial in [*best, *baseline]}
 
     def _n_retained(self) -> int:
         """Number of models on disk; until the confirmations are made, all models that may win them."""

@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from hf_rlsearch.errors import ObjectiveError
 from hf_rlsearch.observation.trial_attributes import CHECKPOINT, CONFIRM, finished, role
 from hf_rlsearch.optuna.storage import cannot_continue, storage_errors
 from hf_rlsearch.trainer.search.budget import CostModel, RemainingBudget
-from hf_rlsearch.trainer.search.coordinator import FailureLimit, SearchCoordinator
+from hf_rlsearch.trainer.search.coordinator import SearchCoordinator
 from hf_rlsearch.trainer.search.distributed import ProcessGroup
 from hf_rlsearch.trainer.search.leaderboard import Leaderboard
 from hf_rlsearch.trainer.search.planner import Planner
@@ -49,10 +50,6 @@ logger = logging.getLogger(__name__)
 def run_search(provider: TrainerProvider, settings: SearchConfig) -> Any:
     """Searches, and leaves the best arguments and model in the Trainer.
 
-    Args:
-        provider: Of the trials' Trainers.
-        settings: Of the search.
-
     Returns:
         A ``BestRun``, or a list of them for several directions; the same on every rank.
     """
@@ -61,32 +58,14 @@ def run_search(provider: TrainerProvider, settings: SearchConfig) -> Any:
         search = build_search(provider, settings, group)
         result = search.run()
         group.run_on_all(partial(search.finish, result))
-        return best_runs(result, search.objective.multi)
+        return best_runs(result, search.runner.objective.multi)
 
 
+@dataclass
 class Search:
-    """The search as one rank takes part in it.
+    """The search as one rank takes part in it."""
 
-    Args:
-        provider: Of the trials' Trainers.
-        settings: Of the search.
-        group: The processes of the search.
-        objective: What is optimised.
-        coordinator: On rank 0; None on the other ranks.
-    """
-
-    def __init__(
-        self,
-        provider: TrainerProvider,
-        settings: SearchConfig,
-        group: ProcessGroup,
-        objective: Objective,
-        coordinator: SearchCoordinator | None,
-    ) -> None:
-        self.objective = objective
-        self._provider, self._group, self._coordinator = provider, group, coordinator
-        self._location = settings.storage or provider.frozen.value("output_dir")
-        self._runner = DistributedTrialRunner(provider, settings, group, objective, coordinator)
+    runner: DistributedTrialRunner
 
     def run(self) -> SearchResult:
         """Runs trials until there is a reason to stop.
@@ -98,40 +77,37 @@ class Search:
             SearchFailed: Too many trials have failed, or one with an exception that ``catch`` leaves out.
             StorageError: The storage, or the disk of a trial, cannot be written.
         """
-        with nullcontext() if self._coordinator is None else self._coordinator.running():
+        coordinator = self.runner.coordinator
+        with nullcontext() if coordinator is None else coordinator.running():
             while (plan := self._next_plan()) is not None:
-                outcome, fatal = self._runner.train(plan)
+                outcome, fatal = self.runner.train(plan)
                 if outcome.failure is not None and outcome.failure.kind == STORAGE:
                     # Not recorded, as after a kill: a full disk says nothing about the configuration.
                     raise cannot_continue(plan.number, outcome.failure.reason, plan.folder)
                 self._on_rank_0(partial(SearchCoordinator.record, plan=plan, outcome=outcome))
                 if fatal is not None:
                     raise fatal
-                self._on_rank_0(lambda coordinator: coordinator.failure_limit.check())
+                self._on_rank_0(SearchCoordinator.check_failures)
             return self._conclude()
 
     def finish(self, result: SearchResult) -> None:
-        """Puts the best arguments and model into the Trainer, or restores it if no trial completed.
-
-        Args:
-            result: Of the search.
-        """
+        """Puts the best arguments and model into the Trainer, or restores it if no trial completed."""
         best = result.best_trial
         if best is None:
-            self._provider.restore()
+            self.runner.provider.restore()
             return
-        load = checkpoints.weights_loader(best.user_attrs.get(CHECKPOINT), self._runner.weights_of(best.number))
+        load = checkpoints.weights_loader(best.user_attrs.get(CHECKPOINT), self.runner.weights_of(best.number))
         if load is None:
             logger.warning("The model of trial %d is not on disk: trainer.train() trains it again.", best.number)
-        self._provider.finish(replay_plan(result.study, best), load, self.objective.follows)
+        self.runner.provider.finish(replay_plan(result.study, best), load, self.runner.objective.follows)
 
     def _next_plan(self) -> TrialPlan | None:
         def ask(coordinator: SearchCoordinator) -> Params:
             plan = coordinator.next_plan()
-            return {"plan": None if plan is None else plan.to_json()}
+            return {} if plan is None else plan.to_json()
 
-        plan = self._on_rank_0(ask)["plan"]
-        return None if plan is None else TrialPlan.from_json(plan)
+        plan = self._on_rank_0(ask)
+        return TrialPlan.from_json(plan) if plan else None
 
     def _conclude(self) -> SearchResult:
         result: SearchResult | None = None
@@ -139,7 +115,7 @@ class Search:
         def conclude(coordinator: SearchCoordinator) -> Params:
             nonlocal result
             result = coordinator.conclude()
-            return result.to_json() if self._group.size > 1 else {}
+            return result.to_json() if self.runner.group.size > 1 else {}
 
         data = self._on_rank_0(conclude)
         # Rank 0 keeps its own result, whose study is the stored one.
@@ -148,22 +124,18 @@ class Search:
     def _on_rank_0(self, step: Callable[[SearchCoordinator], Params | None]) -> Params:
         """Runs a step of the coordinator; all ranks get its answer, or raise its exception."""
 
-        def act() -> Params:
-            assert self._coordinator is not None
-            with storage_errors(self._location):
-                return step(self._coordinator) or {}
+        runner = self.runner
 
-        return self._group.run_on_main(act)
+        def act() -> Params:
+            assert runner.coordinator is not None
+            with storage_errors(runner.settings.storage or runner.provider.frozen.value("output_dir")):
+                return step(runner.coordinator) or {}
+
+        return runner.group.run_on_main(act)
 
 
 def build_search(provider: TrainerProvider, settings: SearchConfig, group: ProcessGroup) -> Search:
-    """Settles space and objective on every rank, opens the study on rank 0, and starts the coordinator there.
-
-    Args:
-        provider: Of the trials' Trainers.
-        settings: Of the search.
-        group: The processes of the search.
-    """
+    """Settles space and objective on every rank, opens the study on rank 0, and starts the coordinator there."""
     configurations = group.run_on_all(lambda: provider.configuration_sampler(settings))
     objective = probe_objective(provider, settings, group)
     coordinator: SearchCoordinator | None = None
@@ -177,7 +149,7 @@ def build_search(provider: TrainerProvider, settings: SearchConfig, group: Proce
         return {}
 
     group.run_on_main(start)
-    return Search(provider, settings, group, objective, coordinator)
+    return Search(DistributedTrialRunner(provider, settings, group, objective, coordinator))
 
 
 def _open_study(
@@ -207,7 +179,7 @@ def _build_coordinator(
     study, trainer = opened.study, provider.reference
     baseline = configurations.baseline_params(getattr(getattr(trainer, "model", None), "config", None))
     cost_model = CostModel(configurations, n_train_rows(trainer), world_size)
-    paused = PausedTrials(study, settings, minimize=objective.directions[0] == "minimize")
+    paused = PausedTrials(study, settings)
     return SearchCoordinator(
         study=study,
         settings=settings,
@@ -226,7 +198,6 @@ def _build_coordinator(
         leaderboard=Leaderboard(study, objective, settings, paused),
         budget=RemainingBudget(study, settings, cost_model),
         paused=paused,
-        failure_limit=FailureLimit(study, settings),
         progress=Progress(
             n_trials=settings.displayed_n_trials,
             n_done=len([trial for trial in finished(study) if role(trial) != CONFIRM]),
@@ -239,11 +210,6 @@ def _build_coordinator(
 
 def probe_objective(provider: TrainerProvider, settings: SearchConfig, group: ProcessGroup) -> Objective:
     """Settles the objective from the metrics of an evaluation of the untrained model; every rank calls it.
-
-    Args:
-        provider: Of the trials' Trainers.
-        settings: Of the search.
-        group: The processes, which evaluate together.
 
     Raises:
         ObjectiveError: There is nothing to evaluate on, evaluation fails, or the objective is unusable.

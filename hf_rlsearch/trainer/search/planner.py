@@ -15,13 +15,14 @@ from optuna.trial import FrozenTrial
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import SearchFailed
 from hf_rlsearch.observation import trial_attributes as attr
-from hf_rlsearch.observation.trial_attributes import BASELINE, CONFIRM, SEARCH, role
+from hf_rlsearch.observation.trial_attributes import BASELINE, CONFIRM, SEARCH
 from hf_rlsearch.trainer.search.budget import CostModel
-from hf_rlsearch.trainer.search.trial import SharedTrial, TrialPlan
+from hf_rlsearch.trainer.search.replay import replay_plan
+from hf_rlsearch.trainer.search.trial import SharedTrial, TrialPlan, stored_trial
 from hf_rlsearch.trainer.session.arguments import plain
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
 from hf_rlsearch.trainer.storage import checkpoints
-from hf_rlsearch.trainer.storage.paused import PausedTrials, curve_step
+from hf_rlsearch.trainer.storage.paused import PausedTrials, checkpoint_curve_step
 from hf_rlsearch.trainer.storage.resume import this_process
 
 if TYPE_CHECKING:
@@ -36,14 +37,9 @@ class Planner:
     """Plans trials, and stores what is needed to repeat them before they are trained.
 
     Attributes:
-        study: Of the search.
         folder: The folder of the search; each trial writes to a folder in it.
-        configurations: Samples configurations.
         baseline: The user's own configuration: params to record and exact values, see ``baseline_params``.
-        cost_model: Knows what a trial will cost.
-        paused: Knows the stopped trainings that wait on disk.
         hp_name: Names trials; None for "run-<number>".
-        world_size: Number of processes.
     """
 
     study: optuna.Study
@@ -77,7 +73,7 @@ class Planner:
         is_fresh = folder_before is None and earlier is None
         resume_from = None if is_fresh else self._last_checkpoint(folder, args)
         if folder_before is None:
-            attributes[attr.STARTED_AT] = 0 if resume_from is None else curve_step(resume_from)
+            attributes[attr.STARTED_AT] = 0 if resume_from is None else checkpoint_curve_step(resume_from)
         # The folder last: a trial that has one counts as started.
         for key, value in {**attributes, attr.FOLDER: folder}.items():
             trial.set_user_attr(key, value)
@@ -93,21 +89,16 @@ class Planner:
         )
 
     def checkpoint_at(self, trial: optuna.Trial, point: int) -> str | None:
-        """Returns the complete checkpoint that a trial left at a point of its learning curve, None if there is none.
-
-        Args:
-            trial: With a plan.
-            point: 1 to FULL_TRAINING.
-        """
+        """Returns the complete checkpoint that a trial left at a point in 1..FULL_TRAINING; None if there is none."""
         args = self.configurations.arguments(trial.user_attrs[attr.VALUES])
         found = self._last_checkpoint(trial.user_attrs[attr.FOLDER], args)
-        return found if found is not None and curve_step(found) == point else None
+        return found if found is not None and checkpoint_curve_step(found) == point else None
 
     @staticmethod
     def _count_attempt(trial: optuna.Trial) -> None:
         """Counts how often the trial was started since its learning curve last grew."""
-        known = trial.study._storage.get_trial(trial._trial_id)
-        reached = max(known.intermediate_values, default=0)
+        known = stored_trial(trial)
+        reached = known.last_step or 0
         last = known.user_attrs.get(attr.ATTEMPTS) or {"n": 0, "reached": 0}
         n = 1 if reached > last["reached"] else last["n"] + 1
         trial.set_user_attr(attr.ATTEMPTS, {"n": n, "reached": reached})
@@ -132,9 +123,9 @@ class Planner:
         original = self.study.get_trials(deepcopy=False)[trial.user_attrs[attr.REEVALUATES]]
         for name, distribution in original.distributions.items():
             trial._suggest(name, distribution)
-        params = {} if role(original) == BASELINE else dict(original.params)
-        values = {**original.user_attrs.get(attr.VALUES, {}), "seed": trial.user_attrs[attr.SEED]}
-        return params, values, dict(original.user_attrs.get(attr.HYPERPARAMETERS, original.params))
+        earlier = replay_plan(self.study, original)
+        values = {**earlier.values, "seed": trial.user_attrs[attr.SEED]}
+        return earlier.params, values, dict(original.user_attrs.get(attr.HYPERPARAMETERS, original.params))
 
     def _attributes(self, trial: optuna.Trial, args: "TrainingArguments", values: Params, exact: Params) -> Params:
         """The user attributes that a replay needs, and what the trial will cost, as they come back from a storage."""
@@ -158,7 +149,7 @@ class Planner:
         else:  # killed after it had claimed a paused trial
             earlier = None if number is None else self.study.get_trials(deepcopy=False)[number]
         if earlier is not None:
-            known = self.study._storage.get_trial(trial._trial_id).intermediate_values
+            known = stored_trial(trial).intermediate_values
             for step, value in sorted(earlier.intermediate_values.items()):
                 if step not in known:
                     trial.report(value, step)
@@ -171,10 +162,7 @@ class Planner:
     def _name(self, trial: optuna.Trial, params: Params, folder: str | None) -> str:
         """The name that ``hp_name`` returns, with a number if that folder is another trial's or holds a model.
 
-        Args:
-            trial: The trial.
-            params: Of the trial.
-            folder: Where its training has started already, None for a fresh start.
+        A training that has started already keeps its folder.
         """
         if folder is not None and Path(folder).is_relative_to(self.folder):
             return str(Path(folder).relative_to(self.folder))

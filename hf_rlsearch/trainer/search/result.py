@@ -18,13 +18,13 @@ from hf_rlsearch.errors import SearchFailed
 from hf_rlsearch.observation.trial_attributes import (
     BASELINE,
     CHECKPOINT,
-    CONFIRM,
     FAILURE,
     HYPERPARAMETERS,
     SECONDS,
     role,
 )
 from hf_rlsearch.optuna import confirmation as confirm
+from hf_rlsearch.trainer.search.leaderboard import ranking
 
 if TYPE_CHECKING:
     import pandas
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from transformers.trainer_utils import BestRun
 
     from hf_rlsearch.trainer.generation_tuning import GenerationResult
+
+_TIMES = ("datetime_start", "datetime_complete")
 
 
 @dataclass(frozen=True)
@@ -68,18 +70,7 @@ class SearchResult:
 
         After a search with ``confirm=`` the best trial is the one with the best mean under new seeds.
         """
-        complete = [t for t in self.trials if t.state == TrialState.COMPLETE and role(t) != CONFIRM]
-        if not complete:
-            return []
-        if len(self.directions) > 1:
-            # Without confirmations, which may lie on the front as well.
-            numbers = {trial.number for trial in complete}
-            return [trial for trial in self.study.best_trials if trial.number in numbers]
-        confirmed = confirm.winner(self.confirmations, maximize=self._maximize)
-        if confirmed is not None:
-            return [trial for trial in complete if trial.number == confirmed.number]
-        sign = -1 if self._maximize else 1
-        return [min(complete, key=lambda trial: (sign * trial.values[0], trial.number))]
+        return self.study.best_trials if len(self.directions) > 1 else ranking(self.study, confirmed=True)[:1]
 
     @property
     def best_trial(self) -> FrozenTrial | None:
@@ -333,34 +324,24 @@ def _as_text(values: Sequence[float]) -> str:
 
 
 def _trial_to_json(trial: FrozenTrial) -> Params:
-    start, complete = trial.datetime_start, trial.datetime_complete
+    names = ("number", "values", "params", "user_attrs", "system_attrs")
+    times = {name: getattr(trial, name) for name in _TIMES}
     return {
-        "number": trial.number,
+        **{name: getattr(trial, name) for name in names},
         "state": trial.state.name,
-        "values": trial.values,
-        "params": trial.params,
         "distributions": {name: distribution_to_json(d) for name, d in trial.distributions.items()},
         "intermediate_values": {str(step): value for step, value in trial.intermediate_values.items()},
-        "user_attrs": trial.user_attrs,
-        "system_attrs": trial.system_attrs,
-        "start": None if start is None else start.isoformat(),
-        "complete": None if complete is None else complete.isoformat(),
+        **{name: None if time is None else time.isoformat() for name, time in times.items()},
     }
 
 
 def _trial_from_json(data: Params) -> FrozenTrial:
-    start, complete = data["start"], data["complete"]
-    return FrozenTrial(
-        number=data["number"],
-        trial_id=data["number"],
-        state=TrialState[data["state"]],
-        value=None,
-        values=data["values"],
-        params=data["params"],
-        distributions={name: json_to_distribution(text) for name, text in data["distributions"].items()},
-        intermediate_values={int(step): value for step, value in data["intermediate_values"].items()},
-        user_attrs=data["user_attrs"],
-        system_attrs=data["system_attrs"],
-        datetime_start=None if start is None else datetime.fromisoformat(start),
-        datetime_complete=None if complete is None else datetime.fromisoformat(complete),
-    )
+    changed = {
+        "trial_id": data["number"],
+        "value": None,
+        "state": TrialState[data["state"]],
+        "distributions": {name: json_to_distribution(text) for name, text in data["distributions"].items()},
+        "intermediate_values": {int(step): value for step, value in data["intermediate_values"].items()},
+        **{name: None if data[name] is None else datetime.fromisoformat(data[name]) for name in _TIMES},
+    }
+    return FrozenTrial(**{**data, **changed})

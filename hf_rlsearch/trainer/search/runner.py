@@ -1,6 +1,6 @@
 """Trains one trial on all ranks, which agree on how it ended and on whether its model is kept."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from optuna.trial import TrialState
@@ -18,29 +18,17 @@ from hf_rlsearch.trainer.setup.objective import Objective
 from hf_rlsearch.trainer.storage import checkpoints
 
 
+@dataclass
 class DistributedTrialRunner:
-    """Trains the planned trials; every rank calls it with the same plans in the same order.
+    """Trains the planned trials; every rank calls it with the same plans in the same order."""
 
-    Args:
-        provider: Provides the Trainer of each trial.
-        settings: The options of the search; ``catch`` decides which exceptions end it.
-        group: The processes of the search.
-        objective: What is optimised.
-        coordinator: Prunes trials and decides which models are kept; only on rank 0, None on the other ranks.
-    """
-
-    def __init__(
-        self,
-        provider: TrainerProvider,
-        settings: SearchConfig,
-        group: ProcessGroup,
-        objective: Objective,
-        coordinator: SearchCoordinator | None,
-    ) -> None:
-        self._provider, self._settings, self._group = provider, settings, group
-        self._objective, self._coordinator = objective, coordinator
-        # Number and weights of the best trial whose model is not on disk.
-        self._in_memory: tuple[int, dict[str, Any]] | None = None
+    provider: TrainerProvider
+    settings: SearchConfig
+    group: ProcessGroup
+    objective: Objective
+    coordinator: SearchCoordinator | None  # on rank 0; None on the other ranks
+    # Number and weights of the best trial whose model is not on disk.
+    _in_memory: tuple[int, dict[str, Any]] | None = field(default=None, init=False)
 
     def weights_of(self, number: int) -> dict[str, Any] | None:
         """Returns the weights of a trial's model if they are in main memory."""
@@ -56,17 +44,17 @@ class DistributedTrialRunner:
             RankLost: A rank failed alone or is gone, so the job has to end. The next start of the search records the
                 trial as failed, with the reason of that rank.
         """
-        coordinator = self._coordinator
+        coordinator = self.coordinator
         monitor = EvaluationMonitor(
-            self._objective,
-            self._group,
+            self.objective,
+            self.group,
             report=None if coordinator is None else coordinator.report,
             should_pause=None if coordinator is None else coordinator.should_pause,
         )
         trainer: Any = None
         error: Exception | None = None
         try:
-            trainer = self._provider.trainer_for(plan, monitor)
+            trainer = self.provider.trainer_for(plan, monitor)
             if coordinator is not None:
                 tracking.start_run(trainer, name=plan.name, group=coordinator.study.study_name)
             outcome, error = run_trial(trainer, plan, monitor)
@@ -78,7 +66,7 @@ class DistributedTrialRunner:
             if outcome.state == TrialState.COMPLETE:
                 outcome, fatal = self._keep_model(trainer, plan, outcome)
             if coordinator is not None:
-                final = dict(zip(self._objective.names, outcome.values, strict=False))
+                final = dict(zip(self.objective.names, outcome.values, strict=False))
                 tracking.finish_run(trainer, hyperparameters=coordinator.hyperparameters, objective=final)
         except RankLost as lost:
             failure = failures.read_report(plan.folder, plan.number)
@@ -86,11 +74,11 @@ class DistributedTrialRunner:
             raise RankLost(f"Trial {plan.number} {what.rstrip('.')}. {lost}") from error or lost
         finally:
             trainer = None  # so that the provider can free its memory
-            self._provider.release()
+            self.provider.release()
         return outcome, fatal
 
     def _failed(self, error: Exception, step: int | None = None) -> TrialOutcome:
-        return TrialOutcome(TrialState.FAIL, failure=Failure.from_error(error, rank=self._group.rank, step=step))
+        return TrialOutcome(TrialState.FAIL, failure=Failure.from_error(error, rank=self.group.rank, step=step))
 
     def _agree(
         self, plan: TrialPlan, outcome: TrialOutcome, error: Exception | None
@@ -101,11 +89,11 @@ class DistributedTrialRunner:
             The outcome, and the exception to raise if ``catch`` leaves out what the trial failed with.
         """
         raised = None if error is None else outcome.failure
-        if raised is not None and self._group.size > 1:
+        if raised is not None and self.group.size > 1:
             # For the next start, in case that the other ranks, rank 0 included, never leave a collective.
             failures.write_report(plan.folder, plan.number, raised)
-        caught = error is None or isinstance(error, self._settings.caught)
-        reports = self._group.gather(
+        caught = error is None or isinstance(error, self.settings.caught)
+        reports = self.group.gather(
             {"caught": caught, "outcome": outcome.to_json()}, kind=None if raised is None else raised.kind
         )
         outcomes = [TrialOutcome.from_json(report["outcome"]) for report in reports]
@@ -115,7 +103,7 @@ class DistributedTrialRunner:
             agreed = replace(outcomes[0], state=TrialState.FAIL, failure=first, values=(), checkpoint=None)
             if reports[first.rank]["caught"]:
                 return agreed, None
-            if error is not None and first.rank == self._group.rank:
+            if error is not None and first.rank == self.group.rank:
                 return agreed, error
             return agreed, SearchFailed(f"Rank {first.rank} ended the search with {first.reason}")
         if len({each.state for each in outcomes}) > 1:
@@ -129,17 +117,13 @@ class DistributedTrialRunner:
         error: Exception | None = None
         weights: dict[str, Any] | None = None
         try:
-            keeps = {"disk": False, "best": False}
-            if self._coordinator is not None:
-                leaderboard = self._coordinator.leaderboard
-                keeps = {
-                    "disk": leaderboard.retain_checkpoint(plan.role, outcome),
-                    "best": leaderboard.is_best(plan.role, outcome),
-                }
-            keeps = self._group.broadcast(keeps)
+            coordinator = self.coordinator
+            keeps = self.group.broadcast(
+                None if coordinator is None else coordinator.leaderboard.keeps(plan.role, outcome)
+            )
             if keeps["disk"]:
                 saved = {"checkpoint": checkpoints.save_scored(trainer, plan.folder)}
-                outcome = replace(outcome, checkpoint=self._group.broadcast(saved)["checkpoint"])
+                outcome = replace(outcome, checkpoint=self.group.broadcast(saved)["checkpoint"])
             if keeps["best"] and outcome.checkpoint is None:
                 weights = checkpoints.copy_weights(trainer)
         except Exception as caught:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import optuna
 from optuna import TrialPruned
 from optuna.distributions import BaseDistribution
-from optuna.trial import FixedTrial, TrialState
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import ObjectiveError, SearchSpaceError
@@ -17,8 +17,9 @@ from hf_rlsearch.trainer.search.distributed import ProcessGroup
 from hf_rlsearch.trainer.session.arguments import plain
 from hf_rlsearch.trainer.session.failures import NAN, Failure, divergence
 from hf_rlsearch.trainer.session.seeds_and_memory import PeakMemory
+from hf_rlsearch.trainer.setup.metric_direction import MAXIMIZE
 from hf_rlsearch.trainer.setup.objective import Objective
-from hf_rlsearch.trainer.storage.paused import make_saving_optional
+from hf_rlsearch.trainer.storage.paused import curve_step, make_saving_optional
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -175,7 +176,7 @@ class EvaluationMonitor:
 
     def _decide(self, trainer: "Trainer", metrics: Mapping[str, Any]) -> Evaluation:
         """Scores an evaluation on rank 0; an exception fails the trial, since the other ranks wait for a decision."""
-        step, max_steps = int(trainer.state.global_step), max(1, trainer.state.max_steps)
+        step, max_steps = int(trainer.state.global_step), trainer.state.max_steps
         evaluation = Evaluation(step, plain(metrics))
         prunes = pauses = False
         try:
@@ -183,8 +184,7 @@ class EvaluationMonitor:
             if failure := _divergence(values, metrics, step):
                 return replace(evaluation, state=TrialState.FAIL, failure=failure)
             if self._report is not None and len(values) == 1:
-                point = max(1, round(FULL_TRAINING * step / max_steps))
-                prunes = self._report(point, values[0]) and step < max_steps
+                prunes = self._report(curve_step(step, max_steps), values[0]) and step < max_steps
             if prunes and self._should_pause is not None:
                 pauses = self._should_pause(trainer)
         except Exception as error:
@@ -194,12 +194,7 @@ class EvaluationMonitor:
 
 
 def run_trial(trainer: "Trainer", plan: TrialPlan, monitor: EvaluationMonitor) -> tuple[TrialOutcome, Exception | None]:
-    """Trains one configuration on this rank.
-
-    Args:
-        trainer: Prepared for this trial; calls ``monitor`` at each evaluation.
-        plan: The trial.
-        monitor: Of this trial, without evaluations so far.
+    """Trains one configuration on this rank, with a Trainer that calls the monitor at each evaluation.
 
     Returns:
         The outcome, and the exception that the trial failed with. KeyboardInterrupt and SystemExit pass through.
@@ -255,10 +250,8 @@ def _scored_evaluation(trainer: "Trainer", monitor: EvaluationMonitor) -> Evalua
         if at_best:
             return at_best[-1]
         if len(objective.directions) == 1:
-            best = evaluations[0]
-            for each in evaluations[1:]:
-                best = each if objective.better(each.values[0], best.values[0]) else best
-            return best
+            best_of = max if objective.directions[0] == MAXIMIZE else min
+            return best_of(evaluations, key=lambda evaluation: evaluation.values[0])
     if evaluations and evaluations[-1].step == state.global_step:
         return evaluations[-1]
     metrics = trainer.evaluate()
@@ -287,6 +280,11 @@ def _divergence(values: tuple[float, ...], metrics: Mapping[str, Any], step: int
     return None if reason is None else Failure(kind=NAN, reason=f"Diverged: {reason}", step=step)
 
 
+def stored_trial(trial: optuna.Trial) -> FrozenTrial:
+    """Returns a trial as it is in the storage, with what it reported before an interruption."""
+    return trial.study._storage.get_trial(trial._trial_id)
+
+
 class PruningReporter:
     """Reports the learning curve of the running trial and asks the pruner about each new point.
 
@@ -299,12 +297,12 @@ class PruningReporter:
 
     def __init__(self, trial: optuna.Trial, *, may_prune: bool) -> None:
         self._trial, self._may_prune = trial, may_prune
-        stored = trial.study._storage.get_trial(trial._trial_id)
+        stored = stored_trial(trial)
         self._reported = dict(stored.intermediate_values)
         resumed = stored.user_attrs.get(CONTINUES)
         trials = trial.study.get_trials(deepcopy=False)
         # The last point of the paused trial that this trial resumes.
-        self._start = 0 if resumed is None else max(trials[resumed].intermediate_values, default=0)
+        self._start = 0 if resumed is None else trials[resumed].last_step or 0
 
     def report(self, step: int, value: float) -> bool:
         """Stores a point and returns whether the pruner stops the trial.

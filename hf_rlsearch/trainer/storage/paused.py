@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch.observation.trial_attributes import (
@@ -45,14 +46,11 @@ _SAVING = ("save_model", "_save_optimizer_and_scheduler", "_save_scaler", "_save
 class PausedTrials:
     """Decides which stopped trials stay resumable, and finds the trial that a new one can resume.
 
-    Args:
-        study: Of the search.
-        settings: Of the search.
-        minimize: Smaller objectives are better; with several objectives the first counts.
+    With several objectives the first counts.
     """
 
-    def __init__(self, study: optuna.Study, settings: SearchConfig, *, minimize: bool) -> None:
-        self._study, self._sign = study, 1.0 if minimize else -1.0
+    def __init__(self, study: optuna.Study, settings: SearchConfig) -> None:
+        self._study = study
         self._limit = settings.max_paused
         self._disk_budget = None if settings.disk_budget_gb is None else settings.disk_budget_gb * _GB
 
@@ -124,7 +122,8 @@ class PausedTrials:
 
     def _rank(self, trial: FrozenTrial) -> tuple[float, int]:
         """Sorts better trials first, and newer ones first among equals."""
-        values = [self._sign * value for value in trial.intermediate_values.values() if math.isfinite(value)]
+        sign = 1.0 if self._study.directions[0] == StudyDirection.MINIMIZE else -1.0
+        values = [sign * value for value in trial.intermediate_values.values() if math.isfinite(value)]
         return min(values, default=math.inf), -trial.number
 
 
@@ -141,12 +140,15 @@ def resumable_trials(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     ]
 
 
-def curve_step(checkpoint: str) -> int:
-    """The step on the axis of learning curves, in 1..FULL_TRAINING, of a checkpoint; 0 if it cannot be read."""
+def curve_step(step: int, max_steps: int) -> int:
+    """The step on the axis of learning curves, in 1..FULL_TRAINING, of a training step."""
+    return max(1, round(FULL_TRAINING * step / max(1, max_steps)))
+
+
+def checkpoint_curve_step(checkpoint: str) -> int:
+    """The step on the axis of learning curves of a checkpoint; 0 if it cannot be read."""
     state = training_state(checkpoint)
-    if not state:
-        return 0
-    return max(1, round(FULL_TRAINING * int(state["global_step"]) / max(1, int(state["max_steps"]))))
+    return curve_step(state["global_step"], state["max_steps"]) if state else 0
 
 
 def resume_folders(checkpoint: str) -> list[str]:

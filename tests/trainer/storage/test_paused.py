@@ -328,7 +328,7 @@ def test_killed_after_it_was_claimed(
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr("hf_rlsearch.trainer.search.planner.curve_step", killed)
+        patch.setattr("hf_rlsearch.trainer.search.planner.checkpoint_curve_step", killed)
         patch.setattr(
             "hf_rlsearch.trainer.search.planner.Planner.checkpoint_at", lambda self, trial, point: _last(trial)
         )
