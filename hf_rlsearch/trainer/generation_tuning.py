@@ -5,7 +5,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from hf_rlsearch.trainer.hyperparameters import ScopedNames, trial_model_init
 from hf_rlsearch.trainer.hyperparameters.generation import cleared_arguments, generation_group, updated_config
 from hf_rlsearch.trainer.hyperparameters.scope import GEN, fields_of, prefix_of
 from hf_rlsearch.trainer.session.progress import quiet_optuna, quiet_transformers
-from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state
+from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state, set_training_seed
 from hf_rlsearch.trainer.setup.objective import Objective
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,8 @@ def tune_generation(
     objective = _objective(searched, best_trial, compute_objective)
     tuning = _Tuning(trainer, hp_space, objective)
     sampler = RLSampler(seed=abs(int(trainer.args.seed)), n_trials=n_trials, search_space=tuning.space)
-    with quiet_optuna(), quiet_transformers(), tuning.restored_on_failure():
+    with quiet_optuna(), quiet_transformers(), ExitStack() as on_failure:
+        on_failure.callback(tuning.apply, {})
         study = optuna.create_study(direction=searched.directions[0], sampler=sampler)
         tuning.add_baseline(study)
         _warn_if_other_model(best_trial, study.trials[0].values[0], objective)
@@ -79,6 +80,7 @@ def tune_generation(
             best = baseline
         fields = best.user_attrs["fields"]
         tuning.apply({} if best is baseline else fields)
+        on_failure.pop_all()
     return GenerationResult(study, objective.names[0], fields, float(best.values[0]), float(baseline.values[0]))
 
 
@@ -118,11 +120,6 @@ def _warn_if_other_model(best: FrozenTrial | None, value: float, objective: Obje
 class _Tuning:
     """Evaluates one model with one generation setting after another.
 
-    Args:
-        trainer: With the trained model.
-        hp_space: The user's.
-        objective: A single one.
-
     Raises:
         ArgumentsError: The Trainer has no model.
         SearchSpaceError: Evaluation generates nothing, or a name is no field of the generation configuration.
@@ -151,15 +148,6 @@ class _Tuning:
             roles={name: generic_role(distribution) for name, distribution in seen.distributions.items()},
             conditional=seen.conditional,
         )
-
-    @contextmanager
-    def restored_on_failure(self) -> Iterator[None]:
-        """Puts the settings back if the tuning ends with an error or is interrupted."""
-        try:
-            yield
-        except BaseException:
-            self.apply({})
-            raise
 
     def add_baseline(self, study: optuna.Study) -> None:
         """Trial 0: the settings that the Trainer has, with those params of the space that say the same."""
@@ -195,8 +183,7 @@ class _Tuning:
     def apply(self, fields: Params) -> None:
         """Lets the Trainer, and the models that it makes from now on, generate with these settings.
 
-        Args:
-            fields: Of the generation configuration; the others are what they were before the tuning.
+        The other settings are what they were before the tuning.
         """
         trainer = self._trainer
         self._set(fields)
@@ -212,13 +199,11 @@ class _Tuning:
 
     def _evaluate(self, fields: Params) -> float:
         """The objective with these settings; the same settings are evaluated once."""
-        from transformers import set_seed
-
         key = repr(sorted({**self._own, **fields}.items()))
         if key not in self._known:
             self._set(fields)
             with preserve_random_state(), _unlogged(self._trainer):
-                set_seed(self._trainer.args.seed)  # for sampling: all settings have the same luck
+                set_training_seed(self._trainer.args)  # for sampling: all settings have the same luck
                 (value,) = self._objective(self._trainer.evaluate())
             if math.isnan(value):
                 raise ObjectiveError(f"{self._objective.names[0]} is nan with the generation settings {fields}.")

@@ -106,14 +106,7 @@ def _make_backend(base: type) -> type:
             return True
 
         def run(self, trainer: "Trainer", n_trials: int | None, direction: str | Sequence[str], **kwargs: Any) -> Any:
-            """Runs the search that the Trainer asks for.
-
-            Args:
-                trainer: As the Trainer prepared it: ``hp_space``, ``hp_name`` and ``compute_objective`` are set.
-                n_trials: Total number of trials.
-                direction: One direction or a list of them.
-                **kwargs: Options of ``hf_rlsearch.search``.
-            """
+            """Runs the search that the Trainer asks for, with options of ``hf_rlsearch.search``."""
             from hf_rlsearch.trainer.api import search_from_trainer
 
             return search_from_trainer(trainer, n_trials=n_trials, direction=direction, options=kwargs)

@@ -30,7 +30,7 @@ def test_tiny_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "gain over trial 0 (the defaults): +0." in printed.out
     lines = [line for line in printed.err.splitlines() if "Trial " in line]
     assert len(lines) == 2
-    assert "your own arguments" in lines[0]
+    assert "baseline" in lines[0]
 
 
 def test_defaults_are_the_ones_of_transformers(tmp_path: Path) -> None:

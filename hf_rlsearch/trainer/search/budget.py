@@ -25,13 +25,7 @@ if TYPE_CHECKING:
 
 
 class CostModel:
-    """Estimates what trainings cost, in trainings of the baseline.
-
-    Args:
-        configurations: Knows the arguments of a configuration.
-        n_rows: Of the training data, None where they have no length.
-        world_size: Number of processes.
-    """
+    """Estimates what trainings cost, in trainings of the baseline."""
 
     def __init__(self, configurations: ConfigurationSampler, n_rows: int | None, world_size: int) -> None:
         self._configurations, self._n_rows, self._world_size = configurations, n_rows, world_size
@@ -41,11 +35,7 @@ class CostModel:
         self._cached_columns = lru_cache(maxsize=8)(self._relevant_columns)
 
     def cost_of(self, args: "TrainingArguments") -> float:
-        """Returns the cost of a whole training, by the number of samples that it trains on.
-
-        Args:
-            args: The training arguments of a configuration.
-        """
+        """Returns the cost of a whole training, by the number of samples that it trains on."""
         return training_cost(args, self._baseline, self._n_rows, self._world_size)
 
     def planned_costs(self, space: SearchSpace, candidates: IntArray) -> FloatArray:
@@ -64,7 +54,7 @@ class CostModel:
         log seconds of the finished trials on their levels; the fewer trials, the closer the estimate stays to 1.
 
         Args:
-            space: Of the search.
+            space: The search space.
             candidates: C x H levels.
             study: With at least one timed trial.
         """
@@ -103,11 +93,6 @@ class CostModel:
 
 class RemainingBudget:
     """Computes what ``budget`` and ``timeout`` leave, in trainings of the baseline.
-
-    Args:
-        study: Of the search.
-        settings: Of the search.
-        cost_model: Of its trainings.
 
     Attributes:
         deadline: ``time.monotonic()`` at which ``timeout`` ends the search; infinity without one.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -339,7 +339,7 @@ class SearchCoordinator:
             attr.STEPS: outcome.step,
             attr.METRICS: outcome.metrics,
             attr.CHECKPOINT: outcome.checkpoint,
-            attr.FAILURE: None if outcome.failure is None else outcome.failure.to_json(),
+            attr.FAILURE: None if outcome.failure is None else asdict(outcome.failure),
             attr.TRAINED: outcome.trained,
             attr.SPENT: newly_spent(self._trial, outcome.trained),
             attr.PAUSED: paused,

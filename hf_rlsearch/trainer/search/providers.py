@@ -3,7 +3,6 @@
 import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, get_type_hints
 
 from hf_rlsearch._typing import Params
@@ -13,7 +12,7 @@ from hf_rlsearch.trainer.hyperparameters import ScopedNames, attach_optimizer, t
 from hf_rlsearch.trainer.search.trial import EvaluationMonitor, SharedTrial, TrialPlan
 from hf_rlsearch.trainer.session.arguments import FrozenArguments
 from hf_rlsearch.trainer.session.compat import check_trainer, fresh_model, takes_trial
-from hf_rlsearch.trainer.session.seeds_and_memory import release_memory
+from hf_rlsearch.trainer.session.seeds_and_memory import release_memory, set_training_seed
 from hf_rlsearch.trainer.session.trainer_session import TrainerSession, remove_progress_callbacks
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.default_space import DefaultSpace, space_for
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class UserTrainerProvider:
-    """Prepares the user's Trainer anew for each trial; a context manager for the time of a search.
+class UserTrainerProvider(TrainerSession):
+    """Prepares the user's Trainer anew for each trial.
 
     Args:
         trainer: With a ``model_init``, or with a model of which each trial gets a copy.
@@ -45,19 +44,10 @@ class UserTrainerProvider:
             raise ArgumentsError("The Trainer has no train_dataset. Pass one to it.")
         self.reference = trainer
         self.frozen = FrozenArguments(trainer.args)
-        self._session = TrainerSession(trainer)
+        super().__init__(trainer)
         self._model_init: Callable[..., Any] = (
             _copies_of(trainer.model) if trainer.model_init is None else trainer.model_init
         )
-
-    def __enter__(self) -> Self:
-        self._session.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._session.__exit__(kind, error, trace)
 
     def configuration_sampler(self, settings: SearchConfig) -> ConfigurationSampler:
         """Checks the search space, which may hold scoped names, and returns the sampler of its configurations."""
@@ -76,32 +66,19 @@ class UserTrainerProvider:
 
     def probe(self) -> "Trainer":
         """Returns a Trainer that evaluates the untrained model, without the user's callbacks."""
-        trainer: Trainer = self._session.prepare(self.frozen.original(), callbacks=False)
+        trainer: Trainer = self.prepare(self.frozen.original(), callbacks=False)
         if trainer.model is None:
             # The search of another backend leaves a Trainer without a model.
             trainer.model = trainer.model_wrapped = trainer.callback_handler.model = fresh_model(trainer)
         return trainer
 
     def trainer_for(self, plan: TrialPlan, monitor: EvaluationMonitor) -> "Trainer":
-        """Returns the Trainer, ready to train one configuration.
-
-        Args:
-            plan: The trial.
-            monitor: Called at each evaluation during the training.
-        """
+        """Returns the Trainer, ready to train one configuration; it calls the monitor at each evaluation."""
         args = _point_to_trial(trial_arguments(self.frozen, plan.values), plan, monitor)
         model_init = trial_model_init(self._model_init, plan.values)
-        trainer: Trainer = self._session.prepare(args, model_init=model_init, name=plan.name, on_metrics=monitor)
+        trainer: Trainer = self.prepare(args, model_init=model_init, name=plan.name, on_metrics=monitor)
         attach_optimizer(trainer, plan.values)
         return trainer
-
-    def release(self) -> None:
-        """Frees the memory of the last trial."""
-        self._session.release()
-
-    def restore(self) -> None:
-        """Gives the Trainer back as it was before the search."""
-        self._session.restore()
 
     def finish(self, best: TrialPlan, load: Callable[[Any], None] | None, follows: Sequence[Any] | None) -> None:
         """Leaves the best arguments and model in the Trainer, whose ``model_init`` builds that model from now on.
@@ -116,7 +93,7 @@ class UserTrainerProvider:
         nothing: Params = {}
         inner, before = getattr(self._model_init, "scoped", (self._model_init, nothing))
         model_init = trial_model_init(_with_params(inner, best.params), {**before, **best.values})
-        self._session.finish(args, model_init=model_init, load=load)
+        self.keep_best(args, model_init=model_init, load=load)
         attach_optimizer(self.reference, best.values)
 
 
@@ -216,9 +193,7 @@ class FactoryProvider:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.release()
 
     def configuration_sampler(self, settings: SearchConfig) -> ConfigurationSampler:
@@ -251,10 +226,10 @@ class FactoryProvider:
             SearchSpaceError: ``make_trainer`` refuses a name, with the nearest one that the arguments have.
             ArgumentsError: It returned no trainer, or one that trains the same weights again.
         """
-        from transformers import set_seed
-
         # Most functions build the model before the trainer, which would set the seed.
-        set_seed(int(plan.values.get("seed", self.frozen.value("seed"))))
+        args = self.frozen.original()
+        args.seed = int(plan.values.get("seed", args.seed))
+        set_training_seed(args)
         try:
             trainer = self._make(dict(plan.values))
         except TypeError as error:

@@ -15,7 +15,7 @@ from hf_rlsearch.errors import ObjectiveError, SearchSpaceError
 from hf_rlsearch.observation.trial_attributes import CONTINUES, FULL_TRAINING, SEARCH, STOPPED
 from hf_rlsearch.trainer.search.distributed import ProcessGroup
 from hf_rlsearch.trainer.session.arguments import plain
-from hf_rlsearch.trainer.session.failures import NAN, Failure, divergence
+from hf_rlsearch.trainer.session.failures import Failure, divergence
 from hf_rlsearch.trainer.session.seeds_and_memory import PeakMemory
 from hf_rlsearch.trainer.setup.metric_direction import MAXIMIZE
 from hf_rlsearch.trainer.setup.objective import Objective
@@ -181,7 +181,7 @@ class EvaluationMonitor:
         prunes = pauses = False
         try:
             values = self.objective(metrics)
-            if failure := _divergence(values, metrics, step):
+            if failure := divergence(values, metrics, step):
                 return replace(evaluation, state=TrialState.FAIL, failure=failure)
             if self._report is not None and len(values) == 1:
                 prunes = self._report(curve_step(step, max_steps), values[0]) and step < max_steps
@@ -236,7 +236,7 @@ def _train(trainer: "Trainer", plan: TrialPlan, monitor: EvaluationMonitor) -> T
     if last is not None and last.state == TrialState.PRUNED:
         return TrialOutcome(TrialState.PRUNED, last.values, last.metrics)
     scored = _scored_evaluation(trainer, monitor)
-    if failure := _divergence(scored.values, scored.metrics, trainer.state.global_step):
+    if failure := divergence(scored.values, scored.metrics, trainer.state.global_step):
         return TrialOutcome(TrialState.FAIL, failure=failure)
     return TrialOutcome(TrialState.COMPLETE, scored.values, scored.metrics)
 
@@ -272,12 +272,6 @@ def _with_earlier(trainer: "Trainer", monitor: EvaluationMonitor) -> list[Evalua
         except ObjectiveError:
             continue  # an evaluation of other data, which lacks the metric
     return sorted([*earlier, *monitor.evaluations], key=lambda evaluation: evaluation.step)
-
-
-def _divergence(values: tuple[float, ...], metrics: Mapping[str, Any], step: int) -> Failure | None:
-    """Returns the failure of a training whose objective or loss is not finite; None for all others."""
-    reason = divergence(values, metrics)
-    return None if reason is None else Failure(kind=NAN, reason=f"Diverged: {reason}", step=step)
 
 
 def stored_trial(trial: optuna.Trial) -> FrozenTrial:

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_rlsearch._typing import Params
 from hf_rlsearch._validation import is_number
 from hf_rlsearch.errors import SearchFailed
 from hf_rlsearch.optuna.storage import is_storage_error
@@ -63,10 +62,6 @@ class Failure:
     rank: int = 0
     step: int | None = None
 
-    def to_json(self) -> Params:
-        """As plain data, for messages and for the trial's attribute "rl:failure"."""
-        return asdict(self)
-
     @classmethod
     def from_error(cls, error: BaseException, *, rank: int = 0, step: int | None = None) -> "Failure":
         """Describes an exception, and releases the frames that it holds with the models in them."""
@@ -98,14 +93,12 @@ def is_disk_error(error: BaseException) -> bool:
     return bool(_DISK_WORDS.search(str(error)))
 
 
-def divergence(values: Sequence[float], metrics: Mapping[str, Any]) -> str | None:
-    """The reason if an evaluation shows a diverged training: an objective or a loss that is not a finite number."""
-    for value in values:
+def divergence(values: Sequence[float], metrics: Mapping[str, Any], step: int) -> Failure | None:
+    """The failure if an evaluation shows a diverged training: an objective or a loss that is not a finite number."""
+    losses = {name: value for name, value in metrics.items() if name.endswith("loss") and is_number(value)}
+    for name, value in [*(("the objective", value) for value in values), *losses.items()]:
         if not math.isfinite(value):
-            return f"the objective is {value}"
-    for name, value in metrics.items():
-        if name.endswith("loss") and is_number(value) and not math.isfinite(value):
-            return f"{name} is {value}"
+            return Failure(kind=NAN, reason=f"Diverged: {name} is {value}", step=step)
     return None
 
 
@@ -113,19 +106,15 @@ def write_report(folder: str, number: int, failure: Failure) -> None:
     """Writes the failure of this rank into the trial's folder, from which the next start records it.
 
     To be called before this rank waits for the others: where they never come, and rank 0 with them, the launcher ends
-    the job, and the reason would be lost.
-
-    Args:
-        folder: The trial's.
-        number: The trial's; a later trial may continue in the same folder.
-        failure: Of this rank. A failure that says nothing about the configuration is not written.
+    the job, and the reason would be lost. A failure that says nothing about the configuration is not written. The
+    report has the trial's number, since a later trial may continue in the same folder.
     """
     if failure.kind in (*CAUSED_BY_ANOTHER_RANK, STORAGE):
         return
     path = Path(folder, _REPORT.format(failure.rank))
     with suppress(OSError):  # without a report the trial is repeated after the restart
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"trial": number, **failure.to_json()}))
+        path.write_text(json.dumps({"trial": number, **asdict(failure)}))
 
 
 def read_report(folder: str, number: int) -> Failure | None:

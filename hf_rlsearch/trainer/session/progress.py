@@ -26,14 +26,12 @@ class TrialSummary:
     """The columns of a trial's line.
 
     Attributes:
-        number: The trial's.
         role: "baseline", "search" or "confirm".
-        params: Its hyperparameters.
-        result: Its objective, or why it ended.
+        result: The objective, or why the trial ended.
         best: The best objective so far, as text; empty with several objectives.
         fidelity: Share of a full training, in [0, 1].
-        seconds: Duration.
-        seconds_left: Seconds that budget and timeout leave to the search.
+        seconds: Duration of the trial.
+        seconds_left: What budget and timeout leave to the search.
     """
 
     number: int
@@ -118,7 +116,7 @@ class Progress:
     def _difference(self, role: str, params: Params) -> str:
         """The hyperparameters of a trial that differ from the baseline's, as one line."""
         if role == "baseline":
-            return "baseline: your own arguments"
+            return "baseline"
         differing = {
             name: f"{value:.3g}" if isinstance(value, float) else value
             for name, value in params.items()

@@ -5,7 +5,6 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -22,7 +21,8 @@ def set_training_seed(args: "TrainingArguments") -> None:
     """Seeds all global random generators as ``Trainer.train()`` does before it builds a model."""
     from transformers.trainer_utils import enable_full_determinism, set_seed
 
-    (enable_full_determinism if args.full_determinism else set_seed)(args.seed)
+    # The arguments of another trainer than transformers' may lack this field.
+    (enable_full_determinism if getattr(args, "full_determinism", False) else set_seed)(args.seed)
 
 
 def sampler_seed(training_seed: int | None) -> int:
@@ -71,9 +71,7 @@ class PeakMemory:
             self._sampler.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._sampler is None:
             import torch
 

@@ -32,13 +32,7 @@ def recreate(callback: Any) -> Any | None:
 
 
 def start_run(trainer: Any, *, name: str, group: str) -> None:
-    """Starts a trial's run of Weights & Biases if the Trainer logs there: its callback would name no group.
-
-    Args:
-        trainer: Prepared for the trial.
-        name: Of the trial.
-        group: Of the search.
-    """
+    """Starts a trial's run of Weights & Biases if the Trainer logs there: its callback would name no group."""
     callback = _find(trainer, _WANDB)
     if callback is None or not trainer.is_world_process_zero():
         return
@@ -57,13 +51,7 @@ def start_run(trainer: Any, *, name: str, group: str) -> None:
 
 
 def finish_run(trainer: Any, *, hyperparameters: Params, objective: Mapping[str, float]) -> None:
-    """Logs a trial's hyperparameters with its final objective and ends its runs; an error is only logged.
-
-    Args:
-        trainer: That trained the trial, on rank 0.
-        hyperparameters: The exact values of the trial.
-        objective: Final value by name; empty for a trial without one.
-    """
+    """Logs a trial's hyperparameters with its final objective, if any, and ends its runs; an error is only logged."""
     with _errors_as_warnings():
         callback = _find(trainer, _TENSORBOARD)
         if callback is not None and callback._SummaryWriter is not None and callback.logging_dir is not None:

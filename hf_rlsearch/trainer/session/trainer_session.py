@@ -3,7 +3,6 @@
 import copy
 import logging
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from hf_rlsearch.trainer.session import compat
@@ -42,10 +41,8 @@ class TrainerSession:
         self._moved = self._move_model_to_cpu()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
+        if kind is not None:
             self.restore()
 
     def restore(self) -> None:
@@ -100,7 +97,7 @@ class TrainerSession:
         self._put_back_attributes()
         release_memory()
 
-    def finish(
+    def keep_best(
         self,
         args: "TrainingArguments",
         *,

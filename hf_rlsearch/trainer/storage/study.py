@@ -28,7 +28,6 @@ class OpenedStudy:
     """A study whose trials can start or continue.
 
     Attributes:
-        study: Rank 0's.
         folder: Where its trials write.
         resumed: Whether it holds trials of an earlier run.
         note: One line for the user, may be empty.
@@ -72,7 +71,7 @@ def open_study(
             storage=storage,
             sampler=sampler,
             pruner=pruner,
-            directions=[optuna.study.StudyDirection[direction.upper()] for direction in directions],
+            directions=directions,
         )
         if settings.storage is not None or (settings.study_name is not None and settings.load_if_exists):
             opened = _open_by_name(create, settings, identity, directions, output_dir)

@@ -46,7 +46,7 @@ def test_every_column_is_there(lines: Any) -> None:
 def test_only_values_that_differ_from_the_baseline_are_shown(lines: Any) -> None:
     found = lines(summary(0, "baseline"), summary(1), summary(2, "confirm", params={"learning_rate": 1.0, "new": "x"}))
     assert [line.split(" | ")[-1] for line in found] == [
-        "baseline: your own arguments",
+        "baseline",
         "the same as the baseline",
         "learning_rate=1 new=x (under a new seed)",
     ]
