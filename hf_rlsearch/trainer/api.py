@@ -6,9 +6,9 @@ from typing import Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.trainer.search.loop import run_search
-from hf_rlsearch.trainer.search.providers import trainer_provider
+from hf_rlsearch.trainer.search.providers import FactoryProvider, trainer_provider
 from hf_rlsearch.trainer.setup.config import SearchConfig
-from hf_rlsearch.trainer.setup.default_space import default_hp_space
+from hf_rlsearch.trainer.setup.default_space import default_hp_space, space_for
 
 
 def search(trainer: Any, hp_space: Callable[[Any], Params] | None = None, **options: Any) -> Any:
@@ -46,14 +46,7 @@ def search(trainer: Any, hp_space: Callable[[Any], Params] | None = None, **opti
 def search_from_trainer(
     trainer: Any, *, n_trials: int | None, direction: str | Sequence[str], options: Mapping[str, Any]
 ) -> Any:
-    """Runs the search of ``trainer.hyperparameter_search(backend="rl")``.
-
-    Args:
-        trainer: With ``hp_space``, ``hp_name`` and ``compute_objective`` set by ``hyperparameter_search``.
-        n_trials: Total number of trials.
-        direction: One, several, or the unset one.
-        options: The free keyword arguments.
-    """
+    """Runs the search of ``trainer.hyperparameter_search(backend="rl")``, which has set attributes of the Trainer."""
     is_default = getattr(getattr(trainer.hp_space, "__self__", None), "name", None) == "rl"
     from_method = {
         "hp_space": default_hp_space if is_default else trainer.hp_space,
@@ -73,5 +66,6 @@ def _run(trainer: Any, options: dict[str, Any]) -> Any:
     settings = SearchConfig.from_options(options)
     provider = trainer_provider(trainer)
     if settings.hp_space is default_hp_space:
-        settings = dataclasses.replace(settings, hp_space=provider.default_space())
+        space = space_for(provider.reference, is_factory=isinstance(provider, FactoryProvider))
+        settings = dataclasses.replace(settings, hp_space=space)
     return run_search(provider, settings)

@@ -51,12 +51,8 @@ class CostModel:
         """Returns the planned costs, times how much longer a sample takes than in the finished trials on average.
 
         Small batches and large models take longer for a sample. How much longer is estimated by ridge regression of the
-        log seconds of the finished trials on their levels; the fewer trials, the closer the estimate stays to 1.
-
-        Args:
-            space: The search space.
-            candidates: C x H levels.
-            study: With at least one timed trial.
+        log seconds of the finished trials on their levels; the fewer trials, the closer the estimate stays to 1. At
+        least one trial must have been timed.
         """
         from sklearn.linear_model import Ridge
 

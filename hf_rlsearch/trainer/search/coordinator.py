@@ -11,16 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import SearchFailed
 from hf_rlsearch.observation import trial_attributes as attr
-from hf_rlsearch.observation.trial_attributes import (
-    BASELINE,
-    CONFIRM,
-    FULL_TRAINING,
-    SEARCH,
-    finished,
-    newly_spent,
-    role,
-    share_trained,
-)
+from hf_rlsearch.observation.trial_attributes import finished, newly_spent, role, share_trained
 from hf_rlsearch.optuna import confirmation as confirm
 from hf_rlsearch.optuna.pruner import RLPruner
 from hf_rlsearch.report import explain
@@ -89,12 +80,7 @@ class SearchCoordinator:
         return dict(self._trial.user_attrs.get(attr.HYPERPARAMETERS, {}))
 
     def start(self, opened: OpenedStudy, requeued: list[int]) -> None:
-        """Prints the first messages, completes an interrupted start, and queues the baseline.
-
-        Args:
-            opened: The study as it was found.
-            requeued: Numbers of the interrupted trials that were put back into the queue.
-        """
+        """Prints the first messages, completes an interrupted start, and queues the baseline."""
         self._n_failed_before = len(self._failed_trials())
         self.progress.say(opened.note)
         for message in self._startup_messages():
@@ -156,11 +142,8 @@ class SearchCoordinator:
         Diverged trials (NaN) do not count: they are a valid result. Failures before a restart do not count either:
         whoever starts the search again has mended their cause.
 
-        Args:
-            error: What the last trial failed with, where it did so on this rank.
-
         Raises:
-            SearchFailed: From ``error``, with the reason of the last failure.
+            SearchFailed: From ``error``, the last trial's if known, with the reason of the last failure.
         """
         n_trials = UNSET_TRIALS if self.settings.n_trials is None else self.settings.max_trials
         limit = self.settings.max_failed_trials or max(3, n_trials // 4)
@@ -182,7 +165,7 @@ class SearchCoordinator:
         """Returns which option ends the search now, apart from confirmations; None if another trial is to start."""
         waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         started = [*finished(self.study), *trials_of_other_processes(self.study)]
-        n_done = len([trial for trial in started if role(trial) != CONFIRM])
+        n_done = len([trial for trial in started if role(trial) != attr.CONFIRM])
         # Interrupted trials of this search, which have an owner, run again; trials that the user has queued may wait.
         if n_done >= self.settings.max_trials and not any(attr.OWNER in trial.user_attrs for trial in waiting):
             return "n_trials"
@@ -206,9 +189,7 @@ class SearchCoordinator:
     def record(self, plan: TrialPlan | None, outcome: TrialOutcome) -> None:
         """Stores how the running trial ended, prints its line, and deletes checkpoints that are needed no longer.
 
-        Args:
-            plan: Of the trial; None if it ended before there was a plan.
-            outcome: How it ended.
+        A trial that ended before it was planned has no plan.
         """
         # The attributes first, so that a finished trial is always complete.
         for name, value in self._attributes(outcome).items():
@@ -261,10 +242,10 @@ class SearchCoordinator:
 
     def _is_surplus(self) -> bool:
         """True if other processes have started the last of ``n_trials`` before this new trial."""
-        if attr.OWNER in self._trial.user_attrs or self._trial.user_attrs.get(attr.ROLE) == CONFIRM:
+        if attr.OWNER in self._trial.user_attrs or self._trial.user_attrs.get(attr.ROLE) == attr.CONFIRM:
             return False
         started = [*finished(self.study), *trials_of_other_processes(self.study)]
-        before = [t for t in started if t.number < self._trial.number and role(t) != CONFIRM]
+        before = [t for t in started if t.number < self._trial.number and role(t) != attr.CONFIRM]
         return len(before) >= self.settings.max_trials
 
     def _plan(self) -> TrialPlan | None:
@@ -275,10 +256,10 @@ class SearchCoordinator:
         if outcome is not None:
             self.record(plan, outcome)
             return None
-        self._reporter = PruningReporter(self._trial, may_prune=plan.role == SEARCH and not self._is_multi)
+        self._reporter = PruningReporter(self._trial, may_prune=plan.role == attr.SEARCH and not self._is_multi)
         earlier = trial.user_attrs.get(attr.CONTINUES)
         if earlier is not None and trial.user_attrs[attr.STARTED_AT]:
-            percent = 100 * trial.user_attrs[attr.STARTED_AT] / FULL_TRAINING
+            percent = 100 * trial.user_attrs[attr.STARTED_AT] / attr.FULL_TRAINING
             self.progress.say(f"Trial {plan.number} resumes trial {earlier} at {percent:.0f} %.")
         self.progress.trial_started(plan.number, plan.role, self.hyperparameters)
         return plan
@@ -304,18 +285,18 @@ class SearchCoordinator:
 
     def _enqueue_baseline(self) -> None:
         """Queues the user's own configuration, unless another process has just done so."""
-        if not any(role(trial) == BASELINE for trial in self.study.get_trials(deepcopy=False)):
+        if not any(role(trial) == attr.BASELINE for trial in self.study.get_trials(deepcopy=False)):
             recorded, _ = self.planner.baseline
-            self.study.enqueue_trial(recorded, user_attrs={attr.ROLE: BASELINE})
+            self.study.enqueue_trial(recorded, user_attrs={attr.ROLE: attr.BASELINE})
 
     def _enqueue_confirmation(self) -> bool:
         """Queues the next training of one of the best configurations under a new seed; False when none is left."""
         if self.settings.confirm == 0 or self._is_multi:
             return False
         trials = self.study.get_trials(deepcopy=False)
-        if any(t.state == TrialState.WAITING and role(t) == CONFIRM for t in trials):
+        if any(t.state == TrialState.WAITING and role(t) == attr.CONFIRM for t in trials):
             return True
-        baseline = next((t for t in trials if role(t) == BASELINE and t.state == TrialState.COMPLETE), None)
+        baseline = next((t for t in trials if role(t) == attr.BASELINE and t.state == TrialState.COMPLETE), None)
         numbers = confirm.trials_to_confirm(ranking(self.study), baseline, self.settings.confirm)
         seed = int(self.configurations.frozen.value("seed"))
         maximize = self.objective.directions[0] == "maximize"
@@ -323,7 +304,7 @@ class SearchCoordinator:
         if chosen is None:
             return False
         number, new_seed = chosen
-        attributes = {attr.ROLE: CONFIRM, attr.REEVALUATES: number, attr.SEED: new_seed}
+        attributes = {attr.ROLE: attr.CONFIRM, attr.REEVALUATES: number, attr.SEED: new_seed}
         self.study.enqueue_trial(trials[number].params, user_attrs=attributes)
         return True
 
@@ -368,7 +349,7 @@ def _unrecorded_outcome(plan: TrialPlan, trial: FrozenTrial) -> TrialOutcome | N
     stopped = trial.user_attrs.get(attr.STOPPED)
     if stopped is not None and plan.resume_from is not None and checkpoint_curve_step(plan.resume_from) == stopped:
         value = trial.intermediate_values[stopped]
-        return TrialOutcome(TrialState.PRUNED, values=(value,), trained=stopped / FULL_TRAINING)
+        return TrialOutcome(TrialState.PRUNED, values=(value,), trained=stopped / attr.FULL_TRAINING)
     return None
 
 
@@ -386,13 +367,7 @@ def _result_text(trial: FrozenTrial, outcome: TrialOutcome, world_size: int) -> 
 
 
 def _save_note(owner: optuna.Study | optuna.Trial, text: Callable[[], str], *, replaces: str = "") -> None:
-    """Saves a note for optuna-dashboard, where that is installed, unless somebody else has written one.
-
-    Args:
-        owner: The study, or a trial of it.
-        text: Makes the lines of the note.
-        replaces: The lines of an earlier note of ours.
-    """
+    """Saves a note for optuna-dashboard, where that is installed; a note of anybody else is not replaced."""
     try:
         from optuna_dashboard import get_note, save_note
     except ImportError:

@@ -32,10 +32,6 @@ class ProcessGroup:
 
     Every message is the same collective on all ranks. So the message of a rank that left a piece of work by an
     exception meets the message of a rank that is still in that work, which then leaves the work as well.
-
-    Attributes:
-        rank: This process, from 0.
-        size: Number of processes.
     """
 
     def __init__(self) -> None:
@@ -58,9 +54,6 @@ class ProcessGroup:
 
     def broadcast(self, message: Params | None = None) -> Params:
         """Returns rank 0's message on every rank.
-
-        Args:
-            message: Plain data on rank 0, anything elsewhere.
 
         Raises:
             RankLeftError: Another rank has left the work that this rank is in, by an exception.

@@ -6,16 +6,8 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from hf_rlsearch.observation.trial_attributes import (
-    BASELINE,
-    CHECKPOINT,
-    CONFIRM,
-    CONTINUES,
-    FOLDER,
-    PAUSED,
-    finished,
-    role,
-)
+from hf_rlsearch.observation import trial_attributes as attr
+from hf_rlsearch.observation.trial_attributes import finished, role
 from hf_rlsearch.optuna import confirmation as confirm
 from hf_rlsearch.trainer.search.trial import TrialOutcome
 from hf_rlsearch.trainer.setup.config import SearchConfig
@@ -36,7 +28,7 @@ def ranking(study: optuna.Study, *, confirmed: bool = False) -> list[FrozenTrial
     trials, maximize = study.get_trials(deepcopy=False), study.direction == StudyDirection.MAXIMIZE
     winner = confirm.winner(confirm.confirmations(trials), maximize=maximize) if confirmed else None
     first, sign = None if winner is None else winner.number, -1 if maximize else 1
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and role(trial) != CONFIRM]
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and role(trial) != attr.CONFIRM]
     return sorted(complete, key=lambda trial: (trial.number != first, sign * trial.values[0], trial.number))
 
 
@@ -57,10 +49,10 @@ class Leaderboard:
         Returns:
             "best": no recorded trial is as good, or there are several objectives. "disk": the model is to be saved.
         """
-        if trial_role == CONFIRM:
+        if trial_role == attr.CONFIRM:
             return {"best": False, "disk": False}
         better = [t for t in ranking(self._study) if not self._objective.better(outcome.values[0], t.values[0])]
-        may_win_later = trial_role == BASELINE and self._settings.confirm > 0
+        may_win_later = trial_role == attr.BASELINE and self._settings.confirm > 0
         n_retained = self._n_retained()
         return {"best": not better, "disk": n_retained > 0 and (may_win_later or len(better) < n_retained)}
 
@@ -73,16 +65,16 @@ class Leaderboard:
         self._confirmed = self._confirmed or confirmed
         trials = self._study.get_trials(deepcopy=False)
         # The last trial of each folder: a trial that resumes another one takes over its folder.
-        owners = {trial.user_attrs[FOLDER]: trial for trial in trials if FOLDER in trial.user_attrs}
+        owners = {trial.user_attrs[attr.FOLDER]: trial for trial in trials if attr.FOLDER in trial.user_attrs}
         best = self._retained_trials()
-        models = {t.user_attrs[CHECKPOINT] for t in trials if t.number in best and CHECKPOINT in t.user_attrs}
+        models = {t.user_attrs[attr.CHECKPOINT] for t in trials if t.number in best and attr.CHECKPOINT in t.user_attrs}
         paused = [] if self._confirmed else self._paused.retained(sum(folder_size(path) for path in models))
         resumable = {trial.number for trial in paused}
         # Another process may just be starting to resume these.
-        in_use = {trial.user_attrs.get(CONTINUES) for trial in trials if not trial.state.is_finished()}
+        in_use = {trial.user_attrs.get(attr.CONTINUES) for trial in trials if not trial.state.is_finished()}
         for folder, trial in owners.items():
             if trial.state.is_finished() and trial.number not in in_use and Path(folder).is_dir():
-                kept = resume_folders(trial.user_attrs[PAUSED]) if trial.number in resumable else []
+                kept = resume_folders(trial.user_attrs[attr.PAUSED]) if trial.number in resumable else []
                 checkpoints.discard(folder, keep=[*kept, *models])
 
     def _retained_trials(self) -> set[int]:
@@ -91,7 +83,7 @@ class Leaderboard:
             return {trial.number for trial in self._study.best_trials}
         best = ranking(self._study, confirmed=self._confirmed)[: self._n_retained()]
         may_win_later = self._settings.confirm > 0 and not self._confirmed
-        baseline = [t for t in finished(self._study) if role(t) == BASELINE] if may_win_later else []
+        baseline = [t for t in finished(self._study) if role(t) == attr.BASELINE] if may_win_later else []
         return {trial.number for trial in [*best, *baseline]}
 
     def _n_retained(self) -> int:

@@ -27,7 +27,7 @@ from hf_rlsearch.trainer.search.trial import TrialPlan
 from hf_rlsearch.trainer.session.arguments import n_train_rows
 from hf_rlsearch.trainer.session.failures import STORAGE, RankLost
 from hf_rlsearch.trainer.session.progress import Progress, quiet_optuna, quiet_transformers
-from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state, sampler_seed
+from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.default_space import published_for
 from hf_rlsearch.trainer.setup.defaults import default_pruner, default_sampler, task_features
@@ -157,7 +157,8 @@ def _open_study(
 ) -> OpenedStudy:
     frozen, space = provider.frozen, configurations.space
     facts = task_features(provider.reference, {h.role for h in space.hyperparameters})
-    seed = sampler_seed(frozen.value("seed") if "seed" in frozen.names else None)
+    # Without a seed for the sampler that of training, so that a script run again repeats its search.
+    seed = abs(int(frozen.value("seed")))
     return open_study(
         settings,
         output_dir=frozen.value("output_dir"),

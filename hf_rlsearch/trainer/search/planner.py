@@ -13,6 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from hf_rlsearch._typing import Params
+from hf_rlsearch._version import __version__
 from hf_rlsearch.errors import SearchFailed
 from hf_rlsearch.observation import trial_attributes as attr
 from hf_rlsearch.observation.trial_attributes import BASELINE, CONFIRM, SEARCH
@@ -195,8 +196,6 @@ def versions() -> Params:
     """Returns the versions that decide whether a replay can be exact."""
     import torch
     import transformers
-
-    from hf_rlsearch._version import __version__
 
     return {
         "hf_rlsearch": __version__,

@@ -15,7 +15,6 @@ from hf_rlsearch.trainer.session.compat import check_trainer, fresh_model, takes
 from hf_rlsearch.trainer.session.seeds_and_memory import release_memory, set_training_seed
 from hf_rlsearch.trainer.session.trainer_session import TrainerSession, remove_progress_callbacks
 from hf_rlsearch.trainer.setup.config import SearchConfig
-from hf_rlsearch.trainer.setup.default_space import DefaultSpace, space_for
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler, build_configuration_sampler
 
 if TYPE_CHECKING:
@@ -59,10 +58,6 @@ class UserTrainerProvider(TrainerSession):
             n_points=settings.n_points,
             scoped_names=ScopedNames(self.reference, self._model_init),
         )
-
-    def default_space(self) -> DefaultSpace:
-        """Returns the published space for the kind of model."""
-        return space_for(self.reference, is_factory=False)
 
     def probe(self) -> "Trainer":
         """Returns a Trainer that evaluates the untrained model, without the user's callbacks."""
@@ -210,10 +205,6 @@ class FactoryProvider:
                     hint,
                 )
         return configurations
-
-    def default_space(self) -> DefaultSpace:
-        """Returns the published space, without scoped names."""
-        return space_for(self.reference, is_factory=True)
 
     def probe(self) -> Any:
         """Returns the trainer of the baseline, which evaluates the untrained model."""

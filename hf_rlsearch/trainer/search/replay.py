@@ -36,16 +36,7 @@ def replay_plan(study: optuna.Study, trial: FrozenTrial) -> TrialPlan:
 
 
 def apply_trial(trainer: "Trainer", study: optuna.Study, trial: FrozenTrial) -> "Trainer":
-    """Sets arguments and ``model_init`` of a Trainer, and refreshes what the Trainer derives from them.
-
-    Args:
-        trainer: To be trained with the trial's hyperparameters; its ``output_dir`` is kept.
-        study: Of a search with a Trainer.
-        trial: Of this study.
-
-    Returns:
-        The same Trainer.
-    """
+    """Gives a Trainer the arguments of a trial; see ``SearchResult.apply``."""
     with UserTrainerProvider(trainer) as provider:
         follows = study.user_attrs.get(OBJECTIVE, {}).get("follows")
         provider.finish(replay_plan(study, trial), load=None, follows=follows)

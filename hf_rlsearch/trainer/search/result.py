@@ -15,14 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import SearchFailed
-from hf_rlsearch.observation.trial_attributes import (
-    BASELINE,
-    CHECKPOINT,
-    FAILURE,
-    HYPERPARAMETERS,
-    SECONDS,
-    role,
-)
+from hf_rlsearch.observation import trial_attributes as attr
+from hf_rlsearch.observation.trial_attributes import role
 from hf_rlsearch.optuna import confirmation as confirm
 from hf_rlsearch.trainer.search.leaderboard import ranking
 
@@ -84,12 +78,12 @@ class SearchResult:
         A Trainer that was searched has that model already; after a search with ``make_trainer`` the model is only here.
         """
         best = self.best_trial
-        return None if best is None else best.user_attrs.get(CHECKPOINT)
+        return None if best is None else best.user_attrs.get(attr.CHECKPOINT)
 
     @property
     def baseline(self) -> FrozenTrial | None:
         """The trial of the Trainer's arguments as they were before the search; None with ``baseline=False``."""
-        return next((trial for trial in self.trials if role(trial) == BASELINE), None)
+        return next((trial for trial in self.trials if role(trial) == attr.BASELINE), None)
 
     @property
     def gain(self) -> float | None:
@@ -119,7 +113,7 @@ class SearchResult:
 
         ``trial.params`` differs from them where a value of the baseline lies outside of the search space.
         """
-        return dict(trial.user_attrs.get(HYPERPARAMETERS, trial.params))
+        return dict(trial.user_attrs.get(attr.HYPERPARAMETERS, trial.params))
 
     def trials_dataframe(self) -> "pandas.DataFrame":
         """Returns a table of all trials.
@@ -141,8 +135,8 @@ class SearchResult:
                     "state": trial.state.name.lower(),
                     **{("value" if len(values) == 1 else f"value_{i}"): value for i, value in enumerate(values)},
                     **{f"params_{name}": value for name, value in self.hyperparameters(trial).items()},
-                    "seconds": trial.user_attrs.get(SECONDS),
-                    "failure": trial.user_attrs.get(FAILURE, {}).get("reason"),
+                    "seconds": trial.user_attrs.get(attr.SECONDS),
+                    "failure": trial.user_attrs.get(attr.FAILURE, {}).get("reason"),
                 }
             )
         return pd.DataFrame(rows)
@@ -163,7 +157,7 @@ class SearchResult:
                 n_seeds, spread = len(confirmation.values), confirmation.spread
                 lines.append(f"under {n_seeds} new seeds: {confirmation.mean:.4g} ± {spread:.2g}")
         confirmed = self.confirmed_gain
-        if confirmed is not None and role(best) != BASELINE:
+        if confirmed is not None and role(best) != attr.BASELINE:
             interval = f"{confirmed.mean:.4g} ({confirmed.low:.4g} to {confirmed.high:.4g})"
             lines.append(
                 f"confirmed gain {interval}" if confirmed.found else f"no gain found under new seeds: {interval}"

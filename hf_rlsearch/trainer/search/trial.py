@@ -51,7 +51,6 @@ class TrialPlan(RankMessage):
     """What all ranks train next.
 
     Attributes:
-        number: The trial's number in the study.
         params: Every hyperparameter, those of ``model_init`` included; empty for the baseline.
         values: What ``hp_space`` returned: training arguments and scoped names.
         folder: Where the trial writes.
@@ -75,10 +74,8 @@ class Evaluation(RankMessage):
 
     Attributes:
         step: Training step.
-        metrics: All metrics.
         values: Objective value(s); empty if the trial failed here.
         state: RUNNING if the training continues; PRUNED or FAIL if it stops.
-        failure: Why the training failed; None if it did not.
         saves_checkpoint: A pruned training writes a checkpoint, so that another trial can resume the training.
     """
 
@@ -98,7 +95,6 @@ class TrialOutcome(RankMessage):
         state: COMPLETE, PRUNED or FAIL.
         values: Objective value(s) of the scored evaluation; empty if the trial failed.
         metrics: All metrics of the scored evaluation.
-        failure: Why the trial failed; None if it did not.
         seconds: Wall-clock time.
         peak_memory: Bytes while the trial ran; of the device, or of the process on a CPU.
         step: Training steps done.
@@ -135,32 +131,23 @@ class SharedTrial(FixedTrial):
         return super()._suggest(name, distribution)
 
 
+@dataclass
 class EvaluationMonitor:
-    """Scores each evaluation of a training and stops the training where rank 0 decides so.
+    """Scores each evaluation of a training and stops the training, on all ranks, where rank 0 decides so.
 
-    Args:
-        objective: What is optimised.
-        group: The processes, which stop together.
+    Attributes:
         report: Called on rank 0 with the share of the training that is done, in 1..FULL_TRAINING, and the objective;
             returns whether to prune the trial. None prunes no trial.
         should_pause: Called on rank 0 with the Trainer of a trial that is to be pruned; returns whether to save a
             checkpoint from which the trial can be resumed. None saves none.
-
-    Attributes:
         evaluations: All evaluations so far.
     """
 
-    def __init__(
-        self,
-        objective: Objective,
-        group: ProcessGroup,
-        *,
-        report: Callable[[int, float], bool] | None = None,
-        should_pause: Callable[["Trainer"], bool] | None = None,
-    ) -> None:
-        self.objective, self.group = objective, group
-        self._report, self._should_pause = report, should_pause
-        self.evaluations: list[Evaluation] = []
+    objective: Objective
+    group: ProcessGroup
+    report: Callable[[int, float], bool] | None = None
+    should_pause: Callable[["Trainer"], bool] | None = None
+    evaluations: list[Evaluation] = field(default_factory=list, init=False)
 
     def __call__(self, trainer: "Trainer", metrics: Mapping[str, Any]) -> None:
         """Scores one evaluation; called on all ranks at the same step."""
@@ -183,10 +170,10 @@ class EvaluationMonitor:
             values = self.objective(metrics)
             if failure := divergence(values, metrics, step):
                 return replace(evaluation, state=TrialState.FAIL, failure=failure)
-            if self._report is not None and len(values) == 1:
-                prunes = self._report(curve_step(step, max_steps), values[0]) and step < max_steps
-            if prunes and self._should_pause is not None:
-                pauses = self._should_pause(trainer)
+            if self.report is not None and len(values) == 1:
+                prunes = self.report(curve_step(step, max_steps), values[0]) and step < max_steps
+            if prunes and self.should_pause is not None:
+                pauses = self.should_pause(trainer)
         except Exception as error:
             return replace(evaluation, state=TrialState.FAIL, failure=Failure.from_error(error, step=step))
         state = TrialState.PRUNED if prunes else TrialState.RUNNING
@@ -299,12 +286,7 @@ class PruningReporter:
         self._start = 0 if resumed is None else trials[resumed].last_step or 0
 
     def report(self, step: int, value: float) -> bool:
-        """Stores a point and returns whether the pruner stops the trial.
-
-        Args:
-            step: Share of the trial's own training, in 1..FULL_TRAINING.
-            value: Objective.
-        """
+        """Stores the objective at a step in 1..FULL_TRAINING and returns whether the pruner stops the trial."""
         if step <= self._start:
             return False
         furthest = max(self._reported, default=0)

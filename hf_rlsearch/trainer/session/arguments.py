@@ -163,14 +163,7 @@ def check_searchable(names: Iterable[str]) -> None:
 def unknown_name(
     name: str, known: Iterable[str], model_init_takes_trial: bool = False, other: str | None = None
 ) -> SearchSpaceError:
-    """Makes the error for a name that nothing reads, with the nearest known name.
-
-    Args:
-        name: The unknown name.
-        known: Fields of the training arguments.
-        model_init_takes_trial: Whether ``model_init`` could have read the name.
-        other: The nearest scoped name such as ``model.dropout``, if one is near.
-    """
+    """Makes the error for a name that nothing reads, with the nearest known name, or else a near scoped name."""
     near = closest(name, known, cutoff=0.6 if other is None else 0.8) or other
     if name == "warmup_ratio":
         hint = "Since transformers 5, warmup_steps takes a fraction: suggest_float('warmup_steps', 0.0, 0.2)."
@@ -188,14 +181,8 @@ def training_cost(
 ) -> float:
     """Samples that a trial's whole training sees, as a multiple of those of the baseline's.
 
-    Args:
-        args: Of the trial.
-        baseline: The user's.
-        n_rows: Of the training data; None where they have no length.
-        world_size: Number of processes.
-
     Returns:
-        1.0 where neither ``max_steps`` nor the length of the data is known.
+        1.0 where neither ``max_steps`` nor the number of rows of the training data is known.
     """
 
     def samples(each: "TrainingArguments") -> float | None:

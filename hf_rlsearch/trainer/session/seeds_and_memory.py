@@ -25,11 +25,6 @@ def set_training_seed(args: "TrainingArguments") -> None:
     (enable_full_determinism if getattr(args, "full_determinism", False) else set_seed)(args.seed)
 
 
-def sampler_seed(training_seed: int | None) -> int:
-    """The seed of a sampler for which the user gave none: that of training, so that a script run again repeats."""
-    return abs(int(training_seed or 0))
-
-
 @contextmanager
 def preserve_random_state() -> Iterator[None]:
     """Restores the states of the global random generators on exit."""

@@ -5,6 +5,7 @@ import logging
 import shutil
 import zipfile
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,20 +74,13 @@ def save_scored(trainer: "Trainer", folder: str) -> str | None:
 
 
 def discard(folder: str, *, keep: Collection[str] = ()) -> None:
-    """Deletes a trial's checkpoints and model, and its folder if nothing else is left in it; logs stay.
-
-    Args:
-        folder: The trial's.
-        keep: The checkpoints to keep.
-    """
+    """Deletes a trial's checkpoints and model but those to keep, and its folder if nothing else is left; logs stay."""
     kept = {Path(path).resolve() for path in keep}
     for path in [*_checkpoints(folder), Path(folder, MODEL_FOLDER)]:
         if path.resolve() not in kept:
             shutil.rmtree(path, ignore_errors=True)
-    try:
+    with suppress(OSError):  # other files are left
         Path(folder).rmdir()
-    except OSError:
-        return
 
 
 def discard_incomplete(folder: str, *, keep: str | None) -> None:
@@ -110,12 +104,7 @@ def copy_weights(trainer: "Trainer") -> dict[str, Any] | None:
 
 
 def weights_loader(folder: str | None, weights: dict[str, Any] | None) -> Callable[[Any], None] | None:
-    """A function that loads the best weights into a fresh model: from memory, else from disk; None if neither has them.
-
-    Args:
-        folder: Of the best trial's checkpoint or model, if one was written.
-        weights: The best trial's, if they are in memory.
-    """
+    """Function that loads the best weights into a fresh model: from memory, else from disk; None if both lack them."""
     if weights is not None:
         return lambda trainer: trainer.model.load_state_dict(weights)
     if folder is not None and _has_weights(Path(folder)):

@@ -9,6 +9,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +17,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from hf_rlsearch.observation.trial_attributes import (
-    ARGUMENTS,
-    CONTINUES,
-    FULL_TRAINING,
-    PAUSED,
-    ROLE,
-    VALUES,
-    WORLD_SIZE,
-)
+from hf_rlsearch.observation import trial_attributes as attr
 from hf_rlsearch.trainer.session.arguments import plain
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.storage.checkpoints import training_state
@@ -35,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # What must be equal besides the params for two trials to be the same training.
-_SAME = (ROLE, VALUES, ARGUMENTS, WORLD_SIZE)
+_SAME = (attr.ROLE, attr.VALUES, attr.ARGUMENTS, attr.WORLD_SIZE)
 _GB = 10**9
 # A checkpoint needs a little more space than the tensors in it.
 _MARGIN = 1.1
@@ -58,10 +51,6 @@ class PausedTrials:
         """Whether a trial that the pruner stops now should write a checkpoint.
 
         False if that checkpoint would be deleted at once, since better trials wait already or the disk is full.
-
-        Args:
-            trial: With its intermediate values so far.
-            trainer: That trains it.
         """
         args = trainer.args
         if plain(getattr(args, "save_strategy", "no")) in ("no", "best") or getattr(args, "save_only_model", False):
@@ -72,11 +61,7 @@ class PausedTrials:
         return len(better) < self._limit and fits and n_bytes <= _free_bytes(str(args.output_dir))
 
     def claim(self, trial: optuna.Trial, attributes: Mapping[str, Any]) -> FrozenTrial | None:
-        """Finds the newest paused trial of the same training, and reserves it for a new trial.
-
-        Args:
-            trial: The new one, with its params.
-            attributes: User attributes that the new trial will get.
+        """Finds the newest paused trial of the same training, and reserves it for a new trial with these attributes.
 
         Returns:
             None if there is no such trial, or another process was quicker.
@@ -89,11 +74,11 @@ class PausedTrials:
         ]
         if not same:
             return None
-        trial.set_user_attr(CONTINUES, same[-1].number)
-        rivals = [each for each in self._trials() if each.user_attrs.get(CONTINUES) == same[-1].number]
+        trial.set_user_attr(attr.CONTINUES, same[-1].number)
+        rivals = [each for each in self._trials() if each.user_attrs.get(attr.CONTINUES) == same[-1].number]
         if len(rivals) == 1:
             return same[-1]
-        trial.set_user_attr(CONTINUES, None)
+        trial.set_user_attr(attr.CONTINUES, None)
         return None
 
     def retained(self, other_bytes: float) -> list[FrozenTrial]:
@@ -105,11 +90,11 @@ class PausedTrials:
             other_bytes: What the models of finished trials take on disk.
         """
         ranked = sorted(resumable_trials(self._trials()), key=self._rank)[: self._limit]
-        sizes = [sum(map(folder_size, resume_folders(trial.user_attrs[PAUSED]))) for trial in ranked]
+        sizes = [sum(map(folder_size, resume_folders(trial.user_attrs[attr.PAUSED]))) for trial in ranked]
         if self._disk_budget is not None:
             left = self._disk_budget - other_bytes
         else:  # half of the bytes that are free or held by paused trials already
-            left = (_free_bytes(ranked[0].user_attrs[PAUSED]) + sum(sizes)) / 2 if ranked else 0.0
+            left = (_free_bytes(ranked[0].user_attrs[attr.PAUSED]) + sum(sizes)) / 2 if ranked else 0.0
         fitting = []
         for trial, n_bytes in zip(ranked, sizes, strict=True):
             if n_bytes <= left:
@@ -129,20 +114,20 @@ class PausedTrials:
 
 def resumable_trials(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """The paused trials that no trial has resumed and whose checkpoint is still on disk, in order of their numbers."""
-    resumed = {trial.user_attrs.get(CONTINUES) for trial in trials}
+    resumed = {trial.user_attrs.get(attr.CONTINUES) for trial in trials}
     return [
         trial
         for trial in trials
         if trial.state == TrialState.PRUNED
         and trial.number not in resumed
-        and trial.user_attrs.get(PAUSED) is not None
-        and Path(trial.user_attrs[PAUSED], "trainer_state.json").is_file()
+        and trial.user_attrs.get(attr.PAUSED) is not None
+        and Path(trial.user_attrs[attr.PAUSED], "trainer_state.json").is_file()
     ]
 
 
 def curve_step(step: int, max_steps: int) -> int:
     """The step on the axis of learning curves, in 1..FULL_TRAINING, of a training step."""
-    return max(1, round(FULL_TRAINING * step / max(1, max_steps)))
+    return max(1, round(attr.FULL_TRAINING * step / max(1, max_steps)))
 
 
 def checkpoint_curve_step(checkpoint: str) -> int:
@@ -161,10 +146,8 @@ def folder_size(folder: str) -> int:
     """Bytes of all files in a folder; 0 where there is none."""
     total = 0
     for path in Path(folder).rglob("*"):
-        try:
+        with suppress(OSError):  # deleted meanwhile
             total += path.stat().st_size if path.is_file() else 0
-        except OSError:
-            continue  # deleted meanwhile
     return total
 
 
@@ -172,9 +155,6 @@ def make_saving_optional(trainer: "Trainer") -> None:
     """Makes saving the checkpoint of a pruned trial best-effort: a full disk must not turn it into a failed trial.
 
     Each step of writing is guarded on its own, so that no rank leaves a step while others wait for it there.
-
-    Args:
-        trainer: Of the running trial, which is about to stop; its arguments are the trial's own.
     """
     # At the end of a training the Trainer deletes the last checkpoint if only the best one may stay.
     trainer.args.save_total_limit = None
@@ -206,9 +186,8 @@ def _guarded(trainer: "Trainer", name: str, errors: list[Exception]) -> Callable
 def _free_bytes(folder: str) -> float:
     """Free bytes on the disk of a folder, which need not exist yet."""
     path = Path(folder).absolute()
-    while not path.exists():
-        path = path.parent
-    return float(shutil.disk_usage(path).free)
+    existing = next(each for each in (path, *path.parents) if each.exists())
+    return float(shutil.disk_usage(existing).free)
 
 
 def _training_size(trainer: Any) -> float:

@@ -64,11 +64,9 @@ def release_ownership(study: optuna.Study) -> None:
 
 
 def trials_of_other_processes(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that other live processes are running.
+    """Trials that other live processes are running, to be called while this process runs none.
 
-    Args:
-        study: Without a running trial of this process. A running trial without an owner counts for its first 60 s,
-            while its params are sampled.
+    A running trial without an owner counts for its first 60 s, while its params are sampled.
     """
 
     def is_alive(trial: FrozenTrial) -> bool:

@@ -48,16 +48,10 @@ def open_study(
     sampler: optuna.samplers.BaseSampler,
     pruner: optuna.pruners.BasePruner,
 ) -> OpenedStudy:
-    """Finds or creates the study of this search; called on rank 0 only.
+    """Finds or creates the study of the search with this identity; called on rank 0 only.
 
-    Args:
-        settings: Of the search. In the default storage the first search with a ``study_name`` gets that name, later
-            ones a number behind it, and ``resume=False`` always starts a new search.
-        output_dir: The Trainer's.
-        identity: Fingerprint of the search as plain data.
-        directions: Of the objectives.
-        sampler: For the study.
-        pruner: For the study.
+    In the default storage the first search with a ``study_name`` gets that name, later ones a number behind it, and
+    ``resume=False`` always starts a new search.
 
     Raises:
         StorageError: It cannot be read or written, or holds another search under that name.

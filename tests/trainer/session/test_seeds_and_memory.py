@@ -12,7 +12,6 @@ from transformers import Trainer
 from hf_rlsearch.trainer.session.seeds_and_memory import (
     PeakMemory,
     preserve_random_state,
-    sampler_seed,
     set_training_seed,
 )
 from tests.trainer.conftest import Scripted, run
@@ -40,11 +39,6 @@ def test_random_states_are_restored() -> None:
     with preserve_random_state():
         first = draws()
     assert draws() == first
-
-
-@pytest.mark.parametrize(("training_seed", "expected"), [(7, 7), (-7, 7), (None, 0)])
-def test_a_sampler_gets_the_training_seed(training_seed: int | None, expected: int) -> None:
-    assert sampler_seed(training_seed) == expected
 
 
 @without_cuda
