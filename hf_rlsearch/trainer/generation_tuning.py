@@ -20,7 +20,7 @@ from hf_rlsearch.space import SearchSpace, generic_role, record
 from hf_rlsearch.trainer.hyperparameters import ScopedNames, trial_model_init
 from hf_rlsearch.trainer.hyperparameters.generation import cleared_arguments, generation_group, updated_config
 from hf_rlsearch.trainer.hyperparameters.scope import GEN, fields_of, prefix_of
-from hf_rlsearch.trainer.session.progress import quiet_optuna, quiet_transformers
+from hf_rlsearch.trainer.session.progress import quiet_libraries
 from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state, set_training_seed
 from hf_rlsearch.trainer.setup.objective import Objective
 
@@ -68,7 +68,7 @@ def tune_generation(
     objective = _objective(searched, best_trial, compute_objective)
     tuning = _Tuning(trainer, hp_space, objective)
     sampler = RLSampler(seed=abs(int(trainer.args.seed)), n_trials=n_trials, search_space=tuning.space)
-    with quiet_optuna(), quiet_transformers(), ExitStack() as on_failure:
+    with quiet_libraries(), ExitStack() as on_failure:
         on_failure.callback(tuning.apply, {})
         study = optuna.create_study(direction=searched.directions[0], sampler=sampler)
         tuning.add_baseline(study)

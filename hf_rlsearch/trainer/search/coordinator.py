@@ -62,7 +62,7 @@ class SearchCoordinator:
     _n_failed_before: int = field(init=False)
     # Of the running trial.
     _trial: optuna.Trial = field(init=False)
-    _reporter: PruningReporter = field(init=False)
+    reporter: PruningReporter = field(init=False)
     _stopped_by: str = field(init=False, default="")
 
     @property
@@ -164,10 +164,10 @@ class SearchCoordinator:
     def reason_to_stop(self) -> str | None:
         """Returns which option ends the search now, apart from confirmations; None if another trial is to start."""
         waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        started = [*finished(self.study), *trials_of_other_processes(self.study)]
-        n_done = len([trial for trial in started if role(trial) != attr.CONFIRM])
         # Interrupted trials of this search, which have an owner, run again; trials that the user has queued may wait.
-        if n_done >= self.settings.max_trials and not any(attr.OWNER in trial.user_attrs for trial in waiting):
+        if len(self._started()) >= self.settings.max_trials and not any(
+            attr.OWNER in trial.user_attrs for trial in waiting
+        ):
             return "n_trials"
         if getattr(self.study, "_stop_flag", False):
             return "study.stop"
@@ -177,10 +177,6 @@ class SearchCoordinator:
         if target is not None and best and not self.objective.better(target, best[0].values[0]):
             return "target"
         return None
-
-    def report(self, step: int, value: float) -> bool:
-        """Stores a point of the running trial's learning curve; True if the pruner stops the trial."""
-        return self._reporter.report(step, value)
 
     def should_pause(self, trainer: "Trainer") -> bool:
         """Returns whether the running trial, which the pruner stops, is to leave a checkpoint to resume from."""
@@ -244,9 +240,12 @@ class SearchCoordinator:
         """True if other processes have started the last of ``n_trials`` before this new trial."""
         if attr.OWNER in self._trial.user_attrs or self._trial.user_attrs.get(attr.ROLE) == attr.CONFIRM:
             return False
-        started = [*finished(self.study), *trials_of_other_processes(self.study)]
-        before = [t for t in started if t.number < self._trial.number and role(t) != attr.CONFIRM]
-        return len(before) >= self.settings.max_trials
+        return len([t for t in self._started() if t.number < self._trial.number]) >= self.settings.max_trials
+
+    def _started(self) -> list[FrozenTrial]:
+        """The trials that count towards ``n_trials``, apart from this process's running one."""
+        trials = [*finished(self.study), *trials_of_other_processes(self.study)]
+        return [trial for trial in trials if role(trial) != attr.CONFIRM]
 
     def _plan(self) -> TrialPlan | None:
         """Plans the trial; None for one that had ended when its process died, which is recorded instead."""
@@ -256,7 +255,7 @@ class SearchCoordinator:
         if outcome is not None:
             self.record(plan, outcome)
             return None
-        self._reporter = PruningReporter(self._trial, may_prune=plan.role == attr.SEARCH and not self._is_multi)
+        self.reporter = PruningReporter(self._trial, may_prune=plan.role == attr.SEARCH and not self._is_multi)
         earlier = trial.user_attrs.get(attr.CONTINUES)
         if earlier is not None and trial.user_attrs[attr.STARTED_AT]:
             percent = 100 * trial.user_attrs[attr.STARTED_AT] / attr.FULL_TRAINING

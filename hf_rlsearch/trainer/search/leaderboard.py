@@ -59,8 +59,7 @@ class Leaderboard:
     def discard_checkpoints(self, *, confirmed: bool = False) -> None:
         """Deletes all checkpoints but those of the best k trials and those of stopped trials that may be resumed.
 
-        Args:
-            confirmed: The search has ended: no trial is resumed, and no confirmation changes the ranking.
+        Once all is confirmed the search has ended: no trial is resumed, and no confirmation changes the ranking.
         """
         self._confirmed = self._confirmed or confirmed
         trials = self._study.get_trials(deepcopy=False)

@@ -26,7 +26,7 @@ from hf_rlsearch.trainer.search.runner import DistributedTrialRunner
 from hf_rlsearch.trainer.search.trial import TrialPlan
 from hf_rlsearch.trainer.session.arguments import n_train_rows
 from hf_rlsearch.trainer.session.failures import STORAGE, RankLost
-from hf_rlsearch.trainer.session.progress import Progress, quiet_optuna, quiet_transformers
+from hf_rlsearch.trainer.session.progress import Progress, quiet_libraries
 from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.default_space import published_for
@@ -54,7 +54,7 @@ def run_search(provider: TrainerProvider, settings: SearchConfig) -> Any:
         A ``BestRun``, or a list of them for several directions; the same on every rank.
     """
     group = ProcessGroup()
-    with _stop_signals(), quiet_optuna(), quiet_transformers(), provider:
+    with _stop_signals(), quiet_libraries(), provider:
         search = build_search(provider, settings, group)
         result = search.run()
         group.run_on_all(partial(search.finish, result))
@@ -96,7 +96,7 @@ class Search:
         if best is None:
             self.runner.provider.restore()
             return
-        load = checkpoints.weights_loader(best.user_attrs.get(CHECKPOINT), self.runner.weights_of(best.number))
+        load = checkpoints.weights_loader(best.user_attrs.get(CHECKPOINT), self.runner.weights.get(best.number))
         if load is None:
             logger.warning("The model of trial %d is not on disk: trainer.train() trains it again.", best.number)
         self.runner.provider.finish(replay_plan(result.study, best), load, self.runner.objective.follows)

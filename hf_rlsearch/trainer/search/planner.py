@@ -1,9 +1,9 @@
 """Turns an Optuna trial into a plan for all ranks: its values, its folder, the checkpoint to resume from."""
 
+import itertools
 import json
 import os
 import platform
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,10 +53,7 @@ class Planner:
     world_size: int
 
     def plan(self, trial: optuna.Trial) -> TrialPlan:
-        """Plans a trial, and stores in the trial what is needed to repeat it.
-
-        Args:
-            trial: A running trial, new or interrupted.
+        """Plans a running trial, new or interrupted, and stores in the trial what is needed to repeat it.
 
         Raises:
             SearchFailed: The process has ended too often while it trained this trial.
@@ -170,26 +167,23 @@ class Planner:
         wanted = self._wanted_name(trial, params)
         others = self.study.get_trials(deepcopy=False)
         taken = {t.user_attrs.get(attr.FOLDER) for t in others if t.number != trial.number}
-        for name in (wanted, *(f"{wanted}-{i}" for i in range(2, len(others) + _MAX_ATTEMPTS))):
+        for name in itertools.chain([wanted], (f"{wanted}-{i}" for i in itertools.count(2))):
             path = str(Path(self.folder, name))
             if path not in taken and not checkpoints.holds_any(path):
-                return name
-        return f"{wanted}-{uuid.uuid4().hex[:8]}"
+                break
+        return name
 
     def _wanted_name(self, trial: optuna.Trial, params: Params) -> str:
-        usual = f"run-{trial.number}"
-        if self.hp_name is None:
-            return usual
+        name = ""
         try:
-            name = str(self.hp_name(SharedTrial(params or dict(trial.params), trial.number)))
+            if self.hp_name is not None:
+                name = str(self.hp_name(SharedTrial(params or dict(trial.params), trial.number)))
         except Exception:
-            if params:
+            if params:  # the baseline may lack hyperparameters that only model_init knows
                 raise
-            # The baseline may lack hyperparameters that only model_init knows.
-            return usual
         path = os.path.normpath(name)
-        is_outside = path in ("", os.curdir) or path.startswith((os.pardir, os.sep))
-        return usual if is_outside else name
+        is_outside = path == os.curdir or path.startswith((os.pardir, os.sep))
+        return f"run-{trial.number}" if is_outside else name
 
 
 def versions() -> Params:

@@ -164,10 +164,6 @@ class FactoryProvider:
     Args:
         make_trainer: Called with the values of ``hp_space``; with an empty dict for the baseline.
 
-    Attributes:
-        reference: The trainer of the baseline.
-        frozen: The arguments of ``reference``.
-
     Raises:
         ArgumentsError: ``make_trainer({})`` raises, or returns no trainer.
     """

@@ -14,7 +14,7 @@ from hf_rlsearch.observation.trial_attributes import BASELINE, CONFIRM, FOLDER, 
 from hf_rlsearch.trainer.search.distributed import ProcessGroup
 from hf_rlsearch.trainer.search.providers import UserTrainerProvider, trainer_provider
 from hf_rlsearch.trainer.search.trial import EvaluationMonitor, TrialPlan, run_trial
-from hf_rlsearch.trainer.session.progress import quiet_transformers
+from hf_rlsearch.trainer.session.progress import quiet_libraries
 from hf_rlsearch.trainer.setup.objective import Objective
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def replay(
         plan = replace(plan, values={**plan.values, "seed": seed})
     provider = trainer_provider(trainer)
     # In a temporary folder, where save_total_limit deletes no checkpoint of the user.
-    with quiet_transformers(), tempfile.TemporaryDirectory() as folder, provider:
+    with quiet_libraries(), tempfile.TemporaryDirectory() as folder, provider:
         try:
             monitor = EvaluationMonitor(objective, ProcessGroup())
             plan = replace(plan, folder=str(Path(folder, plan.name)))

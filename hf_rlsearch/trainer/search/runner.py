@@ -27,12 +27,8 @@ class DistributedTrialRunner:
     group: ProcessGroup
     objective: Objective
     coordinator: SearchCoordinator | None  # on rank 0; None on the other ranks
-    # Number and weights of the best trial whose model is not on disk.
-    _in_memory: tuple[int, dict[str, Any]] | None = field(default=None, init=False)
-
-    def weights_of(self, number: int) -> dict[str, Any] | None:
-        """Returns the weights of a trial's model if they are in main memory."""
-        return self._in_memory[1] if self._in_memory is not None and self._in_memory[0] == number else None
+    # By the number of the best trial, if its model is not on disk.
+    weights: dict[int, dict[str, Any]] = field(default_factory=dict, init=False)
 
     def train(self, plan: TrialPlan) -> tuple[TrialOutcome, Exception | None]:
         """Trains a trial on all ranks.
@@ -48,7 +44,7 @@ class DistributedTrialRunner:
         monitor = EvaluationMonitor(
             self.objective,
             self.group,
-            report=None if coordinator is None else coordinator.report,
+            report=None if coordinator is None else coordinator.reporter.report,
             should_pause=None if coordinator is None else coordinator.should_pause,
         )
         trainer: Any = None
@@ -132,5 +128,5 @@ class DistributedTrialRunner:
             outcome = replace(outcome, state=failed.state, failure=failed.failure)
         outcome, fatal = self._agree(plan, outcome, error)
         if weights is not None and outcome.state == TrialState.COMPLETE:
-            self._in_memory = plan.number, weights
+            self.weights = {plan.number: weights}
         return outcome, fatal

@@ -269,11 +269,8 @@ def stored_trial(trial: optuna.Trial) -> FrozenTrial:
 class PruningReporter:
     """Reports the learning curve of the running trial and asks the pruner about each new point.
 
-    A resumed training repeats evaluations: each point is stored once, and the pruner is asked once about each.
-
-    Args:
-        trial: The running trial, with its points from before an interruption.
-        may_prune: Ask the pruner. The baseline and confirmations are never pruned: others are compared with them.
+    A resumed training repeats evaluations: each point is stored once, and the pruner is asked once about each. The
+    baseline and confirmations are never pruned, since others are compared with them.
     """
 
     def __init__(self, trial: optuna.Trial, *, may_prune: bool) -> None:

@@ -57,11 +57,7 @@ _ALIASES = {
 
 
 class FrozenArguments:
-    """The user's arguments as they were when the search started, and the arguments of each trial made from them.
-
-    Args:
-        args: ``TrainingArguments`` or a dataclass like it; a copy is kept.
-    """
+    """A copy of the user's arguments, ``TrainingArguments`` or a dataclass like it, and each trial's made from them."""
 
     def __init__(self, args: "TrainingArguments") -> None:
         self._args = _copy(args)
@@ -83,10 +79,7 @@ class FrozenArguments:
         return _copy(self._args)
 
     def with_values(self, values: Mapping[str, Any]) -> "TrainingArguments":
-        """A fresh copy with some fields changed, checked by the rules of the arguments' own class.
-
-        Args:
-            values: By field name; cast to the field's annotated type.
+        """A fresh copy with values by field name, cast to the annotated types and checked by the arguments' own class.
 
         Raises:
             SearchSpaceError: Unknown field, value of the wrong type or out of range, or refused by the class.

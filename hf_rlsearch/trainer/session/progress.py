@@ -98,11 +98,7 @@ class Progress:
             self._bar.update(1)
 
     def close(self, *, finished: bool = False) -> None:
-        """Ends the bar.
-
-        Args:
-            finished: The search ended by itself, perhaps with fewer trials than ``n_trials``: the bar becomes full.
-        """
+        """Ends the bar, full if the search has finished by itself, perhaps with fewer trials than ``n_trials``."""
         if self._bar is None:
             return
         if finished and self._bar.total is not None:
@@ -142,26 +138,16 @@ def as_time(seconds: float) -> str:
 
 
 @contextmanager
-def quiet_optuna() -> Iterator[None]:
-    """Suppresses Optuna's own line for each trial."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Disables transformers' progress bars and logs each report of loading a checkpoint once.
+def quiet_libraries() -> Iterator[None]:
+    """Suppresses Optuna's line for each trial, transformers' progress bars and its repeated reports of a checkpoint.
 
     The objects that exist on entry are also frozen in the garbage collector: scanning thousands of modules and classes
     after each trial would take longer than small trials do.
     """
     from transformers.utils import logging as hf_logging
 
-    had_bars, once = hf_logging.is_progress_bar_enabled(), _OncePerText()
+    verbosity, had_bars, once = optuna.logging.get_verbosity(), hf_logging.is_progress_bar_enabled(), _OncePerText()
+    optuna.logging.set_verbosity(max(verbosity, optuna.logging.WARNING))
     loggers = [hf_logging.get_logger(f"transformers.{name}") for name in _REPORT_LOADING]
     for each in loggers:
         each.addFilter(once)
@@ -175,6 +161,7 @@ def quiet_transformers() -> Iterator[None]:
             each.removeFilter(once)
         if had_bars:
             hf_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+        optuna.logging.set_verbosity(verbosity)
 
 
 class _OncePerText(logging.Filter):

@@ -24,13 +24,10 @@ _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "
 
 
 def last_complete_checkpoint(folder: str, *, world_size: int, evaluates_epochs: bool = False) -> str | None:
-    """The newest checkpoint of a trial that was written to its end.
+    """The newest checkpoint in a trial's folder that was written to its end, by all processes.
 
-    Args:
-        folder: The trial's.
-        world_size: Number of processes; each has written its random state.
-        evaluates_epochs: Training evaluates at the end of each epoch. A checkpoint of the last step of an epoch may
-            have been written just before that evaluation, which a training resumed from it would leave out.
+    If the training evaluates at the end of each epoch, a checkpoint of the last step of an epoch may have been written
+    just before that evaluation, which a training resumed from it would leave out.
 
     Returns:
         Its path; None where a training cannot be resumed exactly from any checkpoint.

@@ -31,14 +31,9 @@ _SAMPLING = 60
 
 
 def requeue_interrupted(study: optuna.Study, *, alone: bool) -> list[int]:
-    """Requeues the running trials whose process is gone, so that the next ``ask`` resumes them.
+    """Requeues the running trials whose process is gone, so that the next ``ask`` resumes them; returns their numbers.
 
-    Args:
-        study: The study.
-        alone: No other process may work on the study, so every running trial was interrupted.
-
-    Returns:
-        Numbers of the requeued trials.
+    Where this process works alone on the study, every running trial was interrupted.
 
     Raises:
         StorageError: Another process is running this very search.

@@ -8,7 +8,7 @@ from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as hf_logging
 
 from hf_rlsearch import embedded
-from hf_rlsearch.trainer.session.progress import quiet_transformers
+from hf_rlsearch.trainer.session.progress import quiet_libraries
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_missing_weights_of_a_checkpoint_are_reported_once(reports: list[str]) -
     def load(n_labels: int) -> None:
         AutoModelForSequenceClassification.from_pretrained(embedded.path("bert-tiny"), num_labels=n_labels)
 
-    with quiet_transformers():
+    with quiet_libraries():
         load(2)
         load(2)
         assert len(reports) == 1
