@@ -129,20 +129,7 @@ class ProcessGroup:
         Raises:
             Exception: Rank 0 raises its own exception, the other ranks one of the same kind.
         """
-        if self.size == 1:
-            return act()
-        if not self.is_main:
-            message = self.broadcast()
-            if "error" in message:
-                raise deserialize_error(message["error"], 0)
-            return dict(message["result"])
-        try:
-            result = act()
-        except Exception as error:
-            self.broadcast({"error": serialize_error(error)})
-            raise
-        self.broadcast({"result": result})
-        return result
+        return self.broadcast(self.run_on_all(lambda: act() if self.is_main else {}))
 
     def _exchange(self, message: Params, patience: timedelta) -> list[Params]:
         """Sends a message to all ranks and returns the messages of all ranks, in order of the ranks."""
