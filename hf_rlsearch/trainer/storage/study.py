@@ -13,6 +13,7 @@ from pathlib import Path
 
 import optuna
 from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.observation.trial_attributes import FOLDER, IDENTITY, N_TRIALS, finished
@@ -65,7 +66,7 @@ def open_study(
             storage=storage,
             sampler=sampler,
             pruner=pruner,
-            directions=directions,
+            directions=[StudyDirection[direction.upper()] for direction in directions],
         )
         if settings.storage is not None or (settings.study_name is not None and settings.load_if_exists):
             opened = _open_by_name(create, settings, identity, directions, output_dir)
