@@ -89,12 +89,8 @@ def _extend_enum(utils: ModuleType) -> None:
 def _extend_table(table: ModuleType) -> None:
     """Adds the backend's class under the new member."""
     _extend_enum(sys.modules[_UTILS])
-    key = table.HPSearchBackend(NAME)
-    table.ALL_HYPERPARAMETER_SEARCH_BACKENDS.setdefault(key, _make_backend(table.HyperParamSearchBackendBase))
 
-
-def _make_backend(base: type) -> type:
-    class RLBackend(base):  # type: ignore[misc]
+    class RLBackend(table.HyperParamSearchBackendBase):  # type: ignore[misc, name-defined]
         """``hf_rlsearch`` as a backend of the Trainer."""
 
         name = NAME
@@ -117,7 +113,7 @@ def _make_backend(base: type) -> type:
 
             return default_hp_space(trial)
 
-    return RLBackend
+    table.ALL_HYPERPARAMETER_SEARCH_BACKENDS.setdefault(table.HPSearchBackend(NAME), RLBackend)
 
 
 def _wrap_search(trainer_module: ModuleType) -> None:

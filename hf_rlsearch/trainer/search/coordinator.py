@@ -95,8 +95,10 @@ class SearchCoordinator:
         if opened.resumed and not self.is_shared:
             self.leaderboard.discard_checkpoints()
         is_new = not self.study.get_trials(deepcopy=False)
-        if self.settings.baseline and is_new and (not self.is_shared or is_leader(self.study)):
-            self._enqueue_baseline()
+        leads = self.settings.baseline and is_new and (not self.is_shared or is_leader(self.study))
+        # While the leader was elected, another process may have queued the baseline.
+        if leads and not any(role(trial) == attr.BASELINE for trial in self.study.get_trials(deepcopy=False)):
+            self.study.enqueue_trial(self.planner.baseline[0], user_attrs={attr.ROLE: attr.BASELINE})
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -281,12 +283,6 @@ class SearchCoordinator:
             yield "The pruner stops no trial, because eval_strategy='no' evaluates none during training."
         elif evaluates and isinstance(self.study.pruner, RLPruner) and settings.pruner == RL_PRUNER:
             yield "The agent may stop trials at their evaluations; pruner=None trains all of them to the end."
-
-    def _enqueue_baseline(self) -> None:
-        """Queues the user's own configuration, unless another process has just done so."""
-        if not any(role(trial) == attr.BASELINE for trial in self.study.get_trials(deepcopy=False)):
-            recorded, _ = self.planner.baseline
-            self.study.enqueue_trial(recorded, user_attrs={attr.ROLE: attr.BASELINE})
 
     def _enqueue_confirmation(self) -> bool:
         """Queues the next training of one of the best configurations under a new seed; False when none is left."""

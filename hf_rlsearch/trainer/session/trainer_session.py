@@ -24,9 +24,6 @@ class TrainerSession:
     arguments nor callbacks, models or flags leak from one trial to the next. The Trainer is not made to believe that a
     built-in backend runs, so ``prepare`` repeats what ``Trainer._hp_search_setup`` and the constructor do with changed
     arguments.
-
-    Args:
-        trainer: Any subclass of ``transformers.Trainer`` with a ``model_init``.
     """
 
     def __init__(self, trainer: "Trainer") -> None:
