@@ -114,7 +114,7 @@ def test_a_training_that_is_started_again_has_one_curve() -> None:
 @pytest.mark.parametrize(("mode", "sign"), [("max", 1.0), ("min", -1.0)])
 def test_bad_trainings_are_stopped_and_never_the_leading_one(mode: str, sign: float) -> None:
     search = new_search(mode)
-    tuner = Tuner(search, RLScheduler(max_resource=10))
+    tuner = Tuner(search, RLScheduler(pruner=RLPruner(max_resource=10, budget=20)))
     best, stopped = -math.inf, 0
     for i, quality in enumerate([0.6, 0.1, 0.7, 0.2, 0.3, 0.8, 0.1, 0.2, 0.9, 0.3]):
         search.suggest(str(i))
