@@ -44,11 +44,7 @@ class ReparameterizedUpdate(Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Scales the gradients in place and takes a step of the wrapped optimizer.
 
-        Args:
-            closure: Computes the gradients again and returns the loss, for optimizers that need a closure.
-
-        Returns:
-            The loss, if there is a closure.
+        A ``closure``, which some optimizers need, computes the gradients again and returns the loss.
         """
         if closure is None:
             self._scale_gradients()
@@ -70,11 +66,11 @@ class ReparameterizedUpdate(Optimizer):
 
     def train(self) -> None:
         """Switches a wrapped optimizer that has modes, such as a schedule-free one, to training."""
-        self._switch("train")
+        getattr(self.optimizer, "train", lambda: None)()
 
     def eval(self) -> None:
         """Switches a wrapped optimizer that has modes to evaluation."""
-        self._switch("eval")
+        getattr(self.optimizer, "eval", lambda: None)()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state of the wrapped optimizer: a checkpoint can be loaded with or without this wrapper."""
@@ -88,10 +84,6 @@ class ReparameterizedUpdate(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """Returns the state of a copy; the base class would leave out the attributes of this class."""
         return {**super().__getstate__(), "gradient_scale": self.gradient_scale, "optimizer": self.optimizer}
-
-    def _switch(self, mode: str) -> None:
-        if callable(switch := getattr(self.optimizer, mode, None)):
-            switch()
 
     def _share(self) -> None:
         """Uses the wrapped optimizer's own groups and state, which schedules write and the Trainer reads."""

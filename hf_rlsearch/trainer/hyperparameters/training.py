@@ -156,14 +156,9 @@ class _TrialOptimizer:
 
 
 def rate_factor(step: int, *, name: str, n_warmup: int, n_steps: int, end: float) -> float:
-    """Returns the share of the full learning rate at one training step, in [0, 1].
+    """Returns the share of the full learning rate at one training step of ``n_steps``, counted from 0.
 
-    Args:
-        step: From 0.
-        name: One of ``OWN_SCHEDULES``.
-        n_warmup: Training steps of linear warm-up.
-        n_steps: Training steps in total.
-        end: Share of the full rate at the end, in (0, 1].
+    The share rises linearly over ``n_warmup`` steps and then falls from 1 to ``end`` by one of ``OWN_SCHEDULES``.
     """
     if step < n_warmup:
         return step / n_warmup

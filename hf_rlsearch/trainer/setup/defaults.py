@@ -40,12 +40,8 @@ def default_sampler(
 ) -> optuna.samplers.BaseSampler:
     """Returns the user's sampler, else ``RLSampler`` with the pretrained agent.
 
-    Args:
-        settings: Options of the search.
-        space: All hyperparameters of the search.
-        seed: Used if the user gave none, so that a script that runs again searches in the same way.
-        facts: See ``task_features``.
-        known: Published settings to consider if the user gave none.
+    If the user gave none, ``seed`` makes a script that runs again search in the same way, and ``known`` are the
+    published settings to consider.
 
     Raises:
         ArgumentsError: ``published`` names no hyperparameter of the space.

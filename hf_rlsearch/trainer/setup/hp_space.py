@@ -90,8 +90,7 @@ class ConfigurationSampler:
     def baseline_params(self, config: "PretrainedConfig | None") -> tuple[Params, Params]:
         """Returns the baseline, which is the user's own configuration, in the terms of the space.
 
-        Args:
-            config: Of the Trainer's model; may have fields with the names that ``model_init`` suggests.
+        The configuration of the model may have fields with the names that ``model_init`` suggests.
 
         Returns:
             Params to record, each in its distribution: the nearest level where the user's value lies outside of the

@@ -87,7 +87,7 @@ class Objective:
             "directions": list(self.directions),
             "multi": self.multi,
             "computed": self.function is not None,
-            "follows": None if self.follows is None else list(self.follows),
+            "follows": self.follows and list(self.follows),
         }
 
     @classmethod
@@ -121,12 +121,8 @@ def choose_objective(
 ) -> Objective:
     """Chooses the objective and its direction from the options of the same names in ``SearchConfig``.
 
-    Args:
-        probe: Metrics of an evaluation of the untrained model.
-        args: The Trainer's arguments; ``metric_for_best_model`` and ``greater_is_better`` count.
-        compute_objective: None also for the Trainer's default function.
-        metric: As the user writes it.
-        direction: As the user writes it, or ``UNSET_DIRECTION``.
+    ``probe`` has the metrics of an evaluation of the untrained model. Of the Trainer's arguments,
+    ``metric_for_best_model`` and ``greater_is_better`` count.
 
     Raises:
         ObjectiveError: There is no metric or more than one, a name that does not exist, a constant objective, a
@@ -142,10 +138,15 @@ def choose_objective(
             )
         return _computed_objective(probe, compute_objective, given, multi, args)
     n_wanted = len(given) if multi else 1
-    if metric is not None:
-        names, why = _named_metrics(metric, probe, n_wanted), "metric="
-    else:
+    if metric is None:
         names, why = _default_metric(probe, args, n_wanted)
+    else:
+        wanted = [metric] if isinstance(metric, str) else list(metric)
+        if len(wanted) != n_wanted:
+            raise ObjectiveError(
+                f"metric={wanted} names {len(wanted)} metric(s), but there are {n_wanted} direction(s)."
+            )
+        names, why = tuple(_full_key(name, probe, "metric") for name in wanted), "metric="
     directions = tuple(metric_direction(name, args, given[i] if given else None) for i, name in enumerate(names))
     follows = (names[0], directions[0] == MAXIMIZE) if len(names) == 1 else None
     return Objective(names=names, directions=directions, multi=multi, function=None, why=why, follows=follows)
@@ -161,16 +162,6 @@ def _given_directions(direction: str | Sequence[str]) -> tuple[str, ...]:
     if not given:
         raise ObjectiveError("direction=[] given, expected one direction for each value of compute_objective.")
     return given
-
-
-def _named_metrics(metric: str | Sequence[str], probe: Metrics, n_wanted: int) -> tuple[str, ...]:
-    """The full keys of the metrics that the user names."""
-    names = (metric,) if isinstance(metric, str) else tuple(metric)
-    if len(names) != n_wanted:
-        raise ObjectiveError(
-            f"metric={list(names)} names {len(names)} metric(s), but there are {n_wanted} direction(s)."
-        )
-    return tuple(_full_key(name, probe, "metric") for name in names)
 
 
 def _default_metric(probe: Metrics, args: "TrainingArguments", n_wanted: int) -> tuple[tuple[str, ...], str]:
@@ -226,7 +217,9 @@ def _computed_objective(
     names = tuple(f"{name}[{i}]" for i in range(len(given))) if len(given) > 1 else (name,)
     objective = Objective(names=names, directions=given, multi=multi, function=function, why="compute_objective")
     objective.check(result)
-    if not read and _reads_other_variables(function):
+    code = getattr(function, "__code__", None)
+    # A function that uses global names, attributes or variables of an enclosing function may measure anything.
+    if not read and (code is None or code.co_names or code.co_freevars):
         return replace(objective, why="compute_objective, which reads no metric of the evaluation")
     if _is_constant(objective, probe):
         raise ObjectiveError(
@@ -238,12 +231,6 @@ def _computed_objective(
         return objective
     metric_direction(followed, args, given[0])  # refuses a direction that contradicts the metric
     return replace(objective, follows=(followed, given[0] == MAXIMIZE))
-
-
-def _reads_other_variables(function: Any) -> bool:
-    """Returns whether a function uses global names, attributes or variables of an enclosing function."""
-    code = getattr(function, "__code__", None)
-    return code is None or bool(code.co_names or code.co_freevars)
 
 
 def _is_constant(objective: Objective, probe: Metrics) -> bool:
