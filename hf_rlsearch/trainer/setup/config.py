@@ -133,8 +133,8 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         for name, (is_valid, expected) in _EXPECTED.items():
-            value = getattr(self, name)
-            if not is_valid(value):
+            value, default = getattr(self, name), getattr(SearchConfig, name)
+            if not (value is None and default is None) and not is_valid(value):
                 error = ObjectiveError if name in ("metric", "direction") else ArgumentsError
                 given = f"the class {value.__name__}; call it" if isinstance(value, type) else repr(value)
                 raise error(f"{name}={given} given, expected {expected}.")
@@ -196,10 +196,6 @@ class SearchConfig:
         return tuple(self.catch) if isinstance(self.catch, (tuple, list, set, frozenset)) else (self.catch,)
 
 
-def _optional(is_valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or is_valid(value)
-
-
 def _is_a(*kinds: type) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, kinds)
 
@@ -225,33 +221,30 @@ def _is_exceptions(value: Any) -> bool:
     return all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds)
 
 
-# option -> whether a value can work, and the words for such values
+# option -> whether a value can work, and the words for such values; None can work where None is the default
 _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "hp_space": (callable, "a function of a trial that returns a dict"),
     "published": (_is_list_of(Mapping), "a list of dicts such as [{'learning_rate': 2e-5}]"),
-    "metric": (_optional(_is_text), "the name of a metric, or a list of names"),
+    "metric": (_is_text, "the name of a metric, or a list of names"),
     "direction": (_is_text, "'minimize', 'maximize' or a list of these"),
-    "compute_objective": (_optional(callable), "a function of the metrics"),
-    "target": (_optional(is_number), "a number, or None"),
-    "n_trials": (_optional(_is_int(at_least=1)), "a whole number, at least 1"),
-    "budget": (_optional(_is_positive), "a number of full trainings greater than 0, or None"),
-    "timeout": (_optional(_is_positive), "a number of seconds greater than 0, or None"),
+    "compute_objective": (callable, "a function of the metrics"),
+    "target": (is_number, "a number, or None"),
+    "n_trials": (lambda value: value is None or _is_int(at_least=1)(value), "a whole number, at least 1"),
+    "budget": (_is_positive, "a number of full trainings greater than 0, or None"),
+    "timeout": (_is_positive, "a number of seconds greater than 0, or None"),
     "confirm": (_is_int(at_least=0), "a whole number, at least 0"),
     "catch": (_is_exceptions, "an exception class or a tuple of them, () for none"),
-    "max_failed_trials": (_optional(_is_int(at_least=1)), "a whole number, at least 1"),
-    "storage": (_optional(_is_a(str, BaseStorage)), "an Optuna storage, a URL such as 'sqlite:///search.db', or None"),
-    "study_name": (_optional(_is_a(str)), "text, or None"),
-    "hp_name": (_optional(callable), "a function of a trial that returns a name"),
+    "max_failed_trials": (_is_int(at_least=1), "a whole number, at least 1"),
+    "storage": (_is_a(str, BaseStorage), "an Optuna storage, a URL such as 'sqlite:///search.db', or None"),
+    "study_name": (_is_a(str), "text, or None"),
+    "hp_name": (callable, "a function of a trial that returns a name"),
     "keep_checkpoints": (_is_int(at_least=0), "a whole number, at least 0"),
-    "max_checkpoints": (_optional(_is_int(at_least=0)), "a whole number, at least 0"),
+    "max_checkpoints": (_is_int(at_least=0), "a whole number, at least 0"),
     "disk_budget_gb": (
-        _optional(lambda value: is_number(value) and value >= 0),
+        lambda value: is_number(value) and value >= 0,
         "a number of gigabytes of at least 0, or None for half of the free space",
     ),
-    "sampler": (
-        _optional(_is_a(BaseSampler)),
-        "an Optuna sampler such as optuna.samplers.TPESampler(), or None for RLSampler",
-    ),
+    "sampler": (_is_a(BaseSampler), "an Optuna sampler such as optuna.samplers.TPESampler(), or None for RLSampler"),
     "pruner": (
         lambda value: value in (None, RL_PRUNER) or isinstance(value, BasePruner),
         f"an Optuna pruner such as optuna.pruners.MedianPruner(), {RL_PRUNER!r} for RLPruner, or None for none",
