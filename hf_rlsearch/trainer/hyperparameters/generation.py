@@ -4,13 +4,12 @@ These settings change no weight. ``SearchResult.tune_generation`` searches them 
 training.
 """
 
-import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import SearchSpaceError
-from hf_rlsearch.trainer.hyperparameters.scope import ParameterGroup
+from hf_rlsearch.trainer.hyperparameters.scope import ParameterGroup, with_fields
 from hf_rlsearch.trainer.session.arguments import cast_to
 
 if TYPE_CHECKING:
@@ -66,9 +65,7 @@ def cleared_arguments(fields: Mapping[str, Any], known: frozenset[str]) -> Param
 
 def updated_config(config: "GenerationConfig", fields: Mapping[str, Any]) -> "GenerationConfig":
     """Returns a copy of a configuration with some fields changed, and settings that then have no effect reset."""
-    result = copy.deepcopy(config)
-    for name, value in fields.items():
-        setattr(result, name, value)
+    result: GenerationConfig = with_fields(config, fields)
     without = (_OF_BEAMS if result.num_beams in (None, 1) else ()) + (() if result.do_sample else _OF_SAMPLING)
     default = type(config)()
     for name in without:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import SearchSpaceError
-from hf_rlsearch.trainer.hyperparameters.scope import ParameterGroup
+from hf_rlsearch.trainer.hyperparameters.scope import ParameterGroup, with_fields
 from hf_rlsearch.trainer.session.arguments import words
 
 if TYPE_CHECKING:
@@ -55,13 +55,10 @@ def updated_config(config: "PretrainedConfig", fields: Mapping[str, Any]) -> "Pr
     Raises:
         ValueError: The configuration's own checks refuse a value.
     """
-    changed = copy.deepcopy(config)
-    for name, value in fields.items():
-        try:
-            setattr(changed, name, value)
-        except Exception as error:  # huggingface_hub's strict dataclasses raise an exception of their own
-            raise ValueError(str(error).replace("\n", " ")) from error
-    return changed
+    try:
+        return with_fields(config, fields)  # type: ignore[no-any-return]
+    except Exception as error:  # huggingface_hub's strict dataclasses raise an exception of their own
+        raise ValueError(str(error).replace("\n", " ")) from error
 
 
 def rebuild_model(model: Any, fields: Mapping[str, Any]) -> Any:

@@ -4,13 +4,12 @@
 new adapter with its own values on.
 """
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import SearchSpaceError
-from hf_rlsearch.trainer.hyperparameters.scope import ParameterGroup
+from hf_rlsearch.trainer.hyperparameters.scope import ParameterGroup, with_fields
 from hf_rlsearch.trainer.session.arguments import cast_to, type_hints, words
 
 # Fields that say what the adapter is for and where it comes from.
@@ -64,7 +63,4 @@ def with_adapter(base: Any, config: Any, fields: Mapping[str, Any]) -> Any:
     """Returns a base model with a new adapter, of a copy of the user's configuration with some fields changed."""
     from peft import get_peft_model
 
-    changed = copy.deepcopy(config)
-    for name, value in fields.items():
-        setattr(changed, name, value)
-    return get_peft_model(base, changed)
+    return get_peft_model(base, with_fields(config, fields))

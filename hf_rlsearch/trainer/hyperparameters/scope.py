@@ -1,5 +1,6 @@
 """Defines what the groups of scoped names have in common: prefixes, roles, and a group's fields with their defaults."""
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,14 @@ def prefix_of(name: str) -> str | None:
 def fields_of(values: Mapping[str, Any], prefix: str) -> Params:
     """Returns the values under one prefix, by field name without the prefix."""
     return {name.partition(".")[2]: value for name, value in values.items() if prefix_of(name) == prefix}
+
+
+def with_fields(config: Any, fields: Mapping[str, Any]) -> Any:
+    """Returns a copy of a configuration with some fields changed."""
+    changed = copy.deepcopy(config)
+    for name, value in fields.items():
+        setattr(changed, name, value)
+    return changed
 
 
 def scoped_roles(distributions: Mapping[str, BaseDistribution]) -> dict[str, str]:
