@@ -160,7 +160,7 @@ def _value_facts(value: Any, depth: int = 0) -> Any:
     """Returns a value as plain data: arrays in full, functions up to a depth of calls, other objects by type."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if hasattr(value, "tolist"):
+    if hasattr(value, "tolist") and not isinstance(value, type):
         return value.tolist()
     if isinstance(value, (list, tuple)):
         return [_value_facts(item, depth) for item in value]

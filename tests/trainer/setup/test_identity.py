@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
 from hf_rlsearch.trainer.setup.identity import data_fingerprint, diff, function_fingerprint, model_fingerprint
@@ -16,6 +17,11 @@ Metric = Callable[[dict[str, float]], float]
 
 def scaled(factor: float) -> Metric:
     return lambda metrics: factor * metrics["eval_accuracy"]
+
+
+def weighted(*weights: float) -> Metric:
+    tensor = torch.tensor(weights)
+    return lambda metrics: float(tensor.sum()) * metrics["eval_f1"]
 
 
 class Weighted:
@@ -50,6 +56,8 @@ def test_differences_are_named_by_their_path_and_shortened() -> None:
             functools.partial(power, exponent=3),
         ),
         (lambda m: m["a"], lambda m: m["a"], lambda m: m["b"]),
+        (lambda m: Tensor(m), lambda m: Tensor(m), lambda m: Weighted(m)),
+        (weighted(0.5, 1.0), weighted(0.5, 1.0), weighted(0.5, 2.0)),
         (lambda m: m["a"] in {1, 2, 3}, lambda m: m["a"] in {3, 2, 1}, lambda m: m["a"] in {1, 2, 4}),
     ],
 )
