@@ -1,6 +1,7 @@
-"""A meta-trained PPO agent as hyperparameter search backend of the transformers Trainer.
+"""Provides a meta-trained PPO agent as a hyperparameter search backend of the transformers Trainer.
 
-Importing this registers ``trainer.hyperparameter_search(backend="rl")``; nothing heavy is loaded before it is used.
+Importing the package registers ``trainer.hyperparameter_search(backend="rl")``; torch, transformers and Optuna are
+loaded on first use.
 """
 
 from importlib import import_module
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from hf_rlsearch.trainer.api import search
     from hf_rlsearch.trainer.search.result import SearchResult
 
+# Public name -> module that defines the name.
 _HOME = {
     "ArgumentsError": "errors",
     "HfRlSearchError": "errors",

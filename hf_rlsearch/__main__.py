@@ -1,4 +1,4 @@
-"""``python -m hf_rlsearch`` is the command ``hf-rlsearch``."""
+"""Runs the command ``hf-rlsearch`` as ``python -m hf_rlsearch``."""
 
 import sys
 

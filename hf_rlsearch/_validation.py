@@ -7,12 +7,12 @@ from typing import Any, TypeGuard
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Returns whether a value is a real number of Python or numpy: NaN and infinity are, True and False are not."""
+    """Returns whether a value is a real number of Python or numpy: NaN and infinity count, True and False do not."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def is_integer(value: Any) -> TypeGuard[int]:
-    """Returns whether the type of a value is a whole number of Python or numpy, True and False excluded."""
+    """Returns whether a value is an integer of Python or numpy, True and False excluded."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
@@ -22,7 +22,7 @@ def is_finite_number(value: Any) -> TypeGuard[float]:
 
 
 def closest(name: Any, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
-    """Returns the known name that is most like a given name, None if no name is alike.
+    """Returns the known name that is most like a given name, None if none is similar.
 
     Args:
         name: As the user wrote it.
@@ -35,6 +35,6 @@ def closest(name: Any, known: Iterable[str], *, cutoff: float = 0.6) -> str | No
 
 
 def did_you_mean(name: Any, known: Iterable[str], *, cutoff: float = 0.6) -> str:
-    """Returns the end of an error message: `` Did you mean 'x'?`` with a leading space, or "" if no name is alike."""
+    """Returns the end of an error message: `` Did you mean 'x'?`` with a leading space, or "" if none is similar."""
     near = closest(name, known, cutoff=cutoff)
     return f" Did you mean {near!r}?" if near else ""

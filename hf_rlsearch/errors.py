@@ -6,7 +6,7 @@ that fits, so that code without knowledge of this package catches it.
 
 import re
 
-# Up to the last "@": an "@" in the password should have been escaped, and a URL where it was not ends up here.
+# Up to the last "@": a password may hold an unescaped "@", which is a common reason for the error that shows the URL.
 _IN_URL = re.compile(r"(:/+[^\s/:@]*:)\S*@")
 _IN_QUERY = re.compile(r"\b(password|passwd|pwd)=[^&\s'\"]*", re.IGNORECASE)
 
@@ -39,7 +39,7 @@ class ObservationError(HfRlSearchError, ValueError):
 
 
 class WeightsError(HfRlSearchError, ValueError):
-    """A weights file is corrupted, not ours, or of another observation format."""
+    """A weights file is corrupted, of another package, or of another observation format."""
 
 
 class StorageError(HfRlSearchError, RuntimeError):

@@ -29,6 +29,7 @@ def candidate_features(logits: Tensor, bins: Tensor, mask: Tensor) -> Tensor:
     best = log_ei.masked_fill(~mask, -12.0).max(1, keepdim=True).values
     mean, spread = mean_and_spread(p, bins)
     chance = chance_of_improvement(p, bins)
+    # The 90 % quantile, and below the chance of a gain of more than a fifth of (best - median).
     upper = bins[(p.cumsum(-1) < 0.9).sum(-1).clamp(max=len(bins) - 1)]
     order = log_ei.masked_fill(~mask, -12.0).argsort(1, descending=True).argsort(1)
     large = (p * (bins > 0.2)).sum(-1)

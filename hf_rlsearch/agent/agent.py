@@ -1,4 +1,4 @@
-"""Decides with the weights: which candidate to train next, and what becomes of a running trial."""
+"""Decides with the weights which candidate to train next, and forecasts how a running trial ends."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ _SHARPNESS = 3.0
 
 
 class Agent:
-    """The networks of some weights. Nothing is learned here: the agent adapts to a search by attending to its history.
+    """Holds the networks of some weights and decides with them.
+
+    Nothing is learned here: the agent adapts to a search by attending to its history.
 
     Args:
         tensors: As `load_weights` returns them.
@@ -143,7 +145,7 @@ class Agent:
             return acquisition.forecast_features(chances, self.predictor.bins, last, allowed)[0].numpy()
 
     def _scores(self, logits: Tensor, mask: BoolArray, n_remaining: int | None, n_done: int) -> tuple[str, Tensor]:
-        """Name of what scores ("policy", "predictor"), and C unnormalised log-probabilities."""
+        """Scores C candidates: "policy" or "predictor", whichever scored, and C unnormalised log-probabilities."""
         if self.head is None or n_remaining is None:
             chances = logits[0].softmax(-1)
             return "predictor", _SHARPNESS * acquisition.log_expected_improvement(chances, self.predictor.bins)

@@ -41,7 +41,7 @@ class Decision(Prediction):
 
     Attributes:
         index: Row of the candidates.
-        source: "policy", "predictor" or "design": who decided.
+        source: The part of the agent that decided: "policy", "predictor" or "design".
         n_candidates: How many could have been chosen.
         alternative: The second best; None where there was no other, or no prediction.
         contributions: By hyperparameter, how much its value moves the predicted mean, see `agent.shapley`.

@@ -1,8 +1,8 @@
 """Scores candidates and continuing from features of the frozen predictor; PPO trains this decision head.
 
-The head starts as a good rule. For candidates the rule is expected improvement; for the
-running trial it is expected improvement per training still to be paid, against the best candidate's. Both are myopic:
-PPO adds the value of what is left of the budget, and of what a trial teaches about others.
+The head starts as a good rule. For candidates the rule is expected improvement; for the running trial it is expected
+improvement per training still to be paid, compared with that of the best candidate. Both rules are myopic: PPO learns
+to add the value of the remaining budget, and of what a trial teaches about others.
 
 Letters: B searches, C candidates.
 """

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 
 def mlp(n_in: int, width: int, n_out: int) -> nn.Sequential:
-    """Two layers."""
+    """Makes a multilayer perceptron of two linear layers."""
     return nn.Sequential(nn.Linear(n_in, width), nn.GELU(), nn.Linear(width, n_out))
 
 
@@ -69,7 +69,7 @@ class Block(nn.Module):
         return torch.as_tensor(x + self.feed_forward(self.norm_out(x)))
 
     def weights(self, x: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
-        """As `BiasedAttention.weights`."""
+        """Same shapes as `BiasedAttention.weights`."""
         return self.attention.weights(self.norm_x(x), self.norm_memory(memory), bias)
 
 

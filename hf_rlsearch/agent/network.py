@@ -1,10 +1,9 @@
 """Predicts a distribution of the outcome of each candidate, by attention to the trials and Gaussian processes.
 
-Permutation-invariant over trials, equivariant over candidates and hyperparameters, any number of either. A
-configuration is the sum of the embeddings of its levels; a level is embedded once per search from its role and absolute
-value, the marginal picture that the history gives of it, and the other hyperparameters of the space. Attention is
-biased by a learned distance between configurations, so that it starts as kernel regression and learns what a kernel
-cannot.
+The network is permutation-invariant over trials and equivariant over candidates and hyperparameters, and takes any
+number of them. A configuration is the sum of the embeddings of its levels. A level is embedded once per search from its
+role and absolute value, from the outcomes near it, and from the other hyperparameters of the space. Attention is biased
+by a learned distance between configurations, so that it starts as kernel regression and learns what a kernel cannot.
 
 Letters: B searches, T trials, C candidates, H hyperparameters, L levels, W width.
 

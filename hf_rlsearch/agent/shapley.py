@@ -41,9 +41,8 @@ def shapley_values(
     # P x (H + 1) x H: from each reference to `row`, taking over one value after the other in the order.
     taken = np.argsort(orders, axis=1)[:, None, :] < np.arange(H + 1)[None, :, None]
     paths = np.where(taken, row, np.repeat(references, 2, axis=0)[:, None, :])
-    rows, where = np.unique(
-        paths.reshape(-1, H), axis=0, return_inverse=True
-    )  # a row on several paths is predicted once
+    # A row on several paths is predicted once.
+    rows, where = np.unique(paths.reshape(-1, H), axis=0, return_inverse=True)
     values: list[FloatArray] = []
     for predict in predictors:
         steps = np.diff(predict(rows)[where.reshape(paths.shape[:2])], axis=1)

@@ -28,7 +28,7 @@ class StopRule:
             ) from error
         got, known = self._layers[0][0].shape[1] - 1, (len(CURVE_FEATURES), len(STOP_FEATURES))
         if got not in known:
-            raise WeightsError(f"the stop rule reads {got} features, this version of hf_rlsearch makes {known}.")
+            raise WeightsError(f"the stop rule reads {got} features, expected one of {known}: use the bundled weights.")
         self.reads_forecasts = got == len(STOP_FEATURES)
         """True if the rule reads `STOP_FEATURES`, False if `CURVE_FEATURES` only."""
 

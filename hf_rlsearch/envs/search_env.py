@@ -138,9 +138,8 @@ class BatchedSearch:
         self.family = draw_family(self.rng, B)
         self.n_candidates = self.tasks.candidates.shape[1]
         self.chosen, self.steps = np.zeros((B, T), int), np.zeros((B, T), int)
-        self.curves = np.zeros(
-            (B, T, self.evaluations)
-        )  # best value so far at each evaluation, 0 = median and 1 = best of the task
+        # Best value so far at each evaluation, 0 = median and 1 = best of the task.
+        self.curves = np.zeros((B, T, self.evaluations))
         self.noise = np.zeros((B, T))
         self.status = np.full((B, T), PRUNED)
         self.count, self.running = np.zeros(B, int), np.full(B, -1)

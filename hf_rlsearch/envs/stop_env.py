@@ -18,9 +18,11 @@ from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.envs.search_env import BatchedSearch, Tasks, prior_tasks, repeated
 from hf_rlsearch.envs.vec_env import BatchVecEnv
 from hf_rlsearch.observation.curve_features import CURVE_FEATURES, STOP_FEATURES, curve_features, is_due, leads
+from hf_rlsearch.observation.history import COMPLETE
 from hf_rlsearch.tasks.histories import draw_among, index_batch
 
 STOP = 1  # the other action, 0, continues the running trial
+# Full trainings of an episode and evaluations of each training; both are drawn for each batch of searches.
 BUDGETS = (2, 4, 8, 16)
 EVALUATIONS = (4, 8, 16, 24)
 N_CANDIDATES = 768
@@ -109,7 +111,7 @@ class StopSearch(BatchedSearch):
         half = np.where(steps >= 2, half, np.nan)
         own_column = np.arange(n) == at[:, None]
         others_here, others_best = np.where(own_column, np.nan, here), np.where(own_column, np.nan, best)
-        complete = (self.status[:, :n] == 0) & ~np.isnan(others_best)
+        complete = (self.status[:, :n] == COMPLETE) & ~np.isnan(others_best)
         left = np.full(self.n_envs, (self.max_trials - self.used) / self.evaluations)
         value = np.where(idle, 0.0, np.nan_to_num(own))
         features = curve_features(

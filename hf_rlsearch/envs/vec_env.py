@@ -14,7 +14,7 @@ from hf_rlsearch.envs.search_env import BatchedSearch, Tasks, flatten, observati
 
 
 class BatchVecEnv(VecEnv):
-    """The part of a stable-baselines3 `VecEnv` that is the same for every batch of searches.
+    """Implements the part of a stable-baselines3 `VecEnv` that is the same for every batch of searches.
 
     All searches of a batch are arrays of one object, so there are no single environments: an attribute belongs to the
     whole batch, and all episodes end together. Rewards are relative to the mean of each `group` at the same step: most
@@ -55,7 +55,7 @@ class BatchVecEnv(VecEnv):
         return observation, rewards, np.full(self.num_envs, ended), infos
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Does nothing: a batch holds no resources but memory."""
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """The attribute of the batch, once for every search asked for."""

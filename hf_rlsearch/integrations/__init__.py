@@ -1,1 +1,1 @@
-"""Connects the sampler and the stop rule with other schedulers."""
+"""Connects the sampler and the stop rule with other tuning libraries."""

@@ -36,9 +36,10 @@ class RLSearch(OptunaSearch):  # type: ignore[misc]
     def should_stop(self, trial_id: str, result: dict[str, Any], pruner: BasePruner) -> bool:
         """Adds a report to a trial's learning curve, and asks the pruner whether the trial should stop.
 
-        The pruner is given here, as the study has none; the result has the metric.
+        The pruner is an argument, since the study of ``OptunaSearch`` has none. The result has to hold the metric.
         """
         self.on_trial_result(trial_id, result)
+        # OptunaSearch gives no public access to its study and trials.
         study: optuna.Study = self._ot_study
         if pruner.prune(study, study._storage.get_trial(self._ot_trials[trial_id]._trial_id)):
             self._stopped.add(trial_id)
@@ -82,13 +83,13 @@ class RLScheduler(FIFOScheduler):  # type: ignore[misc]
         """STOP or CONTINUE, after a report.
 
         Raises:
-            ArgumentsError: The search algorithm is not ``RLSearch``, which has the other learning curves.
+            ArgumentsError: The search algorithm is not ``RLSearch``, which holds the other learning curves.
         """
         search = tune_controller.search_alg
         while not isinstance(search, RLSearch):  # Tune wraps it to limit how many trainings run at once
             if not hasattr(search, "searcher"):
                 raise ArgumentsError(
-                    f"RLScheduler goes with search_alg=RLSearch(...), but this is {type(search).__name__}."
+                    f"RLScheduler needs search_alg=RLSearch(...), but search_alg is {type(search).__name__}."
                 )
             search = search.searcher
         decision: str = self.STOP if search.should_stop(trial.trial_id, result, self._pruner) else self.CONTINUE

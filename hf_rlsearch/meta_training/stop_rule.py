@@ -1,7 +1,7 @@
 """Trains the stop rule by PPO, the second stage of meta-training.
 
-First on curves alone, where an episode costs next to nothing. Then the same policy continues with the predictor, which
-forecasts the running trials and proposes the next ones: stopping and choosing are learned together.
+The rule is first trained on curves alone, where an episode costs next to nothing. Then the same policy continues with
+the predictor, which forecasts the running trials and proposes the next ones: it learns to stop given these choices.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _ppo(settings: StopTraining, env: StopVecEnv, rate: float) -> PPO:
 
 def _tensors(model: PPO) -> dict[str, Tensor]:
     state = model.policy.state_dict()
-    return {name: state[theirs].detach().cpu().clone() for name, theirs in _NAMES.items()}
+    return {name: state[sb3_name].detach().cpu().clone() for name, sb3_name in _NAMES.items()}
 
 
 def _start_from(model: PPO, tensors: dict[str, Tensor]) -> None:
@@ -149,11 +149,11 @@ def _start_from(model: PPO, tensors: dict[str, Tensor]) -> None:
     weight, n = tensors["stop.0.weight"], len(CURVE_FEATURES)
     unseen = torch.zeros(len(weight), len(FORECAST_FEATURES))
     wider = {**tensors, "stop.0.weight": torch.cat([weight[:, :n], unseen, weight[:, n:]], dim=1)}
-    model.policy.load_state_dict({theirs: wider[name] for name, theirs in _NAMES.items()}, strict=False)
+    model.policy.load_state_dict({sb3_name: wider[name] for name, sb3_name in _NAMES.items()}, strict=False)
 
 
 def _clone_keep_better_third(model: PPO, settings: StopTraining, steps: int = 300) -> None:
-    """Fits the policy to "keep the better third whenever a trial is judged", from where PPO starts.
+    """Fits the policy to the rule "keep the better third whenever a trial is judged", before PPO starts.
 
     A policy that stops at random ends all trials early, never sees that patience pays, and collapses to stopping.
     """
@@ -171,12 +171,12 @@ def _clone_keep_better_third(model: PPO, settings: StopTraining, steps: int = 30
 
 
 def keep_better_third(observations: FloatArray) -> FloatArray:
-    """B log-odds of stopping under the rule from which PPO starts."""
+    """B log-odds of stopping under the rule that PPO starts from, by the rank among trials that got as far."""
     return np.asarray(8.0 * (0.6 - observations[:, CURVE_FEATURES.index("rank_here")]) - 1.0)
 
 
 def compare_stop_rules(tensors: dict[str, Tensor], predictor: Predictor, n_tasks: int, device: str) -> dict[str, Any]:
-    """Compares the trained stop rule with the one from which PPO started and with never stopping, on fresh tasks.
+    """Compares the trained stop rule with the rule that PPO started from and with never stopping, on fresh tasks.
 
     Returns:
         Mean areas under the regret curve, and the difference to `keep_better_third` (negative = trained is better) with

@@ -86,7 +86,7 @@ class _PolicyRollout(StopSearch):
         self.step(actions)
 
     def _next(self, rows: IntArray) -> IntArray:
-        """The next candidates of N searches; the policy proposes anew where its last proposals are used up."""
+        """The next candidates of N searches; the policy makes new proposals where its last ones are used up."""
         if len(empty := rows[self.n_proposals[rows] == 0]):
             self._propose(empty)
         first: IntArray = self.proposals[rows, 0]

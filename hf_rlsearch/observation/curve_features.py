@@ -44,7 +44,8 @@ N_ALTERNATIVES = 128
 DECISIONS_PER_TRAINING = 12
 """A trial is judged at most this often, and not before a twelfth of its training. Every decision is a chance to stop a
 good trial by mistake, the greater the earlier: see docs/log/2026-11-23-searches-with-stopping.md."""
-_ROUNDING = 1e-3  # of a slot, at the edges; a fidelity may be a step of 10,000
+# Tolerance at the edges of these fractions, as a share of one: fidelities are rounded to ten-thousandths.
+_ROUNDING = 1e-3
 # Exponent of the power law used for extrapolation: between the 0.4 and 0.9 that cover most of the prior's curves.
 _EXPONENT = 0.6
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
-from optuna.study._multi_objective import _fast_non_domination_rank
+from optuna.study._multi_objective import _fast_non_domination_rank  # Optuna has no public function for it
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray, Params
@@ -158,7 +158,7 @@ def _curves(trials: Sequence[FrozenTrial], signs: FloatArray) -> tuple[FloatArra
 
 
 def _final_values(trials: Sequence[FrozenTrial], signs: FloatArray) -> FloatArray:
-    """(T, M), larger is better; nan where a trial has not as many values as the study has directions."""
+    """(T, M) objectives, larger is better; nan where a trial has not as many values as the study has directions."""
     unknown = [np.nan] * len(signs)
     rows = [t.values if len(t.values or ()) == len(signs) else unknown for t in trials]
     return np.array(rows, dtype=np.float64).reshape(len(trials), len(signs)) * signs
@@ -170,7 +170,7 @@ def _values(finals: FloatArray, curves: Sequence[FloatArray], status: IntArray) 
     if finals.shape[1] > 1:
         values[complete] = -_fast_non_domination_rank(-finals[complete])
         return values
-    if not len(status):  # of no study, so that there is no objective either
+    if not len(status):  # without a study there may be no directions, and so no column 0
         return values
     values[complete] = finals[complete, 0]
     for i in np.flatnonzero((status == PRUNED) | (status == RUNNING)).tolist():

@@ -24,6 +24,7 @@ from hf_rlsearch.space import ROLES, SearchSpace
 FACTS = ("n_parameters", "n_examples", "maximize", "lora", "from_scratch")
 OBSERVATION_FORMAT = 1
 """Number of this format. The weights carry it; any change of an array's meaning raises it."""
+# Columns that `space_arrays`, `observe` and `_context` stack, and one-hot columns of the tuples named here.
 N_LEVEL_FEATURES = 6 + len(KINDS)
 N_STATIC_FEATURES = 6 + len(ROLES)
 N_TRIAL_FEATURES = 9 + len(STATUS)
@@ -330,7 +331,7 @@ def live_observation(
 def _at_reference(history: History) -> FloatArray:
     """T values at the fidelity of the running trial that is furthest; NaN for trials that have not come that far.
 
-    As in simulated searches; a trial whose curve nobody recorded is compared by what it reached.
+    Simulated searches do the same. A trial without a recorded curve is compared by its value.
     """
     running = history.status == STATUS.index("running")
     reference = float(np.max(history.fidelity, initial=0.0, where=running))
@@ -352,7 +353,7 @@ def _best_up_to(history: History, fidelity: FloatArray) -> FloatArray:
     step, value = np.concatenate(history.curves).T
     last, own = np.zeros(len(best)), np.asarray(history.fidelity, float)
     last[owner] = step  # steps ascend, so the last one stays
-    # The last report is of all that was trained, also where steps count from 0 and there is only one.
+    # The last report covers the whole training so far, also where steps count from 0 and there is only one report.
     at = np.where(last[owner] > 0, step / np.maximum(last[owner], 1e-300), 1.0) * own[owner]
     early = (at <= fidelity[owner] + 1e-9) & (own[owner] > 0)
     np.maximum.at(best, owner[early], value[early])
@@ -368,7 +369,7 @@ def _trial_levels(space: SearchSpace, history: History) -> tuple[IntArray, list[
         column = []
         for params in history.params:
             key = _key(params[h.name]) if h.name in params else _MISSING
-            # A category that this space does not have is as good as missing.
+            # A category that this space does not have counts as missing.
             if key not in known and h.ordered and isinstance(key, float):
                 known[key] = len(h.levels) + len(more)
                 more.append(key)

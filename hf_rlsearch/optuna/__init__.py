@@ -1,4 +1,4 @@
-"""Optuna's interfaces to the agent: a sampler and a pruner for any study, and the opening of storages."""
+"""Connects the agent with Optuna: offers a sampler and a pruner for any study, and opens storages."""
 
 from hf_rlsearch.optuna.pruner import RLPruner
 from hf_rlsearch.optuna.sampler import RLSampler

@@ -40,9 +40,9 @@ class Confirmation:
 
 @dataclass(frozen=True)
 class Gain:
-    """A mean of paired differences over seeds with its 95 % interval, positive where it is better.
+    """A mean paired difference over seeds with its 95 % interval; positive where the first configuration is better.
 
-    The lower end is minus infinity, and the upper end infinity, for a single seed.
+    The interval of a single seed is from minus infinity to infinity.
     """
 
     mean: float
@@ -64,9 +64,9 @@ def trials_to_confirm(ranking: Sequence[FrozenTrial], baseline: FrozenTrial | No
 def next_seed(
     numbers: Sequence[int], trials: Sequence[FrozenTrial], *, seed: int, maximize: bool
 ) -> tuple[int, int] | None:
-    """The number of the configuration to train next, and its seed; None when all is done.
+    """The number of the configuration to train next, and its seed; None when no training is left.
 
-    The new seeds follow ``seed``, the user's.
+    The new seeds are the numbers after ``seed``, the user's.
     """
     done = {(t.user_attrs[REEVALUATES], t.user_attrs[SEED]) for t in _reevaluations(trials) if t.state.is_finished()}
     for turn in range(1, N_SEEDS + 1):
@@ -97,7 +97,7 @@ def winner(found: Sequence[Confirmation], *, maximize: bool) -> Confirmation | N
 
 def gain(better: Confirmation, other: Confirmation, *, maximize: bool) -> Gain:
     """How much one configuration is better than another, by the seeds that both were trained under."""
-    from scipy.stats import t  # takes longer to load than all else here
+    from scipy.stats import t  # slow to import, and searches without confirmations do not need it
 
     differences = _differences(better, other, maximize)
     mean = statistics.fmean(differences) if differences else math.nan

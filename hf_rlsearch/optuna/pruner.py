@@ -102,7 +102,8 @@ class RLPruner(BasePruner):
         """Sets how many full trainings the study is going to get, where time or something else ends it.
 
         Args:
-            budget: In all, including those made so far; None where nobody knows. ``budget`` is an upper bound.
+            budget: In all, including those made so far; None where unknown. The pruner's own ``budget`` stays an upper
+                bound.
         """
         self._planned_budget = budget
 
@@ -112,6 +113,7 @@ class RLPruner(BasePruner):
         Raises:
             WeightsError: The weights are missing or hold no stop rule.
         """
+        # As in Optuna's own pruners: inside a trial the cache saves a query of the storage.
         trials = study._get_trials(deepcopy=False, use_cache=True)
         others = [t for t in trials if t.number != trial.number]
         resource = self._max_resource or _longest(others)
@@ -130,7 +132,7 @@ class RLPruner(BasePruner):
         return self._stops(study, trial, resource, self._features(curve, rest, here, resource))
 
     def _may_judge(self, trial: FrozenTrial, others: list[FrozenTrial], resource: float) -> bool:
-        """Whether the latest report is one at which trials are judged, and there is something to save."""
+        """Whether trials are judged at the latest report, and a stop would save some training."""
         steps = sorted(trial.intermediate_values)
         if not steps or not is_due(*np.array([0, *steps][-2:]) / resource):
             return False
@@ -143,7 +145,8 @@ class RLPruner(BasePruner):
         """The curve of another trial; those of finished trials, which cannot change, are read once."""
         if not trial.state.is_finished():
             return _Curve.of(trial, study)
-        key = (study.study_name, trial.number, trial.datetime_complete)  # names may come again in another storage
+        # With the time, since a study in another storage may have the same name.
+        key = (study.study_name, trial.number, trial.datetime_complete)
         if key not in self._finished:
             self._finished[key] = _Curve.of(trial, study)
         return self._finished[key]
@@ -200,7 +203,7 @@ class RLPruner(BasePruner):
         rng = np.random.default_rng([trial.number, trial.last_step or 0])
         rows = space.candidates(rng, limit=N_ALTERNATIVES, incumbents=history.best(_N_INCUMBENTS))
         fresh = ~is_duplicate(space, history, rows)
-        fresh = fresh if fresh.any() else np.ones_like(fresh)  # as in the simulated searches
+        fresh = fresh if fresh.any() else np.ones_like(fresh)  # the simulated searches repeat candidates at that point
         return load_agent(self._weights).forecast(space, history, trial.number, rows, mask=fresh, facts=facts)
 
 

@@ -70,9 +70,9 @@ class RLSampler(BaseSampler):
 
     Works in every Optuna study: any storage, several workers, conditional hyperparameters, failed trials. The agent
     sees all trials of the study, running ones included, and picks one of the candidates of the discretised search space
-    that no trial has had, and repeats one only when none is left. Hyperparameters that cannot be chosen jointly (in the
-    first trial of a study without ``search_space``, or new, or with a range that has moved) are chosen one by one, in
-    the order of suggestion, each given the earlier ones.
+    that no trial has had; only when no such candidate is left, the agent repeats one. Hyperparameters that cannot be
+    chosen jointly (in the first trial of a study without ``search_space``, or new, or with a range that has moved) are
+    chosen one by one, in the order of suggestion, each given the earlier ones.
 
     In a study with several directions the agent maximises the negative rank of non-dominated sorting, so it looks for
     points on the Pareto front.
@@ -122,7 +122,9 @@ class RLSampler(BaseSampler):
             if value is not None and (not is_integer(value) or value < smallest):
                 raise ArgumentsError(f"{name} is {value!r}, expected a whole number of at least {smallest}, or None.")
         if search_space is not None and (roles is not None or n_points is not None):
-            raise ArgumentsError("roles or n_points were given with a search_space, which has its own: leave them out.")
+            raise ArgumentsError(
+                "roles or n_points were given with a search_space, which has its own roles and levels: leave them out."
+            )
         if search_space is not None and not isinstance(search_space, SearchSpace):
             raise ArgumentsError(
                 f"search_space is a {type(search_space).__name__}, expected a SearchSpace: make one with "
@@ -144,7 +146,7 @@ class RLSampler(BaseSampler):
         """Sets how many more trials the search can afford, where a budget or a time limit ends it.
 
         Args:
-            n_left: Including the next trial; None where nobody knows. ``n_trials`` is an upper bound.
+            n_left: Including the next trial; None where unknown. The sampler's own ``n_trials`` stays an upper bound.
             cost_cooling: Remaining budget and prices of candidates; where not given, every trial costs the same.
         """
         self._n_left, self._cost_cooling = n_left, cost_cooling
@@ -238,12 +240,13 @@ class RLSampler(BaseSampler):
         return decision if prices is None else replace(decision, price=float(prices[decision.index]))
 
     def _n_remaining(self, number: int) -> int | None:
-        """Trials that are left including the one with this number, None where nobody knows."""
+        """Trials that are left including the one with this number, None where unknown."""
         planned = None if self._n_trials is None else self._n_trials - number
         known = [n for n in (planned, self._n_left) if n is not None]
         return max(min(known), 1) if known else None
 
     def _history(self, study: Study, trial: FrozenTrial) -> History:
+        # As in Optuna's own samplers: inside a trial the cache saves a query of the storage.
         trials = study._get_trials(deepcopy=False, use_cache=True)
         return History.from_trials(trials, study.directions, max_resource=self._max_resource, exclude=trial.number)
 

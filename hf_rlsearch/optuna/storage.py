@@ -49,7 +49,7 @@ def open_storage(storage: str | BaseStorage) -> BaseStorage:
 
 
 def open_study(source: optuna.Study | str | Path, *, study_name: str | None = None) -> optuna.Study:
-    """Opens a study for reading; nothing is created where nothing was.
+    """Opens a study for reading; creates neither a file nor a study.
 
     Args:
         source: A study (returned as it is), a storage URL such as ``sqlite:///search.db``, the path of an SQLite file
@@ -107,7 +107,7 @@ def is_storage_error(error: BaseException) -> bool:
 
 
 def cannot_continue(number: int, reason: str, where: object) -> StorageError:
-    """Makes the error that ends a search when a trial cannot write; the trial is as if its process had been killed."""
+    """Makes the error that ends a search when a trial cannot write; the trial is resumed as after a kill."""
     return StorageError(
         f"Trial {number} cannot continue, because {where} or the storage cannot be written to: {reason}. Nothing is "
         "lost: make room or wait for the disk, then start the same command again, and it continues with this trial."

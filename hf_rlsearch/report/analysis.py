@@ -102,7 +102,7 @@ def value_range(
 
 @dataclass(frozen=True)
 class Summary:
-    """What the head of a report says.
+    """The numbers at the head of a report.
 
     Attributes:
         gain: How much better the best trial is than the baseline, above zero is better; None where either is unknown,
@@ -123,7 +123,7 @@ class Summary:
 
 
 def summarize(search: SearchRecord) -> Summary:
-    """The head of a report."""
+    """Computes the numbers at the head of a report."""
     best, baseline = search.best(), search.baseline()
     gain = confirmed = None
     if best and baseline and best.values and baseline.values and len(search.minimize) == 1:

@@ -117,7 +117,7 @@ def datasets(search: SearchRecord, axes: Mapping[str, Axis], grid: Sequence[Hype
 
 
 def _marks(search: SearchRecord) -> Marks:
-    """Trial number -> what decides the look of its marks; the baseline and the best last, to be drawn over all others.
+    """Trial number -> kind, status and rank of its marks; the baseline and the best last, to be drawn over all others.
 
     The kind is the colour and shape of a trial: best, baseline, or how the trial ended. The rank is that of its
     objective in [0, 1], where 1 is best; None without any value.

@@ -26,6 +26,7 @@ try:
 except ImportError as error:
     raise MissingExtraError(f"Reports and charts need {error.name}: pip install 'hf-rlsearch[report]'.") from error
 
+# One line for each section of the page.
 PLOTS: tuple[str, ...] = (
     *("best-so-far", "trade-off", "confirmations", "metrics"),
     *("allocation", "gantt", "learning-curves"),
@@ -42,6 +43,7 @@ _NARROWEST = 112  # pixels per axis of the parallel coordinates, so that the nam
 # Numbers of the trials that the reader of the page picked; the marks of all others fade. Files have none picked.
 _PICKED = alt.param(name="picked", value=[])
 _IS_PICKED = "(!length(picked) || indexof(picked, datum.trial) >= 0)"
+# Vega expression that is true for the marks that stand out.
 _IS_STRONG = "(datum.kind == 'best' || datum.kind == 'baseline')"
 _TIP = [alt.Tooltip("trial:Q")]  # the page shows all values of the trial with this number
 

@@ -119,7 +119,9 @@ def _choice(search: SearchRecord, trial: TrialRecord, contributions: tuple[Contr
     """Why the configuration was chosen."""
     decision = trial.decision
     if trial.role == BASELINE:
-        return ["The baseline: your own arguments, trained first so that the gain of the search can be measured."]
+        return [
+            "The baseline: the arguments of your Trainer, trained first so that the gain of the search can be measured."
+        ]
     if trial.role == CONFIRM:
         return ["One of the best configurations again, under a new seed: was the configuration good, or the seed?"]
     if not decision:
@@ -183,7 +185,7 @@ def _facts(trial: TrialRecord) -> dict[str, str]:
         facts["best alternative"] = show_params(as_dict(other["params"]))
     price = finite(trial.decision.get("price"))
     if price is not None:
-        facts["price that its improvement was weighed against"] = f"{price:.2g} full trainings"
+        facts["cost of its whole training"] = f"{price:.2g} full trainings"
     sure, at = finite(trial.stop.get("probability")), finite(trial.stop.get("fidelity"))
     if sure is not None and at is not None and trial.status != "pruned":  # of a stopped trial, a sentence has it
         facts["last judgement of the pruner"] = f"at {at:.0%} of a full training, {sure:.0%} certain to stop"

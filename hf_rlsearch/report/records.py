@@ -124,8 +124,8 @@ class SearchRecord:
         fractions = any(_role(t) for t in frozen)
         max_step = float(FULL_TRAINING) if fractions else _longest(frozen)
         # In a study of other origin these names may mean other things.
-        whole = (names.REEVALUATES, names.SEED)
-        repeated = [t for t in frozen if all(isinstance(t.user_attrs.get(name), int) for name in whole)]
+        needed = (names.REEVALUATES, names.SEED)
+        repeated = [t for t in frozen if all(isinstance(t.user_attrs.get(name), int) for name in needed)]
         versions = as_dict(frozen[-1].user_attrs.get(names.VERSIONS)) if frozen else {}
         return cls(
             name=study.study_name,
@@ -179,7 +179,7 @@ def as_dict(value: Any) -> dict[str, Any]:
 
 
 def _role(trial: FrozenTrial) -> str | None:
-    """What the trial was for; None in a study of other origin."""
+    """The purpose of a trial; None in a study of other origin."""
     role = trial.user_attrs.get(names.ROLE)
     return role if role in (BASELINE, SEARCH, CONFIRM) else None
 

@@ -19,8 +19,10 @@ from hf_rlsearch.errors import SearchSpaceError
 # 10^(1/4), other logarithmic hyperparameters matter less; the bounds keep a narrow range resolved and a wide one small.
 _PER_DECADE = {"learning_rate": (4, 5, 17)}
 _PER_DECADE_DEFAULT = (3, 5, 13)
+# A range of at most 12 whole numbers has all of them as levels, a longer range has 9 evenly spread ones.
 _MAX_ALL_INTS = 12
 _SPREAD_INTS = 9
+# Numbers of points of a linear range, the first preferred.
 _LINEAR_POINTS = (9, 8, 7, 6, 5)
 # Digits of distances between linear points: the first group is preferred.
 _ROUND_STEPS = (((1,), (2,), (5,), (2, 5)), ((3,), (4,), (6,), (8,)))
@@ -104,7 +106,7 @@ def _categorical_levels(name: str, distribution: CategoricalDistribution) -> tup
 
 
 def _plain(value: Any) -> Any:
-    """Numpy's float64 and str_ are subclasses of Python's, and would be written as such into JSON and logs."""
+    """The value in Python's own type; numpy's float64 and str_ are subclasses, which would show in JSON and logs."""
     return next((kind(value) for kind in (bool, int, float, str) if isinstance(value, kind)), value)
 
 
@@ -159,7 +161,7 @@ def _linear_count(low: float, high: float) -> int:
         for count in _LINEAR_POINTS:
             if (width / (count - 1)).normalize().as_tuple().digits in digits:
                 return count
-    return 7
+    return 7  # no distance is round
 
 
 def _linear_point(low: float, high: float, i: int, count: int) -> float:

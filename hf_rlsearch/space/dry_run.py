@@ -102,7 +102,7 @@ class _Recorder:
             if with_model or self.model_init is None:
                 self.found.complete_runs.append(set(trial.distributions))
         except TrialPruned:
-            pass  # a way to refuse a combination; what was suggested before still counts
+            pass  # the function refuses this combination; the hyperparameters that it suggested before still count
         self.found.user_attributes.update(trial.user_attrs)
         known = self.found.distributions
         self.quiet_runs = self.quiet_runs + 1 if trial.distributions.keys() <= known.keys() else 0
@@ -159,9 +159,11 @@ class _RecordingTrial(FixedTrial):
         """A study without trials, as the first trial of a search finds it."""
         return create_study()
 
+    # All suggest methods of FixedTrial end in this private one.
     def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
         if isinstance(distribution, IntDistribution):
-            float(distribution.low), float(distribution.high)  # a storage keeps every value as a float
+            # Raises OverflowError for numbers that do not fit into a float, as which a storage keeps every value.
+            float(distribution.low), float(distribution.high)
         if name in self._distributions:
             check_distribution_compatibility(self._distributions[name], distribution)
         else:
@@ -211,7 +213,7 @@ def _range_errors(name: str, *numbers: object) -> Iterator[None]:
 
 def _call(name: str, function: Callable[..., Any], trial: _RecordingTrial) -> Any:
     try:
-        with warnings.catch_warnings():  # they come again when a real trial calls the function
+        with warnings.catch_warnings():  # a real trial that calls the function shows its warnings
             warnings.simplefilter("ignore")
             return function(trial)
     except (TrialPruned, SearchSpaceError):

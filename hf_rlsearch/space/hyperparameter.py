@@ -112,7 +112,7 @@ class Hyperparameter:
             return (math.log(value) - math.log(first)) / (math.log(last) - math.log(first))
         if last - first < math.inf:
             return float((value - first) / (last - first))
-        return float((value / 2 - first / 2) / (last / 2 - first / 2))
+        return float((value / 2 - first / 2) / (last / 2 - first / 2))  # the difference itself would overflow
 
 
 def _same(level: Any, value: Any) -> bool:

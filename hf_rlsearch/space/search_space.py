@@ -20,7 +20,7 @@ from hf_rlsearch.space.roles import check_role, infer_role
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Every hyperparameter of a search; H of them.
+    """The H hyperparameters of a search, with their levels.
 
     Attributes:
         hyperparameters: At least one, names unique.
@@ -62,7 +62,9 @@ class SearchSpace:
             _check_names(argument, keys, distributions)
         for name in by_name:
             if isinstance(distributions[name], CategoricalDistribution):
-                raise SearchSpaceError(f"n_points names {name!r}, whose levels are its choices: leave it out there.")
+                raise SearchSpaceError(
+                    f"n_points names {name!r}, whose levels are its choices: leave it out of n_points."
+                )
         n_points_of_all = None if isinstance(n_points, Mapping) else n_points
         return cls(
             tuple(

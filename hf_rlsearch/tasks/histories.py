@@ -23,7 +23,7 @@ from hf_rlsearch.tasks.prior import TaskBatch
 Score = Callable[[Observation], FloatArray]
 """An observation -> B x C log scores of its candidates."""
 N_ASKED = 192
-"""Candidates at most that a policy scores for one choice; for the next choice others are drawn."""
+"""Largest number of candidates that a policy scores for one choice; for the next choice others are drawn."""
 
 # Shares of searches without a trial, of searches whose latest trials are running without a report (and how many of
 # them at most), and of searches without a trial that know a part of their space: Optuna learns a space by suggestions.
@@ -49,7 +49,7 @@ class Trained(TrialArrays):
 
     @classmethod
     def complete(cls, chosen: IntArray, values: FloatArray, mask: BoolArray) -> Trained:
-        """Complete trials of which only the final value is known."""
+        """Makes complete trials of which only the final value is known."""
         status, unknown = np.full(values.shape, COMPLETE), np.full_like(values, np.nan)
         return cls(values, np.ones_like(values), status, mask, values, unknown, chosen)
 
@@ -136,7 +136,7 @@ def _without_reports(rng: np.random.Generator, trained: Trained, failed: BoolArr
 def hide_hyperparameters(rng: np.random.Generator, tasks: TaskBatch, untried: BoolArray) -> TaskBatch:
     """Hides some hyperparameters of half of the searches in `untried`; the values of candidates stay the same.
 
-    The first trial of a study that learns its space from suggestions is like that: what follows is still unknown.
+    In the first trial of a study that learns its space from suggestions, the later suggestions are unknown as well.
     """
     B, H = tasks.roles.shape
     real = tasks.roles >= 0
@@ -198,7 +198,7 @@ class BehaviorPolicy:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, n_searches: int) -> BehaviorPolicy:
-        """Most searches follow the policy from the first trial to the last."""
+        """Draws the behavior of each search; most follow the policy from the first trial to the last."""
         is_random, count = rng.random(n_searches) < _RANDOM_START, rng.integers(1, _MAX_RANDOM + 1, n_searches)
         return cls(np.where(is_random, count, 0), rng.choice(_TEMPERATURES, size=n_searches, p=_TEMPERATURE_SHARES))
 

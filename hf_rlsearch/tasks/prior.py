@@ -23,7 +23,7 @@ from hf_rlsearch.tasks.prior_space import GENERIC, LORA, SCRATCH, SGD, lognormal
 
 PRIOR_VERSION = "4"
 """Raised with every change of what is drawn; the card of the weights names it."""
-_WRONG_HINTS = 0.08
+_WRONG_HINTS = 0.08  # share of tasks whose roles mislead
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,7 @@ class _TaskDraw(EffectDraw):
         )  # fmt: skip
 
     def _facts(self) -> FloatArray:
+        """B x len(FACTS), mostly unknown, as few users give them; the direction is nearly always known."""
         searched = (self.roles == ROLES.index("model")).any(1)
         size = np.where(searched | (self.domain == GENERIC), np.nan, self.size)
         facts = np.stack(

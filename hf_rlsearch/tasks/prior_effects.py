@@ -12,7 +12,7 @@ from hf_rlsearch.observation.value_features import KINDS, on_scale
 from hf_rlsearch.space import ROLES
 from hf_rlsearch.tasks.prior_space import SCRATCH, SGD, STRENGTHS, SpaceDraw, lognormal
 
-_INFORMED_RANGES = 0.5
+_INFORMED_RANGES = 0.5  # share of tasks whose searched range lies near the optimum, see `_into_range`
 
 
 class EffectDraw(SpaceDraw):
@@ -183,7 +183,7 @@ class EffectDraw(SpaceDraw):
         return np.asarray(optimum - np.where(informed, away - np.clip(away, -reach, reach), 0.0))
 
     def _find_cliff(self, error: FloatArray, warmup: FloatArray, capacity: FloatArray) -> None:
-        """Beyond an edge trainings diverge or collapse to a constant guess; warm-up and capacity move the edge."""
+        """Finds the candidates beyond an edge, which diverge or collapse; warm-up and capacity move the edge."""
         rng, B, has = self.rng, self.n_tasks, self.has_lr[:, None]
         edge = rng.uniform(0.35, 1.4, (B, 1)) + rng.uniform(0, 4, (B, 1)) * np.minimum(warmup, 0.1)
         edge = edge - 0.05 * np.maximum(capacity, 0)
@@ -195,10 +195,8 @@ class EffectDraw(SpaceDraw):
         """Adds batch size, epochs and warm-up: how many steps there are, and how large."""
         rng, B = self.rng, self.n_tasks
         # Batch size at a fixed number of epochs: too large is under-trained, too small is noisy.
-        centre, width = (
-            np.choose(self.domain, [4.6, 4.2, 6.6, 4.0, 5.0]),
-            np.choose(self.domain, [1.0, 1.0, 1.2, 1.5, 1.5]),
-        )
+        centre = np.choose(self.domain, [4.6, 4.2, 6.6, 4.0, 5.0])
+        width = np.choose(self.domain, [1.0, 1.0, 1.2, 1.5, 1.5])
         usual = centre + width * rng.standard_normal(B)
         distance = np.abs(axes["effective_batch"] - self._into_range(usual[:, None], axes["effective_batch"]))
         loss += self._strength("batch_size", has["batch_size"] | has["accumulation"]) * 0.2 * distance**1.6
@@ -227,7 +225,7 @@ class EffectDraw(SpaceDraw):
         loss += strength * 0.3 * np.abs(alpha - rng.normal(4.8, 1.0, (B, 1)))
 
     def _add_weak_regularisers(self, loss: FloatArray) -> None:
-        """Adds those with a best place of their own that nothing else moves."""
+        """Adds the regularisers whose optimum depends on no other hyperparameter."""
         rng, B = self.rng, self.n_tasks
         for role, centre, spread, unit in (
             ("dropout", 0.08, 0.10, 0.15),

@@ -20,7 +20,7 @@ MAX_LEVELS = 17
 FULL, LORA, SCRATCH, SGD, GENERIC = range(5)
 """Domains of tasks: full fine-tuning, adapters, training from scratch, plain SGD, anything."""
 _DOMAIN_SHARES = (0.27, 0.20, 0.30, 0.10, 0.13)
-_CONDITIONAL = 0.08
+_CONDITIONAL = 0.08  # share of tasks with a conditional hyperparameter
 
 # `prior_space.toml` describes its tables.
 _DATA = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Searches how the best model of a search generates, without training: ``SearchResult.tune_generation``."""
+"""Searches generation settings for the best model of a search, without training: ``SearchResult.tune_generation``."""
 
 import copy
 import logging
@@ -26,20 +26,19 @@ from hf_rlsearch.trainer.setup.objective import Objective
 
 logger = logging.getLogger(__name__)
 
-# Further from the best trial's value than this share of it, another model than the best one is in the Trainer.
+# Relative difference to the best trial's value above which the Trainer is likely to hold another model.
 _TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
 class GenerationResult:
-    """How generation was tuned.
+    """The outcome of tuning generation settings.
 
     Attributes:
         study: In memory; trial 0 has the settings of the search's best trial.
         metric: Name of the objective.
-        best_params: Fields of ``GenerationConfig`` with the best values; what the best trial had where nothing is
-            better.
-        value: Objective with these.
+        best_params: Fields of ``GenerationConfig`` with the best values; those of the best trial if none are better.
+        value: Objective with the best settings.
         baseline_value: Objective with the settings of the search's best trial.
     """
 
@@ -51,7 +50,7 @@ class GenerationResult:
 
     @property
     def gain(self) -> float:
-        """How much better the best settings score than those of the search's best trial; 0 where nothing is better."""
+        """How much better the best settings score than those of the search's best trial; 0 if none are better."""
         return abs(self.value - self.baseline_value)
 
 
@@ -127,9 +126,9 @@ class _Tuning:
 
     def __init__(self, trainer: Any, hp_space: Callable[[Any], Params], objective: Objective) -> None:
         if getattr(trainer, "model", None) is None:
-            raise ArgumentsError("The Trainer has no model. Pass the one that was searched: it has the best model.")
+            raise ArgumentsError("The Trainer has no model. Pass the Trainer that was searched: it has the best model.")
         self._trainer, self._hp_space, self._objective = trainer, hp_space, objective
-        own = generation_group(trainer, trainer.model).defaults
+        defaults = generation_group(trainer, trainer.model).defaults
         self._config, self._arguments = trainer.model.generation_config, trainer.args
         self._known: dict[str, float] = {}
         with preserve_random_state():
@@ -142,7 +141,7 @@ class _Tuning:
                 )
         self._names = ScopedNames(trainer, lambda: trainer.model)
         self._names.check({_scoped(name) for name in seen.returned})
-        self._own = {field: own[field] for field in sorted(map(_field, seen.returned))}
+        self._defaults = {field: defaults[field] for field in sorted(map(_field, seen.returned))}
         self.space = SearchSpace.from_distributions(
             seen.distributions,
             roles={name: generic_role(distribution) for name, distribution in seen.distributions.items()},
@@ -150,13 +149,13 @@ class _Tuning:
         )
 
     def add_baseline(self, study: optuna.Study) -> None:
-        """Trial 0: the settings that the Trainer has, with those params of the space that say the same."""
+        """Adds trial 0: the settings that the Trainer has, as params of the space where the space contains them."""
         value = self._evaluate({})
         params = self._baseline_params()
         distributions = {name: self.space.distributions[name] for name in params}
         study.add_trial(
             optuna.trial.create_trial(
-                params=params, distributions=distributions, value=value, user_attrs={"fields": dict(self._own)}
+                params=params, distributions=distributions, value=value, user_attrs={"fields": dict(self._defaults)}
             )
         )
 
@@ -181,9 +180,9 @@ class _Tuning:
             logger.info("Generation trial %d: %s = %.4g with %s", trial.number, self._objective.names[0], value, fields)
 
     def apply(self, fields: Params) -> None:
-        """Lets the Trainer, and the models that it makes from now on, generate with these settings.
+        """Makes the Trainer, and the models that it builds from now on, generate with these settings.
 
-        The other settings are what they were before the tuning.
+        The other settings stay what they were before the tuning.
         """
         trainer = self._trainer
         self._set(fields)
@@ -199,11 +198,12 @@ class _Tuning:
 
     def _evaluate(self, fields: Params) -> float:
         """The objective with these settings; the same settings are evaluated once."""
-        key = repr(sorted({**self._own, **fields}.items()))
+        key = repr(sorted({**self._defaults, **fields}.items()))
         if key not in self._known:
             self._set(fields)
             with preserve_random_state(), _unlogged(self._trainer):
-                set_training_seed(self._trainer.args)  # for sampling: all settings have the same luck
+                # Decoding that samples starts every setting from the same random state.
+                set_training_seed(self._trainer.args)
                 (value,) = self._objective(self._trainer.evaluate())
             if math.isnan(value):
                 raise ObjectiveError(f"{self._objective.names[0]} is nan with the generation settings {fields}.")
@@ -212,7 +212,7 @@ class _Tuning:
 
     def _baseline_params(self) -> Params:
         """The Trainer's settings as params of the space; none where one of them lies outside of it."""
-        trial = FixedTrial({name: self._own.get(_field(name)) for name in self.space.names})
+        trial = FixedTrial({name: self._defaults.get(_field(name)) for name in self.space.names})
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")  # a FixedTrial only warns of a value outside of its range
@@ -232,7 +232,7 @@ def _scoped(name: str) -> str:
 
 @contextmanager
 def _unlogged(trainer: Any) -> Iterator[None]:
-    """Evaluations are neither printed nor logged to trackers: they are no part of the training's curve."""
+    """Suppresses the output of evaluations to console and trackers: they are no part of the training's curve."""
     handler, log = trainer.callback_handler, trainer.state.log_history
     callbacks, n_logged = handler.callbacks, len(log)
     handler.callbacks = []

@@ -39,11 +39,11 @@ def test_a_price_is_named_where_it_mattered() -> None:
         )
         study.add_trial(trial)
     assert "price" not in explain(study, 0).to_text()
-    assert "price that its improvement was weighed against: 0.33 full trainings" in explain(study, 1).to_text()
+    assert "cost of its whole training: 0.33 full trainings" in explain(study, 1).to_text()
 
 
 def test_baseline_stops_and_failures_are_explained(study: optuna.Study) -> None:
-    assert "your own arguments" in explain(study, 0).to_text()
+    assert "the arguments of your Trainer" in explain(study, 0).to_text()
     pruned = next(t.number for t in study.trials if t.state == TrialState.PRUNED)
     text = explain(study, pruned).to_text()
     assert (
