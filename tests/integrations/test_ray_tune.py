@@ -150,7 +150,7 @@ def test_several_objectives_are_searched_and_nothing_is_stopped() -> None:
 
 def test_the_scheduler_needs_our_search() -> None:
     controller = SimpleNamespace(search_alg=SimpleNamespace(searcher=OptunaSearch()))
-    with pytest.raises(ArgumentsError, match=r"search_alg=RLSearch\(\.\.\.\), but this is OptunaSearch"):
+    with pytest.raises(ArgumentsError, match=r"search_alg=RLSearch\(\.\.\.\), but search_alg is OptunaSearch"):
         RLScheduler().on_trial_result(controller, SimpleNamespace(trial_id="0"), {})
 
 
