@@ -44,7 +44,7 @@ from transformers import (
 )
 
 from hf_rlsearch import embedded
-from hf_rlsearch.embedded.data import held_out, sentences
+from hf_rlsearch.embedded import held_out, sentences
 
 # Left out: tests, things that Linux distributions often package apart, and modules that newer versions removed.
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip"} | {

@@ -192,8 +192,7 @@ def _longest(trials: list[FrozenTrial]) -> float:
 
 def _metric_names(study: optuna.Study) -> tuple[str, ...]:
     """Names that Optuna has, else names that the search stored, else generic ones."""
-    stored = study.metric_names or study.user_attrs.get("metric")
-    stored = stored or as_dict(study.user_attrs.get(names.IDENTITY)).get("objective")
+    stored = study.metric_names or as_dict(study.user_attrs.get(names.OBJECTIVE)).get("names")
     listed = [stored] if isinstance(stored, str) else stored
     n = len(study.directions)
     if isinstance(listed, list | tuple) and len(listed) == n:

@@ -9,7 +9,6 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_rlsearch import embedded
-from hf_rlsearch.embedded import data
 from hf_rlsearch.errors import ArgumentsError
 
 CHECKSUM = 1315861900
@@ -77,8 +76,8 @@ def test_splits_share_nothing() -> None:
     assert len(set(rows["train"]["text"])) == 3000
     assert not set(rows["train"]["text"]) & set(rows["validation"]["text"])
     texts = embedded.language_modeling_dataset(n_train=2000, n_validation=500)
-    assert {data.held_out(row) for row in texts["train"]["text"]} == {False}
-    assert {data.held_out(row) for row in texts["validation"]["text"]} == {True}
+    assert {embedded.held_out(row) for row in texts["train"]["text"]} == {False}
+    assert {embedded.held_out(row) for row in texts["validation"]["text"]} == {True}
 
 
 def test_seed_decides_the_rows() -> None:
@@ -104,7 +103,10 @@ def test_sentences_leave_out_code_and_fragments() -> None:
     docstring = (
         "Return the sum of all the elements. It is\nan integer of arbitrary size.\n\n>>> f(1)\nAn example.\n\nx -- y"
     )
-    assert data.sentences(docstring) == ["Return the sum of all the elements.", "It is an integer of arbitrary size."]
+    assert embedded.sentences(docstring) == [
+        "Return the sum of all the elements.",
+        "It is an integer of arbitrary size.",
+    ]
 
 
 @pytest.mark.slow

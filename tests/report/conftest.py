@@ -113,7 +113,7 @@ def build_study(
 ) -> optuna.Study:
     rng = random.Random(seed)
     study = optuna.create_study(direction="minimize", storage=storage, study_name=name)
-    study.set_user_attr("metric", "eval_loss")
+    study.set_user_attr("rl:objective", {"names": ["eval_loss"]})
     best, clock = math.inf, 0.0
     trials = []
     for number in range(n_trials):

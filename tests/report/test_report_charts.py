@@ -143,7 +143,7 @@ def test_a_pruned_value_is_marked_in_the_heat_map_and_numbers_that_do_not_fit_ar
 
 def test_any_logged_metric_can_be_chosen() -> None:
     study = optuna.create_study(direction="maximize")
-    study.set_user_attr("metric", "eval_f1")
+    study.set_user_attr("rl:objective", {"names": ["eval_f1"]})
     for value in (0.1, 0.2):
         metrics = {"eval_f1": value, "eval_loss": 1 - value, "eval_recall": value / 2}
         study.add_trial(create_trial(value=value, user_attrs={"rl:metrics": metrics}))

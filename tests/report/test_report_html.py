@@ -194,7 +194,7 @@ def test_several_objectives_have_no_single_gain() -> None:
     for number, values in enumerate([(0.5, 0.5), (0.4, 0.4), (0.9, 0.1), (0.3, 0.9)]):
         attrs = {"rl:role": "baseline" if number == 0 else "search"}
         study.add_trial(create_trial(values=values, user_attrs=attrs))
-    study.set_user_attr("metric", ["loss", "accuracy"])
+    study.set_user_attr("rl:objective", {"names": ["loss", "accuracy"]})
     text = to_html(study)
     assert "<span>Gain</span>" not in text
     assert "<span>Best loss</span><strong>0.3</strong>" in text

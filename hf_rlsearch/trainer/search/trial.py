@@ -17,8 +17,7 @@ from hf_rlsearch.trainer.search.distributed import ProcessGroup
 from hf_rlsearch.trainer.session.arguments import plain
 from hf_rlsearch.trainer.session.failures import Failure, divergence
 from hf_rlsearch.trainer.session.seeds_and_memory import PeakMemory
-from hf_rlsearch.trainer.setup.metric_direction import MAXIMIZE
-from hf_rlsearch.trainer.setup.objective import Objective
+from hf_rlsearch.trainer.setup.objective import MAXIMIZE, Objective
 from hf_rlsearch.trainer.storage.paused import curve_step, make_saving_optional
 
 if TYPE_CHECKING:

@@ -12,14 +12,31 @@ from typing import TYPE_CHECKING, Any, Self
 
 from hf_rlsearch._validation import did_you_mean, is_number
 from hf_rlsearch.errors import ObjectiveError
+from hf_rlsearch.trainer.session.arguments import words
 from hf_rlsearch.trainer.setup.hp_space import AccessRecorder
-from hf_rlsearch.trainer.setup.metric_direction import MAXIMIZE, MINIMIZE, metric_direction
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 Metrics = Mapping[str, Any]
 ComputeObjective = Callable[[dict[str, Any]], Any]
+
+MINIMIZE, MAXIMIZE = "minimize", "maximize"
+_ADJECTIVES = {MINIMIZE: "smaller", MAXIMIZE: "larger"}
+
+_LOWER = words(
+    """
+    loss losses perplexity ppl wer cer ter mer wil hter mse rmse mae mape error errors err nll brier ece
+    crossentropy entropy bpb bpc latency distance fid hamming
+    """
+)
+_HIGHER = words(
+    """
+    accuracy acc f1 precision recall matthews mcc correlation pearson pearsonr spearman spearmanr bleu sacrebleu
+    chrf rouge rouge1 rouge2 rougel rougelsum meteor comet bertscore auc auroc auprc map ndcg mrr em exact
+    exactmatch r2 kappa iou dice specificity sensitivity gleu
+    """
+)
 
 # Keys that the Trainer adds to every evaluation and that say nothing about the model.
 _BOOKKEEPING = re.compile(
@@ -279,3 +296,47 @@ def _as_float(name: str, value: Any) -> float:
 def _is_scalar(value: Any) -> bool:
     """Returns whether a value is a number, or a number in an array without dimensions."""
     return is_number(value) or (hasattr(value, "item") and getattr(value, "ndim", 0) == 0 and is_number(value.item()))
+
+
+def metric_direction(name: str, args: "TrainingArguments", given: str | None) -> str:
+    """Returns the direction of a metric: what the user gave, else what the arguments or the metric's name imply.
+
+    Raises:
+        ObjectiveError: Two of the three contradict each other without doubt.
+    """
+    directions = _directions_of_words(name)
+    by_name = directions[-1] if directions else None
+    by_args: str | None = None
+    best, greater = getattr(args, "metric_for_best_model", None), getattr(args, "greater_is_better", None)
+    if best is not None and greater is not None and name in (best, f"eval_{best}"):
+        by_args = MAXIMIZE if greater else MINIMIZE
+    if by_args is None:
+        is_clear = len(set(directions)) == 1
+        if is_clear and given is not None and by_name is not None and given != by_name:
+            raise ObjectiveError(
+                f"direction={given!r} contradicts {name!r}, which is better when {_ADJECTIVES[by_name]}. Pass "
+                f"direction={by_name!r}. If {_ADJECTIVES[given]} really is better, say so in the arguments too: "
+                f"metric_for_best_model={name!r}, greater_is_better={given == MAXIMIZE}."
+            )
+    elif given is not None and given != by_args:
+        raise ObjectiveError(
+            f"direction={given!r} contradicts greater_is_better={greater} of metric_for_best_model={best!r}. Set "
+            f"greater_is_better={given == MAXIMIZE}: the best checkpoint of each trial is chosen by it."
+        )
+    elif given is None and by_name is not None and by_name != by_args:
+        raise ObjectiveError(
+            f"greater_is_better={greater} contradicts metric_for_best_model={best!r}, which is better when "
+            f"{_ADJECTIVES[by_name]}. Set greater_is_better={by_name == MAXIMIZE}: the best checkpoint of each trial "
+            f"is chosen by it. If {_ADJECTIVES[by_args]} really is better, pass direction={by_args!r} too."
+        )
+    # As the Trainer does for metric_for_best_model: larger values of an unknown metric are better.
+    return given or by_args or by_name or MAXIMIZE
+
+
+def _directions_of_words(name: str) -> list[str]:
+    """The directions of those words of a name that have one, in order; the last one counts.
+
+    "error_detection_f1" is an F1, "hamming_loss" a loss.
+    """
+    parts = re.split(r"[^a-z0-9]+", name.lower())
+    return [MINIMIZE if part in _LOWER else MAXIMIZE for part in parts if part in _LOWER or part in _HIGHER]

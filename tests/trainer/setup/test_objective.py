@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from hf_rlsearch import ObjectiveError
-from hf_rlsearch.trainer.setup.metric_direction import metric_direction
-from hf_rlsearch.trainer.setup.objective import choose_objective
+from hf_rlsearch.trainer.setup.objective import choose_objective, metric_direction
 
 METRICS = {"eval_loss": 0.7, "eval_accuracy": 0.5, "eval_error_f1": 0.25, "eval_runtime": 1.0}
 
