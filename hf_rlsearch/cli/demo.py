@@ -92,7 +92,7 @@ def accuracy(prediction: Any) -> dict[str, float]:
 
 
 def hp_space(trial: optuna.Trial) -> Params:
-    """Suggests the four hyperparameters that everybody tunes."""
+    """Suggests the four hyperparameters that are tuned most often."""
     return {
         "learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-2, log=True),
         "per_device_train_batch_size": trial.suggest_categorical("per_device_train_batch_size", [4, 8, 16, 32]),

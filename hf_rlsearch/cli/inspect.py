@@ -39,7 +39,7 @@ def show_space(
     is_function = ":" in target
     if not is_function and target not in MODEL_TYPES:
         known = ", ".join(MODEL_TYPES)
-        raise ArgumentsError(f"{target!r} is no model family ({known}). Your own function is file.py:hp_space.")
+        raise ArgumentsError(f"{target!r} is no model family ({known}). Name a function as file.py:hp_space.")
     hp_space = load_function(target) if is_function else preset(target).hp_space
     space = SearchSpace.from_functions(hp_space, load_function(model_init) if model_init else None, n_points=n_points)
     if not is_function and not n_points:

@@ -136,7 +136,9 @@ def _sample_splits(
     for split, n_rows in (("train", n_train), ("validation", n_validation)):
         found = [row for row, is_held_out in rows if is_held_out == (split == "validation")]
         if not 0 < n_rows <= len(found):
-            raise ArgumentsError(f"n_{split}={n_rows} given, expected 1 to {len(found)}, which the embedded text has.")
+            raise ArgumentsError(
+                f"n_{split}={n_rows} given, expected 1 to {len(found)}: the embedded text has no more."
+            )
         yield split, random.Random(seed).sample(found, n_rows)
 
 

@@ -31,7 +31,7 @@ class BundledMetric(evaluate.Metric):  # type: ignore[misc]
 
     def __init__(self, name: str, definition: Definition, config_name: str | None = None) -> None:
         self._definition = definition
-        # In files, processes that share a cache folder would wait for each other.
+        # Batches in files would make processes that share a cache folder wait for each other.
         super().__init__(config_name=config_name, keep_in_memory=True)
         self.info.module_name = name  # the default, the name of the class, is the same for all bundled metrics
 

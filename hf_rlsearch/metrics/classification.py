@@ -107,7 +107,7 @@ def _glue(task: str | None) -> Definition:
         scores: dict[str, float] = {}
         for score in GLUE[task]:
             scores |= score(predictions=predictions, references=references)
-        # the Hub's module has two names for Pearson's correlation
+        # The Hub's modules name Pearson's correlation "pearsonr" alone and "pearson" in GLUE.
         return {"pearson" if key == "pearsonr" else key: value for key, value in scores.items()}
 
     return Definition(

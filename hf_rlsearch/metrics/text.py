@@ -47,7 +47,7 @@ def bleu(
     split = tokenizer or (lambda text: tokenizer_13a(text).split())
     texts = [" ".join(split(text)) for text in predictions]
     groups = [[" ".join(split(text)) for text in group] for group in _groups(references)]
-    # force: the text is tokenized on purpose; zip_longest: sacrebleu takes None for a missing reference
+    # With force, sacrebleu accepts tokenized text without a warning; None stands for a missing reference.
     counter = BLEU(tokenize="none", force=True, smooth_method="none", max_ngram_order=max_order)
     score = counter.corpus_score(texts, [list(stream) for stream in zip_longest(*groups)])
     extra = int(smooth)
@@ -58,7 +58,7 @@ def bleu(
     length = sum(len(text.split()) for text in texts)
     reference_length = sum(min(len(text.split()) for text in group) for group in groups)
     ratio = length / reference_length if reference_length else 0.0
-    # an untrained model may generate nothing at all: the score is then zero, not an error
+    # An untrained model may generate nothing at all: the score is then zero, not an error.
     penalty = 1.0 if ratio > 1.0 else math.exp(1.0 - 1.0 / ratio) if ratio else 0.0
     mean = math.exp(sum(map(math.log, precisions)) / max_order) if min(precisions) > 0 else 0.0
     return {
@@ -132,7 +132,7 @@ def exact_match(
             text = re.sub(pattern, "", text)
         return (text.lower() if ignore_case else text).translate(str.maketrans("", "", removed))
 
-    # two texts that vanish altogether match only if they were the same before
+    # Two texts of which nothing is left match only if they were equal before.
     pairs = zip(predictions, references, strict=True)
     matches = [normalized(a) == normalized(b) and (a == b or normalized(a) != "") for a, b in pairs]
     return {"exact_match": float(np.mean(matches))}

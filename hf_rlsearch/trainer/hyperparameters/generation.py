@@ -25,7 +25,7 @@ _HINTS: dict[str, Any] = {
 }
 # Arguments of the Seq2SeqTrainer that override the model's generation configuration.
 _ARGUMENTS = {"num_beams": "generation_num_beams", "max_length": "generation_max_length"}
-# transformers refuses to save a configuration with settings that its way of generating does not read.
+# transformers refuses to save a configuration with settings that its decoding method does not read.
 _OF_BEAMS = ("early_stopping", "length_penalty")
 _OF_SAMPLING = ("temperature", "top_p", "min_p", "top_h", "typical_p", "top_k", "epsilon_cutoff", "eta_cutoff")
 
@@ -38,8 +38,8 @@ def generation_group(trainer: "Trainer", model: Any) -> ParameterGroup:
     """
     if not getattr(trainer.args, "predict_with_generate", False):
         raise SearchSpaceError(
-            "hp_space searches how text is generated, but evaluation generates nothing, so that would have no effect. "
-            "Use a Seq2SeqTrainer with Seq2SeqTrainingArguments(predict_with_generate=True)."
+            "hp_space searches generation settings, which have no effect, because evaluation generates nothing. Use a "
+            "Seq2SeqTrainer with Seq2SeqTrainingArguments(predict_with_generate=True)."
         )
     config = model.generation_config
     defaults = {name: value for name, value in config.to_dict().items() if not name.startswith(("_", "transformers_"))}

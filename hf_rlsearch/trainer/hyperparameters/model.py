@@ -92,7 +92,7 @@ def rebuild_model(model: Any, fields: Mapping[str, Any]) -> Any:
 
 
 def _check_rebuildable(model: Any) -> None:
-    """Refuses a model that its class would not make from its configuration."""
+    """Refuses a model that its class cannot build from the configuration alone."""
     import torch
     from transformers import PreTrainedModel
 

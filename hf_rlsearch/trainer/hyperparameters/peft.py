@@ -1,7 +1,7 @@
 """Searches ``peft.*``: fields of a peft configuration, such as ``peft.r`` of a ``LoraConfig``.
 
-``model_init`` returns a peft model with the user's own adapter. A trial takes the adapter off the base model and puts a
-new adapter with its own values on.
+``model_init`` returns a peft model with the user's adapter. Each trial replaces this adapter on the base model by a new
+one with the values of the trial.
 """
 
 from collections.abc import Mapping

@@ -29,7 +29,7 @@ class ParameterGroup:
 
     Attributes:
         owner: Class that has the fields, for messages, such as "BertConfig".
-        defaults: Every field that may be searched, with the user's own value.
+        defaults: Every field that may be searched, with its value in the baseline.
         validate: Casts fields and checks them together; raises ``TypeError`` or ``ValueError`` with the reason. The
             fields that it returns are applied as they are.
     """

@@ -71,11 +71,11 @@ class ScopedNames:
         return result
 
     def default(self, name: str) -> Any:
-        """Returns the user's own value of a scoped name."""
+        """Returns the value of a scoped name in the baseline."""
         return self._group(str(prefix_of(name))).defaults.get(name.partition(".")[2])
 
     def nearest(self, name: str) -> str | None:
-        """Returns the scoped name that is most like an unknown name, None if none is alike."""
+        """Returns the scoped name that is most like an unknown name, None if none is similar."""
         known: dict[str, str] = {}
         for prefix in (TRAIN, PEFT, MODEL):
             with suppress(SearchSpaceError):  # such as a model without an adapter
@@ -133,7 +133,7 @@ def trial_model_init(model_init: Callable[..., Any], values: Mapping[str, Any]) 
 
 
 def _with_values(model: Any, values: Mapping[str, Any]) -> Any:
-    """Gives a model its scoped values: configuration, adapter and new layers first, then what is frozen of them."""
+    """Gives a model its scoped values: configuration, adapter and new layers first, then the frozen layers."""
     config_fields, adapter_fields, training = (fields_of(values, prefix) for prefix in (MODEL, PEFT, TRAIN))
     n_new = training.get("reinit_layers", 0)
     if config_fields or adapter_fields or n_new:

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
 
 OWN_SCHEDULES = ("exponential", "step")
+# Share of the full learning rate at which these schedules end.
 LR_END = 0.01
 
-# A step decay holds the rate for a third of the training each: 1, then the root of the end, then the end.
+# A step decay has three equal parts, in which the rate is multiplied by 1, sqrt(lr_end) and lr_end.
 _N_STEPS = 3
 
 
@@ -27,7 +28,7 @@ def training_group(trainer: "Trainer", model: Any) -> ParameterGroup:
     """Returns the fields of ``train.*``; ``docs/configuration.md`` says what they mean."""
     highest = layers.n_layers(model)
     schedule: Any = getattr(trainer.args, "lr_scheduler_type", "linear")
-    # field -> the user's own value, and a function that casts a value and raises ValueError outside of its range
+    # field -> value in the baseline, and a function that casts a value and raises ValueError outside of its range
     table: dict[str, tuple[Any, Callable[[Any], Any]]] = {
         "layer_decay": (1.0, _number("(0, 1]", lambda x: 0 < x <= 1)),
         "frozen_layers": (0, lambda value: _n_layers(value, highest)),
@@ -77,14 +78,14 @@ def _schedule(value: Any) -> str:
         get_scheduler(schedule, optimizer=optimizer, num_warmup_steps=0, num_training_steps=1)
     except Exception as error:
         raise ValueError(
-            f"transformers cannot make it without lr_scheduler_kwargs ({type(error).__name__}: {error}); search "
-            "lr_scheduler_type with your own lr_scheduler_kwargs instead"
+            f"transformers cannot make this schedule without lr_scheduler_kwargs ({type(error).__name__}: {error}); "
+            "search lr_scheduler_type with your own lr_scheduler_kwargs instead"
         ) from error
     return name
 
 
 def schedule_arguments(fields: Mapping[str, Any], args: "TrainingArguments") -> Params:
-    """Returns the training arguments that follow from ``train.lr_schedule`` and the user's own arguments."""
+    """Returns the training arguments that follow from ``train.lr_schedule`` and the user's arguments."""
     name, own = fields.get("lr_schedule"), args.lr_scheduler_type
     if name is None or getattr(own, "value", own) == name:
         return {}

@@ -1,4 +1,4 @@
-"""Computes what candidates cost and what budget and time leave, for the sampler and the pruner to plan with."""
+"""Computes the costs of candidates and the remaining budget and time, with which sampler and pruner plan."""
 
 import math
 import time
@@ -71,7 +71,7 @@ class CostModel:
         try:
             with preserve_random_state():
                 args = self._configurations.arguments(self._configurations.values_of(space.decode(candidate)))
-        except Exception:  # a combination that is refused: it costs as usual here, and fails with its reason if sampled
+        except Exception:  # a refused combination; the trial fails with the reason if this candidate is sampled
             return 1.0
         return self.cost_of(args)
 
@@ -88,7 +88,7 @@ class CostModel:
 
 
 class RemainingBudget:
-    """Computes what ``budget`` and ``timeout`` leave, in trainings of the baseline.
+    """Computes how much of ``budget`` and ``timeout`` is left, in trainings of the baseline.
 
     Attributes:
         deadline: ``time.monotonic()`` at which ``timeout`` ends the search; infinity without one.
@@ -128,7 +128,7 @@ class RemainingBudget:
         return math.inf if limit is None or seconds is None else limit.left * seconds
 
     def _first_limit(self) -> CostCooling | None:
-        """The limit of the two that leaves fewer trainings; None without one, or before a training was timed."""
+        """Of budget and timeout the one that leaves fewer trainings; None without a limit that can be computed yet."""
         limits = []
         budget, timeout, seconds = self._settings.budget, self._settings.timeout, self._seconds_per_training()
         if budget is not None:
@@ -141,7 +141,7 @@ class RemainingBudget:
         return min(limits, key=lambda limit: limit.left, default=None)
 
     def _trials_left(self, trainings: float) -> int:
-        """How many trials, at least one, some trainings are if the trials cost as much as those so far."""
+        """How many trials, at least one, a number of trainings pays for at the mean cost of the trials so far."""
         costs = [spent_on(trial) for trial in self._finished() if role(trial) == SEARCH]
         usual = sum(costs) / len(costs) if costs else 1.0
         return max(1, math.ceil(trainings / usual if usual > 0 else trainings))
@@ -155,7 +155,7 @@ class RemainingBudget:
         return sum(spent_on(trial) for trial in self._finished())
 
     def _finished(self) -> list[FrozenTrial]:
-        """The finished trials; confirmations are paid for besides."""
+        """The finished trials without confirmations, which do not count towards the budget."""
         return [trial for trial in finished(self._study) if role(trial) != CONFIRM]
 
 

@@ -121,14 +121,14 @@ class SearchCoordinator:
         """
         while True:
             if self.is_shared:
-                # Another process may have been killed meanwhile; its trial does not wait for the next start.
+                # Another process may have been killed meanwhile: this process takes over its trial.
                 requeue_interrupted(self.study, alone=False)
             reason = self.reason_to_stop()
             if reason is not None and (reason == "timeout" or not self._enqueue_confirmation()):
                 if self.may_be_finished and reason != "timeout":
                     self.progress.say(
                         f"This search is finished ({reason}): its stored result is returned and nothing is trained. A "
-                        "larger n_trials or budget continues it, resume=False begins a new search."
+                        "larger n_trials or budget continues it, resume=False starts a new search."
                     )
                 self._stopped_by = reason
                 return None
@@ -142,7 +142,7 @@ class SearchCoordinator:
         """Ends the search after ``max_failed_trials`` failures since this process started.
 
         Diverged trials (NaN) do not count: they are a valid result. Failures before a restart do not count either:
-        whoever starts the search again has mended their cause.
+        a user who starts the search again has usually fixed their cause.
 
         Raises:
             SearchFailed: From ``error``, the last trial's if known, with the reason of the last failure.
@@ -250,7 +250,7 @@ class SearchCoordinator:
         return [trial for trial in trials if role(trial) != attr.CONFIRM]
 
     def _plan(self) -> TrialPlan | None:
-        """Plans the trial; None for one that had ended when its process died, which is recorded instead."""
+        """Plans the trial; None if it had already ended when its process died, so that it only has to be recorded."""
         plan = self.planner.plan(self._trial)
         trial = stored_trial(self._trial)
         outcome = _unrecorded_outcome(plan, trial)
@@ -266,7 +266,7 @@ class SearchCoordinator:
         return plan
 
     def _startup_messages(self) -> Iterator[str]:
-        """Yields the objective, and what may differ from what the user expects."""
+        """Yields messages about the objective, and about settings that the user may not expect."""
         objective, settings, world_size = self.objective, self.settings, self.planner.world_size
         yield f"Objective: {', '.join(objective.names)}, {', '.join(objective.directions)} ({objective.why})."
         if isinstance(settings.hp_space, DefaultSpace):
@@ -362,7 +362,7 @@ def _result_text(trial: FrozenTrial, outcome: TrialOutcome, world_size: int) -> 
 
 
 def _save_note(owner: optuna.Study | optuna.Trial, text: Callable[[], str], *, replaces: str = "") -> None:
-    """Saves a note for optuna-dashboard, where that is installed; a note of anybody else is not replaced."""
+    """Saves a note for optuna-dashboard, if the package is installed; a note that a person wrote is not replaced."""
     try:
         from optuna_dashboard import get_note, save_note
     except ImportError:

@@ -1,8 +1,8 @@
 """Exchanges JSON between the ranks of a search: rank 0 decides, all ranks report how a piece of work ended.
 
 Messages travel as byte tensors through a gloo group in main memory, so they cannot be mistaken for gradients. The
-process groups of the training are only read: what one rank has left unfinished in them cannot be mended from within the
-process.
+process groups of the training are only read: a collective that one rank left unfinished cannot be repaired from within
+the process.
 """
 
 import json
@@ -164,7 +164,7 @@ class ProcessGroup:
 
     def _count_collectives(self) -> dict[str, int]:
         """Returns how many collectives this rank has started in each process group of the training, by group name."""
-        from torch.distributed import distributed_c10d
+        from torch.distributed import distributed_c10d  # torch lists its process groups only here
 
         counts: dict[str, int] = {}
         group: Any
@@ -182,7 +182,7 @@ def _check_in_step(received: list[Params]) -> None:
     data of that one.
 
     Raises:
-        RankLost: They did not, or a connection of the training broke.
+        RankLost: The ranks left at different collectives, or a connection of the training broke.
     """
     counts: dict[str, set[int]] = {}
     for each in received:

@@ -40,7 +40,7 @@ class Leaderboard:
 
     def __init__(self, study: optuna.Study, objective: Objective, settings: SearchConfig, paused: PausedTrials) -> None:
         self._study, self._objective, self._settings, self._paused = study, objective, settings, paused
-        # The confirmations are made: only as many models stay as the user wants.
+        # True once all confirmations are made: then only as many models stay as the user wants.
         self._confirmed = False
 
     def keeps(self, trial_role: str, outcome: TrialOutcome) -> dict[str, bool]:
@@ -59,7 +59,7 @@ class Leaderboard:
     def discard_checkpoints(self, *, confirmed: bool = False) -> None:
         """Deletes all checkpoints but those of the best k trials and those of stopped trials that may be resumed.
 
-        Once all is confirmed the search has ended: no trial is resumed, and no confirmation changes the ranking.
+        Once the confirmations are made the search has ended: no trial is resumed, and the ranking no longer changes.
         """
         self._confirmed = self._confirmed or confirmed
         trials = self._study.get_trials(deepcopy=False)

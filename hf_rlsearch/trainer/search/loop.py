@@ -157,7 +157,7 @@ def _open_study(
 ) -> OpenedStudy:
     frozen, space = provider.frozen, configurations.space
     facts = task_features(provider.reference, {h.role for h in space.hyperparameters})
-    # Without a seed for the sampler that of training, so that a script run again repeats its search.
+    # The seed of the training is the default for the sampler, so that a script that runs again repeats its search.
     seed = abs(int(frozen.value("seed")))
     return open_study(
         settings,

@@ -39,7 +39,7 @@ class Planner:
 
     Attributes:
         folder: The folder of the search; each trial writes to a folder in it.
-        baseline: The user's own configuration: params to record and exact values, see ``baseline_params``.
+        baseline: The user's configuration: params to record and exact values, see ``baseline_params``.
         hp_name: Names trials; None for "run-<number>".
     """
 
@@ -110,6 +110,7 @@ class Planner:
         if trial.user_attrs.get(attr.ROLE) == BASELINE:
             recorded, exact = self.baseline
             for name in recorded:
+                # The public methods of Optuna take no distribution.
                 trial._suggest(name, self.configurations.space.distributions[name])
             return {}, {}, exact
         params, values = self.configurations.sample(trial)

@@ -1,4 +1,4 @@
-"""Provides the Trainer of each trial: the user's Trainer prepared anew, or a fresh one from the user's function."""
+"""Prepares the user's Trainer for each trial, or makes a fresh trainer with the user's function."""
 
 import copy
 import logging
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class UserTrainerProvider(TrainerSession):
-    """Prepares the user's Trainer anew for each trial.
+    """Prepares the user's Trainer for each trial.
 
     Args:
         trainer: With a ``model_init``, or with a model of which each trial gets a copy.
@@ -85,8 +85,8 @@ class UserTrainerProvider(TrainerSession):
         """
         args = _follow(trial_arguments(self.frozen, best.values), follows)
         # An earlier search has left its best scoped values in the Trainer's model_init.
-        nothing: Params = {}
-        inner, before = getattr(self._model_init, "scoped", (self._model_init, nothing))
+        no_values: Params = {}
+        inner, before = getattr(self._model_init, "scoped", (self._model_init, no_values))
         model_init = trial_model_init(_with_params(inner, best.params), {**before, **best.values})
         self.keep_best(args, model_init=model_init, load=load)
         attach_optimizer(self.reference, best.values)
@@ -113,7 +113,7 @@ def _with_params(model_init: Callable[..., Any], params: Params) -> Callable[...
 
 
 class TrainerProtocol(Protocol):
-    """Lists all that a search uses of a trainer from ``make_trainer``; every ``transformers.Trainer`` has it.
+    """Lists the attributes and methods of a trainer that a search uses; every ``transformers.Trainer`` has them.
 
     Attributes:
         args: A dataclass with a ``seed``. The search sets ``output_dir`` and ``run_name`` before the training. It reads
@@ -255,7 +255,7 @@ class FactoryProvider:
 
 
 TrainerProvider = UserTrainerProvider | FactoryProvider
-"""Provides the Trainer of each trial; both have the same methods."""
+"""Either provider; both have the same methods."""
 
 
 def trainer_provider(trainer: Any) -> TrainerProvider:

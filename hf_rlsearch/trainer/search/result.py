@@ -75,7 +75,7 @@ class SearchResult:
     def best_checkpoint(self) -> str | None:
         """The folder of the best trial's model; None if the model is not on disk.
 
-        A Trainer that was searched has that model already; after a search with ``make_trainer`` the model is only here.
+        A Trainer that was searched holds that model already; after a search with ``make_trainer`` only the folder does.
         """
         best = self.best_trial
         return None if best is None else best.user_attrs.get(attr.CHECKPOINT)
@@ -228,7 +228,7 @@ class SearchResult:
         """Searches generation settings for the best model, without any training.
 
         The objective is that of the search. Trial 0 has the settings of the best trial. The best settings are in the
-        Trainer's model afterwards, so that ``save_model()`` writes them. With several processes all call it together.
+        Trainer's model afterwards, so that ``save_model()`` writes them. All processes call this method together.
 
         Args:
             trainer: The ``Seq2SeqTrainer`` that was searched, which has the best model, with

@@ -27,7 +27,7 @@ class DistributedTrialRunner:
     group: ProcessGroup
     objective: Objective
     coordinator: SearchCoordinator | None  # on rank 0; None on the other ranks
-    # By the number of the best trial, if its model is not on disk.
+    # Number of the best trial -> weights of its model, if the model is not on disk.
     weights: dict[int, dict[str, Any]] = field(default_factory=dict, init=False)
 
     def train(self, plan: TrialPlan) -> tuple[TrialOutcome, Exception | None]:
@@ -86,7 +86,7 @@ class DistributedTrialRunner:
         """
         raised = None if error is None else outcome.failure
         if raised is not None and self.group.size > 1:
-            # For the next start, in case that the other ranks, rank 0 included, never leave a collective.
+            # For the next start, in case the other ranks, rank 0 included, never leave a collective.
             failures.write_report(plan.folder, plan.number, raised)
         caught = error is None or isinstance(error, self.settings.caught)
         reports = self.group.gather(

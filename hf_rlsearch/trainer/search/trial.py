@@ -47,7 +47,7 @@ class RankMessage:
 
 @dataclass(frozen=True)
 class TrialPlan(RankMessage):
-    """What all ranks train next.
+    """The configuration that all ranks train next, and where the training writes.
 
     Attributes:
         params: Every hyperparameter, those of ``model_init`` included; empty for the baseline.
@@ -289,7 +289,7 @@ class PruningReporter:
         if step not in self._reported:
             self._trial.report(value, step)
         elif self._reported[step] != value:
-            # A training that started anew after an interruption may come to another value; Optuna keeps the first.
+            # A restarted training may give another value than before; `Trial.report` would keep the first.
             self._trial.study._storage.set_trial_intermediate_value(self._trial._trial_id, step, value)
         self._reported[step] = value
         # Below the furthest point the pruner has answered before the interruption.

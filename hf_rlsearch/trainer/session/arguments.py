@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def words(text: str) -> frozenset[str]:
-    """The words of a text as a set: a literal of forty names would take forty lines."""
+    """The words of a text as a set; a set literal of forty names would take forty lines."""
     return frozenset(text.split())
 
 
@@ -57,7 +57,7 @@ _ALIASES = {
 
 
 class FrozenArguments:
-    """A copy of the user's arguments, ``TrainingArguments`` or a dataclass like it, and each trial's made from them."""
+    """Copies the user's arguments, ``TrainingArguments`` or a similar dataclass, and makes those of each trial."""
 
     def __init__(self, args: "TrainingArguments") -> None:
         self._args = _copy(args)

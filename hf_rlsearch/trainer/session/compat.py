@@ -1,4 +1,4 @@
-"""Does with the Trainer's private parts what its constructor and ``_hp_search_setup`` do, and checks its version.
+"""Repeats steps of the Trainer's constructor and of ``_hp_search_setup``, and checks the version of the Trainer.
 
 Tested with transformers 5.0 to 5.23 and accelerate 1.4 to 1.15. Besides this module only ``trainer_session``, which
 restores all attributes, and ``storage.paused``, which guards the saving of checkpoints, touch private parts.
@@ -87,7 +87,7 @@ def apply_constructor_fields(trainer: Any) -> None:
 
 
 def rebuild_accelerator(trainer: Any) -> None:
-    """Creates the accelerator anew: gradient accumulation, precision and DeepSpeed are read only at its creation.
+    """Creates the accelerator again: gradient accumulation, precision and DeepSpeed are read only at its creation.
 
     Raises:
         ArgumentsError: DeepSpeed is configured by the launcher alone, so its configuration cannot be rebuilt.
@@ -97,7 +97,7 @@ def rebuild_accelerator(trainer: Any) -> None:
     if getattr(trainer, "is_deepspeed_enabled", False):
         if trainer.args.deepspeed is None:
             raise ArgumentsError(
-                "DeepSpeed is on through the launcher alone. Set TrainingArguments(deepspeed=...), so that its "
+                "DeepSpeed is enabled by the launcher alone. Set TrainingArguments(deepspeed=...), so that its "
                 "configuration can be rebuilt for each trial."
             )
         trainer.accelerator.free_memory()

@@ -105,9 +105,9 @@ def divergence(values: Sequence[float], metrics: Mapping[str, Any], step: int) -
 def write_report(folder: str, number: int, failure: Failure) -> None:
     """Writes the failure of this rank into the trial's folder, from which the next start records it.
 
-    To be called before this rank waits for the others: where they never come, and rank 0 with them, the launcher ends
-    the job, and the reason would be lost. A failure that says nothing about the configuration is not written. The
-    report has the trial's number, since a later trial may continue in the same folder.
+    To be called before this rank waits for the others: if they never answer, the launcher ends the job before rank 0
+    records the reason. A failure that says nothing about the configuration is not written. The report has the trial's
+    number, since a later trial may continue in the same folder.
     """
     if failure.kind in (*CAUSED_BY_ANOTHER_RANK, STORAGE):
         return

@@ -1,6 +1,6 @@
 """Gives each trial its own run in TensorBoard and Weights & Biases, with its final objective.
 
-The Trainer's callbacks do the logging. Here they are created anew for each trial, since they remember their first run,
+The Trainer's callbacks do the logging. Here they are created again for each trial, since they remember their first run,
 the runs of Weights & Biases form one group, and hyperparameters are logged together with the final objective.
 """
 

@@ -21,9 +21,8 @@ class TrainerSession:
     """Context manager that prepares a Trainer for each trial and restores it.
 
     All attributes of the Trainer are recorded on entry and put back before each trial and on exit, so neither
-    arguments nor callbacks, models or flags leak from one trial to the next. The Trainer is not made to believe that a
-    built-in backend runs, so ``prepare`` repeats what ``Trainer._hp_search_setup`` and the constructor do with changed
-    arguments.
+    arguments nor callbacks, models or flags leak from one trial to the next. The Trainer has no backend set during
+    the trials, so ``prepare`` repeats what ``Trainer._hp_search_setup`` and the constructor do with changed arguments.
     """
 
     def __init__(self, trainer: "Trainer") -> None:
@@ -146,7 +145,7 @@ class TrainerSession:
         return True
 
     def _fresh_handler(self, callbacks: bool) -> Any:
-        """A callback handler with copies of the user's callbacks, so that stateful ones start anew in each trial."""
+        """A callback handler with copies of the user's callbacks, so that stateful ones start fresh in each trial."""
         handler = copy.copy(self._recorded["callback_handler"])
         shared = {id(value): value for value in (self.trainer, *self._recorded.values()) if not isinstance(value, list)}
         handler.callbacks = [_copy_callback(callback, shared) for callback in (handler.callbacks if callbacks else [])]

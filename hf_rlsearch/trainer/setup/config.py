@@ -48,10 +48,10 @@ class SearchConfig:
             that was published for the Trainer's kind of model.
         roles: Role of a hyperparameter by name, where it does not follow from the name.
         n_points: Number of levels of numeric hyperparameters, of all or by name.
-        baseline: Whether trial 0 trains with the Trainer's own arguments.
+        baseline: Whether trial 0 trains the baseline: the Trainer's arguments, unchanged.
         published: Configurations known to work, always among the candidates: their numbers become levels. Names outside
-            of the space are ignored. Default: those that were published for the Trainer's kind of model. None of them
-            is tried before the others for that alone.
+            of the space are ignored. Default: those that were published for the Trainer's kind of model. They are
+            not trained first.
         metric: The metric to optimize, as evaluation names it, ``eval_`` may be left out; a list for several
             directions.
         direction: "minimize", "maximize" or a list of these. Left out, the metric's name decides; with
@@ -62,8 +62,8 @@ class SearchConfig:
         n_trials: Total number of trials, those of an interrupted run and the baseline included; None for as many as
             ``timeout`` or ``budget`` allow, 1000 at most. Of ``n_trials``, ``budget`` and ``timeout`` the first that is
             reached ends the search.
-        budget: Number of trainings with the Trainer's own arguments to spend, on as many trials as that gives if
-            ``n_trials`` is left out, eight for each training at most. A trial counts for what it newly trains.
+        budget: Largest cost of the search, in trainings of the baseline. If ``n_trials`` is left out, the search has as
+            many trials as the budget pays for, eight for each training at most. A trial costs what it newly trains.
         timeout: Seconds after which no new trial starts.
         confirm: Number of best configurations to train again under new seeds, together with the baseline; the best mean
             wins.

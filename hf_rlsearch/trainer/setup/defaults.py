@@ -40,7 +40,7 @@ def default_sampler(
 ) -> optuna.samplers.BaseSampler:
     """Returns the user's sampler, else ``RLSampler`` with the pretrained agent.
 
-    If the user gave none, ``seed`` makes a script that runs again search in the same way, and ``known`` are the
+    If the user gave none, a script that runs again with the same ``seed`` repeats its search, and ``known`` are the
     published settings to consider.
 
     Raises:

@@ -38,8 +38,8 @@ class ConfigurationSampler:
         space: All hyperparameters, those of ``model_init`` included.
         from_model: Names that only ``model_init`` suggests.
         searched: Names that ``hp_space`` returns.
-        computed: Values that ``hp_space`` returns for a name besides the suggested value of the same name: a constant,
-            or a hash of the values for the example configurations.
+        computed: Values by name where ``hp_space`` returns another value than the one suggested under that name: a
+            constant, or a hash of the values for the example configurations.
         transformed: Names in ``computed`` whose value is not constant.
     """
 
@@ -113,7 +113,7 @@ class ConfigurationSampler:
         return recorded, exact
 
     def _baseline_value(self, name: str, config: "PretrainedConfig | None") -> Any:
-        """The user's own value of a name, None if the value is not known."""
+        """The value of a name in the baseline, None if the value is not known."""
         if name in self.frozen.names:
             return self.frozen.value(name)
         if self.scoped_names is not None and prefix_of(name) is not None:
@@ -203,7 +203,7 @@ def _example_params(space: SearchSpace) -> Sequence[Params]:
 
 
 def _computed_values(examples: Sequence[tuple[Params, Params]]) -> Params:
-    """Values that are returned besides the suggested ones, by name; see ``ConfigurationSampler.computed``."""
+    """Returned values that differ from the suggested ones, by name; see ``ConfigurationSampler.computed``."""
     computed = {}
     for name in sorted({name for _, values in examples for name in values}):
         pairs = [(values[name], plain(params.get(name))) for params, values in examples if name in values]

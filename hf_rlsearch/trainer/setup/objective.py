@@ -220,7 +220,7 @@ def _computed_objective(
     if not given:
         raise ObjectiveError(
             "compute_objective is given without direction. Pass direction='maximize' if larger values of it are "
-            "better, or direction='minimize', which other backends take where none is given."
+            "better, or direction='minimize', the default of other backends."
         )
     read: set[str] = set()
     try:

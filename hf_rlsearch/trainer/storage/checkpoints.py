@@ -137,7 +137,7 @@ def _lacks_evaluation(state: Params) -> bool:
 
 
 def _is_readable(path: Path) -> bool:
-    """Half a weights file is found by its header, which states the length, half a pickle by its missing directory."""
+    """Whether no file is truncated: truncated weights contradict their header, truncated pickles lack a directory."""
     from safetensors import SafetensorError, safe_open
 
     for file in path.glob("*.safetensors"):

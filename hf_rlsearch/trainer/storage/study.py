@@ -100,7 +100,7 @@ def _open_by_name(
     note = f"Study {study.study_name!r} is continued: it has {n_before} trials." if n_before else ""
     changed = diff(study.user_attrs.get(IDENTITY, identity), identity)
     if n_before and changed:
-        note += f" This script differs from the one that started it: {'; '.join(changed[:3])}."
+        note += f" This script differs from the one that started the study: {'; '.join(changed[:3])}."
     return OpenedStudy(study, str(study.user_attrs.get(FOLDER, output_dir)), bool(n_before), note)
 
 

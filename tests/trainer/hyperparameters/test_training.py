@@ -173,7 +173,11 @@ def test_replay_and_plain_training_repeat_a_trial(make_trainer: MakeTrainer) -> 
         ("train.frozen_layers", 3, "expected 0 to 2, the number of layers"),
         ("train.reinit_layers", -1, "expected 0 to 2"),
         ("train.lr_schedule", "expo", "'expo' is not a valid|expo is not a valid"),
-        ("train.lr_schedule", "cosine_with_min_lr", "transformers cannot make it without lr_scheduler_kwargs"),
+        (
+            "train.lr_schedule",
+            "cosine_with_min_lr",
+            "transformers cannot make this schedule without lr_scheduler_kwargs",
+        ),
         ("train.momentum", 1.0, r"expected a number in \[0, 1\)"),
         ("train.gradient_scale", 0.0, "expected a number in"),
     ],
