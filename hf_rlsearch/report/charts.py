@@ -6,7 +6,9 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import optuna
@@ -15,7 +17,6 @@ from hf_rlsearch.errors import ArgumentsError, MissingExtraError
 from hf_rlsearch.optuna.storage import open_study
 from hf_rlsearch.report.analysis import importances, value_range
 from hf_rlsearch.report.chart_data import LABEL_WIDTH, Axis, Rows, datasets
-from hf_rlsearch.report.chart_theme import KINDS, PALETTES, theme
 from hf_rlsearch.report.format import choice_labels, printable, shorten_name
 from hf_rlsearch.report.records import SearchRecord
 from hf_rlsearch.space import Hyperparameter, infer_role
@@ -35,6 +36,11 @@ PLOTS: tuple[str, ...] = (
 )
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 """The version of Vega-Lite that Altair writes for."""
+_THEME = json.loads(files("hf_rlsearch.report").joinpath("theme.json").read_text(encoding="utf-8"))
+# Scheme -> role -> colour; the page has both schemes, exported files the light one.
+PALETTES: dict[str, dict[str, str]] = _THEME["palettes"]
+# Kind -> role of its colour, and shape; the same in every chart. Nobody has to tell red from green.
+KINDS: dict[str, tuple[str, str]] = _THEME["kinds"]
 # Pixels of an exported chart by how much of a page's width it takes; on the page the width follows the window.
 _WIDTHS = {"wide": 1160, "half": 560, "small": 370}
 _MAX_SLICES = 12  # the most important hyperparameters; more would bury the rest of the page
@@ -65,6 +71,14 @@ class Chart:
     kind: str
     spec: dict[str, Any]
     min_width: int = 0
+
+
+def theme(scheme: str) -> dict[str, Any]:
+    """Returns the Vega-Lite config of a colour scheme, "light" or "dark"."""
+    colors = PALETTES[scheme]
+    config: dict[str, Any] = json.loads(Template(json.dumps(_THEME["config"])).substitute(colors))
+    config["range"]["category"] = [colors[color] for color, _ in KINDS.values()]
+    return config
 
 
 def all_charts(search: SearchRecord, shares: dict[str, float]) -> tuple[dict[str, Chart], dict[str, Rows]]:

@@ -16,8 +16,7 @@ from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.observation.trial_attributes import N_TRIALS
 from hf_rlsearch.optuna.storage import open_study
 from hf_rlsearch.report.analysis import front, importances, summarize
-from hf_rlsearch.report.chart_theme import PALETTES, theme
-from hf_rlsearch.report.charts import all_charts, javascript, named_data
+from hf_rlsearch.report.charts import PALETTES, all_charts, javascript, named_data, theme
 from hf_rlsearch.report.explanation import explain
 from hf_rlsearch.report.format import duration, number, show, show_params, size
 from hf_rlsearch.report.records import SearchRecord, TrialRecord

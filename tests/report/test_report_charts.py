@@ -14,8 +14,7 @@ from hf_rlsearch.errors import ArgumentsError, MissingExtraError
 from hf_rlsearch.report import PLOTS, SearchRecord, write_plots
 from hf_rlsearch.report.analysis import importances
 from hf_rlsearch.report.chart_data import Axis, Rows
-from hf_rlsearch.report.chart_theme import KINDS, PALETTES, theme
-from hf_rlsearch.report.charts import Chart, all_charts, named_data
+from hf_rlsearch.report.charts import KINDS, PALETTES, Chart, all_charts, named_data, theme
 
 ALWAYS = {name for name in PLOTS if "<" not in name} - {"trade-off", "confirmations"}
 
