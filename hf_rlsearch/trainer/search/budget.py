@@ -10,7 +10,17 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import FloatArray, IntArray
-from hf_rlsearch.observation.trial_attributes import CONFIRM, HYPERPARAMETERS, SEARCH, SECONDS, finished, role, spent_on
+from hf_rlsearch.observation.trial_attributes import (
+    CONFIRM,
+    HYPERPARAMETERS,
+    OWNER,
+    ROLE,
+    SEARCH,
+    SECONDS,
+    finished,
+    role,
+    spent_on,
+)
 from hf_rlsearch.optuna import RLSampler
 from hf_rlsearch.optuna.pruner import RLPruner
 from hf_rlsearch.optuna.sampler import CostCooling
@@ -19,6 +29,7 @@ from hf_rlsearch.trainer.session.arguments import training_cost
 from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state
 from hf_rlsearch.trainer.setup.config import RL_PRUNER, SearchConfig
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
+from hf_rlsearch.trainer.storage.resume import trials_of_other_processes
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -88,7 +99,7 @@ class CostModel:
 
 
 class RemainingBudget:
-    """Computes how much of ``budget`` and ``timeout`` is left, in trainings of the baseline.
+    """Checks the limits of a search (``n_trials``, ``budget``, ``timeout``) and computes how much of them is left.
 
     Attributes:
         deadline: ``time.monotonic()`` at which ``timeout`` ends the search; infinity without one.
@@ -99,10 +110,21 @@ class RemainingBudget:
         self.deadline = math.inf if settings.timeout is None else time.monotonic() + settings.timeout
 
     def reached(self) -> str | None:
-        """Returns "timeout" or "budget" where that is used up, else None."""
+        """Returns which of "n_trials", "timeout" and "budget" is used up; None where another trial may start."""
+        waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        # Interrupted trials of this search, which have an owner, run again; trials that the user has queued may wait.
+        is_interrupted = any(OWNER in trial.user_attrs for trial in waiting)
+        if len(self._started()) >= self._settings.max_trials and not is_interrupted:
+            return "n_trials"
         if time.monotonic() >= self.deadline:
             return "timeout"
         return "budget" if self._settings.budget is not None and self._spent() >= self._settings.budget else None
+
+    def is_surplus(self, trial: optuna.Trial) -> bool:
+        """Returns whether other processes have started the last of ``n_trials`` before a new trial."""
+        if OWNER in trial.user_attrs or trial.user_attrs.get(ROLE) == CONFIRM:
+            return False
+        return len([t for t in self._started() if t.number < trial.number]) >= self._settings.max_trials
 
     def update_sampler_and_pruner(self) -> None:
         """Passes the remaining budget to RLSampler and RLPruner; user-supplied ones are left alone."""
@@ -126,6 +148,10 @@ class RemainingBudget:
         """Returns how long the search may still take; infinity without a limit, or before a training was timed."""
         limit, seconds = self._first_limit(), self._seconds_per_training()
         return math.inf if limit is None or seconds is None else limit.left * seconds
+
+    def _started(self) -> list[FrozenTrial]:
+        """The trials that count towards ``n_trials``, apart from this process's running one."""
+        return [t for t in (*finished(self._study), *trials_of_other_processes(self._study)) if role(t) != CONFIRM]
 
     def _first_limit(self) -> CostCooling | None:
         """Of budget and timeout the one that leaves fewer trainings; None without a limit that can be computed yet."""

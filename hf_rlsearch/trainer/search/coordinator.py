@@ -33,7 +33,6 @@ from hf_rlsearch.trainer.storage.resume import (
     is_leader,
     release_ownership,
     requeue_interrupted,
-    trials_of_other_processes,
 )
 from hf_rlsearch.trainer.storage.study import OpenedStudy
 
@@ -165,16 +164,10 @@ class SearchCoordinator:
 
     def reason_to_stop(self) -> str | None:
         """Returns which option ends the search now, apart from confirmations; None if another trial is to start."""
-        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        # Interrupted trials of this search, which have an owner, run again; trials that the user has queued may wait.
-        if len(self._started()) >= self.settings.max_trials and not any(
-            attr.OWNER in trial.user_attrs for trial in waiting
-        ):
-            return "n_trials"
-        if getattr(self.study, "_stop_flag", False):
-            return "study.stop"
         if limit := self.budget.reached():
             return limit
+        if getattr(self.study, "_stop_flag", False):
+            return "study.stop"
         target, best = self.settings.target, ranking(self.study)[:1]
         if target is not None and best and not self.objective.better(target, best[0].values[0]):
             return "target"
@@ -224,7 +217,7 @@ class SearchCoordinator:
         """Asks the study for a trial and plans it; None if the trial ended before it could be trained."""
         self.budget.update_sampler_and_pruner()
         self._trial = self.study.ask()
-        if self.is_shared and self._is_surplus():
+        if self.is_shared and self.budget.is_surplus(self._trial):
             # Back into the queue, for a search of more trials.
             self.study._storage.set_trial_state_values(self._trial._trial_id, TrialState.WAITING)
             return None
@@ -237,17 +230,6 @@ class SearchCoordinator:
             self.record(None, TrialOutcome(TrialState.FAIL, failure=Failure.from_error(error)))
             self.check_failures(error)
         return None
-
-    def _is_surplus(self) -> bool:
-        """True if other processes have started the last of ``n_trials`` before this new trial."""
-        if attr.OWNER in self._trial.user_attrs or self._trial.user_attrs.get(attr.ROLE) == attr.CONFIRM:
-            return False
-        return len([t for t in self._started() if t.number < self._trial.number]) >= self.settings.max_trials
-
-    def _started(self) -> list[FrozenTrial]:
-        """The trials that count towards ``n_trials``, apart from this process's running one."""
-        trials = [*finished(self.study), *trials_of_other_processes(self.study)]
-        return [trial for trial in trials if role(trial) != attr.CONFIRM]
 
     def _plan(self) -> TrialPlan | None:
         """Plans the trial; None if it had already ended when its process died, so that it only has to be recorded."""
