@@ -1,3 +1,3 @@
-"""The version of the package, read by the build without importing anything else."""
+"""Holds the version of the package, which the build reads without importing anything else."""
 
 __version__ = "0.1.0"

@@ -71,7 +71,7 @@ def resolve(weights: str | Path | None) -> Path:
     """The file of bundled weights by name, or a path as it is.
 
     Raises:
-        WeightsError: There is no such file; names what is bundled.
+        WeightsError: There is no such file; the message lists the bundled names.
     """
     name = str(weights) if weights is not None else BUNDLED[0]
     path = Path(__file__).parent / "weights" / f"{name}.safetensors" if name in BUNDLED else Path(name)

@@ -45,7 +45,7 @@ class Decision(Prediction):
         n_candidates: How many could have been chosen.
         alternative: The second best; None where there was no other, or no prediction.
         contributions: By hyperparameter, how much its value moves the predicted mean, see `agent.shapley`.
-        prior_contributions: The same for a prediction without any trial: what the agent knows of such tasks in general.
+        prior_contributions: The same for a prediction without any trial, from the agent's general knowledge alone.
         attention: (trial number, attention weight in [0, 1]) of the trials with the largest weights, largest first.
         price: Cost of its whole training, in full trainings; None where costs did not matter.
     """

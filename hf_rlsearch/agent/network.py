@@ -170,7 +170,7 @@ class Predictor(nn.Module):
     def attention(self, encoded: EncodedHistory, candidates: Tensor) -> Tensor:
         """B x C x (1 + T) weights in [0, 1] that sum to one: on "no such trial" and on each trial.
 
-        The mean over heads and cross-attention blocks, without what the Gaussian processes take from a trial.
+        The weights are means over heads and cross-attention blocks; the Gaussian processes are not part of them.
         """
         x, found = self._candidates(encoded, candidates), []
         for block, bias in zip(self.cross, self._attention_bias(encoded, candidates), strict=True):
@@ -239,7 +239,9 @@ class Predictor(nn.Module):
     def _sum_levels(levels: Tensor, rows: Tensor) -> Tensor:
         """Sums the embeddings of each row's levels: B x H x L x W, B x N x H -> B x N x W."""
         B, H, L, W = levels.shape
-        table = torch.cat([levels.reshape(B * H * L, W), levels.new_zeros(1, W)])  # the last for what a row lacks
+        table = torch.cat(
+            [levels.reshape(B * H * L, W), levels.new_zeros(1, W)]
+        )  # the last row for a missing hyperparameter
         index = rows + torch.arange(B * H, device=rows.device).view(B, 1, H) * L
         index = torch.where(rows < 0, B * H * L, index)
         return table.index_select(0, index.flatten()).view(B, rows.shape[1], H, W).sum(2)

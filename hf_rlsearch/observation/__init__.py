@@ -1,1 +1,1 @@
-"""Builds what the agent sees: trials as arrays, features of values and of learning curves."""
+"""Builds the observation of the agent: trials as arrays, features of values and of learning curves."""

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
-from optuna.study._multi_objective import _fast_non_domination_rank  # Optuna has no public function for it
+from optuna.study._multi_objective import _fast_non_domination_rank  # not public in Optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray, Params
@@ -91,7 +91,7 @@ class History:
 
     @property
     def decided(self) -> BoolArray:
-        """(T,) False for trials that have started but whose params nobody has chosen yet."""
+        """(T,) False for trials that have started but whose params are not chosen yet."""
         return np.array([s != RUNNING or len(p) > 0 for s, p in zip(self.status, self.params, strict=True)], dtype=bool)
 
     def select(self, keep: BoolArray) -> "History":

@@ -1,4 +1,4 @@
-"""Builds what the policy sees, in one way for the environments and for the live sampler, so that both always agree.
+"""Builds the observation of the policy, by the same code for simulated and live searches, so that both always agree.
 
 Everything is batched: arrays carry a leading B, the number of searches side by side (1 in a live search).
 Configurations are rows of level indices into a table of levels, so a level is described once, however many candidates

@@ -165,8 +165,8 @@ class RLSampler(BaseSampler):
     ) -> dict[str, Any]:
         """Chooses a value for every name in ``search_space``, and stores why in the trial's ``"rl:decision"``.
 
-        Workers that start at the same moment do not see each other's choice. Each computes what the workers with
-        smaller trial numbers are choosing, which only depends on the seed, and takes these choices as given.
+        Workers that start at the same moment do not see each other's choices. Each worker computes the choices of the
+        workers with smaller trial numbers, which depend only on the seed, and takes these choices as given.
         """
         if not search_space:
             return {}

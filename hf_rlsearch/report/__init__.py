@@ -1,4 +1,4 @@
-"""Shows what a search did: one HTML page, charts as SVG or PNG, tables as text or CSV, explanations of single trials.
+"""Presents a search: one HTML page, charts as SVG or PNG, tables as text or CSV, explanations of single trials.
 
 Everything is made from an Optuna study alone, in any storage, also while the search is still running. The page and the
 charts need the extra ``report`` (``pip install 'hf-rlsearch[report]'``); tables and explanations do not.
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Loads on first use what needs the extra."""
+    """Loads on first use the names whose modules need the extra."""
     if name in _OF_THE_EXTRA:
         return getattr(import_module(f"{__name__}.{_OF_THE_EXTRA[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

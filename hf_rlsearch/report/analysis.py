@@ -1,4 +1,4 @@
-"""Computes what a report shows beside the trials: expected best, importances, ranges, gain, Pareto front."""
+"""Computes the numbers of a report beside the trials: expected best, importances, ranges, gain, Pareto front."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hf_rlsearch.report.records import SearchRecord
 
 MIN_FOR_IMPORTANCE = 10
 """Complete trials below which a random forest says more about its seed than about hyperparameters."""
-# Beyond this, differences and squares are too large for a float; what diverged so far is drawn at the edge.
+# Differences and squares of larger values overflow a float; such diverged trials are drawn at the edge.
 _MOST = 1e150
 
 

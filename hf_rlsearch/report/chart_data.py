@@ -27,7 +27,7 @@ _COSTS = ("fidelity", "started_at", "seconds", "memory", "resident")  # of a tri
 
 @dataclass(frozen=True)
 class Axis:
-    """Where charts place the values of a hyperparameter or of the objective.
+    """Places the values of a hyperparameter or of the objective in charts.
 
     Attributes:
         scale: "linear", "log", or "point" for choices.
@@ -104,7 +104,7 @@ def datasets(search: SearchRecord, axes: Mapping[str, Axis], grid: Sequence[Hype
     lines, ticks = _coordinate_rows(search, axes, marks)
     return {
         "trials": _trial_rows(search, axes, marks, incumbents),
-        # Without the trial: the line is of the whole search, and nobody picks one trial by it.
+        # Without the numbers of trials: the line belongs to the whole search and must not fade when a trial is picked.
         "incumbents": [{"spent": r["spent"], "value": r["value"]} for r in incumbents if r["value"] is not None],
         "expected": _expected_rows(search, incumbents),
         "confirmations": _confirmation_rows(search, marks),
@@ -145,7 +145,7 @@ def _trial_rows(search: SearchRecord, axes: Mapping[str, Axis], marks: Marks, in
         row |= {name: getattr(trials[n], name) for name in _COSTS}
         row["params"] = [axis.values.get(n) for axis in axes.values()]
         row["numbers"] = _numbers(search, trials[n])
-        row["spent"] = spent.get(n)  # by the whole search when the trial ended; None while it runs
+        row["spent"] = spent.get(n)  # cost of the whole search when the trial ended; None while the trial runs
         rows.append({**row, **spans[n]})
     return rows
 
@@ -177,7 +177,7 @@ def _spans(search: SearchRecord) -> dict[int, dict[str, Any]]:
 
 
 def _incumbent_rows(search: SearchRecord) -> Rows:
-    """One row per ended search trial in the order of their ends: what the search had spent then, and its best value.
+    """One row per ended search trial in the order of their ends: cost and best value of the search at that time.
 
     The value is None before the first complete trial.
     """

@@ -382,7 +382,7 @@ def _time_per_trial(data: dict[str, Rows]) -> Chart | None:
 
 
 def _memory_per_trial(data: dict[str, Rows]) -> Chart | None:
-    """Peak memory of each trial, and what the process held after it."""
+    """Peak memory of each trial, and memory of the process after the trial."""
     peaks, held = ([row[key] for row in data["trials"] if row[key] is not None] for key in ("memory", "resident"))
     if not peaks:
         return None
@@ -480,7 +480,7 @@ def _chart(
     linked: bool = True,
     min_width: int = 0,
 ) -> Chart:
-    """Adds what all charts have: brush, zoom, the picked trials, and a width that follows the page.
+    """Adds the common parts of all charts: brush, zoom, the picked trials, and a width that follows the page.
 
     See `Chart` for its other parts. `height` is that of the data area in pixels, `zoom` names the axes that can be
     zoomed, and `linked` is False where the marks are no trials.

@@ -116,7 +116,7 @@ def explain(source: optuna.Study | SearchRecord, number: int) -> Explanation:
 
 
 def _choice(search: SearchRecord, trial: TrialRecord, contributions: tuple[Contribution, ...]) -> list[str]:
-    """Why the configuration was chosen."""
+    """Says why the configuration was chosen."""
     decision = trial.decision
     if trial.role == BASELINE:
         return [
@@ -155,7 +155,7 @@ def _strongest_reason(trial: TrialRecord, most: Contribution) -> str:
 
 
 def _course(trial: TrialRecord) -> list[str]:
-    """Where the training started, and why it ended early."""
+    """Says where the training started, and why it ended early."""
     resumes = trial.started_at > 0 and trial.continues is not None
     lines = [f"It resumed trial {trial.continues} at {trial.started_at:.0%}."] if resumes else []
     if trial.status == "pruned":
@@ -172,7 +172,7 @@ def _course(trial: TrialRecord) -> list[str]:
 
 
 def _facts(trial: TrialRecord) -> dict[str, str]:
-    """What was predicted for the choice and for the best alternative, on the task's scale, and its last judgement."""
+    """Predictions for the choice and the best alternative, on the task's scale, and the pruner's last judgement."""
     facts = {}
     if "source" in trial.decision:
         source = show(trial.decision["source"])
@@ -187,13 +187,13 @@ def _facts(trial: TrialRecord) -> dict[str, str]:
     if price is not None:
         facts["cost of its whole training"] = f"{price:.2g} full trainings"
     sure, at = finite(trial.stop.get("probability")), finite(trial.stop.get("fidelity"))
-    if sure is not None and at is not None and trial.status != "pruned":  # of a stopped trial, a sentence has it
+    if sure is not None and at is not None and trial.status != "pruned":  # `_course` gives these of a stopped trial
         facts["last judgement of the pruner"] = f"at {at:.0%} of a full training, {sure:.0%} certain to stop"
     return facts
 
 
 def _predicted(prediction: Mapping[str, Any]) -> dict[str, str]:
-    """Name -> text of what was predicted for one candidate, as far as it was stored."""
+    """Name -> text of each stored prediction for one candidate."""
     known = {key: value for key, stored in prediction.items() if (value := finite(stored)) is not None}
     texts = {}
     if "probability" in known:

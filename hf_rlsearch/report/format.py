@@ -69,7 +69,7 @@ def shorten(text: str, width: int) -> str:
 
 
 def shorten_name(name: str, width: int) -> str:
-    """`name` cut in its middle to `width` characters: names that are alike mostly differ at their end."""
+    """`name` cut in its middle to `width` characters, since similar names mostly differ at their ends."""
     if len(name) <= width:
         return name
     tail = (width - 1) // 2

@@ -41,7 +41,7 @@ class TrialRecord:
         started_at: The share at which the trial started, above 0 where it resumed a stopped trial.
         continues: The number of that stopped trial; None for a fresh start.
         paused: Whether the trial was stopped and left a checkpoint that another trial could resume.
-        spent: What was newly trained in this trial, in full trainings.
+        spent: Amount of training that this trial added, in full trainings.
         cost: Cost of its whole training, in full trainings.
         started: Wall clock, local time.
         ended: Wall clock, local time; None while it runs.
@@ -254,5 +254,5 @@ def _failure(trial: FrozenTrial) -> tuple[str, str]:
     if isinstance(stored, dict):
         return str(stored.get("reason", "unknown")), str(stored.get("traceback", ""))
     lines = str(stored or "no reason was stored").strip().splitlines() or [""]
-    # The last line of a traceback says what happened, and the first line of a reason in words.
+    # The last line of a traceback names the exception; a reason in words starts with its summary.
     return (lines[-1] if lines[0].startswith("Traceback") else lines[0]), "\n".join(lines[1:])

@@ -75,7 +75,7 @@ class Preset:
 
 
 def preset(model_type: str, task: str | None = None) -> Preset:
-    """Looks up what was published about fine-tuning a family of models.
+    """Looks up the published settings for fine-tuning a family of models.
 
     Args:
         model_type: ``config.model_type`` of a transformers model, or ``"lora"`` for a model with adapters. A type that

@@ -1,4 +1,4 @@
-"""Infers from its name what a hyperparameter does in a training."""
+"""Infers the role of a hyperparameter in a training, such as "learning_rate", from its name."""
 
 import re
 import tomllib
@@ -17,7 +17,7 @@ _PATTERNS: dict[str, re.Pattern[str]] = {role: re.compile(pattern) for role, pat
 
 
 def infer_role(name: str, distribution: BaseDistribution) -> str:
-    """Finds what a hyperparameter does by its name; where the name is unknown, only whether it is a number.
+    """Infers a role from a name; an unknown name gets a generic role, of a number or of a choice.
 
     Case, dots, dashes, camel case and prefixes such as ``"args."`` do not matter. The distribution's values decide
     where the name says too little. The role is one of ``ROLES``.

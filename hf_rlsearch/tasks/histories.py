@@ -32,7 +32,7 @@ _PENDING, _MAX_PENDING = 0.15, 3
 _PARTLY_KNOWN = 0.5
 _FAILED, _FINAL_VALUES_ONLY = 0.03, 0.4  # shares of trials, and of searches without learning curves
 
-# Share of searches that start with random trials, and how many at most; sharpness of what follows, 0 the best at once.
+# Share of searches that start with random trials, and how many at most; temperature afterwards, 0 for the best score.
 _RANDOM_START, _MAX_RANDOM = 0.4, 6
 _TEMPERATURES, _TEMPERATURE_SHARES = (0.0, 0.3, 1.0), (0.6, 0.2, 0.2)
 # Share of the batches of prefixes with complete trials only, and how much shorter than the longest a prefix may be.
@@ -190,7 +190,7 @@ class BehaviorPolicy:
 
     Attributes:
         n_random: B, random trials before the policy is followed.
-        temperature: B, sharpness of what follows, 0 the best at once.
+        temperature: B, scale of the noise on the scores afterwards; 0 always takes the best score.
     """
 
     n_random: IntArray

@@ -22,7 +22,7 @@ from hf_rlsearch.tasks.prior_effects import EffectDraw
 from hf_rlsearch.tasks.prior_space import GENERIC, LORA, SCRATCH, SGD, lognormal
 
 PRIOR_VERSION = "4"
-"""Raised with every change of what is drawn; the card of the weights names it."""
+"""Raised with every change of the prior; the card of the weights names the version."""
 _WRONG_HINTS = 0.08  # share of tasks whose roles mislead
 
 
@@ -77,7 +77,7 @@ class _TaskDraw(EffectDraw):
         return self._finish(np.where(misled[:, None], generic, structured))
 
     def _finish(self, loss: FloatArray) -> TaskBatch:
-        """Turns B x C losses into the values of a metric, and adds what else belongs to a task."""
+        """Turns B x C losses into the values of a metric, and adds noise, scale and facts of each task."""
         rng, B = self.rng, self.n_tasks
         loss = loss * lognormal(rng, 1.0, 0.5, (B, 1))
         best = np.where(self.mask, loss, np.inf).min(1, keepdims=True)

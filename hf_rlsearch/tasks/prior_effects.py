@@ -1,4 +1,4 @@
-"""Draws what each hyperparameter of a simulated task does to its loss: learning-rate valley, cliff, length, capacity.
+"""Draws the effects of hyperparameters on the loss of a simulated task: learning-rate valley, cliff, length, capacity.
 
 Letters: B tasks, C candidates, H hyperparameters, L levels. Sizes, batches and lengths are log2, rates log10.
 """
@@ -105,7 +105,7 @@ class EffectDraw(SpaceDraw):
         # Loss per token falls with a smaller vocabulary; a score like BLEU has its best size inside the range.
         smaller = (~self.maximize) & (rng.random(B) < 0.75)
         optimum = np.where(smaller, 8.0, 12.2 + 1.7 * normal(B) + 0.5 * (self.data - 4.3))
-        # Halving the number of tokens of a sentence doubles the loss of each: that outweighs what quality adds.
+        # Half as many tokens per sentence double the loss of each token, which outweighs any difference in quality.
         strength = self._strength("vocabulary", has) * np.where(smaller, 1.2, 0.35)[:, None]
         loss += strength * np.abs(vocabulary - optimum[:, None]) ** 1.2
 

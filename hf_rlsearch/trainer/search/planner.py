@@ -29,7 +29,7 @@ from hf_rlsearch.trainer.storage.resume import this_process
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-# A trial that ends its process this often, without getting any further, ends the search.
+# A trial during which the process dies this often, without any new evaluation, ends the search.
 _MAX_ATTEMPTS = 10
 
 
@@ -118,7 +118,7 @@ class Planner:
         return params, values, params
 
     def _repeat(self, trial: optuna.Trial) -> tuple[Params, Params, Params]:
-        """As ``_sample``, for a trial that trains an earlier one again under a new seed."""
+        """Does what ``_sample`` does for a trial that trains an earlier trial again under a new seed."""
         original = self.study.get_trials(deepcopy=False)[trial.user_attrs[attr.REEVALUATES]]
         for name, distribution in original.distributions.items():
             trial._suggest(name, distribution)
@@ -145,7 +145,7 @@ class Planner:
         number = trial.user_attrs.get(attr.CONTINUES)
         if number is None and attributes[attr.ROLE] == SEARCH:
             earlier = self.paused.claim(trial, attributes)
-        else:  # killed after it had claimed a paused trial
+        else:  # the process was killed after this trial had claimed a paused trial
             earlier = None if number is None else self.study.get_trials(deepcopy=False)[number]
         if earlier is not None:
             known = stored_trial(trial).intermediate_values

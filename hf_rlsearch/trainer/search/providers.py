@@ -213,7 +213,7 @@ class FactoryProvider:
             SearchSpaceError: ``make_trainer`` refuses a name, with the nearest one that the arguments have.
             ArgumentsError: It returned no trainer, or one that trains the same weights again.
         """
-        # Most functions build the model before the trainer, which would set the seed.
+        # Most functions build the model first, and the seed would be set only by the trainer that they build next.
         args = self.frozen.original()
         args.seed = int(plan.values.get("seed", args.seed))
         set_training_seed(args)
@@ -259,7 +259,7 @@ TrainerProvider = UserTrainerProvider | FactoryProvider
 
 
 def trainer_provider(trainer: Any) -> TrainerProvider:
-    """Returns the provider for what the user gave: a Trainer, or a function that makes trainers.
+    """Returns the provider for a Trainer, or for a function that makes trainers.
 
     Raises:
         ArgumentsError: There is no trainer that can be searched.

@@ -82,7 +82,7 @@ class DistributedTrialRunner:
         """Returns one outcome for all ranks: rank 0's, or the failure of any rank.
 
         Returns:
-            The outcome, and the exception to raise if ``catch`` leaves out what the trial failed with.
+            The outcome, and the exception to raise if ``catch`` does not include the exception of a failed trial.
         """
         raised = None if error is None else outcome.failure
         if raised is not None and self.group.size > 1:

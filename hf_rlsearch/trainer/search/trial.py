@@ -23,7 +23,7 @@ from hf_rlsearch.trainer.storage.paused import curve_step, make_saving_optional
 if TYPE_CHECKING:
     from transformers import Trainer
 
-# Makes a field's value of its JSON, by the type of the field; the JSON of all other types is the value itself.
+# Type of a field -> function that makes the value from its JSON; for all other types the JSON is the value.
 _FROM_JSON: dict[Any, Callable[[Any], Any]] = {
     TrialState: TrialState,
     tuple[float, ...]: tuple,

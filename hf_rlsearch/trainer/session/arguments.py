@@ -196,7 +196,7 @@ def n_train_rows(trainer: "Trainer") -> int | None:
 
 
 def type_hints(cls: type) -> dict[str, Any]:
-    """Returns the annotations of a class, empty if one of them names what is not installed."""
+    """Returns the annotations of a class, empty if one of them names a class that is not installed."""
     try:
         return typing.get_type_hints(cls)
     except (NameError, TypeError):

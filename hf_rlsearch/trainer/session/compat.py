@@ -73,7 +73,7 @@ def is_sharded(trainer: "Trainer") -> bool:
 
 
 def apply_constructor_fields(trainer: Any) -> None:
-    """Repeats what only the Trainer's constructor derives from its arguments."""
+    """Sets the attributes that otherwise only the Trainer's constructor derives from its arguments."""
     args = trainer.args
     trainer._train_batch_size = args.train_batch_size
     trainer.neftune_noise_alpha = getattr(args, "neftune_noise_alpha", None)

@@ -1,4 +1,4 @@
-"""Prints one line per trial and one bar for the whole search, and silences what the libraries print meanwhile."""
+"""Prints one line per trial and one bar for the whole search, and silences the libraries meanwhile."""
 
 import gc
 import logging
@@ -31,7 +31,7 @@ class TrialSummary:
         best: The best objective so far, as text; empty with several objectives.
         fidelity: Share of a full training, in [0, 1].
         seconds: Duration of the trial.
-        seconds_left: What budget and timeout leave to the search.
+        seconds_left: Time that budget and timeout leave to the search; infinity without a limit.
     """
 
     number: int

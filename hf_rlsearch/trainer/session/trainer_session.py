@@ -58,7 +58,7 @@ class TrainerSession:
         on_metrics: Callable[[Any, Mapping[str, Any]], None] | None = None,
         callbacks: bool = True,
     ) -> Any:
-        """Makes the Trainer what its constructor would have made of a trial's arguments.
+        """Puts the Trainer into the state in which its constructor would create it from a trial's arguments.
 
         Args:
             args: Resolved arguments of the trial; used as they are.

@@ -96,7 +96,7 @@ def _exact_levels(settings: SearchConfig, published: Sequence[Params]) -> Sequen
 
 
 def _check_published(published: Sequence[Params], space: SearchSpace) -> None:
-    """Refuses settings of which no name is searched; names besides the searched ones are allowed."""
+    """Refuses settings in which no name is searched; further names are allowed."""
     named = sorted({name for setting in published for name in setting})
     if not named or set(named) & set(space.names):
         return

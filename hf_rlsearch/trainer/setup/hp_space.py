@@ -254,7 +254,7 @@ class AccessRecorder(dict[str, Any]):
         self._names.update(super().keys())
         return super().__iter__()
 
-    # The methods of dict bypass the two above, those of the abstract classes call them.
+    # The methods of dict bypass __getitem__ and __iter__, those of the abstract classes call them.
     get, pop = Mapping.get, MutableMapping.pop  # type: ignore[assignment]
     keys, values, items = Mapping.keys, Mapping.values, Mapping.items  # type: ignore[assignment]
 

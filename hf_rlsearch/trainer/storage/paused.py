@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What must be equal besides the params for two trials to be the same training.
+# Attributes that must be equal, as the params must, for two trials to be the same training.
 _SAME = (attr.ROLE, attr.VALUES, attr.ARGUMENTS, attr.WORLD_SIZE)
 _GB = 10**9
 # A checkpoint needs a little more space than the tensors in it.
 _MARGIN = 1.1
-# The Trainer's methods that write a checkpoint; between them ranks wait for each other.
+# The Trainer's methods that write a checkpoint; ranks wait for each other between these methods.
 _SAVING = ("save_model", "_save_optimizer_and_scheduler", "_save_scaler", "_save_rng_state", "_save_checkpoint")
 
 
@@ -87,7 +87,7 @@ class PausedTrials:
         Better values mostly took more training, too, which would have to be repeated.
 
         Args:
-            other_bytes: What the models of finished trials take on disk.
+            other_bytes: Disk space of the models of finished trials.
         """
         ranked = sorted(resumable_trials(self._trials()), key=self._rank)[: self._limit]
         sizes = [sum(map(folder_size, resume_folders(trial.user_attrs[attr.PAUSED]))) for trial in ranked]

@@ -74,7 +74,7 @@ def open_study(
             try:
                 opened = _open_by_identity(create, storage, settings, identity, output_dir)
             except optuna.exceptions.DuplicatedStudyError:
-                # Another process has just created it; whether it runs there is checked later.
+                # Another process has just created the study; whether that process runs the search is checked later.
                 opened = _open_by_identity(create, storage, settings, identity, output_dir)
         study = opened.study
         if IDENTITY not in study.user_attrs:
@@ -93,7 +93,7 @@ def _open_by_name(
 ) -> OpenedStudy:
     """Opens a study that the user names by Optuna's rules, and checks that it is a study of this search."""
     name = settings.study_name
-    # In one step, since another process may be creating it at the same time.
+    # In one step, since another process may be creating the study at the same time.
     study = create(study_name=name, load_if_exists=settings.load_if_exists and name is not None)
     check_same_search(study, identity, list(directions))
     n_before = len(study.get_trials(deepcopy=False))
