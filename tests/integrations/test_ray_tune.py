@@ -164,7 +164,7 @@ import ray
 from ray import tune
 
 from hf_rlsearch import RLSampler
-from hf_rlsearch.ray_tune import RLScheduler, RLSearch
+from hf_rlsearch.integrations.ray_tune import RLScheduler, RLSearch
 
 
 def train(config):
@@ -227,7 +227,7 @@ from ray import tune
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
 from hf_rlsearch import RLSampler, embedded
-from hf_rlsearch.ray_tune import RLScheduler, RLSearch
+from hf_rlsearch.integrations.ray_tune import RLScheduler, RLSearch
 
 checkpoint = embedded.path("bert-tiny")
 tokenizer = AutoTokenizer.from_pretrained(checkpoint)

@@ -224,6 +224,7 @@ def _is_exceptions(value: Any) -> bool:
 # option -> whether a value can work, and the words for such values; None can work where None is the default
 _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "hp_space": (callable, "a function of a trial that returns a dict"),
+    "roles": (_is_a(Mapping), "a dict such as {'my_lr': 'learning_rate'}, or None"),
     "published": (_is_list_of(Mapping), "a list of dicts such as [{'learning_rate': 2e-5}]"),
     "metric": (_is_text, "the name of a metric, or a list of names"),
     "direction": (_is_text, "'minimize', 'maximize' or a list of these"),

@@ -132,7 +132,7 @@ def test_the_seed_is_set_before_make_trainer_builds_the_model(make_trainer: Any)
 def found(factory: Any) -> Any:
     best = search(factory, rates, metric="loss", direction="minimize", n_trials=2, pruner=None)
     assert states(best.run_summary.study) == [TrialState.COMPLETE] * 2
-    assert Path(best.run_summary.best_trial.user_attrs["rl:checkpoint"]).is_dir()
+    assert Path(best.run_summary.best_checkpoint).is_dir()
     return best
 
 

@@ -134,6 +134,7 @@ def test_an_evaluation_that_fails_is_found_first(make_trainer: MakeTrainer) -> N
         ({"n_jobs": 2}, "n_jobs=2 given, expected 1"),
         ({"timeout": 0}, "timeout=0"),
         ({"keep_checkpoints": -1}, "keep_checkpoints=-1"),
+        ({"roles": "learning_rate"}, "roles='learning_rate' given, expected a dict"),
         ({"max_failed_trials": 0}, "max_failed_trials=0"),
         ({"n_trials": None}, "n_trials=None"),
         ({"timeout": "10"}, "timeout='10' given, expected a number"),
