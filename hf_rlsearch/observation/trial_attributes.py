@@ -49,6 +49,9 @@ SPENT = "rl:spent"
 STOPPED = "rl:stopped"
 PAUSED = "rl:paused"
 
+# User attribute of a trial of ``SearchResult.tune_generation``: the fields of the generation configuration.
+GENERATION = "rl:generation"
+
 # Values of ROLE.
 BASELINE, SEARCH, CONFIRM = "baseline", "search", "confirm"
 

@@ -14,7 +14,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import ArgumentsError, ObjectiveError, SearchFailed, SearchSpaceError
-from hf_rlsearch.observation.trial_attributes import OBJECTIVE
+from hf_rlsearch.observation.trial_attributes import GENERATION, OBJECTIVE
 from hf_rlsearch.optuna import RLSampler
 from hf_rlsearch.space import SearchSpace, generic_role, record
 from hf_rlsearch.trainer.hyperparameters import ScopedNames, trial_model_init
@@ -77,7 +77,7 @@ def tune_generation(
         baseline, best = study.trials[0], study.best_trial
         if not objective.better(best.values[0], baseline.values[0]):
             best = baseline
-        fields = best.user_attrs["fields"]
+        fields = best.user_attrs[GENERATION]
         tuning.apply({} if best is baseline else fields)
         on_failure.pop_all()
     return GenerationResult(study, objective.names[0], fields, float(best.values[0]), float(baseline.values[0]))
@@ -155,7 +155,7 @@ class _Tuning:
         distributions = {name: self.space.distributions[name] for name in params}
         study.add_trial(
             optuna.trial.create_trial(
-                params=params, distributions=distributions, value=value, user_attrs={"fields": dict(self._defaults)}
+                params=params, distributions=distributions, value=value, user_attrs={GENERATION: dict(self._defaults)}
             )
         )
 
@@ -166,7 +166,7 @@ class _Tuning:
             values = self._hp_space(trial)
             fitted = self._names.validate({_scoped(name): value for name, value in values.items()})
             fields = fields_of(fitted, GEN)
-            trial.set_user_attr("fields", fields)
+            trial.set_user_attr(GENERATION, fields)
             value = self._evaluate(fields)
         except optuna.TrialPruned:
             study.tell(trial, state=TrialState.PRUNED)
