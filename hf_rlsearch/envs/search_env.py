@@ -1,4 +1,4 @@
-"""Plays searches as Markov decision processes: `SearchEnv` one of them, `BatchedSearch` B of them with arrays.
+"""Plays searches as Markov decision processes: `SearchEnv` one search, `BatchedSearch` B searches as arrays.
 
 Letters: B searches, T evaluations of an episode (each may start a trial), C candidates, H hyperparameters, L levels,
 N searches of a part of the batch, K candidates asked for.

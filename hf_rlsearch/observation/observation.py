@@ -344,7 +344,7 @@ def _at_reference(history: History) -> FloatArray:
 
 
 def _best_up_to(history: History, fidelity: FloatArray) -> FloatArray:
-    """T best values that each trial had reported by a fidelity, NaN where it has no report that early."""
+    """T best values of the trials up to T fidelities, NaN for a trial without a report that early."""
     best = np.full(len(history.params), -np.inf)
     if not any(map(len, history.curves)):
         return np.full(len(best), np.nan)

@@ -44,7 +44,7 @@ class Axis:
 
     @classmethod
     def of_hyperparameter(cls, search: SearchRecord, name: str) -> Axis:
-        """The axis of the whole distribution, and of values that were tried outside of it."""
+        """Makes the axis of the whole distribution, extended by values that were tried outside of that range."""
         distribution = search.distributions[name]
         given = {t.number: t.params[name] for t in search.trials if name in t.params}
         if isinstance(distribution, CategoricalDistribution):

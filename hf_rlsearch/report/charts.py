@@ -39,7 +39,7 @@ VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 _THEME = json.loads(files("hf_rlsearch.report").joinpath("theme.json").read_text(encoding="utf-8"))
 # Scheme -> role -> colour; the page has both schemes, exported files the light one.
 PALETTES: dict[str, dict[str, str]] = _THEME["palettes"]
-# Kind -> role of its colour, and shape; the same in every chart. Nobody has to tell red from green.
+# Kind -> role of its colour, and shape; the same in every chart. Shapes help readers who cannot tell red from green.
 KINDS: dict[str, tuple[str, str]] = _THEME["kinds"]
 # Pixels of an exported chart by how much of a page's width it takes; on the page the width follows the window.
 _WIDTHS = {"wide": 1160, "half": 560, "small": 370}

@@ -1,4 +1,4 @@
-"""Writes the report of a search as one HTML file that holds all of it: charts, tables, explanations, style, script."""
+"""Writes the report of a search as one self-contained HTML file: charts, tables, explanations, style and script."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ _GROUPS = {
 
 
 def to_copy(trial: TrialRecord) -> str:
-    """The values of a trial as Python that can be pasted: ``TrainingArguments`` fields, and apart from them all others.
+    """The values of a trial as Python code to paste: the fields of ``TrainingArguments``, then all other values.
 
     Args:
         trial: Of a search of this package or of any other study, in which every name without a prefix counts as a field

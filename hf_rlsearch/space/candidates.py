@@ -1,4 +1,4 @@
-"""Builds rows of levels to choose from: the whole grid, or a pool of it where the grid is too large."""
+"""Builds rows of levels to choose from: the whole grid, or a pool of rows where the grid is too large."""
 
 import math
 from collections.abc import Sequence

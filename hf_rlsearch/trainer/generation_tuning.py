@@ -211,7 +211,7 @@ class _Tuning:
         return self._known[key]
 
     def _baseline_params(self) -> Params:
-        """The Trainer's settings as params of the space; none where one of them lies outside of it."""
+        """The Trainer's settings as params of the space; empty if a setting lies outside of the space."""
         trial = FixedTrial({name: self._defaults.get(_field(name)) for name in self.space.names})
         try:
             with warnings.catch_warnings():

@@ -62,7 +62,7 @@ def updated_config(config: "PretrainedConfig", fields: Mapping[str, Any]) -> "Pr
 
 
 def rebuild_model(model: Any, fields: Mapping[str, Any]) -> Any:
-    """Builds a model again with some fields of its configuration changed, or returns it if it has these values already.
+    """Builds a model again with some fields of its configuration changed; returns the given model if none changes.
 
     Args:
         model: Fresh from ``model_init``, without an adapter around it.

@@ -197,7 +197,7 @@ class SearchCoordinator:
         self.leaderboard.discard_checkpoints()
 
     def conclude(self) -> SearchResult:
-        """Prints the result of the search, leaves it as the study's note, and returns it."""
+        """Prints the summary of the search, saves it as the note of the study, and returns the result."""
         self.leaderboard.discard_checkpoints(confirmed=True)
         result = SearchResult(
             study=self.study,

@@ -63,7 +63,7 @@ def run_search(provider: TrainerProvider, settings: SearchConfig) -> Any:
 
 @dataclass
 class Search:
-    """The search as one rank takes part in it."""
+    """Runs one rank's part of a search."""
 
     runner: DistributedTrialRunner
 

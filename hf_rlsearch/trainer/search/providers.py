@@ -151,7 +151,7 @@ class TrainerProtocol(Protocol):
         """Writes the model that ``evaluate`` scores, with its weights as safetensors."""
 
     def is_world_process_zero(self) -> bool:
-        """Returns whether this process is the one that writes."""
+        """Returns whether this process writes the files."""
 
 
 _METHODS = tuple(name for name, value in vars(TrainerProtocol).items() if callable(value) and not name.startswith("_"))

@@ -166,7 +166,7 @@ def _copy_callback(callback: Any, shared: dict[int, Any]) -> Any:
         return copy.deepcopy(callback, dict(shared))
     except Exception as error:
         logger.warning(
-            "%s cannot be copied (%s: %s), so all trials share this callback, with the state that each leaves in it.",
+            "%s cannot be copied (%s: %s), so all trials share this callback and its state.",
             type(callback).__name__,
             type(error).__name__,
             error,

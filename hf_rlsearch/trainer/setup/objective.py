@@ -321,13 +321,13 @@ def metric_direction(name: str, args: "TrainingArguments", given: str | None) ->
     elif given is not None and given != by_args:
         raise ObjectiveError(
             f"direction={given!r} contradicts greater_is_better={greater} of metric_for_best_model={best!r}. Set "
-            f"greater_is_better={given == MAXIMIZE}: the best checkpoint of each trial is chosen by it."
+            f"greater_is_better={given == MAXIMIZE}: that argument decides the best checkpoint of each trial."
         )
     elif given is None and by_name is not None and by_name != by_args:
         raise ObjectiveError(
             f"greater_is_better={greater} contradicts metric_for_best_model={best!r}, which is better when "
-            f"{_ADJECTIVES[by_name]}. Set greater_is_better={by_name == MAXIMIZE}: the best checkpoint of each trial "
-            f"is chosen by it. If {_ADJECTIVES[by_args]} really is better, pass direction={by_args!r} too."
+            f"{_ADJECTIVES[by_name]}. Set greater_is_better={by_name == MAXIMIZE}: that argument decides the best "
+            f"checkpoint of each trial. If {_ADJECTIVES[by_args]} really is better, pass direction={by_args!r} too."
         )
     # As the Trainer does for metric_for_best_model: larger values of an unknown metric are better.
     return given or by_args or by_name or MAXIMIZE

@@ -103,8 +103,8 @@ def _check_alone(study: optuna.Study) -> None:
         if time.monotonic() >= deadline:
             what, who = next(iter(alive.items()))
             raise StorageError(
-                f"Process {who['pid']} is running this search{what} (study {study.study_name!r}). Wait for it, give "
-                "another output_dir, or let several processes share a search with storage=, study_name= and "
+                f"Process {who['pid']} is running this search{what} (study {study.study_name!r}). Wait for its end, "
+                "give another output_dir, or let several processes share a search with storage=, study_name= and "
                 "load_if_exists=True."
             )
         time.sleep(0.2)
