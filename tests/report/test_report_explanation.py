@@ -38,7 +38,7 @@ def test_a_price_is_named_where_it_mattered() -> None:
             system_attrs={"rl:decision": decision},
         )
         study.add_trial(trial)
-    assert "price" not in explain(study, 0).to_text()
+    assert "cost of its whole training" not in explain(study, 0).to_text()
     assert "cost of its whole training: 0.33 full trainings" in explain(study, 1).to_text()
 
 
