@@ -1,4 +1,4 @@
-"""Computes the costs of candidates and the remaining budget and time, with which sampler and pruner plan."""
+"""Checks the limits of a search, and computes the budget that is left and the costs of trainings."""
 
 import math
 import time
