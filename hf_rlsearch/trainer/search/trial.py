@@ -151,7 +151,8 @@ class EvaluationMonitor:
     def __call__(self, trainer: "Trainer", metrics: Mapping[str, Any]) -> None:
         """Scores one evaluation; called on all ranks at the same step."""
         decided = self._decide(trainer, metrics).to_json() if self.group.is_main else None
-        evaluation = Evaluation.from_json(self.group.broadcast(decided))
+        # With the metrics of this rank, so that a loss which is NaN on one rank alone fails the trial.
+        evaluation = replace(Evaluation.from_json(self.group.broadcast(decided)), metrics=plain(metrics))
         self.evaluations.append(evaluation)
         if evaluation.state == TrialState.RUNNING:
             return
