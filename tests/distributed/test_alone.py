@@ -75,7 +75,6 @@ def test_the_reason_is_known_though_the_other_rank_is_stuck_until_it_is_killed(r
     assert_continued(both(scenario, tmp_path))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_an_objective_that_is_no_number_on_one_rank(rank: int, tmp_path: Path) -> None:
     found = both(f"nan_on_rank_{rank}", tmp_path)
