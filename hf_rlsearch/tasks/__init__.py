@@ -1,1 +1,1 @@
-"""Simulates trainings to learn from, and the histories of searches on them."""
+"""Trainings to learn from, simulated or in miniature, and the histories of searches on them."""

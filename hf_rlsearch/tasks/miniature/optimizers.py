@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from miniature.network import Layout
+from hf_rlsearch.tasks.miniature.network import Layout
 
 
 class Optimizer(ABC):

@@ -1,6 +1,6 @@
 """The bank: tables of miniature trainings on disk, one file a task.
 
-Run it as ``python scripts/miniature_bank.py --out FOLDER --first SEED --n N``; a run that was ended, in whatever way,
+Run it as ``python -m hf_rlsearch.tasks.bank --out FOLDER --first SEED --n N``; a run that was ended, in whatever way,
 continues where it stood when it is started again.
 """
 
@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hf_rlsearch.errors import StorageError
-from miniature import Table
+from hf_rlsearch.tasks.miniature import Table
 
 if TYPE_CHECKING:
-    from miniature.table import MiniatureSize
+    from hf_rlsearch.tasks.miniature.table import MiniatureSize
 
 BANK_FORMAT = 1
 """Number of the format of the tables; any change of what they hold, or of what is drawn, raises it."""
@@ -60,7 +60,7 @@ def make_bank(
     """
     import torch  # here, so that who only reads tables does not load it
 
-    from miniature.table import MiniatureSize, make_table
+    from hf_rlsearch.tasks.miniature.table import MiniatureSize, make_table
 
     size = size or MiniatureSize()
     _check_or_write_about(folder, size)

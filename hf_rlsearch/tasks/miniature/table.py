@@ -15,12 +15,12 @@ import numpy.typing as npt
 import torch
 
 from hf_rlsearch._typing import IntArray
-from miniature import Table
-from miniature.network import NetworkShape, parameters_of
-from miniature.problem import KINDS, Problem, draw_problem
-from miniature.scores import NEXT_TOKEN, SCORES
-from miniature.space import SCRATCH, SMALLEST_BATCH, MiniatureSpace, draw_space, fit_batches
-from miniature.training import Results, Rows, Settings, Start, pretrain, steps_of, train
+from hf_rlsearch.tasks.miniature import Table
+from hf_rlsearch.tasks.miniature.network import NetworkShape, parameters_of
+from hf_rlsearch.tasks.miniature.problem import KINDS, Problem, draw_problem
+from hf_rlsearch.tasks.miniature.scores import NEXT_TOKEN, SCORES
+from hf_rlsearch.tasks.miniature.space import SCRATCH, SMALLEST_BATCH, MiniatureSpace, draw_space, fit_batches
+from hf_rlsearch.tasks.miniature.training import Results, Rows, Settings, Start, pretrain, steps_of, train
 
 _ONE_SEED = 0.65  # share of the tasks whose trainings share a seed
 _MOST_SEQUENCES = 256  # to evaluate attention on: a token costs as much as a row of an MLP

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_rlsearch._typing import IntArray
-from miniature.training import DEFAULTS, Settings, steps_of
+from hf_rlsearch.tasks.miniature.training import DEFAULTS, Settings, steps_of
 
 FULL, ADAPTERS, SCRATCH = "full", "adapters", "scratch"
 METHODS: tuple[str, ...] = (FULL, ADAPTERS, SCRATCH)

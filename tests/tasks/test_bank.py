@@ -12,15 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-import miniature
 from hf_rlsearch.errors import StorageError
 from hf_rlsearch.observation.observation import FACTS, space_arrays
 from hf_rlsearch.space import ROLES
+from hf_rlsearch.tasks.bank import list_tables, main, make_bank, read_tables
+from hf_rlsearch.tasks.bank_tasks import MAX_EVALUATIONS, BankBatch, draw_from_bank
+from hf_rlsearch.tasks.miniature import Table
+from hf_rlsearch.tasks.miniature.table import MiniatureSize, make_table
 from hf_rlsearch.tasks.prior import TaskBatch
-from miniature import Table
-from miniature.batches import MAX_EVALUATIONS, BankBatch, draw_from_bank
-from miniature.table import MiniatureSize, make_table
-from miniature_bank import list_tables, main, make_bank, read_tables
 
 SMALL = MiniatureSize(
     n_configurations=(30, 40),
@@ -83,13 +82,12 @@ def test_tables_are_whole(tables: list[Table]) -> None:
 
 def test_a_killed_run_continues_where_it_stood(bank: Path, tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; from miniature_bank import make_bank; import torch; "
-        "from miniature.table import MiniatureSize; "
+        "from pathlib import Path; from hf_rlsearch.tasks.bank import make_bank; import torch; "
+        "from hf_rlsearch.tasks.miniature.table import MiniatureSize; "
         f"torch.set_num_threads({torch.get_num_threads()}); "
         f"make_bank(Path({str(tmp_path)!r}), 0, {N}, {SMALL!r})"
     )
-    scripts = Path(miniature.__file__).parents[1]
-    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, cwd=scripts)
+    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
     deadline = time.monotonic() + 60
     while len(list_tables(tmp_path)) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from hf_rlsearch._typing import FloatArray, IntArray
-from miniature.network import (
+from hf_rlsearch.tasks.miniature.network import (
     Forward,
     Layout,
     NetworkShape,
@@ -30,8 +30,8 @@ from miniature.network import (
     draw_weights,
     parameters_of,
 )
-from miniature.optimizers import OPTIMIZERS
-from miniature.scores import SCORES, mean_loss, scores
+from hf_rlsearch.tasks.miniature.optimizers import OPTIMIZERS
+from hf_rlsearch.tasks.miniature.scores import SCORES, mean_loss, scores
 
 DEFAULTS: dict[str, Any] = {
     "learning_rate": 5e-5,

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from hf_rlsearch._typing import FloatArray, IntArray
-from miniature.scores import CLASSIFICATION, NEXT_TOKEN, REGRESSION
-from miniature.training import Rows
+from hf_rlsearch.tasks.miniature.scores import CLASSIFICATION, NEXT_TOKEN, REGRESSION
+from hf_rlsearch.tasks.miniature.training import Rows
 
 N_SOURCE = 4096
 _FEATURES = 24  # of the teacher

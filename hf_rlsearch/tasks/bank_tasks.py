@@ -24,9 +24,9 @@ from hf_rlsearch.errors import StorageError
 from hf_rlsearch.observation.observation import FACTS
 from hf_rlsearch.observation.value_features import KINDS, kind
 from hf_rlsearch.space import ROLES, infer_role
+from hf_rlsearch.tasks.miniature import Table
 from hf_rlsearch.tasks.prior import TaskBatch
 from hf_rlsearch.tasks.prior_space import MAX_HYPERPARAMETERS, MAX_LEVELS
-from miniature import Table
 
 MAX_EVALUATIONS = 12
 _FEWEST = 30  # candidates that a part of a table must have

@@ -10,11 +10,11 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import Tensor
 from transformers.optimization import Adafactor, get_scheduler
 
-from miniature.network import Layout, NetworkShape, Parameter
-from miniature.optimizers import OPTIMIZERS
-from miniature.problem import KINDS, Problem, draw_problem
-from miniature.scores import CLASSIFICATION, NEXT_TOKEN, SCORES, scores
-from miniature.training import Results, Start, _schedules, pretrain, settings_of, train
+from hf_rlsearch.tasks.miniature.network import Layout, NetworkShape, Parameter
+from hf_rlsearch.tasks.miniature.optimizers import OPTIMIZERS
+from hf_rlsearch.tasks.miniature.problem import KINDS, Problem, draw_problem
+from hf_rlsearch.tasks.miniature.scores import CLASSIFICATION, NEXT_TOKEN, SCORES, scores
+from hf_rlsearch.tasks.miniature.training import Results, Start, _schedules, pretrain, settings_of, train
 
 LOSS, ACCURACY = 0, 1
 LAYOUT = Layout({"matrix": Parameter((4, 3), 0), "bias": Parameter((3,), 0)})
@@ -172,7 +172,7 @@ def test_scores_are_those_of_scikit_learn(n_classes: int) -> None:
 
 
 def test_smoothing_is_that_of_torch() -> None:
-    from miniature.scores import mean_loss
+    from hf_rlsearch.tasks.miniature.scores import mean_loss
 
     outputs, targets = torch.randn(2, 6, 3), torch.tensor([[0, 1, 2, 0, 1, 2]] * 2)
     ours: Tensor = mean_loss(CLASSIFICATION, outputs, targets, torch.tensor([0.1, 0.3]))
