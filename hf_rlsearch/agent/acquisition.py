@@ -18,21 +18,20 @@ SEARCH_FEATURES = (
 )  # fmt: skip
 
 
-def candidate_features(logits: Tensor, bins: Tensor, mask: Tensor) -> Tensor:
+def candidate_features(probabilities: Tensor, bins: Tensor, mask: Tensor) -> Tensor:
     """Describes candidates by their predicted distributions: B x C x len(CANDIDATE_FEATURES), each about in [-3, 3].
 
-    The logits are B x C x bins; `bins` has the value of each bin. Ranks and gaps are among the candidates that may be
-    chosen, those where the B x C mask is True.
+    The probabilities are B x C x bins; `bins` has the value of each bin. Ranks and gaps are among the candidates that
+    may be chosen, those where the B x C mask is True.
     """
-    p = logits.softmax(-1)
-    log_ei = log_expected_improvement(p, bins)
+    log_ei = log_expected_improvement(probabilities, bins)
     best = log_ei.masked_fill(~mask, -12.0).max(1, keepdim=True).values
-    mean, spread = mean_and_spread(p, bins)
-    chance = chance_of_improvement(p, bins)
+    mean, spread = mean_and_spread(probabilities, bins)
+    chance = chance_of_improvement(probabilities, bins)
     # The 90 % quantile, and below the chance of a gain of more than a fifth of (best - median).
-    upper = bins[(p.cumsum(-1) < 0.9).sum(-1).clamp(max=len(bins) - 1)]
+    upper = bins[(probabilities.cumsum(-1) < 0.9).sum(-1).clamp(max=len(bins) - 1)]
     order = log_ei.masked_fill(~mask, -12.0).argsort(1, descending=True).argsort(1)
-    large = (p * (bins > 0.2)).sum(-1)
+    large = (probabilities * (bins > 0.2)).sum(-1)
     rank = torch.log1p(order.float()) / 3
     return torch.stack([(log_ei + 4) / 3, log_ei - best, chance * 2 - 1, mean, spread, upper, rank, large * 2 - 1], -1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,8 @@ from hf_rlsearch.agent import acquisition
 from hf_rlsearch.agent.checkpoint import Card, load_weights
 from hf_rlsearch.agent.decision import Alternative, Decision
 from hf_rlsearch.agent.decision_head import DecisionHead
-from hf_rlsearch.agent.network import Arrays, EncodedHistory, NetworkConfig, Predictor
+from hf_rlsearch.agent.mixture import EncodedReadings, Mixture
+from hf_rlsearch.agent.network import Arrays, NetworkConfig, Predictor
 from hf_rlsearch.agent.shapley import most_attended, predicted_mean, shapley_values
 from hf_rlsearch.errors import WeightsError
 from hf_rlsearch.observation.history import History
@@ -47,10 +49,9 @@ class Agent:
 
     def __init__(self, tensors: Mapping[str, Tensor], card: Card) -> None:
         self.card = card
-        self._no_history: tuple[object, EncodedHistory] | None = None
+        self._no_history: tuple[object, EncodedReadings] | None = None
         try:
-            self.predictor = Predictor(NetworkConfig(**card.network)).eval()
-            self.predictor.load_state_dict(_part(tensors, "predictor"))
+            self.mixture = Mixture(_predictors(tensors, NetworkConfig(**card.network)))
             self.head = DecisionHead().eval() if _part(tensors, "head") else None
             if self.head is not None:
                 self.head.load_state_dict(_part(tensors, "head"))
@@ -91,15 +92,15 @@ class Agent:
         observation = live_observation(space, history, candidates, mask, facts)
         with one_torch_thread(), torch.inference_mode():
             arrays = Arrays.of(observation)
-            encoded = self.predictor.encode_history(arrays)
-            logits = self.predictor.score(encoded, arrays.candidates)
-            source, scores = self._scores(logits, mask, n_remaining, n_done)
+            encoded = self.mixture.encode_history(arrays)
+            probabilities = self.mixture.score(encoded, arrays.candidates)
+            source, scores = self._scores(probabilities, mask, n_remaining, n_done)
             if acquisition_weight is not None:
                 scores = scores + _SHARPNESS * torch.as_tensor(np.log(acquisition_weight))
             order, chances = _ranked(scores, mask, rng)
             row, alternative = candidates[order[0]], None
             if len(order) > 1:
-                prediction = self._prediction(logits[0, order[1]], chances[order[1]])
+                prediction = self._prediction(probabilities[0, order[1]], chances[order[1]])
                 alternative = Alternative(params=space.decode(candidates[order[1]]), **prediction)
             contributions, prior_contributions = self._contributions(space, encoded, row, facts, rng)
             return Decision(
@@ -109,8 +110,8 @@ class Agent:
                 alternative=alternative,
                 contributions=contributions,
                 prior_contributions=prior_contributions,
-                attention=most_attended(self.predictor, encoded, row, history.numbers),
-                **self._prediction(logits[0, order[0]], chances[order[0]]),
+                attention=most_attended(self.mixture, encoded, row, history.numbers),
+                **self._prediction(probabilities[0, order[0]], chances[order[0]]),
             )
 
     def forecast(
@@ -139,31 +140,32 @@ class Agent:
             arrays = Arrays.of(live_observation(space, history, candidates, mask, facts))
             own = arrays.trials[:, at : at + 1]  # may have values between the levels, which no candidate has
             rows = torch.cat([arrays.candidates, own], dim=1)
-            chances = self.predictor.score(self.predictor.encode_history(arrays), rows).softmax(-1)
+            probabilities = self.mixture.score(self.mixture.encode_history(arrays), rows)
             allowed = torch.cat([torch.as_tensor(mask), torch.tensor([False])])[None]
             last = torch.tensor([len(candidates)])
-            return acquisition.forecast_features(chances, self.predictor.bins, last, allowed)[0].numpy()
+            return acquisition.forecast_features(probabilities, self.mixture.bins, last, allowed)[0].numpy()
 
-    def _scores(self, logits: Tensor, mask: BoolArray, n_remaining: int | None, n_done: int) -> tuple[str, Tensor]:
+    def _scores(
+        self, probabilities: Tensor, mask: BoolArray, n_remaining: int | None, n_done: int
+    ) -> tuple[str, Tensor]:
         """Scores C candidates: "policy" or "predictor", whichever scored, and C unnormalised log-probabilities."""
         if self.head is None or n_remaining is None:
-            chances = logits[0].softmax(-1)
-            return "predictor", _SHARPNESS * acquisition.log_expected_improvement(chances, self.predictor.bins)
+            return "predictor", _SHARPNESS * acquisition.log_expected_improvement(probabilities[0], self.mixture.bins)
         allowed = torch.as_tensor(mask)[None]
-        candidates = acquisition.candidate_features(logits, self.predictor.bins, allowed)
+        candidates = acquisition.candidate_features(probabilities, self.mixture.bins, allowed)
         left, total = torch.tensor([float(n_remaining)]), torch.tensor([float(n_remaining + n_done)])
         search = acquisition.search_features(candidates, allowed, torch.tensor([-1]), torch.zeros(1), left, total)
         actions = torch.cat([allowed, torch.zeros(1, 1, dtype=torch.bool)], dim=1)  # nothing runs that could continue
         return "policy", torch.as_tensor(self.head(candidates, search, actions)[0][0, :-1])
 
-    def _prediction(self, logits: Tensor, probability: float) -> dict[str, float]:
-        """The numbers of a `Prediction` from the logits of one candidate and its probability of being chosen."""
-        p, bins = logits.softmax(-1), self.predictor.bins
-        mean, spread = acquisition.mean_and_spread(p, bins)
+    def _prediction(self, probabilities: Tensor, chosen: float) -> dict[str, float]:
+        """The numbers of a `Prediction` from the outcome of one candidate and its probability of being chosen."""
+        bins = self.mixture.bins
+        mean, spread = acquisition.mean_and_spread(probabilities, bins)
         return {
-            "probability": float(probability),
-            "improvement": float(acquisition.expected_improvement(p, bins)),
-            "chance": float(acquisition.chance_of_improvement(p, bins)),
+            "probability": float(chosen),
+            "improvement": float(acquisition.expected_improvement(probabilities, bins)),
+            "chance": float(acquisition.chance_of_improvement(probabilities, bins)),
             "mean": float(mean),
             "spread": float(spread),
         }
@@ -171,23 +173,23 @@ class Agent:
     def _contributions(
         self,
         space: SearchSpace,
-        encoded: EncodedHistory,
+        encoded: EncodedReadings,
         row: IntArray,
         facts: Mapping[str, float],
         rng: np.random.Generator,
     ) -> tuple[dict[str, float], ...]:
         """Contributions of each hyperparameter to the prediction, given the trials and without any."""
-        predictors = [predicted_mean(self.predictor, r) for r in (encoded, self._encode_no_history(space, facts))]
+        predictors = [predicted_mean(self.mixture, e) for e in (encoded, self._encode_no_history(space, facts))]
         found = shapley_values(predictors, row, space.n_levels, rng)
         return tuple(dict(zip(space.names, values.tolist(), strict=True)) for values in found)
 
-    def _encode_no_history(self, space: SearchSpace, facts: Mapping[str, float]) -> EncodedHistory:
+    def _encode_no_history(self, space: SearchSpace, facts: Mapping[str, float]) -> EncodedReadings:
         """Encodes a search without trials; the last encoding is kept, as it stays the same during a search."""
         key = (space, tuple(sorted(facts.items())))
         if self._no_history is None or self._no_history[0] != key:
             row, mask = np.zeros((1, len(space.names)), int), np.ones(1, bool)
             observation = live_observation(space, History.from_trials([], []), row, mask, facts)
-            self._no_history = key, self.predictor.encode_history(Arrays.of(observation))
+            self._no_history = key, self.mixture.encode_history(Arrays.of(observation))
         return self._no_history[1]
 
 
@@ -224,8 +226,18 @@ def one_torch_thread() -> Iterator[None]:
             torch.set_num_threads(before)
 
 
+def _predictors(tensors: Mapping[str, Tensor], config: NetworkConfig) -> list[Predictor]:
+    """The predictors "predictor.0.*", "predictor.1.*" ...; older weights hold one, without a number."""
+    numbers = sorted({int(name.split(".")[1]) for name in tensors if re.match(r"predictor\.\d+\.", name)})
+    predictors = []
+    for name in [f"predictor.{i}" for i in numbers] or ["predictor"]:
+        predictors.append(Predictor(config))
+        predictors[-1].load_state_dict(_part(tensors, name))
+    return predictors
+
+
 def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The tensors of a network ("predictor" or "head") by their names in it; empty if the weights lack the network."""
+    """The tensors of a network such as "head" by their names in it; empty if the weights lack the network."""
     return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
 
 

@@ -11,14 +11,16 @@ from hf_rlsearch._typing import Params
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """A predicted outcome of one candidate. Differences are on the task's scale: 1 = from its median to its best.
+    """A predicted outcome of one candidate, of the mixture of all readings of the history, see `agent.mixture`.
+
+    Differences are on the task's scale: 1 = from its median to its best.
 
     Attributes:
         probability: Of choosing it, among the candidates, in [0, 1].
         improvement: Expected improvement over the best trial.
         chance: Predicted probability of any improvement.
         mean: Predicted mean difference to the best trial.
-        spread: Predicted standard deviation.
+        spread: Predicted standard deviation, which includes how far the readings disagree.
     """
 
     probability: float = 1.0
@@ -46,7 +48,8 @@ class Decision(Prediction):
         alternative: The second best; None where there was no other, or no prediction.
         contributions: By hyperparameter, how much its value moves the predicted mean, see `agent.shapley`.
         prior_contributions: The same for a prediction without any trial, from the agent's general knowledge alone.
-        attention: (trial number, attention weight in [0, 1]) of the trials with the largest weights, largest first.
+        attention: (trial number, attention weight in [0, 1]) of the trials with the largest weights, largest first;
+            means over the readings of the networks.
         price: Cost of its whole training, in full trainings; None where costs did not matter.
     """
 

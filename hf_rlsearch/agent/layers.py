@@ -120,7 +120,7 @@ class GaussianProcesses(nn.Module):
     ) -> Posterior:
         """Fits the processes to the B x T trials, whose value is on the history's own scale where it is known.
 
-        The embeddings are B x H x W and B x T x W, the distances B x H x T x T, see `Predictor._distances`.
+        The embeddings are B x H x W and B x T x W, the distances B x H x T x T, see `level_distances`.
         """
         scales, x = F.softplus(self.scales(hyperparameters) + self.begin), self.norm(trials)
         B, T, W = x.shape

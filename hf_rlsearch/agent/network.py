@@ -21,10 +21,14 @@ from torch.nn import functional as F
 
 from hf_rlsearch.agent.layers import Block, GaussianProcesses, Posterior, mlp
 from hf_rlsearch.observation.observation import (
+    LEVEL_REAL,
     N_CONTEXT_FEATURES,
     N_LEVEL_FEATURES,
     N_STATIC_FEATURES,
     N_TRIAL_FEATURES,
+    TRIAL_KNOWN,
+    TRIAL_RANK,
+    TRIAL_VALUE,
     Observation,
 )
 
@@ -97,7 +101,7 @@ class EncodedHistory:
         context: B x W, of the whole search.
         levels: B x H x L x W embeddings of the levels.
         trials: B x T x W embeddings of the trials.
-        attention_distances: B x H x (L + 1) x T distances of the attention, see `Predictor._distances`.
+        attention_distances: B x H x (L + 1) x T distances of the attention, see `level_distances`.
         gp_distances: The same of the Gaussian processes.
         scales: B x H x (blocks * heads) learned weights of the distance from candidates to trials.
         trial_mask: B x T, False for padding.
@@ -149,13 +153,13 @@ class Predictor(nn.Module):
         scales = F.softplus(self.scales(per_hyperparameter) + 1.0) * arrays.static[..., :1]  # B x H x blocks*heads
         trials = self._sum_levels(levels, arrays.trials) + self.trial_in(arrays.trial_features) + context[:, None]
         heads, split = self.config.heads, self.config.history_blocks * self.config.heads
-        attention_distances, gp_distances = self._distances(arrays)
-        gaps = self._gather_levels(attention_distances, arrays.trials)
+        attention_distances, gp_distances = level_distances(arrays)
+        gaps = gather_levels(attention_distances, arrays.trials)
         among = self._bias(gaps, scales[..., :split], arrays.trial_mask)
         for i, block in enumerate(self.history):
             trials = block(trials, trials, among[:, i * heads : (i + 1) * heads])
-        known = arrays.trial_mask & (arrays.trial_features[..., 4] > 0)  # column 4: the trial has a value
-        between, value = self._gather_levels(gp_distances, arrays.trials), arrays.trial_features[..., 0]
+        known = arrays.trial_mask & (arrays.trial_features[..., TRIAL_KNOWN] > 0)
+        between, value = gather_levels(gp_distances, arrays.trials), arrays.trial_features[..., TRIAL_VALUE]
         posterior = self.processes.fit(per_hyperparameter, between, trials, value, known)
         distances, mask = (attention_distances, gp_distances), arrays.trial_mask
         return EncodedHistory(context, levels, trials, *distances, scales[..., split:], mask, posterior)
@@ -183,12 +187,12 @@ class Predictor(nn.Module):
         """B x C x W embeddings before they attend to the trials."""
         x = self._sum_levels(encoded.levels, candidates)
         x = x + self.candidate_in(torch.cat([x, encoded.context[:, None].expand(-1, x.shape[1], -1)], -1))
-        distances = self._gather_levels(encoded.gp_distances, candidates)
+        distances = gather_levels(encoded.gp_distances, candidates)
         return torch.as_tensor(x + self.processes(encoded.posterior, distances))
 
     def _attention_bias(self, encoded: EncodedHistory, candidates: Tensor) -> tuple[Tensor, ...]:
         """Per cross-attention block B x heads x C x T, minus the distance from candidates to trials."""
-        distances = self._gather_levels(encoded.attention_distances, candidates)
+        distances = gather_levels(encoded.attention_distances, candidates)
         return torch.split(self._bias(distances, encoded.scales, encoded.trial_mask), self.config.heads, dim=1)
 
     def _levels(self, arrays: Arrays, context: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,7 +200,7 @@ class Predictor(nn.Module):
 
         Padding outweighs real levels several times, so the layers run over the N real ones only.
         """
-        real = arrays.level_features[..., 5] > 0  # column 5: the level is not padding
+        real = arrays.level_features[..., LEVEL_REAL] > 0
         b, h, level = real.nonzero(as_tuple=True)
         features = [arrays.static[b, h], arrays.level_features[b, h, level]]
         embedded = self.level_in(torch.cat(features, -1)) + context[b]
@@ -215,9 +219,9 @@ class Predictor(nn.Module):
     def _marginals(self, arrays: Arrays, b: Tensor, h: Tensor, level: Tensor) -> Tensor:
         """N x N_MARGINALS: kernel means of the outcomes near each level, at two widths, and the incumbent."""
         index = arrays.trials.transpose(1, 2)[b, h]  # N x T
-        known = (index >= 0) & (arrays.trial_mask & (arrays.trial_features[..., 4] > 0))[b]
-        value = arrays.trial_features[b, :, 0]  # 0 for the best trial, negative below
-        rank = arrays.trial_features[b, :, 2]  # in [0, 1]
+        known = (index >= 0) & (arrays.trial_mask & (arrays.trial_features[..., TRIAL_KNOWN] > 0))[b]
+        value = arrays.trial_features[b, :, TRIAL_VALUE]  # 0 for the best trial, negative below
+        rank = arrays.trial_features[b, :, TRIAL_RANK]  # in [0, 1]
         ordered, own = arrays.ordered[b, h], arrays.positions[b, h, level]
         places = arrays.positions[b, h]
         gap = (own[:, None] - torch.gather(places, 1, index.clamp(min=0))).abs()
@@ -247,35 +251,35 @@ class Predictor(nn.Module):
         return table.index_select(0, index.flatten()).view(B, rows.shape[1], H, W).sum(2)
 
     @staticmethod
-    def _distances(arrays: Arrays) -> tuple[Tensor, Tensor]:
-        """Distances of levels to trials for the attention and for the Gaussian processes, each B x H x (L + 1) x T.
-
-        The last level is "missing". Distances are kept by level, as there are far fewer levels than candidates. For the
-        attention a missing hyperparameter is half of the range from everything. For the Gaussian processes, whose
-        kernels have to be positive, it is the whole range from every level and 0 from another trial that lacks it.
-        """
-        index = arrays.trials.transpose(1, 2)  # B x H x T
-        other = torch.gather(arrays.positions, 2, index.clamp(min=0))
-        gap = (arrays.positions[..., None] - other[:, :, None]).abs()
-        level = torch.arange(arrays.positions.shape[2], device=index.device)
-        gap = torch.where(arrays.ordered[..., None, None], gap, (level[:, None] != index[:, :, None]).float())
-        lacking, present = (index < 0)[:, :, None], arrays.static[..., :1, None]
-        attention_distances = F.pad(gap.masked_fill(lacking, 0.5), (0, 0, 0, 1), value=0.5)
-        gp_distances = torch.cat([gap.masked_fill(lacking, 1.0), (~lacking).to(gap.dtype)], dim=2)
-        return attention_distances * present, gp_distances * present
-
-    @staticmethod
-    def _gather_levels(table: Tensor, rows: Tensor) -> Tensor:
-        """Looks each row's levels up in a table: B x H x (L + 1) x T, B x N x H -> B x H x N x T."""
-        B, H, L, T = table.shape
-        level = torch.where(rows < 0, L - 1, rows).transpose(1, 2) + torch.arange(H, device=rows.device)[:, None] * L
-        index = (level + torch.arange(B, device=rows.device)[:, None, None] * (H * L)).flatten()
-        return table.reshape(B * H * L, T).index_select(0, index).view(B, H, rows.shape[1], T)
-
-    @staticmethod
     def _bias(distances: Tensor, scales: Tensor, trial_mask: Tensor) -> Tensor:
         """Minus the learned distance from rows to trials, B x heads x N x T; padding is far away."""
         B, H, N, T = distances.shape
         costs = (distances**2 + 0.3 * distances).view(B, H, N * T)
         distance = (scales.transpose(1, 2) @ costs).view(B, scales.shape[2], N, T)
         return -(distance + 1e4 * ~trial_mask[:, None, None])
+
+
+def level_distances(arrays: Arrays) -> tuple[Tensor, Tensor]:
+    """Distances of levels to trials for the attention and for the Gaussian processes, each B x H x (L + 1) x T.
+
+    The last level is "missing". Distances are kept by level, as there are far fewer levels than candidates. For the
+    attention a missing hyperparameter is half of the range from everything. For the Gaussian processes, whose
+    kernels have to be positive, it is the whole range from every level and 0 from another trial that lacks it.
+    """
+    index = arrays.trials.transpose(1, 2)  # B x H x T
+    other = torch.gather(arrays.positions, 2, index.clamp(min=0))
+    gap = (arrays.positions[..., None] - other[:, :, None]).abs()
+    level = torch.arange(arrays.positions.shape[2], device=index.device)
+    gap = torch.where(arrays.ordered[..., None, None], gap, (level[:, None] != index[:, :, None]).float())
+    lacking, present = (index < 0)[:, :, None], arrays.static[..., :1, None]
+    attention_distances = F.pad(gap.masked_fill(lacking, 0.5), (0, 0, 0, 1), value=0.5)
+    gp_distances = torch.cat([gap.masked_fill(lacking, 1.0), (~lacking).to(gap.dtype)], dim=2)
+    return attention_distances * present, gp_distances * present
+
+
+def gather_levels(table: Tensor, rows: Tensor) -> Tensor:
+    """Looks each row's levels up in a table: B x H x (L + 1) x T, B x N x H -> B x H x N x T."""
+    B, H, L, T = table.shape
+    level = torch.where(rows < 0, L - 1, rows).transpose(1, 2) + torch.arange(H, device=rows.device)[:, None] * L
+    index = (level + torch.arange(B, device=rows.device)[:, None, None] * (H * L)).flatten()
+    return table.reshape(B * H * L, T).index_select(0, index).view(B, H, rows.shape[1], T)

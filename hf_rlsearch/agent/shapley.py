@@ -15,7 +15,7 @@ import torch
 
 from hf_rlsearch._typing import FloatArray, IntArray
 from hf_rlsearch.agent.acquisition import mean_and_spread
-from hf_rlsearch.agent.network import EncodedHistory, Predictor
+from hf_rlsearch.agent.mixture import EncodedReadings, Mixture
 
 _MAX_ROWS = 72  # predicted for one explanation, which must stay cheap; more only where two references need them
 _MAX_ATTENDED, _MIN_ATTENTION = 5, 0.02
@@ -61,24 +61,24 @@ def spread_rows(n_levels: IntArray, count: int, rng: np.random.Generator) -> Int
     return rng.permuted((place * n_levels).astype(np.int64), axis=0)
 
 
-def predicted_mean(predictor: Predictor, encoded: EncodedHistory) -> Callable[[IntArray], FloatArray]:
-    """N x H level indices -> N predicted means, of one search."""
+def predicted_mean(mixture: Mixture, encoded: EncodedReadings) -> Predict:
+    """N x H level indices -> N means of the mixture, which are means over its readings, of one search."""
 
     def predict(rows: IntArray) -> FloatArray:
-        logits = predictor.score(encoded, torch.as_tensor(rows)[None])[0]
-        return np.asarray(mean_and_spread(logits.softmax(-1), predictor.bins)[0].double().numpy())
+        probabilities = mixture.score(encoded, torch.as_tensor(rows)[None])[0]
+        return np.asarray(mean_and_spread(probabilities, mixture.bins)[0].double().numpy())
 
     return predict
 
 
 def most_attended(
-    predictor: Predictor, encoded: EncodedHistory, row: IntArray, numbers: IntArray
+    mixture: Mixture, encoded: EncodedReadings, row: IntArray, numbers: IntArray
 ) -> tuple[tuple[int, float], ...]:
     """At most five (trial number, weight) pairs, the largest weight first; together at most 1.
 
     The weights are those with which the prediction of the candidate in `row`, H level indices, attends to the T trials
-    of one search, whose numbers are given.
+    of one search, whose numbers are given: means over the readings of the predictors.
     """
-    weights = predictor.attention(encoded, torch.as_tensor(row)[None, None])[0, 0, 1:].double().numpy()
+    weights = mixture.attention(encoded, torch.as_tensor(row)[None, None])[0, 0, 1:].double().numpy()
     order = np.argsort(-weights, kind="stable")[:_MAX_ATTENDED]
     return tuple((int(numbers[i]), float(weights[i])) for i in order if weights[i] >= _MIN_ATTENTION)

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from hf_rlsearch.agent.checkpoint import Card, save_weights
+from hf_rlsearch.agent.mixture import Mixture
 from hf_rlsearch.agent.network import NetworkConfig
 from hf_rlsearch.meta_training.decision_head import DecisionHeadTraining, acceptance_test, train_decision_head
 from hf_rlsearch.meta_training.predictor import PredictorTraining, train_predictor
@@ -48,10 +49,11 @@ def main(arguments: list[str] | None = None) -> None:
     choosing = DecisionHeadTraining(steps=args.decision_head_steps, test_tasks=args.test_tasks)
     config = NetworkConfig()
     predictor = train_predictor(predicting, config, args.folder, device=device)
-    tensors = {f"predictor.{k}": v.cpu() for k, v in predictor.state_dict().items()}
-    tensors |= train_stop_rule(stopping, predictor, args.folder, device)
-    model = train_decision_head(choosing, predictor, args.folder, device)
-    verdict = acceptance_test(choosing, predictor, model, device)
+    tensors = {f"predictor.0.{k}": v.cpu() for k, v in predictor.state_dict().items()}
+    mixture = Mixture([predictor])
+    tensors |= train_stop_rule(stopping, mixture, args.folder, device)
+    model = train_decision_head(choosing, mixture, args.folder, device)
+    verdict = acceptance_test(choosing, mixture, model, device)
     print(json.dumps(verdict, indent=2))
     if verdict["ships"]:
         tensors |= {f"head.{k}": v for k, v in model.policy.head.state_dict().items()}  # type: ignore[union-attr]
@@ -66,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
             "decision_head": asdict(choosing),
             "device": device,
         },
-        gates={"decision_head": verdict, "stop_rule": compare_stop_rules(tensors, predictor, args.test_tasks, device)},
+        gates={"decision_head": verdict, "stop_rule": compare_stop_rules(tensors, mixture, args.test_tasks, device)},
         versions={name: version(name) for name in ("torch", "stable-baselines3", "gymnasium", "numpy")},
         limits="Trained on spaces of 1-12 hyperparameters and searches of up to 40 trials, or 160 evaluations where "
         "trials are stopped; beyond, see docs/meta_training.md.",

@@ -1,4 +1,4 @@
-"""Trains the decision head by PPO on the frozen predictor, the third stage of meta-training, and tests if it ships."""
+"""Trains the decision head by PPO on the frozen predictors, the third stage of meta-training, and tests if it ships."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stable_baselines3 import PPO
 
 from hf_rlsearch._typing import FloatArray, IntArray
 from hf_rlsearch.agent.acquisition import CANDIDATE_FEATURES
-from hf_rlsearch.agent.network import Predictor
+from hf_rlsearch.agent.mixture import Mixture
 from hf_rlsearch.envs.search_env import BatchedSearch, prior_tasks
 from hf_rlsearch.envs.vec_env import SearchVecEnv
 from hf_rlsearch.meta_training.sb3_policy import FeatureEncoder, SearchPolicy, feature_space
@@ -48,11 +48,11 @@ class DecisionHeadTraining:
     test_tasks: int = 2048
 
 
-def train_decision_head(settings: DecisionHeadTraining, predictor: Predictor, folder: Path, device: str) -> PPO:
+def train_decision_head(settings: DecisionHeadTraining, mixture: Mixture, folder: Path, device: str) -> PPO:
     """Trains the head, or loads it from `folder`; an episode has `n_steps` decisions, so nothing is bootstrapped."""
     model = PPO(
         SearchPolicy,
-        _env(settings, predictor, settings.n_envs, settings.seed, device, GROUP),
+        _env(settings, mixture, settings.n_envs, settings.seed, device, GROUP),
         n_steps=settings.budget,
         batch_size=256,
         n_epochs=8,
@@ -72,17 +72,17 @@ def train_decision_head(settings: DecisionHeadTraining, predictor: Predictor, fo
 
 
 def _env(
-    settings: DecisionHeadTraining, predictor: Predictor, n_envs: int, seed: int, device: str, group: int = 1
+    settings: DecisionHeadTraining, mixture: Mixture, n_envs: int, seed: int, device: str, group: int = 1
 ) -> SearchVecEnv:
     tasks, space = prior_tasks(settings.n_candidates), feature_space(settings.n_candidates)
-    encode = FeatureEncoder(predictor, device)
+    encode = FeatureEncoder(mixture, device)
     return SearchVecEnv(
         tasks=tasks, n_envs=n_envs, budget=settings.budget, seed=seed, group=group, encode=encode, space=space
     )
 
 
 def acquisition(observations: dict[str, FloatArray]) -> IntArray:
-    """The predictor's own choice: the allowed candidate of the largest expected improvement."""
+    """The predictors' own choice: the allowed candidate of the largest expected improvement."""
     log_ei = observations["candidates"][..., CANDIDATE_FEATURES.index("log_ei")]
     return np.asarray(np.where(observations["mask"][:, :-1] > 0, log_ei, -np.inf).argmax(1))
 
@@ -96,7 +96,7 @@ def area_under_regret(search: BatchedSearch, encode: Callable[[BatchedSearch], A
     return np.asarray(np.mean(regrets, axis=0))
 
 
-def acceptance_test(settings: DecisionHeadTraining, predictor: Predictor, model: PPO, device: str) -> dict[str, Any]:
+def acceptance_test(settings: DecisionHeadTraining, mixture: Mixture, model: PPO, device: str) -> dict[str, Any]:
     """Compares the head with the acquisition in pairs: same fresh tasks, same noise of every training.
 
     Returns:
@@ -109,7 +109,7 @@ def acceptance_test(settings: DecisionHeadTraining, predictor: Predictor, model:
     areas: dict[str, list[FloatArray]] = {"head": [], "acquisition": []}
     for block in range(settings.test_tasks // _BLOCK):
         for name, policy in (("head", head), ("acquisition", acquisition)):
-            env = _env(settings, predictor, _BLOCK, _TEST_SEED + block, device)
+            env = _env(settings, mixture, _BLOCK, _TEST_SEED + block, device)
             env.search.fix_noise(_TEST_SEED + block)
             areas[name].append(area_under_regret(env.search, env.encode, policy))
     by_head, by_acquisition = (np.concatenate(area) for area in areas.values())

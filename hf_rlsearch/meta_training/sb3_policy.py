@@ -1,4 +1,4 @@
-"""Adapts the decision head to stable-baselines3's PPO: features of the frozen predictor, masked logits and entropy."""
+"""Adapts the decision head to stable-baselines3's PPO: features of the frozen predictors, masked logits and entropy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from torch import Tensor
 from hf_rlsearch._typing import FloatArray
 from hf_rlsearch.agent.acquisition import CANDIDATE_FEATURES, SEARCH_FEATURES, candidate_features, search_features
 from hf_rlsearch.agent.decision_head import DecisionHead
-from hf_rlsearch.agent.network import Arrays, Predictor
+from hf_rlsearch.agent.mixture import Mixture
+from hf_rlsearch.agent.network import Arrays
 from hf_rlsearch.envs.search_env import BatchedSearch
 
 Observations = dict[str, Tensor]
@@ -37,17 +38,17 @@ def feature_space(n_candidates: int) -> spaces.Dict:
 
 
 class FeatureEncoder:
-    """Runs the predictor once per step, so that PPO stores and replays features only."""
+    """Runs the predictors once per step, so that PPO stores and replays features only."""
 
-    def __init__(self, predictor: Predictor, device: str = "cpu") -> None:
-        self.predictor, self.device = predictor.eval(), device
+    def __init__(self, mixture: Mixture, device: str = "cpu") -> None:
+        self.mixture, self.device = mixture.to(device), device
 
     @torch.inference_mode()
     def __call__(self, search: BatchedSearch) -> dict[str, FloatArray]:
         """B searches as arrays of `feature_space`, with a leading B."""
         mask = torch.as_tensor(search.action_masks(), device=self.device)
-        logits = self.predictor(Arrays.of(search.observe(), self.device))
-        candidates = candidate_features(logits, self.predictor.bins, mask[:, :-1])
+        probabilities = self.mixture(Arrays.of(search.observe(), self.device))
+        candidates = candidate_features(probabilities, self.mixture.bins, mask[:, :-1])
         b, at, runs = np.arange(search.n_envs), np.maximum(search.running, 0), search.running >= 0
         columns = (  # running candidate, its fidelity, trainings left, trainings in all
             np.where(runs, search.chosen[b, at], -1),

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.agent.acquisition import forecast_features
-from hf_rlsearch.agent.network import Arrays, Predictor
+from hf_rlsearch.agent.mixture import Mixture
+from hf_rlsearch.agent.network import Arrays
 from hf_rlsearch.agent.stop_rule import StopRule
 from hf_rlsearch.envs.search_env import BatchedSearch, prior_tasks
 from hf_rlsearch.envs.stop_env import N_CANDIDATES, StopVecEnv
@@ -64,8 +65,8 @@ class StopTraining:
     seed: int = 1
 
 
-def train_stop_rule(settings: StopTraining, predictor: Predictor, folder: Path, device: str) -> dict[str, Tensor]:
-    """Trains the tensors of `StopRule` by PPO, first without and then with forecasts of the frozen predictor.
+def train_stop_rule(settings: StopTraining, mixture: Mixture, folder: Path, device: str) -> dict[str, Tensor]:
+    """Trains the tensors of `StopRule` by PPO, first without and then with forecasts of the frozen predictors.
 
     The folder holds the tensors of each finished part, which is then not repeated.
     """
@@ -78,7 +79,7 @@ def train_stop_rule(settings: StopTraining, predictor: Predictor, folder: Path, 
         model.learn(settings.steps)
         save_file(_tensors(model), first)
     if not second.exists():
-        forecasts = Forecaster(predictor, device)
+        forecasts = Forecaster(mixture, device)
         env = StopVecEnv(
             n_envs=settings.joint_envs, seed=settings.seed + 1, group=GROUP, tasks=tasks, forecasts=forecasts
         )
@@ -90,14 +91,14 @@ def train_stop_rule(settings: StopTraining, predictor: Predictor, folder: Path, 
 
 
 class Forecaster:
-    """Forecasts running trials with the frozen predictor: where each will end, and whether another candidate is better.
+    """Forecasts running trials with frozen predictors: where each will end, and whether another candidate is better.
 
     The stop rule reads these numbers beside the curves. They make stopping and choosing one decision: a training is
     stopped when the rest of it is expected to bring less than a new trial.
     """
 
-    def __init__(self, predictor: Predictor, device: str = "cpu") -> None:
-        self.predictor, self.device = predictor.eval(), device
+    def __init__(self, mixture: Mixture, device: str = "cpu") -> None:
+        self.mixture, self.device = mixture.to(device), device
 
     @torch.inference_mode()
     def __call__(self, search: BatchedSearch, wanted: BoolArray) -> tuple[FloatArray, IntArray]:
@@ -116,8 +117,8 @@ class Forecaster:
         targets = np.concatenate([others, running[:, None]], axis=1)
         last = torch.full((len(rows),), others.shape[1], device=self.device)
         choosable = torch.as_tensor(np.pad(allowed, ((0, 0), (0, 1))), device=self.device)
-        probabilities = self.predictor(Arrays.of(search.observe(rows, targets), self.device)).softmax(-1)
-        made, pick = forecast_features(probabilities, self.predictor.bins, last, choosable)
+        probabilities = self.mixture(Arrays.of(search.observe(rows, targets), self.device))
+        made, pick = forecast_features(probabilities, self.mixture.bins, last, choosable)
         features[rows], picks[rows] = made.cpu().numpy(), targets[np.arange(len(rows)), pick.cpu().numpy()]
         return features, picks
 
@@ -175,14 +176,14 @@ def keep_better_third(observations: FloatArray) -> FloatArray:
     return np.asarray(8.0 * (0.6 - observations[:, CURVE_FEATURES.index("rank_here")]) - 1.0)
 
 
-def compare_stop_rules(tensors: dict[str, Tensor], predictor: Predictor, n_tasks: int, device: str) -> dict[str, Any]:
+def compare_stop_rules(tensors: dict[str, Tensor], mixture: Mixture, n_tasks: int, device: str) -> dict[str, Any]:
     """Compares the trained stop rule with the rule that PPO started from and with never stopping, on fresh tasks.
 
     Returns:
         Mean areas under the regret curve, and the difference to `keep_better_third` (negative = trained is better) with
         its 95% interval over blocks of tasks, which share a budget and a number of evaluations.
     """
-    forecasts, trained = Forecaster(predictor, device), StopRule(tensors)
+    forecasts, trained = Forecaster(mixture, device), StopRule(tensors)
     rules: dict[str, Callable[[FloatArray], FloatArray]] = {
         "trained": lambda seen: trained.log_odds(seen[:, :-1]),
         "keep_better_third": keep_better_third,

@@ -29,6 +29,11 @@ N_LEVEL_FEATURES = 6 + len(KINDS)
 N_STATIC_FEATURES = 6 + len(ROLES)
 N_TRIAL_FEATURES = 9 + len(STATUS)
 N_CONTEXT_FEATURES = 2 * len(FACTS) + 5
+# Columns by what they tell, for code that reads or hides them.
+LEVEL_AXIS, LEVEL_SIZE, LEVEL_REAL, LEVEL_KIND = 1, slice(3, 5), 5, slice(6, N_LEVEL_FEATURES)
+STATIC_PRESENT, STATIC_RANGE, STATIC_ROLE = 0, slice(4, 6), slice(6, N_STATIC_FEATURES)
+TRIAL_VALUE, TRIAL_RANK, TRIAL_KNOWN = 0, 2, 4
+CONTEXT_FACTS, CONTEXT_GIVEN = slice(0, len(FACTS)), slice(len(FACTS), 2 * len(FACTS))
 
 # Centre and width of the facts, in the order of FACTS: log10 of parameters and examples, three switches.
 _FACT_SCALE = np.array([[8.0, 1.0], [4.3, 1.0], [0.5, 0.5], [0.5, 0.5], [0.5, 0.5]])

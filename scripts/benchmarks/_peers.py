@@ -209,7 +209,7 @@ def variants(weights: str | None, folder: Path) -> dict[str, str | None]:
     card = replace(card, training={}, gates={})
     save_weights(
         folder / "untrained.safetensors",
-        {f"predictor.{k}": v for k, v in fresh.items()},
+        {f"predictor.0.{k}": v for k, v in fresh.items()},
         replace(card, name="untrained"),
     )
     found = {"ours": weights, "ours, no roles": weights, "ours, from scratch": str(folder / "untrained.safetensors")}

@@ -204,13 +204,13 @@ def test_absurd_values_are_survived(value: float) -> None:
 # -------------------------------------------------------------------------------------------------- threads, weights
 def test_it_decides_on_one_thread_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     agent, before, during = load_agent(), torch.get_num_threads(), []
-    score = agent.predictor.score
+    score = agent.mixture.score
 
     def watched(*arguments: Any) -> Any:
         during.append(torch.get_num_threads())
         return score(*arguments)
 
-    monkeypatch.setattr(agent.predictor, "score", watched)
+    monkeypatch.setattr(agent.mixture, "score", watched)
     torch.set_num_threads(2)
     try:
         decide(random_history(3), agent=agent)
@@ -239,9 +239,10 @@ def test_a_network_that_this_version_does_not_know_is_refused() -> None:
 
 def test_weights_of_another_size_work() -> None:
     predictor = random_predictor()
-    tensors = {f"predictor.{k}": v for k, v in predictor.state_dict().items()}
+    tensors = {f"predictor.{i}.{k}": v for i in range(3) for k, v in predictor.state_dict().items()}
     config = NetworkConfig(width=16, heads=2, history_blocks=1, candidate_blocks=1)
     agent = Agent(tensors, replace(load_weights()[1], network=asdict(config)))
+    assert len(agent.mixture.predictors) == 3
     assert decide(random_history(3), agent=agent).source == "predictor"
 
 

@@ -114,7 +114,7 @@ def test_candidates_are_summarised_by_their_distribution() -> None:
     slight, sure = (int((bins > least).nonzero()[0]) for least in (0.001, 0.2))
     logits[0, 0, slight], logits[0, 1, sure], logits[0, 2, :] = 50.0, 50.0, 0.0
     mask = torch.tensor([[True, True, False]])
-    features = candidate_features(logits, bins, mask)[0]
+    features = candidate_features(logits.softmax(-1), bins, mask)[0]
     column = {name: features[:, i] for i, name in enumerate(CANDIDATE_FEATURES)}
     assert column["mean"][:2].tolist() == pytest.approx([bins[slight].item(), bins[sure].item()])
     assert column["large_gain"][:2].tolist() == pytest.approx([-1, 1])

@@ -17,6 +17,8 @@ from hf_rlsearch.agent.network import (
     Predictor,
     bin_values,
     compress,
+    gather_levels,
+    level_distances,
 )
 from hf_rlsearch.observation.observation import Observation, live_observation, space_arrays
 from hf_rlsearch.tasks.histories import draw_history, measure, observe_tasks, train_partly
@@ -114,7 +116,7 @@ def test_attention_is_biased_by_the_distance_between_configurations(seed: int) -
     observation = simulated(n_tasks=3, seed=seed)
     arrays = Arrays.of(observation)
     scales = torch.rand(3, arrays.trials.shape[2], 2, generator=torch.Generator().manual_seed(seed))
-    attention_distances = Predictor._gather_levels(Predictor._distances(arrays)[0], arrays.candidates)
+    attention_distances = gather_levels(level_distances(arrays)[0], arrays.candidates)
     bias = Predictor._bias(attention_distances, scales, arrays.trial_mask).numpy()
     expected = -direct_distance(observation, scales.numpy())
     real = np.broadcast_to(observation.trial_mask[:, None, None], bias.shape)
@@ -131,7 +133,7 @@ def test_kernels_are_positive_where_trials_lack_names(seed: int) -> None:
         space_arrays(tasks), tasks, train_partly(rng, tasks, chosen, mask, measure(rng, tasks, chosen))
     )
     arrays = Arrays.of(observation)
-    among = Predictor._gather_levels(Predictor._distances(arrays)[1], arrays.trials)
+    among = gather_levels(level_distances(arrays)[1], arrays.trials)
     assert ((arrays.trials < 0) & (arrays.static[:, None, :, 0] > 0)).any()
     processes = random_predictor().processes
     scales = 3 * torch.rand(40, among.shape[1], 2 * processes.heads, generator=torch.Generator().manual_seed(seed))

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from hf_rlsearch.agent.layers import BiasedAttention, Block
+from hf_rlsearch.agent.mixture import EncodedReadings, Mixture
 from hf_rlsearch.agent.network import Arrays, bin_values
 from hf_rlsearch.agent.shapley import mean_and_spread, most_attended, predicted_mean
 from hf_rlsearch.observation.observation import live_observation
@@ -13,10 +14,14 @@ from tests.helpers.searches import SPACE, history_of, random_history, random_pre
 ROW = random_rows(1, 7)[0]
 
 
-def encode_history(n_trials: int) -> tuple[Arrays, object]:
+def encode_history(n_trials: int) -> tuple[Arrays, EncodedReadings]:
     observation = live_observation(SPACE, random_history(n_trials), ROW[None], np.ones(1, bool), {})
     arrays = Arrays.of(observation)
-    return arrays, random_predictor().encode_history(arrays)
+    return arrays, mixture().encode_history(arrays)
+
+
+def mixture() -> Mixture:
+    return Mixture([random_predictor()])
 
 
 def test_the_weights_are_those_that_the_values_are_mixed_with() -> None:
@@ -32,7 +37,7 @@ def test_the_weights_are_those_that_the_values_are_mixed_with() -> None:
 @torch.inference_mode()
 def test_attention_is_a_share_of_each_trial_and_of_none(n_trials: int) -> None:
     arrays, encoded = encode_history(n_trials)
-    shares = random_predictor().attention(encoded, arrays.candidates)  # type: ignore[arg-type]
+    shares = mixture().attention(encoded, arrays.candidates)
     assert shares.shape == (1, 1, 1 + n_trials)
     assert (shares >= 0).all()
     assert float(shares.sum()) == pytest.approx(1, abs=1e-5)
@@ -41,8 +46,8 @@ def test_attention_is_a_share_of_each_trial_and_of_none(n_trials: int) -> None:
 @torch.inference_mode()
 def test_trials_are_named_by_their_numbers_largest_share_first() -> None:
     arrays, encoded = encode_history(6)
-    shares = random_predictor().attention(encoded, arrays.candidates)[0, 0, 1:].numpy()  # type: ignore[arg-type]
-    found = most_attended(random_predictor(), encoded, ROW, np.arange(100, 106))  # type: ignore[arg-type]
+    shares = mixture().attention(encoded, arrays.candidates)[0, 0, 1:].numpy()
+    found = most_attended(mixture(), encoded, ROW, np.arange(100, 106))
     assert 1 <= len(found) <= 5
     assert [number for number, _ in found] == [100 + i for i in np.argsort(-shares)[: len(found)]]
     assert [weight for _, weight in found] == pytest.approx(sorted(shares, reverse=True)[: len(found)])
@@ -52,8 +57,8 @@ def test_trials_are_named_by_their_numbers_largest_share_first() -> None:
 def test_the_mean_is_that_of_the_predicted_distribution() -> None:
     rows = random_rows(4, 3)
     arrays = Arrays.of(live_observation(SPACE, random_history(5), rows, np.ones(4, bool), {}))
-    p = random_predictor()(arrays)[0].softmax(-1)
-    found = predicted_mean(random_predictor(), random_predictor().encode_history(arrays))(rows)
+    p = mixture()(arrays)[0]
+    found = predicted_mean(mixture(), mixture().encode_history(arrays))(rows)
     np.testing.assert_allclose(found, (p * bin_values()).sum(-1), atol=1e-4)
 
 

@@ -11,6 +11,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from hf_rlsearch.agent.acquisition import CANDIDATE_FEATURES, SEARCH_FEATURES
+from hf_rlsearch.agent.mixture import Mixture
 from hf_rlsearch.envs.search_env import BatchedSearch, prior_tasks
 from hf_rlsearch.envs.vec_env import SearchVecEnv
 from hf_rlsearch.meta_training.sb3_policy import FeatureEncoder, SearchPolicy, feature_space
@@ -74,7 +75,7 @@ def test_the_policy_trains_on_searches_seen_through_the_predictor() -> None:
         n_envs=4,
         budget=3,
         evaluations=2,
-        encode=FeatureEncoder(random_predictor()),
+        encode=FeatureEncoder(Mixture([random_predictor()])),
         space=feature_space(9),
     )
     observation = env.reset()
@@ -105,7 +106,7 @@ def test_stored_actions_are_evaluated_as_they_were_drawn() -> None:
 @pytest.mark.parametrize("evaluations", [1, 3])
 def test_features_follow_the_search(evaluations: int) -> None:
     search = BatchedSearch(prior_tasks(8), n_envs=3, budget=4, evaluations=evaluations, seed=0)
-    encode = FeatureEncoder(random_predictor())
+    encode = FeatureEncoder(Mixture([random_predictor()]))
     before = encode(search)
     search.step(np.zeros(3, int))
     after = encode(search)

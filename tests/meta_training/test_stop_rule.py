@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from hf_rlsearch.agent.acquisition import forecast_features
+from hf_rlsearch.agent.mixture import Mixture
 from hf_rlsearch.agent.network import N_BINS, NetworkConfig, Predictor, bin_values
 from hf_rlsearch.envs.stop_env import STOP, StopSearch, StopVecEnv
 from hf_rlsearch.meta_training import stop_rule
@@ -45,7 +46,8 @@ def search(forecaster: Forecaster | None = None) -> StopSearch:
 
 def forecaster() -> Forecaster:
     torch.manual_seed(0)
-    return Forecaster(Predictor(NetworkConfig(width=16, heads=2, history_blocks=1, candidate_blocks=1)))
+    predictor = Predictor(NetworkConfig(width=16, heads=2, history_blocks=1, candidate_blocks=1))
+    return Forecaster(Mixture([predictor]))
 
 
 def test_only_what_is_wanted_is_computed() -> None:

@@ -1,0 +1,150 @@
+"""Reads one history in several ways and mixes what they predict; live searches and meta-training decide by the mixture.
+
+Each predictor reads a history twice: as it is, and with names hidden, as if nobody had said what the hyperparameters
+are called or what is trained. Names help where a task is like those of the training and mislead where it is not; the
+average of both readings, and of predictors that were trained apart, is wrong less often than any of them.
+
+Letters: R readings, B searches, T trials, C candidates, H hyperparameters.
+
+Source: ensembles of networks that were trained apart, Lakshminarayanan et al. 2017 (arXiv:1612.01474).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor, nn
+
+from hf_rlsearch.agent.gaussian_process import AveragedGaussianProcess, fit, predict
+from hf_rlsearch.agent.network import Arrays, EncodedHistory, Predictor
+from hf_rlsearch.observation.observation import (
+    CONTEXT_FACTS,
+    CONTEXT_GIVEN,
+    FACTS,
+    LEVEL_AXIS,
+    LEVEL_KIND,
+    LEVEL_REAL,
+    LEVEL_SIZE,
+    STATIC_PRESENT,
+    STATIC_RANGE,
+    STATIC_ROLE,
+)
+from hf_rlsearch.observation.value_features import KINDS
+from hf_rlsearch.space import ROLES
+
+# Of all facts only the direction stays known with names hidden: without it a value near 1 could not be read.
+_HIDDEN_FACTS = [i for i, name in enumerate(FACTS) if name != "maximize"]
+
+
+@dataclass(frozen=True)
+class EncodedReadings:
+    """The histories of B searches, encoded once for each reading, from which any candidates can be scored.
+
+    Attributes:
+        histories: Per predictor 2 B histories: first all as they are, then all with names hidden.
+        process: The Gaussian processes of the B searches; None where they are no reading.
+        weights: R x B, of each reading in the mixture; they sum to 1 over the readings.
+    """
+
+    histories: tuple[EncodedHistory, ...]
+    process: AveragedGaussianProcess | None
+    weights: Tensor
+
+
+class Mixture(nn.Module):
+    """Predictors and readings of them, mixed.
+
+    The R readings are, in this order: of each predictor the history as it is and the history with names hidden; then,
+    if there is one, the Gaussian process.
+
+    Args:
+        predictors: At least one; all in evaluation mode from now on.
+        gaussian_process: True for one more reading by a Gaussian process, see `hf_rlsearch.agent.gaussian_process`. It
+            has no weight in searches with fewer than three values.
+        weights: R numbers of at least 0, in any unit; all equal where not given.
+    """
+
+    def __init__(
+        self, predictors: Sequence[Predictor], *, gaussian_process: bool = False, weights: Sequence[float] | None = None
+    ) -> None:
+        super().__init__()
+        n_readings = 2 * len(predictors) + gaussian_process
+        if not predictors or len(weights or range(n_readings)) != n_readings:
+            raise ValueError(
+                f"{len(predictors)} predictors have {n_readings} readings, got {len(weights or ())} weights: give at "
+                "least one predictor, and one weight per reading."
+            )
+        self.predictors = nn.ModuleList(predictors).eval()
+        self.gaussian_process = gaussian_process
+        self.bins: Tensor
+        self.register_buffer("bins", predictors[0].bins, persistent=False)
+        self._weights: Tensor
+        self.register_buffer("_weights", torch.tensor(weights or [1.0] * n_readings), persistent=False)
+
+    def forward(self, arrays: Arrays) -> Tensor:
+        """B x C x N_BINS probabilities of the improvement over the incumbent (over the median while there is none)."""
+        return self.score(self.encode_history(arrays), arrays.candidates)
+
+    def encode_history(self, arrays: Arrays) -> EncodedReadings:
+        """Computes all that does not depend on the candidates."""
+        both = concatenate(arrays, hide_names(arrays))
+        histories = tuple(predictor.encode_history(both) for predictor in self._predictors)
+        process = fit(arrays) if self.gaussian_process else None
+        weights = self._weights[:, None].expand(-1, len(arrays.static))
+        if process is not None:
+            weights = torch.cat([weights[:-1], weights[-1:] * process.usable])
+        return EncodedReadings(histories, process, weights / weights.sum(0))
+
+    def readings(self, encoded: EncodedReadings, candidates: Tensor) -> Tensor:
+        """R x B x C x N_BINS probabilities of B x C x H level indices; -1 for a hyperparameter that is missing."""
+        twice = candidates.repeat(2, 1, 1)
+        pairs = zip(self._predictors, encoded.histories, strict=True)
+        logits = torch.cat([predictor.score(history, twice) for predictor, history in pairs])
+        probabilities = logits.softmax(-1).view(-1, *candidates.shape[:2], logits.shape[2])
+        if encoded.process is None:
+            return probabilities
+        return torch.cat([probabilities, predict(encoded.process, candidates)[None]])
+
+    def score(self, encoded: EncodedReadings, candidates: Tensor) -> Tensor:
+        """B x C x N_BINS probabilities, the mixture of `readings`."""
+        return torch.as_tensor((encoded.weights[..., None, None] * self.readings(encoded, candidates)).sum(0))
+
+    def attention(self, encoded: EncodedReadings, candidates: Tensor) -> Tensor:
+        """B x C x (1 + T) weights on "no such trial" and on each trial, mean over the predictors' readings."""
+        twice = candidates.repeat(2, 1, 1)
+        pairs = zip(self._predictors, encoded.histories, strict=True)
+        found = torch.cat([predictor.attention(history, twice) for predictor, history in pairs])
+        return found.view(-1, *candidates.shape[:2], found.shape[2]).mean(0)
+
+    @property
+    def _predictors(self) -> list[Predictor]:
+        return [p for p in self.predictors if isinstance(p, Predictor)]  # a ModuleList is typed as holding any module
+
+
+def hide_names(arrays: Arrays) -> Arrays:
+    """The same searches as they look where nobody knows what a hyperparameter is called or what is trained.
+
+    Kept are all numbers that are relative to the search's own ranges and values, whether levels are ordered or zero,
+    and whether the objective is maximised.
+    """
+    static, levels, context = arrays.static.clone(), arrays.level_features.clone(), arrays.context.clone()
+    present = static[..., STATIC_PRESENT]
+    static[..., STATIC_RANGE] = 0
+    static[..., STATIC_ROLE] = 0
+    roles = static[..., STATIC_ROLE]
+    roles[..., ROLES.index("generic_numeric")] = present * arrays.ordered
+    roles[..., ROLES.index("generic_categorical")] = present * ~arrays.ordered
+    levels[..., LEVEL_AXIS] = 0
+    levels[..., LEVEL_SIZE] = 0
+    levels[..., LEVEL_KIND] = 0
+    levels[..., LEVEL_KIND][..., KINDS.index("unknown")] = levels[..., LEVEL_REAL]
+    for columns in (CONTEXT_FACTS, CONTEXT_GIVEN):
+        context[:, columns][:, _HIDDEN_FACTS] = 0
+    return replace(arrays, static=static, level_features=levels, context=context)
+
+
+def concatenate(first: Arrays, second: Arrays) -> Arrays:
+    """The searches of both, one after the other."""
+    return Arrays(*(torch.cat([getattr(first, f.name), getattr(second, f.name)]) for f in fields(Arrays)))
