@@ -48,6 +48,8 @@ FOLDERS = {
 }
 """The folder of a data set below that of all data; sets that are not named come with an installation."""
 N_CLASSES = {"sst2": 2, "cola": 2, "mrpc": 2, "topics": len(embedded.TOPICS), "digits": 10}
+FROM_SCRATCH = ("vit", "t5", "bart")
+"""Models that start with random weights."""
 _TRANSLATIONS = ("en-de", "de-en", "numbers-en-de", "numbers-de-en")
 _RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 _VOCABULARY = 1000

@@ -49,7 +49,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 import hf_rlsearch
 from _recording_tables import HALVES, TABLES, Table, check_tables
-from _recording_trainers import N_CLASSES, make_trainer, missing
+from _recording_trainers import FROM_SCRATCH, N_CLASSES, make_trainer, missing
 from hf_rlsearch.observation.trial_attributes import FAILURE, FOLDER
 
 _SAY_EVERY = 20
@@ -317,7 +317,11 @@ def entry_of(table: Table, rows: Sequence[Mapping[str, Any]], facts: Mapping[str
         "seed": table.seed,
         "arguments": dict(table.args),
         "hyperparameters": hyperparameters,
-        "facts": {**facts, "seconds_per_step": round(float(np.median(per_step)), 5)},
+        "facts": {
+            **facts,
+            "from_scratch": table.model in FROM_SCRATCH,
+            "seconds_per_step": round(float(np.median(per_step)), 5),
+        },
         "versions": {
             "hf_rlsearch": hf_rlsearch.__version__,
             "transformers": transformers.__version__,

@@ -3,7 +3,9 @@
 A folder of recorded tasks holds a `tasks.json` and a CSV per task, gzipped where its name ends in `.gz`:
 
 - `tasks.json`: by task name `path` (of the CSV, from the folder or from the one above), `family`, `direction`
-  ("maximize" or "minimize") and `hyperparameters`, each with `name`, `levels`, `ordered` (numbers) and `log`;
+  ("maximize" or "minimize") and `hyperparameters`, each with `name`, `levels`, `ordered` (numbers) and `log`.
+  It may also have what `scripts/record_trainings.py` writes: the `facts` of the task, `metric`, `model`, `lora` and the
+  Trainer's own `arguments`;
 - the CSV: a line per training with `hp:<name>` for every hyperparameter, `objective`, and, where it was recorded,
   `curve`: the objective at every checkpoint, separated by spaces.
 """
@@ -14,6 +16,7 @@ import csv
 import gzip
 import io
 import json
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -24,6 +27,16 @@ import numpy as np
 
 from hf_rlsearch._typing import FloatArray, IntArray, Params
 from hf_rlsearch.errors import ArgumentsError
+
+_COUNTS = {
+    "n_parameters": "n_parameters",
+    "trainable": "trainable_share",
+    "n_examples": "n_train",
+    "n_steps": "planned_steps",
+    "n_evaluated": "n_eval",
+    "n_classes": "n_classes",
+}
+"""Facts that are counts or shares: by the name that `RLSampler` knows, the name in `tasks.json`."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,14 @@ class RecordedTask:
         path: The CSV.
         meta: Its entry in `tasks.json`.
 
+    Attributes:
+        name: Of the task.
+        path: The CSV.
+        meta: Its entry in `tasks.json`.
+        family: Of similar tasks.
+        direction: "maximize" or "minimize".
+        hyperparameters: Of every configuration, in this order.
+
     Raises:
         ArgumentsError: The entry lacks a key, or has a direction that is none.
     """
@@ -88,6 +109,7 @@ class RecordedTask:
             raise ArgumentsError(f"task {name!r} has direction {self.direction!r}: expected 'maximize' or 'minimize'.")
         self.name = name
         self.path = path
+        self.meta = meta
         self._nearest: dict[tuple[int, ...], int] = {}
 
     def __repr__(self) -> str:
@@ -97,6 +119,19 @@ class RecordedTask:
     def maximize(self) -> bool:
         """Larger objectives are better."""
         return self.direction == "maximize"
+
+    @cached_property
+    def facts(self) -> dict[str, float]:
+        """What is known before the first trial, by the names of `RLSampler`; empty for a table without facts."""
+        stored: Mapping[str, Any] = self.meta.get("facts", {})
+        known = {name: math.log10(stored[own]) for name, own in _COUNTS.items() if stored.get(own)}
+        if stored:
+            known["lora"] = float(self.meta.get("lora") is not None)
+        if "from_scratch" in stored:
+            known["from_scratch"] = float(stored["from_scratch"])
+        if self.meta.get("metric") in stored.get("untrained", {}):
+            known["untrained"] = float(stored["untrained"][self.meta["metric"]])
+        return known
 
     @cached_property
     def n_levels(self) -> IntArray:

@@ -18,9 +18,11 @@ import torch
 import transformers
 
 from _recording_tables import TABLES, Table, batch, check_tables, momentum, rate, steps
+from _recording_trainers import FROM_SCRATCH, N_CLASSES
 from hf_rlsearch.space.roles import ROLES
 from recorded_tasks import load_tasks
 
+RECORDED = Path(__file__).resolve().parents[2] / "scripts" / "benchmarks" / "tables"
 BY_NAME = {table.name: table for table in TABLES}
 
 
@@ -130,6 +132,9 @@ def test_the_benchmarks_read_what_was_recorded(recorder: ModuleType, tmp_path: P
     facts = json.loads((tmp_path / table.half / "tasks.json").read_text())[table.name]["facts"]
     assert (facts["n_train"], facts["n_eval"], facts["n_classes"], facts["planned_steps"]) == (32, 20, 10, 12)
     assert facts["trainable_share"] == 1.0
+    assert facts["from_scratch"]
+    assert task.facts["n_examples"] == pytest.approx(1.505, abs=1e-3)
+    assert task.facts["untrained"] == facts["untrained"]["accuracy"]
     assert 0 <= facts["untrained"]["accuracy"] < 0.5
 
 
@@ -170,6 +175,17 @@ def test_each_kind_of_training_is_recorded(recorder: ModuleType, tmp_path: Path,
     assert row["curve_steps"] == "1 2"
     entry = json.loads((tmp_path / table.half / "tasks.json").read_text())[name]
     assert (entry["facts"]["trainable_share"] < 1) == (table.lora is not None)
+    assert entry["facts"]["from_scratch"] == name.startswith(("t5", "bart"))
+
+
+def test_facts_of_the_recorded_tables_are_those_of_their_definitions() -> None:
+    """Only what a definition says is read here: the half for testing is not to be looked at."""
+    for task in load_tasks(RECORDED):
+        table, facts = BY_NAME[task.name], task.meta["facts"]
+        assert (facts["n_train"], facts["n_eval"]) == (table.n_train, table.n_eval)
+        assert facts["from_scratch"] == (table.model in FROM_SCRATCH)
+        assert facts["n_classes"] == N_CLASSES.get(table.data)
+        assert (task.facts["trainable"] < 0) == (table.lora is not None) == (task.facts["lora"] == 1)
 
 
 def test_what_is_printed_tells_nothing_of_the_results(

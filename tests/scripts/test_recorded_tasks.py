@@ -53,6 +53,25 @@ def test_a_table_is_read_as_written(tmp_path: Path, packed: bool) -> None:
     assert task.max_resource == 3
 
 
+def test_facts_have_the_names_that_the_sampler_knows(tmp_path: Path) -> None:
+    facts = {
+        "n_parameters": 10_000,
+        "trainable_share": 0.1,
+        "n_train": 1000,
+        "n_eval": 100,
+        "n_classes": None,
+        "planned_steps": 100,
+        "untrained": {"loss": 0.0, "f1": 0.5},
+        "from_scratch": True,
+        "seconds_per_step": 0.1,
+    }
+    task = toy(tmp_path, metric="loss", lora={"r": 8}, facts=facts)
+    counts = {"n_parameters": 4, "trainable": -1, "n_examples": 3, "n_evaluated": 2, "n_steps": 2}
+    assert task.facts == {**counts, "lora": 1, "from_scratch": 1, "untrained": 0}
+    assert toy(tmp_path, metric="loss").facts == {}
+    assert toy(tmp_path, facts={"n_train": 1000}).facts == {"n_examples": 3, "lora": 0}
+
+
 @pytest.mark.parametrize(
     ("levels", "value"),
     [
