@@ -18,9 +18,14 @@ from typing import Any, Protocol
 import numpy as np
 import optuna
 
+from _first_trials import FirstTrial, middle, published
+from _flaml import FlamlSearch
 from _hebo import HeboSearch
+from _neps import NepsSearch
 from hf_rlsearch import RLSampler
 from hf_rlsearch._typing import IntArray
+from hf_rlsearch.observation.observation import FACTS
+from hf_rlsearch.space import SearchSpace
 from recorded_tasks import RecordedTask
 
 
@@ -44,12 +49,18 @@ class Peer:
     Attributes:
         start: (task, seed, trials in all, weights) -> a search.
         needs: Module that has to be installed.
+        install: What to give to `pip install` for it; its name where not given.
         ours: It depends on weights.
+        first: Chooses its first configuration; the search itself where not given.
+        same_as: The method that it equals in all but the first configuration, if there is one.
     """
 
     start: Callable[[RecordedTask, int, int, str | None], Search]
     needs: str = "optuna"
+    install: str | None = None
     ours: bool = False
+    first: FirstTrial | None = None
+    same_as: str | None = None
 
     def missing(self) -> bool:
         """The module that it needs is not installed."""
@@ -79,12 +90,7 @@ class OptunaSearch:
             study_name=task.name, direction=task.direction, sampler=sampler, pruner=pruner or optuna.pruners.NopPruner()
         )
         self.task = task
-        self.space: dict[str, optuna.distributions.BaseDistribution] = {
-            h.name: optuna.distributions.IntDistribution(0, len(h.levels) - 1)
-            if h.ordered and not values
-            else optuna.distributions.CategoricalDistribution(h.levels)
-            for h in task.hyperparameters
-        }
+        self.space = _distributions(task, values=values)
 
     def ask(self) -> list[int]:
         """Levels of the next configuration; all are suggested in the order of the table."""
@@ -111,6 +117,16 @@ class OptunaSearch:
             )
 
 
+def _distributions(task: RecordedTask, *, values: bool) -> dict[str, optuna.distributions.BaseDistribution]:
+    """The space of a task, of levels or of their numbers; categories are always levels."""
+    return {
+        h.name: optuna.distributions.IntDistribution(0, len(h.levels) - 1)
+        if h.ordered and not values
+        else optuna.distributions.CategoricalDistribution(h.levels)
+        for h in task.hyperparameters
+    }
+
+
 def _optuna(name: str, **settings: Any) -> Peer:
     """A sampler of Optuna, on level numbers."""
 
@@ -124,6 +140,27 @@ def _ours(task: RecordedTask, seed: int, n_trials: int, weights: str | None, *, 
     generic = {h.name: "generic_numeric" if h.ordered else "generic_categorical" for h in task.hyperparameters}
     sampler = RLSampler(seed=seed, n_trials=n_trials, weights=weights, roles=None if roles else generic)
     return OptunaSearch(task, sampler, values=True)
+
+
+def _ours_with_facts(task: RecordedTask, seed: int, n_trials: int, weights: str | None) -> Search:
+    """Ours as a search of the product begins it: with the whole space and what the Trainer tells about the task."""
+    sampler = RLSampler(
+        seed=seed,
+        n_trials=n_trials,
+        weights=weights,
+        search_space=SearchSpace.from_distributions(_distributions(task, values=True)),
+        facts={name: value for name, value in task.facts.items() if name in FACTS},
+    )
+    return OptunaSearch(task, sampler, values=True)
+
+
+def _flaml(searcher: str) -> Peer:
+    """One of FLAML's searchers, from the middle of the space."""
+
+    def start(task: RecordedTask, seed: int, n_trials: int, weights: str | None) -> Search:
+        return FlamlSearch(searcher, task, seed, n_trials)
+
+    return Peer(start, "flaml", "flaml==2.8.0", first=middle)
 
 
 class SmacSearch:
@@ -174,16 +211,24 @@ class SmacSearch:
             self.tell(self.task.value(row))
 
 
+_TPE = _optuna("TPESampler", n_startup_trials=4)
+
 PEERS: dict[str, Peer] = {
     "random": _optuna("RandomSampler"),
     "TPE": _optuna("TPESampler"),
-    "TPE, 4 start-up": _optuna("TPESampler", n_startup_trials=4),
+    "TPE, 4 start-up": _TPE,
+    "middle, then TPE": replace(_TPE, first=middle, same_as="TPE, 4 start-up"),
+    "published, then TPE": replace(_TPE, first=published, same_as="TPE, 4 start-up"),
     "GP": _optuna("GPSampler"),
     "GP, 4 start-up": _optuna("GPSampler", n_startup_trials=4, deterministic_objective=True),
     "CMA-ES": _optuna("CmaEsSampler", warn_independent_sampling=False),
     "HEBO": Peer(HeboSearch, "hebo"),
     "SMAC3": Peer(SmacSearch, "smac"),
+    "NePS": Peer(NepsSearch, "neps", NepsSearch.INSTALL, first=middle),
+    "FLAML BlendSearch": _flaml("BlendSearch"),
+    "FLAML CFO": _flaml("CFO"),
     "ours": Peer(partial(_ours, roles=True), ours=True),
+    "ours, facts": Peer(_ours_with_facts, ours=True),
     "ours, no roles": Peer(partial(_ours, roles=False), ours=True),
     "ours, no PPO": Peer(partial(_ours, roles=True), ours=True),
     "ours, from scratch": Peer(partial(_ours, roles=True), ours=True),
@@ -212,7 +257,9 @@ def variants(weights: str | None, folder: Path) -> dict[str, str | None]:
         {f"predictor.0.{k}": v for k, v in fresh.items()},
         replace(card, name="untrained"),
     )
-    found = {"ours": weights, "ours, no roles": weights, "ours, from scratch": str(folder / "untrained.safetensors")}
+    found = dict.fromkeys(("ours", "ours, facts", "ours, no roles"), weights) | {
+        "ours, from scratch": str(folder / "untrained.safetensors")
+    }
     without = {k: v for k, v in tensors.items() if not k.startswith("head.")}
     if len(without) < len(tensors):
         save_weights(folder / "no-ppo.safetensors", without, replace(card, name="no-ppo"))

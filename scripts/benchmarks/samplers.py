@@ -24,18 +24,23 @@ from typing import Any
 import numpy as np
 
 import _benchmarking as bench
+from _first_trials import at_random, middle
 from _peers import PEERS, prepare, variants
 from hf_rlsearch.agent.checkpoint import resolve
 from recorded_tasks import RecordedTask, load_tasks
 
 POINTS = (1, 3, 5, 10, 20, 50)
 COMPARED_AT = 20
+FIRST = {"middle": middle, "random": at_random}
+"""First configurations that all methods can be given."""
 
 
-def run_cell(cell: bench.Cell, *, tables: Path, n_trials: int, weights: dict[str, str | None]) -> dict[str, Any]:
+def run_cell(
+    cell: bench.Cell, *, tables: Path, n_trials: int, weights: dict[str, str | None], first: str
+) -> dict[str, Any]:
     """One search: regret of the best so far after each trial, and milliseconds on the processor per choice."""
     method, name, seed = cell
-    return search(method, _task(tables, name), seed, n_trials, weights.get(method))
+    return search(method, _task(tables, name), seed, n_trials, weights.get(method), first)
 
 
 @lru_cache(maxsize=64)
@@ -43,20 +48,28 @@ def _task(tables: Path, name: str) -> RecordedTask:
     return load_tasks(tables, names=[name])[0]
 
 
-def search(method: str, task: RecordedTask, seed: int, n_trials: int, weights: str | None) -> dict[str, Any]:
-    """Asking for a configuration again costs a trial like any other."""
+def search(
+    method: str, task: RecordedTask, seed: int, n_trials: int, weights: str | None, first: str = "own"
+) -> dict[str, Any]:
+    """Asking for a configuration again costs a trial like any other, and so does a first one that is given."""
     own = bench.seed_of(task.name, seed)
     prepare(own)
     peer = PEERS[method].start(task, own, n_trials, weights)
     values, seconds = [], 0.0
-    for _ in range(n_trials):
+    choose_first = FIRST.get(first, PEERS[method].first)
+    if choose_first is not None:
+        given = choose_first(task, own)
+        values.append(task.value(given))
+        peer.preload(given[None])
+    n_asked = n_trials - len(values)
+    for _ in range(n_asked):
         began = time.process_time()
         levels = peer.ask()
         seconds += time.process_time() - began
         values.append(task.value(levels))
         peer.tell(values[-1])
     regret = np.minimum.accumulate(task.regret(np.array(values)))
-    return {"regret": regret.round(6).tolist(), "ms": round(1e3 * seconds / n_trials, 2)}
+    return {"regret": regret.round(6).tolist(), "ms": round(1e3 * seconds / max(n_asked, 1), 2)}
 
 
 def milliseconds(method: str, task: RecordedTask, n_trials: int, weights: str | None, repeats: int) -> float:
@@ -111,19 +124,23 @@ def made_by(weights: dict[str, str | None]) -> dict[str, str]:
     }
 
 
-def available(wanted: Sequence[str] | None, weights: dict[str, str | None]) -> list[str]:
+def available(wanted: Sequence[str] | None, weights: dict[str, str | None], first: str = "own") -> list[str]:
     """The methods to run: those asked for, or all that can be run; says which are left out and why."""
     if unknown := sorted(set(wanted or ()) - set(PEERS)):
         raise SystemExit(f"there are no samplers {unknown}: choose from {list(PEERS)}.")
     found = []
     for name in wanted or PEERS:
         if PEERS[name].missing() and wanted:
-            needs = PEERS[name].needs
-            raise SystemExit(f"{name!r} cannot be run: its module {needs} is not installed: pip install {needs}.")
+            needs, install = PEERS[name].needs, PEERS[name].install
+            raise SystemExit(
+                f"{name!r} cannot be run: its module {needs} is not installed: pip install {install or needs}."
+            )
         if PEERS[name].missing():
             print(f"{name}: left out, the module {PEERS[name].needs} is not installed")
         elif PEERS[name].ours and name not in weights:
             print(f"{name}: left out, PPO has trained nothing in these weights, so it equals ours")
+        elif first != "own" and PEERS[name].same_as is not None:
+            print(f"{name}: left out, with the same first trial it equals {PEERS[name].same_as}")
         else:
             found.append(name)
     return found
@@ -133,20 +150,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs what is missing, then prints the tables."""
     parser = bench.parser(__doc__, "samplers")
     parser.add_argument("--trials", type=int, default=50, help="of each search")
+    parser.add_argument(
+        "--first",
+        choices=("own", *FIRST),
+        default="own",
+        help="where every method starts: its own choice, the middle of the space, or a configuration drawn by the seed",
+    )
     parser.add_argument("--times", type=int, nargs="*", default=[20, 100, 1000], help="trials before a timed choice")
     args = parser.parse_args(arguments)
     tasks = load_tasks(args.tables, families=args.families, names=args.tasks)
     with tempfile.TemporaryDirectory() as folder:
         weights = variants(args.weights, Path(folder))
-        methods = available(args.samplers, weights)
-        results = bench.Results(args.out, {"trials": args.trials})
+        methods = available(args.samplers, weights, args.first)
+        settings = {"trials": args.trials} | ({} if args.first == "own" else {"first": args.first})
+        results = bench.Results(args.out, settings)
         results.drop_stale(made := made_by(weights))
-        run = partial(run_cell, tables=args.tables, n_trials=args.trials, weights=weights)
+        run = partial(run_cell, tables=args.tables, n_trials=args.trials, weights=weights, first=args.first)
         cells = [(m, t.name, s) for s in range(args.seeds) for m in methods for t in tasks]
         bench.run_cells(results, cells, run, made, args.jobs)
         measure_times(results, methods, tasks, args.times, weights, made)
     curves = bench.collect(results, PEERS, tasks)
     text = bench.report(curves, POINTS, ours="ours", reference="TPE", point=COMPARED_AT) + times_table(results)
+    if args.first != "own":
+        text = f"The first trial of every method: {args.first}.\n\n{text}"
     bench.finish(text, curves, report=args.report, figure=args.figure, label="trials")
 
 

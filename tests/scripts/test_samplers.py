@@ -11,7 +11,7 @@ import numpy as np
 import optuna
 import pytest
 
-MISSING = {name for name in ("hebo", "pymoo", "syne_tune") if importlib.util.find_spec(name) is None}
+MISSING = {name for name in ("flaml", "hebo", "neps", "pymoo", "syne_tune") if importlib.util.find_spec(name) is None}
 """Peers that are no dependency."""
 REAL = Path(__file__).resolve().parents[3] / "shared" / "bench" / "tables"
 
@@ -157,6 +157,47 @@ def test_the_same_cell_is_the_same_search(samplers: ModuleType, tables: Path) ->
         assert first == second
 
 
+def test_a_first_trial_that_is_given_is_the_same_for_all(samplers: ModuleType, tables: Path) -> None:
+    for task in samplers.load_tasks(tables):
+        for first in ("middle", "random"):
+            methods = ("random", "TPE, 4 start-up", "ours", "ours, facts")
+            regrets = [samplers.search(method, task, 1, 6, None, first)["regret"] for method in methods]
+            assert len({regret[0] for regret in regrets}) == 1
+            assert {len(regret) for regret in regrets} == {6}
+
+
+def test_a_peer_that_starts_in_the_middle_is_the_same_as_one_that_is_told_to(
+    samplers: ModuleType, tables: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for task in samplers.load_tasks(tables):
+        own = samplers.search("middle, then TPE", task, 1, 12, None)["regret"]
+        assert own == samplers.search("TPE, 4 start-up", task, 1, 12, None, "middle")["regret"]
+        assert own != samplers.search("TPE, 4 start-up", task, 1, 12, None)["regret"]
+    report = tables / "table.md"
+    options = ["--trials", "2", "--times", "--first", "middle", "--report", str(report)]
+    stored = run(samplers, tables, *options, "--samplers", "TPE, 4 start-up", "middle, then TPE")
+    assert stored["settings"] == {"trials": 2, "first": "middle"}
+    assert {key.split("|")[0] for key in stored["cells"]} == {"TPE, 4 start-up"}  # type: ignore[attr-defined]
+    assert "middle, then TPE: left out, with the same first trial it equals TPE, 4 start-up" in capsys.readouterr().out
+    assert report.read_text().startswith("The first trial of every method: middle.")
+
+
+def test_the_agent_is_told_the_facts_that_it_knows(
+    samplers: ModuleType, tables: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = json.loads((tables / "tasks.json").read_text())
+    entries["losses_a"] |= {"metric": "loss", "lora": None, "facts": {"n_train": 1000, "untrained": {"loss": 9.0}}}
+    (tables / "tasks.json").write_text(json.dumps(entries))
+    peers, told = importlib.import_module("_peers"), []
+    monkeypatch.setattr(peers, "RLSampler", lambda **options: told.append(options) or optuna.samplers.RandomSampler())
+    for task in samplers.load_tasks(tables):
+        samplers.search("ours, facts", task, 0, 1, None)
+    assert [options["search_space"].names for options in told] == [("learning_rate", "optimizer")] * 2
+    known = {"n_examples": 3.0, "lora": 0.0, "untrained": 9.0}
+    assert told[0]["facts"] == {name: value for name, value in known.items() if name in peers.FACTS}
+    assert told[1]["facts"] == {}
+
+
 def test_searches_of_other_weights_are_forgotten(bench: ModuleType, tmp_path: Path) -> None:
     results = bench.Results(tmp_path / "out.json", {})
     results.cells = {"ours|a|0": {"made_by": "old"}, "random|a|0": {"made_by": "peer"}}
@@ -251,6 +292,47 @@ def test_a_peer_that_is_asked_for_and_not_installed(
     assert not any(pair.startswith("Syne Tune") for pair in pruners.available(None, None))
     assert "HEBO" not in samplers.available(None, {})
     assert "Syne Tune's: left out, it needs Syne Tune 0.13.0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "install"), [("NePS", "neural-pipeline-search"), ("FLAML CFO", "flaml==2.8.0")])
+def test_what_to_install_for_a_peer(samplers: ModuleType, tables: Path, name: str, install: str) -> None:
+    if samplers.PEERS[name].needs not in MISSING:
+        pytest.skip(f"{name} is installed here")
+    with pytest.raises(SystemExit, match=f"'{name}' cannot be run: .*pip install .*{install}"):
+        run(samplers, tables, "--samplers", name)
+
+
+@pytest.mark.skipif("flaml" in MISSING, reason="FLAML is not installed")
+@pytest.mark.parametrize("searcher", ["BlendSearch", "CFO"])
+def test_flaml_proposes_nothing_twice(
+    samplers: ModuleType, tables: Path, monkeypatch: pytest.MonkeyPatch, searcher: str
+) -> None:
+    for task in samplers.load_tasks(tables):
+        first, second = (samplers.search(f"FLAML {searcher}", task, 0, 6, None)["regret"] for _ in range(2))
+        assert first == second
+        assert first[0] == samplers.search("middle, then TPE", task, 0, 1, None)["regret"][0]
+        search = samplers.PEERS[f"FLAML {searcher}"].start(task, 0, 20, None)
+        search.preload(np.array([[2, 1], [0, 0], [2, 1]]))
+        asked = []
+        for _ in range(6):
+            asked.append(tuple(search.ask()))
+            search.tell(task.value(asked[-1]))
+        assert len({(2, 1), (0, 0), *asked}) == 8
+    monkeypatch.setattr(search, "_propose", lambda: False)
+    rate, optimizer = search.ask()  # at random: FLAML knows all that it would propose
+    search.tell(0.0)
+    assert 0 <= rate < 5
+    assert 0 <= optimizer < 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("neps" in MISSING, reason="NePS is not installed")
+@pytest.mark.filterwarnings("ignore")  # NePS and what it uses have warnings of their own.
+def test_neps_chooses_the_same_again(samplers: ModuleType, tables: Path) -> None:
+    for task in samplers.load_tasks(tables):
+        first, second = (samplers.search("NePS", task, 0, 5, None)["regret"] for _ in range(2))
+        assert first == second
+        assert first[0] == samplers.search("middle, then TPE", task, 0, 1, None)["regret"][0]
 
 
 @pytest.mark.skipif("hebo" in MISSING, reason="HEBO is not installed")
