@@ -3,7 +3,8 @@
 Attention averages the outcomes of near trials; from about ten trials on, solving for their weights predicts better
 (docs/log/2026-11-22-gaussian-processes.md).
 
-Letters: B searches, T trials, N rows, H hyperparameters, W width; D numbers are regressed per head.
+Letters: B searches, T trials, N rows, H hyperparameters, W width, R readings; D numbers are regressed per head.
+Distances are of B searches; all else may be of R * B, the readings of the searches one after the other.
 
 Sources: posterior of a Gaussian process with noise, Rasmussen and Williams 2006 (eq. 2.25 and 2.26); kernels from a
 network's outputs as in deep kernel learning, Wilson et al. 2016 (AISTATS).
@@ -17,14 +18,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+Memory = tuple[Tensor, Tensor]
+"""Keys and values of T trials and of "no such trial", each B x heads x (1 + T) x W/heads."""
+
 
 def mlp(n_in: int, width: int, n_out: int) -> nn.Sequential:
     """Makes a multilayer perceptron of two linear layers."""
     return nn.Sequential(nn.Linear(n_in, width), nn.GELU(), nn.Linear(width, n_out))
 
 
+def weigh(weights: Tensor, distances: Tensor) -> Tensor:
+    """Weighted sums over hyperparameters: (R * B) x K x H and B x H x N x T -> (R * B) x K x N x T.
+
+    R sets of weights, one after the other, share the distances of B searches.
+    """
+    (B, H, N, T), (RB, K, _) = distances.shape, weights.shape
+    total = weights.reshape(RB // B, B, K, H) @ distances.view(B, H, N * T)
+    return total.view(RB, K, N, T)
+
+
 class BiasedAttention(nn.Module):
-    """Multi-head attention whose logits carry an additive bias; one learned key stands for "no such trial"."""
+    """Multi-head attention whose logits carry an additive bias; one learned key stands for "no such trial".
+
+    The bias is B x heads x N x (1 + T), that of the learned key first.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -33,25 +50,29 @@ class BiasedAttention(nn.Module):
         self.out = nn.Linear(width, width)
         self.null_key, self.null_value = nn.Parameter(torch.zeros(1, 1, width)), nn.Parameter(torch.zeros(1, 1, width))
 
-    def forward(self, x: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
-        """Attends from x (B x N x W) to memory (B x T x W) with a bias of B x heads x N x T."""
-        query, key, value = self._heads(x, memory)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=F.pad(bias, (1, 0)))
+    def forward(self, x: Tensor, memory: Memory, bias: Tensor) -> Tensor:
+        """Attends from x (B x N x W) to a memory of T trials."""
+        mixed = F.scaled_dot_product_attention(self._split(self.query(x)), *memory, attn_mask=bias)
         return torch.as_tensor(self.out(mixed.transpose(1, 2).reshape(x.shape)))
 
-    def weights(self, x: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
-        """B x N x (1 + T) attention weights of `forward` on the null and on the memory, mean over heads."""
-        query, key, _ = self._heads(x, memory)
-        logits = query @ key.transpose(2, 3) / query.shape[-1] ** 0.5 + F.pad(bias, (1, 0))
+    def weights(self, x: Tensor, memory: Memory, bias: Tensor) -> Tensor:
+        """B x N x (1 + T) attention weights of `forward` on the learned key and on the trials, mean over heads."""
+        query, key = self._split(self.query(x)), memory[0]
+        logits = query @ key.transpose(2, 3) / query.shape[-1] ** 0.5 + bias
         return torch.as_tensor(logits.softmax(-1).mean(1))
 
-    def _heads(self, x: Tensor, memory: Tensor) -> list[Tensor]:
-        """Query B x heads x N x W/heads; key and value B x heads x (1 + T) x W/heads."""
-        B, _, W = x.shape
-        key, value = self.key_value(memory).chunk(2, dim=-1)
+    def remember(self, trials: Tensor) -> Memory:
+        """Keys and values of B x T x W trials, the learned ones first."""
+        B, _, W = trials.shape
+        key, value = self.key_value(trials).chunk(2, dim=-1)
         key = torch.cat([self.null_key.expand(B, 1, W), key], dim=1)
         value = torch.cat([self.null_value.expand(B, 1, W), value], dim=1)
-        return [t.view(B, -1, self.heads, W // self.heads).transpose(1, 2) for t in (self.query(x), key, value)]
+        return self._split(key), self._split(value)
+
+    def _split(self, x: Tensor) -> Tensor:
+        """B x N x W -> B x heads x N x W/heads."""
+        B, N, W = x.shape
+        return x.view(B, N, self.heads, W // self.heads).transpose(1, 2)
 
 
 class Block(nn.Module):
@@ -63,14 +84,18 @@ class Block(nn.Module):
         self.attention = BiasedAttention(width, heads)
         self.feed_forward = mlp(width, 2 * width, width)
 
-    def forward(self, x: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, memory: Memory, bias: Tensor) -> Tensor:
         """Same shapes as `BiasedAttention.forward`."""
-        x = x + self.attention(self.norm_x(x), self.norm_memory(memory), bias)
+        x = x + self.attention(self.norm_x(x), memory, bias)
         return torch.as_tensor(x + self.feed_forward(self.norm_out(x)))
 
-    def weights(self, x: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
+    def weights(self, x: Tensor, memory: Memory, bias: Tensor) -> Tensor:
         """Same shapes as `BiasedAttention.weights`."""
-        return self.attention.weights(self.norm_x(x), self.norm_memory(memory), bias)
+        return self.attention.weights(self.norm_x(x), memory, bias)
+
+    def remember(self, trials: Tensor) -> Memory:
+        """Same shapes as `BiasedAttention.remember`."""
+        return self.attention.remember(self.norm_memory(trials))
 
 
 # Where training starts: a length scale of about a half of each range, and a noise of about a tenth of the spread.
@@ -120,7 +145,7 @@ class GaussianProcesses(nn.Module):
     ) -> Posterior:
         """Fits the processes to the B x T trials, whose value is on the history's own scale where it is known.
 
-        The embeddings are B x H x W and B x T x W, the distances B x H x T x T, see `level_distances`.
+        The embeddings are B x H x W and B x T x W, the distances B x 2H x T x T, squared ones first.
         """
         scales, x = F.softplus(self.scales(hyperparameters) + self.begin), self.norm(trials)
         B, T, W = x.shape
@@ -131,17 +156,18 @@ class GaussianProcesses(nn.Module):
         mean = (weight * values).sum(2, keepdim=True) / weight.sum(2, keepdim=True).clamp(min=_NO_VALUE)
         both = (known[:, None] & known[:, :, None])[:, None]
         # A trial without a value gets a row of the identity, which changes no other row of the inverse.
-        kernel = self._kernel(scales, distances) * both + torch.diag_embed(noise + ~known[:, None])
+        kernel = self._kernel(scales, distances) * both
+        kernel.diagonal(dim1=2, dim2=3).add_(noise + ~known[:, None])
         inverse = torch.linalg.inv(kernel) * both
         return Posterior(scales, mean, inverse @ (values - mean), inverse)
 
     def forward(self, posterior: Posterior, distances: Tensor) -> Tensor:
-        """B x N x W embeddings of the predictions of N rows, from their B x H x N x T distances to the trials."""
+        """B x N x W embeddings of the predictions of N rows, from their B x 2H x N x T distances to the trials."""
         found = torch.cat(self.predict(posterior, distances), -1)
         return torch.as_tensor(self.out(found.transpose(1, 2).flatten(2)))
 
     def predict(self, posterior: Posterior, distances: Tensor) -> tuple[Tensor, Tensor]:
-        """Predicts N rows from their B x H x N x T distances to the trials.
+        """Predicts N rows from their B x 2H x N x T distances to the trials.
 
         Returns:
             Mean, B x heads x N x D, of which the last is the trials' own value and the others are learned; and standard
@@ -154,7 +180,5 @@ class GaussianProcesses(nn.Module):
 
     def _kernel(self, scales: Tensor, distances: Tensor) -> Tensor:
         """B x heads x N x T in (0, 1]: exp(-distance), squared and plain distances each with its own weight."""
-        B, H, N, T = distances.shape
-        both = torch.cat([distances**2, distances], 1).view(B, 2 * H, N * T)
         weights = torch.cat(scales.chunk(2, -1), 1).transpose(1, 2)  # B x heads x 2H
-        return torch.exp(-(weights @ both)).view(B, self.heads, N, T)
+        return weigh(-weights, distances).exp_()  # in place: new memory for it would cost more than the exponential

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_rlsearch.agent.gaussian_process import AveragedGaussianProcess, fit, predict
-from hf_rlsearch.agent.network import Arrays, EncodedHistory, Predictor
+from hf_rlsearch.agent.network import Arrays, EncodedHistory, Predictor, Shared
 from hf_rlsearch.observation.observation import (
     CONTEXT_FACTS,
     CONTEXT_GIVEN,
@@ -90,7 +90,8 @@ class Mixture(nn.Module):
     def encode_history(self, arrays: Arrays) -> EncodedReadings:
         """Computes all that does not depend on the candidates."""
         both = concatenate(arrays, hide_names(arrays))
-        histories = tuple(predictor.encode_history(both) for predictor in self._predictors)
+        shared = Shared.of(arrays)
+        histories = tuple(predictor.encode_history(both, shared) for predictor in self._predictors)
         process = fit(arrays) if self.gaussian_process else None
         weights = self._weights[:, None].expand(-1, len(arrays.static))
         if process is not None:
@@ -99,9 +100,9 @@ class Mixture(nn.Module):
 
     def readings(self, encoded: EncodedReadings, candidates: Tensor) -> Tensor:
         """R x B x C x N_BINS probabilities of B x C x H level indices; -1 for a hyperparameter that is missing."""
-        twice = candidates.repeat(2, 1, 1)
+        twice, distances = candidates.repeat(2, 1, 1), encoded.histories[0].distances.rows(candidates)
         pairs = zip(self._predictors, encoded.histories, strict=True)
-        logits = torch.cat([predictor.score(history, twice) for predictor, history in pairs])
+        logits = torch.cat([predictor.score(history, twice, distances) for predictor, history in pairs])
         probabilities = logits.softmax(-1).view(-1, *candidates.shape[:2], logits.shape[2])
         if encoded.process is None:
             return probabilities
@@ -113,9 +114,9 @@ class Mixture(nn.Module):
 
     def attention(self, encoded: EncodedReadings, candidates: Tensor) -> Tensor:
         """B x C x (1 + T) weights on "no such trial" and on each trial, mean over the predictors' readings."""
-        twice = candidates.repeat(2, 1, 1)
+        twice, distances = candidates.repeat(2, 1, 1), encoded.histories[0].distances.rows(candidates)
         pairs = zip(self._predictors, encoded.histories, strict=True)
-        found = torch.cat([predictor.attention(history, twice) for predictor, history in pairs])
+        found = torch.cat([predictor.attention(history, twice, distances) for predictor, history in pairs])
         return found.view(-1, *candidates.shape[:2], found.shape[2]).mean(0)
 
     @property

@@ -5,7 +5,7 @@ number of them. A configuration is the sum of the embeddings of its levels. A le
 role and absolute value, from the outcomes near it, and from the other hyperparameters of the space. Attention is biased
 by a learned distance between configurations, so that it starts as kernel regression and learns what a kernel cannot.
 
-Letters: B searches, T trials, C candidates, H hyperparameters, L levels, W width.
+Letters: B searches, T trials, C candidates, H hyperparameters, L levels, W width, R readings of one search.
 
 Sources: in-context prediction from a prior, Müller et al. 2023 (PFNs4BO, ICML); attention over trials for
 hyperparameter search, Maraval et al. 2023 (NAP, NeurIPS); outcome bins, Müller et al. 2022 (arXiv:2112.10510).
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hf_rlsearch.agent.layers import Block, GaussianProcesses, Posterior, mlp
+from hf_rlsearch.agent.layers import Block, GaussianProcesses, Memory, Posterior, mlp, weigh
 from hf_rlsearch.observation.observation import (
     LEVEL_REAL,
     N_CONTEXT_FEATURES,
@@ -40,6 +40,8 @@ BIN_EDGES = (
 )  # fmt: skip
 N_BINS = len(BIN_EDGES) + 1
 _OUTER = (-1.9, 1.8)  # representative values of the two open bins
+N_MARGINALS = 10
+_PADDING_IS_FAR = 1e4  # finite, since attention over padding alone would become NaN
 
 
 def bin_values() -> Tensor:
@@ -94,34 +96,76 @@ class Arrays:
 
 
 @dataclass(frozen=True)
-class EncodedHistory:
-    """B encoded histories, from which any candidates can be scored.
+class Distances:
+    """From levels or from N rows to the trials of B searches. All are kept by level, as there are fewer than rows.
 
     Attributes:
-        context: B x W, of the whole search.
-        levels: B x H x L x W embeddings of the levels.
-        trials: B x T x W embeddings of the trials.
-        attention_distances: B x H x (L + 1) x T distances of the attention, see `level_distances`.
-        gp_distances: The same of the Gaussian processes.
-        scales: B x H x (blocks * heads) learned weights of the distance from candidates to trials.
-        trial_mask: B x T, False for padding.
+        attention: B x (H + 1) x (L + 1) x (1 + T), or with N for L + 1. The first trial is "no such trial", which is
+            near to all; the last hyperparameter is 1 for trials that are padding and 0 for others.
+        processes: B x 2H x (L + 1) x T, or with N for L + 1, of the Gaussian processes: squared, then plain.
+    """
+
+    attention: Tensor
+    processes: Tensor
+
+    @classmethod
+    def of(cls, arrays: Arrays) -> Distances:
+        """From the levels of B searches."""
+        attention, processes = level_distances(arrays)
+        padding = (~arrays.trial_mask).to(attention.dtype)[:, None, None].expand(-1, -1, attention.shape[2], -1)
+        attention = torch.cat([attention**2 + 0.3 * attention, padding], dim=1)
+        return cls(F.pad(attention, (1, 0)), torch.cat([processes**2, processes], dim=1))
+
+    def rows(self, rows: Tensor) -> Distances:
+        """From B x N x H level indices, given those from levels."""
+        attention = gather_levels(self.attention, F.pad(rows, (0, 1)))
+        return Distances(attention, gather_levels(self.processes, rows.repeat(1, 1, 2)))
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What does not depend on the weights, so that predictors and readings share it.
+
+    Attributes:
+        distances: From levels to trials.
+        between: From trials to trials.
+        marginals: N x N_MARGINALS of all real levels of B searches.
+    """
+
+    distances: Distances
+    between: Distances
+    marginals: Tensor
+
+    @classmethod
+    def of(cls, arrays: Arrays) -> Shared:
+        """Of B searches."""
+        distances = Distances.of(arrays)
+        return cls(distances, distances.rows(arrays.trials), _marginals(arrays))
+
+
+@dataclass(frozen=True)
+class EncodedHistory:
+    """R * B encoded histories, from which any candidates can be scored.
+
+    Attributes:
+        context: R * B x W, of the whole search.
+        levels: R * B x H x L x W embeddings of the levels.
+        memories: Of the trials, one per cross-attention block.
+        distances: From the levels to the trials of B searches.
+        scales: R * B x (blocks * heads) x (H + 1), minus the learned weights of the distance to trials.
         posterior: Of the Gaussian processes.
     """
 
     context: Tensor
     levels: Tensor
-    trials: Tensor
-    attention_distances: Tensor
-    gp_distances: Tensor
+    memories: tuple[Memory, ...]
+    distances: Distances
     scales: Tensor
-    trial_mask: Tensor
     posterior: Posterior
 
 
 class Predictor(nn.Module):
     """Observation -> distribution of each candidate's improvement over the incumbent."""
-
-    N_MARGINALS = 10
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -129,7 +173,7 @@ class Predictor(nn.Module):
         W, heads = config.width, config.heads
         self.context = mlp(N_CONTEXT_FEATURES, W, W)
         self.level_in = mlp(N_STATIC_FEATURES + N_LEVEL_FEATURES, W, W)
-        self.level_marginal = mlp(W + self.N_MARGINALS, W, W)
+        self.level_marginal = mlp(W + N_MARGINALS, W, W)
         self.space_block = Block(W, heads)
         self.level_out = mlp(2 * W, W, W)
         self.scales = nn.Linear(W, config.history_blocks * heads + config.candidate_blocks * heads)
@@ -146,117 +190,95 @@ class Predictor(nn.Module):
         """B x C x N_BINS logits of the improvement over the incumbent (over the median while there is none)."""
         return self.score(self.encode_history(arrays), arrays.candidates)
 
-    def encode_history(self, arrays: Arrays) -> EncodedHistory:
-        """Computes all that does not depend on the candidates, which is most of the work."""
-        context = self.context(arrays.context)
-        levels, per_hyperparameter = self._levels(arrays, context)
-        scales = F.softplus(self.scales(per_hyperparameter) + 1.0) * arrays.static[..., :1]  # B x H x blocks*heads
-        trials = self._sum_levels(levels, arrays.trials) + self.trial_in(arrays.trial_features) + context[:, None]
-        heads, split = self.config.heads, self.config.history_blocks * self.config.heads
-        attention_distances, gp_distances = level_distances(arrays)
-        gaps = gather_levels(attention_distances, arrays.trials)
-        among = self._bias(gaps, scales[..., :split], arrays.trial_mask)
-        for i, block in enumerate(self.history):
-            trials = block(trials, trials, among[:, i * heads : (i + 1) * heads])
-        known = arrays.trial_mask & (arrays.trial_features[..., TRIAL_KNOWN] > 0)
-        between, value = gather_levels(gp_distances, arrays.trials), arrays.trial_features[..., TRIAL_VALUE]
-        posterior = self.processes.fit(per_hyperparameter, between, trials, value, known)
-        distances, mask = (attention_distances, gp_distances), arrays.trial_mask
-        return EncodedHistory(context, levels, trials, *distances, scales[..., split:], mask, posterior)
+    def encode_history(self, arrays: Arrays, shared: Shared | None = None) -> EncodedHistory:
+        """Computes all that does not depend on the candidates, which is most of the work.
 
-    def score(self, encoded: EncodedHistory, candidates: Tensor) -> Tensor:
-        """B x C x N_BINS logits of B x C x H level indices; -1 for a hyperparameter that a candidate lacks."""
-        x = self._candidates(encoded, candidates)
-        for block, bias in zip(self.cross, self._attention_bias(encoded, candidates), strict=True):
-            x = block(x, encoded.trials, bias)
+        The arrays may be R readings of B searches, one after the other, with what the B searches share.
+        """
+        shared = Shared.of(arrays) if shared is None else shared
+        context = self.context(arrays.context)
+        levels, per_hyperparameter = self._levels(arrays, context, shared.marginals)
+        scales = -F.softplus(self.scales(per_hyperparameter) + 1.0) * arrays.static[..., :1]
+        scales = F.pad(scales, (0, 0, 0, 1), value=-_PADDING_IS_FAR).transpose(1, 2)  # R * B x blocks*heads x (H + 1)
+        trials = self._sum_levels(levels, arrays.trials) + self.trial_in(arrays.trial_features) + context[:, None]
+        split = self.config.history_blocks * self.config.heads
+        for block, bias in zip(self.history, self._bias(scales[:, :split], shared.between), strict=True):
+            assert isinstance(block, Block)  # a ModuleList is typed as holding any module
+            trials = block(trials, block.remember(trials), bias)
+        known = arrays.trial_mask & (arrays.trial_features[..., TRIAL_KNOWN] > 0)
+        value = arrays.trial_features[..., TRIAL_VALUE]
+        posterior = self.processes.fit(per_hyperparameter, shared.between.processes, trials, value, known)
+        memories = tuple(block.remember(trials) for block in self.cross if isinstance(block, Block))
+        return EncodedHistory(context, levels, memories, shared.distances, scales[:, split:], posterior)
+
+    def score(self, encoded: EncodedHistory, candidates: Tensor, distances: Distances | None = None) -> Tensor:
+        """R * B x C x N_BINS logits of R * B x C x H level indices; -1 for a hyperparameter that a candidate lacks.
+
+        Of several readings the candidates have to be the same; their distances of B searches can be given.
+        """
+        x, biases = self._candidates(encoded, candidates, distances)
+        for block, memory, bias in zip(self.cross, encoded.memories, biases, strict=True):
+            x = block(x, memory, bias)
         return torch.as_tensor(self.head(x))
 
-    def attention(self, encoded: EncodedHistory, candidates: Tensor) -> Tensor:
-        """B x C x (1 + T) weights in [0, 1] that sum to one: on "no such trial" and on each trial.
+    def attention(self, encoded: EncodedHistory, candidates: Tensor, distances: Distances | None = None) -> Tensor:
+        """R * B x C x (1 + T) weights in [0, 1] that sum to one: on "no such trial" and on each trial.
 
         The weights are means over heads and cross-attention blocks; the Gaussian processes are not part of them.
         """
-        x, found = self._candidates(encoded, candidates), []
-        for block, bias in zip(self.cross, self._attention_bias(encoded, candidates), strict=True):
-            assert isinstance(block, Block)  # a ModuleList is typed as holding any module
-            found.append(block.weights(x, encoded.trials, bias))
-            x = block(x, encoded.trials, bias)
+        (x, biases), found = self._candidates(encoded, candidates, distances), []
+        for block, memory, bias in zip(self.cross, encoded.memories, biases, strict=True):
+            assert isinstance(block, Block)
+            found.append(block.weights(x, memory, bias))
+            x = block(x, memory, bias)
         return torch.stack(found).mean(0)
 
-    def _candidates(self, encoded: EncodedHistory, candidates: Tensor) -> Tensor:
-        """B x C x W embeddings before they attend to the trials."""
+    def _candidates(
+        self, encoded: EncodedHistory, candidates: Tensor, distances: Distances | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """R * B x C x W embeddings before they attend to the trials, and a bias per cross-attention block."""
+        if distances is None:
+            distances = encoded.distances.rows(candidates[: len(encoded.distances.attention)])
         x = self._sum_levels(encoded.levels, candidates)
         x = x + self.candidate_in(torch.cat([x, encoded.context[:, None].expand(-1, x.shape[1], -1)], -1))
-        distances = gather_levels(encoded.gp_distances, candidates)
-        return torch.as_tensor(x + self.processes(encoded.posterior, distances))
+        x = x + self.processes(encoded.posterior, distances.processes)
+        return x, self._bias(encoded.scales, distances)
 
-    def _attention_bias(self, encoded: EncodedHistory, candidates: Tensor) -> tuple[Tensor, ...]:
-        """Per cross-attention block B x heads x C x T, minus the distance from candidates to trials."""
-        distances = gather_levels(encoded.attention_distances, candidates)
-        return torch.split(self._bias(distances, encoded.scales, encoded.trial_mask), self.config.heads, dim=1)
+    def _bias(self, scales: Tensor, distances: Distances) -> tuple[Tensor, ...]:
+        """Per block R * B x heads x N x (1 + T), minus the learned distance from rows to trials; padding is far."""
+        return torch.split(weigh(scales, distances.attention), self.config.heads, dim=1)
 
-    def _levels(self, arrays: Arrays, context: Tensor) -> tuple[Tensor, Tensor]:
+    def _levels(self, arrays: Arrays, context: Tensor, marginals: Tensor) -> tuple[Tensor, Tensor]:
         """B x H x L x W embeddings of all levels, and B x H x W of the hyperparameters.
 
         Padding outweighs real levels several times, so the layers run over the N real ones only.
         """
         real = arrays.level_features[..., LEVEL_REAL] > 0
-        b, h, level = real.nonzero(as_tuple=True)
+        b, h, level = _real_levels(arrays)
+        marginals = marginals.repeat(len(b) // len(marginals), 1)
         features = [arrays.static[b, h], arrays.level_features[b, h, level]]
         embedded = self.level_in(torch.cat(features, -1)) + context[b]
-        embedded = embedded + self.level_marginal(torch.cat([embedded, self._marginals(arrays, b, h, level)], -1))
+        embedded = embedded + self.level_marginal(torch.cat([embedded, marginals], -1))
         B, H, L = real.shape
         total = embedded.new_zeros(B * H, embedded.shape[1]).index_add(0, b * H + h, embedded)
         pooled = total.view(B, H, -1) / real.sum(2, keepdim=True).clamp(min=1)
         absent = (arrays.static[..., 0] == 0)[:, None, None, :]
-        # Finite, since a row of -inf alone would become NaN.
-        bias = torch.zeros_like(absent, dtype=pooled.dtype).masked_fill(absent, -1e4)
-        pooled = self.space_block(pooled, pooled, bias.expand(-1, self.config.heads, H, -1))
+        bias = torch.zeros_like(absent, dtype=pooled.dtype).masked_fill(absent, -_PADDING_IS_FAR)
+        bias = F.pad(bias, (1, 0)).expand(-1, self.config.heads, H, -1)
+        pooled = self.space_block(pooled, self.space_block.remember(pooled), bias)
         embedded = embedded + self.level_out(torch.cat([embedded, pooled[b, h]], -1))
         dense = embedded.new_zeros(B, H, L, embedded.shape[1]).index_put((b, h, level), embedded)
         return dense, pooled
-
-    def _marginals(self, arrays: Arrays, b: Tensor, h: Tensor, level: Tensor) -> Tensor:
-        """N x N_MARGINALS: kernel means of the outcomes near each level, at two widths, and the incumbent."""
-        index = arrays.trials.transpose(1, 2)[b, h]  # N x T
-        known = (index >= 0) & (arrays.trial_mask & (arrays.trial_features[..., TRIAL_KNOWN] > 0))[b]
-        value = arrays.trial_features[b, :, TRIAL_VALUE]  # 0 for the best trial, negative below
-        rank = arrays.trial_features[b, :, TRIAL_RANK]  # in [0, 1]
-        ordered, own = arrays.ordered[b, h], arrays.positions[b, h, level]
-        places = arrays.positions[b, h]
-        gap = (own[:, None] - torch.gather(places, 1, index.clamp(min=0))).abs()
-        gap = torch.where(ordered[:, None], gap, (index != level[:, None]).float())
-        features = []
-        for width in (0.08, 0.3):
-            weight = torch.exp(-0.5 * (gap / width) ** 2) * known
-            mass = weight.sum(-1)
-            features += [(weight * column).sum(-1) / (mass + 0.3) for column in (value, rank)] + [torch.log1p(mass)]
-        if not index.shape[1]:
-            return torch.stack([*features, *[torch.zeros_like(own)] * 4], dim=-1)
-        best = torch.gather(index, 1, arrays.incumbent[b].clamp(min=0)[:, None])[:, 0]
-        has = ((arrays.incumbent[b] >= 0) & (best >= 0)).float()
-        signed = (own - torch.gather(places, 1, best.clamp(min=0)[:, None])[:, 0]) * ordered * has
-        features += [signed, signed.abs(), (best == level) * has, has]
-        return torch.stack(features, dim=-1)
 
     @staticmethod
     def _sum_levels(levels: Tensor, rows: Tensor) -> Tensor:
         """Sums the embeddings of each row's levels: B x H x L x W, B x N x H -> B x N x W."""
         B, H, L, W = levels.shape
-        table = torch.cat(
-            [levels.reshape(B * H * L, W), levels.new_zeros(1, W)]
-        )  # the last row for a missing hyperparameter
+        # The last row of the table is for missing hyperparameters.
+        table = torch.cat([levels.reshape(B * H * L, W), levels.new_zeros(1, W)])
         index = rows + torch.arange(B * H, device=rows.device).view(B, 1, H) * L
         index = torch.where(rows < 0, B * H * L, index)
-        return table.index_select(0, index.flatten()).view(B, rows.shape[1], H, W).sum(2)
-
-    @staticmethod
-    def _bias(distances: Tensor, scales: Tensor, trial_mask: Tensor) -> Tensor:
-        """Minus the learned distance from rows to trials, B x heads x N x T; padding is far away."""
-        B, H, N, T = distances.shape
-        costs = (distances**2 + 0.3 * distances).view(B, H, N * T)
-        distance = (scales.transpose(1, 2) @ costs).view(B, scales.shape[2], N, T)
-        return -(distance + 1e4 * ~trial_mask[:, None, None])
+        return F.embedding_bag(index.flatten(0, 1), table, mode="sum").view(B, rows.shape[1], W)
 
 
 def level_distances(arrays: Arrays) -> tuple[Tensor, Tensor]:
@@ -283,3 +305,33 @@ def gather_levels(table: Tensor, rows: Tensor) -> Tensor:
     level = torch.where(rows < 0, L - 1, rows).transpose(1, 2) + torch.arange(H, device=rows.device)[:, None] * L
     index = (level + torch.arange(B, device=rows.device)[:, None, None] * (H * L)).flatten()
     return table.reshape(B * H * L, T).index_select(0, index).view(B, H, rows.shape[1], T)
+
+
+def _real_levels(arrays: Arrays) -> tuple[Tensor, ...]:
+    """Indices of the N levels that are not padding: N searches, N hyperparameters, N levels."""
+    return (arrays.level_features[..., LEVEL_REAL] > 0).nonzero(as_tuple=True)
+
+
+def _marginals(arrays: Arrays) -> Tensor:
+    """N x N_MARGINALS of all real levels: kernel means of the outcomes near each, at two widths, and the incumbent."""
+    b, h, level = _real_levels(arrays)
+    index = arrays.trials.transpose(1, 2)[b, h]  # N x T
+    known = (index >= 0) & (arrays.trial_mask & (arrays.trial_features[..., TRIAL_KNOWN] > 0))[b]
+    value = arrays.trial_features[b, :, TRIAL_VALUE]  # 0 for the best trial, negative below
+    rank = arrays.trial_features[b, :, TRIAL_RANK]  # in [0, 1]
+    ordered, own = arrays.ordered[b, h], arrays.positions[b, h, level]
+    places = arrays.positions[b, h]
+    gap = (own[:, None] - torch.gather(places, 1, index.clamp(min=0))).abs()
+    gap = torch.where(ordered[:, None], gap, (index != level[:, None]).float())
+    features = []
+    for width in (0.08, 0.3):
+        weight = torch.exp(-0.5 * (gap / width) ** 2) * known
+        mass = weight.sum(-1)
+        features += [(weight * column).sum(-1) / (mass + 0.3) for column in (value, rank)] + [torch.log1p(mass)]
+    if not index.shape[1]:
+        return torch.stack([*features, *[torch.zeros_like(own)] * 4], dim=-1)
+    best = torch.gather(index, 1, arrays.incumbent[b].clamp(min=0)[:, None])[:, 0]
+    has = ((arrays.incumbent[b] >= 0) & (best >= 0)).float()
+    signed = (own - torch.gather(places, 1, best.clamp(min=0)[:, None])[:, 0]) * ordered * has
+    features += [signed, signed.abs(), (best == level) * has, has]
+    return torch.stack(features, dim=-1)

@@ -29,8 +29,9 @@ def inverse_softplus(x: float) -> float:
 
 
 def distances(rows: np.ndarray, others: np.ndarray) -> torch.Tensor:
-    """1 x H x N x T."""
-    return torch.as_tensor(np.abs(rows[:, None] - others[None]).transpose(2, 0, 1)[None], dtype=torch.float32)
+    """1 x 2H x N x T, squared ones first."""
+    plain = np.abs(rows[:, None] - others[None]).transpose(2, 0, 1)
+    return torch.as_tensor(np.concatenate([plain**2, plain])[None], dtype=torch.float32)
 
 
 def fit(made: GaussianProcesses, places: np.ndarray, values: np.ndarray, known: np.ndarray | None = None) -> Posterior:
@@ -87,7 +88,7 @@ def test_the_same_configuration_again_and_again_is_no_trouble(processes: Gaussia
 
 def test_everything_is_on_one_device() -> None:
     made = GaussianProcesses(WIDTH, HEADS).to("meta")
-    shapes = (2, 3, WIDTH), (2, 3, 5, 5), (2, 5, WIDTH), (2, 5)
+    shapes = (2, 3, WIDTH), (2, 6, 5, 5), (2, 5, WIDTH), (2, 5)
     known = torch.empty(2, 5, dtype=torch.bool, device="meta")
     posterior = made.fit(*(torch.empty(shape, device="meta") for shape in shapes), known)
-    assert made(posterior, torch.empty(2, 3, 7, 5, device="meta")).shape == (2, 7, WIDTH)
+    assert made(posterior, torch.empty(2, 6, 7, 5, device="meta")).shape == (2, 7, WIDTH)

@@ -9,16 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_rlsearch.agent.acquisition import expected_improvement
+from hf_rlsearch.agent.layers import weigh
 from hf_rlsearch.agent.network import (
     BIN_EDGES,
     N_BINS,
     Arrays,
+    Distances,
     NetworkConfig,
     Predictor,
     bin_values,
     compress,
-    gather_levels,
-    level_distances,
 )
 from hf_rlsearch.observation.observation import Observation, live_observation, space_arrays
 from hf_rlsearch.tasks.histories import draw_history, measure, observe_tasks, train_partly
@@ -116,12 +116,13 @@ def test_attention_is_biased_by_the_distance_between_configurations(seed: int) -
     observation = simulated(n_tasks=3, seed=seed)
     arrays = Arrays.of(observation)
     scales = torch.rand(3, arrays.trials.shape[2], 2, generator=torch.Generator().manual_seed(seed))
-    attention_distances = gather_levels(level_distances(arrays)[0], arrays.candidates)
-    bias = Predictor._bias(attention_distances, scales, arrays.trial_mask).numpy()
-    expected = -direct_distance(observation, scales.numpy())
-    real = np.broadcast_to(observation.trial_mask[:, None, None], bias.shape)
-    np.testing.assert_allclose(bias[real], expected[real], atol=1e-5)
-    assert (bias[~real] <= -1e4).all()
+    with_padding = torch.nn.functional.pad(scales, (0, 0, 0, 1), value=1e4).transpose(1, 2)
+    distance = weigh(with_padding, Distances.of(arrays).rows(arrays.candidates).attention).numpy()
+    expected = direct_distance(observation, scales.numpy())
+    real = np.broadcast_to(observation.trial_mask[:, None, None], expected.shape)
+    np.testing.assert_array_equal(distance[..., 0], 0)
+    np.testing.assert_allclose(distance[..., 1:][real], expected[real], atol=1e-5)
+    assert (distance[..., 1:][~real] >= 1e4).all()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -133,10 +134,12 @@ def test_kernels_are_positive_where_trials_lack_names(seed: int) -> None:
         space_arrays(tasks), tasks, train_partly(rng, tasks, chosen, mask, measure(rng, tasks, chosen))
     )
     arrays = Arrays.of(observation)
-    among = gather_levels(level_distances(arrays)[1], arrays.trials)
+    among = Distances.of(arrays).rows(arrays.trials).processes
     assert ((arrays.trials < 0) & (arrays.static[:, None, :, 0] > 0)).any()
     processes = random_predictor().processes
-    scales = 3 * torch.rand(40, among.shape[1], 2 * processes.heads, generator=torch.Generator().manual_seed(seed))
+    scales = 3 * torch.rand(
+        40, arrays.trials.shape[2], 2 * processes.heads, generator=torch.Generator().manual_seed(seed)
+    )
     kernel = processes._kernel(scales, among)
     assert torch.linalg.eigvalsh(kernel.double()).min() > -1e-5
     np.testing.assert_allclose(kernel.diagonal(dim1=2, dim2=3), 1.0)

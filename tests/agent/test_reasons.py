@@ -27,9 +27,10 @@ def mixture() -> Mixture:
 def test_the_weights_are_those_that_the_values_are_mixed_with() -> None:
     torch.manual_seed(0)
     attention = BiasedAttention(8, 1)
-    x, memory, bias = torch.randn(2, 3, 8), torch.randn(2, 5, 8), torch.randn(2, 1, 3, 5)
+    x, trials, bias = torch.randn(2, 3, 8), torch.randn(2, 5, 8), torch.randn(2, 1, 3, 6)
+    memory = attention.remember(trials)
     weights = attention.weights(x, memory, bias)
-    value = torch.cat([attention.null_value.expand(2, 1, 8), attention.key_value(memory)[..., 8:]], 1)
+    value = torch.cat([attention.null_value.expand(2, 1, 8), attention.key_value(trials)[..., 8:]], 1)
     torch.testing.assert_close(attention.out(weights @ value), attention(x, memory, bias), atol=1e-5, rtol=1e-4)
 
 
@@ -68,9 +69,10 @@ def test_mean_and_spread_of_a_coin() -> None:
 
 
 def test_a_block_of_weights_takes_what_the_block_takes() -> None:
-    block = Block(8, 2)
-    x, memory = torch.randn(1, 3, 8), torch.randn(1, 4, 8)
-    assert block.weights(x, memory, torch.zeros(1, 2, 3, 4)).shape == (1, 3, 5)
+    block, x = Block(8, 2), torch.randn(1, 3, 8)
+    memory, bias = block.remember(torch.randn(1, 4, 8)), torch.zeros(1, 2, 3, 5)
+    assert block(x, memory, bias).shape == x.shape
+    assert block.weights(x, memory, bias).shape == (1, 3, 5)
 
 
 def test_a_trial_like_the_candidate_gets_more_attention_than_one_unlike_it() -> None:
