@@ -20,7 +20,7 @@ from hf_rlsearch.agent.decision import Alternative, Decision
 from hf_rlsearch.agent.decision_head import DecisionHead
 from hf_rlsearch.agent.mixture import EncodedReadings, Mixture
 from hf_rlsearch.agent.network import Arrays, NetworkConfig, Predictor
-from hf_rlsearch.agent.shapley import most_attended, predicted_mean, shapley_values
+from hf_rlsearch.agent.shapley import AttendedMean, PredictedMean, shapley_values
 from hf_rlsearch.errors import WeightsError
 from hf_rlsearch.observation.history import History
 from hf_rlsearch.observation.observation import live_observation
@@ -102,7 +102,12 @@ class Agent:
             if len(order) > 1:
                 prediction = self._prediction(probabilities[0, order[1]], chances[order[1]])
                 alternative = Alternative(params=space.decode(candidates[order[1]]), **prediction)
-            contributions, prior_contributions = self._contributions(space, encoded, row, facts, rng)
+            with_trials = AttendedMean(self.mixture, encoded, row)
+            without = PredictedMean(self.mixture, self._encode_no_history(space, facts))
+            contributions, prior_contributions = (
+                dict(zip(space.names, values.tolist(), strict=True))
+                for values in shapley_values([with_trials, without], row, space.n_levels, rng)
+            )
             return Decision(
                 index=int(order[0]),
                 source=source,
@@ -110,7 +115,7 @@ class Agent:
                 alternative=alternative,
                 contributions=contributions,
                 prior_contributions=prior_contributions,
-                attention=most_attended(self.mixture, encoded, row, history.numbers),
+                attention=with_trials.most_attended(history.numbers),
                 **self._prediction(probabilities[0, order[0]], chances[order[0]]),
             )
 
@@ -169,19 +174,6 @@ class Agent:
             "mean": float(mean),
             "spread": float(spread),
         }
-
-    def _contributions(
-        self,
-        space: SearchSpace,
-        encoded: EncodedReadings,
-        row: IntArray,
-        facts: Mapping[str, float],
-        rng: np.random.Generator,
-    ) -> tuple[dict[str, float], ...]:
-        """Contributions of each hyperparameter to the prediction, given the trials and without any."""
-        predictors = [predicted_mean(self.mixture, e) for e in (encoded, self._encode_no_history(space, facts))]
-        found = shapley_values(predictors, row, space.n_levels, rng)
-        return tuple(dict(zip(space.names, values.tolist(), strict=True)) for values in found)
 
     def _encode_no_history(self, space: SearchSpace, facts: Mapping[str, float]) -> EncodedReadings:
         """Encodes a search without trials; the last encoding is kept, as it stays the same during a search."""

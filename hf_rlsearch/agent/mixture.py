@@ -102,26 +102,40 @@ class Mixture(nn.Module):
         """R x B x C x N_BINS probabilities of B x C x H level indices; -1 for a hyperparameter that is missing."""
         twice, distances = candidates.repeat(2, 1, 1), encoded.histories[0].distances.rows(candidates)
         pairs = zip(self._predictors, encoded.histories, strict=True)
-        logits = torch.cat([predictor.score(history, twice, distances) for predictor, history in pairs])
-        probabilities = logits.softmax(-1).view(-1, *candidates.shape[:2], logits.shape[2])
+        logits = [predictor.score(history, twice, distances) for predictor, history in pairs]
+        return self._probabilities(encoded, candidates, logits)
+
+    def score(self, encoded: EncodedReadings, candidates: Tensor) -> Tensor:
+        """B x C x N_BINS probabilities, the mixture of `readings`."""
+        return _mixed(encoded, self.readings(encoded, candidates))
+
+    def explain(self, encoded: EncodedReadings, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        """The probabilities of `score`, and B x C x (1 + T) attention weights on "no such trial" and on each trial.
+
+        The weights are means over the readings of the predictors, see `Predictor.explain`.
+        """
+        twice, distances = candidates.repeat(2, 1, 1), encoded.histories[0].distances.rows(candidates)
+        pairs = zip(self._predictors, encoded.histories, strict=True)
+        found = [predictor.explain(history, twice, distances) for predictor, history in pairs]
+        probabilities = self._probabilities(encoded, candidates, [logits for logits, _ in found])
+        attention = torch.cat([weights for _, weights in found])
+        return _mixed(encoded, probabilities), attention.view(-1, *candidates.shape[:2], attention.shape[2]).mean(0)
+
+    def _probabilities(self, encoded: EncodedReadings, candidates: Tensor, logits: Sequence[Tensor]) -> Tensor:
+        """R x B x C x N_BINS, from the logits 2 B x C x N_BINS of each predictor."""
+        probabilities = torch.cat(list(logits)).softmax(-1).view(-1, *candidates.shape[:2], logits[0].shape[2])
         if encoded.process is None:
             return probabilities
         return torch.cat([probabilities, predict(encoded.process, candidates)[None]])
 
-    def score(self, encoded: EncodedReadings, candidates: Tensor) -> Tensor:
-        """B x C x N_BINS probabilities, the mixture of `readings`."""
-        return torch.as_tensor((encoded.weights[..., None, None] * self.readings(encoded, candidates)).sum(0))
-
-    def attention(self, encoded: EncodedReadings, candidates: Tensor) -> Tensor:
-        """B x C x (1 + T) weights on "no such trial" and on each trial, mean over the predictors' readings."""
-        twice, distances = candidates.repeat(2, 1, 1), encoded.histories[0].distances.rows(candidates)
-        pairs = zip(self._predictors, encoded.histories, strict=True)
-        found = torch.cat([predictor.attention(history, twice, distances) for predictor, history in pairs])
-        return found.view(-1, *candidates.shape[:2], found.shape[2]).mean(0)
-
     @property
     def _predictors(self) -> list[Predictor]:
         return [p for p in self.predictors if isinstance(p, Predictor)]  # a ModuleList is typed as holding any module
+
+
+def _mixed(encoded: EncodedReadings, readings: Tensor) -> Tensor:
+    """R x B x C x N_BINS probabilities -> B x C x N_BINS."""
+    return torch.as_tensor((encoded.weights[..., None, None] * readings).sum(0))
 
 
 def hide_names(arrays: Arrays) -> Arrays:

@@ -221,17 +221,20 @@ class Predictor(nn.Module):
             x = block(x, memory, bias)
         return torch.as_tensor(self.head(x))
 
-    def attention(self, encoded: EncodedHistory, candidates: Tensor, distances: Distances | None = None) -> Tensor:
-        """R * B x C x (1 + T) weights in [0, 1] that sum to one: on "no such trial" and on each trial.
+    def explain(
+        self, encoded: EncodedHistory, candidates: Tensor, distances: Distances | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The logits of `score`, and R * B x C x (1 + T) attention weights on "no such trial" and on each trial.
 
-        The weights are means over heads and cross-attention blocks; the Gaussian processes are not part of them.
+        The weights are in [0, 1], sum to one, and are means over heads and cross-attention blocks; the Gaussian
+        processes are not part of them.
         """
         (x, biases), found = self._candidates(encoded, candidates, distances), []
         for block, memory, bias in zip(self.cross, encoded.memories, biases, strict=True):
             assert isinstance(block, Block)
             found.append(block.weights(x, memory, bias))
             x = block(x, memory, bias)
-        return torch.stack(found).mean(0)
+        return torch.as_tensor(self.head(x)), torch.stack(found).mean(0)
 
     def _candidates(
         self, encoded: EncodedHistory, candidates: Tensor, distances: Distances | None

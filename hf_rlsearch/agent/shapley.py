@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hf_rlsearch._typing import FloatArray, IntArray
 from hf_rlsearch.agent.acquisition import mean_and_spread
@@ -61,24 +62,42 @@ def spread_rows(n_levels: IntArray, count: int, rng: np.random.Generator) -> Int
     return rng.permuted((place * n_levels).astype(np.int64), axis=0)
 
 
-def predicted_mean(mixture: Mixture, encoded: EncodedReadings) -> Predict:
-    """N x H level indices -> N means of the mixture, which are means over its readings, of one search."""
+class PredictedMean:
+    """Predicts the means of the mixture, which are means over its readings, of one search."""
 
-    def predict(rows: IntArray) -> FloatArray:
-        probabilities = mixture.score(encoded, torch.as_tensor(rows)[None])[0]
-        return np.asarray(mean_and_spread(probabilities, mixture.bins)[0].double().numpy())
+    def __init__(self, mixture: Mixture, encoded: EncodedReadings) -> None:
+        self.mixture, self.encoded = mixture, encoded
 
-    return predict
+    def __call__(self, rows: IntArray) -> FloatArray:
+        """N x H level indices -> N means."""
+        return self._mean(self.mixture.score(self.encoded, torch.as_tensor(rows)[None]))
+
+    def _mean(self, probabilities: Tensor) -> FloatArray:
+        return np.asarray(mean_and_spread(probabilities[0], self.mixture.bins)[0].double().numpy())
 
 
-def most_attended(
-    mixture: Mixture, encoded: EncodedReadings, row: IntArray, numbers: IntArray
-) -> tuple[tuple[int, float], ...]:
-    """At most five (trial number, weight) pairs, the largest weight first; together at most 1.
+class AttendedMean(PredictedMean):
+    """The same, which keeps the attention to T trials that the prediction of one row came from.
 
-    The weights are those with which the prediction of the candidate in `row`, H level indices, attends to the T trials
-    of one search, whose numbers are given: means over the readings of the predictors.
+    To predict the row once more would take as long as all rows of an explanation.
     """
-    weights = mixture.attention(encoded, torch.as_tensor(row)[None, None])[0, 0, 1:].double().numpy()
-    order = np.argsort(-weights, kind="stable")[:_MAX_ATTENDED]
-    return tuple((int(numbers[i]), float(weights[i])) for i in order if weights[i] >= _MIN_ATTENTION)
+
+    def __init__(self, mixture: Mixture, encoded: EncodedReadings, row: IntArray) -> None:
+        super().__init__(mixture, encoded)
+        self._row, self._weights = row, np.zeros(0)
+
+    def __call__(self, rows: IntArray) -> FloatArray:
+        """N x H level indices -> N means."""
+        probabilities, attention = self.mixture.explain(self.encoded, torch.as_tensor(rows)[None])
+        at = int(np.flatnonzero((rows == self._row).all(axis=1))[0])
+        self._weights = attention[0, at, 1:].double().numpy()
+        return self._mean(probabilities)
+
+    def most_attended(self, numbers: IntArray) -> tuple[tuple[int, float], ...]:
+        """At most five (trial number, weight) pairs, the largest weight first; together at most 1.
+
+        The weights are means over the readings of the predictors. The numbers of the T trials are given; the rows that
+        were predicted before must have held the one to be explained.
+        """
+        order = np.argsort(-self._weights, kind="stable")[:_MAX_ATTENDED]
+        return tuple((int(numbers[i]), float(self._weights[i])) for i in order if self._weights[i] >= _MIN_ATTENTION)

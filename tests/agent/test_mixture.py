@@ -10,14 +10,14 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from hf_rlsearch.agent.gaussian_process import fit, predict
 from hf_rlsearch.agent.mixture import Mixture, concatenate, hide_names
 from hf_rlsearch.agent.network import N_BINS, Arrays, NetworkConfig, Predictor
-from hf_rlsearch.observation.observation import FACTS, live_observation, space_arrays
+from hf_rlsearch.observation.observation import live_observation, space_arrays
 from hf_rlsearch.space import SearchSpace
 from hf_rlsearch.space.roles import generic_role
 from hf_rlsearch.tasks.histories import draw_history, measure, observe_tasks, train_partly
 from hf_rlsearch.tasks.prior import draw
 from tests.helpers.searches import SPACE, random_history, random_predictor, random_rows
 
-KNOWN = dict.fromkeys(FACTS, 0.7)
+KNOWN = {"n_parameters": 8.5, "n_examples": 4.0, "lora": 1.0}
 
 
 def search(n_trials: int = 6, space: SearchSpace = SPACE, facts: dict[str, float] | None = None) -> Arrays:
@@ -77,9 +77,10 @@ def test_searches_are_mixed_each_for_itself() -> None:
 @torch.inference_mode()
 def test_attention_is_the_mean_over_the_readings_of_the_predictors() -> None:
     arrays, mixture = search(), Mixture([random_predictor(), random_predictor()], gaussian_process=True)
-    found = mixture.attention(mixture.encode_history(arrays), arrays.candidates)
+    probabilities, found = mixture.explain(mixture.encode_history(arrays), arrays.candidates)
+    torch.testing.assert_close(probabilities, mixture(arrays), atol=1e-5, rtol=1e-4)
     readings = [
-        random_predictor().attention(random_predictor().encode_history(seen), arrays.candidates)
+        random_predictor().explain(random_predictor().encode_history(seen), arrays.candidates)[1]
         for seen in (arrays, hide_names(arrays))
     ]
     torch.testing.assert_close(found, torch.stack(readings).mean(0), atol=1e-5, rtol=1e-4)

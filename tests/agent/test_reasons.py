@@ -7,7 +7,7 @@ import torch
 from hf_rlsearch.agent.layers import BiasedAttention, Block
 from hf_rlsearch.agent.mixture import EncodedReadings, Mixture
 from hf_rlsearch.agent.network import Arrays, bin_values
-from hf_rlsearch.agent.shapley import mean_and_spread, most_attended, predicted_mean
+from hf_rlsearch.agent.shapley import AttendedMean, PredictedMean, mean_and_spread
 from hf_rlsearch.observation.observation import live_observation
 from tests.helpers.searches import SPACE, history_of, random_history, random_predictor, random_rows
 
@@ -38,7 +38,7 @@ def test_the_weights_are_those_that_the_values_are_mixed_with() -> None:
 @torch.inference_mode()
 def test_attention_is_a_share_of_each_trial_and_of_none(n_trials: int) -> None:
     arrays, encoded = encode_history(n_trials)
-    shares = mixture().attention(encoded, arrays.candidates)
+    shares = mixture().explain(encoded, arrays.candidates)[1]
     assert shares.shape == (1, 1, 1 + n_trials)
     assert (shares >= 0).all()
     assert float(shares.sum()) == pytest.approx(1, abs=1e-5)
@@ -47,11 +47,14 @@ def test_attention_is_a_share_of_each_trial_and_of_none(n_trials: int) -> None:
 @torch.inference_mode()
 def test_trials_are_named_by_their_numbers_largest_share_first() -> None:
     arrays, encoded = encode_history(6)
-    shares = mixture().attention(encoded, arrays.candidates)[0, 0, 1:].numpy()
-    found = most_attended(mixture(), encoded, ROW, np.arange(100, 106))
+    shares = mixture().explain(encoded, arrays.candidates)[1][0, 0, 1:].numpy()
+    explained = AttendedMean(mixture(), encoded, ROW)
+    rows = np.concatenate([random_rows(3, 8), ROW[None]])
+    np.testing.assert_allclose(explained(rows), PredictedMean(mixture(), encoded)(rows), atol=1e-5)
+    found = explained.most_attended(np.arange(100, 106))
     assert 1 <= len(found) <= 5
     assert [number for number, _ in found] == [100 + i for i in np.argsort(-shares)[: len(found)]]
-    assert [weight for _, weight in found] == pytest.approx(sorted(shares, reverse=True)[: len(found)])
+    assert [weight for _, weight in found] == pytest.approx(sorted(shares, reverse=True)[: len(found)], rel=1e-4)
 
 
 @torch.inference_mode()
@@ -59,7 +62,7 @@ def test_the_mean_is_that_of_the_predicted_distribution() -> None:
     rows = random_rows(4, 3)
     arrays = Arrays.of(live_observation(SPACE, random_history(5), rows, np.ones(4, bool), {}))
     p = mixture()(arrays)[0]
-    found = predicted_mean(mixture(), mixture().encode_history(arrays))(rows)
+    found = PredictedMean(mixture(), mixture().encode_history(arrays))(rows)
     np.testing.assert_allclose(found, (p * bin_values()).sum(-1), atol=1e-4)
 
 
