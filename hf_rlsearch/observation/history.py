@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 from optuna.distributions import BaseDistribution
@@ -92,10 +92,15 @@ class History:
     @property
     def decided(self) -> BoolArray:
         """(T,) False for trials that have started but whose params are not chosen yet."""
-        return np.array([s != RUNNING or len(p) > 0 for s, p in zip(self.status, self.params, strict=True)], dtype=bool)
+        decided = np.ones(len(self), dtype=bool)
+        running = np.flatnonzero(self.status == RUNNING).tolist()
+        decided[running] = [len(self.params[i]) > 0 for i in running]
+        return decided
 
     def select(self, keep: BoolArray) -> "History":
         """The trials for which (T,) ``keep`` is True."""
+        if keep.all():
+            return self
         indices = np.flatnonzero(keep).tolist()
         return History(
             numbers=self.numbers[indices],
@@ -149,7 +154,8 @@ def _curves(trials: Sequence[FrozenTrial], signs: FloatArray) -> tuple[FloatArra
     reports = [trial.intermediate_values for trial in trials]
     # All trials at once: a thousand small arrays would take as long as the agent's decision.
     owner = np.repeat(np.arange(len(trials)), [len(report) for report in reports])
-    points = np.array([point for report in reports for point in report.items()], dtype=np.float64).reshape(-1, 2)
+    steps, values = chain.from_iterable(reports), chain.from_iterable(report.values() for report in reports)
+    points = np.stack([np.fromiter(numbers, np.float64, len(owner)) for numbers in (steps, values)], axis=1)
     order = np.lexsort((points[:, 0], owner))
     order = order[np.isfinite(points[order, 1])]
     points, owner = points[order] * [1.0, signs[0]], owner[order]

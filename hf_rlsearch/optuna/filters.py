@@ -13,6 +13,7 @@ from hf_rlsearch.space import SearchSpace
 from hf_rlsearch.space.candidates import matches
 
 _MISSING, _OFF_GRID = -1, -2
+_ABSENT = object()
 # More of any of these needs more memory. Gradient accumulation is not among them: it adds steps, not memory.
 _SIZES = frozenset({"batch_size", "max_length", "lora_rank", "width", "depth", "heads", "vocabulary"})
 # Configurations are compared only where these are equal: another model or gradient checkpointing changes everything.
@@ -46,9 +47,11 @@ def retryable_pruned(history: History) -> BoolArray:
 
     A trial may have been stopped on little evidence; when no new candidate is better, it deserves more training.
     """
+    pruned = (history.status == PRUNED).tolist()
+    if not any(pruned):
+        return np.zeros(len(history), dtype=bool)
     keys = [tuple(sorted(params.items())) for params in history.params]
     once = {key for key, count in Counter(keys).items() if count == 1}
-    pruned = (history.status == PRUNED).tolist()
     return np.array([was and key in once for key, was in zip(keys, pruned, strict=True)], dtype=bool)
 
 
@@ -62,10 +65,8 @@ def exceeds_memory(space: SearchSpace, trials: Sequence[FrozenTrial], rows: IntA
     sizes = np.array([h.role in _SIZES and h.ordered for h in space.hyperparameters], dtype=bool)
     kinds = np.array([h.role in _KINDS for h in space.hyperparameters], dtype=bool)
     too_large = np.zeros(len(rows), dtype=bool)
-    for trial in trials:
-        failure = trial.user_attrs.get(FAILURE)
-        ran_out = trial.state == TrialState.FAIL and isinstance(failure, dict) and failure.get("kind") == "oom"
-        levels = space.nearest_levels(trial.params) if ran_out else np.full(len(sizes), -1)
+    for trial in filter(_ran_out_of_memory, trials):
+        levels = space.nearest_levels(trial.params)
         known = levels >= 0
         if not (sizes & known).any():
             continue
@@ -74,10 +75,17 @@ def exceeds_memory(space: SearchSpace, trials: Sequence[FrozenTrial], rows: IntA
     return too_large
 
 
+def _ran_out_of_memory(trial: FrozenTrial) -> bool:
+    if trial.state != TrialState.FAIL:
+        return False
+    failure = trial.user_attrs.get(FAILURE)
+    return isinstance(failure, dict) and failure.get("kind") == "oom"
+
+
 def _exact_levels(space: SearchSpace, history: History) -> IntArray:
     """(T, H) level that each trial has exactly; -1 where the trial lacks the name, -2 where its value is no level."""
     columns = np.empty((len(history), len(space.names)), dtype=np.int64)
     for column, h in enumerate(space.hyperparameters):
-        level_of = {level: i for i, level in enumerate(h.levels)}
-        columns[:, column] = [level_of.get(p[h.name], _OFF_GRID) if h.name in p else _MISSING for p in history.params]
+        level_of = {level: i for i, level in enumerate(h.levels)} | {_ABSENT: _MISSING}
+        columns[:, column] = [level_of.get(params.get(h.name, _ABSENT), _OFF_GRID) for params in history.params]
     return columns
