@@ -16,6 +16,9 @@ OBJECTIVE = "rl:objective"
 N_TRIALS = "rl:n_trials"
 STARTED_BY = "rl:started_by"
 SUMMARY = "rl:summary"
+# Also of a study: facts of the task for the agent by name, see ``RLSampler``. They are measured once, before the first
+# trial, so that all trials are chosen by the same facts.
+TASK_FACTS = "rl:facts"
 
 # User attributes of a study and of a trial: the process that runs it, and its folder.
 OWNER = "rl:owner"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from optuna.pruners import BasePruner
-from optuna.study import Study, StudyDirection
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import FloatArray
@@ -29,6 +29,7 @@ from hf_rlsearch.observation.curve_features import (
 from hf_rlsearch.observation.history import COMPLETE, FAILED, History, continued, stable_distributions
 from hf_rlsearch.observation.trial_attributes import COST, STOP
 from hf_rlsearch.optuna.filters import is_duplicate
+from hf_rlsearch.optuna.sampler import checked_facts, facts_for_agent
 from hf_rlsearch.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -73,10 +74,10 @@ class RLPruner(BasePruner):
             to no chance to become the best are stopped.
         weights: Name or path of the agent's weights; the bundled ones where not given.
         search_space: The space that is searched, for forecasts; read from the study's trials where not given.
-        facts: Features of the task, as for ``RLSampler``.
+        facts: What is known of the task, as for ``RLSampler``.
 
     Raises:
-        ArgumentsError: An argument is out of range.
+        ArgumentsError: An argument is out of range, or a fact is unknown.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class RLPruner(BasePruner):
                     f"{name}={value!r}: expected a finite number above 0, or None where it is not known."
                 )
         self._max_resource, self._budget, self._weights = max_resource, budget, weights
-        self._search_space, self._facts = search_space, dict(facts or {})
+        self._search_space, self._facts = search_space, checked_facts(facts)
         self._planned_budget: float | None = None
         self._finished: dict[tuple[str, int, datetime | None], _Curve | None] = {}
 
@@ -196,7 +197,7 @@ class RLPruner(BasePruner):
             return None
         history = History.from_trials(trials, study.directions, max_resource=resource)
         history = history.select(history.decided)
-        facts = {"maximize": float(study.direction == StudyDirection.MAXIMIZE), **self._facts}
+        facts = facts_for_agent(study, self._facts)
         known = self._search_space is not None and set(distributions) == set(self._search_space.names)
         space = self._search_space if known else SearchSpace.from_distributions(distributions)
         assert space is not None

@@ -15,11 +15,12 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray, Params
-from hf_rlsearch._validation import is_integer
+from hf_rlsearch._validation import did_you_mean, is_finite_number, is_integer, is_number
 from hf_rlsearch.agent.decision import Decision
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.observation.history import COMPLETE, PRUNED, History, stable_distributions
-from hf_rlsearch.observation.trial_attributes import DECISION
+from hf_rlsearch.observation.observation import FACTS
+from hf_rlsearch.observation.trial_attributes import DECISION, TASK_FACTS
 from hf_rlsearch.optuna.filters import exceeds_memory, is_duplicate, retryable_pruned
 from hf_rlsearch.space import Hyperparameter, SearchSpace, infer_role
 from hf_rlsearch.space.candidates import unique_rows
@@ -96,12 +97,17 @@ class RLSampler(BaseSampler):
         roles: Role by name, for hyperparameters whose name says too little; not together with ``search_space``.
         n_points: Number of levels, of all numeric hyperparameters or by name; not together with ``search_space``.
         published: Settings known to work, which are always among the candidates of a space too large to enumerate.
-        facts: Features of the task, by the names in ``hf_rlsearch.observation.observation.FACTS``; whether the
-            objective is maximised is read from the study.
+        facts: What is known of the task, by name; all of it may be left out. As log10: ``n_parameters`` of the model
+            and ``trainable``, the share of them that is trained; ``n_examples``, rows of the training data;
+            ``n_steps``, optimizer steps of a training before any hyperparameter changes them; ``n_evaluated``, rows of
+            the evaluation data; ``n_classes``. As 0 or 1: ``lora``, and ``from_scratch`` for a model that was not
+            pretrained. ``untrained``: the objective of the model before its first step, as the study would record it.
+            A fact that is not given is read from the study's user attribute "rl:facts", which a search of a Trainer
+            writes; whether the objective is maximised is read from the study's direction.
         max_resource: Step of a full training, as reported; the largest step seen so far where not given.
 
     Raises:
-        ArgumentsError: An argument has the wrong type or range, or two exclude each other.
+        ArgumentsError: An argument has the wrong type or range, two exclude each other, or a fact is unknown.
         SearchSpaceError: There is no such role.
     """
 
@@ -137,7 +143,7 @@ class RLSampler(BaseSampler):
         self._roles = {name: check_role(name, role) for name, role in (roles or {}).items()}
         self._n_points = dict(n_points) if isinstance(n_points, Mapping) else n_points
         self._published = [dict(params) for params in published]
-        self._facts = dict(facts or {})
+        self._facts = checked_facts(facts)
         self._max_resource = max_resource
         self._n_left: int | None = None
         self._cost_cooling: CostCooling | None = None
@@ -233,7 +239,7 @@ class RLSampler(BaseSampler):
             rows,
             mask=mask,
             n_remaining=self._n_remaining(number),
-            facts={"maximize": float(list(study.directions) == [StudyDirection.MAXIMIZE]), **self._facts},
+            facts=facts_for_agent(study, self._facts),
             rng=rng,
             acquisition_weight=acquisition_weight,
         )
@@ -271,6 +277,43 @@ class RLSampler(BaseSampler):
                 for name, distribution in distributions.items()
             )
         )
+
+
+def checked_facts(facts: Mapping[str, float] | None) -> dict[str, float]:
+    """Returns facts of a task as floats.
+
+    Raises:
+        ArgumentsError: No dict, a name that is not in ``FACTS``, or a value that is no number.
+    """
+    if facts is not None and not isinstance(facts, Mapping):
+        raise ArgumentsError(f"facts is {facts!r}, expected a dict such as {{'n_examples': 3.6}}, or None.")
+    for name, value in (facts or {}).items():
+        if name not in FACTS:
+            raise ArgumentsError(
+                f"facts names {name!r}, expected some of {', '.join(FACTS)}.{did_you_mean(name, FACTS)}"
+            )
+        if not (is_number(value) or isinstance(value, bool)):
+            raise ArgumentsError(
+                f"facts has {name}={value!r}, expected a number. Leave {name} out where it is not known."
+            )
+    return {name: float(value) for name, value in (facts or {}).items()}
+
+
+def facts_for_agent(study: Study, given: Mapping[str, float]) -> dict[str, float]:
+    """Returns the facts that the agent is told: those given, else those stored with the study, and the direction.
+
+    Facts that are not finite are left out. Like all values that the agent sees, ``untrained`` is larger for a better
+    model; with several objectives there is no such number.
+    """
+    # Not study.user_attrs, which the studies that HyperbandPruner makes do not have.
+    stored = study._storage.get_study_user_attrs(study._study_id).get(TASK_FACTS, {})
+    maximizes = list(study.directions) == [StudyDirection.MAXIMIZE]
+    facts = {**stored, "maximize": float(maximizes), **given}
+    facts = {name: float(facts[name]) for name in FACTS if is_finite_number(facts.get(name))}
+    untrained = facts.pop("untrained", None)
+    if untrained is not None and len(study.directions) == 1:
+        facts["untrained"] = untrained if maximizes else -untrained
+    return facts
 
 
 def _being_decided(history: History, *, before: int) -> list[int]:

@@ -14,10 +14,12 @@ import torch
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
+from hf_rlsearch.agent.agent import Agent
 from hf_rlsearch.agent.checkpoint import load_weights, save_weights
 from hf_rlsearch.agent.stop_rule import StopRule
 from hf_rlsearch.errors import ArgumentsError, WeightsError
 from hf_rlsearch.observation.curve_features import CURVE_FEATURES, DECISIONS_PER_TRAINING
+from hf_rlsearch.observation.observation import FACTS
 from hf_rlsearch.observation.trial_attributes import CONTINUES, STOP
 from hf_rlsearch.optuna.pruner import RLPruner
 
@@ -25,6 +27,7 @@ Rules = Callable[[str], Path]
 
 
 pytestmark = pytest.mark.usefixtures("quiet")
+new_facts = pytest.mark.skipif("untrained" not in FACTS, reason="the observation format has no such facts")
 
 
 @pytest.fixture(scope="module")
@@ -441,12 +444,34 @@ def test_the_budget_reaches_the_rule(rules: Rules, monkeypatch: pytest.MonkeyPat
     assert seen == pytest.approx([2.5 / 4, 1.5 / 4])
 
 
+@new_facts
+def test_forecasts_know_the_facts_of_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+
+    def forecast(self: Agent, *args: Any, facts: dict[str, float], **options: Any) -> None:
+        told.append(facts)
+
+    monkeypatch.setattr(Agent, "forecast", forecast)
+    study = optuna.create_study(pruner=RLPruner(max_resource=5, facts={"n_steps": 2.5, "n_examples": 3.0}))
+    study.set_user_attr("rl:facts", {"n_examples": 4.0, "lora": 1.0, "untrained": 0.7})
+    study.optimize(objective([1.0, 0.5, 0.2], sign=-1.0), n_trials=3)
+    assert told
+    assert all(
+        facts == {"maximize": 0.0, "n_steps": 2.5, "n_examples": 3.0, "lora": 1.0, "untrained": -0.7} for facts in told
+    )
+
+
 # --------------------------------------------------------------------------------------------------- what is refused
 @pytest.mark.parametrize("name", ["max_resource", "budget"])
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "10", True])
 def test_arguments_out_of_range_are_refused(name: str, value: Any) -> None:
     with pytest.raises(ArgumentsError, match=f"{name}={value!r}: expected a finite number above 0, or None"):
         RLPruner(**{name: value})
+
+
+def test_unknown_facts_are_refused() -> None:
+    with pytest.raises(ArgumentsError, match=r"facts names 'n_class', expected .*n_examples"):
+        RLPruner(facts={"n_class": 3.0})
 
 
 def test_weights_without_a_stop_rule_are_refused(rules: Rules) -> None:

@@ -4,6 +4,7 @@ The agents here are small: they choose by a rule that a test can check. The cont
 """
 
 import json
+import math
 import os
 import pickle
 import subprocess
@@ -24,6 +25,7 @@ from optuna.trial import TrialState, create_trial
 
 from hf_rlsearch.errors import ArgumentsError, SearchSpaceError
 from hf_rlsearch.observation.history import STATUS, History
+from hf_rlsearch.observation.observation import FACTS
 from hf_rlsearch.optuna import RLSampler
 from hf_rlsearch.optuna.filters import is_duplicate
 from hf_rlsearch.optuna.sampler import CostCooling
@@ -98,6 +100,7 @@ def random(monkeypatch: pytest.MonkeyPatch) -> RuleAgent:
 
 
 pytestmark = pytest.mark.usefixtures("quiet")
+new_facts = pytest.mark.skipif("untrained" not in FACTS, reason="the observation format has no such facts")
 
 
 def objective(trial: Any) -> float:
@@ -129,6 +132,38 @@ def test_the_agent_sees_the_whole_search(first: RuleAgent) -> None:
     assert first.calls[0].facts == {"maximize": 1.0, "n_examples": 3.0}
     assert first.calls[-1].space == SPACE
     assert first.calls[-1].history.values.tolist() == [t.value for t in study.trials[:-1]]
+
+
+@new_facts
+def test_facts_are_read_from_the_study_where_none_are_given(first: RuleAgent) -> None:
+    study = optuna.create_study(sampler=RLSampler(seed=0, search_space=SPACE, facts={"n_examples": 3.0, "lora": True}))
+    study.set_user_attr("rl:facts", {"n_examples": 4, "n_steps": 2, "n_classes": None, "maximize": 1, "colour": 1.0})
+    study.optimize(objective, n_trials=1)
+    assert first.calls[0].facts == {"maximize": 0.0, "n_examples": 3.0, "lora": 1.0, "n_steps": 2.0}
+
+
+@new_facts
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize(
+    ("directions", "untrained", "told"),
+    [
+        (["maximize"], 0.5, 0.5),
+        (["minimize"], 0.5, -0.5),
+        (["minimize"], math.inf, None),
+        (["maximize"], math.nan, None),
+        (["maximize", "minimize"], 0.5, None),
+    ],
+)
+def test_the_untrained_model_is_told_as_larger_is_better(
+    first: RuleAgent, directions: list[str], untrained: float, told: float | None, stored: bool
+) -> None:
+    facts = {"untrained": untrained}
+    sampler = RLSampler(seed=0, search_space=SPACE, facts={} if stored else facts)
+    study = optuna.create_study(sampler=sampler, directions=directions)
+    if stored:
+        study.set_user_attr("rl:facts", facts)
+    study.optimize(lambda trial: [objective(trial)] * len(directions), n_trials=1)
+    assert first.calls[0].facts.get("untrained") == told
 
 
 def test_the_agent_plans_for_what_is_left_of_a_budget(first: RuleAgent) -> None:
@@ -482,6 +517,9 @@ def test_all_trials_are_read_once_per_trial(first: RuleAgent, monkeypatch: pytes
             "search_space is a dict, expected a Search",
         ),
         ({"search_space": SPACE, "n_points": 3}, ArgumentsError, "roles or n_points were given with a search_space"),
+        ({"facts": {"n_example": 3.0}}, ArgumentsError, "names 'n_example', expected .*Did you mean 'n_examples'"),
+        ({"facts": {"n_examples": "many"}}, ArgumentsError, "has n_examples='many', expected a number"),
+        ({"facts": [3.0]}, ArgumentsError, r"facts is \[3.0\], expected a dict"),
         ({"roles": {"x": "dropuot"}}, SearchSpaceError, "Did you mean 'dropout'?"),
     ],
 )

@@ -1,6 +1,7 @@
 """Runs the trial loop: rank 0 decides what is trained, every rank trains it, rank 0 records how it ended."""
 
 import logging
+import math
 import signal
 import threading
 import warnings
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import ObjectiveError
-from hf_rlsearch.observation.trial_attributes import CHECKPOINT, CONFIRM, finished, role
+from hf_rlsearch.observation.trial_attributes import CHECKPOINT, CONFIRM, TASK_FACTS, finished, role
+from hf_rlsearch.optuna import RLSampler
+from hf_rlsearch.optuna.pruner import RLPruner
 from hf_rlsearch.optuna.storage import cannot_continue, storage_errors
 from hf_rlsearch.trainer.search.budget import CostModel, RemainingBudget
 from hf_rlsearch.trainer.search.coordinator import SearchCoordinator
@@ -30,10 +33,11 @@ from hf_rlsearch.trainer.session.progress import Progress, quiet_libraries
 from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.default_space import published_for
-from hf_rlsearch.trainer.setup.defaults import default_pruner, default_sampler, task_features
+from hf_rlsearch.trainer.setup.defaults import default_pruner, default_sampler
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
 from hf_rlsearch.trainer.setup.identity import search_fingerprint
 from hf_rlsearch.trainer.setup.objective import Objective, choose_objective
+from hf_rlsearch.trainer.setup.task_facts import task_facts
 from hf_rlsearch.trainer.storage import checkpoints
 from hf_rlsearch.trainer.storage.paused import PausedTrials
 from hf_rlsearch.trainer.storage.resume import requeue_interrupted
@@ -146,17 +150,71 @@ def build_search(provider: TrainerProvider, settings: SearchConfig, group: Proce
         requeued = requeue_interrupted(opened.study, alone=settings.storage is None)
         coordinator = _build_coordinator(provider, settings, objective, configurations, opened, group.size)
         coordinator.start(opened, requeued)
-        return {}
+        reads_facts = isinstance(opened.study.sampler, RLSampler) or isinstance(opened.study.pruner, RLPruner)
+        return {
+            "needs_facts": reads_facts and TASK_FACTS not in opened.study.user_attrs,
+            # A search that has come further goes on, and a finished one is to return its result, without a delay.
+            "evaluates": len(objective.directions) == 1 and not finished(opened.study),
+        }
 
-    group.run_on_main(start)
+    started = group.run_on_main(start)
+    if started["needs_facts"]:
+        facts = _measure_facts(provider, objective, configurations, group, evaluates=started["evaluates"])
+
+        def store() -> Params:
+            assert coordinator is not None
+            # Another process that started at the same moment may have stored them.
+            if TASK_FACTS not in coordinator.study.user_attrs:
+                coordinator.study.set_user_attr(TASK_FACTS, facts)
+            return {}
+
+        group.run_on_main(store)
     return Search(DistributedTrialRunner(provider, settings, group, objective, coordinator))
+
+
+def _measure_facts(
+    provider: TrainerProvider,
+    objective: Objective,
+    configurations: ConfigurationSampler,
+    group: ProcessGroup,
+    *,
+    evaluates: bool,
+) -> dict[str, float]:
+    """Returns the facts of the task, with the objective of the model before its first step; every rank calls it.
+
+    The evaluation uses all rows, as those of the trials do. If it fails the trials will tell why.
+
+    Raises:
+        RankLost: Evaluation fails on one rank while the others wait for this rank.
+    """
+    facts: dict[str, float] = {}
+
+    def measure() -> None:
+        trainer = provider.untrained()
+        # On every rank, and before the evaluation: it may shard the model.
+        roles = {hyperparameter.role for hyperparameter in configurations.space.hyperparameters}
+        facts.update(task_facts(trainer, roles, objective, group.size))
+        if evaluates:
+            untrained = objective(trainer.evaluate())[0]
+            facts.update({"untrained": untrained} if math.isfinite(untrained) else {})
+
+    with preserve_random_state(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            group.run_on_all(measure)
+        except RankLost:
+            raise
+        except Exception as error:
+            logger.debug("The untrained model cannot be evaluated: %s: %s", type(error).__name__, error)
+        finally:
+            provider.release()
+    return facts
 
 
 def _open_study(
     provider: TrainerProvider, settings: SearchConfig, objective: Objective, configurations: ConfigurationSampler
 ) -> OpenedStudy:
     frozen, space = provider.frozen, configurations.space
-    facts = task_features(provider.reference, {h.role for h in space.hyperparameters})
     # The seed of the training is the default for the sampler, so that a script that runs again repeats its search.
     seed = abs(int(frozen.value("seed")))
     return open_study(
@@ -164,8 +222,8 @@ def _open_study(
         output_dir=frozen.value("output_dir"),
         identity=search_fingerprint(configurations, objective, provider.reference),
         directions=objective.directions,
-        sampler=default_sampler(settings, space, seed=seed, facts=facts, known=published_for(provider.reference)),
-        pruner=default_pruner(settings, len(objective.directions), space, facts),
+        sampler=default_sampler(settings, space, seed=seed, known=published_for(provider.reference)),
+        pruner=default_pruner(settings, len(objective.directions), space),
     )
 
 

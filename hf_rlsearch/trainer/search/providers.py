@@ -67,6 +67,15 @@ class UserTrainerProvider(TrainerSession):
             trainer.model = trainer.model_wrapped = trainer.callback_handler.model = fresh_model(trainer)
         return trainer
 
+    def untrained(self) -> "Trainer":
+        """Returns a Trainer with the model that the training of the baseline starts from, to be released after use.
+
+        The Trainer's own model may be the best one of an earlier search.
+        """
+        trainer: Trainer = self.prepare(self.frozen.original(), model_init=self._model_init, callbacks=False)
+        trainer.model = trainer.model_wrapped = trainer.callback_handler.model = fresh_model(trainer)
+        return trainer
+
     def trainer_for(self, plan: TrialPlan, monitor: EvaluationMonitor) -> "Trainer":
         """Returns the Trainer, ready to train one configuration; it calls the monitor at each evaluation."""
         args = _point_to_trial(trial_arguments(self.frozen, plan.values), plan, monitor)
@@ -204,6 +213,11 @@ class FactoryProvider:
 
     def probe(self) -> Any:
         """Returns the trainer of the baseline, which evaluates the untrained model."""
+        return self.reference
+
+    def untrained(self) -> Any:
+        """Returns the trainer of the baseline, which the search never trains."""
+        remove_progress_callbacks(self.reference.callback_handler)
         return self.reference
 
     def trainer_for(self, plan: TrialPlan, monitor: EvaluationMonitor) -> Any:

@@ -187,11 +187,35 @@ def training_cost(
     return of_trial / of_baseline if of_trial and of_baseline else 1.0
 
 
+def planned_steps(args: "TrainingArguments", n_rows: int | None, world_size: int) -> int | None:
+    """Optimizer steps of a whole training, by the arithmetic of ``Trainer.set_initial_training_values``.
+
+    Returns:
+        None where neither ``max_steps`` nor the number of rows of the training data is known.
+    """
+    if getattr(args, "max_steps", -1) > 0:
+        return int(args.max_steps)
+    if not n_rows:
+        return None
+    batches = n_rows / (args.train_batch_size * world_size)
+    n_batches = math.floor(batches) if getattr(args, "dataloader_drop_last", False) else math.ceil(batches)
+    steps_per_epoch = max(math.ceil(n_batches / args.gradient_accumulation_steps), 1)
+    return math.ceil(args.num_train_epochs * steps_per_epoch)
+
+
 def n_train_rows(trainer: "Trainer") -> int | None:
     """Number of rows of a Trainer's training data, None where they have no length."""
+    return count_rows(getattr(trainer, "train_dataset", None))
+
+
+def count_rows(data: Any) -> int | None:
+    """Number of rows of data, of all parts where it is a dict; None where one of them has no length."""
+    if isinstance(data, Mapping):
+        counts = [count_rows(part) for part in data.values()]
+        return None if None in counts else sum(n for n in counts if n is not None)
     try:
-        return len(trainer.train_dataset)  # type: ignore[arg-type]
-    except (AttributeError, TypeError):
+        return len(data)
+    except TypeError:
         return None
 
 

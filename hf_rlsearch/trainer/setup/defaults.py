@@ -1,8 +1,6 @@
 """Chooses the sampler and the pruner where the user gives none."""
 
-import math
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import optuna
 
@@ -11,32 +9,11 @@ from hf_rlsearch._validation import did_you_mean
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.observation.trial_attributes import FULL_TRAINING
 from hf_rlsearch.space import SearchSpace
-from hf_rlsearch.trainer.session.arguments import n_train_rows
 from hf_rlsearch.trainer.setup.config import SearchConfig
-
-if TYPE_CHECKING:
-    from transformers import Trainer
-
-
-def task_features(trainer: "Trainer", roles: Collection[str]) -> dict[str, float]:
-    """Returns ``n_parameters`` and ``n_examples`` as log10 and ``lora`` as 0 or 1, as far as they are known.
-
-    Where ``roles``, those of the searched hyperparameters, include the model itself, its size is no feature.
-    """
-    features: dict[str, float] = {}
-    if rows := n_train_rows(trainer):
-        features["n_examples"] = math.log10(rows)
-    model = getattr(trainer, "model", None)
-    if model is not None and "model" not in roles:
-        n_parameters = sum(parameter.numel() for parameter in model.parameters())
-        if n_parameters:
-            features["n_parameters"] = math.log10(n_parameters)
-        features["lora"] = float(getattr(model, "peft_config", None) is not None)
-    return features
 
 
 def default_sampler(
-    settings: SearchConfig, space: SearchSpace, *, seed: int, facts: Mapping[str, float], known: Sequence[Params] = ()
+    settings: SearchConfig, space: SearchSpace, *, seed: int, known: Sequence[Params] = ()
 ) -> optuna.samplers.BaseSampler:
     """Returns the user's sampler, else ``RLSampler`` with the pretrained agent.
 
@@ -61,14 +38,11 @@ def default_sampler(
         weights=settings.weights,
         search_space=space.with_levels(_exact_levels(settings, published)),
         published=published,
-        facts=facts,
         max_resource=FULL_TRAINING,
     )
 
 
-def default_pruner(
-    settings: SearchConfig, n_objectives: int, space: SearchSpace, facts: Mapping[str, float]
-) -> optuna.pruners.BasePruner:
+def default_pruner(settings: SearchConfig, n_objectives: int, space: SearchSpace) -> optuna.pruners.BasePruner:
     """Returns the user's pruner, else ``RLPruner`` if there is one objective and the weights have a stop rule."""
     if not isinstance(settings.pruner, str):
         return settings.pruner or optuna.pruners.NopPruner()
@@ -80,9 +54,7 @@ def default_pruner(
     if n_objectives > 1 or not any(name.startswith("stop.") for name in tensors):
         return optuna.pruners.NopPruner()
     StopRule(tensors)  # a damaged rule raises now, and not after the first training
-    return RLPruner(
-        max_resource=FULL_TRAINING, budget=settings.budget, weights=settings.weights, search_space=space, facts=facts
-    )
+    return RLPruner(max_resource=FULL_TRAINING, budget=settings.budget, weights=settings.weights, search_space=space)
 
 
 def _exact_levels(settings: SearchConfig, published: Sequence[Params]) -> Sequence[Params]:

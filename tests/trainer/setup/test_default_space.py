@@ -104,12 +104,12 @@ def test_published_settings_are_among_the_candidates_unless_the_user_gives_his()
     space = SearchSpace.from_functions(hp_space)
     assert space.n_candidates > 1024  # a smaller one is scored whole
     known = published_for(trainer)
-    sampler: Any = default_sampler(SearchConfig(hp_space=hp_space), space, seed=0, facts={}, known=known)
+    sampler: Any = default_sampler(SearchConfig(hp_space=hp_space), space, seed=0, known=known)
     assert sampler._published == list(known)
-    his: Any = default_sampler(SearchConfig(published=[{"learning_rate": 1e-3}]), space, seed=0, facts={}, known=known)
+    his: Any = default_sampler(SearchConfig(published=[{"learning_rate": 1e-3}]), space, seed=0, known=known)
     assert his._published == [{"learning_rate": 1e-3}]
     elsewhere = SearchSpace.from_functions(lambda trial: {"adam_beta1": trial.suggest_float("adam_beta1", 0.8, 0.9)})
-    none: Any = default_sampler(SearchConfig(), elsewhere, seed=0, facts={}, known=known)
+    none: Any = default_sampler(SearchConfig(), elsewhere, seed=0, known=known)
     assert none._published == []
 
 
@@ -128,7 +128,7 @@ def test_every_published_setting_can_be_chosen_from_the_first_trial_on(monkeypat
     space = SearchSpace.from_functions(hp_space)
     for seed in range(2):
         study = optuna.create_study(
-            sampler=default_sampler(SearchConfig(hp_space=hp_space), space, seed=seed, facts={}, known=known)
+            sampler=default_sampler(SearchConfig(hp_space=hp_space), space, seed=seed, known=known)
         )
         study.optimize(lambda trial: hp_space(trial)["learning_rate"], n_trials=2)
     assert [len(candidates) for candidates in offered] == [1024] * 4
@@ -145,7 +145,7 @@ def test_the_numbers_of_published_settings_are_levels() -> None:
     def levels(**settings: Any) -> set[float]:
         space = SearchSpace.from_functions(rates, n_points=settings.get("n_points"))
         known = published_for(trainer_of(pretrained(BertConfig())))
-        sampler: Any = default_sampler(SearchConfig(hp_space=rates, **settings), space, seed=0, facts={}, known=known)
+        sampler: Any = default_sampler(SearchConfig(hp_space=rates, **settings), space, seed=0, known=known)
         return set(sampler._search_space.hyperparameters[0].levels)
 
     assert levels() >= {2e-5, 3e-5, 4e-5, 5e-5, 1e-6, 1e-3}
