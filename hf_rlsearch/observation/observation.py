@@ -21,22 +21,44 @@ from hf_rlsearch.observation.history import STATUS, History
 from hf_rlsearch.observation.value_features import KINDS, absolute, size_hint
 from hf_rlsearch.space import ROLES, SearchSpace
 
-FACTS = ("n_parameters", "n_examples", "maximize", "lora", "from_scratch")
-OBSERVATION_FORMAT = 1
+FACTS = (
+    "n_parameters", "n_examples", "maximize", "lora", "from_scratch", "n_steps", "n_evaluated", "n_classes", "trainable",
+    "untrained",
+)  # fmt: skip
+"""What may be known of a task before its first trial, NaN where unknown: log10 of the parameters, of the rows to train on,
+of the planned optimizer steps, of the rows to evaluate on, of the classes, and of the share of the parameters that is
+trained; 0 or 1 for a maximised metric, adapters, and training from scratch; and the value of the model before its first
+step, in the metric's units, larger is better."""
+OBSERVATION_FORMAT = 2
 """Number of this format. The weights carry it; any change of an array's meaning raises it."""
-# Columns that `space_arrays`, `observe` and `_context` stack, and one-hot columns of the tuples named here.
-N_LEVEL_FEATURES = 6 + len(KINDS)
-N_STATIC_FEATURES = 6 + len(ROLES)
-N_TRIAL_FEATURES = 9 + len(STATUS)
-N_CONTEXT_FEATURES = 2 * len(FACTS) + 5
+# Columns that `space_arrays`, `observe` and `_context` stack.
+LEVEL_FEATURES = ("position", "axis", "is_zero", "size", "has_size", "real", *KINDS)
+STATIC_FEATURES = ("present", "ordered", "log", "n_levels", "lowest", "highest", *ROLES)
+TRIAL_FEATURES = (
+    "value", "clipped", "rank", "is_best", "known", "fidelity", "at_reference", "at_half", "at_half_known",
+    "gain", "learnt", *STATUS,
+)  # fmt: skip
+CONTEXT_FEATURES = (
+    *FACTS, *(f"{name}_known" for name in FACTS), "n_known", "log_relative_spread", "bounded_best", "bounded",
+    "any_complete", "best_gain", "share_learnt", "log_error", "error_known",
+)  # fmt: skip
+N_LEVEL_FEATURES, N_STATIC_FEATURES = len(LEVEL_FEATURES), len(STATIC_FEATURES)
+N_TRIAL_FEATURES, N_CONTEXT_FEATURES = len(TRIAL_FEATURES), len(CONTEXT_FEATURES)
 # Columns by what they tell, for code that reads or hides them.
 LEVEL_AXIS, LEVEL_SIZE, LEVEL_REAL, LEVEL_KIND = 1, slice(3, 5), 5, slice(6, N_LEVEL_FEATURES)
 STATIC_PRESENT, STATIC_RANGE, STATIC_ROLE = 0, slice(4, 6), slice(6, N_STATIC_FEATURES)
 TRIAL_VALUE, TRIAL_RANK, TRIAL_KNOWN = 0, 2, 4
 CONTEXT_FACTS, CONTEXT_GIVEN = slice(0, len(FACTS)), slice(len(FACTS), 2 * len(FACTS))
 
-# Centre and width of the facts, in the order of FACTS: log10 of parameters and examples, three switches.
-_FACT_SCALE = np.array([[8.0, 1.0], [4.3, 1.0], [0.5, 0.5], [0.5, 0.5], [0.5, 0.5]])
+# Centre and width of the facts in the order of FACTS. The value of the untrained model has no usual size: it is compared
+# with the values of the trials.
+_FACT_SCALE = np.array(
+    [[8.0, 1.0], [4.3, 1.0], [0.5, 0.5], [0.5, 0.5], [0.5, 0.5], [3.0, 1.0], [3.0, 1.0], [0.6, 0.6], [-1.0, 1.0]]
+)
+# Standard errors by which a score has to exceed the untrained model's before something counts as learnt.
+_LEARNT = 2.0
+# Least variance of a row's score: where all rows are right, the next model may still err.
+_LEAST_VARIANCE = 0.01
 # Units below the best at which values are cut off: a diverged loss of 1e290 is no worse than one of 1e5.
 _FARTHEST = 1e5
 
@@ -151,6 +173,7 @@ def observe(
     complete = known & (trials.status == STATUS.index("complete"))
     # The scale comes from finished trials; values on the way count only while nothing has finished.
     scale = _Scale(values, np.where(complete.any(1, keepdims=True), complete, known))
+    untrained = _Untrained(facts, scale, values, known)
     columns = [
         scale.compressed(values, known),
         scale.clipped(values, known),
@@ -161,6 +184,8 @@ def observe(
         scale.compressed(trials.at_reference, known & np.isfinite(trials.at_reference)),
         scale.compressed(trials.at_half, known & np.isfinite(trials.at_half)),
         known & np.isfinite(trials.at_half),
+        untrained.gain,
+        untrained.learnt,
     ]
     features = np.concatenate([np.stack(columns, axis=-1), np.eye(len(STATUS))[trials.status]], axis=-1)
     return Observation(
@@ -171,24 +196,31 @@ def observe(
         incumbent=np.where(known.any(1), scale.is_best.argmax(1) if mask.shape[1] else 0, -1),
         candidates=candidates,
         candidate_mask=candidate_mask,
-        context=_context(facts, scale, known, complete),
+        context=_context(facts, scale, untrained, known, complete),
     )
 
 
-def _context(facts: FloatArray, scale: _Scale, known: BoolArray, complete: BoolArray) -> FloatArray:
+def _context(
+    facts: FloatArray, scale: _Scale, untrained: _Untrained, known: BoolArray, complete: BoolArray
+) -> FloatArray:
     """B x N_CONTEXT_FEATURES: of each fact its scaled value and whether it is known; then the search as a whole."""
-    given = ~np.isnan(facts)
-    scaled = np.clip((np.nan_to_num(facts) - _FACT_SCALE[:, 0]) / _FACT_SCALE[:, 1], -4, 4)
+    given, n = ~np.isnan(facts), len(_FACT_SCALE)
+    scaled = np.clip((np.nan_to_num(facts[:, :n]) - _FACT_SCALE[:, 0]) / _FACT_SCALE[:, 1], -4, 4)
     # How far a maximised metric is from 1 is worth knowing; of a loss the value says nothing.
-    bounded = np.nan_to_num(facts[:, FACTS.index("maximize")]) * (np.abs(scale.best) <= 1.0)
     columns = [
         np.log1p(known.sum(1)) / 3.0,
         scale.log_relative_spread,
-        np.where(bounded > 0, scale.best, 0.0),
-        bounded,
+        np.where(untrained.bounded, scale.best, 0.0),
+        untrained.bounded,
         complete.any(1),
+        untrained.best_gain,
+        (untrained.learnt & known).sum(1) / np.maximum(known.sum(1), 1),
+        untrained.log_error,
+        untrained.error_known,
     ]
-    return np.concatenate([np.where(given, scaled, 0.0), given, np.stack(columns, axis=1)], axis=1).astype(np.float32)
+    unscaled = np.zeros((len(facts), facts.shape[1] - n))
+    parts = [np.where(given[:, :n], scaled, 0.0), unscaled, given, np.stack(columns, axis=1)]
+    return np.concatenate(parts, axis=1).astype(np.float32)
 
 
 def _check_shapes(
@@ -253,6 +285,39 @@ class _Scale:
     def _below(self, values: FloatArray, known: BoolArray) -> FloatArray:
         shown = known & self.usable[:, None]
         return np.where(shown, (np.where(shown, values, 0.0) - self.best[:, None]) / self.unit[:, None], 0.0)
+
+
+class _Untrained:
+    """Compares B x T trials with the model before its first step: a score at chance is noise, however it ranks.
+
+    The standard error is that of a proportion over the rows of the evaluation, so it is known for scores only. ``gain``
+    is the value above the untrained model's in units of the scale, its logarithm with the sign kept; ``learnt`` marks
+    the trials that exceed it by more than noise. Both are zero where the untrained model's value is unknown.
+    """
+
+    def __init__(self, facts: FloatArray, scale: _Scale, values: FloatArray, known: BoolArray) -> None:
+        column = {name: facts[:, i] for i, name in enumerate(FACTS)}
+        self.bounded = (column["maximize"] == 1) & (np.abs(scale.best) <= 1.0)  # B
+        start, given = np.nan_to_num(column["untrained"]), np.isfinite(column["untrained"])
+        n_rows = 10.0 ** np.where(np.isfinite(column["n_evaluated"]), column["n_evaluated"], np.inf)
+        error = self._error(start, n_rows) * self.bounded
+        above = np.where(known, values, 0.0) - start[:, None]
+        shown = known & given[:, None]
+        self.learnt = shown & (above > _LEARNT * error[:, None])
+        self.gain = np.where(shown & scale.usable[:, None], self._compressed(above / scale.unit[:, None]), 0.0)
+        self.best_gain = np.where(shown.any(1), self.gain.max(1, initial=-np.inf, where=shown), 0.0)
+        self.error_known = self.bounded & np.isfinite(n_rows) & scale.usable
+        relative = self._error(scale.best, n_rows) / scale.unit
+        self.log_error = np.where(self.error_known, np.log10(np.clip(relative, 1e-2, 1e2)), 0.0)
+
+    @staticmethod
+    def _error(score: FloatArray, n_rows: FloatArray) -> FloatArray:
+        share = np.clip(np.abs(score), 0.0, 1.0)
+        return np.asarray(np.sqrt(np.maximum(share * (1 - share), _LEAST_VARIANCE) / n_rows))
+
+    @staticmethod
+    def _compressed(units: FloatArray) -> FloatArray:
+        return np.asarray(np.sign(units) * np.log1p(np.minimum(np.abs(units), _FARTHEST)) / 2.0)
 
 
 def _masked_median(values: FloatArray, known: BoolArray) -> FloatArray:

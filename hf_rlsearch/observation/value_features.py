@@ -21,6 +21,7 @@ KINDS: tuple[str, ...] = tuple(_DATA["kinds"])
 """Kinds of a categorical value; the weights store indices into this tuple."""
 _SCALES: dict[str, Callable[[FloatArray], FloatArray]] = {
     "log10": lambda v: np.log10(np.maximum(v, 1e-7)),
+    "log10_tiny": lambda v: np.log10(np.maximum(v, 1e-12)),
     "log2": lambda v: np.log2(np.maximum(v, 2.0**-8)),
     "linear": lambda v: v,
     "complement": lambda v: -np.log10(np.clip(1.0 - v, 1e-4, 1.0)),  # of a momentum: 0.9 -> 1, 0.99 -> 2

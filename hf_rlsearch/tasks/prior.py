@@ -16,14 +16,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
-from hf_rlsearch.observation.observation import SpaceTables
+from hf_rlsearch.observation.observation import FACTS, SpaceTables
 from hf_rlsearch.space import ROLES
 from hf_rlsearch.tasks.prior_effects import EffectDraw
 from hf_rlsearch.tasks.prior_space import GENERIC, LORA, SCRATCH, SGD, lognormal
 
-PRIOR_VERSION = "4"
+PRIOR_VERSION = "5"
 """Raised with every change of the prior; the card of the weights names the version."""
 _WRONG_HINTS = 0.08  # share of tasks whose roles mislead
+_SHARED_ROWS = 0.6  # part of the error of an evaluation that trainings do not share, as all are scored on the same rows
+_LEAST_CHANCE = 0.02  # score of a guess below which the metric says nothing of the number of classes
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,11 @@ class _TaskDraw(EffectDraw):
         best = np.where(self.mask, loss, np.inf).min(1, keepdims=True)
         # Scores saturate at a floor (chance), losses do not; the power bends the bowl of either.
         bent = (loss - best) ** rng.uniform(0.75, 1.35, (B, 1))
-        score = np.exp(-rng.uniform(0.3, 1.5, (B, 1)) * bent)
+        score = np.exp(-lognormal(rng, 0.8, 0.6, (B, 1)) * bent)
         floor, ceiling = rng.uniform(0, 0.6, (B, 1)), rng.uniform(0.5, 1.0, (B, 1))
         bounded = floor + np.maximum(ceiling - floor, 0.08) * score
-        unbounded = -lognormal(rng, 2.0, 0.7, (B, 1)) * (1 + lognormal(rng, 0.1, 1.0, (B, 1)) * np.minimum(bent, 12))
+        scale, growth = lognormal(rng, 2.0, 0.7, (B, 1)), lognormal(rng, 0.1, 1.0, (B, 1))
+        unbounded = -scale * (1 + growth * np.minimum(bent, 12))
         value = np.where(self.maximize[:, None], bounded, unbounded)
         ties = (rng.random(B) < 0.15) & self.maximize
         resolution = 1 / np.round(lognormal(rng, 400.0, 0.8, (B, 1)))
@@ -97,21 +100,44 @@ class _TaskDraw(EffectDraw):
         utility = np.where(self.mask, (value - median) / spread, -10.0)
         noise = lognormal(rng, 0.05, 0.9, (B, 1)) * (1 + rng.uniform(0, 6, (B, 1)) * self.near_edge)
         noise = noise * (1 + rng.uniform(0, 0.4, (B, 1)) * np.maximum(1 - utility, 0).clip(0, 5))
+        # Rows of the evaluation, log10, and what their number adds to the noise of a score: all trainings see the same.
+        n_evaluated = np.clip(self.data + rng.normal(-0.7, 0.5, B), 1.5, 5.0)
+        error = np.sqrt(value.clip(0.02, 0.98) * (1 - value.clip(0.02, 0.98)) / 10 ** n_evaluated[:, None])
+        noise = np.where(self.maximize[:, None], np.hypot(noise, _SHARED_ROWS * error / spread), noise)
+        far = np.nanmedian(np.where(self.mask, bent, np.nan), 1) * lognormal(rng, 2.5, 0.6, (B,))
+        untrained = -scale[:, 0] * (1 + growth[:, 0] * np.minimum(far, 12))
+        chance = floor[:, 0] + error.mean(1) * rng.standard_normal(B)
+        untrained = np.where(self.maximize, chance, untrained)
         return TaskBatch(
             self.roles, self.ordered & (self.roles >= 0), self.log & (self.roles >= 0), self.levels, self.sizes,
             self.kinds, self.n_levels, self.candidates, self.mask, self.present, utility, value, noise.clip(0, 1.5),
-            spread[:, 0], median[:, 0], self._facts(),
+            spread[:, 0], median[:, 0], self._facts(n_evaluated, floor[:, 0], untrained),
         )  # fmt: skip
 
-    def _facts(self) -> FloatArray:
-        """B x len(FACTS), mostly unknown, as few users give them; the direction is nearly always known."""
-        searched = (self.roles == ROLES.index("model")).any(1)
-        size = np.where(searched | (self.domain == GENERIC), np.nan, self.size)
-        facts = np.stack(
-            [size, self.data, self.maximize, self.domain == LORA, np.isin(self.domain, (SCRATCH, SGD))], axis=1
-        ).astype(float)
-        facts[self.domain == GENERIC, 3:] = 0.0
-        unknown = self.rng.random(facts.shape) < np.array([0.6, 0.6, 0.05, 0.6, 0.6])
-        unknown |= self.rng.random((self.n_tasks, 1)) < 0.3
-        unknown[:, 2] &= self.rng.random(self.n_tasks) < 0.1
-        return np.where(unknown, np.nan, facts)
+    def _facts(self, n_evaluated: FloatArray, floor: FloatArray, untrained: FloatArray) -> FloatArray:
+        """B x len(FACTS), about half of them unknown; the direction is nearly always known.
+
+        The arguments are B: log10 of the rows of the evaluation, the score of a guess, the untrained model's value.
+        """
+        rng, B = self.rng, self.n_tasks
+        searched = np.isin(self.roles, [ROLES.index(role) for role in ("model", "model_size")]).any(1)
+        n_classes = np.where(self.maximize & (floor > _LEAST_CHANCE), -np.log10(np.maximum(floor, _LEAST_CHANCE)), np.nan)
+        known = {
+            "n_parameters": np.where(searched | (self.domain == GENERIC), np.nan, self.size),
+            "n_examples": self.data,
+            "maximize": self.maximize,
+            "lora": self.domain == LORA,
+            "from_scratch": np.isin(self.domain, (SCRATCH, SGD)),
+            "n_steps": self.steps,
+            "n_evaluated": n_evaluated,
+            "n_classes": n_classes,
+            "trainable": np.where(self.domain == LORA, rng.uniform(-3.0, -1.0, B), 0.0),
+            "untrained": untrained,
+        }
+        facts = np.stack([known[name] for name in FACTS], axis=1).astype(float)
+        generic = [name not in ("maximize", "n_evaluated", "n_classes", "untrained") for name in FACTS]
+        facts[np.ix_(self.domain == GENERIC, generic)] = np.nan
+        unknown = rng.random(facts.shape) < np.where(np.array(FACTS) == "maximize", 0.05, 0.45)
+        nothing = rng.random((B, 1)) < 0.35
+        nothing = nothing & ((np.array(FACTS) != "maximize") | (rng.random((B, 1)) < 0.1))
+        return np.where(unknown | nothing, np.nan, facts)

@@ -10,9 +10,12 @@ import numpy as np
 from hf_rlsearch._typing import BoolArray, FloatArray
 from hf_rlsearch.observation.value_features import KINDS, on_scale
 from hf_rlsearch.space import ROLES
-from hf_rlsearch.tasks.prior_space import SCRATCH, SGD, STRENGTHS, SpaceDraw, lognormal
+from hf_rlsearch.tasks.prior_space import FULL, LORA, SCRATCH, SGD, STRENGTHS, SpaceDraw, lognormal
 
-_INFORMED_RANGES = 0.5  # share of tasks whose searched range lies near the optimum, see `_into_range`
+# Share of the optima whose searched range lies around them, see `_into_range`; and standard deviation of their distance
+# from the middle, in halves of the range.
+_INFORMED, _FROM_MIDDLE = 0.7, 0.35
+_PUBLISHED_STEPS = 3.3  # log10 of the steps of the fine-tunings whose rates are published
 
 
 class EffectDraw(SpaceDraw):
@@ -27,7 +30,7 @@ class EffectDraw(SpaceDraw):
         axes, has = self._known_axes()
         capacity = self._add_capacity(loss)
         self._add_heads_and_vocabulary(loss)
-        error = self._add_valley(loss, axes, model_size, capacity)
+        error = self._add_valley(loss, axes, has, model_size, capacity)
         self._find_cliff(error, axes["warmup"], capacity)
         self._add_schedule_length(loss, axes, has)
         self._add_regularisers(loss, axes, has)
@@ -64,6 +67,8 @@ class EffectDraw(SpaceDraw):
             "weight_decay": self._axis("weight_decay", -2.0),
             "lora_rank": self._axis("lora_rank", 3.0),
             "lora_alpha": self._axis("lora_alpha", 4.0),
+            "steps": self._axis("steps", self.steps),
+            "model_size": self._axis("model_size", self.size - 6),
         }
         axes = {name: value for name, (value, _) in found.items()}
         axes["effective_batch"] = axes["batch_size"] + axes["accumulation"]
@@ -91,7 +96,8 @@ class EffectDraw(SpaceDraw):
             for occurrence in range(2):
                 x, has = self._axis(role, usual, occurrence)
                 optimum = usual + taste * (0.7 * appetite + 0.7 * normal(B)) + 0.2 * (self.data - 4.3)
-                short, over = np.maximum(optimum[:, None] - x, 0.0), np.maximum(x - optimum[:, None], 0.0)
+                optimum = self._into_range(optimum[:, None], x)
+                short, over = np.maximum(optimum - x, 0.0), np.maximum(x - optimum, 0.0)
                 power, strength = rng.uniform(1.0, 2.0, (B, 1)), self._strength(role, has)
                 loss += strength * (0.35 * short**power + rng.uniform(0, 0.3, (B, 1)) * over**1.5)
                 capacity += np.where(has[:, None], x - usual, 0.0)
@@ -100,27 +106,35 @@ class EffectDraw(SpaceDraw):
     def _add_heads_and_vocabulary(self, loss: FloatArray) -> None:
         rng, B, normal = self.rng, self.n_tasks, self.rng.standard_normal
         x, has = self._axis("heads", 3.0)
-        loss += self._strength("heads", has) * (x - 3 - 1.5 * normal((B, 1))) ** 2 * 0.3
+        loss += self._strength("heads", has) * (x - self._into_range(3 + 1.5 * normal((B, 1)), x)) ** 2 * 0.3
         vocabulary, has = self._axis("vocabulary", 13.0)
         # Loss per token falls with a smaller vocabulary; a score like BLEU has its best size inside the range.
         smaller = (~self.maximize) & (rng.random(B) < 0.75)
-        optimum = np.where(smaller, 8.0, 12.2 + 1.7 * normal(B) + 0.5 * (self.data - 4.3))
+        usual = (12.2 + 1.7 * normal(B) + 0.5 * (self.data - 4.3))[:, None]
+        optimum = np.where(smaller[:, None], 8.0, self._into_range(usual, vocabulary))
         # Half as many tokens per sentence double the loss of each token, which outweighs any difference in quality.
         strength = self._strength("vocabulary", has) * np.where(smaller, 1.2, 0.35)[:, None]
-        loss += strength * np.abs(vocabulary - optimum[:, None]) ** 1.2
+        loss += strength * np.abs(vocabulary - optimum) ** 1.2
 
     def _add_valley(
-        self, loss: FloatArray, axes: dict[str, FloatArray], model_size: FloatArray, capacity: FloatArray
+        self,
+        loss: FloatArray,
+        axes: dict[str, FloatArray],
+        has: dict[str, BoolArray],
+        model_size: FloatArray,
+        capacity: FloatArray,
     ) -> FloatArray:
         """Adds learning rate and optimizer; returns B x C decades between the rate and its best place."""
         rng, B = self.rng, self.n_tasks
         lr, self.has_lr = self._axis("learning_rate", 0.0)
-        base = np.choose(self.domain, [-4.5, -3.55, 0.0, -1.7, -4.0])
+        base = np.choose(self.domain, [-4.5, -3.4, 0.0, -1.7, -4.0])
         reference_batch = np.where(self.domain == SCRATCH, 7.0, 5.0)[:, None]
-        slope = np.where(self.domain == SGD, 0.0, rng.normal(-0.42, 0.15, B))
+        # Rates of adapters are flat in the size of the model, ten times those of all weights at a few 1e9 parameters.
+        slope = np.choose(self.domain, [rng.normal(-0.22, 0.12, B), rng.normal(0.0, 0.06, B), 0.0, 0.0, 0.0])
         optimizer_loss, optimizer_shift = self._optimizer_effect()
         loss += optimizer_loss
         size = np.where(np.isnan(model_size), self.size[:, None], model_size)
+        size = np.where(has["model_size"][:, None], 6.0 + axes["model_size"], size)  # names count in millions
         centre = base[:, None] + slope[:, None] * (size - 8.0)
         centre = np.where(self.domain[:, None] == SCRATCH, self._scratch_rate(size), centre)
         centre = centre + (np.choose(self.domain, [0.35, 0.4, 0.25, 0.55, 1.0]) * rng.standard_normal(B))[:, None]
@@ -129,6 +143,9 @@ class EffectDraw(SpaceDraw):
         centre = centre - rng.uniform(0, 0.5, (B, 1)) * 0.301 * capacity
         scale = axes["lora_alpha"] - axes["lora_rank"] - 1
         centre = centre - 0.8 * (axes["momentum"] - 1.0) - rng.uniform(0, 0.6, (B, 1)) * 0.301 * scale
+        # Shorter fine-tunings need larger rates: their schedule covers as much distance in fewer steps.
+        tuned = np.isin(self.domain, (FULL, LORA))[:, None]
+        centre = centre + tuned * rng.uniform(0.25, 0.65, (B, 1)) * (_PUBLISHED_STEPS - axes["steps"])
         error: FloatArray = lr - (self._into_range(centre, lr) + optimizer_shift)
         left, right = lognormal(rng, 0.75, 0.35, (B, 1)), lognormal(rng, 0.55, 0.35, (B, 1))
         power = rng.uniform(1.3, 2.4, (B, 1))
@@ -170,17 +187,18 @@ class EffectDraw(SpaceDraw):
         return np.asarray(np.clip(chosen, -5.0, -2.3))
 
     def _into_range(self, optimum: FloatArray, x: FloatArray) -> FloatArray:
-        """Moves half of the tasks' optimum towards the searched range: people search where they expect it.
+        """Moves the optimum of most tasks towards the middle of the searched range: people search where they expect it.
 
-        The optimum is B x C, as other hyperparameters may move it, or B x 1; x is B x C on the same axis.
+        The optimum is B x C, as other hyperparameters may move it, or B x 1; x is B x C on the same axis. Of its place
+        outside of the range the direction remains.
         """
         rng, B = self.rng, self.n_tasks
         real = np.where(self.mask, x, np.nan)
         low, high = np.nanmin(real, 1, keepdims=True), np.nanmax(real, 1, keepdims=True)
-        reach = (high - low) / 2 * rng.uniform(0.3, 1.2, (B, 1))
-        away = optimum.mean(1, keepdims=True) - (low + high) / 2
-        informed = rng.random((B, 1)) < _INFORMED_RANGES
-        return np.asarray(optimum - np.where(informed, away - np.clip(away, -reach, reach), 0.0))
+        half, away = (high - low) / 2, optimum.mean(1, keepdims=True) - (low + high) / 2
+        kept = _FROM_MIDDLE * (np.clip(away, -half, half) + half * rng.standard_normal((B, 1)))
+        informed = rng.random((B, 1)) < _INFORMED
+        return np.asarray(optimum - np.where(informed, away - kept, 0.0))
 
     def _find_cliff(self, error: FloatArray, warmup: FloatArray, capacity: FloatArray) -> None:
         """Finds the candidates beyond an edge, which diverge or collapse; warm-up and capacity move the edge."""
@@ -202,19 +220,25 @@ class EffectDraw(SpaceDraw):
         loss += self._strength("batch_size", has["batch_size"] | has["accumulation"]) * 0.2 * distance**1.6
         # More epochs help with falling returns, until small data is memorised.
         epochs = axes["epochs"]
-        overfit = np.maximum(epochs - (rng.uniform(1.5, 5.5, B) + 0.5 * (self.data - 4.3))[:, None], 0)
+        enough = (rng.uniform(1.5, 5.5, B) + 0.5 * (self.data - 4.3))[:, None]
+        overfit = np.maximum(epochs - self._into_range(enough, epochs), 0)
         strength, gain = self._strength("epochs", has["epochs"]), 1.6 * np.exp2(-rng.uniform(0.5, 1.5, (B, 1)) * epochs)
         loss += strength * (gain + rng.uniform(0, 0.5, (B, 1)) * overfit)
+        steps, strength = axes["steps"], self._strength("steps", has["steps"])
+        needed = self._into_range((self.steps + rng.normal(0.3, 0.6, B))[:, None], steps)
+        over = rng.uniform(0, 0.5, (B, 1)) * np.maximum(steps - needed, 0)
+        loss += strength * ((2 * np.maximum(needed - steps, 0)) ** 1.3 + over)
         strength = self._strength("warmup", has["warmup"])
-        loss += strength * (np.abs(axes["warmup"] - np.abs(rng.normal(0.08, 0.06, (B, 1)))) / 0.1) ** 1.3
+        usual_warmup = self._into_range(np.abs(rng.normal(0.08, 0.06, (B, 1))), axes["warmup"])
+        loss += strength * (np.abs(axes["warmup"] - usual_warmup) / 0.1) ** 1.3
 
     def _add_regularisers(self, loss: FloatArray, axes: dict[str, FloatArray], has: dict[str, BoolArray]) -> None:
         """Adds momentum, weight decay and adapters."""
         rng, B, sgd = self.rng, self.n_tasks, self.domain == SGD
         strength = self._strength("momentum", has["momentum"])
-        loss += strength * np.abs(axes["momentum"] - rng.normal(1.0, 0.35, (B, 1))) ** 1.5
+        loss += strength * np.abs(axes["momentum"] - self._into_range(rng.normal(1.0, 0.35, (B, 1)), axes["momentum"])) ** 1.5
         decay, rank, alpha = axes["weight_decay"], axes["lora_rank"], axes["lora_alpha"]
-        best_decay = rng.normal(-2.2, 1.2, (B, 1)) - 1.2 * sgd[:, None]
+        best_decay = self._into_range(rng.normal(-2.2, 1.2, (B, 1)) - 1.2 * sgd[:, None], decay)
         heavy = np.maximum(decay - np.maximum(best_decay, rng.normal(-1.3, 0.5, (B, 1))), 0)
         penalty = np.where(sgd, rng.uniform(1, 8, B), rng.uniform(0, 1, B))[:, None]
         strength = self._strength("weight_decay", has["weight_decay"])
@@ -222,7 +246,7 @@ class EffectDraw(SpaceDraw):
         strength = self._strength("lora_rank", has["lora_rank"])
         loss += strength * (1.5 * np.exp2(-rank / 1.5) + rng.uniform(0, 0.15, (B, 1)) * rank)
         strength = self._strength("lora_alpha", has["lora_alpha"])
-        loss += strength * 0.3 * np.abs(alpha - rng.normal(4.8, 1.0, (B, 1)))
+        loss += strength * 0.3 * np.abs(alpha - self._into_range(rng.normal(4.8, 1.0, (B, 1)), alpha))
 
     def _add_weak_regularisers(self, loss: FloatArray) -> None:
         """Adds the regularisers whose optimum depends on no other hyperparameter."""
@@ -234,12 +258,34 @@ class EffectDraw(SpaceDraw):
         ):
             x, has = self._axis(role, 0.0)
             strength = self._strength(role, has)
-            distance = np.minimum(np.abs(x - rng.normal(centre, spread, (B, 1))) / unit, 8)
+            optimum = self._into_range(rng.normal(centre, spread, (B, 1)), x)
+            distance = np.minimum(np.abs(x - optimum) / unit, 8)
             loss += strength * distance ** rng.uniform(1, 2, (B, 1))
         x, has = self._axis("gradient_clipping", 0.0)
         loss += self._strength("gradient_clipping", has) * np.abs(x - rng.normal(0, 0.6, (B, 1)))
+        self._add_optimizer_settings(loss)
+        x, has = self._axis("model_size", 2.0)
+        loss -= self._strength("model_size", has) * rng.normal(0.7, 0.5, (B, 1)) * x
         x, has = self._axis("max_length", 7.0)
         loss += self._strength("max_length", has) * np.exp2(-(x - rng.uniform(4.5, 7.5, (B, 1))))
+
+    def _add_optimizer_settings(self, loss: FloatArray) -> None:
+        """Adds Adam's betas and epsilon, penalties of the weights, and decay of the rate."""
+        rng, B = self.rng, self.n_tasks
+        for occurrence in range(2):
+            x, has = self._axis("adam_beta", 1.0, occurrence)
+            optimum = self._into_range(rng.normal(1.3, 0.6, (B, 1)), x)
+            loss += self._strength("adam_beta", has) * np.abs(x - optimum) ** 1.5
+            # A penalty or an epsilon that is small enough does nothing; from a threshold on it harms.
+            x, has = self._axis("penalty", -6.0, occurrence)
+            threshold = self._into_range(rng.normal(-4.0, 1.2, (B, 1)), x)
+            loss += self._strength("penalty", has) * (np.maximum(x - threshold, 0) ** 1.3 + 0.05 * np.abs(x - threshold))
+        x, has = self._axis("adam_epsilon", -8.0)
+        threshold = self._into_range(rng.normal(-5.0, 1.5, (B, 1)), x)
+        loss += self._strength("adam_epsilon", has) * np.maximum(x - threshold, 0) ** 1.3
+        x, has = self._axis("rate_decay", -3.0)
+        optimum = self._into_range(rng.normal(-3.5, 1.0, (B, 1)), x)
+        loss += self._strength("rate_decay", has) * (0.3 * np.abs(x - optimum) + np.maximum(x - optimum, 0) ** 1.5)
 
     def _schedule_effect(self) -> FloatArray:
         mean = np.zeros(len(KINDS))
@@ -252,7 +298,9 @@ class EffectDraw(SpaceDraw):
         rng, (B, H) = self.rng, self.roles.shape
         x = self._positions()
         weight = lognormal(rng, strength, 1.0, (B, H)) * (rng.random((B, H)) > 0.3) * which
-        optimum = rng.uniform(-0.3, 1.3, (B, 1, H))
+        informed = rng.random((B, 1, H)) < _INFORMED
+        middle = 0.5 + 0.5 * _FROM_MIDDLE * 1.4 * rng.standard_normal((B, 1, H))
+        optimum = np.where(informed, middle, rng.uniform(-0.3, 1.3, (B, 1, H)))
         bump = np.abs(x - optimum) ** rng.uniform(0.8, 2.5, (B, 1, H)) * 2.5
         wave = 0.4 * np.sin(2 * np.pi * (x * rng.uniform(0.3, 1.8, (B, 1, H)) + rng.random((B, 1, H))))
         return np.asarray(((bump + wave * (rng.random((B, 1, H)) < 0.4)) * weight[:, None, :]).sum(2))

@@ -20,6 +20,7 @@ MAX_LEVELS = 17
 FULL, LORA, SCRATCH, SGD, GENERIC = range(5)
 """Domains of tasks: full fine-tuning, adapters, training from scratch, plain SGD, anything."""
 _DOMAIN_SHARES = (0.27, 0.20, 0.30, 0.10, 0.13)
+_PAIRED = ("width", "adam_beta", "penalty")
 _CONDITIONAL = 0.08  # share of tasks with a conditional hyperparameter
 
 # `prior_space.toml` describes its tables.
@@ -48,7 +49,9 @@ class SpaceDraw:
         self.kinds = np.zeros((B, H, L), int)
         # Size of the model and of the data, where they are not searched: log10 of parameters and examples.
         self.size = np.clip(rng.normal(8.0, 0.8, B), 5.5, 10.5)
-        self.data = np.clip(rng.normal(4.3, 0.9, B), 2.5, 7.0)
+        self.data = np.clip(rng.normal(4.0, 1.0, B), 1.7, 7.0)
+        # log10 of the optimizer steps that are planned: three epochs of batches of 8 to 64.
+        self.steps = np.clip(self.data + np.log10(3) - rng.uniform(0.9, 1.8, B), 1.0, 6.0)
 
     def _draw_roles(self) -> None:
         rng, B, H = self.rng, self.n_tasks, MAX_HYPERPARAMETERS
@@ -62,11 +65,12 @@ class SpaceDraw:
         chosen[minimal, names.index("batch_size")] = rng.random(minimal.sum()) < 0.8
         n_numeric = rng.poisson(np.where(self.domain == GENERIC, 2.5, 0.35))
         n_categorical = rng.poisson(np.where(self.domain == GENERIC, 0.6, 0.12))
-        second_width = chosen[:, names.index("width")] & (rng.random(B) < 0.6)
+        # Roles that often come in pairs, such as the widths of embedding and feed-forward layers, or l1 and l2.
+        twice = {name: chosen[:, names.index(name)] & (rng.random(B) < 0.6) for name in _PAIRED}
         role_ids = np.array([ROLES.index(n) for n in names])
         for b in range(B):
             row = list(role_ids[chosen[b]])
-            row += [ROLES.index("width")] * int(second_width[b])
+            row += [ROLES.index(name) for name, flags in twice.items() if flags[b]]
             row += [ROLES.index("generic_numeric")] * int(n_numeric[b])
             row += [ROLES.index("generic_categorical")] * int(n_categorical[b])
             row = row or [ROLES.index("learning_rate"), ROLES.index("generic_numeric")]
@@ -120,11 +124,11 @@ class SpaceDraw:
             return low, np.maximum(u(first, last, n), low + 0.02), np.zeros(n, bool)
         (lowest, highest), (fewest, most) = _DATA["log2_ranges"][name]
         low = 2.0 ** u(lowest, highest, n)
-        if name == "batch_size":  # the draw above is replaced, not left out: the prior's stream of numbers stays
+        if name == "batch_size":
             low, factor = 2.0 ** self._by_domain("batch_log2", b), 2.0 ** self._by_domain("batch_doublings", b)
         else:
             factor = 2.0 ** u(fewest, most, n)
-        return low, low * factor, rng.random(n) < (0.5 if name in ("epochs", "generic_numeric", "depth") else 0.9)
+        return low, low * factor, rng.random(n) < (0.5 if name in ("epochs", "generic_numeric", "depth", "steps") else 0.9)
 
     def _by_domain(self, name: str, b: IntArray) -> FloatArray:
         """Draws n numbers, each uniformly from the range of its task's domain."""

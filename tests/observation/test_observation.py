@@ -15,11 +15,13 @@ from optuna.study import StudyDirection
 from hf_rlsearch.errors import ObservationError
 from hf_rlsearch.observation.history import COMPLETE, FAILED, PRUNED, RUNNING, History
 from hf_rlsearch.observation.observation import (
+    CONTEXT_FEATURES,
     FACTS,
     N_CONTEXT_FEATURES,
     N_LEVEL_FEATURES,
     N_STATIC_FEATURES,
     N_TRIAL_FEATURES,
+    TRIAL_FEATURES,
     Observation,
     SpaceArrays,
     TrialArrays,
@@ -255,15 +257,44 @@ def test_facts_are_shown_and_unknown_facts_are_marked() -> None:
     history = random_history(3)
     known, unknown = seen(history, n_parameters=9.0, maximize=1.0).context[0], seen(history).context[0]
     n = len(FACTS)
-    assert known[n : 2 * n].tolist() == [1, 0, 1, 0, 0]
+    assert known[n : 2 * n].tolist() == [float(name in ("n_parameters", "maximize")) for name in FACTS]
     assert unknown[: 2 * n].tolist() == [0] * 2 * n
     assert known[0] == pytest.approx(1.0)
 
 
 def test_a_bounded_metric_shows_how_much_is_left() -> None:
     history = history_of(random_rows(3), np.array([0.5, 0.7, 0.9]))
-    assert seen(history, maximize=1.0).context[0, -3:-1].tolist() == pytest.approx([0.9, 1.0])
-    assert seen(history, maximize=0.0).context[0, -3:-1].tolist() == [0, 0]
+    columns = [CONTEXT_FEATURES.index("bounded_best"), CONTEXT_FEATURES.index("bounded")]
+    assert seen(history, maximize=1.0).context[0, columns].tolist() == pytest.approx([0.9, 1.0])
+    assert seen(history, maximize=0.0).context[0, columns].tolist() == [0, 0]
+
+
+def test_a_score_counts_as_learnt_when_it_exceeds_the_untrained_models_by_more_than_noise() -> None:
+    history = history_of(random_rows(4), np.array([0.5, 0.56, 0.61, 0.8]))
+    learnt, gain = TRIAL_FEATURES.index("learnt"), TRIAL_FEATURES.index("gain")
+    # Two standard errors of .5 are .1 with 100 rows, and .01 with 10,000.
+    few, many = (seen(history, maximize=1.0, untrained=0.5, n_evaluated=n) for n in (2.0, 4.0))
+    assert few.trial_features[0, :, learnt].tolist() == [0, 0, 1, 1]
+    assert many.trial_features[0, :, learnt].tolist() == [0, 1, 1, 1]
+    assert few.trial_features[0, 0, gain] == 0
+    assert (np.diff(few.trial_features[0, :, gain]) > 0).all()
+    share = CONTEXT_FEATURES.index("share_learnt")
+    assert (few.context[0, share], many.context[0, share]) == (0.5, 0.75)
+    noise = CONTEXT_FEATURES.index("log_error")
+    assert few.context[0, noise] == pytest.approx(many.context[0, noise] + 1, abs=1e-5)
+
+
+def test_without_the_untrained_models_value_nothing_is_said_about_learning() -> None:
+    observation = seen(random_history(4), maximize=1.0, n_evaluated=3.0)
+    columns = [TRIAL_FEATURES.index("gain"), TRIAL_FEATURES.index("learnt")]
+    assert (observation.trial_features[..., columns] == 0).all()
+    assert observation.context[0, CONTEXT_FEATURES.index("share_learnt")] == 0
+
+
+def test_losses_are_compared_with_the_untrained_models_in_the_same_sign() -> None:
+    observation = seen(history_of(random_rows(3), -np.array([2.0, 1.0, 3.0])), maximize=0.0, untrained=-2.0)
+    assert observation.trial_features[0, :, TRIAL_FEATURES.index("learnt")].tolist() == [0, 1, 0]
+    assert observation.context[0, CONTEXT_FEATURES.index("error_known")] == 0  # a loss is no proportion
 
 
 def test_simulated_and_live_searches_agree_on_sizes() -> None:

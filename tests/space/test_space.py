@@ -183,7 +183,7 @@ def test_matches_finds_rows_among_others() -> None:
         ("per_device_train_batch_size", "batch_size"),
         ("gradient_accumulation_steps", "accumulation"),
         ("num_train_epochs", "epochs"),
-        ("max_steps", "epochs"),
+        ("max_steps", "steps"),
         ("weight_decay", "weight_decay"),
         ("hidden_dropout_prob", "dropout"),
         ("lora_dropout", "dropout"),
@@ -192,9 +192,17 @@ def test_matches_finds_rows_among_others() -> None:
         ("r", "lora_rank"),
         ("optim", "optimizer"),
         ("data_seed", "seed"),
-        ("adam_beta2", "momentum"),
-        ("betas", "momentum"),
-        ("beta_1", "momentum"),
+        ("adam_beta2", "adam_beta"),
+        ("betas", "adam_beta"),
+        ("beta_1", "adam_beta"),
+        ("momentum", "momentum"),
+        ("l1", "penalty"),
+        ("l2_reg", "penalty"),
+        ("exponential_decay", "rate_decay"),
+        ("epsilon", "adam_epsilon"),
+        ("gen.epsilon_cutoff", "generic_numeric"),
+        ("model_size_m", "model_size"),
+        ("num_params", "model_size"),
         ("encoder_layerdrop", "dropout"),
         ("label_smoothing_factor", "label_smoothing"),
         ("max_grad_norm", "gradient_clipping"),
@@ -216,7 +224,8 @@ def test_matches_finds_rows_among_others() -> None:
         ("nlayers", "depth"),
         ("eta", "learning_rate"),
         ("lr0", "learning_rate"),
-        ("lr_decay", "scheduler"),
+        ("lr_decay", "rate_decay"),
+        ("lr_schedule", "scheduler"),
         ("layer_lr_decay", "layer_decay"),
         ("bsz", "batch_size"),
         ("mini_batch_size", "batch_size"),
@@ -227,7 +236,7 @@ def test_matches_finds_rows_among_others() -> None:
         ("label_smooth", "label_smoothing"),
         ("grad_acc_steps", "accumulation"),
         ("x", "generic_numeric"),
-        ("adam_epsilon", "generic_numeric"),
+        ("adam_epsilon", "adam_epsilon"),
         ("beta", "generic_numeric"),  # of DPO
         ("kl_beta", "generic_numeric"),
         ("layer_norm_eps", "generic_numeric"),
@@ -249,7 +258,6 @@ def test_roles_are_read_from_names(name: str, role: str) -> None:
         ("gen.encoder_no_repeat_ngram_size", IntDistribution(0, 3)),
         ("hidden_act", CategoricalDistribution(["relu", "gelu"])),
         ("tie_word_embeddings", CategoricalDistribution([True, False])),
-        ("lr_decay", FLOAT),
         ("opt_level", CategoricalDistribution(["O1", "O2"])),
         ("lru_cache", IntDistribution(1, 4)),
         ("lrelu_slope", FLOAT),
@@ -269,7 +277,8 @@ def test_roles_of_unknown_names_follow_the_values() -> None:
 
 def test_the_order_of_roles_is_what_weights_were_trained_with() -> None:
     assert ROLES[:5] == ("learning_rate", "batch_size", "epochs", "weight_decay", "warmup")
-    assert ROLES[19:] == ("generic_numeric", "generic_categorical", "layer_decay", "accumulation", "max_length")
+    assert ROLES[19:24] == ("generic_numeric", "generic_categorical", "layer_decay", "accumulation", "max_length")
+    assert ROLES[24:] == ("steps", "adam_beta", "adam_epsilon", "penalty", "rate_decay", "model_size")
 
 
 def level_count(distribution: BaseDistribution, **keywords: Any) -> int:
