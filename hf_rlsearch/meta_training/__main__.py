@@ -1,17 +1,18 @@
-"""Runs meta-training, which makes the weights that ship, in three stages with an acceptance test.
+"""Runs meta-training, which makes the weights that ship, in stages that share the time by fixed parts.
 
-1. The predictor learns the outcomes of candidates from histories, by likelihood on tasks of the prior.
-2. PPO trains the stop rule on simulated learning curves, first alone, then with the predictor's forecasts.
-3. PPO trains the decision head on the frozen predictor; it ships only if it beats the predictor's own acquisition.
+1. The bank: tables of miniature trainings, from which the tasks of all later stages are drawn, beside the formulas.
+2. The predictors learn the outcomes of candidates from histories, by likelihood.
+3. PPO trains the stop rule on simulated learning curves, first alone, then with the predictors' forecasts.
+4. PPO trains the decision head on the frozen predictors; it ships only if it beats their expected improvement.
 
-Run ``python -m hf_rlsearch.meta_training``; every stage continues from its checkpoint in the folder.
+Run ``python -m hf_rlsearch.meta_training``; every stage continues from what its folder holds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,36 +22,44 @@ from hf_rlsearch.agent.checkpoint import Card, save_weights
 from hf_rlsearch.agent.mixture import Mixture
 from hf_rlsearch.agent.network import NetworkConfig
 from hf_rlsearch.meta_training.decision_head import DecisionHeadTraining, acceptance_test, train_decision_head
-from hf_rlsearch.meta_training.predictor import PredictorTraining, train_predictor
+from hf_rlsearch.meta_training.plan import Bank, Plan, train_predictors
 from hf_rlsearch.meta_training.stop_rule import StopTraining, compare_stop_rules, train_stop_rule
 from hf_rlsearch.observation.observation import OBSERVATION_FORMAT
 from hf_rlsearch.tasks.prior import PRIOR_VERSION
+
+_STAGES = ("bank", "predictors", "all")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("runs/meta_train"), help="checkpoints and logs")
+    parser.add_argument("--folder", type=Path, default=Path("runs/meta_train"), help="bank, checkpoints and logs")
     parser.add_argument("--out", type=Path, default=Path("runs/meta_train/rl-v1.safetensors"), help="weights to write")
-    parser.add_argument("--predictor-steps", type=int, default=PredictorTraining.steps)
-    parser.add_argument("--stop-steps", type=int, default=StopTraining.steps)
-    parser.add_argument("--joint-steps", type=int, default=StopTraining.joint_steps)
-    parser.add_argument("--decision-head-steps", type=int, default=DecisionHeadTraining.steps)
-    parser.add_argument("--test-tasks", type=int, default=DecisionHeadTraining.test_tasks)
+    parser.add_argument("--hours", type=float, default=2.0, help="by the clock, divided among the stages")
+    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
+    parser.add_argument("--until", choices=_STAGES, default="all", help="end after this stage")
+    parser.add_argument("--test-tasks", type=int, default=Plan.test_tasks, help="fresh tasks of each gate")
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Runs all stages and writes weights and card."""
+def main(arguments: list[str] | None = None, plan: Plan | None = None) -> None:
+    """Runs all stages and writes weights and card; `plan` replaces that of the hours."""
     args = parse(arguments)
+    torch.set_num_threads(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    predicting = PredictorTraining(steps=args.predictor_steps)
-    stopping = StopTraining(steps=args.stop_steps, joint_steps=args.joint_steps)
-    choosing = DecisionHeadTraining(steps=args.decision_head_steps, test_tasks=args.test_tasks)
+    plan = plan or replace(Plan.for_hours(args.hours, args.jobs), test_tasks=args.test_tasks)
+    print(plan, flush=True)
+    bank = Bank.of(plan, args.folder / "bank", args.jobs, device)
+    if args.until == "bank":
+        return
     config = NetworkConfig()
-    predictor = train_predictor(predicting, config, args.folder, device=device)
-    tensors = {f"predictor.0.{k}": v.cpu() for k, v in predictor.state_dict().items()}
-    mixture = Mixture([predictor])
+    predictors = train_predictors(plan, config, bank, args.folder, args.jobs, device)
+    if args.until == "predictors":
+        return
+    mixture = Mixture(predictors)
+    stopping = StopTraining(steps=plan.curve_steps, joint_steps=plan.joint_steps)
+    choosing = DecisionHeadTraining(steps=plan.head_steps, test_tasks=plan.test_tasks)
+    tensors = {f"predictor.{i}.{k}": v.cpu() for i, p in enumerate(predictors) for k, v in p.state_dict().items()}
     tensors |= train_stop_rule(stopping, mixture, args.folder, device)
     model = train_decision_head(choosing, mixture, args.folder, device)
     verdict = acceptance_test(choosing, mixture, model, device)
@@ -63,12 +72,14 @@ def main(arguments: list[str] | None = None) -> None:
         network=asdict(config),
         prior=PRIOR_VERSION,
         training={
-            "predictor": asdict(predicting),
+            "hours": args.hours,
+            "bank": {"tables": plan.n_tables, "seeds": plan.seeds()},
+            "predictors": {"members": plan.n_predictors, **asdict(plan.predictor)},
             "stop_rule": asdict(stopping),
             "decision_head": asdict(choosing),
             "device": device,
         },
-        gates={"decision_head": verdict, "stop_rule": compare_stop_rules(tensors, mixture, args.test_tasks, device)},
+        gates={"decision_head": verdict, "stop_rule": compare_stop_rules(tensors, mixture, plan.test_tasks, device)},
         versions={name: version(name) for name in ("torch", "stable-baselines3", "gymnasium", "numpy")},
         limits="Trained on spaces of 1-12 hyperparameters and searches of up to 40 trials, or 160 evaluations where "
         "trials are stopped; beyond, see docs/meta_training.md.",

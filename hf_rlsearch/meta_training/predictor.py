@@ -26,7 +26,8 @@ from hf_rlsearch.meta_training.stopped_histories import pruned_rollouts
 from hf_rlsearch.observation.history import RUNNING
 from hf_rlsearch.observation.observation import Observation, space_arrays
 from hf_rlsearch.tasks import histories
-from hf_rlsearch.tasks.prior import TaskBatch, draw
+from hf_rlsearch.tasks.mix import TaskMix
+from hf_rlsearch.tasks.prior import TaskBatch
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,16 @@ class PredictorTraining:
         pruned_share: Share of the steps, at the end; every other one of them trains on searches with pruned trials.
         learning_rate: Peak; rises over `warmup` steps, then falls as a cosine to zero.
         warmup: Steps.
-        seed: Of everything.
+        seed: Of everything; the members of an ensemble differ in it alone.
     """
 
-    steps: int = 16_000
+    steps: int = 10_000
     batch_size: int = 64
     n_candidates: tuple[int, ...] = (128, 384, 1024)
     n_targets: int = 48
     reuse: int = 24
     rollout_share: float = 0.5
-    pruned_share: float = 0.2
+    pruned_share: float = 0.15
     learning_rate: float = 1.5e-3
     warmup: int = 300
     seed: int = 0
@@ -66,9 +67,15 @@ _OWN_WEIGHT = 4.0  # of a running trial's own end in searches with pruned trials
 
 
 def train_predictor(
-    settings: PredictorTraining, config: NetworkConfig, folder: Path, *, device: str = "cpu", log_every: int = 20
+    settings: PredictorTraining,
+    config: NetworkConfig,
+    mix: TaskMix,
+    folder: Path,
+    *,
+    device: str = "cpu",
+    log_every: int = 20,
 ) -> Predictor:
-    """Trains the predictor, continuing from `folder` if it holds a checkpoint of the same settings.
+    """Trains a predictor on tasks of `mix`, continuing from `folder` if it holds a checkpoint of the same settings.
 
     After every `log_every` draws of tasks a line is added to `predictor.log.jsonl` and a checkpoint is written.
     """
@@ -82,7 +89,7 @@ def train_predictor(
         rng = np.random.default_rng([settings.seed, 1, step])
         if step % settings.reuse == 0:
             drawing = np.random.default_rng([settings.seed, 2, step // settings.reuse])
-            searches = _Searches.of(drawing, network, settings, step, device)
+            searches = _Searches.of(drawing, network, mix, settings, step, device)
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * _schedule(step, settings)
         loss = _loss(network, searches, step, rng, settings, device)
@@ -119,7 +126,13 @@ class _Searches:
 
     @classmethod
     def of(
-        cls, rng: np.random.Generator, network: Predictor, settings: PredictorTraining, step: int, device: str
+        cls,
+        rng: np.random.Generator,
+        network: Predictor,
+        mix: TaskMix,
+        settings: PredictorTraining,
+        step: int,
+        device: str,
     ) -> _Searches:
         """Draws tasks for the `reuse` steps from `step` on, and searches them with the current predictor."""
 
@@ -128,7 +141,7 @@ class _Searches:
             chances = network(Arrays.of(seen, device)).softmax(-1)
             return np.asarray(log_expected_improvement(chances, network.bins).cpu())
 
-        tasks = draw(rng, settings.batch_size, int(rng.choice(settings.n_candidates)))
+        tasks = mix.draw(rng, settings.batch_size, int(rng.choice(settings.n_candidates)))
         complete = histories.rollout(rng, tasks, int(rng.choice(_ROLLOUT_LENGTHS, p=_ROLLOUT_SHARES)), score)
         late = _is_late(min(step + settings.reuse, settings.steps) - 1, settings)
         return cls(tasks, complete, pruned_rollouts(rng, tasks, max(1, settings.reuse // 2), score) if late else [])

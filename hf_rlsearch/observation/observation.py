@@ -22,13 +22,14 @@ from hf_rlsearch.observation.value_features import KINDS, absolute, size_hint
 from hf_rlsearch.space import ROLES, SearchSpace
 
 FACTS = (
-    "n_parameters", "n_examples", "maximize", "lora", "from_scratch", "n_steps", "n_evaluated", "n_classes", "trainable",
-    "untrained",
+    "n_parameters", "n_examples", "maximize", "lora", "from_scratch",
+    "n_steps", "n_evaluated", "n_classes", "trainable", "untrained",
 )  # fmt: skip
-"""What may be known of a task before its first trial, NaN where unknown: log10 of the parameters, of the rows to train on,
-of the planned optimizer steps, of the rows to evaluate on, of the classes, and of the share of the parameters that is
-trained; 0 or 1 for a maximised metric, adapters, and training from scratch; and the value of the model before its first
-step, in the metric's units, larger is better."""
+"""What may be known of a task before its first trial, NaN where unknown.
+
+log10 of the parameters, of the rows to train on, of the planned optimizer steps, of the rows to evaluate on, of the
+classes, and of the share of the parameters that is trained; 0 or 1 for a maximised metric, for adapters, and for
+training from scratch; the value of the model before its first step, in the metric's units, larger is better."""
 OBSERVATION_FORMAT = 2
 """Number of this format. The weights carry it; any change of an array's meaning raises it."""
 # Columns that `space_arrays`, `observe` and `_context` stack.
@@ -50,8 +51,8 @@ STATIC_PRESENT, STATIC_RANGE, STATIC_ROLE = 0, slice(4, 6), slice(6, N_STATIC_FE
 TRIAL_VALUE, TRIAL_RANK, TRIAL_KNOWN = 0, 2, 4
 CONTEXT_FACTS, CONTEXT_GIVEN = slice(0, len(FACTS)), slice(len(FACTS), 2 * len(FACTS))
 
-# Centre and width of the facts in the order of FACTS. The value of the untrained model has no usual size: it is compared
-# with the values of the trials.
+# Centre and width of the facts in the order of FACTS. The value of the untrained model has no usual size: the values of
+# the trials are compared with it.
 _FACT_SCALE = np.array(
     [[8.0, 1.0], [4.3, 1.0], [0.5, 0.5], [0.5, 0.5], [0.5, 0.5], [3.0, 1.0], [3.0, 1.0], [0.6, 0.6], [-1.0, 1.0]]
 )

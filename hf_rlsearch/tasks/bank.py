@@ -32,22 +32,20 @@ _ABOUT = "bank.json"
 
 def make_bank(
     folder: Path,
-    first: int,
-    n: int,
+    seeds: Sequence[int],
     size: MiniatureSize | None = None,
     *,
     device: str = "cpu",
     seconds: float | None = None,
 ) -> int:
-    """Makes the tables of the seeds `first` to `first` + `n` - 1 that the folder lacks, in this order.
+    """Makes the tables of these seeds that the folder lacks, in this order.
 
     Each table appears whole or not at all, so the process may be killed at any time. Several processes may fill one
     folder, each with seeds of its own. What was made is written to ``log.txt``, a line per table.
 
     Args:
         folder: Made where there is none.
-        first: The first seed.
-        n: Number of seeds.
+        seeds: One per table.
         size: How large the tasks are; one size for all tables of a folder.
         device: Where to train.
         seconds: No table is begun after so many; None for no limit.
@@ -66,9 +64,9 @@ def make_bank(
     _check_or_write_about(folder, size)
     begun, made = time.monotonic(), 0
     with (folder / "log.txt").open("a") as log:
-        print(f"{_now()} seeds {first} to {first + n - 1}, torch {torch.__version__}, {device}", file=log, flush=True)
-        for seed in range(first, first + n):
-            path = _path(folder, seed)
+        print(f"{_now()} {len(seeds)} seeds, torch {torch.__version__}, {device}", file=log, flush=True)
+        for seed in seeds:
+            path = table_path(folder, seed)
             if path.exists():
                 continue
             if seconds is not None and time.monotonic() - begun > seconds:
@@ -80,7 +78,7 @@ def make_bank(
             line = f"{_now()} {path.stem} {_summary(table)} {time.process_time() - started:.2f} s"
             hours = (time.monotonic() - begun) / 3600
             print(f"{line}, {made / hours:.0f} an hour", file=log, flush=True)
-    return sum(_path(folder, seed).exists() for seed in range(first, first + n))
+    return sum(table_path(folder, seed).exists() for seed in seeds)
 
 
 def list_tables(folder: Path) -> list[Path]:
@@ -120,7 +118,8 @@ def _write(path: Path, table: Table) -> None:
     os.replace(part, path)
 
 
-def _path(folder: Path, seed: int) -> Path:
+def table_path(folder: Path, seed: int) -> Path:
+    """The file of the table of one seed."""
     return folder / f"{seed:08d}.npz"
 
 
@@ -165,7 +164,7 @@ def main(arguments: list[str] | None = None) -> None:
     import torch
 
     torch.set_num_threads(args.threads)
-    n = make_bank(args.out, args.first, args.n, device=args.device, seconds=args.seconds)
+    n = make_bank(args.out, range(args.first, args.first + args.n), device=args.device, seconds=args.seconds)
     print(f"{n} of {args.n} tables are in {args.out}")
 
 

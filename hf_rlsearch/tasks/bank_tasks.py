@@ -43,20 +43,20 @@ _INFORMED, _TOO_LOW = 0.7, 0.2
 _BEST_COUNTS = 0.5  # share of the uses in which the best evaluation counts, not the last
 _HIDE_ALL, _HIDE_ONE = 0.15, 0.05
 _INERT = 0.15  # a hyperparameter without any effect, of which nothing is known
-_UNKNOWN_FACTS = {"n_parameters": 0.5, "n_examples": 0.4, "maximize": 0.05, "lora": 0.4, "from_scratch": 0.4}
+_UNKNOWN, _UNKNOWN_DIRECTION, _NOTHING_KNOWN = 0.35, 0.05, 0.4  # shares of facts, and of tasks without any
 _NOISE = 1e-3  # the values are single trainings: their noise is in them already
 
 # log10 of published rates at 1e8 parameters, and their change per decade of parameters: BERT (Devlin et al. 2019, A.3)
 # and its successors; LoRA (Hu et al. 2021, appendix D), whose rates hardly depend on size; GPT-3 (Brown et al. 2020,
 # table 2.1) and Vaswani et al. 2017 from scratch. Spread of a task around them, in decades.
 _PUBLISHED = {"full": (-4.4, -0.25), "adapters": (-3.5, 0.0), "scratch": (-3.3, -0.2)}
-_SPREAD = 0.35
+_SPREAD = 0.45
 # Decades between the published rates of an optimizer and AdamW's: SGD 1e-2 to 1e-3 (Howard and Ruder 2018), Lion three
 # to ten times smaller (Chen et al. 2023), Adafactor 1e-3 (Raffel et al. 2020).
 _PUBLISHED_OPTIMIZERS = {"adamw_torch": 0.0, "sgd": 2.3, "lion_32bit": -0.7, "adafactor": 0.5}
 # Steps of the trainings that published rates are of, of the miniatures that the reference rates are of, and how much
 # higher rates are where trainings are shorter.
-_PUBLISHED_STEPS, _REFERENCE_STEPS, _PER_DECADE_SHORTER = 2000, 100, 0.3
+_PUBLISHED_STEPS, _REFERENCE_STEPS, _PER_DECADE_SHORTER = 2000, 100, 0.5
 # A step of a miniature stands for one to ten steps, a row for as many rows, a hidden unit for 16.
 _MOST_TIMES, _UNITS = 10.0, 16
 _FAMILIES = ("encoder", "decoder", "encoder_decoder")
@@ -236,9 +236,7 @@ def _space_arrays(
     if rng.random() < _INERT:
         _add_inert(rng, arrays, len(searched), len(part.rows))
     arrays["present"][: len(part.rows)] = arrays["roles"] >= 0
-    arrays["facts"] = _facts(
-        rng, table, part.maximize, np.nan if "model" in table["settings"][searched] else size, times
-    )
+    arrays["facts"] = _facts(rng, table, part, np.nan if "model" in table["settings"][searched] else size, times)
     arrays["steps"] = _padded(table["steps"][part.rows] * times, n_candidates)
     return arrays
 
@@ -293,16 +291,27 @@ def _add_inert(rng: np.random.Generator, arrays: dict[str, npt.NDArray[Any]], pl
     arrays["candidates"][:n_rows, place] = rng.integers(n, size=n_rows)
 
 
-def _facts(rng: np.random.Generator, table: Table, maximize: bool, size: float, times: float) -> FloatArray:
+def _facts(rng: np.random.Generator, table: Table, part: _Part, size: float, times: float) -> FloatArray:
     """What is known of the task, in the order of `FACTS`."""
+    n_classes = int(table["n_classes"]) if part.maximize and str(table["kind"]) == "classification" else 0
     facts = {
         "n_parameters": size,
         "n_examples": np.log10(float(table["n_rows"]) * times),
-        "maximize": float(maximize),
+        "maximize": float(part.maximize),
         "lora": float(table["method"] == "adapters"),
         "from_scratch": float(table["method"] == "scratch"),
+        "n_steps": np.log10(float(np.median(table["steps"])) * times),
+        "n_evaluated": np.log10(float(table["n_validation"])),
+        "n_classes": np.log10(n_classes) if n_classes else np.nan,
+        "trainable": np.log10(max(float(np.median(table["trainable"])), 1e-4)),
+        "untrained": part.untrained,
     }
-    return np.array([np.nan if rng.random() < _UNKNOWN_FACTS[name] else facts[name] for name in FACTS])
+    nothing = rng.random() < _NOTHING_KNOWN
+    known = [
+        rng.random() > (_UNKNOWN_DIRECTION if name == "maximize" else _UNKNOWN) and (name == "maximize" or not nothing)
+        for name in FACTS
+    ]
+    return np.where(known, [facts[name] for name in FACTS], np.nan)
 
 
 def _value_arrays(table: Table, part: _Part, n_candidates: int) -> dict[str, npt.NDArray[Any]]:

@@ -121,7 +121,9 @@ class _TaskDraw(EffectDraw):
         """
         rng, B = self.rng, self.n_tasks
         searched = np.isin(self.roles, [ROLES.index(role) for role in ("model", "model_size")]).any(1)
-        n_classes = np.where(self.maximize & (floor > _LEAST_CHANCE), -np.log10(np.maximum(floor, _LEAST_CHANCE)), np.nan)
+        n_classes = np.where(
+            self.maximize & (floor > _LEAST_CHANCE), -np.log10(np.maximum(floor, _LEAST_CHANCE)), np.nan
+        )
         known = {
             "n_parameters": np.where(searched | (self.domain == GENERIC), np.nan, self.size),
             "n_examples": self.data,

@@ -236,7 +236,10 @@ class EffectDraw(SpaceDraw):
         """Adds momentum, weight decay and adapters."""
         rng, B, sgd = self.rng, self.n_tasks, self.domain == SGD
         strength = self._strength("momentum", has["momentum"])
-        loss += strength * np.abs(axes["momentum"] - self._into_range(rng.normal(1.0, 0.35, (B, 1)), axes["momentum"])) ** 1.5
+        loss += (
+            strength
+            * np.abs(axes["momentum"] - self._into_range(rng.normal(1.0, 0.35, (B, 1)), axes["momentum"])) ** 1.5
+        )
         decay, rank, alpha = axes["weight_decay"], axes["lora_rank"], axes["lora_alpha"]
         best_decay = self._into_range(rng.normal(-2.2, 1.2, (B, 1)) - 1.2 * sgd[:, None], decay)
         heavy = np.maximum(decay - np.maximum(best_decay, rng.normal(-1.3, 0.5, (B, 1))), 0)
@@ -279,7 +282,9 @@ class EffectDraw(SpaceDraw):
             # A penalty or an epsilon that is small enough does nothing; from a threshold on it harms.
             x, has = self._axis("penalty", -6.0, occurrence)
             threshold = self._into_range(rng.normal(-4.0, 1.2, (B, 1)), x)
-            loss += self._strength("penalty", has) * (np.maximum(x - threshold, 0) ** 1.3 + 0.05 * np.abs(x - threshold))
+            loss += self._strength("penalty", has) * (
+                np.maximum(x - threshold, 0) ** 1.3 + 0.05 * np.abs(x - threshold)
+            )
         x, has = self._axis("adam_epsilon", -8.0)
         threshold = self._into_range(rng.normal(-5.0, 1.5, (B, 1)), x)
         loss += self._strength("adam_epsilon", has) * np.maximum(x - threshold, 0) ** 1.3

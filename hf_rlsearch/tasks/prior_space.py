@@ -128,7 +128,11 @@ class SpaceDraw:
             low, factor = 2.0 ** self._by_domain("batch_log2", b), 2.0 ** self._by_domain("batch_doublings", b)
         else:
             factor = 2.0 ** u(fewest, most, n)
-        return low, low * factor, rng.random(n) < (0.5 if name in ("epochs", "generic_numeric", "depth", "steps") else 0.9)
+        return (
+            low,
+            low * factor,
+            rng.random(n) < (0.5 if name in ("epochs", "generic_numeric", "depth", "steps") else 0.9),
+        )
 
     def _by_domain(self, name: str, b: IntArray) -> FloatArray:
         """Draws n numbers, each uniformly from the range of its task's domain."""

@@ -18,10 +18,12 @@ from hf_rlsearch.meta_training.predictor import (
     train_predictor,
 )
 from hf_rlsearch.observation.history import RUNNING
+from hf_rlsearch.tasks.mix import TaskMix
 from hf_rlsearch.tasks.prior import draw
 from tests.helpers.searches import random_predictor
 
 TINY = NetworkConfig(width=8, heads=2, history_blocks=1, candidate_blocks=1)
+MIX = TaskMix()
 SETTINGS = PredictorTraining(steps=7, batch_size=3, n_targets=8, reuse=3, pruned_share=0.5, warmup=3, seed=5)
 
 
@@ -52,33 +54,33 @@ def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_resumed_training_equals_the_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    whole = train_predictor(SETTINGS, TINY, tmp_path / "whole", log_every=1)
+    whole = train_predictor(SETTINGS, TINY, MIX, tmp_path / "whole", log_every=1)
     with monkeypatch.context() as patched:
         interrupt_at(step, patched)
         with pytest.raises(Interrupted):
-            train_predictor(SETTINGS, TINY, tmp_path / "parts", log_every=1)
+            train_predictor(SETTINGS, TINY, MIX, tmp_path / "parts", log_every=1)
     torch.rand(3)  # a new process would be in another state of chance
-    resumed = train_predictor(SETTINGS, TINY, tmp_path / "parts", log_every=1)
+    resumed = train_predictor(SETTINGS, TINY, MIX, tmp_path / "parts", log_every=1)
     for name, tensor in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], tensor, rtol=0, atol=0, msg=name)
 
 
 def test_a_finished_training_is_only_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = train_predictor(SETTINGS, TINY, tmp_path)
+    first = train_predictor(SETTINGS, TINY, MIX, tmp_path)
     interrupt_at(0, monkeypatch)
-    again = train_predictor(SETTINGS, TINY, tmp_path)
+    again = train_predictor(SETTINGS, TINY, MIX, tmp_path)
     for name, tensor in first.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], tensor, rtol=0, atol=0)
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
-    train_predictor(SETTINGS, TINY, tmp_path)
+    train_predictor(SETTINGS, TINY, MIX, tmp_path)
     with pytest.raises(ValueError, match=r"has other settings.*Choose another folder or delete it"):
-        train_predictor(replace(SETTINGS, seed=6), TINY, tmp_path)
+        train_predictor(replace(SETTINGS, seed=6), TINY, MIX, tmp_path)
 
 
 def test_the_log_has_a_line_per_checkpoint(tmp_path: Path) -> None:
-    train_predictor(SETTINGS, TINY, tmp_path, log_every=1)
+    train_predictor(SETTINGS, TINY, MIX, tmp_path, log_every=1)
     rows = [json.loads(line) for line in (tmp_path / "predictor.log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [3, 6, 7]
     assert all(0 < row["loss"] < 10 for row in rows)
@@ -165,7 +167,7 @@ def test_the_rate_of_learning_rises_and_falls() -> None:
 def test_checkpoints_hold_the_weights_of_the_network(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    network = train_predictor(SETTINGS, TINY, tmp_path)
+    network = train_predictor(SETTINGS, TINY, MIX, tmp_path)
     stored = load_file(tmp_path / "predictor.checkpoint.safetensors")
     names = {f"weights.{name}" for name in Predictor(TINY).state_dict()}
     assert names <= set(stored)

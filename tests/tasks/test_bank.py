@@ -37,7 +37,7 @@ C = 36
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bank")
-    assert make_bank(folder, 0, N, SMALL) == N
+    assert make_bank(folder, range(N), SMALL) == N
     return folder
 
 
@@ -85,7 +85,7 @@ def test_a_killed_run_continues_where_it_stood(bank: Path, tmp_path: Path) -> No
         "from pathlib import Path; from hf_rlsearch.tasks.bank import make_bank; import torch; "
         "from hf_rlsearch.tasks.miniature.table import MiniatureSize; "
         f"torch.set_num_threads({torch.get_num_threads()}); "
-        f"make_bank(Path({str(tmp_path)!r}), 0, {N}, {SMALL!r})"
+        f"make_bank(Path({str(tmp_path)!r}), range({N}), {SMALL!r})"
     )
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
     deadline = time.monotonic() + 60
@@ -96,7 +96,7 @@ def test_a_killed_run_continues_where_it_stood(bank: Path, tmp_path: Path) -> No
     kept = {path: path.stat().st_mtime_ns for path in list_tables(tmp_path)}
     assert 2 <= len(kept) < N
     (tmp_path / f"{N - 1:08d}.partial").write_bytes(b"half a table")
-    assert make_bank(tmp_path, 0, N, SMALL) == N
+    assert make_bank(tmp_path, range(N), SMALL) == N
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert not list(tmp_path.glob("*.partial"))
     for ours, theirs in zip(read_tables(list_tables(tmp_path)), read_tables(list_tables(bank)), strict=True):
@@ -104,14 +104,14 @@ def test_a_killed_run_continues_where_it_stood(bank: Path, tmp_path: Path) -> No
 
 
 def test_no_table_is_begun_after_the_time(tmp_path: Path) -> None:
-    assert make_bank(tmp_path, 0, 1, SMALL) == 1
-    assert make_bank(tmp_path, 0, 3, SMALL, seconds=0.0) == 1
+    assert make_bank(tmp_path, range(1), SMALL) == 1
+    assert make_bank(tmp_path, range(3), SMALL, seconds=0.0) == 1
     assert len((tmp_path / "log.txt").read_text().splitlines()) == 3  # two runs and a table
 
 
 def test_a_bank_holds_tables_of_one_size(bank: Path) -> None:
     with pytest.raises(StorageError, match="choose another folder"):
-        make_bank(bank, 0, N, MiniatureSize())
+        make_bank(bank, range(N), MiniatureSize())
 
 
 def test_files_that_are_no_tables_are_named(tables: list[Table], tmp_path: Path) -> None:

@@ -1,0 +1,133 @@
+"""Divides the time of a meta-training among its stages, and makes the bank and the predictors in several processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from hf_rlsearch.agent.network import NetworkConfig, Predictor
+from hf_rlsearch.meta_training.predictor import PredictorTraining, train_predictor
+from hf_rlsearch.tasks.bank import make_bank, read_tables, table_path
+from hf_rlsearch.tasks.miniature import Table
+from hf_rlsearch.tasks.miniature.table import MiniatureSize
+from hf_rlsearch.tasks.mix import TaskMix
+
+# Shares of the wall time, and seconds that one processor needs for a table, for a step of the predictor, and for a
+# decision of PPO on curves, on curves with forecasts, and of the head (measured on two busy cores).
+_SHARES = {"bank": 0.25, "predictors": 0.55, "curves": 0.04, "joint": 0.05, "head": 0.08}
+_SECONDS = {"table": 6.0, "step": 0.3, "curves": 7e-5, "joint": 1.5e-3, "head": 8e-3}
+# The seeds of the bank: blocks, so that two processes fill the first two.
+_BLOCK, _N_BLOCKS = 750, 2
+# Tables whose seed has one of these remainders are kept from the predictors: PPO trains the head on the first kind, and
+# the gates are decided on the second.
+_MODULUS, _FOR_HEAD, _FOR_GATES = 12, 5, 11
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of everything a meta-training makes.
+
+    Attributes:
+        n_tables: Tables of the bank.
+        n_predictors: Members of the ensemble.
+        predictor: Settings of each, which differ in the seed.
+        curve_steps: Decisions of the stop rule on curves alone.
+        joint_steps: Decisions of the stop rule with forecasts.
+        head_steps: Decisions of the decision head.
+        test_tasks: Fresh tasks of each gate.
+        size: Of the trainings of the bank.
+    """
+
+    n_tables: int
+    n_predictors: int
+    predictor: PredictorTraining
+    curve_steps: int
+    joint_steps: int
+    head_steps: int
+    test_tasks: int = 1536
+    size: MiniatureSize = field(default_factory=MiniatureSize)
+
+    @classmethod
+    def for_hours(cls, hours: float, jobs: int) -> Plan:
+        """Fixed shares of some hours by the clock, on `jobs` processors; the numbers follow from the hours alone."""
+        seconds = {stage: 3600 * hours * share for stage, share in _SHARES.items()}
+        n_predictors = 2
+        waves = -(-n_predictors // jobs)
+        return cls(
+            n_tables=round(seconds["bank"] * jobs / _SECONDS["table"]),
+            n_predictors=n_predictors,
+            predictor=PredictorTraining(steps=round(seconds["predictors"] / waves / _SECONDS["step"])),
+            curve_steps=round(seconds["curves"] / _SECONDS["curves"]),
+            joint_steps=round(seconds["joint"] / _SECONDS["joint"]),
+            head_steps=round(seconds["head"] / _SECONDS["head"]),
+        )
+
+    def seeds(self) -> list[int]:
+        """Seeds of the tables."""
+        each, rest = divmod(self.n_tables, _N_BLOCKS)
+        if each + (rest > 0) > _BLOCK:
+            return list(range(self.n_tables))
+        return [block * _BLOCK + i for block in range(_N_BLOCKS) for i in range(each + (block < rest))]
+
+
+@dataclass(frozen=True)
+class Bank:
+    """The tables of a meta-training, by what may learn from them.
+
+    Attributes:
+        learnt: The predictors do.
+        for_head: The decision head does.
+        for_gates: Nothing does: the gates are decided on these.
+    """
+
+    learnt: Sequence[Table]
+    for_head: Sequence[Table]
+    for_gates: Sequence[Table]
+
+    @classmethod
+    def of(cls, plan: Plan, folder: Path, jobs: int, device: str) -> Bank:
+        """Makes the tables that the folder lacks, and reads all of them."""
+        seeds = plan.seeds()
+        with _pool(jobs) as pool:
+            list(
+                pool.map(
+                    _make_tables, *zip(*((folder, seeds[j::jobs], plan.size, device) for j in range(jobs)), strict=True)
+                )
+            )
+        return cls(*(read_tables([table_path(folder, s) for s in seeds if _use_of(s) == use]) for use in range(3)))
+
+
+def _use_of(seed: int) -> int:
+    return {_FOR_HEAD: 1, _FOR_GATES: 2}.get(seed % _MODULUS, 0)
+
+
+def _make_tables(folder: Path, seeds: Sequence[int], size: MiniatureSize, device: str) -> None:
+    torch.set_num_threads(1)  # another number gives other digits
+    make_bank(folder, seeds, size, device=device)
+
+
+def train_predictors(
+    plan: Plan, config: NetworkConfig, bank: Bank, folder: Path, jobs: int, device: str
+) -> list[Predictor]:
+    """Trains the members of the ensemble, up to `jobs` of them at a time; each continues from its checkpoint."""
+    settings = [replace(plan.predictor, seed=plan.predictor.seed + i) for i in range(plan.n_predictors)]
+    folders = [folder / f"predictor-{i}" for i in range(plan.n_predictors)]
+    mix = TaskMix(bank.learnt)
+    work = [(s, config, mix, f, device) for s, f in zip(settings, folders, strict=True)]
+    with _pool(jobs) as pool:
+        list(pool.map(_train, *zip(*work, strict=True)))
+    return [train_predictor(s, config, mix, f, device=device).eval() for s, f in zip(settings, folders, strict=True)]
+
+
+def _train(settings: PredictorTraining, config: NetworkConfig, mix: TaskMix, folder: Path, device: str) -> None:
+    torch.set_num_threads(1)
+    train_predictor(settings, config, mix, folder, device=device)
+
+
+def _pool(jobs: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))

@@ -1,0 +1,76 @@
+"""Draws the tasks of meta-training: parts of miniature trainings, and tasks of the formulas, in fixed shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hf_rlsearch._typing import FloatArray
+from hf_rlsearch.observation.observation import FACTS
+from hf_rlsearch.space import ROLES
+from hf_rlsearch.tasks.bank_tasks import draw_from_bank
+from hf_rlsearch.tasks.miniature import Table
+from hf_rlsearch.tasks.prior import TaskBatch, draw
+
+_MOST_FROM_BANK = 256  # candidates of a task from the bank; its tables have no more configurations
+# Perturbations of `unfamiliar`: shares of the tasks, and standard deviations in decades.
+_MOVED_RATES, _MOVE = 0.5, 0.7
+_WRONG_NAMES, _WRONG_FACTS, _WRONG_BY = 0.2, 0.3, 1.5
+
+
+@dataclass(frozen=True)
+class TaskMix:
+    """Draws batches of tasks, each from the bank or from the formulas; without tables from the formulas alone.
+
+    Attributes:
+        tables: Tables of miniature trainings.
+        bank_share: Share of the batches that come from them.
+        perturbed: The tasks are made unfamiliar to a predictor that learnt from the others, see `unfamiliar`.
+    """
+
+    tables: Sequence[Table] = ()
+    bank_share: float = 0.6
+    perturbed: bool = False
+
+    def draw(self, rng: np.random.Generator, n_tasks: int, n_candidates: int) -> TaskBatch:
+        """Draws `n_tasks` tasks of up to `n_candidates` candidates; the same state of `rng` gives the same tasks."""
+        if rng.random() < self.bank_share and self.tables:
+            tasks = draw_from_bank(rng, self.tables, n_tasks, min(n_candidates, _MOST_FROM_BANK)).tasks
+        else:
+            tasks = draw(rng, n_tasks, n_candidates)
+        return unfamiliar(rng, tasks) if self.perturbed else tasks
+
+    def of(self, n_candidates: int) -> Callable[[np.random.Generator, int], TaskBatch]:
+        """A function that draws tasks of up to `n_candidates` candidates, as the environments ask for."""
+        return lambda rng, n_tasks: self.draw(rng, n_tasks, n_candidates)
+
+
+def unfamiliar(rng: np.random.Generator, tasks: TaskBatch) -> TaskBatch:
+    """Perturbs what a predictor believes to know: rates moved as a whole, names permuted, wrong sizes and lengths.
+
+    The values of the candidates stay the same, so a searcher that reads its trials loses nothing in the end.
+    """
+    B, H = tasks.roles.shape
+    moved = _MOVE * rng.standard_normal(B) * (rng.random(B) < _MOVED_RATES)
+    is_rate = tasks.roles == ROLES.index("learning_rate")
+    levels = np.where(is_rate[..., None], tasks.levels * 10 ** moved[:, None, None], tasks.levels)
+    # Roles change places among the numbers of a task, and categories keep theirs.
+    keys = np.where(tasks.ordered, rng.random((B, H)), np.arange(H) + 1.0)
+    ordered_first = np.where(tasks.ordered, 0, 1)
+    source = np.lexsort((keys, ordered_first), axis=1)
+    target = np.lexsort((np.broadcast_to(np.arange(H), (B, H)), ordered_first), axis=1)
+    permuted = tasks.roles.copy()
+    np.put_along_axis(permuted, target, np.take_along_axis(tasks.roles, source, 1), 1)
+    wrong = (rng.random((B, 1)) < _WRONG_NAMES) & tasks.ordered
+    return replace(
+        tasks, levels=levels, roles=np.where(wrong, permuted, tasks.roles), facts=_wrong_facts(rng, tasks.facts)
+    )
+
+
+def _wrong_facts(rng: np.random.Generator, facts: FloatArray) -> FloatArray:
+    """Moves sizes and lengths of some tasks by a factor; what is unknown stays unknown."""
+    column = np.isin(np.array(FACTS), ("n_parameters", "n_examples", "n_steps"))
+    wrong = (rng.random((len(facts), 1)) < _WRONG_FACTS) & column
+    return np.asarray(facts + np.where(wrong, _WRONG_BY * rng.standard_normal(facts.shape), 0.0))
