@@ -19,7 +19,7 @@ from hf_rlsearch.tasks.mix import TaskMix
 
 # Shares of the wall time, and seconds that one processor needs for a table, for a step of the predictor, and for a
 # decision of PPO on curves, on curves with forecasts, and of the head (measured on two busy cores).
-_SHARES = {"bank": 0.25, "predictors": 0.55, "curves": 0.04, "joint": 0.05, "head": 0.08}
+_SHARES = {"bank": 0.3333, "predictors": 0.4, "curves": 0.04, "joint": 0.05, "head": 0.08}
 _SECONDS = {"table": 6.0, "step": 0.3, "curves": 7e-5, "joint": 1.5e-3, "head": 8e-3}
 # The seeds of the bank: blocks, so that two processes fill the first two.
 _BLOCK, _N_BLOCKS = 750, 2

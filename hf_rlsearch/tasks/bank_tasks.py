@@ -34,12 +34,12 @@ _TRIES = 1000
 
 # Chances of a use of a table: all of its space; else, of each hyperparameter, that it is fixed at one level, and that
 # only some of its levels are searched, of rates and of others.
-_WHOLE = 0.25
+_WHOLE = 0.15
 _FIXED, _FIXED_RATE = 0.25, 0.04
-_SOME_LEVELS, _SOME_RATES = 0.3, 0.55
+_SOME_LEVELS, _SOME_RATES = 0.4, 0.7
 # Share of the ranges whose middle lies near the best place: people search where they expect it. Share of the ranges of
 # rates that end there: published rates are of longer trainings, and below the best place there may be chance only.
-_INFORMED, _TOO_LOW = 0.7, 0.2
+_INFORMED, _TOO_LOW = 0.85, 0.1
 _BEST_COUNTS = 0.5  # share of the uses in which the best evaluation counts, not the last
 _HIDE_ALL, _HIDE_ONE = 0.15, 0.05
 _INERT = 0.15  # a hyperparameter without any effect, of which nothing is known

@@ -14,7 +14,7 @@ from hf_rlsearch.tasks.prior_space import FULL, LORA, SCRATCH, SGD, STRENGTHS, S
 
 # Share of the optima whose searched range lies around them, see `_into_range`; and standard deviation of their distance
 # from the middle, in halves of the range.
-_INFORMED, _FROM_MIDDLE = 0.7, 0.35
+_INFORMED, _FROM_MIDDLE = 0.85, 0.28
 _PUBLISHED_STEPS = 3.3  # log10 of the steps of the fine-tunings whose rates are published
 
 
