@@ -19,7 +19,6 @@ from hf_rlsearch.agent.checkpoint import load_weights, save_weights
 from hf_rlsearch.agent.stop_rule import StopRule
 from hf_rlsearch.errors import ArgumentsError, WeightsError
 from hf_rlsearch.observation.curve_features import CURVE_FEATURES, DECISIONS_PER_TRAINING
-from hf_rlsearch.observation.observation import FACTS
 from hf_rlsearch.observation.trial_attributes import CONTINUES, STOP
 from hf_rlsearch.optuna.pruner import RLPruner
 
@@ -27,7 +26,6 @@ Rules = Callable[[str], Path]
 
 
 pytestmark = pytest.mark.usefixtures("quiet")
-new_facts = pytest.mark.skipif("untrained" not in FACTS, reason="the observation format has no such facts")
 
 
 @pytest.fixture(scope="module")
@@ -444,7 +442,6 @@ def test_the_budget_reaches_the_rule(rules: Rules, monkeypatch: pytest.MonkeyPat
     assert seen == pytest.approx([2.5 / 4, 1.5 / 4])
 
 
-@new_facts
 def test_forecasts_know_the_facts_of_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
     told = []
 

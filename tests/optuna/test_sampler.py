@@ -25,7 +25,6 @@ from optuna.trial import TrialState, create_trial
 
 from hf_rlsearch.errors import ArgumentsError, SearchSpaceError
 from hf_rlsearch.observation.history import STATUS, History
-from hf_rlsearch.observation.observation import FACTS
 from hf_rlsearch.optuna import RLSampler
 from hf_rlsearch.optuna.filters import is_duplicate
 from hf_rlsearch.optuna.sampler import CostCooling
@@ -100,7 +99,6 @@ def random(monkeypatch: pytest.MonkeyPatch) -> RuleAgent:
 
 
 pytestmark = pytest.mark.usefixtures("quiet")
-new_facts = pytest.mark.skipif("untrained" not in FACTS, reason="the observation format has no such facts")
 
 
 def objective(trial: Any) -> float:
@@ -134,7 +132,6 @@ def test_the_agent_sees_the_whole_search(first: RuleAgent) -> None:
     assert first.calls[-1].history.values.tolist() == [t.value for t in study.trials[:-1]]
 
 
-@new_facts
 def test_facts_are_read_from_the_study_where_none_are_given(first: RuleAgent) -> None:
     study = optuna.create_study(sampler=RLSampler(seed=0, search_space=SPACE, facts={"n_examples": 3.0, "lora": True}))
     study.set_user_attr("rl:facts", {"n_examples": 4, "n_steps": 2, "n_classes": None, "maximize": 1, "colour": 1.0})
@@ -142,7 +139,6 @@ def test_facts_are_read_from_the_study_where_none_are_given(first: RuleAgent) ->
     assert first.calls[0].facts == {"maximize": 0.0, "n_examples": 3.0, "lora": 1.0, "n_steps": 2.0}
 
 
-@new_facts
 @pytest.mark.parametrize("stored", [True, False])
 @pytest.mark.parametrize(
     ("directions", "untrained", "told"),

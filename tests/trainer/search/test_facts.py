@@ -10,13 +10,11 @@ import pytest
 from transformers import Trainer
 
 from hf_rlsearch.agent.agent import Agent
-from hf_rlsearch.observation.observation import FACTS
 from hf_rlsearch.observation.trial_attributes import TASK_FACTS
 from hf_rlsearch.optuna import RLSampler
 from tests.trainer.conftest import Rows, finished, run, stored
 
 MakeTrainer = Callable[..., Trainer]
-pytestmark = pytest.mark.skipif("untrained" not in FACTS, reason="the observation format has no such facts")
 N_ROWS = 100
 """More than the few rows that a search evaluates to find the metrics."""
 

@@ -28,7 +28,6 @@ from hf_rlsearch.trainer.setup.task_facts import task_facts
 from tests.trainer.conftest import Rows, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
-new_facts = pytest.mark.skipif("untrained" not in FACTS, reason="the observation format has no such facts")
 
 LOSS = Objective(("eval_loss",), (MINIMIZE,), multi=False, function=None, why="", follows=("eval_loss", False))
 COMPUTED = replace(LOSS, names=("error",), follows=None)
@@ -56,7 +55,6 @@ def of_model(model: Any, metric: str = "eval_loss") -> Any:
     return facts_of(trainer, following(metric))
 
 
-@new_facts
 def test_the_facts_of_a_full_fine_tuning(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer()
     facts = facts_of(trainer)
