@@ -38,8 +38,8 @@ LEAST_VALUES = 3
 # Mean and standard deviation of logarithms: length scales (the mean grows with H), variances of noise and signal.
 _LENGTH, _NOISE, _SIGNAL = (math.sqrt(2), math.sqrt(3)), (-4.0, 1.0), (0.0, 0.5)
 _LEAST_DEVIATION = 1e-4  # on the history's scale: well inside of the bin around zero
-# Numbers in the kernels of one pass, 32 MiB in double precision.
-_MOST_NUMBERS = 1 << 22
+# Numbers in the kernels of one pass, 2 MiB in double precision: more would not stay in a processor's cache.
+_MOST_NUMBERS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -86,22 +86,25 @@ def fit(arrays: Arrays) -> AveragedGaussianProcess:
     values, unit = _standardised(arrays.trial_features[..., TRIAL_VALUE].double(), known)
     distances = level_distances(arrays)[1].double()
     between, draws = gather_levels(distances, arrays.trials), _draws(arrays.static[..., STATIC_PRESENT].double())
-    columns = (*draws, between, arrays.ordered, known, values)
-    step = max(1, _MOST_NUMBERS // (N_DRAWS * known.shape[1] ** 2))
-    parts = [_weigh(*(t[at : at + step] for t in columns)) for at in range(0, len(known), step)]
-    rates, signal, factor, shares = (torch.cat(column) for column in zip(*parts, strict=True))
+    step = max(1, _MOST_NUMBERS // known.numel() // known.shape[1])
+    parts = zip(*(column.split(step, dim=1) for column in draws), strict=True)
+    evidence = torch.cat([_log_evidence(_factor(*part, between, arrays.ordered, known), values) for part in parts], 1)
+    kept, which = evidence.topk(N_KEPT, dim=1)
+    shares = kept.masked_fill(kept < kept[:, :1] + math.log(LEAST_SHARE), -torch.inf).softmax(1)
     n_kept = int((shares > 0).sum(1).max())
-    inverse = torch.cholesky_inverse(factor[:, :n_kept])
+    row = torch.arange(len(known), device=known.device)
+    rates, noise, signal = (column[row[:, None], which[:, :n_kept]] for column in draws)
+    inverse = torch.cholesky_inverse(_factor(rates, noise, signal, between, arrays.ordered, known))
     incumbent = arrays.incumbent.clamp(min=0)
-    levels = arrays.trials[torch.arange(len(known), device=known.device), incumbent][:, None]
+    levels = arrays.trials[row, incumbent][:, None]
     return AveragedGaussianProcess(
         distances=distances,
         ordered=arrays.ordered,
         known=known,
         incumbent=incumbent,
         incumbent_levels=levels,
-        rates=rates[:, :n_kept],
-        signal=signal[:, :n_kept],
+        rates=rates,
+        signal=signal,
         weights=(inverse @ values[:, None, :, None])[..., 0],
         inverse=inverse,
         shares=shares[:, :n_kept],
@@ -177,25 +180,20 @@ def _draws(present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return rates, noise, signal
 
 
-def _weigh(
-    rates: Tensor, noise: Tensor, signal: Tensor, between: Tensor, ordered: Tensor, known: Tensor, values: Tensor
-) -> tuple[Tensor, ...]:
-    """Weighs all M draws by their marginal likelihood and keeps the K best.
-
-    Returns:
-        `rates`, `signal`, the Cholesky factors B x K x T x T of (K + noise), and `shares`.
-    """
+def _factor(rates: Tensor, noise: Tensor, signal: Tensor, between: Tensor, ordered: Tensor, known: Tensor) -> Tensor:
+    """Cholesky factors B x M x T x T of (K + noise), from B x H x T x T distances between trials."""
     both = (known[:, None] & known[:, :, None])[:, None]
     # A trial without a value gets a row of the identity, which changes no other row of the inverse.
     kernel = _kernel(rates, signal, between, ordered).mul_(both)
     kernel.diagonal(dim1=2, dim2=3).add_(torch.where(known[:, None], noise[..., None], 1.0))
-    factor = torch.linalg.cholesky(kernel)
+    return torch.linalg.cholesky(kernel)
+
+
+def _log_evidence(factor: Tensor, values: Tensor) -> Tensor:
+    """B x M logarithms of the marginal likelihood of B x T values, up to a constant."""
     whitened = torch.linalg.solve_triangular(factor, values[:, None, :, None], upper=False)[..., 0]
-    log_likelihood = -0.5 * (whitened**2).sum(-1) - torch.diagonal(factor, dim1=2, dim2=3).log().sum(-1)
-    kept, which = log_likelihood.topk(N_KEPT, dim=1)
-    kept = kept.masked_fill(kept < kept[:, :1] + math.log(LEAST_SHARE), -torch.inf)
-    row = torch.arange(len(known), device=known.device)[:, None]
-    return rates[row, which], signal[row, which], factor[row, which], kept.softmax(1)
+    log_determinant = 2 * torch.diagonal(factor, dim1=2, dim2=3).log().sum(-1)
+    return torch.as_tensor(-0.5 * ((whitened**2).sum(-1) + log_determinant))
 
 
 def _kernel(rates: Tensor, signal: Tensor, distances: Tensor, ordered: Tensor) -> Tensor:

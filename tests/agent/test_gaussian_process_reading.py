@@ -135,7 +135,7 @@ def test_absurd_values_are_survived(values: Floats) -> None:
     np.testing.assert_allclose(p.sum(-1), 1, rtol=1e-5)
 
 
-def test_many_searches_are_solved_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draws_are_weighed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     from hf_rlsearch.agent.mixture import concatenate
 
     arrays = concatenate(random_search(9, 0), random_search(9, 1))
