@@ -87,9 +87,10 @@ def fit(arrays: Arrays) -> AveragedGaussianProcess:
     distances = level_distances(arrays)[1].double()
     between, draws = gather_levels(distances, arrays.trials), _draws(arrays.static[..., STATIC_PRESENT].double())
     step = max(1, _MOST_NUMBERS // known.numel() // known.shape[1])
-    parts = zip(*(column.split(step, dim=1) for column in draws), strict=True)
-    evidence = torch.cat([_log_evidence(_factor(*part, between, arrays.ordered, known), values) for part in parts], 1)
-    kept, which = evidence.topk(N_KEPT, dim=1)
+    evidence = []
+    for rates, noise, signal in zip(*(torch.split(column, step, dim=1) for column in draws), strict=True):
+        evidence.append(_log_evidence(_factor(rates, noise, signal, between, arrays.ordered, known), values))
+    kept, which = torch.cat(evidence, dim=1).topk(N_KEPT, dim=1)
     shares = kept.masked_fill(kept < kept[:, :1] + math.log(LEAST_SHARE), -torch.inf).softmax(1)
     n_kept = int((shares > 0).sum(1).max())
     row = torch.arange(len(known), device=known.device)
@@ -186,7 +187,7 @@ def _factor(rates: Tensor, noise: Tensor, signal: Tensor, between: Tensor, order
     # A trial without a value gets a row of the identity, which changes no other row of the inverse.
     kernel = _kernel(rates, signal, between, ordered).mul_(both)
     kernel.diagonal(dim1=2, dim2=3).add_(torch.where(known[:, None], noise[..., None], 1.0))
-    return torch.linalg.cholesky(kernel)
+    return torch.as_tensor(torch.linalg.cholesky(kernel))
 
 
 def _log_evidence(factor: Tensor, values: Tensor) -> Tensor:

@@ -46,9 +46,13 @@ CONTEXT_FEATURES = (
 N_LEVEL_FEATURES, N_STATIC_FEATURES = len(LEVEL_FEATURES), len(STATIC_FEATURES)
 N_TRIAL_FEATURES, N_CONTEXT_FEATURES = len(TRIAL_FEATURES), len(CONTEXT_FEATURES)
 # Columns by what they tell, for code that reads or hides them.
-LEVEL_AXIS, LEVEL_SIZE, LEVEL_REAL, LEVEL_KIND = 1, slice(3, 5), 5, slice(6, N_LEVEL_FEATURES)
-STATIC_PRESENT, STATIC_RANGE, STATIC_ROLE = 0, slice(4, 6), slice(6, N_STATIC_FEATURES)
-TRIAL_VALUE, TRIAL_RANK, TRIAL_KNOWN = 0, 2, 4
+LEVEL_AXIS, LEVEL_REAL = LEVEL_FEATURES.index("axis"), LEVEL_FEATURES.index("real")
+LEVEL_SIZE = slice(LEVEL_FEATURES.index("size"), LEVEL_FEATURES.index("has_size") + 1)
+LEVEL_KIND = slice(LEVEL_FEATURES.index(KINDS[0]), N_LEVEL_FEATURES)
+STATIC_PRESENT = STATIC_FEATURES.index("present")
+STATIC_RANGE = slice(STATIC_FEATURES.index("lowest"), STATIC_FEATURES.index("highest") + 1)
+STATIC_ROLE = slice(STATIC_FEATURES.index(ROLES[0]), N_STATIC_FEATURES)
+TRIAL_VALUE, TRIAL_RANK, TRIAL_KNOWN = (TRIAL_FEATURES.index(name) for name in ("value", "rank", "known"))
 CONTEXT_FACTS, CONTEXT_GIVEN = slice(0, len(FACTS)), slice(len(FACTS), 2 * len(FACTS))
 
 # Centre and width of the facts in the order of FACTS. The value of the untrained model has no usual size: the values of
