@@ -11,15 +11,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-CANDIDATE_FEATURES = ("log_ei", "gap_to_best_ei", "chance", "mean", "spread", "upper", "rank", "large_gain")
+MIXTURE_FEATURES = ("log_ei", "gap_to_best_ei", "chance", "mean", "spread", "upper", "rank", "large_gain")
+READING_FEATURES = ("named_gap", "hidden_gap", "process_gap", "disagreement", "from_trials", "from_middle")
+CANDIDATE_FEATURES = MIXTURE_FEATURES + READING_FEATURES
 SEARCH_FEATURES = (
     "left", "log_left", "log_done", "best_log_ei", "best_chance", "running", "running_log_ei", "running_chance",
     "running_mean", "running_spread", "running_fidelity", "budget_known",
 )  # fmt: skip
 
 
-def candidate_features(probabilities: Tensor, bins: Tensor, mask: Tensor) -> Tensor:
-    """Describes candidates by their predicted distributions: B x C x len(CANDIDATE_FEATURES), each about in [-3, 3].
+def mixture_features(probabilities: Tensor, bins: Tensor, mask: Tensor) -> Tensor:
+    """Describes candidates by their predicted distributions: B x C x len(MIXTURE_FEATURES), each about in [-3, 3].
 
     The probabilities are B x C x bins; `bins` has the value of each bin. Ranks and gaps are among the candidates that
     may be chosen, those where the B x C mask is True.
@@ -36,8 +38,39 @@ def candidate_features(probabilities: Tensor, bins: Tensor, mask: Tensor) -> Ten
     return torch.stack([(log_ei + 4) / 3, log_ei - best, chance * 2 - 1, mean, spread, upper, rank, large * 2 - 1], -1)
 
 
+def reading_features(readings: Tensor, bins: Tensor, mask: Tensor, from_trials: Tensor, from_middle: Tensor) -> Tensor:
+    """Describes candidates by what the readings say apart: B x C x len(READING_FEATURES), each about in [-3, 3].
+
+    Args:
+        readings: R x B x C x bins probabilities: of each predictor with names and with names hidden, then of the
+            Gaussian process, if R is odd.
+        bins: Value of each bin.
+        mask: B x C, True where the candidate may be chosen.
+        from_trials: B x C distances to the nearest trial, in [0, 1] as a mean over hyperparameters; 1 without trials.
+        from_middle: B x C distances from the middle of the ranges, in [0, 1] as a mean over ordered hyperparameters.
+    """
+    paired = readings[: len(readings) // 2 * 2]
+    named, hidden = paired[0::2].mean(0), paired[1::2].mean(0)
+    process = readings[-1] if len(readings) % 2 else None
+    gaps = [_gap(p, bins, mask) if p is not None else torch.zeros_like(from_trials) for p in (named, hidden, process)]
+    disagreement = (paired * bins).sum(-1).std(0, correction=0)
+    return torch.stack([*gaps, 3 * disagreement, from_trials, 2 * from_middle], -1)
+
+
+def _gap(probabilities: Tensor, bins: Tensor, mask: Tensor) -> Tensor:
+    """B x C log expected improvement below that of the best allowed candidate, at least -3."""
+    log_ei = log_expected_improvement(probabilities, bins)
+    return (log_ei - log_ei.masked_fill(~mask, -12.0).max(1, keepdim=True).values).clamp(-3.0, 3.0)
+
+
 def search_features(
-    candidates: Tensor, mask: Tensor, running: Tensor, fidelity: Tensor, n_left: Tensor, n_total: Tensor
+    candidates: Tensor,
+    mask: Tensor,
+    running: Tensor,
+    fidelity: Tensor,
+    n_left: Tensor,
+    n_total: Tensor,
+    n_done: Tensor,
 ) -> Tensor:
     """Describes searches by their budget, their best candidates and their running trials.
 
@@ -46,8 +79,9 @@ def search_features(
         mask: B x C, True where the candidate may be chosen.
         running: B, row of the running trial among the candidates, -1 where nothing runs.
         fidelity: B, of the running trial, in [0, 1).
-        n_left: B full trainings that are left.
+        n_left: B full trainings that are left; NaN where unknown.
         n_total: B full trainings of the whole budget; NaN where unknown.
+        n_done: B full trainings that were made.
 
     Returns:
         B x len(SEARCH_FEATURES), each about in [-3, 3].
@@ -61,7 +95,7 @@ def search_features(
     columns = [
         left / total,
         torch.log1p(left) / 3 * zero_if_unknown,
-        torch.log1p((total - left).clamp(min=0)) / 3 * zero_if_unknown,
+        torch.log1p(n_done) / 3,
         allowed[..., 0].max(1).values,
         allowed[..., 2].max(1).values,
         (running >= 0).float(),

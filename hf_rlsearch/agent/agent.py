@@ -93,8 +93,7 @@ class Agent:
         with one_torch_thread(), torch.inference_mode():
             arrays = Arrays.of(observation)
             encoded = self.mixture.encode_history(arrays)
-            probabilities = self.mixture.score(encoded, arrays.candidates)
-            source, scores = self._scores(probabilities, mask, n_remaining, n_done)
+            probabilities, source, scores = self._scores(encoded, arrays, mask, n_remaining, n_done)
             if acquisition_weight is not None:
                 scores = scores + _SHARPNESS * torch.as_tensor(np.log(acquisition_weight))
             order, chances = _ranked(scores, mask, rng)
@@ -151,17 +150,21 @@ class Agent:
             return acquisition.forecast_features(probabilities, self.mixture.bins, last, allowed)[0].numpy()
 
     def _scores(
-        self, probabilities: Tensor, mask: BoolArray, n_remaining: int | None, n_done: int
-    ) -> tuple[str, Tensor]:
-        """Scores C candidates: "policy" or "predictor", whichever scored, and C unnormalised log-probabilities."""
-        if self.head is None or n_remaining is None:
-            return "predictor", _SHARPNESS * acquisition.log_expected_improvement(probabilities[0], self.mixture.bins)
+        self, encoded: EncodedReadings, arrays: Arrays, mask: BoolArray, n_remaining: int | None, n_done: int
+    ) -> tuple[Tensor, str, Tensor]:
+        """1 x C x bins probabilities, which part scored, and its scores: C unnormalised log-probabilities."""
+        bins = self.mixture.bins
+        if self.head is None:
+            probabilities = self.mixture.score(encoded, arrays.candidates)
+            return probabilities, "predictor", _SHARPNESS * acquisition.log_expected_improvement(probabilities[0], bins)
         allowed = torch.as_tensor(mask)[None]
-        candidates = acquisition.candidate_features(probabilities, self.mixture.bins, allowed)
-        left, total = torch.tensor([float(n_remaining)]), torch.tensor([float(n_remaining + n_done)])
-        search = acquisition.search_features(candidates, allowed, torch.tensor([-1]), torch.zeros(1), left, total)
+        probabilities, candidates = self.mixture.describe(encoded, arrays, allowed)
+        left = torch.tensor([float("nan") if n_remaining is None else float(n_remaining)])
+        search = acquisition.search_features(
+            candidates, allowed, torch.tensor([-1]), torch.zeros(1), left, left + n_done, torch.tensor([float(n_done)])
+        )
         actions = torch.cat([allowed, torch.zeros(1, 1, dtype=torch.bool)], dim=1)  # nothing runs that could continue
-        return "policy", torch.as_tensor(self.head(candidates, search, actions)[0][0, :-1])
+        return probabilities, "policy", torch.as_tensor(self.head(candidates, search, actions)[0, :-1])
 
     def _prediction(self, probabilities: Tensor, chosen: float) -> dict[str, float]:
         """The numbers of a `Prediction` from the outcome of one candidate and its probability of being chosen."""

@@ -20,21 +20,20 @@ _SHARPNESS = 3.0
 
 
 class DecisionHead(nn.Module):
-    """Features -> logits of all candidates and of *continue*, and a value."""
+    """Features -> logits of all candidates and of *continue*."""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
         n_candidate, n_search = len(CANDIDATE_FEATURES), len(SEARCH_FEATURES)
-        self.residual = _zero_last(n_candidate + n_search, width, 1)
-        self.gate = _zero_last(n_search, width, 1)
-        self.value = _zero_last(n_search, width, 1)
+        self.residual = zero_last(n_candidate + n_search, width, 1)
+        self.gate = zero_last(n_search, width, 1)
 
-    def forward(self, candidates: Tensor, search: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, candidates: Tensor, search: Tensor, mask: Tensor) -> Tensor:
         """Scores actions by features of B x C candidates and of B searches.
 
         Returns:
-            B x (C + 1) log-probabilities, and B values. The last action is *continue*; the mask is True where an action
-            may be chosen.
+            B x (C + 1) log-probabilities. The last action is *continue*; the mask is True where an action may be
+            chosen.
         """
         spread = search[:, None].expand(-1, candidates.shape[1], -1)
         log_ei = candidates[..., 0] * 3
@@ -42,7 +41,7 @@ class DecisionHead(nn.Module):
         choice = F.log_softmax(choice.masked_fill(~mask[:, :-1], -1e4), dim=-1)
         proceed = self.continue_logit(search).masked_fill(~mask[:, -1], -1e4)
         logits = torch.cat([choice + F.logsigmoid(-proceed)[:, None], F.logsigmoid(proceed)[:, None]], dim=1)
-        return logits.masked_fill(~mask, -1e8), self.value(search)[:, 0]
+        return logits.masked_fill(~mask, -1e8)
 
     def continue_logit(self, search: Tensor) -> Tensor:
         """B log-odds of continuing the running trial; meaningless where nothing runs."""
@@ -52,7 +51,7 @@ class DecisionHead(nn.Module):
         return torch.as_tensor(2.0 * rule + self.gate(search)[:, 0])
 
 
-def _zero_last(n_in: int, width: int, n_out: int) -> nn.Sequential:
+def zero_last(n_in: int, width: int, n_out: int) -> nn.Sequential:
     """An MLP that outputs zero until it is trained."""
     last = nn.Linear(width, n_out)
     nn.init.zeros_(last.weight)

@@ -17,8 +17,9 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor, nn
 
+from hf_rlsearch.agent import acquisition
 from hf_rlsearch.agent.gaussian_process import AveragedGaussianProcess, fit, predict
-from hf_rlsearch.agent.network import Arrays, EncodedHistory, Predictor, Shared
+from hf_rlsearch.agent.network import Arrays, EncodedHistory, Predictor, Shared, gather_levels, level_distances
 from hf_rlsearch.observation.observation import (
     CONTEXT_FACTS,
     CONTEXT_GIVEN,
@@ -109,6 +110,16 @@ class Mixture(nn.Module):
         """B x C x N_BINS probabilities, the mixture of `readings`."""
         return _mixed(encoded, self.readings(encoded, candidates))
 
+    def describe(self, encoded: EncodedReadings, arrays: Arrays, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The probabilities of `score`, and B x C x len(CANDIDATE_FEATURES) features for the decision head.
+
+        The mask is B x C, True where the candidate may be chosen.
+        """
+        readings = self.readings(encoded, arrays.candidates)
+        probabilities = _mixed(encoded, readings)
+        apart = acquisition.reading_features(readings, self.bins, mask, *_places(encoded, arrays))
+        return probabilities, torch.cat([acquisition.mixture_features(probabilities, self.bins, mask), apart], -1)
+
     def explain(self, encoded: EncodedReadings, candidates: Tensor) -> tuple[Tensor, Tensor]:
         """The probabilities of `score`, and B x C x (1 + T) attention weights on "no such trial" and on each trial.
 
@@ -136,6 +147,23 @@ class Mixture(nn.Module):
 def _mixed(encoded: EncodedReadings, readings: Tensor) -> Tensor:
     """R x B x C x N_BINS probabilities -> B x C x N_BINS."""
     return torch.as_tensor((encoded.weights[..., None, None] * readings).sum(0))
+
+
+def _places(encoded: EncodedReadings, arrays: Arrays) -> tuple[Tensor, Tensor]:
+    """B x C distances of candidates to the nearest trial and from the middle of the ranges, see `reading_features`."""
+    present = arrays.static[..., STATIC_PRESENT]
+    B, C, _ = arrays.candidates.shape
+    n_trials = arrays.trial_mask.shape[1]
+    from_trials = torch.ones(B, C, device=present.device)
+    if n_trials:
+        apart = gather_levels(level_distances(arrays)[1], arrays.candidates).sum(1) / present.sum(1)[:, None, None]
+        nearest = apart.masked_fill(~arrays.trial_mask[:, None], 1.0).min(2).values
+        from_trials = nearest
+    ordered = (arrays.ordered & (present > 0)).float()
+    away = (arrays.positions - 0.5).abs()
+    index = arrays.candidates.clamp(min=0).transpose(1, 2)  # B x H x C
+    from_middle = (torch.gather(away, 2, index) * ordered[..., None]).sum(1) / ordered.sum(1).clamp(min=1)[:, None]
+    return from_trials.clamp(max=1.0), from_middle
 
 
 def hide_names(arrays: Arrays) -> Arrays:

@@ -21,9 +21,7 @@ import torch
 from hf_rlsearch.agent.checkpoint import Card, save_weights
 from hf_rlsearch.agent.mixture import Mixture
 from hf_rlsearch.agent.network import NetworkConfig
-from hf_rlsearch.meta_training.decision_head import DecisionHeadTraining, acceptance_test, train_decision_head
-from hf_rlsearch.meta_training.plan import Bank, Plan, train_predictors
-from hf_rlsearch.meta_training.stop_rule import StopTraining, compare_stop_rules, train_stop_rule
+from hf_rlsearch.meta_training.plan import Bank, Plan, train_by_ppo, train_predictors
 from hf_rlsearch.observation.observation import OBSERVATION_FORMAT
 from hf_rlsearch.tasks.prior import PRIOR_VERSION
 
@@ -57,15 +55,12 @@ def main(arguments: list[str] | None = None, plan: Plan | None = None) -> None:
     if args.until == "predictors":
         return
     mixture = Mixture(predictors)
-    stopping = StopTraining(steps=plan.curve_steps, joint_steps=plan.joint_steps)
-    choosing = DecisionHeadTraining(steps=plan.head_steps, test_tasks=plan.test_tasks)
     tensors = {f"predictor.{i}.{k}": v.cpu() for i, p in enumerate(predictors) for k, v in p.state_dict().items()}
-    tensors |= train_stop_rule(stopping, mixture, args.folder, device)
-    model = train_decision_head(choosing, mixture, args.folder, device)
-    verdict = acceptance_test(choosing, mixture, model, device)
-    print(json.dumps(verdict, indent=2))
-    if verdict["ships"]:
-        tensors |= {f"head.{k}": v for k, v in model.policy.head.state_dict().items()}  # type: ignore[union-attr]
+    stop_rule, decision_head = train_by_ppo(plan, mixture, bank, args.folder, args.jobs, device)
+    print(json.dumps(decision_head.verdict, indent=2))
+    tensors |= stop_rule.tensors
+    if decision_head.verdict["ships"]:
+        tensors |= decision_head.tensors
     card = Card(
         name=args.out.stem,
         observation_format=OBSERVATION_FORMAT,
@@ -75,11 +70,11 @@ def main(arguments: list[str] | None = None, plan: Plan | None = None) -> None:
             "hours": args.hours,
             "bank": {"tables": plan.n_tables, "seeds": plan.seeds()},
             "predictors": {"members": plan.n_predictors, **asdict(plan.predictor)},
-            "stop_rule": asdict(stopping),
-            "decision_head": asdict(choosing),
+            "stop_rule": stop_rule.settings,
+            "decision_head": decision_head.settings,
             "device": device,
         },
-        gates={"decision_head": verdict, "stop_rule": compare_stop_rules(tensors, mixture, plan.test_tasks, device)},
+        gates={"decision_head": decision_head.verdict, "stop_rule": stop_rule.verdict},
         versions={name: version(name) for name in ("torch", "stable-baselines3", "gymnasium", "numpy")},
         limits="Trained on spaces of 1-12 hyperparameters and searches of up to 40 trials, or 160 evaluations where "
         "trials are stopped; beyond, see docs/meta_training.md.",

@@ -14,10 +14,11 @@ from stable_baselines3 import PPO
 from hf_rlsearch._typing import FloatArray, IntArray
 from hf_rlsearch.agent.acquisition import CANDIDATE_FEATURES
 from hf_rlsearch.agent.mixture import Mixture
-from hf_rlsearch.envs.search_env import BatchedSearch, prior_tasks
+from hf_rlsearch.envs.search_env import BatchedSearch
 from hf_rlsearch.envs.vec_env import SearchVecEnv
 from hf_rlsearch.meta_training.sb3_policy import FeatureEncoder, SearchPolicy, feature_space
-from hf_rlsearch.meta_training.stop_rule import GROUP, difference
+from hf_rlsearch.meta_training.stop_rule import difference
+from hf_rlsearch.tasks.mix import TaskMix
 
 Policy = Callable[[dict[str, FloatArray]], IntArray]
 
@@ -27,11 +28,12 @@ _TEST_SEED, _BLOCK = 10_000, 128
 
 @dataclass(frozen=True)
 class DecisionHeadTraining:
-    """Settings of stage three.
+    """Settings of stage four.
 
     Attributes:
         steps: Decisions in all.
         n_envs: Searches side by side.
+        group: Searches that share task and noise; the rewards of each count relative to their mean.
         n_candidates: Candidates per task.
         budget: Trials per search.
         learning_rate: At the start; falls linearly to zero.
@@ -39,23 +41,29 @@ class DecisionHeadTraining:
         test_tasks: Fresh tasks of the acceptance test, a multiple of 128.
     """
 
-    steps: int = 120_000
-    n_envs: int = 64
-    n_candidates: int = 64
-    budget: int = 16
-    learning_rate: float = 2e-3
+    steps: int = 72_000
+    n_envs: int = 128
+    group: int = 4
+    n_candidates: int = 128
+    budget: int = 20
+    learning_rate: float = 1e-3
     seed: int = 2
-    test_tasks: int = 2048
+    test_tasks: int = 1536
 
 
-def train_decision_head(settings: DecisionHeadTraining, mixture: Mixture, folder: Path, device: str) -> PPO:
-    """Trains the head, or loads it from `folder`; an episode has `n_steps` decisions, so nothing is bootstrapped."""
+def train_decision_head(
+    settings: DecisionHeadTraining, mixture: Mixture, mix: TaskMix, folder: Path, device: str
+) -> PPO:
+    """Trains the head on tasks of `mix`, or loads it from `folder`.
+
+    An episode has `n_steps` decisions, so nothing is bootstrapped.
+    """
     model = PPO(
         SearchPolicy,
-        _env(settings, mixture, settings.n_envs, settings.seed, device, GROUP),
+        _env(settings, mixture, mix, settings.n_envs, settings.seed, device, settings.group),
         n_steps=settings.budget,
-        batch_size=256,
-        n_epochs=8,
+        batch_size=512,
+        n_epochs=6,
         gamma=1.0,
         learning_rate=lambda left: settings.learning_rate * left + 1e-5,
         ent_coef=0.001,
@@ -72,12 +80,22 @@ def train_decision_head(settings: DecisionHeadTraining, mixture: Mixture, folder
 
 
 def _env(
-    settings: DecisionHeadTraining, mixture: Mixture, n_envs: int, seed: int, device: str, group: int = 1
+    settings: DecisionHeadTraining,
+    mixture: Mixture,
+    mix: TaskMix,
+    n_envs: int,
+    seed: int,
+    device: str,
+    group: int = 1,
 ) -> SearchVecEnv:
-    tasks, space = prior_tasks(settings.n_candidates), feature_space(settings.n_candidates)
-    encode = FeatureEncoder(mixture, device)
     return SearchVecEnv(
-        tasks=tasks, n_envs=n_envs, budget=settings.budget, seed=seed, group=group, encode=encode, space=space
+        tasks=mix.of(settings.n_candidates),
+        n_envs=n_envs,
+        budget=settings.budget,
+        seed=seed,
+        group=group,
+        encode=FeatureEncoder(mixture, device, group),
+        space=feature_space(settings.n_candidates),
     )
 
 
@@ -96,8 +114,13 @@ def area_under_regret(search: BatchedSearch, encode: Callable[[BatchedSearch], A
     return np.asarray(np.mean(regrets, axis=0))
 
 
-def acceptance_test(settings: DecisionHeadTraining, mixture: Mixture, model: PPO, device: str) -> dict[str, Any]:
-    """Compares the head with the acquisition in pairs: same fresh tasks, same noise of every training.
+def acceptance_test(
+    settings: DecisionHeadTraining, mixture: Mixture, mix: TaskMix, model: PPO, device: str
+) -> dict[str, Any]:
+    """Compares the head with the acquisition in pairs: same tasks, which nothing learnt from, same noise.
+
+    A searcher that knows all values and picks the best candidate first has an area of zero on every task, so the area
+    of the acquisition is its gap to the clairvoyant.
 
     Returns:
         Both means, the difference (negative = PPO is better) with its 95% interval, and whether the head ships.
@@ -109,7 +132,7 @@ def acceptance_test(settings: DecisionHeadTraining, mixture: Mixture, model: PPO
     areas: dict[str, list[FloatArray]] = {"head": [], "acquisition": []}
     for block in range(settings.test_tasks // _BLOCK):
         for name, policy in (("head", head), ("acquisition", acquisition)):
-            env = _env(settings, mixture, _BLOCK, _TEST_SEED + block, device)
+            env = _env(settings, mixture, mix, _BLOCK, _TEST_SEED + block, device)
             env.search.fix_noise(_TEST_SEED + block)
             areas[name].append(area_under_regret(env.search, env.encode, policy))
     by_head, by_acquisition = (np.concatenate(area) for area in areas.values())

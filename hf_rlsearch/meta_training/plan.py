@@ -1,17 +1,22 @@
-"""Divides the time of a meta-training among its stages, and makes the bank and the predictors in several processes."""
+"""Divides the time of a meta-training among its stages, and runs each stage in several processes."""
 
 from __future__ import annotations
 
+import json
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from hf_rlsearch.agent.mixture import Mixture
 from hf_rlsearch.agent.network import NetworkConfig, Predictor
+from hf_rlsearch.meta_training.decision_head import DecisionHeadTraining, acceptance_test, train_decision_head
 from hf_rlsearch.meta_training.predictor import PredictorTraining, train_predictor
+from hf_rlsearch.meta_training.stop_rule import StopTraining, compare_stop_rules, train_stop_rule
 from hf_rlsearch.tasks.bank import make_bank, read_tables, table_path
 from hf_rlsearch.tasks.miniature import Table
 from hf_rlsearch.tasks.miniature.table import MiniatureSize
@@ -20,7 +25,7 @@ from hf_rlsearch.tasks.mix import TaskMix
 # Shares of the wall time, and seconds that one processor needs for a table, for a step of the predictor, and for a
 # decision of PPO on curves, on curves with forecasts, and of the head (measured on two busy cores).
 _SHARES = {"bank": 0.3333, "predictors": 0.4, "curves": 0.04, "joint": 0.05, "head": 0.08}
-_SECONDS = {"table": 6.0, "step": 0.3, "curves": 7e-5, "joint": 1.5e-3, "head": 8e-3}
+_SECONDS = {"table": 6.0, "step": 0.3, "curves": 7e-5, "joint": 6e-3, "head": 8e-3}
 # The seeds of the bank: blocks, so that two processes fill the first two.
 _BLOCK, _N_BLOCKS = 750, 2
 # Tables whose seed has one of these remainders are kept from the predictors: PPO trains the head on the first kind, and
@@ -127,6 +132,58 @@ def train_predictors(
 def _train(settings: PredictorTraining, config: NetworkConfig, mix: TaskMix, folder: Path, device: str) -> None:
     torch.set_num_threads(1)
     train_predictor(settings, config, mix, folder, device=device)
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A part that PPO trained, and its comparison with what it has to beat.
+
+    Attributes:
+        settings: Of the training.
+        tensors: By the names under which they ship.
+        verdict: Figures of the comparison, ``"ships"`` among them.
+    """
+
+    settings: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+    verdict: dict[str, Any]
+
+
+def train_by_ppo(
+    plan: Plan, mixture: Mixture, bank: Bank, folder: Path, jobs: int, device: str
+) -> tuple[Tested, Tested]:
+    """Trains and tests the stop rule and the decision head, side by side where there are two jobs."""
+    with _pool(min(jobs, 2)) as pool:
+        parts = [pool.submit(part, plan, mixture, bank, folder, device) for part in (_stop_rule, _decision_head)]
+        stop_rule, decision_head = (part.result() for part in parts)
+    return stop_rule, decision_head
+
+
+def _stop_rule(plan: Plan, mixture: Mixture, bank: Bank, folder: Path, device: str) -> Tested:
+    torch.set_num_threads(1)
+    settings = StopTraining(steps=plan.curve_steps, joint_steps=plan.joint_steps)
+    tensors = train_stop_rule(settings, mixture, TaskMix(bank.learnt), folder, device)
+    unlearnt, n_tasks = TaskMix(bank.for_gates, perturbed=True), plan.test_tasks // 3  # a search is a long one
+    verdict = _once(folder / "stop_rule.json", lambda: compare_stop_rules(tensors, mixture, unlearnt, n_tasks, device))
+    return Tested(asdict(settings), tensors, verdict)
+
+
+def _decision_head(plan: Plan, mixture: Mixture, bank: Bank, folder: Path, device: str) -> Tested:
+    torch.set_num_threads(1)
+    settings = DecisionHeadTraining(steps=plan.head_steps, test_tasks=plan.test_tasks)
+    model = train_decision_head(settings, mixture, TaskMix(bank.for_head, perturbed=True), folder, device)
+    unlearnt = TaskMix(bank.for_gates, perturbed=True)
+    verdict = _once(folder / "decision_head.json", lambda: acceptance_test(settings, mixture, unlearnt, model, device))
+    head = model.policy.head.state_dict()  # type: ignore[union-attr]
+    return Tested(asdict(settings), {f"head.{k}": v for k, v in head.items()}, verdict)
+
+
+def _once(path: Path, compare: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a comparison gave; a run that continues reads it from its file."""
+    if not path.exists():
+        path.write_text(json.dumps(compare(), indent=2))
+    verdict: dict[str, Any] = json.loads(path.read_text())
+    return verdict
 
 
 def _pool(jobs: int) -> ProcessPoolExecutor:

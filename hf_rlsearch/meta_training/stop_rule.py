@@ -22,9 +22,10 @@ from hf_rlsearch.agent.acquisition import forecast_features
 from hf_rlsearch.agent.mixture import Mixture
 from hf_rlsearch.agent.network import Arrays
 from hf_rlsearch.agent.stop_rule import StopRule
-from hf_rlsearch.envs.search_env import BatchedSearch, prior_tasks
+from hf_rlsearch.envs.search_env import BatchedSearch
 from hf_rlsearch.envs.stop_env import N_CANDIDATES, StopVecEnv
 from hf_rlsearch.observation.curve_features import CURVE_FEATURES, FORECAST_FEATURES, N_ALTERNATIVES
+from hf_rlsearch.tasks.mix import TaskMix
 
 # Tensor of the stop rule -> tensor of stable-baselines3's policy.
 _NAMES = {
@@ -34,7 +35,7 @@ _NAMES = {
 }
 GROUP = 8
 """Searches that share a task during PPO, see `SearchVecEnv`."""
-# The comparison: seed of the first block, and fresh tasks per block, which share a budget and a number of evaluations.
+# The comparison: seed of the first block, and tasks per block, which share a budget and a number of evaluations.
 _TEST_SEED, _BLOCK = 20_000, 32
 
 
@@ -65,12 +66,14 @@ class StopTraining:
     seed: int = 1
 
 
-def train_stop_rule(settings: StopTraining, mixture: Mixture, folder: Path, device: str) -> dict[str, Tensor]:
-    """Trains the tensors of `StopRule` by PPO, first without and then with forecasts of the frozen predictors.
+def train_stop_rule(
+    settings: StopTraining, mixture: Mixture, mix: TaskMix, folder: Path, device: str
+) -> dict[str, Tensor]:
+    """Trains the tensors of `StopRule` by PPO on tasks of `mix`, first without and then with forecasts of the mixture.
 
     The folder holds the tensors of each finished part, which is then not repeated.
     """
-    tasks = prior_tasks(settings.n_candidates)
+    tasks = mix.of(settings.n_candidates)
     first, second = folder / "stop_curves.safetensors", folder / "stop.safetensors"
     if not first.exists():
         env = StopVecEnv(n_envs=settings.n_envs, seed=settings.seed, group=GROUP, tasks=tasks)
@@ -176,7 +179,9 @@ def keep_better_third(observations: FloatArray) -> FloatArray:
     return np.asarray(8.0 * (0.6 - observations[:, CURVE_FEATURES.index("rank_here")]) - 1.0)
 
 
-def compare_stop_rules(tensors: dict[str, Tensor], mixture: Mixture, n_tasks: int, device: str) -> dict[str, Any]:
+def compare_stop_rules(
+    tensors: dict[str, Tensor], mixture: Mixture, mix: TaskMix, n_tasks: int, device: str
+) -> dict[str, Any]:
     """Compares the trained stop rule with the rule that PPO started from and with never stopping, on fresh tasks.
 
     Returns:
@@ -190,7 +195,7 @@ def compare_stop_rules(tensors: dict[str, Tensor], mixture: Mixture, n_tasks: in
         "never": lambda seen: np.full(len(seen), -1.0),
     }
     areas = {
-        name: np.array([_stop_area(rule, forecasts, _TEST_SEED + block) for block in range(n_tasks // _BLOCK)])
+        name: np.array([_stop_area(rule, forecasts, mix, _TEST_SEED + block) for block in range(n_tasks // _BLOCK)])
         for name, rule in rules.items()
     }
     n_blocks = len(areas["trained"])
@@ -202,8 +207,8 @@ def compare_stop_rules(tensors: dict[str, Tensor], mixture: Mixture, n_tasks: in
     }
 
 
-def _stop_area(rule: Callable[[FloatArray], FloatArray], forecasts: Forecaster, seed: int) -> float:
-    env = StopVecEnv(n_envs=_BLOCK, seed=seed, forecasts=forecasts)
+def _stop_area(rule: Callable[[FloatArray], FloatArray], forecasts: Forecaster, mix: TaskMix, seed: int) -> float:
+    env = StopVecEnv(n_envs=_BLOCK, seed=seed, tasks=mix.of(N_CANDIDATES), forecasts=forecasts)
     regrets, observations, ended = [], env.reset(), False
     while not ended:
         env.step_async((rule(observations) > 0).astype(int))

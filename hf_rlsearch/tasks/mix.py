@@ -55,14 +55,12 @@ def unfamiliar(rng: np.random.Generator, tasks: TaskBatch) -> TaskBatch:
     B, H = tasks.roles.shape
     moved = _MOVE * rng.standard_normal(B) * (rng.random(B) < _MOVED_RATES)
     is_rate = tasks.roles == ROLES.index("learning_rate")
-    levels = np.where(is_rate[..., None], tasks.levels * 10 ** moved[:, None, None], tasks.levels)
+    levels = np.where(is_rate[..., None], tasks.levels * np.power(10.0, moved)[:, None, None], tasks.levels)
     # Roles change places among the numbers of a task, and categories keep theirs.
-    keys = np.where(tasks.ordered, rng.random((B, H)), np.arange(H) + 1.0)
-    ordered_first = np.where(tasks.ordered, 0, 1)
-    source = np.lexsort((keys, ordered_first), axis=1)
-    target = np.lexsort((np.broadcast_to(np.arange(H), (B, H)), ordered_first), axis=1)
+    random_order = np.where(tasks.ordered, rng.random((B, H)), np.inf).argsort(1)
+    own_order = np.where(tasks.ordered, np.arange(H), np.inf).argsort(1)
     permuted = tasks.roles.copy()
-    np.put_along_axis(permuted, target, np.take_along_axis(tasks.roles, source, 1), 1)
+    np.put_along_axis(permuted, own_order, np.take_along_axis(tasks.roles, random_order, 1), 1)
     wrong = (rng.random((B, 1)) < _WRONG_NAMES) & tasks.ordered
     return replace(
         tasks, levels=levels, roles=np.where(wrong, permuted, tasks.roles), facts=_wrong_facts(rng, tasks.facts)

@@ -95,8 +95,8 @@ class EffectDraw(SpaceDraw):
         for role, usual, taste in (("width", 9.0, 1.1), ("depth", 2.1, 0.8)):
             for occurrence in range(2):
                 x, has = self._axis(role, usual, occurrence)
-                optimum = usual + taste * (0.7 * appetite + 0.7 * normal(B)) + 0.2 * (self.data - 4.3)
-                optimum = self._into_range(optimum[:, None], x)
+                wanted = usual + taste * (0.7 * appetite + 0.7 * normal(B)) + 0.2 * (self.data - 4.3)
+                optimum = self._into_range(wanted[:, None], x)
                 short, over = np.maximum(optimum - x, 0.0), np.maximum(x - optimum, 0.0)
                 power, strength = rng.uniform(1.0, 2.0, (B, 1)), self._strength(role, has)
                 loss += strength * (0.35 * short**power + rng.uniform(0, 0.3, (B, 1)) * over**1.5)

@@ -9,9 +9,12 @@ from stable_baselines3.common.distributions import CategoricalDistribution
 
 from hf_rlsearch.agent.acquisition import (
     CANDIDATE_FEATURES,
+    MIXTURE_FEATURES,
+    READING_FEATURES,
     SEARCH_FEATURES,
-    candidate_features,
     log_expected_improvement,
+    mixture_features,
+    reading_features,
     search_features,
 )
 from hf_rlsearch.agent.decision_head import DecisionHead
@@ -43,7 +46,7 @@ def test_masked_actions_have_probability_zero_and_no_entropy(flags: list[list[bo
     mask = torch.tensor(flags)
     mask[~mask.any(1), 0] = True
     with torch.no_grad():
-        logits, _ = trained_head(seed)(*inputs(seed), mask)
+        logits = trained_head(seed)(*inputs(seed), mask)
     distribution = CategoricalDistribution(C + 1).proba_distribution(logits)
     probabilities = distribution.distribution.probs
     assert (probabilities[~mask] == 0).all()
@@ -57,33 +60,32 @@ def test_masked_actions_have_probability_zero_and_no_entropy(flags: list[list[bo
 def test_a_single_allowed_action_has_no_entropy() -> None:
     mask = torch.zeros(B, C + 1, dtype=torch.bool)
     mask[:, 2] = True
-    logits, _ = trained_head()(*inputs(), mask)
+    logits = trained_head()(*inputs(), mask)
     assert CategoricalDistribution(C + 1).proba_distribution(logits).entropy().abs().max() == 0
 
 
 def test_continuing_can_be_the_only_allowed_action() -> None:
     mask = torch.zeros(B, C + 1, dtype=torch.bool)
     mask[:, -1] = True
-    logits, _ = trained_head()(*inputs(), mask)
+    logits = trained_head()(*inputs(), mask)
     assert logits.softmax(1)[:, -1].tolist() == [1.0] * B
 
 
 def test_the_probabilities_of_candidates_and_continuing_add_up() -> None:
-    logits, _ = trained_head()(*inputs(), torch.ones(B, C + 1, dtype=torch.bool))
+    logits = trained_head()(*inputs(), torch.ones(B, C + 1, dtype=torch.bool))
     np.testing.assert_allclose(logits.exp().sum(1).detach(), 1, rtol=1e-5)
 
 
-def test_an_untrained_head_prefers_the_largest_expected_improvement_and_knows_no_value() -> None:
+def test_an_untrained_head_prefers_the_largest_expected_improvement() -> None:
     candidates, search = inputs()
     mask = torch.ones(B, C + 1, dtype=torch.bool)
     mask[:, -1] = False
-    logits, values = DecisionHead()(candidates, search, mask)
+    logits = DecisionHead()(candidates, search, mask)
     assert logits.argmax(1).tolist() == candidates[..., LOG_EI].argmax(1).tolist()
     ratio = (logits[:, 0] - logits[:, 1]) / (candidates[:, 0, LOG_EI] - candidates[:, 1, LOG_EI])
     np.testing.assert_allclose(
         ratio.detach(), 9.0, rtol=1e-3
     )  # three logits per unit of log EI, which is shown in thirds
-    assert (values == 0).all()
 
 
 def test_an_untrained_head_continues_what_is_promising_or_nearly_done() -> None:
@@ -101,10 +103,9 @@ def test_reordering_candidates_reorders_the_logits() -> None:
     candidates, search = inputs()
     mask = torch.ones(B, C + 1, dtype=torch.bool)
     order = torch.randperm(C, generator=torch.Generator().manual_seed(1))
-    logits, values = trained_head()(candidates, search, mask)
-    moved, same = trained_head()(candidates[:, order], search, mask)
+    logits = trained_head()(candidates, search, mask)
+    moved = trained_head()(candidates[:, order], search, mask)
     torch.testing.assert_close(moved, logits[:, [*order.tolist(), C]])
-    torch.testing.assert_close(same, values)
 
 
 # ------------------------------------------------------------------------------------------------------------- features
@@ -114,8 +115,8 @@ def test_candidates_are_summarised_by_their_distribution() -> None:
     slight, sure = (int((bins > least).nonzero()[0]) for least in (0.001, 0.2))
     logits[0, 0, slight], logits[0, 1, sure], logits[0, 2, :] = 50.0, 50.0, 0.0
     mask = torch.tensor([[True, True, False]])
-    features = candidate_features(logits.softmax(-1), bins, mask)[0]
-    column = {name: features[:, i] for i, name in enumerate(CANDIDATE_FEATURES)}
+    features = mixture_features(logits.softmax(-1), bins, mask)[0]
+    column = {name: features[:, i] for i, name in enumerate(MIXTURE_FEATURES)}
     assert column["mean"][:2].tolist() == pytest.approx([bins[slight].item(), bins[sure].item()])
     assert column["large_gain"][:2].tolist() == pytest.approx([-1, 1])
     assert column["gap_to_best_ei"][1] == 0
@@ -132,15 +133,36 @@ def test_log_expected_improvement_has_a_floor() -> None:
     assert log_expected_improvement(hopeless, bins) == pytest.approx(-12, abs=0.05)
 
 
+def test_readings_are_shown_apart() -> None:
+    bins = bin_values()
+    good, bad = torch.zeros(N_BINS), torch.zeros(N_BINS)
+    good[-5], bad[3] = 1.0, 1.0
+    # With names the first candidate is the better one, without them the second; the process sees no difference.
+    readings = torch.stack([torch.stack([good, bad]), torch.stack([bad, good]), torch.stack([bad, bad])])[:, None]
+    mask, near, middle = torch.ones(1, 2, dtype=torch.bool), torch.tensor([[0.0, 0.4]]), torch.tensor([[0.5, 0.1]])
+    features = reading_features(readings, bins, mask, near, middle)[0]
+    column = {name: features[:, i].tolist() for i, name in enumerate(READING_FEATURES)}
+    assert column["named_gap"] == [0.0, -3.0]
+    assert column["hidden_gap"] == [-3.0, 0.0]
+    assert column["process_gap"] == [0.0, 0.0]
+    assert column["disagreement"][0] == pytest.approx(column["disagreement"][1])
+    assert column["disagreement"][0] > 0
+    assert column["from_trials"] == pytest.approx([0.0, 0.4])
+    assert column["from_middle"] == pytest.approx([1.0, 0.2])
+    without = reading_features(readings[:2], bins, mask, near, middle)[0]
+    assert without[:, READING_FEATURES.index("process_gap")].tolist() == [0.0, 0.0]
+
+
 def test_an_unknown_budget_has_its_own_feature() -> None:
     candidates, _ = inputs()
     mask = torch.ones(B, C, dtype=torch.bool)
     running = torch.tensor([-1, 2, 0, -1, 6])
     fidelity, left = torch.full((B,), 0.5), torch.full((B,), 3.0)
     total = torch.tensor([10.0, 10.0, torch.nan, torch.nan, 10.0])
-    features = search_features(candidates, mask, running, fidelity, left, total)
+    features = search_features(candidates, mask, running, fidelity, left, total, torch.full((B,), 7.0))
     column = {name: features[:, i] for i, name in enumerate(SEARCH_FEATURES)}
     assert column["budget_known"].tolist() == [1, 1, 0, 0, 1]
+    assert column["log_done"].tolist() == pytest.approx([np.log(8) / 3] * B)
     assert column["left"].tolist() == pytest.approx([0.3, 0.3, 0, 0, 0.3])
     assert column["running"].tolist() == [0, 1, 1, 0, 1]
     assert column["running_fidelity"].tolist() == [0, 0.5, 0.5, 0, 0.5]

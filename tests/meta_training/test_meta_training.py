@@ -1,8 +1,7 @@
 """Meta-training from end to end, with a few steps of each stage."""
 
 import json
-import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,13 @@ from hf_rlsearch.agent.agent import Agent
 from hf_rlsearch.agent.checkpoint import load_weights
 from hf_rlsearch.agent.stop_rule import StopRule
 from hf_rlsearch.envs.search_env import BatchedSearch, prior_tasks
+from hf_rlsearch.meta_training.__main__ import main
 from hf_rlsearch.meta_training.decision_head import acquisition, area_under_regret
+from hf_rlsearch.meta_training.plan import Plan
+from hf_rlsearch.meta_training.predictor import PredictorTraining
 from hf_rlsearch.observation.curve_features import STOP_FEATURES
 from hf_rlsearch.observation.observation import OBSERVATION_FORMAT
+from hf_rlsearch.tasks.miniature.table import MiniatureSize
 from hf_rlsearch.tasks.prior import PRIOR_VERSION
 from tests.helpers.searches import SPACE, random_history
 
@@ -54,21 +57,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path) -> str:
-    """A whole meta-training of a few steps, as a user runs it; returns what it prints."""
-    command = [sys.executable, "-m", "hf_rlsearch.meta_training", "--folder", str(folder)]
-    command += ["--out", str(folder / "mine.safetensors")]
-    for stage, count in {
-        "predictor-steps": 3,
-        "stop-steps": 8192,
-        "joint-steps": 8192,
-        "decision-head-steps": 1024,
-        "test-tasks": 128,
-    }.items():
-        command += [f"--{stage}", str(count)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+PLAN = Plan(
+    n_tables=14,
+    n_predictors=2,
+    predictor=PredictorTraining(steps=3, batch_size=4, n_targets=8),
+    curve_steps=8192,
+    joint_steps=4096,
+    head_steps=2560,
+    test_tasks=256,
+    size=MiniatureSize(n_configurations=(40, 48), n_rows=(64, 64), pretraining_steps=(5, 10), max_work=1e8),
+)
+
+
+def run(folder: Path, capsys: pytest.CaptureFixture[str] | None = None) -> str:
+    """A whole meta-training of a few steps; returns what it prints last."""
+    main(["--folder", str(folder), "--out", str(folder / "mine.safetensors"), "--jobs", "2"], PLAN)
+    return capsys.readouterr().out.split("\n", 1)[1] if capsys is not None else ""
 
 
 @pytest.mark.slow
@@ -96,12 +100,13 @@ class TestWholeRun:
         assert card.name == "mine"
         assert card.observation_format == OBSERVATION_FORMAT
         assert card.prior == PRIOR_VERSION
-        assert card.training["predictor"]["steps"] == 3
-        assert {"predictor", "stop_rule", "decision_head"} <= set(card.training)
+        assert card.training["predictors"]["steps"] == 3
+        assert card.training["bank"] == {"tables": 14, "seeds": PLAN.seeds()}
+        assert {"predictors", "stop_rule", "decision_head"} <= set(card.training)
         assert {"torch", "stable-baselines3"} <= set(card.versions)
         assert card.limits
         verdict = card.gates["decision_head"]
-        assert verdict["tasks"] == 128
+        assert verdict["tasks"] == 256
         assert verdict["interval"][0] <= verdict["difference"] <= verdict["interval"][1]
         assert verdict["difference"] == pytest.approx(verdict["area_head"] - verdict["area_acquisition"])
 
@@ -111,11 +116,33 @@ class TestWholeRun:
         assert verdict["ships"] == (verdict["interval"][1] < 0)
         assert any(name.startswith("head.") for name in tensors) == verdict["ships"]
 
-    def test_a_second_run_continues_where_the_first_ended(self, trained: Path) -> None:
+    def test_a_second_run_continues_where_the_first_ended(
+        self, trained: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         first, _ = load_weights(trained / "mine.safetensors")
-        printed = run(trained)
+        printed = run(trained, capsys)
         second, card = load_weights(trained / "mine.safetensors")
         assert json.loads(printed) == card.gates["decision_head"]
         assert first.keys() == second.keys()
         for name, tensor in first.items():
             torch.testing.assert_close(second[name], tensor, rtol=0, atol=0)
+
+    def test_another_run_gives_the_same_weights_bit_by_bit(self, trained: Path, tmp_path: Path) -> None:
+        run(tmp_path)
+        first, second = (load_weights(folder / "mine.safetensors")[0] for folder in (trained, tmp_path))
+        assert first.keys() == second.keys()
+        for name, tensor in first.items():
+            torch.testing.assert_close(second[name], tensor, rtol=0, atol=0)
+
+
+def test_the_time_is_divided_by_fixed_shares() -> None:
+    short, long = Plan.for_hours(1.0, 2), Plan.for_hours(2.0, 2)
+    assert long.predictor.steps == pytest.approx(2 * short.predictor.steps, abs=1)
+    assert long.n_tables == pytest.approx(2 * short.n_tables, abs=1)
+    assert Plan.for_hours(1.0, 1).predictor.steps == pytest.approx(short.predictor.steps / 2, abs=1)  # one by one
+
+
+def test_the_seeds_of_the_bank_are_as_many_as_its_tables() -> None:
+    for n in (1, 14, 801, 1500, 2000):
+        seeds = replace(PLAN, n_tables=n).seeds()
+        assert len(seeds) == len(set(seeds)) == n

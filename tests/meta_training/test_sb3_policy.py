@@ -14,7 +14,7 @@ from hf_rlsearch.agent.acquisition import CANDIDATE_FEATURES, SEARCH_FEATURES
 from hf_rlsearch.agent.mixture import Mixture
 from hf_rlsearch.envs.search_env import BatchedSearch, prior_tasks
 from hf_rlsearch.envs.vec_env import SearchVecEnv
-from hf_rlsearch.meta_training.sb3_policy import FeatureEncoder, SearchPolicy, feature_space
+from hf_rlsearch.meta_training.sb3_policy import N_TRUTH, FeatureEncoder, SearchPolicy, feature_space
 from tests.helpers.searches import random_predictor
 
 C = 6
@@ -35,7 +35,8 @@ class Identity(gym.Env[dict[str, Any], np.int64]):
         candidates = np.zeros((C, len(CANDIDATE_FEATURES)), np.float32)
         candidates[self.right, MARK] = 1.0
         search = np.zeros(len(SEARCH_FEATURES), np.float32)
-        return {"candidates": candidates, "search": search, "mask": self.mask.astype(np.float32)}, {}
+        seen = {"candidates": candidates, "search": search, "mask": self.mask.astype(np.float32)}
+        return seen | {"truth": np.zeros(N_TRUTH, np.float32)}, {}
 
     def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         assert self.mask[action], "a masked action was chosen"
@@ -106,7 +107,7 @@ def test_stored_actions_are_evaluated_as_they_were_drawn() -> None:
 @pytest.mark.parametrize("evaluations", [1, 3])
 def test_features_follow_the_search(evaluations: int) -> None:
     search = BatchedSearch(prior_tasks(8), n_envs=3, budget=4, evaluations=evaluations, seed=0)
-    encode = FeatureEncoder(Mixture([random_predictor()]))
+    encode = FeatureEncoder(Mixture([random_predictor()]), group=3)
     before = encode(search)
     search.step(np.zeros(3, int))
     after = encode(search)
@@ -115,3 +116,18 @@ def test_features_follow_the_search(evaluations: int) -> None:
     assert after["search"][:, left] == pytest.approx(1 - 1 / (4 * evaluations))
     assert after["search"][:, running].tolist() == [float(evaluations > 1)] * 3
     np.testing.assert_array_equal(after["mask"] > 0, search.action_masks())
+
+
+def test_every_other_group_does_not_know_its_budget() -> None:
+    search = BatchedSearch(prior_tasks(8), n_envs=6, budget=4, evaluations=1, seed=0)
+    seen = FeatureEncoder(Mixture([random_predictor()]), group=2)(search)
+    assert seen["search"][:, SEARCH_FEATURES.index("budget_known")].tolist() == [1, 1, 0, 0, 1, 1]
+
+
+def test_only_the_critic_sees_what_is_left_to_find() -> None:
+    search = BatchedSearch(prior_tasks(8), n_envs=3, budget=4, evaluations=1, seed=0)
+    encode = FeatureEncoder(Mixture([random_predictor()]))
+    search.step(search.tasks.utility.argmax(1))
+    truth = encode(search)["truth"]
+    assert truth[:, 1].tolist() == [0, 0, 0]  # nothing is better than the best
+    assert truth[:, 3].tolist() == [0.75] * 3
