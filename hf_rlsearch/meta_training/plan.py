@@ -30,7 +30,7 @@ _SECONDS = {"table": 6.0, "step": 0.3, "curves": 7e-5, "joint": 6e-3, "head": 8e
 _BLOCK, _N_BLOCKS = 750, 2
 # Tables whose seed has one of these remainders are kept from the predictors: PPO trains the head on the first kind, and
 # the gates are decided on the second.
-_MODULUS, _FOR_HEAD, _FOR_GATES = 12, 5, 11
+MODULUS, FOR_HEAD, FOR_GATES = 12, 5, 11
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Bank:
 
 
 def _use_of(seed: int) -> int:
-    return {_FOR_HEAD: 1, _FOR_GATES: 2}.get(seed % _MODULUS, 0)
+    return {FOR_HEAD: 1, FOR_GATES: 2}.get(seed % MODULUS, 0)
 
 
 def _make_tables(folder: Path, seeds: Sequence[int], size: MiniatureSize, device: str) -> None:
