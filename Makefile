@@ -39,7 +39,7 @@ check-all: lint ## As check, with the slow tests
 check-oldest: $(OLDEST)/.test ## The tests on the oldest versions that pyproject.toml allows
 	$(OLDEST)/bin/python -m pytest -q
 
-meta-train: $(VENV)/.test ## Train the shipped agent anew (hours; see docs/meta_training.md)
+meta-train: $(VENV)/.test ## Make the shipped weights anew: bank, predictors, stop rule, head, gates (2 hours; docs/meta_training.md)
 	$(RUN) -m hf_rlsearch.meta_training
 
 chaos: $(VENV)/.test ## Kill a search 25 times in one process and in two, and break it in every other way
