@@ -52,9 +52,9 @@ def load_observations() -> Observation:
 
 
 def score(observation: Observation, weights: str | None = None) -> np.ndarray:
-    """B x C x bins probabilities of the first predictor."""
+    """B x C x bins probabilities of the mixture."""
     with one_torch_thread(), torch.inference_mode():
-        return np.asarray(load_agent(weights).mixture.predictors[0](Arrays.of(observation)).softmax(-1).numpy())
+        return np.asarray(load_agent(weights).mixture(Arrays.of(observation)).numpy())
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ PLAN = Plan(
     curve_steps=8192,
     joint_steps=4096,
     head_steps=2560,
-    test_tasks=256,
+    test_tasks=384,
     size=MiniatureSize(n_configurations=(40, 48), n_rows=(64, 64), pretraining_steps=(5, 10), max_work=1e8),
 )
 
@@ -106,7 +106,7 @@ class TestWholeRun:
         assert {"torch", "stable-baselines3"} <= set(card.versions)
         assert card.limits
         verdict = card.gates["decision_head"]
-        assert verdict["tasks"] == 256
+        assert verdict["tasks"] == 384
         assert verdict["interval"][0] <= verdict["difference"] <= verdict["interval"][1]
         assert verdict["difference"] == pytest.approx(verdict["area_head"] - verdict["area_acquisition"])
 
