@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 MIXTURE_FEATURES = ("log_ei", "gap_to_best_ei", "chance", "mean", "spread", "upper", "rank", "large_gain")
-READING_FEATURES = ("named_gap", "hidden_gap", "process_gap", "disagreement", "from_trials", "from_middle")
+READING_FEATURES = ("named_gap", "hidden_gap", "disagreement", "from_trials", "from_middle")
 CANDIDATE_FEATURES = MIXTURE_FEATURES + READING_FEATURES
 SEARCH_FEATURES = (
     "left", "log_left", "log_done", "best_log_ei", "best_chance", "running", "running_log_ei", "running_chance",
@@ -42,18 +42,14 @@ def reading_features(readings: Tensor, bins: Tensor, mask: Tensor, from_trials: 
     """Describes candidates by what the readings say apart: B x C x len(READING_FEATURES), each about in [-3, 3].
 
     Args:
-        readings: R x B x C x bins probabilities: of each predictor with names and with names hidden, then of the
-            Gaussian process, if R is odd.
+        readings: R x B x C x bins probabilities: of each predictor with names and with names hidden.
         bins: Value of each bin.
         mask: B x C, True where the candidate may be chosen.
         from_trials: B x C distances to the nearest trial, in [0, 1] as a mean over hyperparameters; 1 without trials.
         from_middle: B x C distances from the middle of the ranges, in [0, 1] as a mean over ordered hyperparameters.
     """
-    paired = readings[: len(readings) // 2 * 2]
-    named, hidden = paired[0::2].mean(0), paired[1::2].mean(0)
-    process = readings[-1] if len(readings) % 2 else None
-    gaps = [_gap(p, bins, mask) if p is not None else torch.zeros_like(from_trials) for p in (named, hidden, process)]
-    disagreement = (paired * bins).sum(-1).std(0, correction=0)
+    gaps = [_gap(p, bins, mask) for p in (readings[0::2].mean(0), readings[1::2].mean(0))]
+    disagreement = (readings * bins).sum(-1).std(0, correction=0)
     return torch.stack([*gaps, 3 * disagreement, from_trials, 2 * from_middle], -1)
 
 

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from hf_rlsearch.agent import acquisition
-from hf_rlsearch.agent.gaussian_process import AveragedGaussianProcess, fit, predict
 from hf_rlsearch.agent.network import Arrays, EncodedHistory, Predictor, Shared, gather_levels, level_distances
 from hf_rlsearch.observation.observation import (
     CONTEXT_FACTS,
@@ -45,44 +44,27 @@ class EncodedReadings:
 
     Attributes:
         histories: Per predictor 2 B histories: first all as they are, then all with names hidden.
-        process: The Gaussian processes of the B searches; None where they are no reading.
-        weights: R x B, of each reading in the mixture; they sum to 1 over the readings.
     """
 
     histories: tuple[EncodedHistory, ...]
-    process: AveragedGaussianProcess | None
-    weights: Tensor
 
 
 class Mixture(nn.Module):
-    """Predictors and readings of them, mixed.
+    """Predictors and readings of them, averaged with equal weights.
 
-    The R readings are, in this order: of each predictor the history as it is and the history with names hidden; then,
-    if there is one, the Gaussian process.
+    The R readings are, in this order: of each predictor the history as it is and the history with names hidden.
 
     Args:
         predictors: At least one; all in evaluation mode from now on.
-        gaussian_process: True for one more reading by a Gaussian process, see `hf_rlsearch.agent.gaussian_process`. It
-            has no weight in searches with fewer than three values.
-        weights: R numbers of at least 0, in any unit; all equal where not given.
     """
 
-    def __init__(
-        self, predictors: Sequence[Predictor], *, gaussian_process: bool = False, weights: Sequence[float] | None = None
-    ) -> None:
+    def __init__(self, predictors: Sequence[Predictor]) -> None:
         super().__init__()
-        n_readings = 2 * len(predictors) + gaussian_process
-        if not predictors or len(weights or range(n_readings)) != n_readings:
-            raise ValueError(
-                f"{len(predictors)} predictors have {n_readings} readings, got {len(weights or ())} weights: give at "
-                "least one predictor, and one weight per reading."
-            )
+        if not predictors:
+            raise ValueError("there are no predictors to mix: give at least one.")
         self.predictors = nn.ModuleList(predictors).eval()
-        self.gaussian_process = gaussian_process
         self.bins: Tensor
         self.register_buffer("bins", predictors[0].bins, persistent=False)
-        self._weights: Tensor
-        self.register_buffer("_weights", torch.tensor(weights or [1.0] * n_readings), persistent=False)
 
     def forward(self, arrays: Arrays) -> Tensor:
         """B x C x N_BINS probabilities of the improvement over the incumbent (over the median while there is none)."""
@@ -93,22 +75,18 @@ class Mixture(nn.Module):
         both = concatenate(arrays, hide_names(arrays))
         shared = Shared.of(arrays)
         histories = tuple(predictor.encode_history(both, shared) for predictor in self._predictors)
-        process = fit(arrays) if self.gaussian_process else None
-        weights = self._weights[:, None].expand(-1, len(arrays.static))
-        if process is not None:
-            weights = torch.cat([weights[:-1], weights[-1:] * process.usable])
-        return EncodedReadings(histories, process, weights / weights.sum(0))
+        return EncodedReadings(histories)
 
     def readings(self, encoded: EncodedReadings, candidates: Tensor) -> Tensor:
         """R x B x C x N_BINS probabilities of B x C x H level indices; -1 for a hyperparameter that is missing."""
         twice, distances = candidates.repeat(2, 1, 1), encoded.histories[0].distances.rows(candidates)
         pairs = zip(self._predictors, encoded.histories, strict=True)
         logits = [predictor.score(history, twice, distances) for predictor, history in pairs]
-        return self._probabilities(encoded, candidates, logits)
+        return _probabilities(logits)
 
     def score(self, encoded: EncodedReadings, candidates: Tensor) -> Tensor:
         """B x C x N_BINS probabilities, the mixture of `readings`."""
-        return _mixed(encoded, self.readings(encoded, candidates))
+        return self.readings(encoded, candidates).mean(0)
 
     def describe(self, encoded: EncodedReadings, arrays: Arrays, mask: Tensor) -> tuple[Tensor, Tensor]:
         """The probabilities of `score`, and B x C x len(CANDIDATE_FEATURES) features for the decision head.
@@ -116,8 +94,8 @@ class Mixture(nn.Module):
         The mask is B x C, True where the candidate may be chosen.
         """
         readings = self.readings(encoded, arrays.candidates)
-        probabilities = _mixed(encoded, readings)
-        apart = acquisition.reading_features(readings, self.bins, mask, *_places(encoded, arrays))
+        probabilities = readings.mean(0)
+        apart = acquisition.reading_features(readings, self.bins, mask, *_places(arrays))
         return probabilities, torch.cat([acquisition.mixture_features(probabilities, self.bins, mask), apart], -1)
 
     def explain(self, encoded: EncodedReadings, candidates: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,28 +106,22 @@ class Mixture(nn.Module):
         twice, distances = candidates.repeat(2, 1, 1), encoded.histories[0].distances.rows(candidates)
         pairs = zip(self._predictors, encoded.histories, strict=True)
         found = [predictor.explain(history, twice, distances) for predictor, history in pairs]
-        probabilities = self._probabilities(encoded, candidates, [logits for logits, _ in found])
+        probabilities = _probabilities([logits for logits, _ in found]).mean(0)
         attention = torch.cat([weights for _, weights in found])
-        return _mixed(encoded, probabilities), attention.view(-1, *candidates.shape[:2], attention.shape[2]).mean(0)
-
-    def _probabilities(self, encoded: EncodedReadings, candidates: Tensor, logits: Sequence[Tensor]) -> Tensor:
-        """R x B x C x N_BINS, from the logits 2 B x C x N_BINS of each predictor."""
-        probabilities = torch.cat(list(logits)).softmax(-1).view(-1, *candidates.shape[:2], logits[0].shape[2])
-        if encoded.process is None:
-            return probabilities
-        return torch.cat([probabilities, predict(encoded.process, candidates)[None]])
+        return probabilities, attention.view(-1, *candidates.shape[:2], attention.shape[2]).mean(0)
 
     @property
     def _predictors(self) -> list[Predictor]:
         return [p for p in self.predictors if isinstance(p, Predictor)]  # a ModuleList is typed as holding any module
 
 
-def _mixed(encoded: EncodedReadings, readings: Tensor) -> Tensor:
-    """R x B x C x N_BINS probabilities -> B x C x N_BINS."""
-    return torch.as_tensor((encoded.weights[..., None, None] * readings).sum(0))
+def _probabilities(logits: Sequence[Tensor]) -> Tensor:
+    """R x B x C x N_BINS probabilities, from the logits 2 B x C x N_BINS of each predictor."""
+    stacked = torch.stack(list(logits)).softmax(-1)  # predictors x 2 B x C x N_BINS
+    return stacked.view(-1, stacked.shape[1] // 2, *stacked.shape[2:])
 
 
-def _places(encoded: EncodedReadings, arrays: Arrays) -> tuple[Tensor, Tensor]:
+def _places(arrays: Arrays) -> tuple[Tensor, Tensor]:
     """B x C distances of candidates to the nearest trial and from the middle of the ranges, see `reading_features`."""
     present = arrays.static[..., STATIC_PRESENT]
     B, C, _ = arrays.candidates.shape

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import load_file, save_file
 from stable_baselines3 import PPO
 
 from hf_rlsearch._typing import FloatArray, IntArray
@@ -17,7 +16,7 @@ from hf_rlsearch.agent.mixture import Mixture
 from hf_rlsearch.envs.search_env import BatchedSearch
 from hf_rlsearch.envs.vec_env import SearchVecEnv
 from hf_rlsearch.meta_training.sb3_policy import FeatureEncoder, SearchPolicy, feature_space
-from hf_rlsearch.meta_training.stop_rule import difference
+from hf_rlsearch.meta_training.stop_rule import difference, load_part, save_part
 from hf_rlsearch.tasks.mix import TaskMix
 
 Policy = Callable[[dict[str, FloatArray]], IntArray]
@@ -72,10 +71,10 @@ def train_decision_head(
     )
     path = folder / "decision_head.safetensors"
     if path.exists():
-        model.policy.head.load_state_dict(load_file(path))  # type: ignore[union-attr]
+        model.policy.head.load_state_dict(load_part(path, settings))  # type: ignore[union-attr]
         return model
     model.learn(settings.steps)
-    save_file(model.policy.head.state_dict(), path)  # type: ignore[union-attr]
+    save_part(path, model.policy.head.state_dict(), settings)  # type: ignore[union-attr]
     return model
 
 

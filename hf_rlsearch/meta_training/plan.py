@@ -163,7 +163,10 @@ def _stop_rule(plan: Plan, mixture: Mixture, bank: Bank, folder: Path, device: s
     torch.set_num_threads(1)
     settings = StopTraining(steps=plan.curve_steps, joint_steps=plan.joint_steps)
     tensors = train_stop_rule(settings, mixture, TaskMix(bank.learnt), folder, device)
-    unlearnt, n_tasks = TaskMix(bank.for_gates, perturbed=True), plan.test_tasks // 6  # with stopping a search takes long
+    unlearnt, n_tasks = (
+        TaskMix(bank.for_gates, perturbed=True),
+        plan.test_tasks // 6,
+    )  # with stopping a search takes long
     verdict = _once(folder / "stop_rule.json", lambda: compare_stop_rules(tensors, mixture, unlearnt, n_tasks, device))
     return Tested(asdict(settings), tensors, verdict)
 

@@ -6,13 +6,15 @@ the predictor, which forecasts the running trials and proposes the next ones: it
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from stable_baselines3 import PPO
 from torch import Tensor
@@ -80,17 +82,17 @@ def train_stop_rule(
         model = _ppo(settings, env, settings.learning_rate)
         _clone_keep_better_third(model, settings)
         model.learn(settings.steps)
-        save_file(_tensors(model), first)
+        save_part(first, _tensors(model), settings)
     if not second.exists():
         forecasts = Forecaster(mixture, device)
         env = StopVecEnv(
             n_envs=settings.joint_envs, seed=settings.seed + 1, group=GROUP, tasks=tasks, forecasts=forecasts
         )
         model = _ppo(settings, env, settings.joint_learning_rate)
-        _start_from(model, load_file(first))
+        _start_from(model, load_part(first, settings))
         model.learn(settings.joint_steps)
-        save_file(_tensors(model), second)
-    return load_file(second)
+        save_part(second, _tensors(model), settings)
+    return load_part(second, settings)
 
 
 class Forecaster:
@@ -223,3 +225,21 @@ def difference(trained: FloatArray, baseline: FloatArray) -> dict[str, Any]:
     pairs = trained - baseline
     mean, half = float(pairs.mean()), float(1.96 * pairs.std(ddof=1) / np.sqrt(len(pairs)))
     return {"difference": mean, "interval": [mean - half, mean + half], "ships": mean + half < 0}
+
+
+def save_part(path: Path, tensors: Mapping[str, Tensor], settings: Any) -> None:
+    """Writes the tensors of a finished part of the training, with its settings in the header."""
+    save_file(dict(tensors), path, metadata={"settings": json.dumps(asdict(settings))})
+
+
+def load_part(path: Path, settings: Any) -> dict[str, Tensor]:
+    """Reads a finished part.
+
+    Raises:
+        ValueError: The part was trained with other settings.
+    """
+    with safe_open(path, framework="pt") as file:
+        found = (file.metadata() or {}).get("settings", "")
+    if found != json.dumps(asdict(settings)):
+        raise ValueError(f"{path} has other settings: {found}. Choose another folder or delete the file.")
+    return load_file(path)

@@ -129,7 +129,7 @@ class EffectDraw(SpaceDraw):
         lr, self.has_lr = self._axis("learning_rate", 0.0)
         base = np.choose(self.domain, [-4.5, -3.4, 0.0, -1.7, -4.0])
         reference_batch = np.where(self.domain == SCRATCH, 7.0, 5.0)[:, None]
-        # Rates of adapters are flat in the size of the model, ten times those of all weights at a few 1e9 parameters.
+        # The best rate of adapters hardly depends on the size of the model, that of all weights falls with it.
         slope = np.choose(self.domain, [rng.normal(-0.22, 0.12, B), rng.normal(0.0, 0.06, B), 0.0, 0.0, 0.0])
         optimizer_loss, optimizer_shift = self._optimizer_effect()
         loss += optimizer_loss

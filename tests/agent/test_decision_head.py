@@ -137,20 +137,17 @@ def test_readings_are_shown_apart() -> None:
     bins = bin_values()
     good, bad = torch.zeros(N_BINS), torch.zeros(N_BINS)
     good[-5], bad[3] = 1.0, 1.0
-    # With names the first candidate is the better one, without them the second; the process sees no difference.
-    readings = torch.stack([torch.stack([good, bad]), torch.stack([bad, good]), torch.stack([bad, bad])])[:, None]
+    # With names the first candidate is the better one, without them the second.
+    readings = torch.stack([torch.stack([good, bad]), torch.stack([bad, good])])[:, None]
     mask, near, middle = torch.ones(1, 2, dtype=torch.bool), torch.tensor([[0.0, 0.4]]), torch.tensor([[0.5, 0.1]])
     features = reading_features(readings, bins, mask, near, middle)[0]
     column = {name: features[:, i].tolist() for i, name in enumerate(READING_FEATURES)}
     assert column["named_gap"] == [0.0, -3.0]
     assert column["hidden_gap"] == [-3.0, 0.0]
-    assert column["process_gap"] == [0.0, 0.0]
     assert column["disagreement"][0] == pytest.approx(column["disagreement"][1])
     assert column["disagreement"][0] > 0
     assert column["from_trials"] == pytest.approx([0.0, 0.4])
     assert column["from_middle"] == pytest.approx([1.0, 0.2])
-    without = reading_features(readings[:2], bins, mask, near, middle)[0]
-    assert without[:, READING_FEATURES.index("process_gap")].tolist() == [0.0, 0.0]
 
 
 def test_an_unknown_budget_has_its_own_feature() -> None:

@@ -7,9 +7,8 @@ import pytest
 import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from hf_rlsearch.agent.gaussian_process import fit, predict
-from hf_rlsearch.agent.mixture import Mixture, concatenate, hide_names
-from hf_rlsearch.agent.network import N_BINS, Arrays, NetworkConfig, Predictor
+from hf_rlsearch.agent.mixture import Mixture, hide_names
+from hf_rlsearch.agent.network import Arrays, NetworkConfig, Predictor
 from hf_rlsearch.observation.observation import live_observation, space_arrays
 from hf_rlsearch.space import SearchSpace
 from hf_rlsearch.space.roles import generic_role
@@ -51,23 +50,14 @@ def test_each_predictor_reads_with_and_without_names() -> None:
     torch.testing.assert_close(mixture.score(encoded, arrays.candidates), found.mean(0))
 
 
-@torch.inference_mode()
-def test_weights_say_how_much_a_reading_counts() -> None:
-    arrays = search()
-    mixture = Mixture([random_predictor()], weights=[3, 1])
-    named, hidden = mixture.readings(mixture.encode_history(arrays), arrays.candidates)
-    torch.testing.assert_close(mixture(arrays), 0.75 * named + 0.25 * hidden)
-
-
-@pytest.mark.parametrize(("n_predictors", "weights"), [(0, None), (1, [1.0]), (2, [1.0] * 5)])
-def test_one_weight_per_reading(n_predictors: int, weights: list[float] | None) -> None:
-    with pytest.raises(ValueError, match=f"{n_predictors} predictors have {2 * n_predictors} readings"):
-        Mixture([random_predictor()] * n_predictors, weights=weights)
+def test_a_mixture_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="no predictors"):
+        Mixture([])
 
 
 @torch.inference_mode()
 def test_searches_are_mixed_each_for_itself() -> None:
-    arrays, mixture = simulated(), Mixture([random_predictor()], gaussian_process=True)
+    arrays, mixture = simulated(), Mixture([random_predictor()])
     whole = mixture(arrays)
     for b in range(4):
         one = Arrays(*(getattr(arrays, f.name)[b : b + 1] for f in fields(Arrays)))
@@ -76,7 +66,7 @@ def test_searches_are_mixed_each_for_itself() -> None:
 
 @torch.inference_mode()
 def test_attention_is_the_mean_over_the_readings_of_the_predictors() -> None:
-    arrays, mixture = search(), Mixture([random_predictor(), random_predictor()], gaussian_process=True)
+    arrays, mixture = search(), Mixture([random_predictor(), random_predictor()])
     probabilities, found = mixture.explain(mixture.encode_history(arrays), arrays.candidates)
     torch.testing.assert_close(probabilities, mixture(arrays), atol=1e-5, rtol=1e-4)
     readings = [
@@ -84,24 +74,6 @@ def test_attention_is_the_mean_over_the_readings_of_the_predictors() -> None:
         for seen in (arrays, hide_names(arrays))
     ]
     torch.testing.assert_close(found, torch.stack(readings).mean(0), atol=1e-5, rtol=1e-4)
-
-
-@torch.inference_mode()
-def test_the_gaussian_process_counts_from_three_values_on() -> None:
-    arrays = concatenate(search(6), search(6))
-    few = arrays.trial_mask.clone()
-    few[1, 2:] = False
-    arrays = replace(arrays, trial_mask=few)
-    networks, mixture = Mixture([random_predictor()]), Mixture([random_predictor()], gaussian_process=True)
-    three = [
-        *networks.readings(networks.encode_history(arrays), arrays.candidates),
-        predict(fit(arrays), arrays.candidates),
-    ]
-    encoded = mixture.encode_history(arrays)
-    torch.testing.assert_close(mixture.readings(encoded, arrays.candidates), torch.stack(three))
-    torch.testing.assert_close(mixture(arrays)[0], torch.stack(three)[:, 0].mean(0))
-    torch.testing.assert_close(mixture(arrays)[1], torch.stack(three)[:2, 1].mean(0))
-    assert mixture(search(0)).shape == (1, 9, N_BINS)
 
 
 # --------------------------------------------------------------------------------------------------------- hidden names

@@ -90,7 +90,7 @@ SEARCHED = replace(SETTINGS, steps=8, reuse=8, batch_size=6)
 
 
 def searched(settings: PredictorTraining = SEARCHED) -> predictor_training._Searches:
-    return predictor_training._Searches.of(np.random.default_rng(0), random_predictor(), settings, 0, "cpu")
+    return predictor_training._Searches.of(np.random.default_rng(0), random_predictor(), MIX, settings, 0, "cpu")
 
 
 def test_every_other_one_of_the_last_steps_has_a_search_with_pruned_trials(
