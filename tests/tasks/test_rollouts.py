@@ -10,7 +10,7 @@ from hf_rlsearch.tasks.histories import Rollout, random_prefix, rollout
 from hf_rlsearch.tasks.prior import draw
 from tests.helpers.searches import asked, truths
 
-TASKS = draw(np.random.default_rng(0), 40, 30)
+TASKS = draw(np.random.default_rng(6), 40, 30)
 
 TRUTHS = truths(TASKS)
 
