@@ -222,12 +222,12 @@ def one_torch_thread() -> Iterator[None]:
 
 
 def _predictors(tensors: Mapping[str, Tensor], config: NetworkConfig) -> list[Predictor]:
-    """The predictors "predictor.0.*", "predictor.1.*" ...; older weights hold one, without a number."""
+    """The predictors "predictor.0.*", "predictor.1.*" ...; at least the first is expected."""
     numbers = sorted({int(name.split(".")[1]) for name in tensors if re.match(r"predictor\.\d+\.", name)})
     predictors = []
-    for name in [f"predictor.{i}" for i in numbers] or ["predictor"]:
+    for i in numbers or [0]:
         predictors.append(Predictor(config))
-        predictors[-1].load_state_dict(_part(tensors, name))
+        predictors[-1].load_state_dict(_part(tensors, f"predictor.{i}"))
     return predictors
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from hf_rlsearch.errors import WeightsError
 from hf_rlsearch.observation.observation import OBSERVATION_FORMAT
 
-BUNDLED = ("rl-v1",)
+BUNDLED = ("rl-v2",)
 """Names of the weights that ship with the package, the default first."""
 
 

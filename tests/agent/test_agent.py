@@ -226,7 +226,7 @@ def test_weights_are_loaded_once() -> None:
 
 def test_tensors_that_do_not_fit_their_card_are_refused() -> None:
     tensors, card = load_weights()
-    missing = {k: v for k, v in tensors.items() if k != "predictor.scales.weight"}
+    missing = {k: v for k, v in tensors.items() if k != "predictor.0.scales.weight"}
     with pytest.raises(WeightsError, match=r"(?s)do not fit the network .*scales\.weight"):
         Agent(missing, card)
 
