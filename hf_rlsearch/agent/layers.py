@@ -102,6 +102,10 @@ class Block(nn.Module):
 _SMOOTH, _ROUGH, _NOISE = 1.5, -2.0, -4.0
 _LEAST_NOISE = 2e-3  # of the prior variance; keeps the means of 160 trials within .02 in single precision
 
+# Exponents of the kernel end here: their exponentials, and products of two, stay normal numbers. A processor is several
+# times slower with subnormal ones.
+_FARTHEST = -30.0
+
 # The mean of the values weighs trials by their precision. The first number keeps one trial of little noise from having
 # all the weight, the second avoids a division by zero in searches without any value.
 _SHARED, _NO_VALUE = 0.1, 1e-3
@@ -181,4 +185,5 @@ class GaussianProcesses(nn.Module):
     def _kernel(self, scales: Tensor, distances: Tensor) -> Tensor:
         """B x heads x N x T in (0, 1]: exp(-distance), squared and plain distances each with its own weight."""
         weights = torch.cat(scales.chunk(2, -1), 1).transpose(1, 2)  # B x heads x 2H
-        return weigh(-weights, distances).exp_()  # in place: new memory for it would cost more than the exponential
+        # In place: new memory for it would cost more than the exponential.
+        return weigh(-weights, distances).clamp_(min=_FARTHEST).exp_()
