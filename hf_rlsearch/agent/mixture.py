@@ -12,7 +12,8 @@ Source: ensembles of networks that were trained apart, Lakshminarayanan et al. 2
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -38,15 +39,10 @@ from hf_rlsearch.space import ROLES
 _HIDDEN_FACTS = [i for i, name in enumerate(FACTS) if name != "maximize"]
 
 
-@dataclass(frozen=True)
-class EncodedReadings:
-    """The histories of B searches, encoded once for each reading, from which any candidates can be scored.
+EncodedReadings: TypeAlias = tuple[EncodedHistory, ...]
+"""The histories of B searches, from which any candidates can be scored.
 
-    Attributes:
-        histories: Per predictor 2 B histories: first all as they are, then all with names hidden.
-    """
-
-    histories: tuple[EncodedHistory, ...]
+Per predictor 2 B encoded histories: first all as they are, then all with names hidden."""
 
 
 class Mixture(nn.Module):
@@ -74,13 +70,12 @@ class Mixture(nn.Module):
         """Computes all that does not depend on the candidates."""
         both = concatenate(arrays, hide_names(arrays))
         shared = Shared.of(arrays)
-        histories = tuple(predictor.encode_history(both, shared) for predictor in self._predictors)
-        return EncodedReadings(histories)
+        return tuple(predictor.encode_history(both, shared) for predictor in self._predictors)
 
     def readings(self, encoded: EncodedReadings, candidates: Tensor) -> Tensor:
         """R x B x C x N_BINS probabilities of B x C x H level indices; -1 for a hyperparameter that is missing."""
-        twice, distances = candidates.repeat(2, 1, 1), encoded.histories[0].distances.rows(candidates)
-        pairs = zip(self._predictors, encoded.histories, strict=True)
+        twice, distances = candidates.repeat(2, 1, 1), encoded[0].distances.rows(candidates)
+        pairs = zip(self._predictors, encoded, strict=True)
         logits = [predictor.score(history, twice, distances) for predictor, history in pairs]
         return _probabilities(logits)
 
@@ -103,8 +98,8 @@ class Mixture(nn.Module):
 
         The weights are means over the readings of the predictors, see `Predictor.explain`.
         """
-        twice, distances = candidates.repeat(2, 1, 1), encoded.histories[0].distances.rows(candidates)
-        pairs = zip(self._predictors, encoded.histories, strict=True)
+        twice, distances = candidates.repeat(2, 1, 1), encoded[0].distances.rows(candidates)
+        pairs = zip(self._predictors, encoded, strict=True)
         found = [predictor.explain(history, twice, distances) for predictor, history in pairs]
         probabilities = _probabilities([logits for logits, _ in found]).mean(0)
         attention = torch.cat([weights for _, weights in found])

@@ -19,11 +19,14 @@ from hf_rlsearch.observation.history import COMPLETE, PRUNED, RUNNING
 from hf_rlsearch.observation.observation import Observation, space_arrays
 from hf_rlsearch.tasks.curves import curves, draw_family
 from hf_rlsearch.tasks.histories import Trained, draw_among, index_batch, observe_tasks
-from hf_rlsearch.tasks.prior import TaskBatch, draw
+from hf_rlsearch.tasks.mix import TaskMix
+from hf_rlsearch.tasks.prior import TaskBatch
 from hf_rlsearch.tasks.prior_space import MAX_LEVELS
 
 Tasks = Callable[[np.random.Generator, int], TaskBatch]
 """Draws B tasks, all with the same number of candidates."""
+DEFAULT_CANDIDATES = 64
+"""Candidates of a task where no tasks are given: it is drawn from the formulas of the prior."""
 
 # Lowest and highest value per key of an observation; features are scaled, and clipped to their range.
 _LEVEL_RANGE = (-1.0, float(MAX_LEVELS))
@@ -79,7 +82,7 @@ class SearchEnv(gym.Env[dict[str, Any], np.int64]):
     metadata = {"render_modes": []}
 
     def __init__(self, *, tasks: Tasks | None = None, budget: int = 20, evaluations: int = 1, seed: int = 0) -> None:
-        self._search = BatchedSearch(tasks or prior_tasks(), 1, budget, evaluations, seed)
+        self._search = BatchedSearch(tasks or TaskMix().of(DEFAULT_CANDIDATES), 1, budget, evaluations, seed)
         self.observation_space = observation_space(self._search)
         self.action_space = spaces.Discrete(self._search.n_candidates + 1)
 
@@ -305,11 +308,6 @@ def flatten(search: BatchedSearch) -> dict[str, FloatArray]:
         key: np.clip(value.reshape(B, -1), *_RANGES.get(key, _FEATURE_RANGE)).astype(np.float32)
         for key, value in arrays.items()
     }
-
-
-def prior_tasks(n_candidates: int = 64) -> Tasks:
-    """Tasks of the prior with `n_candidates` candidates each."""
-    return lambda rng, n_tasks: draw(rng, n_tasks, n_candidates)
 
 
 def repeated(tasks: Tasks, times: int) -> Tasks:

@@ -15,11 +15,12 @@ import numpy as np
 from gymnasium import spaces
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
-from hf_rlsearch.envs.search_env import BatchedSearch, Tasks, prior_tasks, repeated
+from hf_rlsearch.envs.search_env import BatchedSearch, Tasks, repeated
 from hf_rlsearch.envs.vec_env import BatchVecEnv
 from hf_rlsearch.observation.curve_features import CURVE_FEATURES, STOP_FEATURES, curve_features, is_due, leads
 from hf_rlsearch.observation.history import COMPLETE
 from hf_rlsearch.tasks.histories import draw_among, index_batch
+from hf_rlsearch.tasks.mix import TaskMix
 
 STOP = 1  # the other action, 0, continues the running trial
 # Full trainings of an episode and evaluations of each training; both are drawn for each batch of searches.
@@ -46,7 +47,7 @@ class StopSearch(BatchedSearch):
         self, n_envs: int, seed: int, tasks: Tasks | None = None, group: int = 1, forecasts: Forecasts | None = None
     ) -> None:
         self.group, self.forecasts = group, forecasts
-        super().__init__(repeated(tasks or prior_tasks(N_CANDIDATES), group), n_envs, BUDGETS[0], EVALUATIONS[0], seed)
+        super().__init__(repeated(tasks or TaskMix().of(N_CANDIDATES), group), n_envs, BUDGETS[0], EVALUATIONS[0], seed)
 
     def reset(self) -> None:
         """Starts B searches with a new budget and a new number of evaluations."""

@@ -10,7 +10,8 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
-from hf_rlsearch.envs.search_env import BatchedSearch, Tasks, flatten, observation_space, prior_tasks, repeated
+from hf_rlsearch.envs.search_env import DEFAULT_CANDIDATES, BatchedSearch, Tasks, flatten, observation_space, repeated
+from hf_rlsearch.tasks.mix import TaskMix
 
 
 class BatchVecEnv(VecEnv):
@@ -96,7 +97,9 @@ class SearchVecEnv(BatchVecEnv):
         Raises:
             ObservationError: `budget` or `evaluations` is below one.
         """
-        search = BatchedSearch(repeated(tasks or prior_tasks(), group), n_envs, budget, evaluations, seed)
+        search = BatchedSearch(
+            repeated(tasks or TaskMix().of(DEFAULT_CANDIDATES), group), n_envs, budget, evaluations, seed
+        )
         self.encode, self._noise_seeds = encode, np.random.default_rng([seed, 1])
         space = space or observation_space(search)
         super().__init__(search, space, search.n_candidates + 1, group)

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -68,7 +70,7 @@ def main(arguments: list[str] | None = None, plan: Plan | None = None) -> None:
         prior=PRIOR_VERSION,
         training={
             "hours": args.hours,
-            "bank": {"tables": plan.n_tables, "seeds": plan.seeds()},
+            "bank": {"tables": plan.n_tables, "seeds": _ranges(plan.seeds())},
             "predictors": {"members": plan.n_predictors, **asdict(plan.predictor)},
             "stop_rule": stop_rule.settings,
             "decision_head": decision_head.settings,
@@ -80,6 +82,12 @@ def main(arguments: list[str] | None = None, plan: Plan | None = None) -> None:
         "trials are stopped; beyond, see docs/meta_training.md.",
     )
     save_weights(args.out, tensors, card)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers for people to read: "0-399, 750-1149"."""
+    breaks = [0, *(i for i in range(1, len(numbers)) if numbers[i] != numbers[i - 1] + 1), len(numbers)]
+    return ", ".join(f"{numbers[a]}-{numbers[b - 1]}" for a, b in pairwise(breaks))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from hf_rlsearch.agent.acquisition import CANDIDATE_FEATURES
 from hf_rlsearch.agent.mixture import Mixture
 from hf_rlsearch.envs.search_env import BatchedSearch
 from hf_rlsearch.envs.vec_env import SearchVecEnv
+from hf_rlsearch.meta_training.finished import digest, load_finished, save_finished
 from hf_rlsearch.meta_training.sb3_policy import FeatureEncoder, SearchPolicy, feature_space
-from hf_rlsearch.meta_training.stop_rule import difference, load_part, save_part
+from hf_rlsearch.meta_training.stop_rule import difference
 from hf_rlsearch.tasks.mix import TaskMix
 
 Policy = Callable[[dict[str, FloatArray]], IntArray]
@@ -70,11 +71,12 @@ def train_decision_head(
         seed=settings.seed,
     )
     path = folder / "decision_head.safetensors"
+    made_from = {**asdict(settings), "tables": mix.seeds, "predictors": digest(mixture.state_dict())}
     if path.exists():
-        model.policy.head.load_state_dict(load_part(path, settings))  # type: ignore[union-attr]
+        model.policy.head.load_state_dict(load_finished(path, made_from)[0])  # type: ignore[union-attr]
         return model
     model.learn(settings.steps)
-    save_part(path, model.policy.head.state_dict(), settings)  # type: ignore[union-attr]
+    save_finished(path, model.policy.head.state_dict(), made_from)  # type: ignore[union-attr]
     return model
 
 

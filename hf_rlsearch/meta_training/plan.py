@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from hf_rlsearch.agent.mixture import Mixture
 from hf_rlsearch.agent.network import NetworkConfig, Predictor
 from hf_rlsearch.meta_training.decision_head import DecisionHeadTraining, acceptance_test, train_decision_head
+from hf_rlsearch.meta_training.finished import compare_once, digest
 from hf_rlsearch.meta_training.predictor import PredictorTraining, train_predictor
 from hf_rlsearch.meta_training.stop_rule import StopTraining, compare_stop_rules, train_stop_rule
 from hf_rlsearch.tasks.bank import make_bank, read_tables, table_path
@@ -59,7 +59,10 @@ class Plan:
 
     @classmethod
     def for_hours(cls, hours: float, jobs: int) -> Plan:
-        """Fixed shares of some hours by the clock, on `jobs` processors; the numbers follow from the hours alone."""
+        """Fixed shares of some hours by the clock; more jobs, each on a processor of its own, make more tables.
+
+        The numbers follow from both arguments alone, not from how fast the machine is.
+        """
         seconds = {stage: 3600 * hours * share for stage, share in _SHARES.items()}
         n_predictors = 2
         waves = -(-n_predictors // jobs)
@@ -99,16 +102,15 @@ class Bank:
         """Makes the tables that the folder lacks, and reads all of them."""
         seeds = plan.seeds()
         with _pool(jobs) as pool:
-            list(
-                pool.map(
-                    _make_tables, *zip(*((folder, seeds[j::jobs], plan.size, device) for j in range(jobs)), strict=True)
-                )
-            )
-        return cls(*(read_tables([table_path(folder, s) for s in seeds if _use_of(s) == use]) for use in range(3)))
+            made = [pool.submit(_make_tables, folder, seeds[j::jobs], plan.size, device) for j in range(jobs)]
+            for future in made:
+                future.result()
 
+        def tables_of(*remainders: int) -> list[Table]:
+            return read_tables([table_path(folder, seed) for seed in seeds if seed % MODULUS in remainders])
 
-def _use_of(seed: int) -> int:
-    return {FOR_HEAD: 1, FOR_GATES: 2}.get(seed % MODULUS, 0)
+        others = set(range(MODULUS)) - {FOR_HEAD, FOR_GATES}
+        return cls(tables_of(*others), tables_of(FOR_HEAD), tables_of(FOR_GATES))
 
 
 def _make_tables(folder: Path, seeds: Sequence[int], size: MiniatureSize, device: str) -> None:
@@ -163,11 +165,14 @@ def _stop_rule(plan: Plan, mixture: Mixture, bank: Bank, folder: Path, device: s
     torch.set_num_threads(1)
     settings = StopTraining(steps=plan.curve_steps, joint_steps=plan.joint_steps)
     tensors = train_stop_rule(settings, mixture, TaskMix(bank.learnt), folder, device)
-    unlearnt, n_tasks = (
-        TaskMix(bank.for_gates, perturbed=True),
-        plan.test_tasks // 6,
-    )  # with stopping a search takes long
-    verdict = _once(folder / "stop_rule.json", lambda: compare_stop_rules(tensors, mixture, unlearnt, n_tasks, device))
+    unlearnt = TaskMix(bank.for_gates, perturbed=True)
+    n_tasks = plan.test_tasks // 6  # a search with stopping takes several times as long
+    made_from = {"rule": digest(tensors), "predictors": digest(mixture.state_dict()), "tables": unlearnt.seeds}
+    verdict = compare_once(
+        folder / "stop_rule.json",
+        made_from | {"tasks": n_tasks},
+        lambda: compare_stop_rules(tensors, mixture, unlearnt, n_tasks, device),
+    )
     return Tested(asdict(settings), tensors, verdict)
 
 
@@ -176,17 +181,14 @@ def _decision_head(plan: Plan, mixture: Mixture, bank: Bank, folder: Path, devic
     settings = DecisionHeadTraining(steps=plan.head_steps, test_tasks=plan.test_tasks)
     model = train_decision_head(settings, mixture, TaskMix(bank.for_head, perturbed=True), folder, device)
     unlearnt = TaskMix(bank.for_gates, perturbed=True)
-    verdict = _once(folder / "decision_head.json", lambda: acceptance_test(settings, mixture, unlearnt, model, device))
     head = model.policy.head.state_dict()  # type: ignore[union-attr]
+    made_from = {"head": digest(head), "predictors": digest(mixture.state_dict()), "tables": unlearnt.seeds}
+    verdict = compare_once(
+        folder / "decision_head.json",
+        made_from | {"tasks": plan.test_tasks},
+        lambda: acceptance_test(settings, mixture, unlearnt, model, device),
+    )
     return Tested(asdict(settings), {f"head.{k}": v for k, v in head.items()}, verdict)
-
-
-def _once(path: Path, compare: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What a comparison gave; a run that continues reads it from its file."""
-    if not path.exists():
-        path.write_text(json.dumps(compare(), indent=2))
-    verdict: dict[str, Any] = json.loads(path.read_text())
-    return verdict
 
 
 def _pool(jobs: int) -> ProcessPoolExecutor:

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from hf_rlsearch._typing import FloatArray, IntArray
 from hf_rlsearch.agent.acquisition import log_expected_improvement
 from hf_rlsearch.agent.network import BIN_EDGES, Arrays, NetworkConfig, Predictor, compress
+from hf_rlsearch.meta_training.finished import load_finished, save_finished
 from hf_rlsearch.meta_training.stopped_histories import pruned_rollouts
 from hf_rlsearch.observation.history import RUNNING
 from hf_rlsearch.observation.observation import Observation, space_arrays
@@ -82,7 +83,8 @@ def train_predictor(
     torch.manual_seed(settings.seed)
     network = Predictor(config).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
-    start = _resume(folder, network, optimizer, settings)
+    made_from = {**asdict(settings), "tables": mix.seeds, "bank_share": mix.bank_share}
+    start = _resume(folder, network, optimizer, made_from)
     losses, began = [], time.perf_counter()
     every = log_every * settings.reuse
     for step in range(start, settings.steps):
@@ -103,7 +105,7 @@ def train_predictor(
             row = {"step": step + 1, "loss": float(np.mean(losses[-every:])), "seconds_per_step": seconds}
             with (folder / "predictor.log.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            _save(folder, network, optimizer, settings, step + 1)
+            _save(folder, network, optimizer, made_from, step + 1)
     return network
 
 
@@ -225,28 +227,22 @@ def improvement_labels(tasks: TaskBatch, chosen: IntArray, incumbent: IntArray, 
 
 
 def _save(
-    folder: Path, network: Predictor, optimizer: torch.optim.Optimizer, settings: PredictorTraining, step: int
+    folder: Path, network: Predictor, optimizer: torch.optim.Optimizer, made_from: Mapping[str, Any], step: int
 ) -> None:
-    """Weights and both Adam moments in one safetensors file, the step in its header; written beside, then moved."""
-    tensors = {f"weights.{k}": v.contiguous() for k, v in network.state_dict().items()}
+    """Weights and both Adam moments in one safetensors file, the step in its header."""
+    tensors = {f"weights.{k}": v for k, v in network.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{k}": torch.as_tensor(v).clone() for k, v in state.items()}
-    metadata = {"step": str(step), "settings": json.dumps(asdict(settings))}
-    save_file(tensors, folder / "predictor.partial", metadata=metadata)
-    (folder / "predictor.partial").replace(folder / "predictor.checkpoint.safetensors")
+    save_finished(folder / "predictor.checkpoint.safetensors", tensors, made_from, step=str(step))
 
 
-def _resume(folder: Path, network: Predictor, optimizer: torch.optim.Optimizer, settings: PredictorTraining) -> int:
+def _resume(folder: Path, network: Predictor, optimizer: torch.optim.Optimizer, made_from: Mapping[str, Any]) -> int:
     """Loads the checkpoint, if there is one, and returns the step from which to continue."""
     path = folder / "predictor.checkpoint.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         return 0
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    if json.loads(metadata["settings"]) != json.loads(json.dumps(asdict(settings))):
-        raise ValueError(f"{path} has other settings: {metadata['settings']}. Choose another folder or delete it.")
-    tensors = load_file(path)
+    tensors, header = load_finished(path, made_from)
     network.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("weights.")})
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -254,4 +250,4 @@ def _resume(folder: Path, network: Predictor, optimizer: torch.optim.Optimizer, 
             _, index, key = name.split(".")
             state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(metadata["step"])
+    return int(header["step"])

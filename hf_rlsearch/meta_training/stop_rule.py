@@ -6,16 +6,13 @@ the predictor, which forecasts the running trials and proposes the next ones: it
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from stable_baselines3 import PPO
 from torch import Tensor
 
@@ -26,6 +23,7 @@ from hf_rlsearch.agent.network import Arrays
 from hf_rlsearch.agent.stop_rule import StopRule
 from hf_rlsearch.envs.search_env import BatchedSearch
 from hf_rlsearch.envs.stop_env import N_CANDIDATES, StopVecEnv
+from hf_rlsearch.meta_training.finished import digest, load_finished, save_finished
 from hf_rlsearch.observation.curve_features import CURVE_FEATURES, FORECAST_FEATURES, N_ALTERNATIVES
 from hf_rlsearch.tasks.mix import TaskMix
 
@@ -76,23 +74,25 @@ def train_stop_rule(
     The folder holds the tensors of each finished part, which is then not repeated.
     """
     tasks = mix.of(settings.n_candidates)
+    on_curves = {**asdict(settings), "tables": mix.seeds}
+    jointly = {**on_curves, "predictors": digest(mixture.state_dict())}
     first, second = folder / "stop_curves.safetensors", folder / "stop.safetensors"
     if not first.exists():
         env = StopVecEnv(n_envs=settings.n_envs, seed=settings.seed, group=GROUP, tasks=tasks)
         model = _ppo(settings, env, settings.learning_rate)
         _clone_keep_better_third(model, settings)
         model.learn(settings.steps)
-        save_part(first, _tensors(model), settings)
+        save_finished(first, _tensors(model), on_curves)
     if not second.exists():
         forecasts = Forecaster(mixture, device)
         env = StopVecEnv(
             n_envs=settings.joint_envs, seed=settings.seed + 1, group=GROUP, tasks=tasks, forecasts=forecasts
         )
         model = _ppo(settings, env, settings.joint_learning_rate)
-        _start_from(model, load_part(first, settings))
+        _start_from(model, load_finished(first, on_curves)[0])
         model.learn(settings.joint_steps)
-        save_part(second, _tensors(model), settings)
-    return load_part(second, settings)
+        save_finished(second, _tensors(model), jointly)
+    return load_finished(second, jointly)[0]
 
 
 class Forecaster:
@@ -225,21 +225,3 @@ def difference(trained: FloatArray, baseline: FloatArray) -> dict[str, Any]:
     pairs = trained - baseline
     mean, half = float(pairs.mean()), float(1.96 * pairs.std(ddof=1) / np.sqrt(len(pairs)))
     return {"difference": mean, "interval": [mean - half, mean + half], "ships": mean + half < 0}
-
-
-def save_part(path: Path, tensors: Mapping[str, Tensor], settings: Any) -> None:
-    """Writes the tensors of a finished part of the training, with its settings in the header."""
-    save_file(dict(tensors), path, metadata={"settings": json.dumps(asdict(settings))})
-
-
-def load_part(path: Path, settings: Any) -> dict[str, Tensor]:
-    """Reads a finished part.
-
-    Raises:
-        ValueError: The part was trained with other settings.
-    """
-    with safe_open(path, framework="pt") as file:
-        found = (file.metadata() or {}).get("settings", "")
-    if found != json.dumps(asdict(settings)):
-        raise ValueError(f"{path} has other settings: {found}. Choose another folder or delete the file.")
-    return load_file(path)

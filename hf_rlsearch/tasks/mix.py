@@ -36,11 +36,16 @@ class TaskMix:
 
     def draw(self, rng: np.random.Generator, n_tasks: int, n_candidates: int) -> TaskBatch:
         """Draws `n_tasks` tasks of up to `n_candidates` candidates; the same state of `rng` gives the same tasks."""
-        if rng.random() < self.bank_share and self.tables:
+        if self.tables and rng.random() < self.bank_share:
             tasks = draw_from_bank(rng, self.tables, n_tasks, min(n_candidates, _MOST_FROM_BANK)).tasks
         else:
             tasks = draw(rng, n_tasks, n_candidates)
         return unfamiliar(rng, tasks) if self.perturbed else tasks
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds of the tables, which say what they hold."""
+        return [int(table["seed"]) for table in self.tables]
 
     def of(self, n_candidates: int) -> Callable[[np.random.Generator, int], TaskBatch]:
         """A function that draws tasks of up to `n_candidates` candidates, as the environments ask for."""

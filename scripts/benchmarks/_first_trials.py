@@ -79,7 +79,7 @@ def _role(name: str, levels: Any) -> str:
 def _in_units_of(hyperparameter: RecordedHyperparameter, value: Any, task: RecordedTask) -> Any:
     """A published value as the table counts it; None where there is none, or where it means something else there."""
     role = _role(hyperparameter.name, hyperparameter.levels)
-    if value is None or (role == "epochs" and "step" in hyperparameter.name):
+    if value is None:
         return None
     if role == "learning_rate" and task.meta.get("arguments", {}).get("optim") == "sgd":
         return None  # all of them are rates of Adam or AdaFactor

@@ -19,7 +19,7 @@ os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 import argparse
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,16 +31,16 @@ from hf_rlsearch.agent.acquisition import log_expected_improvement
 from hf_rlsearch.agent.agent import load_agent
 from hf_rlsearch.agent.mixture import Mixture, hide_names
 from hf_rlsearch.agent.network import Arrays
+from hf_rlsearch.envs.search_env import BatchedSearch
 from hf_rlsearch.meta_training.plan import FOR_GATES, MODULUS
-from hf_rlsearch.observation.observation import FACTS, space_arrays
+from hf_rlsearch.observation.observation import FACTS
 from hf_rlsearch.tasks.bank import list_tables, read_tables
 from hf_rlsearch.tasks.bank_tasks import draw_from_bank
-from hf_rlsearch.tasks.histories import Trained, draw_among, observe_tasks
 from hf_rlsearch.tasks.miniature import Table
 from hf_rlsearch.tasks.prior import TaskBatch
 
 POINTS = (1, 3, 5, 10, 20)
-_USES, _N_CANDIDATES, _ASKED = 8, 256, 256  # uses of each table, candidates of a task, and of one choice
+_USES, _N_CANDIDATES = 8, 256  # uses of each table, candidates of a task
 _AT_CHANCE = 0.6  # share of the configurations at chance that makes a task hard to begin
 _ABOVE = 0.1  # of (best - median) over the median, from which a score is above chance
 _WRONG = 2.0  # decades
@@ -64,29 +64,21 @@ def reading_score(mixture: Mixture, reading: int) -> Score:
 
 
 @torch.inference_mode()
-def search(tasks: TaskBatch, score: Score | None, n_trials: int, seed: int) -> IntArray:
-    """B x n_trials candidates in order of training; of equal scores, or without a score, one at random."""
-    rng, (B, C) = np.random.default_rng(seed), tasks.candidate_mask.shape
-    space, chosen = space_arrays(tasks), np.zeros((B, 0), int)
-    for trial in range(n_trials):
-        untried = tasks.candidate_mask.copy()
-        np.put_along_axis(untried, chosen, False, axis=1)
-        untried = np.where(untried.any(1, keepdims=True), untried, tasks.candidate_mask)
-        asked, allowed = draw_among(rng.random((B, C)), untried, _ASKED)
-        scores = np.zeros(asked.shape)
-        if score is not None:
-            values = np.take_along_axis(tasks.values, chosen, axis=1)
-            history = Trained.complete(chosen, values, np.ones((B, trial), bool))
-            scores = score(Arrays.of(observe_tasks(space, tasks, history, asked)))
-        best = np.where(allowed, scores + 1e-9 * rng.random(asked.shape), -np.inf).argmax(1)
-        chosen = np.concatenate([chosen, asked[np.arange(B), best][:, None]], axis=1)
-    return chosen
+def search(tasks: TaskBatch, score: Score | None, n_trials: int, seed: int) -> tuple[IntArray, FloatArray]:
+    """Searches each task; of equal scores, or without a score, one candidate at random is next.
 
-
-def regret(tasks: TaskBatch, chosen: IntArray) -> FloatArray:
-    """B x n_trials clipped regret of the best so far: 0 = best of the task, 1 = its median."""
-    utility = np.take_along_axis(tasks.utility, chosen, axis=1)
-    return np.asarray(np.clip(1 - np.maximum.accumulate(utility, axis=1), 0, 1))
+    Returns:
+        B x n_trials candidates in order of training, and their clipped regret: 0 = best of the task, 1 = its median.
+    """
+    searches = BatchedSearch(lambda _, __: tasks, len(tasks), n_trials, evaluations=1, seed=seed)
+    searches.fix_noise(seed)
+    rng, regrets = np.random.default_rng(seed), []
+    while not searches.done:
+        allowed = searches.action_masks()[:, :-1]
+        scores = np.zeros(allowed.shape) if score is None else score(Arrays.of(searches.observe()))
+        searches.step(np.where(allowed, scores + 1e-9 * rng.random(allowed.shape), -np.inf).argmax(1))
+        regrets.append(1 - np.clip(searches.incumbent, 0, 1))
+    return searches.chosen, np.stack(regrets, axis=1)
 
 
 def above_chance(tasks: TaskBatch) -> BoolArray:
@@ -99,10 +91,10 @@ def above_chance(tasks: TaskBatch) -> BoolArray:
     return np.asarray(above & hard[:, None])
 
 
-def first_above(flags: BoolArray, chosen: IntArray) -> FloatArray:
+def first_above(flags: BoolArray, chosen: IntArray) -> IntArray:
     """B trials until the first above chance; one more than were made where none is."""
-    found = np.take_along_axis(flags, chosen, axis=1)
-    return np.where(found.any(1), found.argmax(1) + 1, chosen.shape[1] + 1).astype(float)
+    above = np.take_along_axis(flags, chosen, axis=1)
+    return np.where(above.any(1), above.argmax(1) + 1, chosen.shape[1] + 1)
 
 
 def _row(name: str, regrets: FloatArray) -> list[str]:
@@ -125,16 +117,14 @@ def main() -> None:
     parser.add_argument("--bank", type=Path, required=True, help="folder of the bank")
     parser.add_argument("--weights", help="name or path; the bundled ones where not given")
     parser.add_argument("--tables", type=int, default=48, help="how many tables of those kept for the gates")
-    parser.add_argument("--all", action="store_true", help="also tables that the predictors learnt from")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    kept = [p for p in list_tables(args.bank) if args.all or int(p.stem) % MODULUS == FOR_GATES][: args.tables]
+    kept = [path for path in list_tables(args.bank) if int(path.stem) % MODULUS == FOR_GATES][: args.tables]
     tables: list[Table] = read_tables(kept)
     uses = [
         draw_from_bank(np.random.default_rng([1, i]), [t], _USES, _N_CANDIDATES).tasks for i, t in enumerate(tables)
     ]
-    names = [f.name for f in uses[0].__dataclass_fields__.values()]
-    tasks = TaskBatch(**{name: np.concatenate([getattr(use, name) for use in uses]) for name in names})
+    tasks = TaskBatch(**{f.name: np.concatenate([getattr(use, f.name) for use in uses]) for f in fields(TaskBatch)})
     mixture = load_agent(args.weights).mixture
     print(f"{len(tables)} tables, {_USES} uses of each\n")
     mixed = mixture_score(mixture)
@@ -144,13 +134,13 @@ def main() -> None:
         searches[f"predictor {i}, names hidden"] = (tasks, reading_score(mixture, 2 * i + 1))
     searches["mixture, all names hidden"] = (tasks, lambda arrays: mixed(hide_names(arrays)))
     searches["mixture, wrong sizes and lengths"] = (_wrong(tasks), mixed)
-    chosen = {name: search(seen, score, POINTS[-1], 0) for name, (seen, score) in searches.items()}
-    rows = [_row(name, regret(tasks, found)) for name, found in chosen.items()]
+    found = {name: search(seen, score, POINTS[-1], 0) for name, (seen, score) in searches.items()}
+    rows = [_row(name, regrets) for name, (_, regrets) in found.items()]
     print(bench.table(["", *(f"@{p}" for p in POINTS)], rows))
     flags = above_chance(tasks)
     hard = flags.any(1)
     print(f"\n{hard.sum()} tasks with at least {_AT_CHANCE:.0%} of the configurations at chance\n")
-    first = [[n, f"{first_above(flags, chosen[n])[hard].mean():.2f}"] for n in ("random", "mixture")]
+    first = [[n, f"{first_above(flags, found[n][0])[hard].mean():.2f}"] for n in ("random", "mixture")]
     print(bench.table(["", "trials until the first above chance"], first))
 
 

@@ -9,10 +9,11 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
-from hf_rlsearch.envs.search_env import BatchedSearch, SearchEnv, observation_space, prior_tasks
+from hf_rlsearch.envs.search_env import BatchedSearch, SearchEnv, observation_space
 from hf_rlsearch.errors import ObservationError
+from hf_rlsearch.tasks.mix import TaskMix
 
-TASKS = prior_tasks(12)
+TASKS = TaskMix().of(12)
 
 
 def small_env(evaluations: int = 1, budget: int = 5, seed: int = 0) -> SearchEnv:
@@ -143,7 +144,7 @@ def test_starting_another_candidate_prunes_the_running_trial() -> None:
 
 
 def test_when_everything_was_tried_everything_is_allowed_again() -> None:
-    search = BatchedSearch(prior_tasks(2), n_envs=2, budget=3, evaluations=1, seed=0)
+    search = BatchedSearch(TaskMix().of(2), n_envs=2, budget=3, evaluations=1, seed=0)
     for action in (0, 1):
         search.step(np.full(2, action))
     assert search.action_masks()[:, :2].tolist() == search.tasks.candidate_mask.tolist()
@@ -201,7 +202,7 @@ def test_counts_below_one_are_refused(arguments: dict[str, int]) -> None:
 
 
 def test_the_space_grows_with_what_it_holds() -> None:
-    small, large = (observation_space(BatchedSearch(prior_tasks(n), 1, n, 1, 0)) for n in (4, 8))
+    small, large = (observation_space(BatchedSearch(TaskMix().of(n), 1, n, 1, 0)) for n in (4, 8))
     for key, factor in (("candidates", 2), ("trials", 2), ("static", 1), ("context", 1)):
         assert large[key].shape == (small[key].shape[0] * factor,)  # type: ignore[index]
     assert small["action_mask"].shape == (5,)

@@ -7,13 +7,14 @@ import pytest
 from stable_baselines3 import PPO
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
-from hf_rlsearch.envs.search_env import BatchedSearch, SearchEnv, flatten, prior_tasks
+from hf_rlsearch.envs.search_env import BatchedSearch, SearchEnv, flatten
 from hf_rlsearch.envs.stop_env import BUDGETS, EVALUATIONS, STOP, StopSearch, StopVecEnv
 from hf_rlsearch.envs.vec_env import SearchVecEnv, relative
 from hf_rlsearch.errors import ObservationError
 from hf_rlsearch.observation.curve_features import FORECAST_FEATURES
+from hf_rlsearch.tasks.mix import TaskMix
 
-TASKS = prior_tasks(10)
+TASKS = TaskMix().of(10)
 
 
 def test_a_batch_of_one_plays_the_episodes_of_the_environment() -> None:

@@ -13,14 +13,15 @@ from hf_rlsearch.agent.acquisition import CANDIDATE_FEATURES
 from hf_rlsearch.agent.agent import Agent
 from hf_rlsearch.agent.checkpoint import load_weights
 from hf_rlsearch.agent.stop_rule import StopRule
-from hf_rlsearch.envs.search_env import BatchedSearch, prior_tasks
-from hf_rlsearch.meta_training.__main__ import main
+from hf_rlsearch.envs.search_env import BatchedSearch
+from hf_rlsearch.meta_training.__main__ import _ranges, main
 from hf_rlsearch.meta_training.decision_head import acquisition, area_under_regret
 from hf_rlsearch.meta_training.plan import Plan
 from hf_rlsearch.meta_training.predictor import PredictorTraining
 from hf_rlsearch.observation.curve_features import STOP_FEATURES
 from hf_rlsearch.observation.observation import OBSERVATION_FORMAT
 from hf_rlsearch.tasks.miniature.table import MiniatureSize
+from hf_rlsearch.tasks.mix import TaskMix
 from hf_rlsearch.tasks.prior import PRIOR_VERSION
 from tests.helpers.searches import SPACE, random_history
 
@@ -34,7 +35,7 @@ def test_the_acquisition_takes_the_best_that_is_allowed() -> None:
 
 def test_the_area_under_regret_of_knowing_everything_is_small() -> None:
     def search() -> BatchedSearch:
-        made = BatchedSearch(prior_tasks(12), n_envs=20, budget=5, evaluations=1, seed=0)
+        made = BatchedSearch(TaskMix().of(12), n_envs=20, budget=5, evaluations=1, seed=0)
         made.fix_noise(0)
         return made
 
@@ -101,7 +102,7 @@ class TestWholeRun:
         assert card.observation_format == OBSERVATION_FORMAT
         assert card.prior == PRIOR_VERSION
         assert card.training["predictors"]["steps"] == 3
-        assert card.training["bank"] == {"tables": 14, "seeds": PLAN.seeds()}
+        assert card.training["bank"] == {"tables": 14, "seeds": "0-6, 750-756"}
         assert {"predictors", "stop_rule", "decision_head"} <= set(card.training)
         assert {"torch", "stable-baselines3"} <= set(card.versions)
         assert card.limits
@@ -146,3 +147,14 @@ def test_the_seeds_of_the_bank_are_as_many_as_its_tables() -> None:
     for n in (1, 14, 801, 1500, 2000):
         seeds = replace(PLAN, n_tables=n).seeds()
         assert len(seeds) == len(set(seeds)) == n
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"), [([0, 1, 2], "0-2"), ([5], "5-5"), ([0, 1, 750, 751, 9000], "0-1, 750-751, 9000-9000")]
+)
+def test_seeds_are_shown_as_ranges(numbers: list[int], text: str) -> None:
+    assert _ranges(numbers) == text
+
+
+def test_the_card_of_the_bundled_weights_fits_on_a_page() -> None:
+    assert len(load_weights()[1].to_json().splitlines()) < 150

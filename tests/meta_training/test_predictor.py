@@ -77,6 +77,8 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     train_predictor(SETTINGS, TINY, MIX, tmp_path)
     with pytest.raises(ValueError, match=r"has other settings.*Choose another folder or delete it"):
         train_predictor(replace(SETTINGS, seed=6), TINY, MIX, tmp_path)
+    with pytest.raises(ValueError, match="has other settings or inputs"):
+        train_predictor(SETTINGS, TINY, TaskMix(bank_share=0.1), tmp_path)
 
 
 def test_the_log_has_a_line_per_checkpoint(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from hf_rlsearch.agent.acquisition import CANDIDATE_FEATURES, SEARCH_FEATURES
 from hf_rlsearch.agent.mixture import Mixture
-from hf_rlsearch.envs.search_env import BatchedSearch, prior_tasks
+from hf_rlsearch.envs.search_env import BatchedSearch
 from hf_rlsearch.envs.vec_env import SearchVecEnv
 from hf_rlsearch.meta_training.sb3_policy import N_TRUTH, FeatureEncoder, SearchPolicy, feature_space
+from hf_rlsearch.tasks.mix import TaskMix
 from tests.helpers.searches import random_predictor
 
 C = 6
@@ -72,7 +73,7 @@ def test_ppo_solves_the_identity_task() -> None:
 
 def test_the_policy_trains_on_searches_seen_through_the_predictor() -> None:
     env = SearchVecEnv(
-        tasks=prior_tasks(9),
+        tasks=TaskMix().of(9),
         n_envs=4,
         budget=3,
         evaluations=2,
@@ -106,7 +107,7 @@ def test_stored_actions_are_evaluated_as_they_were_drawn() -> None:
 
 @pytest.mark.parametrize("evaluations", [1, 3])
 def test_features_follow_the_search(evaluations: int) -> None:
-    search = BatchedSearch(prior_tasks(8), n_envs=3, budget=4, evaluations=evaluations, seed=0)
+    search = BatchedSearch(TaskMix().of(8), n_envs=3, budget=4, evaluations=evaluations, seed=0)
     encode = FeatureEncoder(Mixture([random_predictor()]), group=3)
     before = encode(search)
     search.step(np.zeros(3, int))
@@ -119,13 +120,13 @@ def test_features_follow_the_search(evaluations: int) -> None:
 
 
 def test_every_other_group_does_not_know_its_budget() -> None:
-    search = BatchedSearch(prior_tasks(8), n_envs=6, budget=4, evaluations=1, seed=0)
+    search = BatchedSearch(TaskMix().of(8), n_envs=6, budget=4, evaluations=1, seed=0)
     seen = FeatureEncoder(Mixture([random_predictor()]), group=2)(search)
     assert seen["search"][:, SEARCH_FEATURES.index("budget_known")].tolist() == [1, 1, 0, 0, 1, 1]
 
 
 def test_only_the_critic_sees_what_is_left_to_find() -> None:
-    search = BatchedSearch(prior_tasks(8), n_envs=3, budget=4, evaluations=1, seed=0)
+    search = BatchedSearch(TaskMix().of(8), n_envs=3, budget=4, evaluations=1, seed=0)
     encode = FeatureEncoder(Mixture([random_predictor()]))
     search.step(search.tasks.utility.argmax(1))
     truth = encode(search)["truth"]

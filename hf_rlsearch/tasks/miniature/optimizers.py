@@ -16,7 +16,7 @@ from hf_rlsearch.tasks.miniature.network import Layout
 
 
 class Optimizer(ABC):
-    """An optimizer of N trainings.
+    """An optimizer of N trainings, with states as large as the weights.
 
     Args:
         weights: N x D, changed in place.
@@ -24,8 +24,11 @@ class Optimizer(ABC):
         settings: N x 1 each: ``weight_decay``, ``adam_beta1``, ``adam_beta2``, ``adam_epsilon``, ``momentum``.
     """
 
+    N_STATES = 0
+
     def __init__(self, weights: Tensor, layout: Layout, settings: Mapping[str, Tensor]) -> None:
         self.weights, self.layout, self.settings = weights, layout, settings
+        self.states = [torch.zeros_like(weights) for _ in range(self.N_STATES)]
         decay = settings["weight_decay"]
         decayed = torch.as_tensor(layout.decays, dtype=weights.dtype, device=weights.device)
         self.decay = decay * decayed if bool((decay > 0).any()) else None
@@ -49,13 +52,11 @@ class Optimizer(ABC):
 class AdamW(Optimizer):
     """Loshchilov and Hutter 2019 (arXiv:1711.05101)."""
 
-    def __init__(self, weights: Tensor, layout: Layout, settings: Mapping[str, Tensor]) -> None:
-        super().__init__(weights, layout, settings)
-        self.mean, self.square = torch.zeros_like(weights), torch.zeros_like(weights)
+    N_STATES = 2
 
     def step(self, gradient: Tensor, rate: Tensor, count: int) -> None:  # noqa: D102
         n = len(gradient)
-        weights, mean, square = self.weights[:n], self.mean[:n], self.square[:n]
+        weights, mean, square = (x[:n] for x in (self.weights, *self.states))
         beta1, beta2, epsilon = (self.settings[name][:n] for name in ("adam_beta1", "adam_beta2", "adam_epsilon"))
         mean.lerp_(gradient, 1 - beta1)
         square.lerp_(gradient.square(), 1 - beta2)
@@ -67,13 +68,11 @@ class AdamW(Optimizer):
 class Sgd(Optimizer):
     """Stochastic gradient descent with momentum; decay is part of the gradient, as in torch."""
 
-    def __init__(self, weights: Tensor, layout: Layout, settings: Mapping[str, Tensor]) -> None:
-        super().__init__(weights, layout, settings)
-        self.velocity = torch.zeros_like(weights)
+    N_STATES = 1
 
     def step(self, gradient: Tensor, rate: Tensor, count: int) -> None:  # noqa: D102
         n = len(gradient)
-        weights, velocity = self.weights[:n], self.velocity[:n]
+        weights, velocity = (x[:n] for x in (self.weights, *self.states))
         if self.decay is not None:
             gradient = gradient + self.decay[:n] * weights
         velocity.mul_(self.settings["momentum"][:n]).add_(gradient)
@@ -83,13 +82,11 @@ class Sgd(Optimizer):
 class Lion(Optimizer):
     """Chen et al. 2023 (arXiv:2302.06675)."""
 
-    def __init__(self, weights: Tensor, layout: Layout, settings: Mapping[str, Tensor]) -> None:
-        super().__init__(weights, layout, settings)
-        self.mean = torch.zeros_like(weights)
+    N_STATES = 1
 
     def step(self, gradient: Tensor, rate: Tensor, count: int) -> None:  # noqa: D102
         n = len(gradient)
-        weights, mean = self.weights[:n], self.mean[:n]
+        weights, mean = (x[:n] for x in (self.weights, *self.states))
         beta1, beta2 = self.settings["adam_beta1"][:n], self.settings["adam_beta2"][:n]
         self._shrink(weights, rate)
         weights.sub_(torch.lerp(mean, gradient, 1 - beta1).sign_().mul_(rate))

@@ -205,7 +205,11 @@ def _measure_facts(
         except RankLost:
             raise
         except Exception as error:
-            logger.debug("The untrained model cannot be evaluated: %s: %s", type(error).__name__, error)
+            logger.warning(
+                "The untrained model cannot be evaluated, so the agent is told less about the task: %s: %s",
+                type(error).__name__,
+                error,
+            )
         finally:
             provider.release()
     return facts

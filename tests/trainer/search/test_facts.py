@@ -96,7 +96,10 @@ def test_a_search_killed_during_the_measurement_measures_again(
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, ValueError("needs two classes")])
 def test_without_a_number_nothing_is_told(
-    make_trainer: MakeTrainer, told: list[dict[str, float]], value: float | Exception
+    make_trainer: MakeTrainer,
+    told: list[dict[str, float]],
+    value: float | Exception,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def metrics(prediction: Any) -> dict[str, float]:
         if trainer.is_in_train or len(prediction.label_ids) < N_ROWS:
@@ -108,6 +111,7 @@ def test_without_a_number_nothing_is_told(
     trainer = on_many_rows(make_trainer(metrics=metrics))
     run(trainer, "rl", n_trials=1)
     assert "untrained" not in told[0]
+    assert ("untrained model cannot be evaluated" in caplog.text) == isinstance(value, Exception)
     assert told[0]["n_evaluated"] == pytest.approx(2.0)
 
 
