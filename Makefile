@@ -39,13 +39,13 @@ check-all: lint ## As check, with the slow tests
 check-oldest: $(OLDEST)/.test ## The tests on the oldest versions that pyproject.toml allows
 	$(OLDEST)/bin/python -m pytest -q
 
-meta-train: $(VENV)/.test ## Make the shipped weights anew: bank, predictors, stop rule, head, gates (2 hours; docs/meta_training.md)
+meta-train: $(VENV)/.test ## Make the shipped weights anew: bank, predictors, stop rule, head, gates (2 hours; docs/background/meta_training.md)
 	$(RUN) -m hf_rlsearch.meta_training
 
 chaos: $(VENV)/.test ## Kill a search 25 times in one process and in two, and break it in every other way
 	$(RUN) -m pytest -q -m "slow or not slow" tests/chaos tests/distributed
 
-benchmark: $(VENV)/.test ## Rebuild the table of the README from recorded trainings in TABLES (docs/benchmark.md)
+benchmark: $(VENV)/.test ## Rebuild the table of the README from recorded trainings in TABLES (docs/background/benchmark.md)
 	@test -n "$(TABLES)" || { echo "Say where the recorded trainings are: make benchmark TABLES=folder"; exit 2; }
 	$(RUN) scripts/benchmarks/samplers.py --tables $(TABLES) --out runs/samplers.json --report runs/samplers.md \
 		--figure docs/images/regret.svg

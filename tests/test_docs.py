@@ -76,7 +76,7 @@ def test_every_page_of_the_docs_can_be_reached() -> None:
 
 def test_the_check_can_fail() -> None:
     page = ROOT / "README.md"
-    assert missing_links(page, "[a](docs/none.md), [b](docs/storage.md), [c](#no-such)") == ["docs/none.md", "#no-such"]
+    assert missing_links(page, "[a](docs/none.md), [b](CHANGELOG.md), [c](#no-such)") == ["docs/none.md", "#no-such"]
     assert missing_paths("`hf_rlsearch/none.py` `hf_rlsearch/errors.py` python -m hf_rlsearch.none") == [
         "hf_rlsearch/none.py",
         "hf_rlsearch.none",

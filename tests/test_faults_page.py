@@ -1,4 +1,4 @@
-"""Every row of docs/faults.md names tests, and they exist."""
+"""Every row of docs/background/faults.md names tests, and they exist."""
 
 import ast
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).resolve().parent
-PAGE = TESTS.parent / "docs" / "faults.md"
+PAGE = TESTS.parent / "docs" / "background" / "faults.md"
 
 
 def rows(text: str) -> list[list[str]]:

@@ -1,7 +1,7 @@
 """Implements the layers of the predictor: attention with a bias, and Gaussian processes whose kernels the network sets.
 
 Attention averages the outcomes of near trials; from about ten trials on, solving for their weights predicts better
-(docs/log/2026-11-22-gaussian-processes.md).
+(docs/background/log/2026-11-22-gaussian-processes.md).
 
 Letters: B searches, T trials, N rows, H hyperparameters, W width, R readings; D numbers are regressed per head.
 Distances are of B searches; all else may be of R * B, the readings of the searches one after the other.

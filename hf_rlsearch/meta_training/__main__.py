@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None, plan: Plan | None = None) -> None:
         gates={"decision_head": decision_head.verdict, "stop_rule": stop_rule.verdict},
         versions={name: version(name) for name in ("torch", "stable-baselines3", "gymnasium", "numpy")},
         limits="Trained on spaces of 1-12 hyperparameters and searches of up to 40 trials, or 160 evaluations where "
-        "trials are stopped; beyond, see docs/meta_training.md.",
+        "trials are stopped; beyond, see docs/background/meta_training.md.",
     )
     save_weights(args.out, tensors, card)
 

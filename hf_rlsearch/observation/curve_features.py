@@ -43,7 +43,7 @@ N_ALTERNATIVES = 128
 """Number of candidates to train instead: enough for one nearly as good as the best of all."""
 DECISIONS_PER_TRAINING = 12
 """A trial is judged at most this often, and not before a twelfth of its training. Every decision is a chance to stop a
-good trial by mistake, the greater the earlier: see docs/log/2026-11-23-searches-with-stopping.md."""
+good trial by mistake, the greater the earlier: see docs/background/log/2026-11-23-searches-with-stopping.md."""
 # Tolerance at the edges of these fractions, as a share of one: fidelities are rounded to ten-thousandths.
 _ROUNDING = 1e-3
 # Exponent of the power law used for extrapolation: between the 0.4 and 0.9 that cover most of the prior's curves.

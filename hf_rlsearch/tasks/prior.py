@@ -4,7 +4,7 @@ A task is a search space (roles, levels in real units) and a value for every can
 is known about such trainings: a valley of learning rates whose place depends on model size, batch size, optimizer and
 adapters, a cliff of divergence beyond it, saturation and over-fitting in epochs and capacity, dominant backbones, weak
 regularisers. A share of tasks are generic functions, and a share carries roles that mislead, so that the policy doubts
-a hint which the data contradict. `docs/prior.md` says what is drawn and from which source the numbers come.
+a hint which the data contradict. `docs/background/prior.md` says what is drawn and from which source the numbers come.
 
 Letters: B tasks, C candidates, H hyperparameters, L levels.
 """

@@ -8,7 +8,7 @@ The second line compares selection only, stopping only, both, and both with trai
 
 Only tasks with curves are used. The budget is counted in full trainings: checkpoints over those of an average training.
 The best checkpoint seen counts, of pruned trials as well. Syne Tune's schedulers are compared where it is installed.
-See docs/benchmark.md.
+See docs/background/benchmark.md.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
     python scripts/benchmarks/samplers.py --tables TABLES --out runs.json --report table.md --figure regret.svg
 
-See docs/benchmark.md for what is measured. An interrupted benchmark continues; finished searches are not repeated.
+See docs/background/benchmark.md for what is measured. An interrupted benchmark continues; finished searches are not
+repeated.
 """
 
 from __future__ import annotations

@@ -215,7 +215,7 @@ def test_a_search_on_a_cluster(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_example_of_the_docs(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "distributed.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "how_to" / "several_processes.md").read_text(encoding="utf-8")
     example = re.findall(r"```python\n(.*?)```", text[text.index("## Ray Tune") :], flags=re.DOTALL)[0]
     printed = run(example, tmp_path)
     assert "learning_rate" in printed.splitlines()[-1]

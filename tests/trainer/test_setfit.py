@@ -1,4 +1,4 @@
-"""SetFit's own search with our sampler, as docs/configuration.md shows it; and the error where it is given to ours."""
+"""SetFit's own search with our sampler, as docs/reference/hyperparameters.md shows it; and its error in our search."""
 
 import warnings
 from collections.abc import Iterator

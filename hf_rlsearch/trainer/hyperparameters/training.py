@@ -25,7 +25,7 @@ _N_STEPS = 3
 
 
 def training_group(trainer: "Trainer", model: Any) -> ParameterGroup:
-    """Returns the fields of ``train.*``; ``docs/configuration.md`` says what they mean."""
+    """Returns the fields of ``train.*``; ``docs/reference/hyperparameters.md`` says what they mean."""
     highest = layers.n_layers(model)
     schedule: Any = getattr(trainer.args, "lr_scheduler_type", "linear")
     # field -> value in the baseline, and a function that casts a value and raises ValueError outside of its range
