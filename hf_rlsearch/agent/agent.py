@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.agent import acquisition
-from hf_rlsearch.agent.checkpoint import Card, load_weights
+from hf_rlsearch.agent.checkpoint import Card, check_shapes, load_weights, parts
 from hf_rlsearch.agent.decision import Alternative, Decision
 from hf_rlsearch.agent.decision_head import DecisionHead
 from hf_rlsearch.agent.mixture import EncodedReadings, Mixture
-from hf_rlsearch.agent.network import Arrays, NetworkConfig, Predictor
+from hf_rlsearch.agent.network import Arrays, Predictor
 from hf_rlsearch.agent.shapley import AttendedMean, PredictedMean, shapley_values
 from hf_rlsearch.errors import WeightsError
 from hf_rlsearch.observation.history import History
@@ -32,6 +32,8 @@ MAX_HYPERPARAMETERS = 24
 """In wider spaces, far outside of the prior, candidates are spread evenly instead."""
 # Where no policy decides, the probability of a candidate is proportional to its expected improvement to this power.
 _SHARPNESS = 3.0
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Agent:
@@ -50,16 +52,12 @@ class Agent:
     def __init__(self, tensors: Mapping[str, Tensor], card: Card) -> None:
         self.card = card
         self._no_history: tuple[object, EncodedReadings] | None = None
-        try:
-            self.mixture = Mixture(_predictors(tensors, NetworkConfig(**card.network)))
-            self.head = DecisionHead().eval() if _part(tensors, "head") else None
-            if self.head is not None:
-                self.head.load_state_dict(_part(tensors, "head"))
-        except (RuntimeError, TypeError) as error:
-            raise WeightsError(
-                f"weights {card.name!r} do not fit the network that their card describes: {error}\n"
-                "Use the bundled weights, or the version of hf_rlsearch that wrote the file."
-            ) from error
+        config = check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, card)
+        names = [part for part in parts(tensors) if part.startswith("predictor.")]
+        if not names:
+            raise WeightsError(f"weights {card.name!r} hold no predictor. Use the bundled weights, or train one.")
+        self.mixture = Mixture([_load(Predictor(config), tensors, part) for part in names])
+        self.head = _load(DecisionHead(), tensors, "head").eval() if "head" in parts(tensors) else None
 
     def decide(
         self,
@@ -221,19 +219,11 @@ def one_torch_thread() -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def _predictors(tensors: Mapping[str, Tensor], config: NetworkConfig) -> list[Predictor]:
-    """The predictors "predictor.0.*", "predictor.1.*" ...; at least the first is expected."""
-    numbers = sorted({int(name.split(".")[1]) for name in tensors if re.match(r"predictor\.\d+\.", name)})
-    predictors = []
-    for i in numbers or [0]:
-        predictors.append(Predictor(config))
-        predictors[-1].load_state_dict(_part(tensors, f"predictor.{i}"))
-    return predictors
-
-
-def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The tensors of a network such as "head" by their names in it; empty if the weights lack the network."""
-    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+def _load(network: Network, tensors: Mapping[str, Tensor], part: str) -> Network:
+    """Gives a network the tensors of a part of some weights."""
+    own = {key.removeprefix(f"{part}."): value for key, value in tensors.items() if key.startswith(f"{part}.")}
+    network.load_state_dict(own)
+    return network
 
 
 def _ranked(scores: Tensor, mask: BoolArray, rng: np.random.Generator) -> tuple[IntArray, FloatArray]:

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import json
+import re
+import reprlib
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hf_rlsearch.agent.decision_head import DecisionHead
+from hf_rlsearch.agent.network import NetworkConfig, Predictor
+from hf_rlsearch.agent.stop_rule import stop_rule_shapes
 from hf_rlsearch.errors import WeightsError
 from hf_rlsearch.observation.observation import OBSERVATION_FORMAT
 
 BUNDLED = ("rl-v2",)
 """Names of the weights that ship with the package, the default first."""
+
+# Far above the card of the bundled weights: 2,000 characters, 4 levels.
+_LONGEST_CARD, _DEEPEST_CARD = 1_000_000, 20
+_PART = re.compile(r"(predictor\.(?:0|[1-9][0-9]{0,2})|head|stop)\.")
 
 
 @dataclass(frozen=True)
@@ -50,14 +62,26 @@ class Card:
             WeightsError: The text is no card, or has keys that this version does not know.
         """
         try:
+            if len(text) > _LONGEST_CARD:
+                raise ValueError(f"it has {len(text):,} characters, at most {_LONGEST_CARD:,} are read")
             data = json.loads(text)
+            if _depth(data) > _DEEPEST_CARD:
+                raise ValueError(f"it is nested deeper than {_DEEPEST_CARD} levels")
             unknown = set(data) - {f.name for f in fields(cls)}
             if unknown:
                 raise WeightsError(
-                    f"{source} has a card with unknown keys {sorted(unknown)}; install a newer hf_rlsearch."
+                    f"{source} has a card with unknown keys {reprlib.repr(sorted(unknown))}; install a newer "
+                    "hf_rlsearch."
                 )
-            return cls(**data)
-        except (TypeError, json.JSONDecodeError) as error:
+            card = cls(**data)
+            for name, hint in get_type_hints(cls).items():
+                value, kind = getattr(card, name), get_origin(hint) or hint
+                if not isinstance(value, kind) or isinstance(value, bool):
+                    raise TypeError(f"{name} is {reprlib.repr(value)}, expected a value of type {kind.__name__}")
+            return card
+        except WeightsError:
+            raise
+        except (TypeError, ValueError, RecursionError) as error:  # ValueError also for numbers of thousands of digits
             raise WeightsError(
                 f"{source} has no readable card ({error}). Expected weights saved by hf_rlsearch."
             ) from error
@@ -86,28 +110,84 @@ def load_weights(weights: str | Path | None = None) -> tuple[dict[str, Tensor], 
     """Reads weights and card by a bundled name or a path; None stands for the default.
 
     Raises:
-        WeightsError: Missing, corrupted, foreign, or of another observation format.
+        WeightsError: Missing, corrupted, foreign, of another observation format, or not of the shapes that the card
+            describes; the latter before any tensor is read.
     """
     path = resolve(weights)
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+            card = _read_card(file.metadata() or {}, path.name)
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+            check_shapes({key: tuple(part.get_shape()) for key, part in slices.items()}, card)
+            if other := sorted(key for key, part in slices.items() if part.get_dtype() != "F32"):
+                raise _misfit(card, f"{reprlib.repr(other[0])} is no tensor of float32")
+            return {key: file.get_tensor(key) for key in slices}, card
     except (SafetensorError, OSError) as error:
         raise WeightsError(
             f"{path.name!r} is not a readable safetensors file ({error}). Download or train it again."
         ) from error
+
+
+def parts(names: Iterable[str]) -> list[str]:
+    """The parts that some weights hold by the names of their tensors, of "predictor.0" ... and "head" and "stop"."""
+    found = {match[1] for match in map(_PART.match, names) if match}
+    return sorted(found, key=lambda part: (len(part), part))
+
+
+def check_shapes(shapes: Mapping[str, tuple[int, ...]], card: Card) -> NetworkConfig:
+    """Compares the shapes of all parts with the networks that the card describes, none of which is built.
+
+    Raises:
+        WeightsError: A size in the card cannot be, or a tensor is missing, unknown or of another shape.
+    """
+    try:
+        config = NetworkConfig(**card.network)
+    except (TypeError, ValueError) as error:
+        raise _misfit(card, str(error)) from error
+    for part in parts(shapes):
+        prefix = f"{part}."
+        expected = stop_rule_shapes(shapes) if part == "stop" else _network_shapes(None if part == "head" else config)
+        wanted = {(name if part == "stop" else prefix + name): shape for name, shape in expected.items()}
+        found = {name: shape for name, shape in shapes.items() if name.startswith(prefix)}
+        for name in sorted(wanted.keys() | found.keys()):
+            if wanted.get(name) != found.get(name):
+                got, known = found.get(name, "missing"), wanted.get(name, "no such tensor")
+                raise _misfit(card, f"{reprlib.repr(name)} is {got}, expected {known}")
+    return config
+
+
+@lru_cache(maxsize=8)
+def _network_shapes(config: NetworkConfig | None) -> dict[str, tuple[int, ...]]:
+    """The shapes of a predictor's tensors by name, or of a decision head's; no memory is used for them."""
+    with torch.device("meta"):
+        network = DecisionHead() if config is None else Predictor(config)
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+def _read_card(metadata: Mapping[str, str], name: str) -> Card:
     if "card" not in metadata:
         raise WeightsError(
-            f"{path.name!r} holds no weights of hf_rlsearch: its header has no card, only {sorted(metadata)}."
+            f"{name!r} holds no weights of hf_rlsearch: its header has no card, only {reprlib.repr(sorted(metadata))}."
         )
-    card = Card.from_json(metadata["card"], repr(path.name))
+    card = Card.from_json(metadata["card"], repr(name))
     if card.observation_format != OBSERVATION_FORMAT:
         raise WeightsError(
-            f"{path.name!r} has observation format {card.observation_format}, this version of hf_rlsearch reads "
+            f"{name!r} has observation format {card.observation_format}, this version of hf_rlsearch reads "
             f"{OBSERVATION_FORMAT}. Use the bundled weights={BUNDLED[0]!r}, or the version that wrote the file."
         )
-    return tensors, card
+    return card
+
+
+def _misfit(card: Card, reason: str) -> WeightsError:
+    return WeightsError(
+        f"weights {reprlib.repr(card.name)} do not fit the network that their card describes: {reason}. Use the "
+        "bundled weights, or the version of hf_rlsearch that wrote the file."
+    )
+
+
+def _depth(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, inner), default=0)
 
 
 def save_weights(path: Path, tensors: dict[str, Tensor], card: Card) -> None:

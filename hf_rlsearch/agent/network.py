@@ -13,12 +13,14 @@ hyperparameter search, Maraval et al. 2023 (NAP, NeurIPS); outcome bins, Müller
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hf_rlsearch._validation import is_integer
 from hf_rlsearch.agent.layers import Block, GaussianProcesses, Memory, Posterior, mlp, weigh
 from hf_rlsearch.observation.observation import (
     LEVEL_REAL,
@@ -42,13 +44,15 @@ N_BINS = len(BIN_EDGES) + 1
 _OUTER = (-1.9, 1.8)  # representative values of the two open bins
 N_MARGINALS = 10
 _PADDING_IS_FAR = 1e4  # finite, since attention over padding alone would become NaN
+# Largest sizes that a card may name, far above the shipped ones: a card cannot make a process use all of its memory.
+_MOST_BLOCKS, _WIDEST = 64, 4096
 
 
 def bin_values() -> Tensor:
     """N_BINS improvements, one standing for each bin."""
-    edges = torch.tensor(BIN_EDGES)
-    inner = (edges[1:] + edges[:-1]) / 2
-    return torch.cat([torch.tensor(_OUTER[:1]), inner, torch.tensor(_OUTER[1:])])
+    # On the CPU also where the shapes of a network are made without memory: adding there would import torch's compiler.
+    edges, outer = torch.tensor(BIN_EDGES, device="cpu"), torch.tensor(_OUTER, device="cpu")
+    return torch.cat([outer[:1], (edges[1:] + edges[:-1]) / 2, outer[1:]])
 
 
 def compress(utility: Tensor) -> Tensor:
@@ -62,15 +66,26 @@ class NetworkConfig:
 
     Attributes:
         width: W.
-        heads: Attention heads.
+        heads: Attention heads, a divisor of the width.
         history_blocks: Self-attention blocks over trials.
         candidate_blocks: Cross-attention blocks from candidates to trials.
+
+    Raises:
+        ValueError: A size is no whole number, or out of range.
     """
 
     width: int = 64
     heads: int = 4
     history_blocks: int = 2
     candidate_blocks: int = 2
+
+    def __post_init__(self) -> None:
+        for name, size in vars(self).items():
+            largest = _MOST_BLOCKS if name.endswith("blocks") else _WIDEST
+            if not (is_integer(size) and 1 <= size <= largest):
+                raise ValueError(f"{name} is {reprlib.repr(size)}, expected a whole number from 1 to {largest}")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} cannot be divided among {self.heads} heads")
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,11 @@ from safetensors.torch import save_file
 import hf_rlsearch
 from hf_rlsearch.agent.agent import load_agent
 from hf_rlsearch.agent.checkpoint import BUNDLED, Card, load_weights, resolve, save_weights
+from hf_rlsearch.agent.decision_head import DecisionHead
 from hf_rlsearch.errors import WeightsError
+from hf_rlsearch.observation.curve_features import CURVE_FEATURES
 from hf_rlsearch.observation.observation import OBSERVATION_FORMAT
+from tests.helpers.searches import random_predictor
 
 CARD = Card(name="mine", observation_format=OBSERVATION_FORMAT, network={"width": 8}, prior="1")
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.zeros(1)}
@@ -102,6 +105,80 @@ def test_a_card_with_unknown_keys_is_refused(path: Path) -> None:
 def test_an_unreadable_card_is_refused(path: Path, card: str) -> None:
     write(path, card)
     with pytest.raises(WeightsError, match="card"):
+        load_weights(path)
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+GIVEN = CARD.to_json()
+
+
+@pytest.mark.timeout(30)  # 100,000 blocks took 8 minutes and 11.6 GB
+@pytest.mark.parametrize(
+    ("card", "text"),
+    [
+        (GIVEN.replace('"prior": "1"', f'"prior": {DEEP}'), "no readable card .*recursion"),
+        (GIVEN.replace('"gates": {}', f'"gates": {{"a": {DEEP[99_900:100_100]}}}'), "nested deeper than 20 levels"),
+        (GIVEN.replace('"width": 8', f'"width": {"1" * 5000}'), "no readable card .*4300 digits"),
+        (GIVEN.replace('"limits": ""', f'"limits": "{"x" * 2_000_000}"'), "at most 1,000,000 are read"),
+        (GIVEN.replace('"width": 8', f'"width": {"1" * 4000}'), r"width is 1+\.\.\.1+, expected .* from 1 to 4096"),
+        (GIVEN.replace('"width": 8', '"history_blocks": 100000'), "history_blocks is 100000, expected .* from 1 to 64"),
+        (GIVEN.replace('"width": 8', '"candidate_blocks": 0'), "candidate_blocks is 0, expected a whole number"),
+        (GIVEN.replace('"width": 8', '"heads": 3'), "width 64 cannot be divided among 3 heads"),
+        (GIVEN.replace('"width": 8', '"heads": "many"'), "heads is 'many', expected a whole number"),
+        (GIVEN.replace('"width": 8', '"heads": true'), "heads is True, expected a whole number"),
+        (GIVEN.replace('"prior": "1"', '"prior": 1'), "prior is 1, expected a value of type str"),
+        (GIVEN.replace('"name": "mine"', '"name": ["mine"]'), r"name is \['mine'\], expected a value of type str"),
+    ],
+    ids=lambda value: str(value)[:40] if "\n" not in value else "",
+)
+def test_a_card_of_odd_values_is_refused_at_once(path: Path, card: str, text: str) -> None:
+    write(path, card)
+    with pytest.raises(WeightsError, match=text) as raised:
+        load_weights(path)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 500
+
+
+NETWORK = {"width": 16, "heads": 2, "history_blocks": 1, "candidate_blocks": 1}
+
+
+def all_parts() -> dict[str, torch.Tensor]:
+    """Weights of all parts, of the sizes in NETWORK."""
+    rule = {"stop.0.weight": (8, len(CURVE_FEATURES) + 1), "stop.1.weight": (4, 8), "stop.2.weight": (2, 4)}
+    rule |= {"stop.0.bias": (8,), "stop.1.bias": (4,), "stop.2.bias": (2,)}
+    return {
+        **{
+            f"predictor.{i}.{name}": value.clone()
+            for i in (0, 1)
+            for name, value in random_predictor().state_dict().items()
+        },
+        **{f"head.{name}": value for name, value in DecisionHead().state_dict().items()},
+        **{name: torch.zeros(shape) for name, shape in rule.items()},
+    }
+
+
+def test_weights_of_all_parts_are_loaded(path: Path) -> None:
+    save_weights(path, all_parts(), replace(CARD, network=NETWORK))
+    assert load_weights(path)[0].keys() == all_parts().keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("predictor.1.head.0.bias", torch.zeros(17), r"'predictor.1.head.0.bias' is \(17,\), expected \(16,\)"),
+        ("predictor.1.head.0.bias", None, r"'predictor.1.head.0.bias' is missing, expected \(16,\)"),
+        ("predictor.0.other", torch.zeros(1), r"'predictor.0.other' is \(1,\), expected no such tensor"),
+        ("head.gate.4.bias", torch.zeros(2), r"'head.gate.4.bias' is \(2,\), expected \(1,\)"),
+        ("stop.1.weight", torch.zeros(4, 9), r"'stop.1.weight' is \(4, 9\), expected \(4, 8\)"),
+        ("stop.2.bias", torch.zeros(2, 1), r"'stop.2.bias' is \(2, 1\), expected \(2,\)"),
+        ("stop.1.bias", torch.tensor(0.0), r"'stop.1.bias' is \(\), expected \(0,\)"),
+        ("stop.2.bias", torch.zeros(2, dtype=torch.int64), "'stop.2.bias' is no tensor of float32"),
+    ],
+)
+def test_tensors_of_other_shapes_are_refused(path: Path, name: str, value: torch.Tensor | None, text: str) -> None:
+    tensors = {key: tensor for key, tensor in {**all_parts(), name: value}.items() if tensor is not None}
+    save_weights(path, tensors, replace(CARD, network=NETWORK))
+    with pytest.raises(WeightsError, match=f"weights 'mine' do not fit .*{text}"):
         load_weights(path)
 
 
