@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import platform
+import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +19,8 @@ from hf_rlsearch.cli.load import load_function
 from hf_rlsearch.errors import ArgumentsError, HfRlSearchError
 
 _DISTRIBUTION = "hf-rlsearch"
+# The modules of transformers that the backend extends.
+_EXTENDED = ("trainer_utils", "hyperparameter_search", "trainer")
 
 
 def show_space(
@@ -119,11 +124,18 @@ def _checks() -> Iterator[tuple[str, bool]]:
 
 
 def _check_backend() -> str:
-    from transformers.trainer_utils import HPSearchBackend
-
+    """Looks at what the backend needs without importing transformers' Trainer, which takes many seconds."""
     import hf_rlsearch
 
-    return f"{HPSearchBackend('rl').value!r} is registered by hf_rlsearch {hf_rlsearch.__version__}"
+    hf_rlsearch.register()  # also where something has removed the import hook
+    found = importlib.util.find_spec("transformers")
+    folders = list(found.submodule_search_locations or ()) if found else []
+    missing = [
+        f"{name}.py" for name in _EXTENDED if not any(Path(folder, f"{name}.py").is_file() for folder in folders)
+    ]
+    if missing:
+        raise ImportError(f"transformers has no {', '.join(missing)}; install transformers again")
+    return f"'rl' is added to transformers by hf_rlsearch {hf_rlsearch.__version__}"
 
 
 def _check_agent() -> str:
@@ -142,14 +154,9 @@ def _check_checkpoints() -> str:
 
 
 def _check_storage() -> str:
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with tempfile.TemporaryDirectory() as folder:
-        storage = optuna.storages.RDBStorage(f"sqlite:///{folder}/search.db")
-        storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], "doctor")
-        storage.remove_session()
-        storage.engine.dispose()
+    with tempfile.TemporaryDirectory() as folder, closing(sqlite3.connect(Path(folder, "search.db"))) as database:
+        database.execute("CREATE TABLE trials (number INTEGER)")
+        database.commit()
     return "SQLite can be written"
 
 

@@ -191,12 +191,41 @@ def _raise() -> str:
     raise OSError("it\nbroke")
 
 
-@pytest.mark.slow
-def test_doctor_is_well_here() -> None:
-    """In a process of its own, since it loads everything."""
-    run = subprocess.run([sys.executable, "-m", "hf_rlsearch", "doctor"], capture_output=True, text=True, timeout=110)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "All is well." in run.stdout
+SLOW_IMPORTS = ("transformers", "sqlalchemy", "peft", "datasets", "stable_baselines3", "altair")
+
+
+def loaded_by(command: str) -> tuple[int, str, set[str], float]:
+    """Exit code and output of a command in a process of its own, what it has imported, and its processor seconds."""
+    code = (
+        "import sys, time\nfrom hf_rlsearch.cli import main\n"
+        f"code = main([{command!r}])\nprint('loaded', *sys.modules)\nprint(code, time.process_time())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=110)
+    assert run.returncode == 0, run.stderr
+    *output, modules, last = run.stdout.splitlines()
+    return int(last.split()[0] or 0), "\n".join(output), set(modules.split()[1:]), float(last.split()[1])
+
+
+def test_help_loads_no_library_and_takes_less_than_two_seconds() -> None:
+    _, output, modules, seconds = min((loaded_by("--help") for _ in range(2)), key=lambda found: found[3])
+    assert "Usage: hf-rlsearch" in output
+    assert modules.isdisjoint({*SLOW_IMPORTS, "torch", "optuna", "pandas", "numpy"})
+    assert seconds < 2
+
+
+def test_doctor_is_well_here_and_loads_torch_alone_of_the_large_libraries() -> None:
+    code, output, modules, _ = loaded_by("doctor")
+    assert code == 0
+    assert "All is well." in output
+    assert "ok   backend: 'rl' is added to transformers" in output
+    assert "torch" in modules
+    assert [name for name in SLOW_IMPORTS if name in modules] == []
+
+
+def test_doctor_says_that_transformers_is_not_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspect, "_EXTENDED", ("trainer", "no_such_module"))
+    with pytest.raises(ImportError, match=r"transformers has no no_such_module\.py; install transformers again"):
+        inspect._check_backend()
 
 
 def test_a_shell_completes_commands_and_options() -> None:
