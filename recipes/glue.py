@@ -1,7 +1,7 @@
 """Fine-tune an encoder on a task of GLUE, with the metric of that task.
 
 python recipes/glue.py --task mrpc --model answerdotai/ModernBERT-base      # from the Hub
-python recipes/glue.py --task sst2 --data ../shared/data/sst2 --model <folder>
+python recipes/glue.py --task sst2 --data my_folder --model my_checkpoint        # your own rows and weights
 python recipes/glue.py --offline                                            # embedded checkpoint and sentences
 """
 

@@ -1,7 +1,7 @@
 """Train a translator from scratch, or fine-tune one, and score what it generates with BLEU and chrF.
 
-python recipes/translation.py --data ../shared/data/multi30k_en_de --source en --target de    # real captions
-python recipes/translation.py --model Helsinki-NLP/opus-mt-en-de --data <folder>              # from the Hub
+python recipes/translation.py --data my_folder --source en --target de                        # your own pairs
+python recipes/translation.py --model Helsinki-NLP/opus-mt-en-de --data my_folder             # from the Hub
 python recipes/translation.py --offline        # number words, English to German, from scratch in seconds
 """
 

@@ -36,7 +36,7 @@ def test_output_without_a_result_is_an_error(script: ModuleType) -> None:
 
 
 def test_every_recipe_has_a_row_that_can_be_run(script: ModuleType) -> None:
-    lines = (ROOT / "recipes" / "README.md").read_text().splitlines()
+    lines = (ROOT / "docs" / "background" / "recipes.md").read_text().splitlines()
     rows = [match for line in lines if (match := script._ROW.match(line))]
     assert sorted(row["recipe"] for row in rows) == sorted(
         {path.stem for path in (ROOT / "recipes").glob("*.py")} - {"common"}
