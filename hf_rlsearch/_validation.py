@@ -6,6 +6,11 @@ from numbers import Integral, Real
 from typing import Any, TypeGuard
 
 
+def words(text: str) -> frozenset[str]:
+    """Returns the words of a text as a set; a set literal of forty names would take forty lines."""
+    return frozenset(text.split())
+
+
 def is_number(value: Any) -> TypeGuard[float]:
     """Returns whether a value is a real number of Python or numpy: NaN and infinity count, True and False do not."""
     return isinstance(value, Real) and not isinstance(value, bool)

@@ -11,9 +11,9 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from hf_rlsearch._typing import Params
+from hf_rlsearch._validation import words
 from hf_rlsearch.errors import SearchSpaceError
 from hf_rlsearch.trainer.hyperparameters.scope import ParameterGroup, with_fields
-from hf_rlsearch.trainer.session.arguments import words
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

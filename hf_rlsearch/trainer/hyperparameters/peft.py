@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from hf_rlsearch._typing import Params
+from hf_rlsearch._validation import words
 from hf_rlsearch.errors import SearchSpaceError
 from hf_rlsearch.trainer.hyperparameters.scope import ParameterGroup, with_fields
-from hf_rlsearch.trainer.session.arguments import cast_to, type_hints, words
+from hf_rlsearch.trainer.session.arguments import cast_to, type_hints
 
 # Fields that say what the adapter is for and where it comes from.
 _NOT_SEARCHABLE = words("task_type peft_type auto_mapping peft_version base_model_name_or_path revision inference_mode")

@@ -16,16 +16,11 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch._validation import closest, is_number
+from hf_rlsearch._validation import closest, is_number, words
 from hf_rlsearch.errors import SearchSpaceError
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
-
-
-def words(text: str) -> frozenset[str]:
-    """The words of a text as a set; a set literal of forty names would take forty lines."""
-    return frozenset(text.split())
 
 
 # Fields that the search itself sets, or that the Trainer's constructor has already acted on. Which checkpoint a trial

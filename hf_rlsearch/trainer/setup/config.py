@@ -54,10 +54,10 @@ class SearchConfig:
             not trained first.
         metric: The metric to optimize, as evaluation names it, ``eval_`` may be left out; a list for several
             directions.
-        direction: "minimize", "maximize" or a list of these. Left out, the metric's name decides; with
-            ``compute_objective`` the direction must be given.
-        compute_objective: Makes one number of the metrics, or one for each direction; needs a ``direction``. Before the
-            first training the function is called a few times with made-up metrics, to refuse a constant objective.
+        direction: "minimize", "maximize" or a list of these. It may be left out where the name of the metric tells the
+            direction, or where ``compute_objective`` rises or falls with metrics of known directions.
+        compute_objective: Makes one number of the metrics, or one for each direction. Before the first training the
+            function is called a few times with made-up metrics, to refuse a constant objective.
         target: Objective value at which the search ends.
         n_trials: Total number of trials, those of an interrupted run and the baseline included; None for as many as
             ``timeout`` or ``budget`` allow, 1000 at most. Of ``n_trials``, ``budget`` and ``timeout`` the first that is

@@ -5,14 +5,19 @@ an accuracy search and adds accuracy to F1. Here the objective is one metric by 
 name, and an ambiguous choice is an error before the first training.
 """
 
+import inspect
+import itertools
+import random
 import re
+import types
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from hf_rlsearch._validation import did_you_mean, is_number
 from hf_rlsearch.errors import ObjectiveError
-from hf_rlsearch.trainer.session.arguments import words
+from hf_rlsearch.metrics.directions import MAXIMIZE, MINIMIZE, is_ambiguous, known_direction
 from hf_rlsearch.trainer.setup.hp_space import AccessRecorder
 
 if TYPE_CHECKING:
@@ -21,27 +26,14 @@ if TYPE_CHECKING:
 Metrics = Mapping[str, Any]
 ComputeObjective = Callable[[dict[str, Any]], Any]
 
-MINIMIZE, MAXIMIZE = "minimize", "maximize"
 _ADJECTIVES = {MINIMIZE: "smaller", MAXIMIZE: "larger"}
-
-_LOWER = words(
-    """
-    loss losses perplexity ppl wer cer ter mer wil hter mse rmse mae mape error errors err nll brier ece
-    crossentropy entropy bpb bpc latency distance fid hamming
-    """
-)
-_HIGHER = words(
-    """
-    accuracy acc f1 precision recall matthews mcc correlation pearson pearsonr spearman spearmanr bleu sacrebleu
-    chrf rouge rouge1 rouge2 rougel rougelsum meteor comet bertscore auc auroc auprc map ndcg mrr em exact
-    exactmatch r2 kappa iou dice specificity sensitivity gleu
-    """
-)
 
 # Keys that the Trainer adds to every evaluation and that say nothing about the model.
 _BOOKKEEPING = re.compile(
     r"(_runtime|_per_second|_preparation_time|_compilation_time|_num_input_tokens_seen|_mem_\w+|_flos|_samples|_steps)$|^epoch$|^step$"
 )
+# Values of a number among the metrics at which a computed objective is compared, and the most numbers that are tried.
+_ASCENDING, _MOST_NUMBERS = (0.05, 0.3, 0.6, 0.95, 2.0), 100
 
 
 class UnsetDirection(str):
@@ -217,11 +209,6 @@ def _full_key(name: str, probe: Metrics, argument: str) -> str:
 def _computed_objective(
     probe: Metrics, function: ComputeObjective, given: tuple[str, ...], multi: bool, args: "TrainingArguments"
 ) -> Objective:
-    if not given:
-        raise ObjectiveError(
-            "compute_objective is given without direction. Pass direction='maximize' if larger values of it are "
-            "better, or direction='minimize', the default of other backends."
-        )
     read: set[str] = set()
     try:
         result = function(AccessRecorder(probe, read))
@@ -232,33 +219,114 @@ def _computed_objective(
         ) from error
     name = getattr(function, "__name__", type(function).__name__)
     names = tuple(f"{name}[{i}]" for i in range(len(given))) if len(given) > 1 else (name,)
-    objective = Objective(names=names, directions=given, multi=multi, function=function, why="compute_objective")
+    objective = Objective(
+        names=names, directions=given or (MAXIMIZE,), multi=multi, function=function, why="compute_objective"
+    )
     objective.check(result)
-    code = getattr(function, "__code__", None)
-    # A function that uses global names, attributes or variables of an enclosing function may measure anything.
-    if not read and (code is None or code.co_names or code.co_freevars):
-        return replace(objective, why="compute_objective, which reads no metric of the evaluation")
-    if _is_constant(objective, probe):
+    measures_elsewhere = _may_measure_elsewhere(function, read)
+    if not measures_elsewhere and _is_constant(objective, probe, read):
         raise ObjectiveError(
-            f"compute_objective is constant: it does not change with any of {sorted(_numeric_names(probe))}. Let it "
+            f"compute_objective is constant: it does not change with any of {sorted(_with_numbers(probe))}. Let it "
             "return one of them, or pass metric= instead."
         )
+    if not read and measures_elsewhere:
+        objective = replace(objective, why="compute_objective, which reads no metric of the evaluation")
     followed = _followed_metric(objective, probe, read)
-    if followed is None:
-        return objective
-    metric_direction(followed, args, given[0])  # refuses a direction that contradicts the metric
-    return replace(objective, follows=(followed, given[0] == MAXIMIZE))
+    if followed is not None:
+        # refuses a direction that contradicts the metric
+        direction = metric_direction(followed, args, given[0] if given else None)
+        return replace(objective, directions=(direction,), follows=(followed, direction == MAXIMIZE))
+    return objective if given else replace(objective, directions=(_implied_direction(objective, probe, read),))
 
 
-def _is_constant(objective: Objective, probe: Metrics) -> bool:
-    """Returns whether a value of an objective stays the same while all metrics change."""
-    names = _numeric_names(probe)
-    made_up = ({name: scale / (i + 1) for i, name in enumerate(names)} for scale in (0.1, 1.0, 10.0, 1000.0))
+def _may_measure_elsewhere(function: ComputeObjective, read: set[str]) -> bool:
+    """Returns whether a function may measure something that is not among the metrics, such as a latency.
+
+    A function that reads no metric may do so with any name that it uses; one that reads metrics only with an object.
+    """
+    code = getattr(function, "__code__", None)
+    if code is None or not read:
+        return code is None or bool(code.co_names or code.co_freevars)
+    used = inspect.getclosurevars(function)
+    plain = (bool, int, float, str, type(None), type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)
+    return not all(isinstance(value, plain) for value in (*used.nonlocals.values(), *used.globals.values()))
+
+
+def _is_constant(objective: Objective, probe: Metrics, read: set[str]) -> bool:
+    """Returns whether a value of an objective stays the same while every number that it may read changes."""
+    if any(name in probe and not _is_only_numbers(probe[name]) for name in read):
+        return False  # a text or an array stays the same here, and may change between trials
+    rng, results = random.Random(0), []
+    for scale in (1.0, 0.1, -1.0, 10.0, -10.0, 0.001, 1000.0):
+        # Each number by itself, since a ratio of two does not change with both.
+        made_up = _map_numbers(probe, lambda _, scale=scale: scale * rng.uniform(0.5, 1.5))
+        with suppress(Exception):  # made-up metrics that the function refuses are no reason to refuse the function
+            results.append(objective(made_up))
+    return len(results) > 1 and any(len(set(column)) == 1 for column in zip(*results, strict=True))
+
+
+def _implied_direction(objective: Objective, probe: Metrics, read: set[str]) -> str:
+    """The direction of a computed objective that rises or falls with metrics whose directions are known.
+
+    Raises:
+        ObjectiveError: The metrics do not tell the direction.
+    """
+    directions = set()
+    paths = [path for name in sorted(read & probe.keys()) for path in _paths(probe[name], (name,))]
+    for path in paths if len(paths) <= _MOST_NUMBERS else []:
+        slope = _slope(objective, probe, path)
+        by_name = known_direction(" ".join(map(str, path)))
+        if slope is None or (slope != 0 and by_name is None):
+            directions.add(None)
+        elif slope != 0:
+            directions.add(by_name if slope > 0 else {MAXIMIZE: MINIMIZE, MINIMIZE: MAXIMIZE}[str(by_name)])
+    direction = directions.pop() if len(directions) == 1 else None
+    if direction is None:
+        raise ObjectiveError(
+            "compute_objective is given without direction. Pass direction='maximize' if larger values of it are "
+            "better, or direction='minimize', the default of other backends."
+        )
+    return direction
+
+
+def _slope(objective: Objective, probe: Metrics, path: tuple[Any, ...]) -> int | None:
+    """1 if an objective rises with one number of the metrics, -1 if it falls, 0 if neither; None if it does both."""
+    others = _map_numbers(probe, lambda _: 0.5)
     try:
-        values = [objective({**probe, **changed}) for changed in made_up]
+        values = [objective(_map_numbers(others, lambda at, x=x: x if at == path else 0.5))[0] for x in _ASCENDING]
     except Exception:
-        return False  # made-up metrics that the function refuses are no reason to refuse the function
-    return any(len(set(column)) == 1 for column in zip(*values, strict=True))
+        return None
+    steps = {(b > a) - (b < a) for a, b in itertools.pairwise(values)} - {0}
+    return None if len(steps) > 1 else next(iter(steps), 0)
+
+
+def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Returns the keys and indices that lead to each number of a metric, behind those that lead to the metric."""
+    found: list[tuple[Any, ...]] = []
+    _map_numbers(value, found.append, path)
+    return found
+
+
+def _map_numbers(value: Any, change: Callable[[tuple[Any, ...]], Any], path: tuple[Any, ...] = ()) -> Any:
+    """Returns a copy of nested metrics in which ``change`` makes each number from its path of keys and indices."""
+    if _is_scalar(value):
+        return change(path)
+    if isinstance(value, Mapping):
+        return {key: _map_numbers(item, change, (*path, key)) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_map_numbers(item, change, (*path, i)) for i, item in enumerate(value)]
+    return value
+
+
+def _is_only_numbers(value: Any) -> bool:
+    if isinstance(value, (Mapping, list, tuple)):
+        return all(map(_is_only_numbers, value.values() if isinstance(value, Mapping) else value))
+    return _is_scalar(value)
+
+
+def _with_numbers(metrics: Metrics) -> list[str]:
+    """Returns the keys whose values hold a number."""
+    return [name for name, value in metrics.items() if _paths(value)]
 
 
 def _followed_metric(objective: Objective, probe: Metrics, read: set[str]) -> str | None:
@@ -302,17 +370,15 @@ def metric_direction(name: str, args: "TrainingArguments", given: str | None) ->
     """Returns the direction of a metric: what the user gave, else what the arguments or the metric's name imply.
 
     Raises:
-        ObjectiveError: Two of the three contradict each other without doubt.
+        ObjectiveError: Two of the three contradict each other without doubt, or none of them is known.
     """
-    directions = _directions_of_words(name)
-    by_name = directions[-1] if directions else None
+    by_name = known_direction(name)
     by_args: str | None = None
     best, greater = getattr(args, "metric_for_best_model", None), getattr(args, "greater_is_better", None)
     if best is not None and greater is not None and name in (best, f"eval_{best}"):
         by_args = MAXIMIZE if greater else MINIMIZE
     if by_args is None:
-        is_clear = len(set(directions)) == 1
-        if is_clear and given is not None and by_name is not None and given != by_name:
+        if given is not None and by_name is not None and given != by_name and not is_ambiguous(name):
             raise ObjectiveError(
                 f"direction={given!r} contradicts {name!r}, which is better when {_ADJECTIVES[by_name]}. Pass "
                 f"direction={by_name!r}. If {_ADJECTIVES[given]} really is better, say so in the arguments too: "
@@ -329,14 +395,10 @@ def metric_direction(name: str, args: "TrainingArguments", given: str | None) ->
             f"{_ADJECTIVES[by_name]}. Set greater_is_better={by_name == MAXIMIZE}: that argument decides the best "
             f"checkpoint of each trial. If {_ADJECTIVES[by_args]} really is better, pass direction={by_args!r} too."
         )
-    # As the Trainer does for metric_for_best_model: larger values of an unknown metric are better.
-    return given or by_args or by_name or MAXIMIZE
-
-
-def _directions_of_words(name: str) -> list[str]:
-    """The directions of those words of a name that have one, in order; the last one counts.
-
-    "error_detection_f1" is an F1, "hamming_loss" a loss.
-    """
-    parts = re.split(r"[^a-z0-9]+", name.lower())
-    return [MINIMIZE if part in _LOWER else MAXIMIZE for part in parts if part in _LOWER or part in _HIGHER]
+    direction = given or by_args or by_name
+    if direction is None:
+        raise ObjectiveError(
+            f"The name {name!r} does not tell whether larger values are better. Pass direction='maximize' if they are, "
+            "or direction='minimize'."
+        )
+    return direction

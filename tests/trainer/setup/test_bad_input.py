@@ -88,9 +88,9 @@ def test_every_choice_is_tried_before_the_first_training(trainer: Trainer, bad: 
         ({"direction": None}, "direction=None given"),
         ({"metric": 5}, "metric=5 given, expected the name"),
         ({"direction": ["maximize", "minimize"]}, "2 directions"),
-        ({"compute_objective": lambda m: m["eval_accuracy"]}, "given without direction"),
+        ({"compute_objective": lambda m: m["eval_accuracy"] + m["eval_loss"]}, "given without direction"),
         ({"compute_objective": lambda m: 0.5, "direction": "minimize"}, "constant"),
-        ({"compute_objective": lambda m: m["eval_runtime"], "direction": "minimize"}, "constant"),
+        ({"compute_objective": lambda m: m.get("runtime", 0.0), "direction": "minimize"}, "constant"),
         ({"compute_objective": lambda m: m["eval_f1"], "direction": "maximize"}, "KeyError"),
         ({"compute_objective": lambda m: (m["eval_loss"], 0.5), "direction": "minimize"}, r"2 value\(s\)"),
         ({"compute_objective": lambda m: str(m["eval_accuracy"]), "direction": "maximize"}, "expected one number"),
@@ -100,6 +100,11 @@ def test_every_choice_is_tried_before_the_first_training(trainer: Trainer, bad: 
 )
 def test_objective(trainer: Trainer, options: Any, match: str) -> None:
     refuses(ObjectiveError, match, trainer, **options)
+
+
+def test_a_metric_of_unknown_direction_is_asked_for(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(cls=NeverTrains, metrics=lambda p: {"zog": 0.5})
+    refuses(ObjectiveError, "'eval_zog' does not tell.*Pass direction='maximize'", trainer)
 
 
 def test_several_metrics_are_ambiguous(make_trainer: MakeTrainer) -> None:

@@ -4,34 +4,36 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hf_rlsearch import ObjectiveError
 from hf_rlsearch.trainer.setup.objective import choose_objective, metric_direction
 
-METRICS = {"eval_loss": 0.7, "eval_accuracy": 0.5, "eval_error_f1": 0.25, "eval_runtime": 1.0}
+METRICS = {
+    "eval_loss": 0.7,
+    "eval_accuracy": 0.5,
+    "eval_error_f1": 0.25,
+    "eval_runtime": 1.0,
+    "eval_report": {"macro avg": {"f1-score": 0.3}, "support": 32},
+    "eval_precisions": [0.5, 0.25],
+    "eval_confusion": np.ones((2, 2)),
+    "eval_note": "7",
+}
+best: list[float] = []
 
 
 def settled(args: Mapping[str, Any] | None = None, **given: Any) -> Any:
     return choose_objective(METRICS, args=SimpleNamespace(**(args or {})), **given)
 
 
-@pytest.mark.parametrize(
-    ("name", "direction"),
-    [
-        ("eval_loss", "minimize"),
-        ("eval_macro_f1", "maximize"),
-        ("error_detection_f1", "maximize"),
-        ("hamming_accuracy", "maximize"),
-        ("distance_correlation", "maximize"),
-        ("hamming_loss", "minimize"),
-        ("accuracy_error", "minimize"),
-        ("zog", "maximize"),
-    ],
-)
-def test_the_last_known_word_counts(name: str, direction: str) -> None:
+def test_an_unknown_name_is_asked_for() -> None:
     args: Any = SimpleNamespace()
-    assert metric_direction(name, args, None) == direction
+    with pytest.raises(ObjectiveError, match=r"'eval_zog' does not tell .* Pass direction='maximize'"):
+        metric_direction("eval_zog", args, None)
+    assert metric_direction("eval_zog", args, "minimize") == "minimize"
+    args = SimpleNamespace(metric_for_best_model="zog", greater_is_better=False)
+    assert metric_direction("eval_zog", args, None) == "minimize"
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
@@ -58,9 +60,36 @@ def test_the_off_switch_of_a_contradiction() -> None:
         settled(both, metric="accuracy")
 
 
-def test_a_computed_objective_needs_a_direction() -> None:
+@pytest.mark.parametrize(
+    ("function", "direction"),
+    [
+        (accuracy, "maximize"),
+        (lambda m: -m["eval_loss"], "maximize"),
+        (lambda m: 1 - m["eval_accuracy"], "minimize"),
+        (lambda m: m["eval_accuracy"] / m["eval_runtime"], "maximize"),
+        (lambda m: m["eval_loss"] + m["eval_runtime"], "minimize"),
+        (lambda m: m["eval_report"]["macro avg"]["f1-score"], "maximize"),
+        (lambda m: min(m["eval_precisions"]), "maximize"),
+        (lambda m: float(m["eval_accuracy"] > 0.5), "maximize"),
+    ],
+)
+def test_known_metrics_imply_the_direction_of_a_computed_objective(function: Any, direction: str) -> None:
+    assert settled(compute_objective=function).directions == (direction,)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m: m["eval_loss"] + m["eval_accuracy"],
+        lambda m: abs(m["eval_accuracy"] - 0.5),
+        lambda m: m["eval_report"]["support"],
+        lambda m: m["eval_accuracy"] - 0.01 * m["eval_report"]["support"],
+        lambda m: float(str(m["eval_note"])),
+    ],
+)
+def test_a_computed_objective_of_unknown_direction_is_asked_for(function: Any) -> None:
     with pytest.raises(ObjectiveError, match="Pass direction='maximize' if larger values of it are better, or"):
-        settled(compute_objective=accuracy)
+        settled(compute_objective=function)
 
 
 @pytest.mark.parametrize(
@@ -96,10 +125,10 @@ def test_an_objective_that_is_measured_elsewhere_is_no_constant() -> None:
     "function",
     [
         lambda m: 0.5,
-        lambda m: m["eval_runtime"],
+        lambda m: m["eval_report"].get("f1", 0.0),
         lambda m: m.get("f1", 0.0),
         lambda m: m["eval_loss"] * 0,
-        lambda m: sum(m.values()) * 0,
+        lambda m: len(m["eval_precisions"]),
     ],
 )
 def test_a_constant_is_refused(function: Any) -> None:
@@ -114,7 +143,19 @@ def test_one_constant_of_several_values_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "function",
-    [lambda m: {0.7: 1.0}[m["eval_loss"]], lambda m: round(m["eval_accuracy"]), lambda m: 1 / m["eval_loss"]],
+    [
+        lambda m: {0.7: 1.0}[m["eval_loss"]],
+        lambda m: round(m["eval_accuracy"]),
+        lambda m: 1 / m["eval_loss"],
+        lambda m: min(m["eval_accuracy"], 0),
+        lambda m: float(m["eval_accuracy"] > 0.9),
+        lambda m: m["eval_runtime"],
+        lambda m: m["eval_report"]["macro avg"]["f1-score"],
+        lambda m: m["eval_precisions"][1],
+        lambda m: float(m["eval_confusion"][0, 1]),
+        lambda m: float(m["eval_note"]),
+        lambda m: best.append(m["eval_loss"]) or min(best),
+    ],
 )
-def test_an_objective_with_steps_or_gaps_is_no_constant(function: Any) -> None:
+def test_what_may_change_is_no_constant(function: Any) -> None:
     assert settled(compute_objective=function, direction="minimize").why == "compute_objective"
