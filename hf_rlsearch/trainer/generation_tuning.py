@@ -20,6 +20,7 @@ from hf_rlsearch.space import SearchSpace, generic_role, record
 from hf_rlsearch.trainer.hyperparameters import ScopedNames, trial_model_init
 from hf_rlsearch.trainer.hyperparameters.generation import cleared_arguments, generation_group, updated_config
 from hf_rlsearch.trainer.hyperparameters.scope import GEN, fields_of, prefix_of
+from hf_rlsearch.trainer.session.failures import DEVICE, failure_kind
 from hf_rlsearch.trainer.session.progress import quiet_libraries
 from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state, set_training_seed
 from hf_rlsearch.trainer.setup.objective import Objective
@@ -171,10 +172,11 @@ class _Tuning:
         except optuna.TrialPruned:
             study.tell(trial, state=TrialState.PRUNED)
         except Exception as error:
-            if self._trainer.args.world_size > 1:
-                raise  # the other ranks may be waiting in a collective
-            logger.warning("Generation trial %d failed: %s: %s", trial.number, type(error).__name__, error)
             study.tell(trial, state=TrialState.FAIL)
+            # The other ranks may be waiting in a collective, and a lost device fails all that follows.
+            if self._trainer.args.world_size > 1 or failure_kind(error) == DEVICE:
+                raise
+            logger.warning("Generation trial %d failed: %s: %s", trial.number, type(error).__name__, error)
         else:
             study.tell(trial, value)
             logger.info("Generation trial %d: %s = %.4g with %s", trial.number, self._objective.names[0], value, fields)

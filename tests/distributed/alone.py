@@ -1,4 +1,7 @@
-"""A search on one of two ranks, in which something happens to one alone; the scenario's name says what and where."""
+"""A search on one of two ranks, in which something happens to one alone; the scenario's name says what and where.
+
+``<what>_on_rank_<0, 1 or all>``.
+"""
 
 import os
 import signal
@@ -13,9 +16,20 @@ from transformers import Trainer, TrainerCallback
 import hf_rlsearch  # noqa: F401
 from hf_rlsearch.trainer.search import distributed
 from hf_rlsearch.trainer.search.trial import SharedTrial
+from hf_rlsearch.trainer.session import failures
 from tests.trainer.conftest import Rows, Scripted, rates, tiny_arguments, tiny_model
 
 N_TRIALS = 3
+
+
+ERRORS: dict[str, Exception] = {
+    "step_raises": ValueError("boom"),
+    "stuck": ValueError("boom"),
+    "stuck_oom": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+    "oom": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+    "device": RuntimeError("CUDA error: device-side assert triggered"),
+    "own_disks": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+}
 
 
 class Broken(Rows):
@@ -71,9 +85,9 @@ class Alone(Trainer):
         return output
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        if self.what in ("step_raises", "stuck") and self.now and self.state.global_step == 1:
-            raise ValueError("boom")
-        if self.what == "stuck" and not self.here and self._in_trial_1 and self.state.global_step == 1:
+        if self.what in ERRORS and self.now and self.state.global_step == 1:
+            raise ERRORS[self.what]
+        if self.what.startswith("stuck") and not self.here and self._in_trial_1 and self.state.global_step == 1:
             time.sleep(600)  # as in a collective of NCCL, which the end of the other rank does not end
         if self.what == "dies" and self.now and self.state.global_step == 6:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -131,7 +145,9 @@ def search(rank: int, scenario: str, folder: Path) -> dict[str, Any]:
     """The search; what this rank got of it, or what it raised and whether its Trainer is what it was."""
     distributed.PATIENCE_AFTER_FAILURE = 5
     what, _, where = scenario.partition("_on_rank_")
-    here = where == str(rank)
+    here = where in (str(rank), "all")
+    if what == "own_disks":
+        _use_own_disk(folder / f"disk-{rank}")
     cls = type("Here", (Alone,), {"what": what, "here": here})
     args = tiny_arguments(
         folder / scenario,
@@ -167,18 +183,24 @@ def search(rank: int, scenario: str, folder: Path) -> dict[str, Any]:
     except Exception as error:
         changed = sorted(name for name, value in before.items() if vars(trainer).get(name) is not value)
         return {"error": type(error).__name__, "text": str(error), "changed": changed}
-    failures = [trial.user_attrs.get("rl:failure") or {} for trial in best.run_summary.trials]
+    reasons = [trial.user_attrs.get("rl:failure") or {} for trial in best.run_summary.trials]
     adapters = getattr(trainer.model, "peft_config", {})
     return {
         "best": [best.run_id, best.objective, best.hyperparameters],
         "states": [trial.state.name for trial in best.run_summary.trials],
-        "failures": [failure.get("reason") for failure in failures],
-        "kinds": [failure.get("kind") for failure in failures],
+        "failures": [failure.get("reason") for failure in reasons],
+        "kinds": [failure.get("kind") for failure in reasons],
+        "ranks": [failure.get("rank") for failure in reasons],
         "world_sizes": [trial.user_attrs.get("rl:world_size") for trial in best.run_summary.trials],
         "curves": [list(trial.intermediate_values) for trial in best.run_summary.trials],
         "evaluated": trainer.evaluate()["eval_loss"],
         "adapter": adapters["default"].r if adapters else None,
     }
+
+
+def _use_own_disk(disk: Path) -> None:
+    """Puts what ranks report in the folder of a trial on a disk of this rank, as the disk of another machine is."""
+    failures.Path = lambda folder, *rest: disk.joinpath(Path(folder).relative_to("/"), *rest)  # type: ignore
 
 
 def _raises_in_trial_1(trainer: Alone) -> Any:

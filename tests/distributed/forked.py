@@ -18,7 +18,14 @@ Search = Callable[[int, str, Path], dict[str, Any]]
 
 
 def outcomes(
-    search: Search, scenario: str, folder: Path, *, group_seconds: float = 30, limit: float = 300, grace: float = 60
+    search: Search,
+    scenario: str,
+    folder: Path,
+    *,
+    group_seconds: float = 30,
+    limit: float = 300,
+    grace: float = 60,
+    backend: str = "gloo",
 ) -> list[Any]:
     """What two ranks that run ``search(rank, scenario, folder)`` come to: what it returned, or how it raised.
 
@@ -29,6 +36,8 @@ def outcomes(
         group_seconds: Time limit of a collective.
         limit: Seconds for all.
         grace: Seconds that a rank has, as launchers give, when the other has ended with an error.
+        backend: What trains: "gloo", "mccl", which is gloo under another name as those of other vendors come to torch,
+            or "uncounted", which trains nothing and does not count its collectives.
 
     Returns:
         For each rank what it returned, "error" and "text" of what it raised, or "killed".
@@ -38,7 +47,8 @@ def outcomes(
     """
     folder.mkdir(exist_ok=True)
     port, deadline = free_port(), time.monotonic() + limit
-    ranks = [_context.Process(target=_one, args=(search, scenario, folder, r, port, group_seconds)) for r in range(2)]
+    given = (port, group_seconds, backend)
+    ranks = [_context.Process(target=_one, args=(search, scenario, folder, rank, *given)) for rank in range(2)]
     for rank in ranks:
         rank.start()
     failed_at: float | None = None
@@ -57,7 +67,7 @@ def outcomes(
     return [json.loads(file.read_text()) if file.exists() else {"killed": True} for file in files]
 
 
-def _one(search: Search, scenario: str, folder: Path, rank: int, port: int, group_seconds: float) -> None:
+def _one(search: Search, scenario: str, folder: Path, rank: int, port: int, group_seconds: float, backend: str) -> None:
     import torch
     import torch.distributed as dist
 
@@ -69,7 +79,9 @@ def _one(search: Search, scenario: str, folder: Path, rank: int, port: int, grou
     torch.set_num_threads(1)
     file = folder / f"{scenario}-{rank}.json"
     file.unlink(missing_ok=True)
-    dist.init_process_group("gloo", timeout=timedelta(seconds=group_seconds))
+    dist.Backend.register_backend("mccl", lambda *given: dist.ProcessGroupGloo(*given), devices=["cpu"])
+    dist.Backend.register_backend("uncounted", lambda _, *given: dist.ProcessGroup(*given[:2]), devices=["cpu"])
+    dist.init_process_group(backend, timeout=timedelta(seconds=group_seconds))
     try:
         seen = search(rank, scenario, folder)
     except BaseException as error:

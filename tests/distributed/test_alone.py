@@ -12,9 +12,9 @@ from tests.distributed.forked import outcomes
 pytestmark = pytest.mark.timeout(400)
 
 
-def both(scenario: str, folder: Path) -> dict[str, Any]:
+def both(scenario: str, folder: Path, **options: Any) -> dict[str, Any]:
     """What both ranks got, the same; well before a collective's time limit."""
-    first, second = outcomes(search, scenario, folder, group_seconds=60)
+    first, second = outcomes(search, scenario, folder, group_seconds=60, **options)
     assert "imed out" not in str([first, second])
     assert first == second
     return dict(first)
@@ -73,6 +73,36 @@ def test_the_reason_is_known_though_the_other_rank_is_stuck_until_it_is_killed(r
     assert found[1 - rank] == {"killed": True}
     assert "ValueError: boom" in found[rank]["text"]
     assert_continued(both(scenario, tmp_path))
+
+
+@pytest.mark.parametrize(
+    "scenario", [pytest.param("stuck_oom_on_rank_1", marks=pytest.mark.slow), "own_disks_on_rank_1"]
+)
+def test_out_of_memory_on_one_rank_costs_one_start(scenario: str, tmp_path: Path) -> None:
+    """Also if rank 0 waits in a collective until it is killed, and if rank 0 does not see the disk of rank 1."""
+    outcomes(search, scenario, tmp_path, group_seconds=100, grace=5)
+    found = both(scenario, tmp_path)
+    assert found["states"] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert (found["kinds"][1], found["ranks"][1]) == ("oom", 1)
+    assert not list(tmp_path.glob("**/failed_on_rank_*"))
+
+
+@pytest.mark.parametrize("backend", ["gloo", pytest.param("mccl", marks=pytest.mark.slow)])
+def test_out_of_memory_on_all_ranks_ends_no_job_whatever_backend_trains(backend: str, tmp_path: Path) -> None:
+    found = both("oom_on_rank_all", tmp_path, backend=backend)
+    assert found["states"] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert found["kinds"][1] == "oom"
+
+
+@pytest.mark.parametrize("where", ["1", pytest.param("all", marks=pytest.mark.slow)])
+def test_a_lost_device_ends_the_job_and_the_next_start_continues(where: str, tmp_path: Path) -> None:
+    for found in outcomes(search, f"device_on_rank_{where}", tmp_path, group_seconds=100):
+        assert (found["error"], found["changed"]) == ("DeviceLost" if where == "all" else "RankLost", [])
+        assert "device-side assert triggered" in found["text"]
+        assert "start the same command again" in found["text"]
+    found = both(f"device_on_rank_{where}", tmp_path)
+    assert found["states"] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert found["kinds"][1] == "device"
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -68,6 +68,14 @@ def lost(rank: int, scenario: str, folder: Path) -> dict[str, Any]:
     return {"text": str(caught.value), "seconds": time.monotonic() - started}
 
 
+def uncounted(rank: int, scenario: str, folder: Path) -> dict[str, Any]:
+    group = ProcessGroup()
+    reports = group.gather({"rank": rank})
+    with pytest.raises(RankLost) as caught:
+        group.gather({}, kind="oom")
+    return {"reports": reports, "text": str(caught.value)}
+
+
 def test_messages(tmp_path: Path) -> None:
     for rank, found in enumerate(outcomes(messages, "messages", tmp_path)):
         assert found["broadcast"] == found["main"] == {"from": 0}
@@ -95,7 +103,17 @@ def test_a_failed_rank_waits_for_a_limited_time(away: int, tmp_path: Path) -> No
     assert 2.5 < found["seconds"] < 7
 
 
+@pytest.mark.parametrize("backend", ["gloo", "mccl"])
 @pytest.mark.parametrize("scenario", ["ahead_0", "ahead_1", "broken_0", "broken_1"])
-def test_ranks_that_left_the_training_in_different_places_do_not_continue(scenario: str, tmp_path: Path) -> None:
-    for found in outcomes(lost, scenario, tmp_path):
+def test_ranks_that_left_the_training_in_different_places_do_not_continue(
+    scenario: str, backend: str, tmp_path: Path
+) -> None:
+    for found in outcomes(lost, scenario, tmp_path, backend=backend):
         assert "left the training at different collectives" in found["text"]
+
+
+def test_where_ranks_left_a_training_that_does_not_count_is_not_known(tmp_path: Path) -> None:
+    """Without a failure that does not matter; with one the ranks do not continue."""
+    for found in outcomes(uncounted, "uncounted", tmp_path, backend="uncounted"):
+        assert found["reports"] == [{"rank": 0}, {"rank": 1}]
+        assert "its backend does not count them" in found["text"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -21,7 +21,7 @@ from hf_rlsearch.trainer.search.planner import Planner
 from hf_rlsearch.trainer.search.result import SearchResult
 from hf_rlsearch.trainer.search.trial import PruningReporter, TrialOutcome, TrialPlan, stored_trial
 from hf_rlsearch.trainer.session.arguments import plain
-from hf_rlsearch.trainer.session.failures import NAN, Failure, discard_reports, read_report
+from hf_rlsearch.trainer.session.failures import DEVICE, NAN, DeviceLost, Failure
 from hf_rlsearch.trainer.session.progress import Progress, TrialSummary
 from hf_rlsearch.trainer.session.seeds_and_memory import resident_memory
 from hf_rlsearch.trainer.setup.config import RL_PRUNER, UNSET_TRIALS, SearchConfig
@@ -177,11 +177,10 @@ class SearchCoordinator:
         """Returns whether the running trial, which the pruner stops, is to leave a checkpoint to resume from."""
         return self.paused.should_pause(stored_trial(self._trial), trainer)
 
-    def record(self, plan: TrialPlan | None, outcome: TrialOutcome) -> None:
-        """Stores how the running trial ended, prints its line, and deletes checkpoints that are needed no longer.
-
-        A trial that ended before it was planned has no plan.
-        """
+    def record(self, outcome: TrialOutcome) -> None:
+        """Stores how the running trial ended, prints its line, and deletes checkpoints that are needed no longer."""
+        # A trial whose failure an earlier process has reported is not trained again.
+        outcome = replace(outcome, trained=max(outcome.trained, share_trained(stored_trial(self._trial))))
         # The attributes first, so that a finished trial is always complete.
         for name, value in self._attributes(outcome).items():
             if value not in (None, {}):
@@ -190,8 +189,6 @@ class SearchCoordinator:
             recorded = self.study.tell(self._trial, list(outcome.values), skip_if_finished=True)
         else:
             recorded = self.study.tell(self._trial, state=outcome.state, skip_if_finished=True)
-        if plan is not None:
-            discard_reports(plan.folder)
         _save_note(self._trial, lambda: explain(self.study, recorded.number).to_text())
         self.progress.trial_finished(self._trial_summary(recorded, outcome))
         self.leaderboard.discard_checkpoints()
@@ -225,9 +222,12 @@ class SearchCoordinator:
             return self._plan()
         except optuna.TrialPruned:
             # hp_space or model_init refuses the combination: no failure, and nothing was trained.
-            self.record(None, TrialOutcome(TrialState.PRUNED))
+            self.record(TrialOutcome(TrialState.PRUNED))
         except Exception as error:
-            self.record(None, TrialOutcome(TrialState.FAIL, failure=Failure.from_error(error)))
+            failure = Failure.from_error(error)
+            self.record(TrialOutcome(TrialState.FAIL, failure=failure))
+            if failure.kind == DEVICE:
+                raise DeviceLost(f"Trial {self._trial.number} failed with {failure.reason}") from error
             self.check_failures(error)
         return None
 
@@ -237,7 +237,7 @@ class SearchCoordinator:
         trial = stored_trial(self._trial)
         outcome = _unrecorded_outcome(plan, trial)
         if outcome is not None:
-            self.record(plan, outcome)
+            self.record(outcome)
             return None
         self.reporter = PruningReporter(self._trial, may_prune=plan.role == attr.SEARCH and not self._is_multi)
         earlier = trial.user_attrs.get(attr.CONTINUES)
@@ -320,9 +320,6 @@ class SearchCoordinator:
 
 def _unrecorded_outcome(plan: TrialPlan, trial: FrozenTrial) -> TrialOutcome | None:
     """The outcome of a trial whose process died after the training had ended, but before it was recorded."""
-    failure = read_report(plan.folder, plan.number)
-    if failure is not None:
-        return TrialOutcome(TrialState.FAIL, failure=failure, trained=share_trained(trial))
     stopped = trial.user_attrs.get(attr.STOPPED)
     if stopped is not None and plan.resume_from is not None and checkpoint_curve_step(plan.resume_from) == stopped:
         value = trial.intermediate_values[stopped]

@@ -14,7 +14,16 @@ from typing import Any, TypeVar
 from hf_rlsearch import errors
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import HfRlSearchError, SearchFailed
-from hf_rlsearch.trainer.session.failures import CAUSED_BY_ANOTHER_RANK, LOST, RankLeftError, RankLost, failure_kind
+from hf_rlsearch.trainer.session.failures import (
+    CAUSED_BY_ANOTHER_RANK,
+    DEVICE,
+    LOST,
+    DeviceLost,
+    Failure,
+    RankLeftError,
+    RankLost,
+    failure_kind,
+)
 
 T = TypeVar("T")
 
@@ -81,7 +90,7 @@ class ProcessGroup:
         if self.size == 1:
             return [report]
         counts = self._count_collectives()
-        started = {name: count - self._counts.get(name, 0) for name, count in counts.items()}
+        started = {name: count and count - (self._counts.get(name) or 0) for name, count in counts.items()}
         message = {"report": report, "kind": kind, "collectives": started}
         patience = self._patience if kind is None else min(self._patience, timedelta(seconds=PATIENCE_AFTER_FAILURE))
         received = self._exchange(message, patience)
@@ -98,16 +107,10 @@ class ProcessGroup:
 
         Raises:
             Exception: This rank's own exception, or one of the same kind as another rank's.
-            RankLost: A rank failed alone, and the other ranks wait for that rank in a collective.
+            RankLost: A rank failed alone, and the other ranks wait for that rank in a collective; or the device of a
+                rank is lost.
         """
-        if self.size == 1:
-            return act()
-        error: Exception | None = None
-        result: T | None = None
-        try:
-            result = act()
-        except Exception as caught:
-            error = caught
+        result, error = _attempt(act, self.rank)
         try:
             report, kind = ({}, None) if error is None else (serialize_error(error), failure_kind(error))
             reports = self.gather(report, kind=kind)
@@ -162,17 +165,36 @@ class ProcessGroup:
         self._group.allgather([received], [tensor], options).wait()
         return received
 
-    def _count_collectives(self) -> dict[str, int]:
-        """Returns how many collectives this rank has started in each process group of the training, by group name."""
+    def _count_collectives(self) -> dict[str, int | None]:
+        """Returns how many collectives this rank has started in each process group of the training, by group name.
+
+        None stands for a group that does not count its collectives.
+        """
         from torch.distributed import distributed_c10d  # torch lists its process groups only here
 
-        counts: dict[str, int] = {}
+        counts: dict[str, int | None] = {}
         group: Any
         for group, name in distributed_c10d._world.pg_names.items():
             if group is not self._group:
-                with suppress(AttributeError, RuntimeError):  # not every backend counts its collectives
-                    counts[name] = int(group._get_sequence_number_for_group())
+                counts[name] = None
+                with suppress(AttributeError, RuntimeError):
+                    # The backends are asked: the group itself knows the count only of a backend that torch ships.
+                    backends = [group._get_backend(device) for device in group._device_types]
+                    if backends:
+                        counts[name] = sum(int(backend._get_sequence_number_for_group()) for backend in backends)
         return counts
+
+
+def _attempt(act: Callable[[], T], rank: int) -> tuple[T | None, Exception | None]:
+    """Returns what a function returned or raised; a lost device is always a ``DeviceLost``."""
+    try:
+        return act(), None
+    except Exception as error:
+        if failure_kind(error) != DEVICE or isinstance(error, DeviceLost):
+            return None, error
+        lost = DeviceLost(f"Rank {rank} failed with {Failure.from_error(error).reason}")
+        lost.__cause__ = error
+        return None, lost
 
 
 def _check_in_step(received: list[Params]) -> None:
@@ -182,9 +204,10 @@ def _check_in_step(received: list[Params]) -> None:
     data of that one.
 
     Raises:
-        RankLost: The ranks left at different collectives, or a connection of the training broke.
+        RankLost: The ranks left at different collectives, or a connection of the training broke, or no rank knows its
+            collective because the backend does not count collectives.
     """
-    counts: dict[str, set[int]] = {}
+    counts: dict[str, set[int | None]] = {}
     for each in received:
         for name, count in each["collectives"].items():
             counts.setdefault(name, set()).add(count)
@@ -192,6 +215,11 @@ def _check_in_step(received: list[Params]) -> None:
         raise RankLost(
             f"The {len(received)} ranks left the training at different collectives, so its process group is out of "
             f"step. {_WHAT_TO_DO}"
+        )
+    if {None} in counts.values():
+        raise RankLost(
+            f"The {len(received)} ranks may have left the training at different collectives: its backend does not "
+            f"count them. {_WHAT_TO_DO}"
         )
 
 
@@ -214,6 +242,8 @@ def serialize_error(error: BaseException) -> Params:
 
 def deserialize_error(report: Params, rank: int) -> Exception:
     """Returns the exception to raise for another rank's: of the same class if the class is ours, else SearchFailed."""
+    if report["kind"] == DEVICE:
+        return RankLost(report["text"])
     cls = getattr(errors, report["type"], None)
     if isinstance(cls, type) and issubclass(cls, HfRlSearchError):
         return cls(report["text"])

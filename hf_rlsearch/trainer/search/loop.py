@@ -28,7 +28,7 @@ from hf_rlsearch.trainer.search.result import SearchResult, best_runs
 from hf_rlsearch.trainer.search.runner import DistributedTrialRunner
 from hf_rlsearch.trainer.search.trial import TrialPlan
 from hf_rlsearch.trainer.session.arguments import n_train_rows
-from hf_rlsearch.trainer.session.failures import STORAGE, RankLost
+from hf_rlsearch.trainer.session.failures import STORAGE, RankLost, discard_reports
 from hf_rlsearch.trainer.session.progress import Progress, quiet_libraries
 from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state
 from hf_rlsearch.trainer.setup.config import SearchConfig
@@ -88,7 +88,8 @@ class Search:
                 if outcome.failure is not None and outcome.failure.kind == STORAGE:
                     # Not recorded, as after a kill: a full disk says nothing about the configuration.
                     raise cannot_continue(plan.number, outcome.failure.reason, plan.folder)
-                self._on_rank_0(partial(SearchCoordinator.record, plan=plan, outcome=outcome))
+                self._on_rank_0(partial(SearchCoordinator.record, outcome=outcome))
+                discard_reports(plan.folder)
                 if fatal is not None:
                     raise fatal
                 self._on_rank_0(SearchCoordinator.check_failures)

@@ -12,6 +12,7 @@ from hf_rlsearch.trainer.hyperparameters import ScopedNames, attach_optimizer, t
 from hf_rlsearch.trainer.search.trial import EvaluationMonitor, SharedTrial, TrialPlan
 from hf_rlsearch.trainer.session.arguments import FrozenArguments
 from hf_rlsearch.trainer.session.compat import check_trainer, fresh_model, takes_trial
+from hf_rlsearch.trainer.session.failures import ignore_lost_device
 from hf_rlsearch.trainer.session.seeds_and_memory import release_memory, set_training_seed
 from hf_rlsearch.trainer.session.trainer_session import TrainerSession, remove_progress_callbacks
 from hf_rlsearch.trainer.setup.config import SearchConfig
@@ -244,6 +245,7 @@ class FactoryProvider:
         trainer._report_to_hp_search = lambda trial, step, metrics: monitor(trainer, metrics)
         return trainer
 
+    @ignore_lost_device()
     def release(self) -> None:
         """Drops the last trial's trainer."""
         if self._current is not None:

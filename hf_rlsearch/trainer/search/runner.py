@@ -1,6 +1,6 @@
 """Trains one trial on all ranks, which agree on how it ended and on whether its model is kept."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from optuna.trial import TrialState
@@ -12,7 +12,7 @@ from hf_rlsearch.trainer.search.providers import TrainerProvider
 from hf_rlsearch.trainer.search.trial import EvaluationMonitor, TrialOutcome, TrialPlan, run_trial
 from hf_rlsearch.trainer.session import failures
 from hf_rlsearch.trainer.session import trackers as tracking
-from hf_rlsearch.trainer.session.failures import CAUSED_BY_ANOTHER_RANK, Failure, RankLost
+from hf_rlsearch.trainer.session.failures import CAUSED_BY_ANOTHER_RANK, DeviceLost, Failure, RankLost
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.objective import Objective
 from hf_rlsearch.trainer.storage import checkpoints
@@ -40,6 +40,9 @@ class DistributedTrialRunner:
             RankLost: A rank failed alone or is gone, so the job has to end. The next start of the search records the
                 trial as failed, with the reason of that rank.
         """
+        reported = self._reported_failure(plan)
+        if reported is not None:
+            return TrialOutcome(TrialState.FAIL, failure=reported, step=reported.step or 0), None
         coordinator = self.coordinator
         monitor = EvaluationMonitor(
             self.objective,
@@ -73,6 +76,15 @@ class DistributedTrialRunner:
             self.provider.release()
         return outcome, fatal
 
+    def _reported_failure(self, plan: TrialPlan) -> Failure | None:
+        """Returns the failure that a rank of an earlier start has written for this trial; None if there is none.
+
+        Every rank looks, since the ranks of several machines may have disks of their own.
+        """
+        found = failures.read_report(plan.folder, plan.number)
+        reports = self.group.gather({} if found is None else asdict(found))
+        return next((Failure(**report) for report in reports if report), None)
+
     def _failed(self, error: Exception, step: int | None = None) -> TrialOutcome:
         return TrialOutcome(TrialState.FAIL, failure=Failure.from_error(error, rank=self.group.rank, step=step))
 
@@ -82,7 +94,8 @@ class DistributedTrialRunner:
         """Returns one outcome for all ranks: rank 0's, or the failure of any rank.
 
         Returns:
-            The outcome, and the exception to raise if ``catch`` does not include the exception of a failed trial.
+            The outcome, and the exception to raise if ``catch`` does not include the exception of a failed trial, or
+            if the device of a rank is lost.
         """
         raised = None if error is None else outcome.failure
         if raised is not None and self.group.size > 1:
@@ -97,6 +110,9 @@ class DistributedTrialRunner:
         if failed:
             first = next((failure for failure in failed if failure.kind not in CAUSED_BY_ANOTHER_RANK), failed[0])
             agreed = replace(outcomes[0], state=TrialState.FAIL, failure=first, values=(), checkpoint=None)
+            lost = next((failure for failure in failed if failure.kind == failures.DEVICE), None)
+            if lost is not None:
+                return agreed, DeviceLost(f"Trial {plan.number} failed with {lost.reason}")
             if reports[first.rank]["caught"]:
                 return agreed, None
             if error is not None and first.rank == self.group.rank:

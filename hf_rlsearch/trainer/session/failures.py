@@ -5,8 +5,8 @@ import json
 import math
 import re
 import traceback
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,15 @@ from hf_rlsearch.errors import SearchFailed
 from hf_rlsearch.optuna.storage import is_storage_error
 from hf_rlsearch.trainer.session.seeds_and_memory import is_out_of_memory
 
-OOM, NAN, OTHER, LOST, LEFT, STORAGE = "oom", "nan", "error", "lost", "left", "storage"
+OOM, NAN, OTHER, LOST, LEFT, STORAGE, DEVICE = "oom", "nan", "error", "lost", "left", "storage", "device"
 # A rank with a failure of these kinds follows another rank, whose failure is the reason.
 CAUSED_BY_ANOTHER_RANK = (LOST, LEFT)
+# All vendors' libraries of collectives are named after NCCL: rccl, xccl, oneccl, hccl, mccl.
 _CONNECTION_LOST = re.compile(
-    r"connection (closed|reset|refused)|gloo|nccl|process ?group|timed out waiting", re.IGNORECASE
+    r"connection (closed|reset|refused)|gloo|[a-z]ccl|process ?group|timed out waiting", re.IGNORECASE
+)
+_DEVICE_WORDS = re.compile(
+    r"\b(CUDA|HIP|XPU|NPU|MUSA)( driver)? error\b|Triton Error|device-side assert|illegal memory access", re.IGNORECASE
 )
 # A disk that is full, over its quota or read-only; safetensors and torch.save raise errors without an errno.
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
@@ -38,6 +42,18 @@ class RankLost(SearchFailed):
     """Another rank is gone or does not answer; the process groups of the training cannot be used any more."""
 
 
+class DeviceLost(RankLost):
+    """The device answers this process with errors only; a new process can use the device."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what.rstrip('.')}. The device answers this process with nothing but errors from now on, so the search "
+            "ends here. Finished trials are in the storage: start the same command again to continue with the next "
+            "trial, or let torchrun do it with --max-restarts. With CUDA_LAUNCH_BLOCKING=1 the traceback shows the "
+            "operation that failed."
+        )
+
+
 class RankLeftError(RuntimeError):
     """Another rank left the common work with an exception, so this rank leaves it as well."""
 
@@ -49,7 +65,7 @@ class Failure:
     Attributes:
         kind: "oom" (out of memory), "nan" (the training diverged), "error" (any other exception), "lost" (the
             connection to another rank broke), "left" (another rank failed and this rank followed), "storage" (the disk
-            or the storage cannot be written to).
+            or the storage cannot be written to), "device" (the device cannot be used by this process any more).
         reason: One line: exception type and text.
         traceback: Its traceback as text; empty where there was none.
         rank: The process that failed.
@@ -75,15 +91,7 @@ class Failure:
 
 def failure_kind(error: BaseException) -> str:
     """The kind of failure that an exception stands for, one of those of ``Failure.kind``."""
-    if isinstance(error, RankLeftError):
-        return LEFT
-    if isinstance(error, RankLost):
-        return LOST
-    if is_storage_error(error) or is_disk_error(error):
-        return STORAGE
-    if is_out_of_memory(error):
-        return OOM
-    return LOST if isinstance(error, RuntimeError) and _CONNECTION_LOST.search(str(error)) else OTHER
+    return next((kind for kind, matches in _KINDS if matches(error)), OTHER)
 
 
 def is_disk_error(error: BaseException) -> bool:
@@ -91,6 +99,62 @@ def is_disk_error(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in _DISK
     return bool(_DISK_WORDS.search(str(error)))
+
+
+def _is_device_lost(error: BaseException) -> bool:
+    """Whether an exception comes from a device that answers this process with errors from now on.
+
+    After a failed assertion or an illegal access on the device every call fails alike. Other errors, such as arguments
+    that a kernel refuses, concern one call: the device still answers. A device that cannot be asked counts as lost.
+    """
+    import torch
+
+    if not isinstance(error, RuntimeError) or isinstance(error, SearchFailed):  # which quotes other errors
+        return False
+    accelerator_error = getattr(torch, "AcceleratorError", ())  # since torch 2.8
+    if not (isinstance(error, accelerator_error) or _DEVICE_WORDS.search(str(error))):
+        return False
+    if not torch.cuda.is_available():
+        return True
+    try:
+        # Unlike `synchronize` this does not wait for a collective that another rank may never join.
+        torch.cuda.current_stream().query()
+    except RuntimeError:
+        return True
+    return False
+
+
+def _is_connection_lost(error: BaseException) -> bool:
+    import torch.distributed as dist
+
+    if dist.is_available() and isinstance(error, dist.DistError):
+        return True
+    return isinstance(error, RuntimeError) and bool(_CONNECTION_LOST.search(str(error)))
+
+
+# In this order: the first that matches is the kind.
+_KINDS: tuple[tuple[str, Callable[[BaseException], bool]], ...] = (
+    (LEFT, lambda error: isinstance(error, RankLeftError)),
+    (DEVICE, lambda error: isinstance(error, DeviceLost)),
+    (LOST, lambda error: isinstance(error, RankLost)),
+    (STORAGE, lambda error: is_storage_error(error) or is_disk_error(error)),
+    (OOM, is_out_of_memory),
+    (DEVICE, _is_device_lost),
+    (LOST, _is_connection_lost),
+)
+
+
+@contextmanager
+def ignore_lost_device() -> Iterator[None]:
+    """Ignores errors of a lost device in code that frees or moves memory: they would hide the first error.
+
+    Works as a decorator as well.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if failure_kind(error) != DEVICE:
+            raise
 
 
 def divergence(values: Sequence[float], metrics: Mapping[str, Any], step: int) -> Failure | None:

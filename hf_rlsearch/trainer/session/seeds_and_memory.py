@@ -2,6 +2,7 @@
 
 import gc
 import random
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 # Seconds between two samples of the resident memory: short against any training, and a sample takes microseconds.
 _SAMPLING_INTERVAL = 0.05
+_NOT_ALLOCATED = re.compile("can't allocate memory|_ALLOC_FAILED|allocation failed", re.IGNORECASE)
 
 
 def set_training_seed(args: "TrainingArguments") -> None:
@@ -99,8 +101,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that the device or the machine has no memory left."""
     import torch
 
-    text = str(error)
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in text.lower():
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in str(error).lower():
         return True
-    # torch's allocator for the CPU raises a plain RuntimeError.
-    return isinstance(error, RuntimeError) and "can't allocate memory" in text
+    # What torch's allocator for the CPU and libraries such as cuBLAS raise is a plain RuntimeError.
+    return isinstance(error, RuntimeError) and bool(_NOT_ALLOCATED.search(str(error)))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from hf_rlsearch.trainer.session import compat
+from hf_rlsearch.trainer.session.failures import ignore_lost_device
 from hf_rlsearch.trainer.session.seeds_and_memory import release_memory
 from hf_rlsearch.trainer.session.trackers import recreate
 
@@ -41,13 +42,14 @@ class TrainerSession:
         if kind is not None:
             self.restore()
 
+    @ignore_lost_device()
     def restore(self) -> None:
         """Puts every attribute back, and the model on the device that it was on."""
         self._put_back_attributes()
         compat.restore_precision(self.trainer.args)
-        if self._moved:
+        moved, self._moved = self._moved, False
+        if moved:
             self.trainer._move_model_to_device(self.trainer.model, self.trainer.args.device)
-            self._moved = False
 
     def prepare(
         self,
@@ -81,6 +83,7 @@ class TrainerSession:
             trainer._report_to_hp_search = lambda trial, step, metrics: on_metrics(trainer, metrics)
         return trainer
 
+    @ignore_lost_device()
     def release(self) -> None:
         """Drops the trial's model, optimizer and scheduler and every reference to them, on this rank."""
         trainer = self.trainer

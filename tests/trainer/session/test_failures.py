@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from transformers import Trainer
 
 from hf_rlsearch import SearchFailed
-from hf_rlsearch.trainer.session.failures import LEFT, LOST, STORAGE, Failure, read_report, write_report
+from hf_rlsearch.trainer.session.failures import LEFT, LOST, STORAGE, Failure, failure_kind, read_report, write_report
 from tests.trainer.conftest import Scripted, SmallOnly, batches, rates, run, states, stored, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
@@ -39,6 +39,11 @@ def breaks(error: Exception, *numbers: int) -> type[Trainer]:
     return type("BreaksHere", (Breaks,), {"error": error, "numbers": numbers})
 
 
+def accelerator_error(text: str) -> Exception:
+    """What torch raises for an error of the device; before torch 2.8 a plain RuntimeError."""
+    return getattr(torch, "AcceleratorError", RuntimeError)(text)
+
+
 def test_an_exception_fails_one_trial(make_trainer: MakeTrainer) -> None:
     result = run(make_trainer(cls=breaks(ValueError("boom"), 1)), "rl", n_trials=3).run_summary
     assert states(result.study) == [COMPLETE, FAIL, COMPLETE]
@@ -54,12 +59,74 @@ def test_an_exception_fails_one_trial(make_trainer: MakeTrainer) -> None:
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
         MemoryError(),
+        accelerator_error("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
 def test_out_of_memory_is_recognized(make_trainer: MakeTrainer, error: Exception) -> None:
     result = run(make_trainer(cls=breaks(error, 1)), "rl", n_trials=3).run_summary
     assert states(result.study) == [COMPLETE, FAIL, COMPLETE]
     assert result.trials[1].user_attrs["rl:failure"]["kind"] == "oom"
+
+
+ASSERT = "CUDA error: device-side assert triggered\nCUDA kernel errors might be asynchronously reported."
+LOST_DEVICES = [
+    accelerator_error(ASSERT),
+    RuntimeError("CUDA error: an illegal memory access was encountered"),
+    RuntimeError("Triton Error [CUDA]: misaligned address"),
+]
+
+
+class LosesItsDevice(Breaks):
+    """From the error on, memory of the device cannot be freed."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        try:
+            return super().training_step(*args, **kwargs)
+        except RuntimeError:
+            self.accelerator.free_memory = self.fail
+            raise
+
+    def fail(self) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", LOST_DEVICES)
+def test_a_lost_device_costs_one_trial_and_the_next_start_goes_on(make_trainer: MakeTrainer, error: Exception) -> None:
+    cls = type("Here", (LosesItsDevice,), {"error": error})
+    trainer = make_trainer(cls=cls)
+    before = dict(vars(trainer))
+    with pytest.raises(SearchFailed, match=r"Trial 1 failed.*CUDA.*start the same command again"):
+        run(trainer, "rl", n_trials=4)
+    assert {name for name, value in before.items() if vars(trainer)[name] is not value} == set()
+    result = run(make_trainer(cls=cls), "rl", n_trials=4).run_summary
+    assert states(result.study) == [COMPLETE, FAIL, COMPLETE, COMPLETE]
+    failure = result.trials[1].user_attrs["rl:failure"]
+    assert (failure["kind"], failure["step"]) == ("device", 1)
+
+
+@pytest.mark.parametrize("where", ["evaluation", "hp_space"])
+def test_a_lost_device_outside_of_a_training_fails_no_trial_after_it(make_trainer: MakeTrainer, where: str) -> None:
+    """The evaluation of the untrained model, or a space that builds something on the device."""
+    seen: list[int] = []
+
+    class Here(Trainer):
+        def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+            seen.append(1)
+            if where == "evaluation" and len(seen) == 2:
+                raise LOST_DEVICES[0]
+            return super().evaluate(*args, **kwargs)
+
+    def space(trial: Any) -> dict[str, Any]:
+        if where == "hp_space" and isinstance(trial, optuna.Trial):
+            raise LOST_DEVICES[0]
+        return rates(trial)
+
+    trainer = make_trainer(cls=Here)
+    with pytest.raises(SearchFailed, match=r"device-side assert triggered.*start the same command again"):
+        run(trainer, "rl", space, n_trials=4)
+    study = stored(f"sqlite:///{Path(trainer.args.output_dir, 'hf_rlsearch.db')}")
+    assert [trial.state for trial in study.trials if trial.state.is_finished()] == [FAIL] * (where == "hp_space")
 
 
 def test_memory_of_a_failed_trial_is_freed(make_trainer: MakeTrainer) -> None:
@@ -260,6 +327,19 @@ def test_a_report_of_a_rank_is_read_by_the_next_start(tmp_path: Path) -> None:
     assert read_report(folder, 2) is None  # which continues in the same folder
     (tmp_path / "run-1" / "failed_on_rank_0.json").write_text('{"trial": 1, "kin')
     assert read_report(folder, 1) == failure
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.distributed.DistBackendError("communicator was aborted"),
+        RuntimeError("[1] HCCL error in: ProcessGroupHCCL.cpp:70"),
+        RuntimeError("oneCCL: connection closed"),
+        RuntimeError("Connection closed by peer [127.0.0.1]:1234"),
+    ],
+)
+def test_a_lost_connection_is_recognized_whatever_backend_trains(error: Exception) -> None:
+    assert failure_kind(error) == LOST
 
 
 @pytest.mark.parametrize("kind", [LOST, LEFT, STORAGE])
