@@ -129,10 +129,13 @@ def _squash(x: FloatArray) -> FloatArray:
 
 
 def _unit(values: FloatArray) -> FloatArray:
-    """B distances from best to median, else to worst, else a hundredth of the best where all are equal."""
+    """B distances from best to median, else to worst; infinite where all are equal but for rounding.
+
+    A trial that equals all others leads and is never stopped, whatever its features.
+    """
     best, median, worst = np.nanmax(values, axis=1), _quantile(values, 0.5), np.nanmin(values, axis=1)
     unit = np.where(best > median, best - median, best - worst)
-    return np.asarray(np.where(unit > 1e-12, unit, np.maximum(np.abs(best) * 1e-2, 1e-6)))
+    return np.asarray(np.where(unit > 1e-12 * np.maximum(np.abs(best), np.abs(worst)), unit, np.inf))
 
 
 def _quantile(values: FloatArray, q: float) -> FloatArray:

@@ -10,7 +10,7 @@ Letters: B searches, T trials, C candidates, H hyperparameters, L levels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -66,6 +66,8 @@ _LEARNT = 2.0
 _LEAST_VARIANCE = 0.01
 # Units below the best at which values are cut off: a diverged loss of 1e290 is no worse than one of 1e5.
 _FARTHEST = 1e5
+# Distance from best to median, as a share of the best, where the unit of the values is left out.
+_USUAL_SPREAD = 0.1
 
 
 @dataclass(frozen=True)
@@ -264,10 +266,9 @@ class _Scale:
         worst = np.where(some, np.where(basis, values, np.inf).min(1, initial=np.inf), 0.0)
         median = _masked_median(values, basis)
         unit = np.where(self.best > median, self.best - median, self.best - worst)
-        least = np.maximum(np.abs(self.best), 1e-12)
-        self.usable = unit > 1e-12 * least  # B, False while all values are equal
+        self.usable = unit > 1e-12 * np.abs(self.best)  # B, False while all values are equal
         self.unit = np.where(self.usable, unit, 1.0)
-        relative = np.where(self.usable, unit / least, 1e-3)
+        relative = np.where(self.usable, unit / np.maximum(np.abs(self.best), 1e-12), 1e-3)
         self.log_relative_spread = np.log10(np.clip(relative, 1e-3, 1e3))
         self.is_best = np.zeros(values.shape, bool)
         if values.shape[1]:
@@ -401,6 +402,26 @@ def live_observation(
     row = np.array([[facts.get(name, np.nan) for name in FACTS]], dtype=float)
     arrays = _live_space_arrays(space, appended)
     return observe(arrays, row, levels[None], trials, np.asarray(candidates)[None], np.asarray(mask, bool)[None])
+
+
+def unitless(history: History, facts: Mapping[str, float]) -> tuple[History, dict[str, float]]:
+    """The history and the facts as they look where neither the direction nor the unit of the objective is known.
+
+    The best of the trials that the scale is made from gets the value -1 and their median -1.1: such spreads are usual.
+    Decisions that are made with the two are the same for a loss and for its negative maximised, in any unit.
+    """
+    values, known = history.values[None], np.isfinite(history.values)[None]
+    complete = known & (history.status == STATUS.index("complete"))
+    scale = _Scale(values, complete if complete.any() else known)
+
+    def moved(numbers: FloatArray) -> FloatArray:
+        return np.asarray(-1.0 + _USUAL_SPREAD * (numbers - scale.best) / scale.unit)
+
+    curves = tuple(np.column_stack([curve[:, 0], moved(curve[:, 1])]) for curve in history.curves)
+    kept = {name: value for name, value in facts.items() if name != "maximize"}
+    if "untrained" in kept:
+        kept["untrained"] = float(moved(np.array(kept["untrained"]))[0])
+    return replace(history, values=moved(history.values), curves=curves), kept
 
 
 def _at_reference(history: History) -> FloatArray:

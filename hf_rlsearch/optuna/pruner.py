@@ -27,6 +27,7 @@ from hf_rlsearch.observation.curve_features import (
     leads,
 )
 from hf_rlsearch.observation.history import COMPLETE, FAILED, History, continued, stable_distributions
+from hf_rlsearch.observation.observation import unitless
 from hf_rlsearch.observation.trial_attributes import COST, STOP
 from hf_rlsearch.optuna.filters import is_duplicate
 from hf_rlsearch.optuna.sampler import checked_facts, facts_for_agent
@@ -50,7 +51,8 @@ class RLPruner(BasePruner):
     A policy trained by PPO reads the running curve, all other curves of the study and the remaining budget. Three kinds
     of trials are never stopped: the one that leads at its fidelity, so a study never stops everything; one that is
     better now than all complete trials were at their last report; and one at ``max_resource``, which has ended. Trials
-    are judged at their reports, but at most once in each twelfth of a training, and not within the first.
+    are judged at their reports, but at most once in each twelfth of a training, and not within the first. Neither the
+    direction nor the unit of the objective matters: a loss and its negative maximised are stopped at the same reports.
 
     All trials must report on one axis, either the best value so far or the current value. Works with any sampler. Two
     user attributes of a trial are read where they are set:
@@ -67,8 +69,8 @@ class RLPruner(BasePruner):
         >>> study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=10))
 
     Args:
-        max_resource: Step of a full training, as reported, above 0; the largest step of a finished trial where not
-            given, and then the first trial is never stopped.
+        max_resource: Step of a full training, as reported, above 0. Where not given it is the largest step of a
+            complete trial. Then the first trial is never stopped, nor a trial at a step at which a complete one ended.
         budget: Full trainings that the study will spend in all, above 0, where that is known; the rule is bolder with
             much left. Without a budget the number of trials is taken to end the study, and only trials that have next
             to no chance to become the best are stopped.
@@ -137,7 +139,8 @@ class RLPruner(BasePruner):
         steps = sorted(trial.intermediate_values)
         if not steps or not is_due(*np.array([0, *steps][-2:]) / resource):
             return False
-        if self._max_resource is not None and steps[-1] >= self._max_resource:
+        ends = {t.last_step for t in others if t.state == TrialState.COMPLETE} if self._max_resource is None else ()
+        if steps[-1] >= resource or steps[-1] in ends:
             return False  # trained to its end: a stop would save nothing and lose the objective
         stopped = [t.last_step or 0 for t in others if t.state == TrialState.PRUNED and t.params == trial.params]
         return steps[-1] >= _RETRY_FACTOR * max(stopped, default=0)
@@ -196,8 +199,7 @@ class RLPruner(BasePruner):
         if not distributions or not _stop_rule(self._weights)[1]:
             return None
         history = History.from_trials(trials, study.directions, max_resource=resource)
-        history = history.select(history.decided)
-        facts = facts_for_agent(study, self._facts)
+        history, facts = unitless(history.select(history.decided), facts_for_agent(study, self._facts))
         known = self._search_space is not None and set(distributions) == set(self._search_space.names)
         space = self._search_space if known else SearchSpace.from_distributions(distributions)
         assert space is not None
@@ -259,7 +261,7 @@ class _Curve:
 
 
 def _longest(trials: list[FrozenTrial]) -> float | None:
-    """The largest step that a finished trial reported, None where none did."""
+    """The largest step that a complete trial reported, None where none did."""
     steps = [t.last_step for t in trials if t.state == TrialState.COMPLETE and t.last_step is not None]
     return float(max(steps)) if steps and max(steps) > 0 else None
 

@@ -125,6 +125,22 @@ def test_bad_trainings_are_stopped_and_never_the_leading_one(mode: str, sign: fl
     assert trial(search, 8).state == TrialState.COMPLETE
 
 
+def test_a_loss_and_its_negative_are_stopped_alike_and_never_at_the_last_report() -> None:
+    ended = []
+    for mode, sign in (("max", 1.0), ("min", -1.0)):
+        search = RLSearch(sampler=optuna.samplers.RandomSampler(seed=0))  # RLSampler knows the direction
+        search.set_search_properties("accuracy", mode, SPACE)
+        tuner = Tuner(search, RLScheduler())
+        for i in range(12):
+            quality = 0.9 - 0.1 * abs(math.log10(search.suggest(str(i))["learning_rate"]) + 3)
+            tuner.train(str(i), [sign * quality * (1 - 0.5**step) for step in range(1, 6)])
+        trials = search._ot_study.trials
+        ended.append([(t.state, t.last_step) for t in trials])
+        assert any(t.state == TrialState.PRUNED for t in trials)
+        assert all(t.last_step < 5 for t in trials if t.state == TrialState.PRUNED)
+    assert ended[0] == ended[1]
+
+
 def test_it_continues_from_a_checkpoint_of_the_experiment(tmp_path: Path) -> None:
     search = new_search()
     search.suggest("0")
