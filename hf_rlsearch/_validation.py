@@ -22,8 +22,11 @@ def is_integer(value: Any) -> TypeGuard[int]:
 
 
 def is_finite_number(value: Any) -> TypeGuard[float]:
-    """Returns whether a value is a finite real number, True and False excluded."""
-    return is_number(value) and math.isfinite(value)
+    """Returns whether a value is a finite real number that a float can hold, True and False excluded."""
+    try:
+        return is_number(value) and math.isfinite(value)
+    except OverflowError:  # an integer of more than 308 digits
+        return False
 
 
 def closest(name: Any, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:

@@ -18,6 +18,7 @@ from hf_rlsearch._validation import closest, did_you_mean, is_finite_number, is_
         (np.float32(0.5), True, True, False),
         (math.nan, True, False, False),
         (math.inf, True, False, False),
+        (10**400, True, False, True),
         (True, False, False, False),
         (np.True_, False, False, False),
         ("1", False, False, False),

@@ -73,6 +73,8 @@ class Agent:
     ) -> Decision:
         """Chooses the candidate to train next, on one thread (see `one_torch_thread`).
 
+        In a space of more than `MAX_HYPERPARAMETERS`, and where a score is no finite number, a design chooses.
+
         Args:
             space: The search space.
             history: All finished and running trials.
@@ -84,8 +86,7 @@ class Agent:
             acquisition_weight: C positive factors on expected improvement, see `CostCooling`; all 1 where not given.
         """
         if len(space.hyperparameters) > MAX_HYPERPARAMETERS:
-            index = _farthest(space, history, candidates, mask, rng)
-            return Decision(index=index, source="design", n_candidates=int(mask.sum()))
+            return _design(space, history, candidates, mask, rng)
         n_done, history = len(history), shorten(history)
         observation = live_observation(space, history, candidates, mask, facts)
         with one_torch_thread(), torch.inference_mode():
@@ -94,6 +95,8 @@ class Agent:
             probabilities, source, scores = self._scores(encoded, arrays, mask, n_remaining, n_done)
             if acquisition_weight is not None:
                 scores = scores + _SHARPNESS * torch.as_tensor(np.log(acquisition_weight))
+            if not scores[torch.as_tensor(mask)].isfinite().all():  # numbers beyond float32 within the network
+                return _design(space, history, candidates, mask, rng)
             order, chances = _ranked(scores, mask, rng)
             row, alternative = candidates[order[0]], None
             if len(order) > 1:
@@ -131,8 +134,8 @@ class Agent:
         The other arguments are those of `decide`.
 
         Returns:
-            1 x len(FORECAST_FEATURES); None where the history lacks the trial, or the space has more than
-            `MAX_HYPERPARAMETERS`.
+            1 x len(FORECAST_FEATURES); None where the history lacks the trial, the space has more than
+            `MAX_HYPERPARAMETERS`, or a predicted number is not finite.
         """
         history = shorten(history)
         if len(space.hyperparameters) > MAX_HYPERPARAMETERS or number not in history.numbers:
@@ -145,7 +148,8 @@ class Agent:
             probabilities = self.mixture.score(self.mixture.encode_history(arrays), rows)
             allowed = torch.cat([torch.as_tensor(mask), torch.tensor([False])])[None]
             last = torch.tensor([len(candidates)])
-            return acquisition.forecast_features(probabilities, self.mixture.bins, last, allowed)[0].numpy()
+            features = acquisition.forecast_features(probabilities, self.mixture.bins, last, allowed)[0].numpy()
+            return features if np.isfinite(features).all() else None
 
     def _scores(
         self, encoded: EncodedReadings, arrays: Arrays, mask: BoolArray, n_remaining: int | None, n_done: int
@@ -246,10 +250,18 @@ def shorten(history: History) -> History:
     return history.select(keep)
 
 
+def _design(
+    space: SearchSpace, history: History, candidates: IntArray, mask: BoolArray, rng: np.random.Generator
+) -> Decision:
+    """Chooses the candidate that differs most from every trial: a space-filling design, one by one."""
+    index = _farthest(space, history, candidates, mask, rng)
+    return Decision(index=index, source="design", n_candidates=int(mask.sum()))
+
+
 def _farthest(
     space: SearchSpace, history: History, candidates: IntArray, mask: BoolArray, rng: np.random.Generator
 ) -> int:
-    """The candidate that differs most from every trial: a space-filling design, one by one."""
+    """Row of the allowed candidate that is farthest from its nearest trial."""
     scale = np.maximum(space.n_levels - 1, 1)
     place = candidates / scale
     allowed = np.nonzero(mask)[0]

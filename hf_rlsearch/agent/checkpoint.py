@@ -110,8 +110,8 @@ def load_weights(weights: str | Path | None = None) -> tuple[dict[str, Tensor], 
     """Reads weights and card by a bundled name or a path; None stands for the default.
 
     Raises:
-        WeightsError: Missing, corrupted, foreign, of another observation format, or not of the shapes that the card
-            describes; the latter before any tensor is read.
+        WeightsError: Missing, corrupted, foreign, of another observation format, with numbers that are not finite, or
+            not of the shapes that the card describes; the latter before any tensor is read.
     """
     path = resolve(weights)
     try:
@@ -121,11 +121,17 @@ def load_weights(weights: str | Path | None = None) -> tuple[dict[str, Tensor], 
             check_shapes({key: tuple(part.get_shape()) for key, part in slices.items()}, card)
             if other := sorted(key for key, part in slices.items() if part.get_dtype() != "F32"):
                 raise _misfit(card, f"{reprlib.repr(other[0])} is no tensor of float32")
-            return {key: file.get_tensor(key) for key in slices}, card
+            tensors = {key: file.get_tensor(key) for key in slices}
     except (SafetensorError, OSError) as error:
         raise WeightsError(
             f"{path.name!r} is not a readable safetensors file ({error}). Download or train it again."
         ) from error
+    if broken := sorted(key for key, tensor in tensors.items() if not tensor.isfinite().all()):
+        raise WeightsError(
+            f"{path.name!r} holds numbers that are not finite, in {reprlib.repr(broken[0])}: the training has diverged "
+            f"or the file is damaged. Train or download it again, or use the bundled weights={BUNDLED[0]!r}."
+        )
+    return tensors, card
 
 
 def parts(names: Iterable[str]) -> list[str]:

@@ -59,6 +59,7 @@ def is_due(before: FloatArray, now: FloatArray) -> BoolArray:
     return np.asarray(slots[1] > slots[0])
 
 
+@np.errstate(over="ignore")  # differences in tiny units may be infinite, and are clipped
 def curve_features(
     fidelity: FloatArray,
     value: FloatArray,

@@ -24,6 +24,10 @@ _STATUS_OF = {
 }
 
 
+LARGEST = 1e300
+"""Objectives and reports are clipped here: the difference of two of them has to be a finite number."""
+
+
 @dataclass(frozen=True)
 class History:
     """The T trials of a search that have started, in order.
@@ -37,6 +41,8 @@ class History:
         fidelity: (T,) share of a full training that was done, in [0, 1]; 1 for complete trials.
         status: (T,) index into ``STATUS``.
         curves: Of each trial (S, 2): step as reported, value larger is better. Reports of nan and inf are left out.
+
+    Values are in [-1e300, 1e300], see ``LARGEST``.
     """
 
     numbers: IntArray
@@ -156,6 +162,7 @@ def _curves(trials: Sequence[FrozenTrial], signs: FloatArray) -> tuple[FloatArra
     owner = np.repeat(np.arange(len(trials)), [len(report) for report in reports])
     steps, values = chain.from_iterable(reports), chain.from_iterable(report.values() for report in reports)
     points = np.stack([np.fromiter(numbers, np.float64, len(owner)) for numbers in (steps, values)], axis=1)
+    points[:, 1] = _clipped(points[:, 1])
     order = np.lexsort((points[:, 0], owner))
     order = order[np.isfinite(points[order, 1])]
     points, owner = points[order] * [1.0, signs[0]], owner[order]
@@ -167,7 +174,12 @@ def _final_values(trials: Sequence[FrozenTrial], signs: FloatArray) -> FloatArra
     """(T, M) objectives, larger is better; nan where a trial has not as many values as the study has directions."""
     unknown = [np.nan] * len(signs)
     rows = [t.values if len(t.values or ()) == len(signs) else unknown for t in trials]
-    return np.array(rows, dtype=np.float64).reshape(len(trials), len(signs)) * signs
+    return _clipped(np.array(rows, dtype=np.float64).reshape(len(trials), len(signs))) * signs
+
+
+def _clipped(values: FloatArray) -> FloatArray:
+    """Finite values in the range of ``LARGEST``, nan and inf as they are."""
+    return np.where(np.isfinite(values), np.clip(values, -LARGEST, LARGEST), values)
 
 
 def _values(finals: FloatArray, curves: Sequence[FloatArray], status: IntArray) -> FloatArray:

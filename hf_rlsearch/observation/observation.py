@@ -259,6 +259,7 @@ class _Scale:
     The basis are the B x T trials that the scale is made from, ``is_best`` marks one best trial among them.
     """
 
+    @np.errstate(over="ignore")  # a share beyond 1e308 is clipped
     def __init__(self, values: FloatArray, basis: BoolArray) -> None:
         self.basis, self.basis_values = basis, np.where(basis, values, -np.inf)
         some = basis.any(1)
@@ -277,7 +278,7 @@ class _Scale:
     def compressed(self, values: FloatArray, known: BoolArray) -> FloatArray:
         """0 for the best, -log(2) for the median, logarithmic below; values above the best stay linear up to 2."""
         below = self._below(values, known)
-        return np.where(below > 0, np.minimum(below, 2.0), -np.log1p(np.clip(-below, 0, _FARTHEST)))
+        return np.where(below > 0, np.minimum(below, 2.0), -np.log1p(np.maximum(-below, 0)))
 
     def clipped(self, values: FloatArray, known: BoolArray) -> FloatArray:
         """Linear in [-1, 1/3]: 0 for the best, -1/3 for the median."""
@@ -290,7 +291,12 @@ class _Scale:
 
     def _below(self, values: FloatArray, known: BoolArray) -> FloatArray:
         shown = known & self.usable[:, None]
-        return np.where(shown, (np.where(shown, values, 0.0) - self.best[:, None]) / self.unit[:, None], 0.0)
+        return np.where(shown, self.in_units(np.where(shown, values, 0.0) - self.best[:, None]), 0.0)
+
+    @np.errstate(over="ignore")
+    def in_units(self, differences: FloatArray) -> FloatArray:
+        """B x T differences of values, in units of the scale and no farther than ``_FARTHEST``."""
+        return np.clip(differences / self.unit[:, None], -_FARTHEST, _FARTHEST)
 
 
 class _Untrained:
@@ -301,16 +307,17 @@ class _Untrained:
     the trials that exceed it by more than noise. Both are zero where the untrained model's value is unknown.
     """
 
+    @np.errstate(over="ignore")  # a share beyond 1e308 is clipped
     def __init__(self, facts: FloatArray, scale: _Scale, values: FloatArray, known: BoolArray) -> None:
         column = {name: facts[:, i] for i, name in enumerate(FACTS)}
         self.bounded = (column["maximize"] == 1) & (np.abs(scale.best) <= 1.0)  # B
         start, given = np.nan_to_num(column["untrained"]), np.isfinite(column["untrained"])
-        n_rows = 10.0 ** np.where(np.isfinite(column["n_evaluated"]), column["n_evaluated"], np.inf)
+        n_rows = 10.0 ** np.where(np.isfinite(column["n_evaluated"]), np.clip(column["n_evaluated"], 0, 300), np.inf)
         error = self._error(start, n_rows) * self.bounded
         above = np.where(known, values, 0.0) - start[:, None]
         shown = known & given[:, None]
         self.learnt = shown & (above > _LEARNT * error[:, None])
-        self.gain = np.where(shown & scale.usable[:, None], self._compressed(above / scale.unit[:, None]), 0.0)
+        self.gain = np.where(shown & scale.usable[:, None], self._compressed(scale.in_units(above)), 0.0)
         self.best_gain = np.where(shown.any(1), self.gain.max(1, initial=-np.inf, where=shown), 0.0)
         self.error_known = self.bounded & np.isfinite(n_rows) & scale.usable
         relative = self._error(scale.best, n_rows) / scale.unit
@@ -323,7 +330,7 @@ class _Untrained:
 
     @staticmethod
     def _compressed(units: FloatArray) -> FloatArray:
-        return np.asarray(np.sign(units) * np.log1p(np.minimum(np.abs(units), _FARTHEST)) / 2.0)
+        return np.asarray(np.sign(units) * np.log1p(np.abs(units)) / 2.0)
 
 
 def _masked_median(values: FloatArray, known: BoolArray) -> FloatArray:
@@ -415,12 +422,12 @@ def unitless(history: History, facts: Mapping[str, float]) -> tuple[History, dic
     scale = _Scale(values, complete if complete.any() else known)
 
     def moved(numbers: FloatArray) -> FloatArray:
-        return np.asarray(-1.0 + _USUAL_SPREAD * (numbers - scale.best) / scale.unit)
+        return np.asarray(-1.0 + _USUAL_SPREAD * scale.in_units(numbers[None] - scale.best)[0])
 
     curves = tuple(np.column_stack([curve[:, 0], moved(curve[:, 1])]) for curve in history.curves)
     kept = {name: value for name, value in facts.items() if name != "maximize"}
     if "untrained" in kept:
-        kept["untrained"] = float(moved(np.array(kept["untrained"]))[0])
+        kept["untrained"] = float(moved(np.array([kept["untrained"]]))[0])
     return replace(history, values=moved(history.values), curves=curves), kept
 
 

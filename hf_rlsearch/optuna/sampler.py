@@ -15,10 +15,10 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray, Params
-from hf_rlsearch._validation import did_you_mean, is_finite_number, is_integer, is_number
+from hf_rlsearch._validation import did_you_mean, is_finite_number, is_integer
 from hf_rlsearch.agent.decision import Decision
 from hf_rlsearch.errors import ArgumentsError
-from hf_rlsearch.observation.history import COMPLETE, PRUNED, History, stable_distributions
+from hf_rlsearch.observation.history import COMPLETE, LARGEST, PRUNED, History, stable_distributions
 from hf_rlsearch.observation.observation import FACTS
 from hf_rlsearch.observation.trial_attributes import DECISION, TASK_FACTS
 from hf_rlsearch.optuna.filters import exceeds_memory, is_duplicate, retryable_pruned
@@ -292,7 +292,7 @@ def checked_facts(facts: Mapping[str, float] | None) -> dict[str, float]:
             raise ArgumentsError(
                 f"facts names {name!r}, expected some of {', '.join(FACTS)}.{did_you_mean(name, FACTS)}"
             )
-        if not (is_number(value) or isinstance(value, bool)):
+        if not (isinstance(value, bool | float) or is_finite_number(value)):
             raise ArgumentsError(
                 f"facts has {name}={value!r}, expected a number. Leave {name} out where it is not known."
             )
@@ -309,7 +309,8 @@ def facts_for_agent(study: Study, given: Mapping[str, float]) -> dict[str, float
     stored = study._storage.get_study_user_attrs(study._study_id).get(TASK_FACTS, {})
     maximizes = list(study.directions) == [StudyDirection.MAXIMIZE]
     facts = {**stored, "maximize": float(maximizes), **given}
-    facts = {name: float(facts[name]) for name in FACTS if is_finite_number(facts.get(name))}
+    known = [name for name in FACTS if is_finite_number(facts.get(name))]
+    facts = {name: float(np.clip(float(facts[name]), -LARGEST, LARGEST)) for name in known}
     untrained = facts.pop("untrained", None)
     if untrained is not None and len(study.directions) == 1:
         facts["untrained"] = untrained if maximizes else -untrained

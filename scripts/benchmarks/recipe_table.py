@@ -93,7 +93,9 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the commands and rewrites the rows, each as soon as it is known."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", help="recipes, without .py; all if left out")
-    parser.add_argument("--table", type=Path, default=ROOT / "docs" / "background" / "recipes.md", help="the file with the table")
+    parser.add_argument(
+        "--table", type=Path, default=ROOT / "docs" / "background" / "recipes.md", help="the file with the table"
+    )
     args = parser.parse_args(argv)
     rows = [match for line in args.table.read_text().splitlines() if (match := _ROW.match(line))]
     for row in rows:

@@ -201,6 +201,21 @@ def test_absurd_values_are_survived(value: float) -> None:
     assert np.isfinite([decision.improvement, decision.probability]).all()
 
 
+@pytest.mark.parametrize("with_price", [False, True])
+def test_scores_that_are_no_numbers_leave_the_choice_to_the_design(with_price: bool) -> None:
+    """Finite weights of 1e30 overflow within the network."""
+    tensors, card = load_weights()
+    agent = Agent({k: v * 1e30 if k.startswith("predictor.") else v for k, v in tensors.items()}, card)
+    history, mask = random_history(6), np.arange(12) >= 9
+    weight = np.ones(12) if with_price else None
+    decision = decide(history, GRID[:12], mask, agent=agent, acquisition_weight=weight)
+    assert (decision.source, decision.n_candidates) == ("design", 3)
+    assert decision.index >= 9
+    assert "nan" not in json.dumps(decision.to_json()).lower()
+    running = replace(history, status=np.where(history.numbers == 5, RUNNING, COMPLETE))
+    assert agent.forecast(SPACE, running, 5, GRID[:12], mask=mask, facts={}) is None
+
+
 # -------------------------------------------------------------------------------------------------- threads, weights
 def test_it_decides_on_one_thread_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     agent, before, during = load_agent(), torch.get_num_threads(), []

@@ -182,6 +182,15 @@ def test_tensors_of_other_shapes_are_refused(path: Path, name: str, value: torch
         load_weights(path)
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_numbers_are_refused(path: Path, number: float) -> None:
+    tensors = all_parts()
+    tensors["stop.2.bias"] = torch.tensor([0.0, number])
+    save_weights(path, tensors, replace(CARD, network=NETWORK))
+    with pytest.raises(WeightsError, match=r"'mine.safetensors' holds numbers that are not finite, in 'stop.2.bias'"):
+        load_weights(path)
+
+
 def test_the_errors_are_value_errors_too() -> None:
     with pytest.raises(ValueError, match="rl-v99"):
         load_weights("rl-v99")

@@ -1,5 +1,6 @@
 """Trials as arrays: the sign is turned once, and every kind of trial has its place."""
 
+import math
 import time
 from typing import Any
 
@@ -68,6 +69,18 @@ def test_an_objective_that_is_no_number_is_a_failure(bad: float) -> None:
     assert status(history) == ["failed", "complete"]
     assert np.isnan(history.values[0])
     assert history.fidelity.tolist() == [0.5, 1.0]
+
+
+def test_huge_values_are_clipped_so_that_their_difference_is_a_number() -> None:
+    trials = [
+        create_trial(value=1e308, params={}, distributions={}, intermediate_values={1: -1e308, 2: 1e308}),
+        create_trial(
+            value=-1e308, params={}, distributions={}, intermediate_values={1: math.nan, 2: -math.inf, 3: 5.0}
+        ),
+    ]
+    history = History.from_trials(trials, [StudyDirection.MAXIMIZE])
+    assert history.values.tolist() == [1e300, -1e300]
+    assert [curve[:, 1].tolist() for curve in history.curves] == [[-1e300, 1e300], [5.0]]
 
 
 def test_pruned_and_running_trials_are_worth_their_best_report() -> None:

@@ -307,6 +307,22 @@ def test_reports_that_are_no_numbers_are_survived(rules: Rules, bad: float) -> N
     assert trial.should_prune()
 
 
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.floats(allow_nan=True), min_size=12, max_size=12))
+@example([1e308, -1e308, 0.0, 5e-324] * 3)
+@example([1.0, 1.0, 1.0, 0.0] + [1e-310] * 8)
+def test_any_number_may_be_reported(values: list[float]) -> None:
+    """Four trials of three reports: the answer is yes or no, and no warning is given."""
+    study = optuna.create_study(pruner=RLPruner(max_resource=3), sampler=optuna.samplers.RandomSampler(seed=0))
+    for number in range(4):
+        trial = study.ask({"x": X})
+        for step in range(1, 4):
+            trial.report(values[3 * number + step - 1], step)
+            assert trial.should_prune() in (True, False)
+        end = {"state": TrialState.FAIL} if math.isnan(values[3 * number + 2]) else {"values": values[3 * number + 2]}
+        study.tell(trial, **end)
+
+
 def test_reports_from_step_zero_are_fine(rules: Rules) -> None:
     study = optuna.create_study(direction="maximize", pruner=RLPruner(weights=rules("always")))
 

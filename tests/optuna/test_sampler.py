@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
@@ -321,6 +323,28 @@ def test_failed_and_nan_trials_are_shown_and_not_repeated_pruned_ones_once_at_mo
     assert all(tried.count(p) == 1 for p in tried if p not in pruned)
     assert all(tried.count(p) <= 2 for p in pruned)
     assert [STATUS[i] for i in random.calls[-1].history.status[:4]] == ["complete", "failed", "failed", "pruned"]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.floats(allow_nan=True), min_size=11, max_size=11), st.sampled_from(["minimize", "maximize"]))
+@example([1e308, -1e308] * 5 + [0.0], "maximize")
+@example([5e-324, 0.0] * 5 + [math.nan], "minimize")
+def test_any_number_may_be_an_objective(values: list[float], direction: str) -> None:
+    """The bundled agent chooses what was not tried, by finite numbers, as long as there is some."""
+    study = optuna.create_study(sampler=RLSampler(seed=0, search_space=SPACE, facts=HUGE_FACTS), direction=direction)
+    for row, value in zip(SPACE.grid(12), values, strict=False):
+        state = TrialState.FAIL if math.isnan(value) else TrialState.COMPLETE
+        distributions, outcome = SPACE.distributions, None if math.isnan(value) else value
+        study.add_trial(create_trial(state=state, value=outcome, params=SPACE.decode(row), distributions=distributions))
+    trial = study.ask()
+    assert objective(trial) == 5.0
+    assert trial.params == SPACE.decode(SPACE.grid(12)[-1])
+    reason = study.trials[-1].system_attrs["rl:decision"]
+    assert reason["source"] == "predictor"
+    assert all(math.isfinite(reason[name]) for name in ("improvement", "mean", "spread", "chance"))
+
+
+HUGE_FACTS = {"untrained": 1e308, "n_evaluated": 400.0, "n_parameters": -1e308}
 
 
 def test_a_constant_objective(random: RuleAgent) -> None:
