@@ -5,10 +5,30 @@ that fits, so that code without knowledge of this package catches it.
 """
 
 import re
+import traceback
 
 # Up to the last "@": a password may hold an unescaped "@", which is a common reason for the error that shows the URL.
 _IN_URL = re.compile(r"(:/+[^\s/:@]*:)\S*@")
 _IN_QUERY = re.compile(r"\b(password|passwd|pwd)=[^&\s'\"]*", re.IGNORECASE)
+
+
+def describe(error: BaseException) -> str:
+    """Returns the type of an exception and the first line of its text that says something.
+
+    Of an exception without a text, such as that of ``assert``, it returns the place and the line of code instead.
+    """
+    try:
+        lines = [line.strip() for line in str(error).splitlines() if any(map(str.isalnum, line))]
+    except Exception:  # the class of a user may have a broken __str__
+        lines = []
+    name, text = type(error).__name__, next(iter(lines), "")
+    if text.endswith(":") and len(lines) > 1:
+        text = f"{text} {lines[1]}"
+    frames = traceback.extract_tb(error.__traceback__)
+    if not text and frames:
+        last = frames[-1]
+        return f"{name} in {last.name} ({last.filename}, line {last.lineno}): {last.line}".removesuffix(": ")
+    return f"{name}: {text}" if text else name
 
 
 class HfRlSearchError(Exception):

@@ -7,6 +7,7 @@ import pytest
 
 from hf_rlsearch import ArgumentsError, HfRlSearchError, SearchFailed, StorageError, search
 from hf_rlsearch.cli import main
+from hf_rlsearch.errors import describe
 from hf_rlsearch.optuna.storage import cannot_continue, storage_errors
 from hf_rlsearch.report import open_study
 
@@ -32,6 +33,41 @@ HIDDEN = "nosuchdb://me:***@host/searches"
 )
 def test_passwords_are_hidden(given: str, shown: str) -> None:
     assert str(StorageError(given)) == shown
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("boom"), "ValueError: boom"),
+        (ValueError("boom\nand more"), "ValueError: boom"),
+        (
+            RuntimeError("\n\n  Some tensors share memory: ['a']\nmore"),
+            "RuntimeError: Some tensors share memory: ['a']",
+        ),
+        (RuntimeError("=======\nthe job failed"), "RuntimeError: the job failed"),
+        (ValueError("2 errors:\n  batch is 0\n  rate is 0"), "ValueError: 2 errors: batch is 0"),
+        (ValueError("\n \n"), "ValueError"),
+        (MemoryError(), "MemoryError"),
+        (Mute(), "Mute"),
+    ],
+)
+def test_the_first_line_that_says_something_describes_an_error(error: Exception, line: str) -> None:
+    assert describe(error) == line
+
+
+def test_an_error_without_text_is_described_by_its_place() -> None:
+    n_rows = 0
+    with pytest.raises(AssertionError) as caught:
+        exec("assert n_rows", {"n_rows": n_rows})
+    assert describe(caught.value) == "AssertionError in <module> (<string>, line 1)"
+    with pytest.raises(KeyError) as of_code:
+        raise KeyError
+    assert describe(of_code.value).endswith("): raise KeyError")
 
 
 def test_an_exception_survives_a_pipe() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_rlsearch._validation import did_you_mean
-from hf_rlsearch.errors import ArgumentsError, HfRlSearchError
+from hf_rlsearch.errors import ArgumentsError, HfRlSearchError, describe
 
 
 def load_function(target: str) -> Callable[..., Any]:
@@ -65,4 +65,4 @@ def user_code_errors(target: str) -> Iterator[None]:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         # The text of a syntax error already has the place.
         where = "" if isinstance(error, SyntaxError) else f" (line {frame.lineno} of {frame.filename})"
-        raise ArgumentsError(f"{target!r} raised {type(error).__name__}: {error}{where}.") from error
+        raise ArgumentsError(f"{target!r} raised {describe(error)}{where}.") from error

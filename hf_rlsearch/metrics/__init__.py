@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from hf_rlsearch._validation import did_you_mean
-from hf_rlsearch.errors import ArgumentsError
+from hf_rlsearch.errors import ArgumentsError, describe
 
 if TYPE_CHECKING:
     import evaluate
@@ -54,9 +54,8 @@ def load_metric(name: str, config: str | None = None) -> "evaluate.EvaluationMod
     except KeyError as error:
         raise ArgumentsError(f"metric {name!r} cannot be loaded: {error.args[0]}") from error
     except OSError as error:  # evaluate's FileNotFoundError, and every kind of failed connection
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ArgumentsError(
-            f"metric {name!r} is not bundled and could not be loaded from the Hub ({reason})."
+            f"metric {name!r} is not bundled and could not be loaded from the Hub ({describe(error)})."
             f"{did_you_mean(name, BUNDLED)} Without a network use one of {list(BUNDLED)}, or give the path of a "
             "script, such as './my_metric.py'."
         ) from error

@@ -11,7 +11,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
 from hf_rlsearch._validation import did_you_mean
-from hf_rlsearch.errors import StorageError
+from hf_rlsearch.errors import StorageError, describe
 
 _SQLITE = "sqlite:///"
 # Seconds that SQLite waits for another process that writes.
@@ -93,7 +93,7 @@ def storage_errors(where: object, *, opening: bool = False) -> Iterator[None]:
     except Exception as error:
         if is_storage_error(error) or (opening and isinstance(error, (OSError, RuntimeError))):
             raise StorageError(
-                f"The storage {where} cannot be used: {type(error).__name__}: {str(error).splitlines()[0]}. Finished "
+                f"The storage {where} cannot be used: {describe(error)}. Finished "
                 "trials are kept. Check that the folder can be written to and that no other program holds the file, or "
                 "pass storage=."
             ) from error

@@ -24,7 +24,7 @@ from optuna.study import Study, create_study
 from optuna.trial import FixedTrial
 
 from hf_rlsearch._validation import is_number
-from hf_rlsearch.errors import SearchSpaceError
+from hf_rlsearch.errors import SearchSpaceError, describe
 
 # A dry run of hp_space costs microseconds, so many are made. One of model_init may load a checkpoint: after this time
 # (in seconds) it is no longer called, and its rarer branches are found during the search.
@@ -220,7 +220,7 @@ def _call(name: str, function: Callable[..., Any], trial: _RecordingTrial) -> An
         raise
     except Exception as error:
         raise SearchSpaceError(
-            f"{name} raised {type(error).__name__}: {error}, called before the search with the values {trial.params}. "
+            f"{name} raised {describe(error)}, called before the search with the values {trial.params}. "
             "It must accept every value that it suggests; raise optuna.TrialPruned to refuse a combination."
         ) from error
 

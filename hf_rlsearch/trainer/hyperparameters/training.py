@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hf_rlsearch._typing import Params
+from hf_rlsearch.errors import describe
 from hf_rlsearch.trainer.hyperparameters import layers
 from hf_rlsearch.trainer.hyperparameters.peft import is_adapted
 from hf_rlsearch.trainer.hyperparameters.scope import TRAIN, ParameterGroup, fields_of
@@ -78,7 +79,7 @@ def _schedule(value: Any) -> str:
         get_scheduler(schedule, optimizer=optimizer, num_warmup_steps=0, num_training_steps=1)
     except Exception as error:
         raise ValueError(
-            f"transformers cannot make this schedule without lr_scheduler_kwargs ({type(error).__name__}: {error}); "
+            f"transformers cannot make this schedule without lr_scheduler_kwargs ({describe(error)}); "
             "search lr_scheduler_type with your own lr_scheduler_kwargs instead"
         ) from error
     return name

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from hf_rlsearch import errors
 from hf_rlsearch._typing import Params
-from hf_rlsearch.errors import HfRlSearchError, SearchFailed
+from hf_rlsearch.errors import HfRlSearchError, SearchFailed, describe
 from hf_rlsearch.trainer.session.failures import (
     CAUSED_BY_ANOTHER_RANK,
     DEVICE,
@@ -117,7 +117,7 @@ class ProcessGroup:
         except RankLost as lost:
             if error is None or isinstance(error, RankLost):
                 raise
-            raise RankLost(f"Rank {self.rank} failed with {type(error).__name__}: {error}. {lost}") from error
+            raise RankLost(f"Rank {self.rank} failed with {describe(error)}. {lost}") from error
         failed = {rank: each for rank, each in enumerate(reports) if each}
         if not failed:
             return result  # type: ignore[return-value]

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.errors import ObjectiveError
+from hf_rlsearch.errors import ObjectiveError, describe
 from hf_rlsearch.observation.trial_attributes import CHECKPOINT, CONFIRM, TASK_FACTS, finished, role
 from hf_rlsearch.optuna import RLSampler
 from hf_rlsearch.optuna.pruner import RLPruner
@@ -207,9 +207,7 @@ def _measure_facts(
             raise
         except Exception as error:
             logger.warning(
-                "The untrained model cannot be evaluated, so the agent is told less about the task: %s: %s",
-                type(error).__name__,
-                error,
+                "The untrained model cannot be evaluated, so the agent is told less about the task: %s", describe(error)
             )
         finally:
             provider.release()
@@ -307,8 +305,7 @@ def _probe_metrics(provider: TrainerProvider, group: ProcessGroup) -> Mapping[st
             raise
         except Exception as error:
             raise ObjectiveError(
-                f"Evaluating the untrained model raised {type(error).__name__}: {error}. Make trainer.evaluate() "
-                "work first."
+                f"Evaluating the untrained model raised {describe(error)}. Make trainer.evaluate() work first."
             ) from error
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, get_type_hints
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch._validation import did_you_mean
-from hf_rlsearch.errors import ArgumentsError, SearchSpaceError
+from hf_rlsearch.errors import ArgumentsError, SearchSpaceError, describe
 from hf_rlsearch.trainer.hyperparameters import ScopedNames, attach_optimizer, trial_arguments, trial_model_init
 from hf_rlsearch.trainer.search.trial import EvaluationMonitor, SharedTrial, TrialPlan
 from hf_rlsearch.trainer.session.arguments import FrozenArguments
@@ -184,7 +184,7 @@ class FactoryProvider:
             self.reference: Any = make_trainer({})
         except Exception as error:
             raise ArgumentsError(
-                f"make_trainer({{}}) raised {type(error).__name__}: {error}. Without values make_trainer has to "
+                f"make_trainer({{}}) raised {describe(error)}. Without values make_trainer has to "
                 "return your own configuration: use params.get('learning_rate', 5e-5)."
             ) from error
         _check_trainer_protocol(self.reference)

@@ -15,6 +15,7 @@ from hf_rlsearch.errors import ObjectiveError, SearchSpaceError
 from hf_rlsearch.observation.trial_attributes import CONTINUES, FULL_TRAINING, SEARCH, STOPPED
 from hf_rlsearch.trainer.search.distributed import ProcessGroup
 from hf_rlsearch.trainer.session.arguments import plain
+from hf_rlsearch.trainer.session.compat import allow_shared_weights
 from hf_rlsearch.trainer.session.failures import Failure, divergence
 from hf_rlsearch.trainer.session.seeds_and_memory import PeakMemory
 from hf_rlsearch.trainer.setup.objective import MAXIMIZE, Objective
@@ -187,6 +188,7 @@ def run_trial(trainer: "Trainer", plan: TrialPlan, monitor: EvaluationMonitor) -
         The outcome, and the exception that the trial failed with. KeyboardInterrupt and SystemExit pass through.
     """
     started, error = time.perf_counter(), None
+    allow_shared_weights(trainer)
     with PeakMemory() as memory:
         try:
             outcome = _train(trainer, plan, monitor)

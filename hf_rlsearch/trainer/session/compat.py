@@ -67,6 +67,31 @@ def load_checkpoint(trainer: "Trainer", folder: str) -> None:
         state.best_model_checkpoint = before
 
 
+def allow_shared_weights(trainer: Any) -> None:
+    """Lets a Trainer save plain modules in which tensors share memory, such as tied weights: safetensors refuses."""
+    save = getattr(trainer, "_save", None)
+    if save is None:
+        return
+
+    def save_with_copies(output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if not hasattr(trainer.model, "save_pretrained"):
+            state_dict = _with_copies(trainer.model.state_dict() if state_dict is None else state_dict)
+        save(output_dir, **({} if state_dict is None else {"state_dict": state_dict}))
+
+    trainer._save = save_with_copies
+
+
+def _with_copies(state: dict[str, Any]) -> dict[str, Any]:
+    """Returns a state in which tensors that share memory are copies: whoever loads it finds every name."""
+    seen: set[int] = set()
+    copies = {}
+    for name, tensor in state.items():
+        memory = tensor.untyped_storage().data_ptr()
+        copies[name] = tensor.clone() if memory in seen else tensor.contiguous()
+        seen.add(memory)
+    return copies
+
+
 def is_sharded(trainer: "Trainer") -> bool:
     """Whether no rank holds the whole model, so that its state cannot simply be copied."""
     return bool(getattr(trainer, "is_fsdp_enabled", False) or getattr(trainer, "is_deepspeed_enabled", False))

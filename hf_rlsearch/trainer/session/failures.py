@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_rlsearch._validation import is_number
-from hf_rlsearch.errors import SearchFailed
+from hf_rlsearch.errors import SearchFailed, describe
 from hf_rlsearch.optuna.storage import is_storage_error
 from hf_rlsearch.trainer.session.seeds_and_memory import is_out_of_memory
 
@@ -66,7 +66,7 @@ class Failure:
         kind: "oom" (out of memory), "nan" (the training diverged), "error" (any other exception), "lost" (the
             connection to another rank broke), "left" (another rank failed and this rank followed), "storage" (the disk
             or the storage cannot be written to), "device" (the device cannot be used by this process any more).
-        reason: One line: exception type and text.
+        reason: One line: exception type, and what it says.
         traceback: Its traceback as text; empty where there was none.
         rank: The process that failed.
         step: Training step of the failure, None if unknown.
@@ -81,12 +81,11 @@ class Failure:
     @classmethod
     def from_error(cls, error: BaseException, *, rank: int = 0, step: int | None = None) -> "Failure":
         """Describes an exception, and releases the frames that it holds with the models in them."""
-        text = "".join(traceback.format_exception(error))
+        text, reason = "".join(traceback.format_exception(error)), describe(error)
         kind = failure_kind(error)
         _clear_frames(error)
         error.add_note(f"Its traceback was:\n{text}")
-        line = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        return cls(kind=kind, reason=line[:500], traceback=text[-_MAX_TRACEBACK:], rank=rank, step=step)
+        return cls(kind=kind, reason=reason[:500], traceback=text[-_MAX_TRACEBACK:], rank=rank, step=step)
 
 
 def failure_kind(error: BaseException) -> str:

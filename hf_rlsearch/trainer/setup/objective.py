@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from hf_rlsearch._validation import did_you_mean, is_number
-from hf_rlsearch.errors import ObjectiveError
+from hf_rlsearch.errors import ObjectiveError, describe
 from hf_rlsearch.metrics.directions import MAXIMIZE, MINIMIZE, is_ambiguous, known_direction
 from hf_rlsearch.trainer.setup.hp_space import AccessRecorder
 
@@ -214,7 +214,7 @@ def _computed_objective(
         result = function(AccessRecorder(probe, read))
     except Exception as error:
         raise ObjectiveError(
-            f"compute_objective raised {type(error).__name__}: {error} on the metrics {sorted(probe)} of the "
+            f"compute_objective raised {describe(error)} on the metrics {sorted(probe)} of the "
             "untrained model. Change it to use these names."
         ) from error
     name = getattr(function, "__name__", type(function).__name__)

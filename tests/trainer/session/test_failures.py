@@ -129,6 +129,41 @@ def test_a_lost_device_outside_of_a_training_fails_no_trial_after_it(make_traine
     assert [trial.state for trial in study.trials if trial.state.is_finished()] == [FAIL] * (where == "hp_space")
 
 
+def test_the_reason_of_a_failure_says_something(make_trainer: MakeTrainer) -> None:
+    for error, reason in (
+        (RuntimeError("\n\nbroken\n"), "RuntimeError: broken"),
+        (AssertionError(), "AssertionError in"),
+    ):
+        result = run(make_trainer(cls=breaks(error, 0), seed=len(reason)), "rl", n_trials=1).run_summary
+        assert result.trials_dataframe()["failure"][0].startswith(reason)
+
+
+class Tied(torch.nn.Module):
+    """A plain module whose output weights are its embedding, with a view of the same memory as a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(50, 16)
+        self.head = torch.nn.Linear(16, 50, bias=False)
+        self.head.weight = self.embedding.weight
+        self.register_buffer("part", self.embedding.weight.data[:2])
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = self.head(self.embedding(input_ids[:, 0]))
+        return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+@pytest.mark.parametrize("strategy", ["no", "epoch"])
+def test_a_plain_module_with_tied_weights_is_saved(make_trainer: MakeTrainer, strategy: str) -> None:
+    trainer = make_trainer(model_init=Tied, save_strategy=strategy, learning_rate=0.1)
+    best = run(trainer, "rl", n_trials=2, metric="loss")
+    assert states(best.run_summary.study) == [COMPLETE, COMPLETE]
+    assert Path(best.run_summary.best_checkpoint, "model.safetensors").exists()
+    model: Any = trainer.model
+    assert model.head.weight is model.embedding.weight
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(best.objective)
+
+
 def test_memory_of_a_failed_trial_is_freed(make_trainer: MakeTrainer) -> None:
     models: list[weakref.ref[Any]] = []
     alive: list[int] = []
