@@ -34,6 +34,7 @@ from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.default_space import published_for
 from hf_rlsearch.trainer.setup.defaults import default_pruner, default_sampler
+from hf_rlsearch.trainer.setup.fingerprints import function_fingerprint, model_fingerprint, steady_fingerprint
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
 from hf_rlsearch.trainer.setup.identity import search_fingerprint
 from hf_rlsearch.trainer.setup.objective import Objective, choose_objective
@@ -141,13 +142,18 @@ class Search:
 
 def build_search(provider: TrainerProvider, settings: SearchConfig, group: ProcessGroup) -> Search:
     """Settles space and objective on every rank, opens the study on rank 0, and starts the coordinator there."""
+    functions = _functions(provider, settings)
+    before = {name: function_fingerprint(function) for name, function in functions.items()}
     configurations = group.run_on_all(lambda: provider.configuration_sampler(settings))
     objective = probe_objective(provider, settings, group)
+    model = _initial_model(provider, group)
     coordinator: SearchCoordinator | None = None
 
     def start() -> Params:
         nonlocal coordinator
-        opened = _open_study(provider, settings, objective, configurations)
+        steady = {name: steady_fingerprint(functions[name], before[name]) for name in functions}
+        identity = search_fingerprint(configurations, objective, provider.reference, model, steady)
+        opened = _open_study(provider, settings, objective, configurations, identity)
         requeued = requeue_interrupted(opened.study, alone=settings.storage is None)
         coordinator = _build_coordinator(provider, settings, objective, configurations, opened, group.size)
         coordinator.start(opened, requeued)
@@ -171,6 +177,29 @@ def build_search(provider: TrainerProvider, settings: SearchConfig, group: Proce
 
         group.run_on_main(store)
     return Search(DistributedTrialRunner(provider, settings, group, objective, coordinator))
+
+
+def _functions(provider: TrainerProvider, settings: SearchConfig) -> dict[str, Any]:
+    """The user's functions that decide what is trained and how it is scored, by their names in the fingerprint."""
+    return {
+        "model_init": provider.model_function,
+        "collator": getattr(provider.reference, "data_collator", None),
+        "compute_objective": settings.compute_objective,
+    }
+
+
+def _initial_model(provider: TrainerProvider, group: ProcessGroup) -> Params:
+    """Facts of the model that the search starts from; every rank makes that model."""
+
+    def read() -> Params:
+        try:
+            return model_fingerprint(provider.initial_model())
+        finally:
+            provider.release()
+
+    with preserve_random_state(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return group.run_on_all(read)
 
 
 def _measure_facts(
@@ -215,7 +244,11 @@ def _measure_facts(
 
 
 def _open_study(
-    provider: TrainerProvider, settings: SearchConfig, objective: Objective, configurations: ConfigurationSampler
+    provider: TrainerProvider,
+    settings: SearchConfig,
+    objective: Objective,
+    configurations: ConfigurationSampler,
+    identity: Params,
 ) -> OpenedStudy:
     frozen, space = provider.frozen, configurations.space
     # The seed of the training is the default for the sampler, so that a script that runs again repeats its search.
@@ -223,7 +256,7 @@ def _open_study(
     return open_study(
         settings,
         output_dir=frozen.value("output_dir"),
-        identity=search_fingerprint(configurations, objective, provider.reference),
+        identity=identity,
         directions=objective.directions,
         sampler=default_sampler(settings, space, seed=seed, known=published_for(provider.reference)),
         pruner=default_pruner(settings, len(objective.directions), space),

@@ -77,6 +77,16 @@ class UserTrainerProvider(TrainerSession):
         trainer.model = trainer.model_wrapped = trainer.callback_handler.model = fresh_model(trainer)
         return trainer
 
+    @property
+    def model_function(self) -> Callable[..., Any]:
+        """The function that makes the models, without what an earlier search has left in the Trainer."""
+        inner = getattr(self._model_init, "scoped", (self._model_init,))[0]
+        return getattr(inner, "original", inner)  # type: ignore[no-any-return]
+
+    def initial_model(self) -> Any:
+        """Returns a model that has not been trained, made under the seed of the arguments; to be released after use."""
+        return fresh_model(self.prepare(self.frozen.original(), model_init=self.model_function, callbacks=False))
+
     def trainer_for(self, plan: TrialPlan, monitor: EvaluationMonitor) -> "Trainer":
         """Returns the Trainer, ready to train one configuration; it calls the monitor at each evaluation."""
         args = _point_to_trial(trial_arguments(self.frozen, plan.values), plan, monitor)
@@ -220,6 +230,16 @@ class FactoryProvider:
         """Returns the trainer of the baseline, which the search never trains."""
         remove_progress_callbacks(self.reference.callback_handler)
         return self.reference
+
+    @property
+    def model_function(self) -> Callable[..., Any]:
+        """The function that makes the models, within trainers."""
+        return self._make
+
+    def initial_model(self) -> Any:
+        """Returns a model that has not been trained, made under the seed of the arguments."""
+        set_training_seed(self.frozen.original())
+        return self._make({}).model
 
     def trainer_for(self, plan: TrialPlan, monitor: EvaluationMonitor) -> Any:
         """Returns a fresh trainer of one configuration.

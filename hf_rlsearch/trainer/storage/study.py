@@ -14,14 +14,20 @@ from pathlib import Path
 import optuna
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
+from optuna.trial import TrialState
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.observation.trial_attributes import FOLDER, IDENTITY, N_TRIALS, finished
+from hf_rlsearch.observation.trial_attributes import FOLDER, IDENTITY, N_TRIALS, SUMMARY, finished
 from hf_rlsearch.optuna.storage import open_sqlite, open_storage, storage_errors
 from hf_rlsearch.trainer.setup.config import SearchConfig
-from hf_rlsearch.trainer.setup.identity import check_same_search, diff
+from hf_rlsearch.trainer.setup.identity import check_same_search, decisive, diff, listed
 
 FILE = "hf_rlsearch.db"
+
+_NEW_WEIGHTS = (
+    " The head or the adapter of the model has other weights than before (model.new_weights): new trials start from "
+    "these. A seed that is set before the model is made keeps them the same."
+)
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ def _open_by_name(
     note = f"Study {study.study_name!r} is continued: it has {n_before} trials." if n_before else ""
     changed = diff(study.user_attrs.get(IDENTITY, identity), identity)
     if n_before and changed:
-        note += f" This script differs from the one that started the study: {'; '.join(changed[:3])}."
+        note += f" This script differs from the one that started the study: {listed(changed)}."
     return OpenedStudy(study, str(study.user_attrs.get(FOLDER, output_dir)), bool(n_before), note)
 
 
@@ -111,25 +117,48 @@ def _open_by_identity(
     identity: Params,
     output_dir: str,
 ) -> OpenedStudy:
-    """Opens the newest study with this fingerprint, or creates the next study."""
+    """Opens the newest interrupted study with this fingerprint, else the newest one, or creates the next study."""
     name = settings.study_name
     prefix, first = ("search", "search-1") if name is None else (name, name)
     numbers = {each: _number_of(each, prefix, first) for each in optuna.get_all_study_names(storage)}
     names = sorted((each for each in numbers if numbers[each]), key=lambda each: numbers[each])
-    note = ""
+    note, found = "", None
     for each in reversed(names if settings.resume else []):
         study = create(study_name=each, load_if_exists=True)
         changed = diff(study.user_attrs.get(IDENTITY, {}), identity)
-        if not changed:
-            is_resumed = bool(study.get_trials(deepcopy=False))
-            note = _continued(output_dir, len(finished(study)), settings.displayed_n_trials) if is_resumed else ""
-            return OpenedStudy(study, str(study.user_attrs[FOLDER]), is_resumed, note)
-        # The differences to the newest search are the ones that matter.
-        note = note or f"A new search starts, because the last one in {output_dir} differs: {'; '.join(changed[:3])}."
+        if not decisive(changed):
+            found = found or (study, changed)
+            if _is_interrupted(study):
+                found = study, changed
+                break
+        elif each == names[-1]:
+            # The differences to the newest search are the ones that matter.
+            note = _why_new(output_dir, study, decisive(changed))
+    if found is not None:
+        study, changed = found
+        is_resumed = bool(study.get_trials(deepcopy=False))
+        note = _continued(output_dir, len(finished(study)), settings.displayed_n_trials) if is_resumed else ""
+        if is_resumed and changed:
+            note += _NEW_WEIGHTS
+        return OpenedStudy(study, str(study.user_attrs[FOLDER]), is_resumed, note.strip())
     number = 1 + (numbers[names[-1]] if names else 0)
     study = create(study_name=first if number == 1 else f"{prefix}-{number}")
     folder = output_dir if number == 1 else str(Path(output_dir, study.study_name))
     return OpenedStudy(study, folder, False, note)
+
+
+def _is_interrupted(study: optuna.Study) -> bool:
+    """Whether a search has not come to its end: a trial runs, or no summary was made."""
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return bool(running) or SUMMARY not in study.user_attrs
+
+
+def _why_new(output_dir: str, study: optuna.Study, changed: list[str]) -> str:
+    """Says what differs from the last search, and how to continue that search all the same if its trials compare."""
+    note = f"A new search starts, because the last one in {output_dir} differs: {listed(changed)}."
+    if any(line.startswith(("space", "objective", "follows", "directions")) for line in changed):
+        return note
+    return f"{note} To continue that one, pass study_name={study.study_name!r} and load_if_exists=True."
 
 
 def _continued(output_dir: str, n_done: int, n_trials: int | None) -> str:

@@ -5,12 +5,21 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from torch import Tensor
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, DataCollatorWithPadding
 
-from hf_rlsearch.trainer.setup.identity import data_fingerprint, diff, function_fingerprint, model_fingerprint
+from hf_rlsearch import embedded
+from hf_rlsearch.trainer.setup.fingerprints import (
+    data_fingerprint,
+    function_fingerprint,
+    model_fingerprint,
+    steady_fingerprint,
+    tokenizer_fingerprint,
+)
+from hf_rlsearch.trainer.setup.identity import decisive, diff, listed
 
 Metric = Callable[[dict[str, float]], float]
 
@@ -36,13 +45,27 @@ def power(metrics: dict[str, float], exponent: int) -> float:
     return metrics["eval_f1"] ** exponent
 
 
-def test_differences_are_named_by_their_path_and_shortened() -> None:
+def test_differences_are_named_by_their_path() -> None:
     old = {"model": "A", "space": {"x": 1, "y": [2]}, "same": 0}
     assert diff(old, {"model": "A", "space": {"x": 3, "y": [2]}, "same": 0}) == ["space.x: 1 -> 3"]
-    (line,) = diff(old, {**old, "model": "B" * 100})
-    assert line.startswith('model: "A" -> "BBB')
-    assert line.endswith("...")
     assert diff({}, {"new": None, "newer": 1}) == ["newer: null -> 1"]
+    assert diff({"collator": "#a"}, {"collator": "#b"}) == ["collator: other content"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("A" * 100 + "B", "A" * 100 + "C"), ("A" * 100, "A" * 99), ("B", "C" * 99)]
+)
+def test_a_long_difference_shows_the_part_that_differs(before: str, after: str) -> None:
+    (line,) = diff({"x": f"{before}{'Z' * 200}"}, {"x": f"{after}{'Z' * 200}"})
+    old, new = line.removeprefix("x: ").split(" -> ")
+    assert old != new
+    assert max(len(old), len(new)) <= 66
+    assert ("B" in old) == ("B" in before)
+
+
+def test_only_a_few_differences_are_listed() -> None:
+    assert listed(["a", "b"]) == "a; b"
+    assert listed(["a", "b", "c", "d", "e"]) == "a; b; c; and 2 more"
 
 
 @pytest.mark.parametrize(
@@ -58,6 +81,7 @@ def test_differences_are_named_by_their_path_and_shortened() -> None:
         (lambda m: m["a"], lambda m: m["a"], lambda m: m["b"]),
         (lambda m: Tensor(m), lambda m: Tensor(m), lambda m: Weighted(m)),
         (weighted(0.5, 1.0), weighted(0.5, 1.0), weighted(0.5, 2.0)),
+        (lambda m: torch.tensor(m["a"]), lambda m: torch.tensor(m["a"]), lambda m: torch.tensor(m["b"])),
         (lambda m: m["a"] in {1, 2, 3}, lambda m: m["a"] in {3, 2, 1}, lambda m: m["a"] in {1, 2, 4}),
     ],
 )
@@ -65,12 +89,105 @@ def test_functions_differ_by_code_and_values(function: Any, same: Any, other: An
     assert function_fingerprint(function) == function_fingerprint(same) != function_fingerprint(other)
 
 
+def test_a_function_that_counts_is_known_by_its_code() -> None:
+    calls: list[int] = []
+
+    def counting() -> None:
+        calls.append(1)
+
+    before = function_fingerprint(counting)
+    assert steady_fingerprint(counting, before) == before
+    counting()
+    first, before = steady_fingerprint(counting, before), function_fingerprint(counting)
+    counting()
+    assert steady_fingerprint(counting, before) == first != before
+
+
+class Collator:
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+
+    def __call__(self, rows: list[Any]) -> Any:
+        return rows[: self.limit]
+
+
+class OtherCollator(Collator):
+    def __call__(self, rows: list[Any]) -> Any:
+        return rows[1 : self.limit]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return AutoTokenizer.from_pretrained(embedded.path("bert-tiny"))
+
+
+def test_collators_differ_by_code_and_attributes(tokenizer: Any) -> None:
+    padding = DataCollatorWithPadding(tokenizer)
+    others = [Collator(3), OtherCollator(2), Collator(2).__call__, DataCollatorWithPadding(tokenizer, max_length=8)]
+    prints = [function_fingerprint(each) for each in (Collator(2), padding, *others)]
+    assert len({*prints}) == len(prints)
+    assert function_fingerprint(DataCollatorWithPadding(tokenizer)) == function_fingerprint(padding)
+    assert function_fingerprint(None) == "none"
+
+
+def test_tokenizers_differ_by_what_they_do_and_not_by_what_they_did(tokenizer: Any) -> None:
+    before = tokenizer_fingerprint(tokenizer)
+    tokenizer(["one", "two words"], truncation=True, max_length=4, padding=True)
+    assert tokenizer_fingerprint(tokenizer) == before
+    other = AutoTokenizer.from_pretrained(embedded.path("bert-tiny"), padding_side="left")
+    assert diff(before, tokenizer_fingerprint(other)) == ['padding_side: "right" -> "left"']
+    other = AutoTokenizer.from_pretrained(embedded.path("bert-tiny"))
+    other.add_tokens(["quuxify"])
+    assert diff(before, tokenizer_fingerprint(other)) == ["rules: other content"]
+
+
+def rows_of(n: int) -> list[dict[str, Any]]:
+    return [{"x": i, "label": torch.tensor(i % 2)} for i in range(n)]
+
+
 def test_data_differ_by_kind_length_and_rows() -> None:
-    rows = [{"x": i, "label": torch.tensor(i % 2)} for i in range(100)]
+    rows = rows_of(100)
     assert data_fingerprint(rows) == data_fingerprint([dict(row) for row in rows])
     assert data_fingerprint(rows) != data_fingerprint(rows[::-1])
-    assert data_fingerprint(rows) != data_fingerprint(rows[:99])
-    assert data_fingerprint({"a": rows, "b": None}) == f"a=({data_fingerprint(rows)}) b=(none)"
+    assert diff(data_fingerprint(rows), data_fingerprint(rows[:99]))[-1] == "rows: 100 -> 99"
+    assert data_fingerprint({"a": rows, "b": None}) == {"a": data_fingerprint(rows), "b": "none"}
+
+
+@pytest.mark.parametrize("kind", [list, datasets.Dataset.from_list])
+@pytest.mark.parametrize("place", [0, 77, 2998])
+def test_one_changed_row_is_noticed(kind: Callable[[list[Any]], Any], place: int) -> None:
+    rows = [{"x": i, "text": f"row {i}", "values": [i, i + 1]} for i in range(3000)]
+    changed = [*rows]
+    changed[place] = {**rows[place], "values": [place, 0]}
+    assert data_fingerprint(kind(rows)) == data_fingerprint(kind(rows))
+    assert data_fingerprint(kind(rows)) != data_fingerprint(kind(changed))
+
+
+def test_the_hash_of_a_table_does_not_depend_on_its_chunks(tmp_path: Any) -> None:
+    rows = [{"x": i, "text": f"row {i}" if i % 3 else None, "values": [i] * (i % 5)} for i in range(200)]
+    whole = datasets.Dataset.from_list(rows)
+    parts = datasets.concatenate_datasets([datasets.Dataset.from_list(rows[i : i + 50]) for i in range(0, 200, 50)])
+    whole.save_to_disk(tmp_path / "data")
+    stored = datasets.load_from_disk(tmp_path / "data")
+    assert parts.data.column(0).num_chunks > 1
+    assert data_fingerprint(whole) == data_fingerprint(parts) == data_fingerprint(stored)
+    assert data_fingerprint(whole.shuffle(seed=1)) != data_fingerprint(whole.shuffle(seed=2))
+
+
+def test_a_large_table_is_known_by_the_fingerprint_of_its_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_rlsearch.trainer.setup.fingerprints._LARGEST_TABLE", 10)
+    data = datasets.Dataset.from_list(rows_of(50))
+    assert data_fingerprint(data)["table"] == f"#{data._fingerprint}"
+
+
+def test_images_and_arrays_are_read() -> None:
+    from PIL import Image
+
+    black, dark = Image.new("L", (4, 4)), Image.new("L", (4, 4))
+    dark.putpixel((3, 3), 1)
+    assert data_fingerprint([{"image": black}]) != data_fingerprint([{"image": dark}])
+    assert data_fingerprint([{"raw": b"a"}]) != data_fingerprint([{"raw": b"b"}])
+    assert data_fingerprint([{"x": torch.ones(3, dtype=torch.bfloat16)}]) != data_fingerprint([{"x": torch.zeros(3)}])
 
 
 def test_data_that_change_with_each_reading_have_no_hash() -> None:
@@ -81,21 +198,62 @@ def test_data_that_change_with_each_reading_have_no_hash() -> None:
         def __getitem__(self, index: int) -> float:
             return random.SystemRandom().random()
 
-    assert data_fingerprint(Augmented()) == "Augmented 3"
-    assert data_fingerprint(row for row in ()) == "generator"
+    assert data_fingerprint(Augmented()) == {"class": "Augmented", "rows": 3}
+    assert data_fingerprint(row for row in ()) == {"class": "generator"}
 
 
-def test_models_differ_by_configuration_and_not_by_weights() -> None:
-    def model(**options: Any) -> BertForSequenceClassification:
-        size = {
-            "hidden_size": 8,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "intermediate_size": 8,
-            "vocab_size": 16,
-        }
-        return BertForSequenceClassification(BertConfig(**{**size, **options}))
+def model(**options: Any) -> BertForSequenceClassification:
+    size = {
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+        "vocab_size": 16,
+    }
+    torch.manual_seed(0)
+    return BertForSequenceClassification(BertConfig(**{**size, **options}))
 
+
+def test_models_differ_by_configuration_and_shapes() -> None:
     assert model_fingerprint(model()) == model_fingerprint(model())
-    assert model_fingerprint(model()) != model_fingerprint(model(hidden_size=16))
-    assert model_fingerprint(model()) != model_fingerprint(model(hidden_dropout_prob=0.5))
+    lines = diff(model_fingerprint(model()), model_fingerprint(model(hidden_size=16)))
+    assert "config.hidden_size: 8 -> 16" in lines
+    assert diff(model_fingerprint(model()), model_fingerprint(model(hidden_dropout_prob=0.5))) == [
+        "config.hidden_dropout_prob: 0.1 -> 0.5"
+    ]
+
+
+def test_models_differ_by_each_of_their_tensors() -> None:
+    given = model_fingerprint(model())
+    for name in dict(model().bert.named_parameters()):
+        changed = model()
+        with torch.no_grad():
+            changed.bert.get_parameter(name).view(-1)[-1] += 1e-3
+        assert diff(given, model_fingerprint(changed)) == ["weights: other content"], name
+
+
+def test_a_head_without_a_seed_does_not_make_it_another_search() -> None:
+    changed = model()
+    with torch.no_grad():
+        changed.classifier.weight.normal_()
+    lines = diff({"model": model_fingerprint(model())}, {"model": model_fingerprint(changed)})
+    assert lines == ["model.new_weights: other content"]
+    assert decisive([*lines, "model.weights: other content"]) == ["model.weights: other content"]
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_an_adapter_without_a_seed_does_not_make_it_another_search() -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
+    first, second = (peft.get_peft_model(model(), config) for _ in range(2))
+    torch.nn.init.ones_(second.base_model.model.bert.encoder.layer[0].attention.self.query.lora_A["default"].weight)
+    assert diff(model_fingerprint(first), model_fingerprint(second)) == ["new_weights: other content"]
+
+
+def test_weights_that_cannot_be_read_are_left_out() -> None:
+    with torch.device("meta"):
+        empty = model()
+    assert model_fingerprint(empty)["shapes"] == model_fingerprint(model())["shapes"]
+    assert model_fingerprint(None) == {"class": "none"}
+    plain = torch.nn.Linear(2, 2)
+    assert model_fingerprint(plain)["new_weights"] == model_fingerprint(torch.nn.ReLU())["new_weights"]

@@ -11,10 +11,11 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 from optuna.trial import TrialState
-from transformers import Trainer
+from transformers import AutoTokenizer, Trainer, default_data_collator
 
-from hf_rlsearch import StorageError
+from hf_rlsearch import StorageError, embedded
 from hf_rlsearch.trainer.session.arguments import plain
 from hf_rlsearch.trainer.storage.resume import process_start_time
 from tests.trainer.conftest import Rows, rates, run, states, stored, tiny_model
@@ -281,7 +282,9 @@ def test_resume_false_starts_a_new_search(make_trainer: MakeTrainer, tmp_path: P
     assert list((tmp_path / "out").glob("run-*"))  # the interrupted one is left as it is
     again = run(make_trainer(), "rl", n_trials=2, resume=False)  # after a finished one, too
     assert again.run_summary.study.study_name == "search-3"
-    assert run(make_trainer(), "rl", n_trials=2).run_summary.study.study_name == "search-3"
+    # Without the option the interrupted one is continued, and after its end the newest is the one that counts.
+    names = [run(make_trainer(), "rl", n_trials=2).run_summary.study.study_name for _ in range(2)]
+    assert names == ["search-1", "search-3"]
 
 
 def test_arguments_that_are_functions_are_compared_by_name() -> None:
@@ -297,9 +300,13 @@ def test_arguments_that_are_functions_are_compared_by_name() -> None:
             {"hp_space": lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-1)}},
             "space.learning_rate",
         ),
-        ({"model_init": lambda: tiny_model(0.3)}, "model: "),
+        ({"model_init": lambda: tiny_model(0.3)}, "model.config.hidden_dropout_prob: 0.1 -> 0.3"),
+        ({"model_init": lambda: same(tiny_model())}, "model_init: other content"),
         ({"metric": "loss"}, "objective: "),
-        ({"rows": 48}, "train_data: "),
+        ({"rows": 48}, "train_data.rows: 64 -> 48"),
+        ({"row": 33}, "train_data.content: other content"),
+        ({"collator": lambda rows: default_data_collator(rows)}, "collator: other content"),
+        ({"tokenizer": "left"}, 'tokenizer: "none" -> '),
     ],
 )
 def test_another_search_is_not_continued(
@@ -307,13 +314,73 @@ def test_another_search_is_not_continued(
 ) -> None:
     score = lambda args, state: 0.5  # noqa: E731
     interrupted(make_trainer, 1, score=score)
-    space, metric, rows = changed.pop("hp_space", rates), changed.pop("metric", "accuracy"), changed.pop("rows", 64)
+    changed = {"hp_space": rates, "metric": "accuracy", "rows": 64, "row": None, **changed}
+    space, metric, rows, row = (changed.pop(name) for name in ("hp_space", "metric", "rows", "row"))
+    collator, tokenizer = changed.pop("collator", None), changed.pop("tokenizer", None)
     trainer = make_trainer(score=score, **changed)
     trainer.train_dataset = Rows(rows, 0)
+    if row is not None:
+        trainer.train_dataset.ids[row, 0] += 1
+    if collator is not None:
+        trainer.data_collator = collator
+    if tokenizer is not None:
+        trainer.processing_class = AutoTokenizer.from_pretrained(embedded.path("bert-tiny"), padding_side=tokenizer)
     with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
         best = run(trainer, "rl", space, n_trials=2, metric=metric)
     assert best.run_summary.study.study_name == "search-2"
     assert match in caplog.text
+
+
+def same(model: torch.nn.Module) -> torch.nn.Module:
+    return model
+
+
+def test_other_weights_of_the_same_shape_are_another_search(
+    make_trainer: MakeTrainer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The interrupted trial's checkpoint holds a training of the first weights."""
+
+    def model_init() -> Any:
+        model = tiny_model()
+        model.load_state_dict(torch.load(tmp_path / "weights"))
+        return model
+
+    torch.save(tiny_model().state_dict(), tmp_path / "weights")
+    interrupted(make_trainer, 1, model_init=model_init)
+    torch.save(tiny_model().state_dict(), tmp_path / "weights")
+    with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
+        other = run(make_trainer(model_init=model_init), "rl", n_trials=2).run_summary
+    assert other.study.study_name == "search-2"
+    assert "differs: model.weights: other content." in caplog.text
+    assert "To continue that one, pass study_name='search-1' and load_if_exists=True." in caplog.text
+    first = run(
+        make_trainer(model_init=model_init), "rl", n_trials=2, study_name="search-1", load_if_exists=True
+    ).run_summary
+    assert (first.study.study_name, states(first.study)) == ("search-1", [TrialState.COMPLETE] * 2)
+
+
+def test_a_model_with_a_head_made_anew_continues_its_search(
+    make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A script without a seed gives the pretrained model another head each time."""
+    torch.manual_seed(0)
+    pretrained = tiny_model().state_dict()
+
+    def trainer(seed: int, cls: type[Trainer] = Trainer) -> Trainer:
+        made = make_trainer(cls=cls)
+        made.model_init, made.model = None, tiny_model()
+        made.model.load_state_dict(pretrained)
+        torch.manual_seed(seed)
+        torch.nn.init.normal_(made.model.classifier.weight)
+        made.model_wrapped = made.callback_handler.model = made.model
+        return made
+
+    with pytest.raises(SystemExit):
+        run(trainer(1, stops_in(1)), "rl", n_trials=2)
+    with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
+        result = run(trainer(2), "rl", n_trials=2).run_summary
+    assert (result.study.study_name, states(result.study)) == ("search-1", [TrialState.COMPLETE] * 2)
+    assert "other weights than before (model.new_weights)" in caplog.text
 
 
 def test_a_named_study_follows_load_if_exists(make_trainer: MakeTrainer, tmp_path: Path) -> None:

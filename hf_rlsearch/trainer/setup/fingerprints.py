@@ -1,0 +1,258 @@
+"""Fingerprints what a search depends on and what has no readable form: data, weights, tokenizers, functions."""
+
+import functools
+import hashlib
+import json
+import sys
+import types
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from hf_rlsearch._typing import Params
+from hf_rlsearch.trainer.session.arguments import hash_of, plain
+from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state
+
+HASH = "#"
+"""A text that begins with this is a hash."""
+
+# Numbers of each tensor of a model that are hashed, spread over the tensor: a few milliseconds for a thousand tensors.
+_N_NUMBERS = 1024
+# Sets of at most so many rows are read whole. Of longer ones so many rows are read, spread over the set.
+_N_ROWS, _N_OF_MANY = 5000, 1000
+# A table in memory or in a mapped file is hashed whole up to this size, at about a gigabyte a second.
+_LARGEST_TABLE = 2**30
+# Rows of a table that are hashed at a time, so that equal tables have equal pieces.
+_PIECE = 2**16
+# Fields of a configuration that are longer than this are hashed, such as the names of a thousand classes.
+_LONGEST_FIELD = 200
+
+
+def model_fingerprint(model: Any) -> Params:
+    """Returns facts of a model that has not been trained: its class, configuration, shapes, and samples of all weights.
+
+    Weights that a script usually makes anew, a head on a pretrained model or an adapter in it, are hashed on their own:
+    without a seed they differ each time the script runs.
+    """
+    if model is None:
+        return {"class": "none"}
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    new = _new_weights(model)
+    config = plain(getattr(model, "config", None))
+    return {
+        "class": type(model).__name__,
+        "config": {key: _shortened(value) for key, value in config.items()} if isinstance(config, Mapping) else config,
+        "n_tensors": len(tensors),
+        "shapes": HASH + hash_of({name: _shape(tensor) for name, tensor in tensors.items()}),
+        "weights": _hash_tensors(tensor for name, tensor in sorted(tensors.items()) if name not in new),
+        "new_weights": _hash_tensors(tensors[name] for name in sorted(new)),
+    }
+
+
+def data_fingerprint(data: Any) -> Any:
+    """Returns facts of a data set: class, length, and a hash of its rows if reading them twice gives the same rows."""
+    if data is None:
+        return "none"
+    if isinstance(data, dict) or (isinstance(data, Mapping) and not hasattr(data, "num_rows")):
+        return {str(name): data_fingerprint(part) for name, part in data.items()}
+    facts: Params = {"class": type(data).__name__}
+    try:
+        facts["rows"] = len(data)
+    except TypeError:
+        return facts
+    table = getattr(getattr(data, "data", None), "table", None)
+    if hasattr(table, "to_batches"):
+        facts["table"] = _table_fingerprint(data, table)
+    # Of a table that was hashed whole, a few rows show what its format and transform make of them.
+    n_read = 16 if "table" in facts else facts["rows"] if facts["rows"] <= _N_ROWS else _N_OF_MANY
+    with preserve_random_state():
+        first, second = (_hash_rows(data, facts["rows"], n_read) for _ in range(2))
+    return {**facts, "content": first} if first is not None and first == second else facts
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> Any:
+    """Returns facts of a tokenizer or another processor; how it was used before has no influence."""
+    if tokenizer is None:
+        return "none"
+    facts: Params = {"class": type(tokenizer).__name__}
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if hasattr(backend, "to_str"):
+        # A call with truncation or padding leaves these settings in the tokenizer.
+        rules = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("truncation", "padding")}
+        facts["rules"] = HASH + hash_of(rules)
+    elif callable(getattr(tokenizer, "get_vocab", None)):
+        facts["rules"] = HASH + hash_of(tokenizer.get_vocab())
+    elif callable(getattr(tokenizer, "to_dict", None)):
+        facts["rules"] = HASH + hash_of(tokenizer.to_dict())
+    for name in ("model_max_length", "padding_side", "truncation_side", "special_tokens_map", "chat_template"):
+        if (value := getattr(tokenizer, name, None)) is not None:
+            facts[name] = _shortened(plain(value))
+    for name in ("tokenizer", "image_processor", "feature_extractor"):  # parts of a processor of several kinds of data
+        if (part := getattr(tokenizer, name, None)) is not None:
+            facts[name] = tokenizer_fingerprint(part)
+    return facts
+
+
+def function_fingerprint(function: Any, *, values: bool = True) -> str:
+    """Returns a hash of the code of a function or of an object that can be called, and of what the code refers to.
+
+    Args:
+        function: Functions and classes of installed packages are known by their names.
+        values: False hashes the code alone.
+    """
+    return "none" if function is None else HASH + hash_of(_function_facts(function, depth=3 if values else 0))
+
+
+def steady_fingerprint(function: Any, before: str) -> str:
+    """Returns the fingerprint of a function that was called since it had the one before.
+
+    Where the function counts or collects something, only its code tells that it is the same.
+    """
+    after = function_fingerprint(function)
+    return after if after == before else function_fingerprint(function, values=False)
+
+
+def _new_weights(model: Any) -> set[str]:
+    """Names of parameters that a script usually makes anew: adapters in a frozen model, a head on a pretrained one."""
+    named = dict(model.named_parameters())
+    trained = {name for name, parameter in named.items() if parameter.requires_grad}
+    if len(trained) < len(named):
+        return trained
+    prefix = f"{getattr(model, 'base_model_prefix', '') or ''}."
+    outside = {name for name in named if not name.startswith(prefix)}
+    return outside if len(outside) < len(named) else set()
+
+
+def _hash_tensors(tensors: Iterable[Any]) -> str:
+    """A hash of numbers that are spread over each tensor; sharded tensors and those without data are left out."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        if tensor.numel() and tensor.device.type != "meta" and not hasattr(tensor, "to_local"):
+            with suppress(NotImplementedError, RuntimeError):  # not every quantized tensor can be read in part
+                numbers = tensor.detach().reshape(-1)[_spread(tensor.numel(), _N_NUMBERS)].tolist()
+                found.update(json.dumps(numbers, default=repr).encode())
+    return HASH + found.hexdigest()[:16]
+
+
+def _shape(tensor: Any) -> list[int]:
+    return list(getattr(tensor, "ds_shape", tensor.shape))  # DeepSpeed leaves an empty tensor on each rank
+
+
+def _table_fingerprint(data: Any, table: Any) -> str:
+    """A hash of a table and of the rows that a selection takes from it; the data set's own one for a large table."""
+    indices = getattr(getattr(data, "_indices", None), "table", None)
+    if table.nbytes > _LARGEST_TABLE:
+        return HASH + str(data._fingerprint)
+    found = hashlib.sha256()
+    for part in (table, indices):
+        for start in range(0, 0 if part is None else part.num_rows, _PIECE):
+            # Equal rows are equal bytes in one piece, in whatever chunks the table holds them.
+            for batch in part.slice(start, _PIECE).combine_chunks().to_batches():
+                found.update(batch.serialize())
+    return HASH + found.hexdigest()[:16]
+
+
+def _hash_rows(data: Any, n: int, n_read: int) -> str | None:
+    """A hash of rows that are spread over a data set; None if a row cannot be read by its number."""
+    found = hashlib.sha256()
+    try:
+        for i in _spread(n, n_read):
+            found.update(json.dumps(_value_facts(data[i]), sort_keys=True, default=repr).encode())
+    except Exception:
+        return None
+    return HASH + found.hexdigest()[:16]
+
+
+def _spread(n: int, n_wanted: int) -> list[int]:
+    """Up to n_wanted numbers below n, from the first to the last at equal distances."""
+    k = min(n, n_wanted)
+    return [i * (n - 1) // max(1, k - 1) for i in range(k)]
+
+
+def _shortened(value: Any) -> Any:
+    return value if len(json.dumps(value)) <= _LONGEST_FIELD else HASH + hash_of(value)
+
+
+def _function_facts(function: Any, depth: int) -> Any:
+    """Plain data about a function or an object that can be called; at depth 0 about its code alone."""
+    if isinstance(function, functools.partial):
+        inner = [function.func, *function.args, *function.keywords.values()]
+        return [_function_facts(function.func, depth), [_value_facts(value, depth) for value in inner if depth]]
+    if isinstance(function, types.MethodType):
+        return [_function_facts(function.__func__, depth), _object_facts(function.__self__, depth)]
+    if not isinstance(function, types.FunctionType):
+        return _object_facts(function, depth)
+    if _is_installed(function):
+        return f"{function.__module__}.{function.__qualname__}"
+    code = _code_facts(function.__code__)
+    if depth == 0:
+        return code
+    cells = [_contents(cell) for cell in function.__closure__ or ()]
+    named = [function.__globals__.get(name) for name in function.__code__.co_names]
+    referred = [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *named]
+    return [code, [_value_facts(value, depth - 1) for value in referred]]
+
+
+def _object_facts(value: Any, depth: int) -> Any:
+    """Plain data about an object: its class, code of methods that no installed package defines, and its attributes."""
+    cls = value if isinstance(value, type) else type(value)
+    own = [each for each in cls.__mro__ if each is not object and not _is_installed(each)]
+    methods = [method for each in own for method in vars(each).values() if isinstance(method, types.FunctionType)]
+    attributes = {} if isinstance(value, type) or not depth else getattr(value, "__dict__", {})
+    return [
+        f"{cls.__module__}.{cls.__qualname__}",
+        [_code_facts(method.__code__) for method in methods],
+        {name: _value_facts(each) for name, each in sorted(attributes.items())},
+    ]
+
+
+def _is_installed(thing: Any) -> bool:
+    """Whether a function or class belongs to an installed package."""
+    file = getattr(sys.modules.get(thing.__module__), "__file__", None) or ""
+    return "site-packages" in file or "dist-packages" in file
+
+
+def _code_facts(code: types.CodeType) -> Any:
+    return [code.co_code.hex(), [_constant_facts(constant) for constant in code.co_consts], list(code.co_names)]
+
+
+def _constant_facts(constant: Any) -> Any:
+    if isinstance(constant, types.CodeType):
+        return _code_facts(constant)
+    # The order of a set differs from process to process.
+    return sorted(map(repr, constant)) if isinstance(constant, frozenset) else repr(constant)
+
+
+def _value_facts(value: Any, depth: int = 0) -> Any:
+    """Returns a value as plain data: arrays and images in full, functions up to a depth of calls, objects by class."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_value_facts(item, depth) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _value_facts(item, depth) for key, item in value.items()}
+    if depth > 0 and isinstance(value, (types.FunctionType, types.MethodType, functools.partial)):
+        return _function_facts(value, depth)
+    if isinstance(value, type):
+        return value.__qualname__
+    content = _bytes_of(value)
+    return type(value).__name__ if content is None else hashlib.sha256(content).hexdigest()
+
+
+def _bytes_of(value: Any) -> bytes | None:
+    """The content of an array, a tensor or an image; None for other objects."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        value = (value.float() if value.dtype.itemsize == 2 else value).numpy()  # numpy lacks bfloat16
+    if callable(getattr(type(value), "tobytes", None)):
+        return f"{getattr(value, 'shape', getattr(value, 'size', ''))}".encode() + bytes(value.tobytes())
+    return value if isinstance(value, bytes) else None
+
+
+def _contents(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None  # a variable that is assigned later
