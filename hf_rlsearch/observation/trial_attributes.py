@@ -28,6 +28,8 @@ FOLDER = "rl:folder"
 ROLE = "rl:role"
 HYPERPARAMETERS = "rl:hyperparameters"
 VALUES = "rl:values"
+# The params that an earlier search has left in the Trainer's ``model_init``; the baseline is trained with them.
+EARLIER_PARAMS = "rl:earlier_params"
 ARGUMENTS = "rl:arguments"
 SEED = "rl:seed"
 WORLD_SIZE = "rl:world_size"

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 NAME = "rl"
-_UTILS, _TABLE, _TRAINER = (
+_UTILS, _TABLE, _TRAINER, _ARGUMENTS = (
     "transformers.trainer_utils",
     "transformers.hyperparameter_search",
     "transformers.trainer",
+    "transformers.training_args",
 )
 
 
@@ -40,12 +41,12 @@ def register() -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds the three modules as usual, and extends each of them right after its execution."""
+    """Finds the four modules as usual, and extends each of them right after its execution."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """The usual spec of one of the three modules, with its loader wrapped; None for any other module."""
+        """The usual spec of one of the four modules, with its loader wrapped; None for any other module."""
         if fullname not in _EXTENSIONS:
             return None
         for finder in sys.meta_path:
@@ -149,8 +150,30 @@ def _wrap_search(trainer_module: ModuleType) -> None:
     cls.hyperparameter_search = hyperparameter_search
 
 
+def _keep_given(arguments_module: ModuleType) -> None:
+    """Makes ``TrainingArguments`` keep what its constructor is given, which ``__post_init__`` may replace.
+
+    A subclass may change fields before it calls the constructor of its base class, so only ``__new__`` sees them all.
+    """
+    cls = arguments_module.TrainingArguments
+    if "__new__" in vars(cls):
+        return
+
+    @functools.wraps(cls.__init__)  # inspect.signature(TrainingArguments) stays that of the constructor
+    def make(this: type, *args: Any, **kwargs: Any) -> Any:
+        made = object.__new__(this)
+        if args or kwargs:  # copies and pickles are made without arguments
+            from hf_rlsearch.trainer.session.arguments import GIVEN
+
+            vars(made)[GIVEN] = (args, kwargs)
+        return made
+
+    cls.__new__ = make
+
+
 _EXTENSIONS: dict[str, Callable[[ModuleType], None]] = {
     _UTILS: _extend_enum,
     _TABLE: _extend_table,
     _TRAINER: _wrap_search,
+    _ARGUMENTS: _keep_given,
 }

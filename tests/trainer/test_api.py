@@ -1,8 +1,12 @@
 """What a search gives its user: results, the Trainer afterwards, names, callbacks, several objectives, factories."""
 
+import copy
+import dataclasses
+import inspect
 import json
 import logging
 import math
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +15,18 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
-from transformers import EarlyStoppingCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainerCallback
+from transformers import (
+    EarlyStoppingCallback,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 from transformers.trainer_utils import BestRun
 
 from hf_rlsearch import RLPruner, SearchResult, search
+from hf_rlsearch.trainer.session.arguments import FrozenArguments
 from tests.trainer.conftest import Rows, Scripted, rates, run, states, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
@@ -286,6 +298,39 @@ def test_transformed_values_of_the_baseline_are_known(make_trainer: MakeTrainer)
 def test_n_trials_none_ends_by_timeout(make_trainer: MakeTrainer) -> None:
     result = run(make_trainer(), "rl", n_trials=None, timeout=0.01).run_summary
     assert result.stopped_by == "timeout"
+
+
+@dataclasses.dataclass
+class Derived(TrainingArguments):
+    """Derives fields from others, one from the field itself, and one only where the user leaves it out."""
+
+    total_batch: int = 32
+    half_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        self.gradient_accumulation_steps = self.total_batch // self.per_device_train_batch_size
+        self.learning_rate *= self.total_batch / 16
+        if self.half_rate is None:
+            self.half_rate = self.learning_rate / 2
+        super().__post_init__()
+
+
+def test_derived_arguments_are_made_from_what_the_user_gave(tmp_path: Path) -> None:
+    """The constructor doubles the rate once, not once more in every trial and search."""
+    args = Derived(str(tmp_path), use_cpu=True, per_device_train_batch_size=16, learning_rate=1e-3)
+    args.weight_decay = 0.5  # set after the constructor, which no trial may lose
+    frozen = FrozenArguments(args)
+    assert (args.learning_rate, frozen.given("learning_rate"), frozen.given("weight_decay")) == (2e-3, 1e-3, 0.5)
+    for again in (frozen, FrozenArguments(frozen.with_values({"learning_rate": 3e-3}))):
+        trial = again.with_values({"learning_rate": 1e-2, "per_device_train_batch_size": 8})
+        assert (trial.learning_rate, trial.half_rate) == (2e-2, 1e-2)
+        assert (trial.gradient_accumulation_steps, trial.weight_decay) == (4, 0.5)
+        other = again.with_values({"adam_beta1": 0.8})
+        assert other.learning_rate == 2 * again.given("learning_rate")
+        assert again.restored({}, again.to_json(trial)).half_rate == 1e-2
+    assert "total_batch" in inspect.signature(Derived).parameters
+    assert "learning_rate" in inspect.signature(TrainingArguments).parameters
+    assert pickle.loads(pickle.dumps(args)) == copy.copy(args) == args
 
 
 def test_eval_steps_follow_logging_steps_as_the_arguments_say(make_trainer: MakeTrainer) -> None:

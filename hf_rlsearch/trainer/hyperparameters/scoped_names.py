@@ -96,10 +96,13 @@ class ScopedNames:
         return model_group(base_of(copy.deepcopy(model)) if is_adapted(model) else model)
 
 
-def trial_arguments(frozen: FrozenArguments, values: Mapping[str, Any]) -> "TrainingArguments":
+def trial_arguments(
+    frozen: FrozenArguments, values: Mapping[str, Any], stored: Mapping[str, Any] | None = None
+) -> "TrainingArguments":
     """Returns the training arguments of a configuration, with those that follow from scoped values.
 
-    Names of ``values`` that are neither arguments nor scoped are left out.
+    Names of ``values`` that are neither arguments nor scoped are left out. ``stored`` are all arguments of a trial that
+    is trained again, see ``FrozenArguments.restored``.
 
     Raises:
         SearchSpaceError: See ``FrozenArguments.with_values``.
@@ -109,7 +112,7 @@ def trial_arguments(frozen: FrozenArguments, values: Mapping[str, Any]) -> "Trai
         arguments |= schedule_arguments(fields, frozen.original())
     if fields := fields_of(values, GEN):
         arguments |= cleared_arguments(fields, frozen.names)
-    return frozen.with_values(arguments)
+    return frozen.with_values(arguments) if stored is None else frozen.restored(arguments, stored)
 
 
 def trial_model_init(model_init: Callable[..., Any], values: Mapping[str, Any]) -> Callable[..., Any]:
@@ -121,7 +124,7 @@ def trial_model_init(model_init: Callable[..., Any], values: Mapping[str, Any]) 
     """
     if not any(map(prefix_of, values)):
         return model_init
-    inner, before = getattr(model_init, "scoped", (model_init, {}))
+    inner, before = without_scoped_values(model_init)
     merged = {**before, **values}
 
     def with_trial(trial: Any = None) -> Any:
@@ -130,6 +133,12 @@ def trial_model_init(model_init: Callable[..., Any], values: Mapping[str, Any]) 
     made: Any = with_trial if takes_trial(inner) else lambda: _with_values(inner(), merged)
     made.scoped = inner, merged
     return made  # type: ignore[no-any-return]
+
+
+def without_scoped_values(model_init: Callable[..., Any]) -> tuple[Callable[..., Any], Params]:
+    """Returns the ``model_init`` that ``trial_model_init`` was given, and the values that it was given."""
+    inner, values = getattr(model_init, "scoped", (model_init, {}))
+    return inner, dict(values)
 
 
 def _with_values(model: Any, values: Mapping[str, Any]) -> Any:

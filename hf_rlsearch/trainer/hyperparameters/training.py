@@ -98,21 +98,17 @@ def schedule_arguments(fields: Mapping[str, Any], args: "TrainingArguments") -> 
 def attach_optimizer(trainer: "Trainer", values: Mapping[str, Any]) -> None:
     """Lets a Trainer create the optimizer and the schedule of a configuration, whose scoped values are validated.
 
-    Fields that were attached before and are not named now stay.
+    What was attached before, of the best trial of an earlier search, is taken off.
     """
-    fields = fields_of(values, TRAIN)
-    make_optimizer: Any = trainer.create_optimizer
-    make_scheduler: Any = trainer.create_scheduler
-    before = getattr(make_optimizer, "__self__", None)
+    before = getattr(trainer.create_optimizer, "__self__", None)
     if isinstance(before, _TrialOptimizer):
-        fields = {**before.fields, **fields}
-        if make_scheduler == before.create_scheduler:
-            make_optimizer, make_scheduler = before.make_optimizer, before.make_scheduler
-    if not fields:
-        return
-    attached = _TrialOptimizer(trainer, make_optimizer, make_scheduler, fields)
-    trainer.create_optimizer = attached.create_optimizer  # type: ignore[assignment, method-assign]
-    trainer.create_scheduler = attached.create_scheduler  # type: ignore[method-assign]
+        trainer.create_optimizer = before.make_optimizer  # type: ignore[method-assign]
+        if trainer.create_scheduler == before.create_scheduler:
+            trainer.create_scheduler = before.make_scheduler  # type: ignore[method-assign]
+    if fields := fields_of(values, TRAIN):
+        attached = _TrialOptimizer(trainer, trainer.create_optimizer, trainer.create_scheduler, fields)
+        trainer.create_optimizer = attached.create_optimizer  # type: ignore[assignment, method-assign]
+        trainer.create_scheduler = attached.create_scheduler  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,8 @@ class Planner:
             for name in recorded:
                 # The public methods of Optuna take no distribution.
                 trial._suggest(name, self.configurations.space.distributions[name])
-            return {}, {}, exact
+            params, values = self.configurations.earlier
+            return params, values, exact
         params, values = self.configurations.sample(trial)
         trial.set_user_attr(attr.ROLE, SEARCH)
         return params, values, params
@@ -138,6 +139,8 @@ class Planner:
             attr.VERSIONS: versions(),
             attr.COST: self.cost_model.cost_of(args),
         }
+        if self.configurations.earlier[0]:
+            attributes[attr.EARLIER_PARAMS] = self.configurations.earlier[0]
         return dict(json.loads(json.dumps(attributes)))
 
     def _paused_trial(self, trial: optuna.Trial, attributes: Params) -> FrozenTrial | None:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, get_type_hints
 from hf_rlsearch._typing import Params
 from hf_rlsearch._validation import did_you_mean
 from hf_rlsearch.errors import ArgumentsError, SearchSpaceError, describe
-from hf_rlsearch.trainer.hyperparameters import ScopedNames, attach_optimizer, trial_arguments, trial_model_init
+from hf_rlsearch.trainer.hyperparameters import (
+    ScopedNames,
+    attach_optimizer,
+    prefix_of,
+    trial_arguments,
+    trial_model_init,
+    without_scoped_values,
+)
 from hf_rlsearch.trainer.search.trial import EvaluationMonitor, SharedTrial, TrialPlan
 from hf_rlsearch.trainer.session.arguments import FrozenArguments
 from hf_rlsearch.trainer.session.compat import check_trainer, fresh_model, takes_trial
@@ -33,6 +40,7 @@ class UserTrainerProvider(TrainerSession):
     Attributes:
         reference: A Trainer of the baseline: the search reads its data, model and arguments.
         frozen: The arguments of ``reference``.
+        model_function: Makes the models, without what an earlier search has left in the Trainer.
 
     Raises:
         ArgumentsError: ``trainer`` is no Trainer, or has no training data.
@@ -48,6 +56,10 @@ class UserTrainerProvider(TrainerSession):
         self._model_init: Callable[..., Any] = (
             _copies_of(trainer.model) if trainer.model_init is None else trainer.model_init
         )
+        inner, earlier = without_scoped_values(self._model_init)
+        self._earlier_values = {name: value for name, value in earlier.items() if prefix_of(name) is not None}
+        self._earlier_params: Params = getattr(inner, "params", {})
+        self.model_function: Callable[..., Any] = getattr(inner, "original", inner)
 
     def configuration_sampler(self, settings: SearchConfig) -> ConfigurationSampler:
         """Checks the search space, which may hold scoped names, and returns the sampler of its configurations."""
@@ -58,6 +70,7 @@ class UserTrainerProvider(TrainerSession):
             roles=settings.roles,
             n_points=settings.n_points,
             scoped_names=ScopedNames(self.reference, self._model_init),
+            earlier=(self._earlier_params, self._earlier_values),
         )
 
     def probe(self) -> "Trainer":
@@ -77,20 +90,14 @@ class UserTrainerProvider(TrainerSession):
         trainer.model = trainer.model_wrapped = trainer.callback_handler.model = fresh_model(trainer)
         return trainer
 
-    @property
-    def model_function(self) -> Callable[..., Any]:
-        """The function that makes the models, without what an earlier search has left in the Trainer."""
-        inner = getattr(self._model_init, "scoped", (self._model_init,))[0]
-        return getattr(inner, "original", inner)  # type: ignore[no-any-return]
-
     def initial_model(self) -> Any:
         """Returns a model that has not been trained, made under the seed of the arguments; to be released after use."""
         return fresh_model(self.prepare(self.frozen.original(), model_init=self.model_function, callbacks=False))
 
     def trainer_for(self, plan: TrialPlan, monitor: EvaluationMonitor) -> "Trainer":
         """Returns the Trainer, ready to train one configuration; it calls the monitor at each evaluation."""
-        args = _point_to_trial(trial_arguments(self.frozen, plan.values), plan, monitor)
-        model_init = trial_model_init(self._model_init, plan.values)
+        args = _point_to_trial(trial_arguments(self.frozen, plan.values, plan.arguments), plan, monitor)
+        model_init = trial_model_init(self.model_function, plan.values)
         trainer: Trainer = self.prepare(args, model_init=model_init, name=plan.name, on_metrics=monitor)
         attach_optimizer(trainer, plan.values)
         return trainer
@@ -103,11 +110,8 @@ class UserTrainerProvider(TrainerSession):
             load: Loads the best weights into a Trainer; None where they are not kept.
             follows: See ``Objective.follows``.
         """
-        args = _follow(trial_arguments(self.frozen, best.values), follows)
-        # An earlier search has left its best scoped values in the Trainer's model_init.
-        no_values: Params = {}
-        inner, before = getattr(self._model_init, "scoped", (self._model_init, no_values))
-        model_init = trial_model_init(_with_params(inner, best.params), {**before, **best.values})
+        args = _follow(trial_arguments(self.frozen, best.values, best.arguments), follows)
+        model_init = trial_model_init(_with_params(self.model_function, best.params), best.values)
         self.keep_best(args, model_init=model_init, load=load)
         attach_optimizer(self.reference, best.values)
 
@@ -122,13 +126,13 @@ def _with_params(model_init: Callable[..., Any], params: Params) -> Callable[...
     """Returns a ``model_init`` that suggests the given params where the Trainer calls it without a trial."""
     if not params or not takes_trial(model_init):
         return model_init
-    # An earlier search has left its own best_model_init in the Trainer.
-    original = getattr(model_init, "original", model_init)
 
     def best_model_init(trial: Any = None) -> Any:
-        return original(SharedTrial(params, 0) if trial is None else trial)
+        return model_init(SharedTrial(params, 0) if trial is None else trial)
 
-    best_model_init.original = original  # type: ignore[attr-defined]
+    # For a later search of the same Trainer.
+    best_model_init.original = model_init  # type: ignore[attr-defined]
+    best_model_init.params = params  # type: ignore[attr-defined]
     return best_model_init
 
 

@@ -10,7 +10,17 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch.errors import ArgumentsError, SearchFailed
-from hf_rlsearch.observation.trial_attributes import BASELINE, CONFIRM, FOLDER, OBJECTIVE, REEVALUATES, VALUES, role
+from hf_rlsearch.observation.trial_attributes import (
+    ARGUMENTS,
+    BASELINE,
+    CONFIRM,
+    EARLIER_PARAMS,
+    FOLDER,
+    OBJECTIVE,
+    REEVALUATES,
+    VALUES,
+    role,
+)
 from hf_rlsearch.trainer.search.distributed import ProcessGroup
 from hf_rlsearch.trainer.search.providers import UserTrainerProvider, trainer_provider
 from hf_rlsearch.trainer.search.trial import EvaluationMonitor, TrialPlan, run_trial
@@ -23,15 +33,17 @@ if TYPE_CHECKING:
 
 def replay_plan(study: optuna.Study, trial: FrozenTrial) -> TrialPlan:
     """Returns the plan that a trial of a search was trained with, for a fresh start."""
-    # The baseline is trained without params, under new seeds as well.
+    # The baseline has no params of its own, under new seeds as well.
     original = study.get_trials(deepcopy=False)[trial.user_attrs[REEVALUATES]] if role(trial) == CONFIRM else trial
+    params = trial.user_attrs.get(EARLIER_PARAMS, {}) if role(original) == BASELINE else trial.params
     return TrialPlan(
         number=trial.number,
-        params={} if role(original) == BASELINE else dict(trial.params),
+        params=dict(params),
         values=dict(trial.user_attrs.get(VALUES, {})),
         folder=trial.user_attrs.get(FOLDER, ""),
         name=f"run-{trial.number}",
         role=role(trial),
+        arguments=trial.user_attrs.get(ARGUMENTS),
     )
 
 
@@ -59,7 +71,8 @@ def replay(
     objective = Objective.from_json(study.user_attrs[OBJECTIVE], compute_objective)
     plan = replay_plan(study, trials[number])
     if seed is not None:
-        plan = replace(plan, values={**plan.values, "seed": seed})
+        given = {"seed": seed}
+        plan = replace(plan, values={**plan.values, **given}, arguments={**(plan.arguments or {}), **given})
     provider = trainer_provider(trainer)
     # In a temporary folder, where save_total_limit deletes no checkpoint of the user.
     with quiet_libraries(), tempfile.TemporaryDirectory() as folder, provider:

@@ -57,6 +57,7 @@ class TrialPlan(RankMessage):
         name: What ``hp_name`` returned, or "run-<number>".
         role: "baseline", "search" or "confirm".
         resume_from: Checkpoint of this trial, or of the paused trial that this trial resumes; None for a fresh start.
+        arguments: All training arguments, as they were stored, of a trial that is trained again.
     """
 
     number: int
@@ -66,6 +67,7 @@ class TrialPlan(RankMessage):
     name: str
     role: str = SEARCH
     resume_from: str | None = None
+    arguments: Params | None = None
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,13 @@ The Trainer itself casts a searched value by the type of the current one (``int(
 import copy
 import dataclasses
 import enum
+import functools
 import hashlib
 import json
 import math
 import types
 import typing
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
@@ -41,6 +43,8 @@ _NOT_IDENTITY = words(
     dataloader_prefetch_factor resume_from_checkpoint use_cpu do_train do_eval do_predict
     """
 )
+# Attribute of arguments: the positional and the named arguments of their constructor.
+GIVEN = "_hf_rlsearch_given"
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _AT_LEAST_ONE = words("per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps")
 _NOT_NEGATIVE = words("learning_rate weight_decay max_grad_norm adam_epsilon label_smoothing_factor")
@@ -52,13 +56,18 @@ _ALIASES = {
 
 
 class FrozenArguments:
-    """Copies the user's arguments, ``TrainingArguments`` or a similar dataclass, and makes those of each trial."""
+    """Copies the user's arguments, ``TrainingArguments`` or a similar dataclass, and makes those of each trial.
+
+    ``__post_init__`` derives fields from others, and a subclass may derive a field from the field itself. So the
+    arguments of a trial are made from what the user gave to the constructor, and not from what was derived from that.
+    """
 
     def __init__(self, args: "TrainingArguments") -> None:
         self._args = _copy(args)
         hints = type_hints(type(args))
         fields = dataclasses.fields(args) if dataclasses.is_dataclass(args) else ()
         self._hints: dict[str, Any] = {field.name: hints.get(field.name, Any) for field in fields if field.init}
+        self._given = _given_to_constructor(args, {field.name: field for field in fields if field.init})
 
     @property
     def names(self) -> frozenset[str]:
@@ -68,6 +77,11 @@ class FrozenArguments:
     def value(self, name: str) -> Any:
         """The user's value of a field."""
         return getattr(self._args, name)
+
+    def given(self, name: str) -> Any:
+        """What the user gave for a field, before a subclass derived another value; the value of a field left out."""
+        value = self._given[name]
+        return self.value(name) if value is None or name in self._set_later else value
 
     def original(self) -> "TrainingArguments":
         """A copy of the user's arguments, nothing changed."""
@@ -80,21 +94,56 @@ class FrozenArguments:
             SearchSpaceError: Unknown field, value of the wrong type or out of range, or refused by the class.
         """
         cast = {name: self.cast(name, value) for name, value in values.items()}
+        if not cast or not hasattr(self._args, "__post_init__"):
+            fresh = _copy(self._args)
+            for name, value in cast.items():
+                setattr(fresh, name, value)
+            return fresh
+        try:
+            return self._rebuilt(cast, set_later=self._set_later)
+        except (TypeError, ValueError, KeyError, NotImplementedError) as error:
+            shown = ", ".join(f"{name}={value!r}" for name, value in cast.items())
+            raise SearchSpaceError(f"hp_space gives {shown}, which TrainingArguments refuses: {error}") from error
+
+    def restored(self, values: Mapping[str, Any], stored: Mapping[str, Any]) -> "TrainingArguments":
+        """The arguments that a trial was trained with.
+
+        Fields that say where a run writes and logs are the user's of now, unless the trial sets them.
+
+        Args:
+            values: What the trial sets.
+            stored: All arguments of the trial, as ``to_json`` wrote them.
+        """
+        args = self.with_values(values)
+        others = stored.keys() & self._hints.keys() - (_NOT_IDENTITY - values.keys())
+        if different := {n: stored[n] for n in sorted(others) if plain(getattr(args, n)) != stored[n]}:
+            known = {name: _cast_if_possible(self._hints[name], value) for name, value in different.items()}
+            args = self._rebuilt({**values, **known}, set_later={**self._set_later, **known})
+        return args
+
+    @functools.cached_property
+    def _set_later(self) -> Params:
+        """Fields that the user has changed after the constructor, by name."""
+        if not hasattr(self._args, "__post_init__"):
+            return {}
+        rebuilt = self._rebuilt({}, set_later={})
+        now = {name: getattr(self._args, name) for name in self._hints}
+        return {name: value for name, value in now.items() if plain(getattr(rebuilt, name)) != plain(value)}
+
+    def _rebuilt(self, values: Mapping[str, Any], set_later: Mapping[str, Any]) -> "TrainingArguments":
+        """What the constructor makes of the user's and the given values, with further fields set after it."""
         fresh: Any = _copy(self._args)
-        eval_steps = getattr(fresh, "eval_steps", None)
-        is_derived = eval_steps is not None and eval_steps == getattr(fresh, "logging_steps", None)
-        if "logging_steps" in cast and "eval_steps" not in cast and is_derived:
-            fresh.eval_steps = None  # TrainingArguments fills it in again from the new logging_steps
-        for name, value in cast.items():
+        given = {**copy.deepcopy(self._given), **values}
+        given |= {_ALIASES[name]: value for name, value in values.items() if _ALIASES.get(name) in self._hints}
+        for name, value in given.items():
             setattr(fresh, name, value)
-            if _ALIASES.get(name) in self._hints:
-                setattr(fresh, _ALIASES[name], value)
-        if cast and hasattr(fresh, "__post_init__"):
-            try:
-                fresh.__post_init__()
-            except (TypeError, ValueError, KeyError, NotImplementedError) as error:
-                shown = ", ".join(f"{name}={value!r}" for name, value in cast.items())
-                raise SearchSpaceError(f"hp_space gives {shown}, which TrainingArguments refuses: {error}") from error
+        with warnings.catch_warnings():  # the user's own constructor has shown them
+            warnings.simplefilter("ignore")
+            fresh.__post_init__()
+        for name, value in set_later.items():
+            if name not in values or values[name] is value:
+                setattr(fresh, name, value)
+        setattr(fresh, GIVEN, ((), given))
         return typing.cast("TrainingArguments", fresh)
 
     def cast(self, name: str, value: Any) -> Any:
@@ -311,6 +360,30 @@ def _expected_range(name: str, value: float) -> str | None:
     if name == "num_train_epochs" and value <= 0:
         return "greater than 0"
     return "not negative" if name in _NOT_NEGATIVE and value < 0 else None
+
+
+def _given_to_constructor(args: Any, fields: Mapping[str, "dataclasses.Field[Any]"]) -> Params:
+    """The value that the constructor of arguments got for each field; the present one where that is not known."""
+    positional, named = getattr(args, GIVEN, ((), {}))
+    given = {**dict(zip(fields, positional, strict=False)), **named}
+    if given and given.keys() <= fields.keys():
+        left_out = {name: field for name, field in fields.items() if name not in given}
+        defaults = {
+            name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            for name, field in left_out.items()
+        }
+        return {**defaults, **given}
+    given = {name: getattr(args, name) for name in fields}
+    if given.get("eval_steps") is not None and given["eval_steps"] == given.get("logging_steps"):
+        given["eval_steps"] = None  # TrainingArguments fills it in from logging_steps
+    return given
+
+
+def _cast_if_possible(hint: Any, value: Any) -> Any:
+    try:
+        return cast_to(hint, value)
+    except (TypeError, ValueError):
+        return value
 
 
 def _copy(args: "TrainingArguments") -> "TrainingArguments":

@@ -41,6 +41,7 @@ class ConfigurationSampler:
         computed: Values by name where ``hp_space`` returns another value than the one suggested under that name: a
             constant, or a hash of the values for the example configurations.
         transformed: Names in ``computed`` whose value is not constant.
+        earlier: Params and scoped values that an earlier search has left in the Trainer, as part of its configuration.
     """
 
     space: SearchSpace
@@ -52,6 +53,7 @@ class ConfigurationSampler:
     computed: Params = field(default_factory=dict)
     transformed: frozenset[str] = frozenset()
     scoped_names: ScopedNames | None = None
+    earlier: tuple[Params, Params] = field(default_factory=lambda: ({}, {}))
 
     def sample(self, trial: optuna.Trial) -> tuple[Params, Params]:
         """Samples the whole configuration, so that other ranks get it before any of them builds a model.
@@ -75,7 +77,7 @@ class ConfigurationSampler:
 
     def validate(self, values: Params) -> Params:
         """Returns the values with the scoped ones checked and cast; a factory reads its values unchecked."""
-        return values if self.scoped_names is None else self.scoped_names.validate(values)
+        return values if self.scoped_names is None else self.scoped_names.validate({**self.earlier[1], **values})
 
     def values_of(self, params: Params) -> Params:
         """Returns the values that ``hp_space`` returns for given params in a dry run; raises what it raises."""
@@ -115,9 +117,9 @@ class ConfigurationSampler:
     def _baseline_value(self, name: str, config: "PretrainedConfig | None") -> Any:
         """The value of a name in the baseline, None if the value is not known."""
         if name in self.frozen.names:
-            return self.frozen.value(name)
+            return self.frozen.given(name)
         if self.scoped_names is not None and prefix_of(name) is not None:
-            return self.scoped_names.default(name)
+            return self.earlier[1].get(name, self.scoped_names.default(name))
         return getattr(config, name, None)
 
 
@@ -129,6 +131,7 @@ def build_configuration_sampler(
     roles: Mapping[str, str] | None,
     n_points: Mapping[str, int] | int | None,
     scoped_names: ScopedNames | None = None,
+    earlier: tuple[Params, Params] = ({}, {}),
 ) -> ConfigurationSampler:
     """Finds the space of the user's functions by dry runs and checks example configurations.
 
@@ -169,6 +172,7 @@ def build_configuration_sampler(
         from_model=frozenset(found.from_model_init) - frozenset(found.returned),
         searched=frozenset(found.returned),
         scoped_names=scoped_names,
+        earlier=earlier,
     )
     examples = _checked_examples(sampler)
     computed = _computed_values(examples)

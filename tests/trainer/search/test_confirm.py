@@ -31,6 +31,39 @@ def test_a_replay_is_equal_to_the_last_bit(make_trainer: MakeTrainer) -> None:
     assert vars(trainer) == before
 
 
+def conditional(trial: Any) -> dict[str, Any]:
+    """Only one of the two branches sets weight decay, epochs, and what ``train.*`` and ``model.*`` add."""
+    values = {"learning_rate": trial.suggest_categorical("learning_rate", [1e-3, 1e-2])}
+    if trial.suggest_categorical("more", [False, True]):
+        values |= {"weight_decay": 0.3, "num_train_epochs": 2, "train.lr_schedule": "step", "model.hidden_size": 8}
+    return values
+
+
+@pytest.mark.parametrize("earlier_search", [False, True])
+def test_a_replay_on_the_searched_trainer_trains_nothing_of_the_best_trial(
+    make_trainer: MakeTrainer, earlier_search: bool
+) -> None:
+    def score(args: Any, state: Any) -> float:
+        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        return args.weight_decay + args.learning_rate + sum(losses) / 1e3
+
+    trainer = make_trainer(score=score, model_init=model_init, logging_strategy="epoch", max_grad_norm=0.5)
+    if earlier_search:
+        earlier = lambda trial: {"train.layer_decay": trial.suggest_categorical("train.layer_decay", [0.5])}  # noqa: E731
+        run(trainer, "rl", earlier, n_trials=1, sampler=Scripted(**{"train.layer_decay": [0.5], "dropout": [0.4]}))
+    choices = {"learning_rate": [1e-2, 1e-3, 1e-3], "more": [True, False, True], "dropout": [0.3, 0.2, 0.1]}
+    best = run(trainer, "rl", conditional, n_trials=4, baseline=True, sampler=Scripted(**choices), resume=False)
+    result = best.run_summary
+    assert (best.run_id, trainer.args.weight_decay) == ("1", 0.3)
+    for trial in result.trials:
+        assert result.replay(trainer, trial.number) == (trial.value,)
+    if not earlier_search:
+        other: dict[str, Any] = {"max_grad_norm": 0.1, "adam_beta1": 0.5}
+        fresh = make_trainer(score=score, model_init=model_init, logging_strategy="epoch", **other)
+        assert [result.replay(fresh, trial.number) for trial in result.trials] == [(t.value,) for t in result.trials]
+        assert result.apply(fresh).args.adam_beta1 == 0.9
+
+
 def test_a_replay_needs_a_complete_trial_and_its_objective(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer()
     options: Any = {"compute_objective": lambda metrics: metrics["eval_loss"], "direction": "minimize"}
