@@ -2,15 +2,18 @@
 
 import math
 from typing import Any
+from uuid import uuid4
 
 import optuna
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
 from ray.tune.result import TRAINING_ITERATION
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from hf_rlsearch.errors import ArgumentsError
+from hf_rlsearch.observation.trial_attributes import RAY_SEARCH
 from hf_rlsearch.optuna import RLPruner, RLSampler
 
 
@@ -30,35 +33,67 @@ class RLSearch(OptunaSearch):  # type: ignore[misc]
 
     def __init__(self, space: Any = None, *, sampler: BaseSampler | None = None, **options: Any) -> None:
         super().__init__(space, sampler=RLSampler() if sampler is None else sampler, **options)
-        self._reported: dict[str, int] = {}
+        self._id = uuid4().hex
         self._stopped: set[str] = set()
+
+    def suggest(self, trial_id: str) -> Any:
+        """The configuration of a new trial; one that was interrupted, and that Ray has forgotten, is trained first."""
+        config = super().suggest(trial_id)
+        self._ot_trials[trial_id].set_user_attr(RAY_SEARCH, self._id)
+        return config
 
     def should_stop(self, trial_id: str, result: dict[str, Any], pruner: BasePruner) -> bool:
         """Adds a report to a trial's learning curve, and asks the pruner whether the trial should stop.
 
-        The pruner is an argument, since the study of ``OptunaSearch`` has none. The result has to hold the metric.
+        The pruner is an argument, since the study of ``OptunaSearch`` has none. The result has to hold the metric. A
+        training that Ray repeats after a restart stops where it was stopped before.
         """
         self.on_trial_result(trial_id, result)
-        # OptunaSearch gives no public access to its study and trials.
-        study: optuna.Study = self._ot_study
-        if pruner.prune(study, study._storage.get_trial(self._ot_trials[trial_id]._trial_id)):
+        stored = self._stored(trial_id)
+        if stored is None:
+            return False
+        if stored.state.is_finished():
+            return stored.state == TrialState.PRUNED and result[TRAINING_ITERATION] >= (stored.last_step or 0)
+        if pruner.prune(self._ot_study, stored):
             self._stopped.add(trial_id)
         return trial_id in self._stopped
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Adds a report to a trial's learning curve, unless a restarted training repeats it."""
-        if result[TRAINING_ITERATION] > self._reported.get(trial_id, 0):
-            self._reported[trial_id] = result[TRAINING_ITERATION]
-            super().on_trial_result(trial_id, result)
+        stored = self._stored(trial_id)
+        if stored is None or stored.state.is_finished() or result[TRAINING_ITERATION] <= (stored.last_step or 0):
+            return
+        super().on_trial_result(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Records in the study how a trial ended: complete, pruned or failed."""
+        """Records in the study how a trial ended: complete, pruned or failed; what is recorded stays."""
+        stored = self._stored(trial_id)
+        if stored is None or stored.state.is_finished():
+            return
         metrics = self.metric if isinstance(self.metric, list) else [self.metric]
         if trial_id in self._stopped:
             result = None  # without a value it is pruned
         elif result and not all(math.isfinite(result.get(name, 0.0)) for name in metrics):
             result, error = None, True
         super().on_trial_complete(trial_id, result, error)
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Continues after ``Tuner.restore``; the study may be ahead of Ray's checkpoint, which is some seconds old.
+
+        Trials that the checkpoint does not know go back into the queue if they had not ended.
+        """
+        super().restore(checkpoint_path)
+        study: optuna.Study = self._ot_study
+        known = {trial._trial_id for trial in self._ot_trials.values()}
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.user_attrs.get(RAY_SEARCH) == self._id and trial._trial_id not in known:
+                study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+
+    def _stored(self, trial_id: str) -> FrozenTrial | None:
+        """The trial as the study has it; None if Ray has a trial that this search did not suggest."""
+        # OptunaSearch gives no public access to its study and trials.
+        trial = self._ot_trials.get(trial_id)
+        return None if trial is None else self._ot_study._storage.get_trial(trial._trial_id)
 
 
 class RLScheduler(FIFOScheduler):  # type: ignore[misc]

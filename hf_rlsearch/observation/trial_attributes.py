@@ -57,6 +57,9 @@ PAUSED = "rl:paused"
 # User attribute of a trial of ``SearchResult.tune_generation``: the fields of the generation configuration.
 GENERATION = "rl:generation"
 
+# User attribute of a trial that Ray Tune trains: the id of the ``RLSearch`` that chose it.
+RAY_SEARCH = "rl:ray_search"
+
 # Values of ROLE.
 BASELINE, SEARCH, CONFIRM = "baseline", "search", "confirm"
 

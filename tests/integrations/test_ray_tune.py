@@ -153,6 +153,39 @@ def test_it_continues_from_a_checkpoint_of_the_experiment(tmp_path: Path) -> Non
     assert again.suggest("1") != trial(again, 0).params
 
 
+def test_a_study_that_is_ahead_of_the_checkpoint_of_the_experiment(tmp_path: Path) -> None:
+    """Ray writes its checkpoint every few seconds; what the study has beyond that is neither changed nor repeated."""
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'study.db'}")
+    search = new_search(storage=storage, study_name="s")
+    scheduler = RLScheduler(pruner=optuna.pruners.ThresholdPruner(lower=0.2))
+    for i in range(3):
+        search.suggest(str(i))
+    search.save(str(tmp_path / "search.pkl"))
+    search.suggest("3")
+    assert Tuner(search, scheduler).train("0", [0.3, 0.5])
+    assert not Tuner(search, scheduler).train("1", [0.3, 0.1])
+    assert Tuner(search, scheduler).report("2", 0.4, 1)
+    assert Tuner(search, scheduler).report("3", 0.6, 1)
+    again = RLSearch()
+    again.restore(str(tmp_path / "search.pkl"))
+    tuner = Tuner(again, scheduler)
+    assert tuner.train("0", [0.3, 0.6])
+    assert [tuner.report("1", value, step) for step, value in ((1, 0.3), (2, 0.3))] == [True, False]
+    assert tuner.train("2", [0.4, 0.7])
+    assert again.suggest("of another id") == trial(again, 3).params
+    assert tuner.train("of another id", [0.6, 0.8])
+    assert tuner.report("not of this search", 0.1, 1)
+    again.on_trial_complete("not of this search", error=True)
+    study = optuna.load_study(study_name="s", storage=storage)
+    assert [t.state.name for t in study.trials] == ["COMPLETE", "PRUNED", "COMPLETE", "COMPLETE"]
+    assert [t.intermediate_values for t in study.trials] == [
+        {1: 0.3, 2: 0.5},
+        {1: 0.3, 2: 0.1},
+        {1: 0.4, 2: 0.7},
+        {1: 0.6, 2: 0.8},
+    ]
+
+
 def test_several_objectives_are_searched_and_nothing_is_stopped() -> None:
     search = RLSearch(RLSearch.convert_search_space(SPACE), metric=["accuracy", "seconds"], mode=["max", "min"])
     search.suggest("0")
@@ -226,6 +259,68 @@ def test_a_search_on_a_cluster(tmp_path: Path) -> None:
     assert (
         min(trial["value"] for trial in recorded if trial["state"] == "COMPLETE") < 1.2
     )  # 1e-2, and it goes on from there
+
+
+_KILLED = """
+import math, os, signal, sys, time
+
+import optuna
+import ray
+from ray import tune
+
+from hf_rlsearch import RLSampler
+from hf_rlsearch.integrations.ray_tune import RLScheduler, RLSearch
+
+
+def train(config):
+    for step in range(1, 4):
+        tune.report({"loss": abs(math.log10(config["learning_rate"]) + 3) + 1 / step})
+
+
+class Kill(tune.Callback):
+    ended = 0
+
+    def on_trial_complete(self, **info):
+        Kill.ended += 1
+        if Kill.ended == 3 and not os.path.exists("killed"):
+            open("killed", "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+folder, storage = os.path.abspath("search"), optuna.storages.RDBStorage("sqlite:///study.db")
+if tune.Tuner.can_restore(folder):
+    tuner = tune.Tuner.restore(folder, trainable=train)
+else:
+    search = RLSearch(sampler=RLSampler(seed=0, n_trials=5), storage=storage, study_name="s")
+    tuner = tune.Tuner(
+        train,
+        param_space={"learning_rate": tune.loguniform(1e-5, 1e-1)},
+        tune_config=tune.TuneConfig(
+            metric="loss", mode="min", num_samples=5, max_concurrent_trials=2, search_alg=search,
+            scheduler=RLScheduler(max_resource=3),
+        ),
+        run_config=tune.RunConfig(storage_path=os.getcwd(), name="search", verbose=0, callbacks=[Kill()]),
+    )
+results = tuner.fit()
+trials = optuna.load_study(study_name="s", storage=storage).trials
+print("RECORDED", len(results), results.num_errors, sorted({t.state.name for t in trials}), len(trials) >= 5)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_killed_driver_is_restored(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError):
+        run(_KILLED, tmp_path)
+    before = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path / 'study.db'}").trials
+    assert sum(t.state.is_finished() for t in before) == 3
+    recorded = re.findall(r"^RECORDED (.*)$", run(_KILLED, tmp_path), flags=re.MULTILINE)[0]
+    assert recorded in ("5 0 ['COMPLETE', 'PRUNED'] True", "5 0 ['COMPLETE'] True")
+    after = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path / 'study.db'}").trials
+    assert [t for t in after if t.number in {b.number for b in before if b.state.is_finished()}] == [
+        t for t in before if t.state.is_finished()
+    ]
 
 
 @pytest.mark.slow
