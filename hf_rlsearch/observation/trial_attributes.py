@@ -9,6 +9,8 @@ PREFIX = "rl:"
 # System attributes, written by RLSampler and RLPruner: why a configuration was chosen, why a trial was stopped.
 DECISION = "rl:decision"
 STOP = "rl:stop"
+# Value of "reason" in STOP: the time of the search was over.
+TIMEOUT = "timeout"
 
 # User attributes of a study; SUMMARY is the note that the last search left in the dashboard.
 IDENTITY = "rl:identity"

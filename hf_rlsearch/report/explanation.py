@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 
 from hf_rlsearch.errors import ArgumentsError
-from hf_rlsearch.observation.trial_attributes import BASELINE, CONFIRM
+from hf_rlsearch.observation.trial_attributes import BASELINE, CONFIRM, TIMEOUT
 from hf_rlsearch.report.format import show, show_params
 from hf_rlsearch.report.records import ONE_BY_ONE, SearchRecord, TrialRecord, as_dict, finite
 
@@ -161,7 +161,9 @@ def _course(trial: TrialRecord) -> list[str]:
     if trial.status == "pruned":
         line = f"It was stopped after {trial.fidelity:.0%} of a full training"
         sure, chance = finite(trial.stop.get("probability")), finite(trial.stop.get("chance"))
-        if sure is not None:
+        if trial.stop.get("reason") == TIMEOUT:
+            line += ", because the time of the search was over"
+        elif sure is not None:
             why = "" if chance is None else f" its predicted chance to become the best was {_percent(chance)}, and"
             line += f":{why} the pruner was {sure:.0%} certain that the rest was not worth its price"
         lines.append(f"{line}.")

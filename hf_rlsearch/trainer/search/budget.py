@@ -26,6 +26,7 @@ from hf_rlsearch.optuna.pruner import RLPruner
 from hf_rlsearch.optuna.sampler import CostCooling
 from hf_rlsearch.space import SearchSpace
 from hf_rlsearch.trainer.session.arguments import training_cost
+from hf_rlsearch.trainer.session.progress import as_time
 from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state
 from hf_rlsearch.trainer.setup.config import RL_PRUNER, SearchConfig
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
@@ -33,6 +34,11 @@ from hf_rlsearch.trainer.storage.resume import trials_of_other_processes
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
+
+
+# Candidates among which the shortest training is looked for, and the share of its estimated time that must be left: the
+# estimate is not exact, and a training that the end of the time stops can be resumed later.
+_N_PRICED, _MAY_FIT = 512, 0.8
 
 
 class CostModel:
@@ -44,6 +50,11 @@ class CostModel:
         # Thousands of candidates differ in few of the values that the cost depends on.
         self._cached_cost = lru_cache(maxsize=4096)(self._planned_cost)
         self._cached_columns = lru_cache(maxsize=8)(self._relevant_columns)
+
+    @property
+    def space(self) -> SearchSpace:
+        """The space that is searched."""
+        return self._configurations.space
 
     def cost_of(self, args: "TrainingArguments") -> float:
         """Returns the cost of a whole training, by the number of samples that it trains on."""
@@ -105,9 +116,9 @@ class RemainingBudget:
         deadline: ``time.monotonic()`` at which ``timeout`` ends the search; infinity without one.
     """
 
-    def __init__(self, study: optuna.Study, settings: SearchConfig, cost_model: CostModel) -> None:
+    def __init__(self, study: optuna.Study, settings: SearchConfig, cost_model: CostModel, started: float) -> None:
         self._study, self._settings, self._cost_model = study, settings, cost_model
-        self.deadline = math.inf if settings.timeout is None else time.monotonic() + settings.timeout
+        self.deadline = math.inf if settings.timeout is None else started + settings.timeout
 
     def reached(self) -> str | None:
         """Returns which of "n_trials", "timeout" and "budget" is used up; None where another trial may start."""
@@ -116,9 +127,41 @@ class RemainingBudget:
         is_interrupted = any(OWNER in trial.user_attrs for trial in waiting)
         if len(self._started()) >= self._settings.max_trials and not is_interrupted:
             return "n_trials"
-        if time.monotonic() >= self.deadline:
+        if self.is_out_of_time():
             return "timeout"
         return "budget" if self._settings.budget is not None and self._spent() >= self._settings.budget else None
+
+    def too_little_left(self) -> tuple[str, str] | None:
+        """Returns which of "timeout" and "budget" leaves too little for any training, and a sentence that says so.
+
+        None where a training fits, where none was timed yet, and where an interrupted or queued trial is to run.
+        """
+        limit = self._first_limit()
+        if (
+            limit is None
+            or not self._finished()
+            or self._study.get_trials(states=(TrialState.WAITING,), deepcopy=False)
+        ):
+            return None
+        space = self._cost_model.space
+        rows = space.candidates(np.random.default_rng(0), limit=_N_PRICED)
+        shortest = float(limit.price(space, rows).min())
+        seconds = self._seconds_per_training() or math.nan
+        if self._settings.timeout is not None and limit.total == self._settings.timeout / seconds:
+            if limit.left >= _MAY_FIT * shortest:
+                return None
+            left, needed = as_time(limit.left * seconds), as_time(shortest * seconds)
+            return "timeout", f"The search ends with {left} left: the shortest training takes about {needed}."
+        if limit.left >= shortest * (1 - 1e-6):
+            return None
+        return (
+            "budget",
+            f"The search ends with {limit.left:.2g} of its budget left: the shortest training costs {shortest:.2g}.",
+        )
+
+    def is_out_of_time(self) -> bool:
+        """Returns whether ``timeout`` is over."""
+        return time.monotonic() >= self.deadline
 
     def is_surplus(self, trial: optuna.Trial) -> bool:
         """Returns whether other processes have started the last of ``n_trials`` before a new trial."""

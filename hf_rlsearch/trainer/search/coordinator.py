@@ -93,11 +93,18 @@ class SearchCoordinator:
             self.study.set_user_attr(attr.OBJECTIVE, self.objective.to_json())
         if opened.resumed and not self.is_shared:
             self.leaderboard.discard_checkpoints()
-        is_new = not self.study.get_trials(deepcopy=False)
-        leads = self.settings.baseline and is_new and (not self.is_shared or is_leader(self.study))
+        leads = self.settings.baseline and self._lacks_baseline() and (not self.is_shared or is_leader(self.study))
         # While the leader was elected, another process may have queued the baseline.
-        if leads and not any(role(trial) == attr.BASELINE for trial in self.study.get_trials(deepcopy=False)):
+        if leads and self._lacks_baseline():
             self.study.enqueue_trial(self.planner.baseline[0], user_attrs={attr.ROLE: attr.BASELINE})
+
+    def _lacks_baseline(self) -> bool:
+        """Whether the study is new, or the time of an earlier run was over before the end of its baseline."""
+        trials = self.study.get_trials(deepcopy=False)
+        return not trials or (
+            any(role(trial) == attr.BASELINE for trial in trials)
+            and all(_is_timed_out(trial) for trial in trials if role(trial) == attr.BASELINE)
+        )
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -122,7 +129,7 @@ class SearchCoordinator:
             if self.is_shared:
                 # Another process may have been killed meanwhile: this process takes over its trial.
                 requeue_interrupted(self.study, alone=False)
-            reason = self.reason_to_stop()
+            reason = self.reason_to_stop() or self._too_little_left()
             if reason is not None and (reason == "timeout" or not self._enqueue_confirmation()):
                 if self.may_be_finished and reason != "timeout":
                     self.progress.say(
@@ -172,6 +179,15 @@ class SearchCoordinator:
         if target is not None and best and not self.objective.better(target, best[0].values[0]):
             return "target"
         return None
+
+    def _too_little_left(self) -> str | None:
+        """Says that nothing fits what is left of time or budget, and returns which of them; None where a trial fits."""
+        found = self.budget.too_little_left()
+        if found is None:
+            return None
+        reason, sentence = found
+        self.progress.say(sentence)
+        return reason
 
     def should_pause(self, trainer: "Trainer") -> bool:
         """Returns whether the running trial, which the pruner stops, is to leave a checkpoint to resume from."""
@@ -239,7 +255,11 @@ class SearchCoordinator:
         if outcome is not None:
             self.record(outcome)
             return None
-        self.reporter = PruningReporter(self._trial, may_prune=plan.role == attr.SEARCH and not self._is_multi)
+        self.reporter = PruningReporter(
+            self._trial,
+            may_prune=plan.role == attr.SEARCH and not self._is_multi,
+            out_of_time=self.budget.is_out_of_time,
+        )
         earlier = trial.user_attrs.get(attr.CONTINUES)
         if earlier is not None and trial.user_attrs[attr.STARTED_AT]:
             percent = 100 * trial.user_attrs[attr.STARTED_AT] / attr.FULL_TRAINING
@@ -322,9 +342,14 @@ def _unrecorded_outcome(plan: TrialPlan, trial: FrozenTrial) -> TrialOutcome | N
     """The outcome of a trial whose process died after the training had ended, but before it was recorded."""
     stopped = trial.user_attrs.get(attr.STOPPED)
     if stopped is not None and plan.resume_from is not None and checkpoint_curve_step(plan.resume_from) == stopped:
-        value = trial.intermediate_values[stopped]
-        return TrialOutcome(TrialState.PRUNED, values=(value,), trained=stopped / attr.FULL_TRAINING)
+        values = tuple(trial.intermediate_values[at] for at in (stopped,) if at in trial.intermediate_values)
+        return TrialOutcome(TrialState.PRUNED, values=values, trained=stopped / attr.FULL_TRAINING)
     return None
+
+
+def _is_timed_out(trial: FrozenTrial) -> bool:
+    stop = trial.system_attrs.get(attr.STOP) or {}
+    return trial.state == TrialState.PRUNED and stop.get("reason") == attr.TIMEOUT
 
 
 def _result_text(trial: FrozenTrial, outcome: TrialOutcome, world_size: int) -> str:
@@ -337,7 +362,9 @@ def _result_text(trial: FrozenTrial, outcome: TrialOutcome, world_size: int) -> 
         return f"failed{step}{rank}: {failure.reason}"
     if outcome.state == TrialState.COMPLETE:
         return values
-    return f"{'paused' if attr.PAUSED in trial.user_attrs else 'pruned'} at {values or 'the start'}"
+    ended = "paused" if attr.PAUSED in trial.user_attrs else "pruned"
+    why = ", the time is over" if _is_timed_out(trial) else ""
+    return f"{ended} at {values or 'the start'}{why}"
 
 
 def _save_note(owner: optuna.Study | optuna.Trial, text: Callable[[], str], *, replaces: str = "") -> None:

@@ -4,6 +4,7 @@ import logging
 import math
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -58,9 +59,9 @@ def run_search(provider: TrainerProvider, settings: SearchConfig) -> Any:
     Returns:
         A ``BestRun``, or a list of them for several directions; the same on every rank.
     """
-    group = ProcessGroup()
+    started, group = time.monotonic(), ProcessGroup()
     with _stop_signals(), quiet_libraries(), provider:
-        search = build_search(provider, settings, group)
+        search = build_search(provider, settings, group, started)
         result = search.run()
         group.run_on_all(partial(search.finish, result))
         return best_runs(result, search.runner.objective.multi)
@@ -140,8 +141,11 @@ class Search:
         return runner.group.run_on_main(act)
 
 
-def build_search(provider: TrainerProvider, settings: SearchConfig, group: ProcessGroup) -> Search:
-    """Settles space and objective on every rank, opens the study on rank 0, and starts the coordinator there."""
+def build_search(provider: TrainerProvider, settings: SearchConfig, group: ProcessGroup, started: float) -> Search:
+    """Settles space and objective on every rank, opens the study on rank 0, and starts the coordinator there.
+
+    The time of the search counts from ``started``, in ``time.monotonic()``.
+    """
     functions = _functions(provider, settings)
     before = {name: function_fingerprint(function) for name, function in functions.items()}
     configurations = group.run_on_all(lambda: provider.configuration_sampler(settings))
@@ -155,7 +159,7 @@ def build_search(provider: TrainerProvider, settings: SearchConfig, group: Proce
         identity = search_fingerprint(configurations, objective, provider.reference, model, steady)
         opened = _open_study(provider, settings, objective, configurations, identity)
         requeued = requeue_interrupted(opened.study, alone=settings.storage is None)
-        coordinator = _build_coordinator(provider, settings, objective, configurations, opened, group.size)
+        coordinator = _build_coordinator(provider, settings, objective, configurations, opened, group.size, started)
         coordinator.start(opened, requeued)
         reads_facts = isinstance(opened.study.sampler, RLSampler) or isinstance(opened.study.pruner, RLPruner)
         return {
@@ -270,6 +274,7 @@ def _build_coordinator(
     configurations: ConfigurationSampler,
     opened: OpenedStudy,
     world_size: int,
+    started: float,
 ) -> SearchCoordinator:
     study, trainer = opened.study, provider.reference
     baseline = configurations.baseline_params(getattr(getattr(trainer, "model", None), "config", None))
@@ -291,7 +296,7 @@ def _build_coordinator(
             world_size=world_size,
         ),
         leaderboard=Leaderboard(study, objective, settings, paused),
-        budget=RemainingBudget(study, settings, cost_model),
+        budget=RemainingBudget(study, settings, cost_model, started),
         paused=paused,
         progress=Progress(
             n_trials=settings.displayed_n_trials,

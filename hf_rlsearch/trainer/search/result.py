@@ -83,7 +83,9 @@ class SearchResult:
     @property
     def baseline(self) -> FrozenTrial | None:
         """The trial of the Trainer's arguments as they were before the search; None with ``baseline=False``."""
-        return next((trial for trial in self.trials if role(trial) == attr.BASELINE), None)
+        trials = [trial for trial in self.trials if role(trial) == attr.BASELINE]
+        # One that the end of the time stopped is trained again by the next run.
+        return max(trials, key=lambda trial: trial.state == TrialState.COMPLETE, default=None)
 
     @property
     def gain(self) -> float | None:

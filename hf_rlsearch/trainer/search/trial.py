@@ -12,7 +12,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import ObjectiveError, SearchSpaceError
-from hf_rlsearch.observation.trial_attributes import CONTINUES, FULL_TRAINING, SEARCH, STOPPED
+from hf_rlsearch.observation.trial_attributes import CONTINUES, FULL_TRAINING, SEARCH, STOP, STOPPED, TIMEOUT
 from hf_rlsearch.trainer.search.distributed import ProcessGroup
 from hf_rlsearch.trainer.session.arguments import plain
 from hf_rlsearch.trainer.session.compat import allow_shared_weights
@@ -138,16 +138,16 @@ class EvaluationMonitor:
     """Scores each evaluation of a training and stops the training, on all ranks, where rank 0 decides so.
 
     Attributes:
-        report: Called on rank 0 with the share of the training that is done, in 1..FULL_TRAINING, and the objective;
-            returns whether to prune the trial. None prunes no trial.
-        should_pause: Called on rank 0 with the Trainer of a trial that is to be pruned; returns whether to save a
+        report: Called on rank 0 with the share of the training that is done, in 1..FULL_TRAINING, and the objective
+            value(s); returns whether to stop the trial. None stops no trial.
+        should_pause: Called on rank 0 with the Trainer of a trial that is to be stopped; returns whether to save a
             checkpoint from which the trial can be resumed. None saves none.
         evaluations: All evaluations so far.
     """
 
     objective: Objective
     group: ProcessGroup
-    report: Callable[[int, float], bool] | None = None
+    report: Callable[[int, tuple[float, ...]], bool] | None = None
     should_pause: Callable[["Trainer"], bool] | None = None
     evaluations: list[Evaluation] = field(default_factory=list, init=False)
 
@@ -173,8 +173,8 @@ class EvaluationMonitor:
             values = self.objective(metrics)
             if failure := divergence(values, metrics, step):
                 return replace(evaluation, state=TrialState.FAIL, failure=failure)
-            if self.report is not None and len(values) == 1:
-                prunes = self.report(curve_step(step, max_steps), values[0]) and step < max_steps
+            if self.report is not None:
+                prunes = self.report(curve_step(step, max_steps), values) and step < max_steps
             if prunes and self.should_pause is not None:
                 pauses = self.should_pause(trainer)
         except Exception as error:
@@ -271,14 +271,14 @@ def stored_trial(trial: optuna.Trial) -> FrozenTrial:
 
 
 class PruningReporter:
-    """Reports the learning curve of the running trial and asks the pruner about each new point.
+    """Reports the learning curve of the running trial, and stops the trial where the pruner or the time says so.
 
     A resumed training repeats evaluations: each point is stored once, and the pruner is asked once about each. The
-    baseline and confirmations are never pruned, since others are compared with them.
+    pruner never stops the baseline and confirmations, since others are compared with them.
     """
 
-    def __init__(self, trial: optuna.Trial, *, may_prune: bool) -> None:
-        self._trial, self._may_prune = trial, may_prune
+    def __init__(self, trial: optuna.Trial, *, may_prune: bool, out_of_time: Callable[[], bool]) -> None:
+        self._trial, self._may_prune, self._out_of_time = trial, may_prune, out_of_time
         stored = stored_trial(trial)
         self._reported = dict(stored.intermediate_values)
         resumed = stored.user_attrs.get(CONTINUES)
@@ -286,23 +286,35 @@ class PruningReporter:
         # The last point of the paused trial that this trial resumes.
         self._start = 0 if resumed is None else trials[resumed].last_step or 0
 
-    def report(self, step: int, value: float) -> bool:
-        """Stores the objective at a step in 1..FULL_TRAINING and returns whether the pruner stops the trial."""
+    def report(self, step: int, values: tuple[float, ...]) -> bool:
+        """Stores the objective at a step in 1..FULL_TRAINING and returns whether the trial is stopped.
+
+        Optuna stores no learning curves of several objectives, so only the time stops trials then.
+        """
         if step <= self._start:
             return False
         furthest = max(self._reported, default=0)
+        if len(values) == 1:
+            self._store(step, values[0])
+        # Below the furthest point the pruner has answered before the interruption.
+        if step < furthest or step >= FULL_TRAINING:
+            return False
+        if self._trial.user_attrs.get(STOPPED) == step:
+            return True  # interrupted between the decision and the end of the trial
+        if self._may_prune and self._trial.should_prune():
+            self._trial.set_user_attr(STOPPED, step)
+            return True
+        if self._out_of_time():
+            reason = {"reason": TIMEOUT, "fidelity": step / FULL_TRAINING}
+            self._trial.study._storage.set_trial_system_attr(self._trial._trial_id, STOP, reason)
+            self._trial.set_user_attr(STOPPED, step)
+            return True
+        return False
+
+    def _store(self, step: int, value: float) -> None:
         if step not in self._reported:
             self._trial.report(value, step)
         elif self._reported[step] != value:
             # A restarted training may give another value than before; `Trial.report` would keep the first.
             self._trial.study._storage.set_trial_intermediate_value(self._trial._trial_id, step, value)
         self._reported[step] = value
-        # Below the furthest point the pruner has answered before the interruption.
-        if step < furthest or not self._may_prune or step >= FULL_TRAINING:
-            return False
-        if self._trial.user_attrs.get(STOPPED) == step:
-            return True  # interrupted between the pruner's answer and the end of the trial
-        if not self._trial.should_prune():
-            return False
-        self._trial.set_user_attr(STOPPED, step)
-        return True

@@ -64,7 +64,8 @@ class SearchConfig:
             reached ends the search.
         budget: Largest cost of the search, in trainings of the baseline. If ``n_trials`` is left out, the search has as
             many trials as the budget pays for, eight for each training at most. A trial costs what it newly trains.
-        timeout: Seconds after which no new trial starts.
+        timeout: Seconds after which the search ends: no new trial starts, and the running one stops at its next
+            evaluation, the baseline included. If stopped trials may wait on disk, it can be resumed.
         confirm: Number of best configurations to train again under new seeds, together with the baseline; the best mean
             wins.
         catch: Exceptions that fail a trial; any other exception ends the search.

@@ -1,15 +1,18 @@
 """Sampler and pruner plan with what budget and time leave, and the first limit that is reached ends the search."""
 
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
 import optuna
 import pytest
+import torch
 from optuna.trial import TrialState
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_rlsearch import RLPruner, RLSampler
+from hf_rlsearch.report import explain
 from hf_rlsearch.trainer.search.budget import CostModel, RemainingBudget
 from hf_rlsearch.trainer.session.arguments import FrozenArguments
 from hf_rlsearch.trainer.setup.config import SearchConfig
@@ -36,7 +39,7 @@ def configurations_of(space: Any, **args: Any) -> ConfigurationSampler:
 
 def budget_of(study: optuna.Study, **options: Any) -> RemainingBudget:
     settings = SearchConfig(hp_space=rates, **options)
-    return RemainingBudget(study, settings, CostModel(configurations_of(rates), 100, 1))
+    return RemainingBudget(study, settings, CostModel(configurations_of(rates), 100, 1), time.monotonic())
 
 
 DONE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
@@ -93,7 +96,7 @@ def test_user_supplied_sampler_and_pruner_are_left_alone() -> None:
     ("limits", "reason", "n_trials"),
     [
         ({"n_trials": 2, "budget": 9, "timeout": 1000}, "n_trials", 2),
-        ({"n_trials": 9, "budget": 1.5, "timeout": 1000}, "budget", 2),
+        ({"n_trials": 9, "budget": 2.5, "timeout": 1000}, "budget", 2),
         ({"n_trials": 9, "budget": 9, "timeout": 0.01}, "timeout", None),
         ({"n_trials": None, "timeout": 0.01}, "timeout", None),
     ],
@@ -116,7 +119,46 @@ def test_a_budget_counts_the_length_of_trials(make_trainer: MakeTrainer) -> None
     sampler = optuna.samplers.RandomSampler(seed=0)
     trainer = make_trainer(num_train_epochs=2, save_strategy="no", eval_strategy="no")
     result = run(trainer, "rl", space, budget=2.2, sampler=sampler).run_summary
-    assert [t.user_attrs["rl:cost"] for t in result.trials] == [0.5, 1.5, 0.5]
-    assert [t.user_attrs["rl:spent"] for t in result.trials] == [0.5, 1.5, 0.5]
+    assert [t.user_attrs["rl:cost"] for t in result.trials] == [0.5, 1.5]
+    assert [t.user_attrs["rl:spent"] for t in result.trials] == [0.5, 1.5]
     assert result.stopped_by == "budget"
     assert result.n_trials is None  # nobody asked for a number
+
+
+def test_a_budget_that_pays_for_no_training_any_more_ends_the_search(
+    make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        result = run(make_trainer(eval_strategy="no"), "rl", budget=2.6).run_summary
+    assert (result.stopped_by, len(result.trials)) == ("budget", 2)
+    assert "The search ends with 0.6 of its budget left: the shortest training costs 1." in caplog.text
+
+
+class Slow(Trainer):
+    """Takes at least 30 ms for a step, 120 ms from evaluation to evaluation, 480 ms for a training."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        time.sleep(0.03)
+        return super().training_step(*args, **kwargs)
+
+
+@pytest.mark.parametrize("timeout", [0.2, 1.1, 2.3])
+def test_a_timed_search_ends_within_an_evaluation(make_trainer: MakeTrainer, timeout: float) -> None:
+    trainer = make_trainer(cls=Slow, num_train_epochs=4, per_device_train_batch_size=16)
+    ends: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            ends.append(time.monotonic())
+
+    trainer.add_callback(Clock)
+    started = time.monotonic()
+    result = run(trainer, "rl", n_trials=None, timeout=timeout, baseline=True).run_summary
+    late = [end for end in ends if end > started + timeout]
+    assert len(late) <= 1  # nothing is trained after the first evaluation that finds the time over
+    assert result.stopped_by == "timeout"
+    stopped = [trial for trial in result.trials if trial.state == PRUNED]
+    assert all(trial.system_attrs["rl:stop"]["reason"] == "timeout" for trial in stopped[-1:] if late)
+    assert all(
+        "time of the search was over" in explain(result.study, trial.number).to_text() for trial in stopped[-1:] if late
+    )

@@ -1,5 +1,6 @@
 """Costs of candidates: planned by their arguments, and corrected by the seconds of finished trials."""
 
+import time
 from typing import Any
 
 import numpy as np
@@ -119,7 +120,7 @@ def test_costs_count_where_they_and_not_the_trials_end_the_search(limits: dict[s
     model = CostModel(configurations, 64, 1)
     study = optuna.create_study(sampler=RLSampler(seed=0, search_space=configurations.space))
     study.add_trial(timed(model, configurations.space, configurations.space.decode([0, 1, 0]), 1.0))
-    budget = RemainingBudget(study, SearchConfig(hp_space=space_of_all, **limits), model)
+    budget = RemainingBudget(study, SearchConfig(hp_space=space_of_all, **limits), model, time.monotonic())
     budget.deadline -= 10.0  # ten seconds have passed
     limit = budget.cost_cooling()
     assert (limit is not None) == costs_count

@@ -8,6 +8,7 @@ import pytest
 from optuna.trial import TrialState
 
 from hf_rlsearch.errors import SearchSpaceError
+from hf_rlsearch.observation.trial_attributes import STOP
 from hf_rlsearch.trainer.search.trial import (
     Evaluation,
     PruningReporter,
@@ -53,30 +54,45 @@ class Asked(optuna.pruners.BasePruner):
         return bool(trial.last_step == self._stops_at)
 
 
+def reporter_of(trial: optuna.Trial, *, may_prune: bool = True, is_over: bool = False) -> PruningReporter:
+    return PruningReporter(trial, may_prune=may_prune, out_of_time=lambda: is_over)
+
+
 def test_a_resumed_training_reports_each_point_once() -> None:
     pruner = Asked(stops_at=5000)
     study = optuna.create_study(pruner=pruner)
     trial = study.ask()
-    reporter = PruningReporter(trial, may_prune=True)
-    assert not reporter.report(2500, 0.5)
-    assert reporter.report(5000, 0.4)
-    resumed = PruningReporter(trial, may_prune=True)
-    assert not resumed.report(2500, 0.5)
-    assert resumed.report(5000, 0.4)  # the stored answer: the training was killed before the trial was recorded
+    reporter = reporter_of(trial)
+    assert not reporter.report(2500, (0.5,))
+    assert reporter.report(5000, (0.4,))
+    resumed = reporter_of(trial)
+    assert not resumed.report(2500, (0.5,))
+    assert resumed.report(5000, (0.4,))  # the stored answer: the training was killed before the trial was recorded
     assert pruner.steps == [2500, 5000]
     assert study.trials[0].intermediate_values == {2500: 0.5, 5000: 0.4}
 
 
 def test_a_training_that_is_repeated_replaces_its_points() -> None:
     trial = optuna.create_study(pruner=Asked(stops_at=0)).ask()
-    PruningReporter(trial, may_prune=True).report(2500, 0.5)
-    PruningReporter(trial, may_prune=True).report(2500, 0.75)
+    reporter_of(trial).report(2500, (0.5,))
+    reporter_of(trial).report(2500, (0.75,))
     assert trial.study.trials[0].intermediate_values == {2500: 0.75}
 
 
 def test_the_baseline_and_the_last_point_are_never_pruned() -> None:
     pruner = Asked(stops_at=5000)
     study = optuna.create_study(pruner=pruner)
-    assert not PruningReporter(study.ask(), may_prune=False).report(5000, 0.5)
-    assert not PruningReporter(study.ask(), may_prune=True).report(10_000, 0.5)
+    assert not reporter_of(study.ask(), may_prune=False).report(5000, (0.5,))
+    assert not reporter_of(study.ask()).report(10_000, (0.5,))
     assert pruner.steps == []
+
+
+def test_the_end_of_the_time_stops_every_trial_and_says_so() -> None:
+    study = optuna.create_study(pruner=Asked(stops_at=0))
+    for may_prune in (True, False):
+        trial = study.ask()
+        assert reporter_of(trial, may_prune=may_prune, is_over=True).report(2500, (0.5,))
+        assert study.trials[-1].system_attrs[STOP] == {"reason": "timeout", "fidelity": 0.25}
+    assert not reporter_of(study.ask(), is_over=True).report(10_000, (0.5,))  # the training has ended by itself
+    several = optuna.create_study(directions=["minimize", "maximize"]).ask()
+    assert reporter_of(several, may_prune=False, is_over=True).report(2500, (0.5, 0.6))
