@@ -22,17 +22,19 @@ MIN_FOR_IMPORTANCE = 10
 _MOST = 1e150
 
 
-def expected_best(values: Sequence[float], *, minimize: bool, n_draws: int, first: float | None = None) -> FloatArray:
-    """The best objective to expect after 1 .. `n_draws` trials, drawn with replacement from those of this search.
+def expected_best(
+    values: Sequence[float], *, minimize: bool, draws: FloatArray, first: float | None = None
+) -> FloatArray:
+    """The best objective to expect after some trials that are drawn with replacement from those of this search.
 
     Args:
         values: V finite objectives of complete trials, at least one.
         minimize: Whether smaller is better.
-        n_draws: N, at least one.
+        draws: (N,) numbers of drawn trials, at least one each.
         first: The objective of a trial that every order of trials begins with, such as the baseline; it is not drawn.
 
     Returns:
-        N expectations; entry n - 1 is for n draws (and `first`, if given).
+        N expectations, one for each number of draws (and `first`, if given).
 
     Source:
         Dodge et al. 2019 (arXiv:1909.03004), equation 6: P(best <= v_i) = (i / V)^n for values in ascending order.
@@ -42,8 +44,7 @@ def expected_best(values: Sequence[float], *, minimize: bool, n_draws: int, firs
         given = np.minimum(given, first) if minimize else np.maximum(given, first)
     ascending = np.sort(given)[:: -1 if minimize else 1]  # from worst to best
     shares = np.arange(ascending.size + 1) / ascending.size
-    draws = np.arange(1, n_draws + 1)[:, None]
-    weights: FloatArray = np.diff(shares[None, :] ** draws, axis=1)
+    weights: FloatArray = np.diff(shares[None, :] ** draws[:, None], axis=1)
     best: FloatArray = weights @ ascending
     return best
 

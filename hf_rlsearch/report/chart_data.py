@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+import numpy as np
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from hf_rlsearch.observation.trial_attributes import BASELINE, CONFIRM
@@ -20,7 +22,9 @@ Rows = list[dict[str, Any]]
 Marks = dict[int, dict[str, Any]]
 
 LABEL_WIDTH = 10  # characters of a level of the heat map
+_LARGEST = sys.float_info.max
 N_DIGITS = 6  # of a learning curve's values: more than a screen shows, and half of the file
+_MOST_DRAWS = 2000
 _QUARTERS = (0, 0.25, 0.5, 0.75, 1)
 _COSTS = ("fidelity", "started_at", "seconds", "memory", "resident")  # of a trial's record, shown as they are
 
@@ -52,7 +56,9 @@ class Axis:
         assert isinstance(distribution, FloatDistribution | IntDistribution)  # Optuna has no others
         found = {n: number for n, value in given.items() if (number := finite(value)) is not None}
         values = {n: v for n, v in found.items() if v > 0 or not distribution.log}
-        low, high = min([distribution.low, *values.values()]), max([distribution.high, *values.values()])
+        # The bounds of whole numbers may be beyond float.
+        lowest, highest = (max(-_LARGEST, min(bound, _LARGEST)) for bound in (distribution.low, distribution.high))
+        low, high = min([lowest, *values.values()]), max([highest, *values.values()])
         if low == high:
             room = abs(low) * 0.1 or 0.5
             low, high = low - room, high + room
@@ -75,7 +81,7 @@ class Axis:
         low, high = self.domain
         if self.scale == "log":  # differences of logarithms: a ratio may be too large for a float
             value, low, high = math.log(value), math.log(low), math.log(high)
-        return float((value - low) / (high - low))
+        return float((value / 2 - low / 2) / (high / 2 - low / 2))  # the range may be twice as wide as a float
 
     def ticks(self) -> list[tuple[float, str]]:
         """(place, text) of the ticks."""
@@ -85,7 +91,7 @@ class Axis:
         if self.is_whole and high - low <= 8:
             return [(self.place(v), show(v)) for v in range(int(low), int(high) + 1)]
         if self.scale == "linear":
-            return [(at, number(low + at * (high - low), 3)) for at in _QUARTERS]
+            return [(at, number(low * (1 - at) + high * at, 3)) for at in _QUARTERS]
         powers = [10.0**p for p in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
         ends = [low, math.sqrt(low) * math.sqrt(high), high]
         return [(self.place(v), number(v, 2)) for v in (powers[:: len(powers) // 8 or 1] if powers[1:] else ends)]
@@ -202,10 +208,12 @@ def _expected_rows(search: SearchRecord, incumbents: Rows) -> Rows:
     rows = [] if first is None else [{"spent": spent, "value": first}]
     if drawn:
         price = sum(t.cost for t in drawn) / len(drawn)
-        n_draws = max(int((incumbents[-1]["spent"] - spent) / price), 1)
+        n_draws = max((incumbents[-1]["spent"] - spent) // price, 1.0)
+        # Of more draws than a screen has pixels only some are shown.
+        draws = np.arange(1, min(n_draws, _MOST_DRAWS) + 1) * max(n_draws / _MOST_DRAWS, 1.0)
         values = [t.values[0] for t in drawn if t.values]
-        curve = expected_best(values, minimize=search.minimize[0], n_draws=n_draws, first=first)
-        rows += [{"spent": spent + (n + 1) * price, "value": value} for n, value in enumerate(curve.tolist())]
+        curve = expected_best(values, minimize=search.minimize[0], draws=draws, first=first)
+        rows += [{"spent": spent + n * price, "value": v} for n, v in zip(draws.tolist(), curve.tolist(), strict=True)]
     return rows
 
 

@@ -12,8 +12,9 @@ from string import Template
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 
-from hf_rlsearch.errors import ArgumentsError, MissingExtraError
+from hf_rlsearch.errors import ArgumentsError, MissingExtraError, SearchSpaceError
 from hf_rlsearch.optuna.storage import open_study
 from hf_rlsearch.report.analysis import importances, value_range
 from hf_rlsearch.report.chart_data import LABEL_WIDTH, Axis, Rows, datasets
@@ -93,8 +94,7 @@ def all_charts(search: SearchRecord, shares: dict[str, float]) -> tuple[dict[str
     """
     ranked = list(dict.fromkeys([*shares, *search.distributions]))
     axes = {name: Axis.of_hyperparameter(search, name) for name in search.distributions}
-    pair = [(name, search.distributions[name]) for name in ranked[:2]]
-    grid = [Hyperparameter.from_distribution(*named, role=infer_role(*named)) for named in pair]
+    grid = _grid([(name, search.distributions[name]) for name in ranked[:2]])
     data = datasets(search, axes, grid)
     data["importances"] = [{"name": printable(n), "share": share} for n, share in list(shares.items())[:_MAX_BARS]]
     charts = [
@@ -113,6 +113,14 @@ def all_charts(search: SearchRecord, shares: dict[str, float]) -> tuple[dict[str
         _memory_per_trial(data),
     ]
     return {chart.name: chart for chart in charts if chart is not None}, data
+
+
+def _grid(pair: Sequence[tuple[str, BaseDistribution]]) -> list[Hyperparameter]:
+    """The hyperparameters of the heat map; none where the range of one is too wide for levels."""
+    try:
+        return [Hyperparameter.from_distribution(*named, role=infer_role(*named)) for named in pair]
+    except SearchSpaceError:
+        return []
 
 
 def _best_so_far(search: SearchRecord, data: dict[str, Rows]) -> Chart | None:

@@ -21,6 +21,11 @@ from hf_rlsearch.observation import trial_attributes as names
 from hf_rlsearch.observation.trial_attributes import BASELINE, CONFIRM, FULL_TRAINING, SEARCH
 from hf_rlsearch.optuna.confirmation import Confirmation, confirmations, winner
 
+# More than any search has: a century, an exabyte, a million full trainings.
+_MOST_SECONDS, _MOST_BYTES, _MOST_TRAININGS = 3e9, 1e18, 1e6
+# Python writes integers of up to 4,300 digits.
+_MOST_BITS = 14_000
+
 ONE_BY_ONE = "one_by_one"
 """Key of `TrialRecord.decision` where hyperparameters were chosen singly: name -> what was stored about each."""
 
@@ -164,8 +169,12 @@ class SearchRecord:
 
 def finite(value: Any) -> float | None:
     """`value` as a float if it is a finite number, else None; attributes may hold anything."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if is_number else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer beyond float
+        return None
 
 
 def as_dict(value: Any) -> dict[str, Any]:
@@ -173,9 +182,24 @@ def as_dict(value: Any) -> dict[str, Any]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # no JSON, or a number of thousands of digits
             return {}
-    return dict(value) if isinstance(value, dict) else {}
+    return {str(key): _writable(item) for key, item in value.items()} if isinstance(value, dict) else {}
+
+
+def _writable(value: Any) -> Any:
+    """The value with a text instead of each integer that Python refuses to write because of its length."""
+    if isinstance(value, dict | list):
+        return as_dict(value) if isinstance(value, dict) else [_writable(item) for item in value]
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        return f"an integer of {value.bit_length():,} bits"
+    return value
+
+
+def _amount(value: Any, most: float) -> float | None:
+    """`value` if it is an amount that can be true, else None: a clock may have been set back while a trial ran."""
+    number = finite(value)
+    return number if number is not None and 0 <= number <= most else None
 
 
 def _role(trial: FrozenTrial) -> str | None:
@@ -186,8 +210,8 @@ def _role(trial: FrozenTrial) -> str | None:
 
 def _longest(trials: list[FrozenTrial]) -> float:
     """The last step of the longest complete trial, or of the longest one before any is complete."""
-    steps = [(t.state == TrialState.COMPLETE, t.last_step) for t in trials if t.last_step is not None]
-    return float(max(steps, default=(False, 1))[1]) or 1.0
+    steps = [(t.state == TrialState.COMPLETE, finite(t.last_step) or 0.0) for t in trials]
+    return max(max(steps, default=(False, 1.0))[1], 1.0)
 
 
 def _metric_names(study: optuna.Study) -> tuple[str, ...]:
@@ -205,10 +229,11 @@ def _record(trial: FrozenTrial, max_step: float) -> TrialRecord:
     is_complete = trial.state == TrialState.COMPLETE and all(map(math.isfinite, trial.values))
     has_failed = trial.state == TrialState.FAIL or (trial.state == TrialState.COMPLETE and not is_complete)
     failure, traceback = _failure(trial) if has_failed else (None, "")
-    fidelity = 1.0 if is_complete else min(1.0, (trial.last_step or 0) / max_step)
-    spent, seconds = finite(attrs.get(names.SPENT)), finite(attrs.get(names.SECONDS))
+    fidelity = 1.0 if is_complete else min(max((finite(trial.last_step) or 0.0) / max_step, 0.0), 1.0)
+    spent, seconds = _amount(attrs.get(names.SPENT), _MOST_TRAININGS), _amount(attrs.get(names.SECONDS), _MOST_SECONDS)
     if seconds is None and trial.duration is not None:
-        seconds = trial.duration.total_seconds()
+        seconds = _amount(trial.duration.total_seconds(), _MOST_SECONDS)
+    started = trial.datetime_start or datetime.min  # Optuna has a start of every trial that is not waiting
     return TrialRecord(
         number=trial.number,
         status="failed" if has_failed else trial.state.name.lower(),
@@ -216,18 +241,18 @@ def _record(trial: FrozenTrial, max_step: float) -> TrialRecord:
         params={**trial.params, **as_dict(attrs.get(names.HYPERPARAMETERS))},
         returned=as_dict(attrs.get(names.VALUES)),
         values=tuple(trial.values) if is_complete else None,
-        curve=tuple((float(s), v) for s, v in sorted(trial.intermediate_values.items()) if math.isfinite(v)),
+        curve=tuple((s, v) for s, v in _points(trial) if math.isfinite(v)),
         fidelity=fidelity,
-        started_at=(finite(attrs.get(names.STARTED_AT)) or 0.0) / FULL_TRAINING,
+        started_at=(_amount(attrs.get(names.STARTED_AT), FULL_TRAINING) or 0.0) / FULL_TRAINING,
         continues=attrs[names.CONTINUES] if isinstance(attrs.get(names.CONTINUES), int) else None,
         paused=names.PAUSED in attrs,
         spent=fidelity if spent is None else spent,
-        cost=finite(attrs.get(names.COST)) or 1.0,
-        started=trial.datetime_start or datetime.min,  # Optuna has a start of every trial that is not waiting
-        ended=trial.datetime_complete,
+        cost=_amount(attrs.get(names.COST), _MOST_TRAININGS) or 1.0,
+        started=started,
+        ended=trial.datetime_complete and max(trial.datetime_complete, started),
         seconds=seconds,
-        memory=finite(attrs.get(names.PEAK_MEMORY)),
-        resident=finite(attrs.get(names.RESIDENT_MEMORY)),
+        memory=_amount(attrs.get(names.PEAK_MEMORY), _MOST_BYTES),
+        resident=_amount(attrs.get(names.RESIDENT_MEMORY), _MOST_BYTES),
         failure=failure,
         traceback=traceback,
         decision=_decision(trial),
@@ -235,6 +260,12 @@ def _record(trial: FrozenTrial, max_step: float) -> TrialRecord:
         metrics={k: float(v) for k, v in as_dict(attrs.get(names.METRICS)).items() if finite(v) is not None},
         arguments=as_dict(attrs.get(names.ARGUMENTS)),
     )
+
+
+def _points(trial: FrozenTrial) -> list[tuple[float, float]]:
+    """The learning curve in the order of its steps, without steps beyond float."""
+    reported = sorted(trial.intermediate_values.items())
+    return [(at, value) for step, value in reported if (at := finite(step)) is not None]
 
 
 def _decision(trial: FrozenTrial) -> dict[str, Any]:

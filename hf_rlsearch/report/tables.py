@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import optuna
 
 from hf_rlsearch.observation.trial_attributes import SEARCH
 from hf_rlsearch.report.format import duration, number, show, size
 from hf_rlsearch.report.records import SearchRecord
+
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?")
 
 
 def columns(search: SearchRecord) -> list[str]:
@@ -50,14 +54,27 @@ def to_text(source: optuna.Study | SearchRecord) -> str:
 
 
 def to_csv(source: optuna.Study | SearchRecord) -> str:
-    """All trials as CSV with raw numbers: fidelity in [0, 1], seconds, bytes; unknown cells are empty."""
+    """All trials as CSV with raw numbers: fidelity in [0, 1], seconds, bytes; unknown cells are empty.
+
+    A text that a spreadsheet would take for a formula begins with an apostrophe.
+    """
     search = source if isinstance(source, SearchRecord) else SearchRecord.from_study(source)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = list(search.distributions)
-    writer.writerow(["number", "status", "role", *search.metrics, *names, "fidelity", "seconds", "memory"])
+    header = ["number", "status", "role", *search.metrics, *names, "fidelity", "seconds", "memory"]
+    writer.writerow(map(_inert, header))
     for t in search.trials:
         values = t.values or ("",) * len(search.metrics)
         params = [t.params.get(n, "") for n in names]
-        writer.writerow([t.number, t.status, t.role, *values, *params, t.fidelity, t.seconds, t.memory])
+        row = [t.number, t.status, t.role, *values, *params, t.fidelity, t.seconds, t.memory]
+        writer.writerow(map(_inert, row))
     return text.getvalue()
+
+
+def _inert(cell: Any) -> Any:
+    """A cell that no spreadsheet runs as a formula; numbers stay numbers."""
+    text = cell if isinstance(cell, int | float) or cell is None else str(cell)
+    if not isinstance(text, str) or not text.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return cell
+    return cell if _NUMBER.fullmatch(text) else f"'{text}"

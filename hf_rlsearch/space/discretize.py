@@ -51,9 +51,11 @@ def make_levels(
         )
     # Compared and not tested by isfinite, which fails for whole numbers beyond the largest float.
     if not (-sys.float_info.max <= distribution.low and distribution.high <= sys.float_info.max):
-        raise SearchSpaceError(
-            f"{name!r} ranges from {distribution.low} to {distribution.high}, expected finite numbers of at most 1e308."
+        bounds = (distribution.low, distribution.high)
+        low, high = (
+            b if isinstance(b, float) or abs(b) < sys.float_info.max else "an integer beyond it" for b in bounds
         )
+        raise SearchSpaceError(f"{name!r} ranges from {low} to {high}, expected finite numbers of at most 1e308.")
     if isinstance(distribution, IntDistribution):
         levels = storable(distribution, _int_levels(distribution, role, n_points))
     else:

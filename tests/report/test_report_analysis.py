@@ -22,7 +22,7 @@ def test_expected_best_is_the_mean_over_all_draws(minimize: bool) -> None:
     values = [0.3, 0.9, 0.5]
     choose = min if minimize else max
     by_hand = [np.mean([choose(draw) for draw in itertools.product(values, repeat=n)]) for n in (1, 2, 3)]
-    np.testing.assert_allclose(expected_best(values, minimize=minimize, n_draws=3), by_hand)
+    np.testing.assert_allclose(expected_best(values, minimize=minimize, draws=np.arange(1.0, 4.0)), by_hand)
 
 
 def test_incumbents_never_get_worse_and_count_every_training(study: optuna.Study) -> None:
@@ -67,7 +67,7 @@ def test_confirmations_decide_the_best_and_the_gain_has_an_interval() -> None:
 def test_the_baseline_comes_first_in_the_expected_best() -> None:
     values, first = [0.3, 0.9, 0.5], 0.6
     by_hand = [np.mean([min(first, *draw) for draw in itertools.product(values, repeat=n)]) for n in (1, 2, 3)]
-    np.testing.assert_allclose(expected_best(values, minimize=True, n_draws=3, first=first), by_hand)
+    np.testing.assert_allclose(expected_best(values, minimize=True, draws=np.arange(1.0, 4.0), first=first), by_hand)
 
 
 def test_importances_name_the_one_that_matters(make_study: "type[optuna.Study]") -> None:
