@@ -5,10 +5,12 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.engine import URL, make_url
 
 from hf_rlsearch._validation import did_you_mean
 from hf_rlsearch.errors import StorageError, describe
@@ -29,13 +31,17 @@ def open_sqlite(path: Path) -> BaseStorage:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         _check_integrity(path)
-    return open_storage(f"{_SQLITE}{path.resolve()}")
+    return open_storage(_sqlite_url(path))
 
 
 def open_storage(storage: str | BaseStorage) -> BaseStorage:
-    """Opens the user's storage: an Optuna storage or the URL of a database, as ``optuna.create_study`` takes it."""
+    """Opens the user's storage: an Optuna storage or the URL of a database, as ``optuna.create_study`` takes it.
+
+    A URL may hold braces, which Optuna alone would take for the names of a template.
+    """
     if not isinstance(storage, str) or storage.startswith("redis"):
         return optuna.storages.get_storage(storage)
+    storage = storage.replace("{", "{{").replace("}", "}}").replace("{{SCHEMA_VERSION}}", "{SCHEMA_VERSION}")
     options = {"connect_args": {"timeout": _TIMEOUT}} if storage.startswith("sqlite") else None
     for attempt in range(1, _ATTEMPTS):
         try:
@@ -116,7 +122,7 @@ def cannot_continue(number: int, reason: str, where: object) -> StorageError:
 
 def _open_existing(source: str) -> BaseStorage:
     """Opens a storage for reading: a file must exist, and must be a storage already."""
-    path = Path(source.removeprefix(_SQLITE))
+    path = _sqlite_path(source) if source.startswith(_SQLITE) else Path(source)
     url = source
     if "://" not in source or source.startswith(_SQLITE):
         if not path.is_file():
@@ -129,11 +135,25 @@ def _open_existing(source: str) -> BaseStorage:
             except (ValueError, KeyError) as error:
                 raise StorageError(f"{source!r} is neither an SQLite file nor an Optuna journal: {error}") from error
         _check_tables(path, source)
-        url = f"{_SQLITE}{path}"
+        url = _sqlite_url(path)
     try:
         return open_storage(url)
     except Exception as error:  # whatever the database driver raises
         raise StorageError(f"{source!r} cannot be opened as an Optuna storage: {error}") from error
+
+
+def _sqlite_url(path: Path) -> str:
+    """The URL of an SQLite file in a folder of whatever name, which ``_sqlite_path`` turns back."""
+    # As a URI of SQLite the path has no "?", "%" or "{" that SQLAlchemy or Optuna would read as part of the URL.
+    url = URL.create("sqlite", database=path.resolve().as_uri(), query={"uri": "true"})
+    return url.render_as_string()
+
+
+def _sqlite_path(url: str) -> Path:
+    """The file that a URL of SQLite names."""
+    parts = make_url(url)
+    database = parts.database or ""
+    return Path(unquote(urlsplit(database).path) if "uri" in parts.query else database)
 
 
 def _check_integrity(path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 
 from hf_rlsearch.errors import StorageError
-from hf_rlsearch.optuna.storage import open_study
+from hf_rlsearch.optuna.storage import open_sqlite, open_storage, open_study
 
 
 def make_study(storage: str | optuna.storages.BaseStorage, name: str) -> None:
@@ -34,6 +34,37 @@ def test_journal_files_open(tmp_path: Path) -> None:
     path = tmp_path / "journal.log"
     make_study(optuna.storages.JournalStorage(JournalFileBackend(str(path))), "j")
     assert open_study(path).study_name == "j"
+
+
+ODD_NAMES = [
+    "my run 1",
+    "größe_模型",
+    "lr%20test%s",
+    "exp#3",
+    "what?x=1&y=2",
+    'it\'s "x"',
+    "[a]{b}$HOME*",
+    "C:\\runs",
+    "a@b:c",
+]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_folder_of_any_name_holds_its_database(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name / "search.db"
+    storage = open_sqlite(path)
+    make_study(storage, "first")
+    assert [file.relative_to(tmp_path) for file in tmp_path.rglob("*.db")] == [path.relative_to(tmp_path)]
+    assert storage._backend.engine.dialect.name == "sqlite"
+    for source in (path, storage._backend.url):
+        assert len(open_study(source).trials) == 1
+
+
+def test_a_url_with_braces_is_no_template(tmp_path: Path) -> None:
+    make_study(open_storage(f"sqlite:///{tmp_path}/{{b}} {{SCHEMA_VERSION}}.db"), "first")
+    (path,) = tmp_path.iterdir()
+    assert path.name.startswith("{b} ")
+    assert path.name.removesuffix(".db").split(" ")[1].isdecimal()
 
 
 def test_a_missing_file_is_not_made(tmp_path: Path) -> None:

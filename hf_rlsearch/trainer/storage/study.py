@@ -64,6 +64,8 @@ def open_study(
         StorageError: It cannot be read or written, or holds another search under that name.
         optuna.exceptions.DuplicatedStudyError: The study exists and ``load_if_exists`` is False.
     """
+    # Absolute, since a callback of the user may change the working directory.
+    output_dir = str(Path(output_dir).resolve())
     file = Path(output_dir, FILE)
     with storage_errors(settings.storage or file, opening=True):
         storage = open_sqlite(file) if settings.storage is None else open_storage(settings.storage)

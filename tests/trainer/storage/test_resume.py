@@ -13,7 +13,7 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
-from transformers import AutoTokenizer, Trainer, default_data_collator
+from transformers import AutoTokenizer, Trainer, TrainerCallback, default_data_collator
 
 from hf_rlsearch import StorageError, embedded
 from hf_rlsearch.trainer.session.arguments import plain
@@ -513,3 +513,21 @@ def test_a_result_is_there_after_a_kill_that_came_before_it_was_returned(
     best = run(make_trainer(), "rl", n_trials=1)
     assert best.run_summary.study.study_name == "search-1"
     assert len(best.run_summary.trials) == 1
+
+
+def test_a_callback_may_change_the_working_directory(
+    make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative output_dir is where the search was started."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+
+    class Moves(TrainerCallback):
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            os.chdir(tmp_path / "elsewhere")
+
+    trainer = make_trainer(output_dir="what?x=1{b}%20", callbacks=[Moves()])
+    best = run(trainer, "rl", n_trials=2)
+    assert trainer.evaluate()["eval_loss"] == best.objective
+    assert Path(best.run_summary.best_checkpoint).is_relative_to(tmp_path / "what?x=1{b}%20")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
