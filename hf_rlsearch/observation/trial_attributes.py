@@ -22,9 +22,12 @@ SUMMARY = "rl:summary"
 # trial, so that all trials are chosen by the same facts.
 TASK_FACTS = "rl:facts"
 
-# User attributes of a study and of a trial: the process that runs it, and its folder.
+# User attributes of a study and of a trial: the process that runs it, and its folder. The folder of a study is relative
+# to ``output_dir``, all paths of a trial are relative to the study's folder: a copied or moved ``output_dir`` works.
 OWNER = "rl:owner"
 FOLDER = "rl:folder"
+# Also of a study: the ``output_dir`` where it was opened last, to say that it was copied or moved.
+PLACE = "rl:place"
 
 # User attributes of a trial when it starts: what it is for, its exact values, and all that a replay needs.
 ROLE = "rl:role"

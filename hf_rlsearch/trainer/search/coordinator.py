@@ -28,6 +28,7 @@ from hf_rlsearch.trainer.setup.config import RL_PRUNER, UNSET_TRIALS, SearchConf
 from hf_rlsearch.trainer.setup.default_space import DefaultSpace
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
 from hf_rlsearch.trainer.setup.objective import Objective
+from hf_rlsearch.trainer.storage import checkpoints
 from hf_rlsearch.trainer.storage.paused import PausedTrials, checkpoint_curve_step
 from hf_rlsearch.trainer.storage.resume import (
     is_leader,
@@ -81,7 +82,9 @@ class SearchCoordinator:
     def start(self, opened: OpenedStudy, requeued: list[int]) -> None:
         """Prints the first messages, completes an interrupted start, and queues the baseline."""
         self._n_failed_before = len(self._failed_trials())
-        self.progress.say(opened.note)
+        for note in opened.note.splitlines():
+            self.progress.say(note)
+        checkpoints.check_stored_paths(self.study.get_trials(deepcopy=False), self.planner.folder)
         for message in self._startup_messages():
             self.progress.say(message)
         for number in requeued:
@@ -316,11 +319,11 @@ class SearchCoordinator:
             attr.RESIDENT_MEMORY: resident_memory(),
             attr.STEPS: outcome.step,
             attr.METRICS: outcome.metrics,
-            attr.CHECKPOINT: outcome.checkpoint,
+            attr.CHECKPOINT: checkpoints.relative_path(outcome.checkpoint, self.planner.folder),
             attr.FAILURE: None if outcome.failure is None else asdict(outcome.failure),
             attr.TRAINED: outcome.trained,
             attr.SPENT: newly_spent(self._trial, outcome.trained),
-            attr.PAUSED: paused,
+            attr.PAUSED: checkpoints.relative_path(paused, self.planner.folder),
         }
 
     def _trial_summary(self, trial: FrozenTrial, outcome: TrialOutcome) -> TrialSummary:

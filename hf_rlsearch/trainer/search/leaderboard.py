@@ -13,7 +13,8 @@ from hf_rlsearch.trainer.search.trial import TrialOutcome
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.objective import Objective
 from hf_rlsearch.trainer.storage import checkpoints
-from hf_rlsearch.trainer.storage.paused import PausedTrials, folder_size, resume_folders
+from hf_rlsearch.trainer.storage.checkpoints import stored_path
+from hf_rlsearch.trainer.storage.paused import PausedTrials, folder_size
 
 
 def ranking(study: optuna.Study, *, confirmed: bool = False) -> list[FrozenTrial]:
@@ -36,10 +37,20 @@ class Leaderboard:
     """Decides which checkpoints to keep.
 
     Everything is read from the study, so a restarted search keeps the same ones.
+
+    Args:
+        study: Of the search.
+        folder: Of the search; nothing outside of it is deleted.
+        objective: Of the search.
+        settings: Of the search.
+        paused: The stopped trials.
     """
 
-    def __init__(self, study: optuna.Study, objective: Objective, settings: SearchConfig, paused: PausedTrials) -> None:
-        self._study, self._objective, self._settings, self._paused = study, objective, settings, paused
+    def __init__(
+        self, study: optuna.Study, folder: str, objective: Objective, settings: SearchConfig, paused: PausedTrials
+    ) -> None:
+        self._study, self._folder = study, folder
+        self._objective, self._settings, self._paused = objective, settings, paused
         # True once all confirmations are made: then only as many models stay as the user wants.
         self._confirmed = False
 
@@ -64,16 +75,17 @@ class Leaderboard:
         self._confirmed = self._confirmed or confirmed
         trials = self._study.get_trials(deepcopy=False)
         # The last trial of each folder: a trial that resumes another one takes over its folder.
-        owners = {trial.user_attrs[attr.FOLDER]: trial for trial in trials if attr.FOLDER in trial.user_attrs}
-        best = self._retained_trials()
-        models = {t.user_attrs[attr.CHECKPOINT] for t in trials if t.number in best and attr.CHECKPOINT in t.user_attrs}
+        owners = {path: trial for trial in trials if (path := stored_path(trial, attr.FOLDER, self._folder))}
+        retained = self._retained_trials()
+        best = [trial for trial in trials if trial.number in retained]
+        models = {path for trial in best if (path := stored_path(trial, attr.CHECKPOINT, self._folder))}
         paused = [] if self._confirmed else self._paused.retained(sum(folder_size(path) for path in models))
         resumable = {trial.number for trial in paused}
         # Another process may just be starting to resume these.
         in_use = {trial.user_attrs.get(attr.CONTINUES) for trial in trials if not trial.state.is_finished()}
         for folder, trial in owners.items():
             if trial.state.is_finished() and trial.number not in in_use and Path(folder).is_dir():
-                kept = resume_folders(trial.user_attrs[attr.PAUSED]) if trial.number in resumable else []
+                kept = self._paused.folders_of(trial) if trial.number in resumable else []
                 checkpoints.discard(folder, keep=[*kept, *models])
 
     def _retained_trials(self) -> set[int]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import ObjectiveError, describe
-from hf_rlsearch.observation.trial_attributes import CHECKPOINT, CONFIRM, TASK_FACTS, finished, role
+from hf_rlsearch.observation.trial_attributes import CONFIRM, TASK_FACTS, finished, role
 from hf_rlsearch.optuna import RLSampler
 from hf_rlsearch.optuna.pruner import RLPruner
 from hf_rlsearch.optuna.storage import cannot_continue, storage_errors
@@ -103,7 +103,7 @@ class Search:
         if best is None:
             self.runner.provider.restore()
             return
-        load = checkpoints.weights_loader(best.user_attrs.get(CHECKPOINT), self.runner.weights.get(best.number))
+        load = checkpoints.weights_loader(result.best_checkpoint, self.runner.weights.get(best.number))
         if load is None:
             logger.warning("The model of trial %d is not on disk: trainer.train() trains it again.", best.number)
         self.runner.provider.finish(replay_plan(result.study, best), load, self.runner.objective.follows)
@@ -279,7 +279,7 @@ def _build_coordinator(
     study, trainer = opened.study, provider.reference
     baseline = configurations.baseline_params(getattr(getattr(trainer, "model", None), "config", None))
     cost_model = CostModel(configurations, n_train_rows(trainer), world_size)
-    paused = PausedTrials(study, settings)
+    paused = PausedTrials(study, settings, opened.folder)
     return SearchCoordinator(
         study=study,
         settings=settings,
@@ -295,7 +295,7 @@ def _build_coordinator(
             hp_name=settings.hp_name,
             world_size=world_size,
         ),
-        leaderboard=Leaderboard(study, objective, settings, paused),
+        leaderboard=Leaderboard(study, opened.folder, objective, settings, paused),
         budget=RemainingBudget(study, settings, cost_model, started),
         paused=paused,
         progress=Progress(

@@ -59,23 +59,25 @@ class Planner:
             SearchFailed: The process has ended too often while it trained this trial.
             optuna.TrialPruned: ``hp_space`` or ``model_init`` refuses the combination.
         """
-        folder_before = trial.user_attrs.get(attr.FOLDER)
+        started = checkpoints.stored_path(trial, attr.FOLDER, self.folder)
         trial.set_user_attr(attr.OWNER, this_process())
         self._count_attempt(trial)
         params, values, exact = self._sample(trial)
         args = self.configurations.arguments(values)
         attributes = self._attributes(trial, args, values, exact)
-        earlier = self._paused_trial(trial, attributes) if folder_before is None else None
-        name = self._name(trial, params, folder_before if earlier is None else earlier.user_attrs[attr.FOLDER])
+        earlier = self._paused_trial(trial, attributes) if started is None else None
+        taken_over = started if earlier is None else checkpoints.stored_path(earlier, attr.FOLDER, self.folder)
+        name = self._name(trial, params, taken_over)
         folder = str(Path(self.folder, name))
-        is_fresh = folder_before is None and earlier is None
-        resume_from = None if is_fresh else self._last_checkpoint(folder, args)
-        if folder_before is None:
+        resume_from = None if taken_over is None else self._last_checkpoint(folder, args)
+        if started is None:
             attributes[attr.STARTED_AT] = 0 if resume_from is None else checkpoint_curve_step(resume_from)
         # The folder last: a trial that has one counts as started.
-        for key, value in {**attributes, attr.FOLDER: folder}.items():
+        for key, value in {**attributes, attr.FOLDER: name}.items():
             trial.set_user_attr(key, value)
         checkpoints.discard_incomplete(folder, keep=resume_from)
+        if resume_from is not None:
+            checkpoints.point_to_best_beside(resume_from)
         return TrialPlan(
             number=trial.number,
             params=params,
@@ -89,7 +91,8 @@ class Planner:
     def checkpoint_at(self, trial: optuna.Trial, point: int) -> str | None:
         """Returns the complete checkpoint that a trial left at a point in 1..FULL_TRAINING; None if there is none."""
         args = self.configurations.arguments(trial.user_attrs[attr.VALUES])
-        found = self._last_checkpoint(trial.user_attrs[attr.FOLDER], args)
+        folder = checkpoints.stored_path(trial, attr.FOLDER, self.folder)
+        found = None if folder is None else self._last_checkpoint(folder, args)
         return found if found is not None and checkpoint_curve_step(found) == point else None
 
     @staticmethod
@@ -166,13 +169,13 @@ class Planner:
 
         A training that has started already keeps its folder.
         """
-        if folder is not None and Path(folder).is_relative_to(self.folder):
-            return str(Path(folder).relative_to(self.folder))
+        if folder is not None:
+            return os.path.relpath(folder, self.folder)
         wanted = self._wanted_name(trial, params)
         others = self.study.get_trials(deepcopy=False)
-        taken = {t.user_attrs.get(attr.FOLDER) for t in others if t.number != trial.number}
+        taken = {checkpoints.stored_path(t, attr.FOLDER, self.folder) for t in others if t.number != trial.number}
         for name in itertools.chain([wanted], (f"{wanted}-{i}" for i in itertools.count(2))):
-            path = str(Path(self.folder, name))
+            path = os.path.normpath(Path(self.folder, name))
             if path not in taken and not checkpoints.holds_any(path):
                 break
         return name

@@ -15,7 +15,6 @@ from hf_rlsearch.observation.trial_attributes import (
     BASELINE,
     CONFIRM,
     EARLIER_PARAMS,
-    FOLDER,
     OBJECTIVE,
     REEVALUATES,
     VALUES,
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def replay_plan(study: optuna.Study, trial: FrozenTrial) -> TrialPlan:
-    """Returns the plan that a trial of a search was trained with, for a fresh start."""
+    """Returns the plan that a trial of a search was trained with, for a fresh start in a folder to be chosen."""
     # The baseline has no params of its own, under new seeds as well.
     original = study.get_trials(deepcopy=False)[trial.user_attrs[REEVALUATES]] if role(trial) == CONFIRM else trial
     params = trial.user_attrs.get(EARLIER_PARAMS, {}) if role(original) == BASELINE else trial.params
@@ -40,7 +39,7 @@ def replay_plan(study: optuna.Study, trial: FrozenTrial) -> TrialPlan:
         number=trial.number,
         params=dict(params),
         values=dict(trial.user_attrs.get(VALUES, {})),
-        folder=trial.user_attrs.get(FOLDER, ""),
+        folder="",
         name=f"run-{trial.number}",
         role=role(trial),
         arguments=trial.user_attrs.get(ARGUMENTS),

@@ -19,6 +19,7 @@ from hf_rlsearch.observation import trial_attributes as attr
 from hf_rlsearch.observation.trial_attributes import role
 from hf_rlsearch.optuna import confirmation as confirm
 from hf_rlsearch.trainer.search.leaderboard import ranking
+from hf_rlsearch.trainer.storage.checkpoints import stored_path
 
 if TYPE_CHECKING:
     import pandas
@@ -78,7 +79,8 @@ class SearchResult:
         A Trainer that was searched holds that model already; after a search with ``make_trainer`` only the folder does.
         """
         best = self.best_trial
-        return None if best is None else best.user_attrs.get(attr.CHECKPOINT)
+        folder = None if best is None else stored_path(best, attr.CHECKPOINT, self.output_dir)
+        return folder if folder is not None and Path(folder).is_dir() else None
 
     @property
     def baseline(self) -> FrozenTrial | None:

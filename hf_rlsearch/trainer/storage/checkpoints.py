@@ -1,15 +1,25 @@
-"""Finds the checkpoint that a trial resumes from, deletes checkpoints, and saves and loads the best model."""
+"""Finds the checkpoint that a trial resumes from, deletes checkpoints, and saves and loads the best model.
+
+Trials store their paths relative to the folder of the search. Whoever can write to a shared storage could store any
+path there, so each is checked where it is read: nothing outside of the search's own folder is loaded or deleted.
+"""
 
 import json
 import logging
+import os
 import shutil
 import zipfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import optuna
+from optuna.trial import FrozenTrial
+
 from hf_rlsearch._typing import Params
+from hf_rlsearch.errors import StorageError
+from hf_rlsearch.observation.trial_attributes import CHECKPOINT, FOLDER, PAUSED
 from hf_rlsearch.trainer.session.compat import is_sharded, load_checkpoint
 from hf_rlsearch.trainer.session.failures import is_disk_error
 
@@ -21,6 +31,45 @@ logger = logging.getLogger(__name__)
 # The folder for a model that no checkpoint of the training holds.
 MODEL_FOLDER = "model"
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model_fsdp*", "global_step*")
+
+
+def stored_path(trial: FrozenTrial | optuna.Trial, attribute: str, folder: str) -> str | None:
+    """The path that a trial stores relative to the folder of its search; None if it stores none.
+
+    Raises:
+        StorageError: The path leads out of the folder.
+    """
+    stored = trial.user_attrs.get(attribute)
+    if stored is None:
+        return None
+    base = Path(folder).resolve()
+    try:
+        path = Path(base, str(stored)).resolve()
+    except (OSError, ValueError, RuntimeError):  # a loop of links, or characters that no path has
+        path = base
+    if base not in path.parents:
+        raise StorageError(
+            f"Trial {trial.number} stores {attribute}={str(stored)[:200]!r}, which is not inside of the search's "
+            f"folder {folder}. Nothing there is read or deleted. No search writes such a path: start a new search with "
+            "another study_name or storage."
+        )
+    return str(path)
+
+
+def relative_path(path: str | None, folder: str) -> str | None:
+    """What a trial stores of a path in the folder of its search."""
+    return None if path is None else os.path.relpath(path, folder)
+
+
+def check_stored_paths(trials: Sequence[FrozenTrial], folder: str) -> None:
+    """Refuses a study with a path that leads out of its folder, before anything is trained.
+
+    Raises:
+        StorageError: For the first such path.
+    """
+    for trial in trials:
+        for attribute in (FOLDER, CHECKPOINT, PAUSED):
+            stored_path(trial, attribute, folder)
 
 
 def last_complete_checkpoint(folder: str, *, world_size: int, evaluates_epochs: bool = False) -> str | None:
@@ -44,6 +93,23 @@ def training_state(checkpoint: str | Path) -> Params:
         return {}
 
 
+def best_checkpoint_beside(checkpoint: str) -> str | None:
+    """The best checkpoint of the training that wrote a checkpoint, which may have been copied or moved since."""
+    best = training_state(checkpoint).get("best_model_checkpoint")
+    return None if best is None else str(Path(checkpoint).with_name(Path(best).name))
+
+
+def point_to_best_beside(checkpoint: str) -> None:
+    """Makes the Trainer's state in a checkpoint name the best one beside it, not one where it was copied from."""
+    state, best = training_state(checkpoint), best_checkpoint_beside(checkpoint)
+    if state.get("best_model_checkpoint") == best:
+        return
+    file = Path(checkpoint, "trainer_state.json")
+    changed = file.with_suffix(".new")
+    changed.write_text(json.dumps({**state, "best_model_checkpoint": best}, indent=2, sort_keys=True) + "\n")
+    changed.replace(file)
+
+
 def save_scored(trainer: "Trainer", folder: str) -> str | None:
     """Saves the model that the trial was scored with, unless a checkpoint holds it; called on every rank.
 
@@ -53,7 +119,7 @@ def save_scored(trainer: "Trainer", folder: str) -> str | None:
     state = trainer.state
     # With load_best_model_at_end the Trainer ends with the model of its best checkpoint.
     if trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None:
-        written = Path(state.best_model_checkpoint)
+        written = Path(folder, Path(state.best_model_checkpoint).name)
     else:
         written = Path(folder, f"checkpoint-{state.global_step}")
     if _has_weights(written):

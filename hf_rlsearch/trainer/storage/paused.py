@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hf_rlsearch.observation import trial_attributes as attr
 from hf_rlsearch.trainer.session.arguments import plain
 from hf_rlsearch.trainer.setup.config import SearchConfig
-from hf_rlsearch.trainer.storage.checkpoints import training_state
+from hf_rlsearch.trainer.storage.checkpoints import best_checkpoint_beside, stored_path, training_state
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -40,10 +40,15 @@ class PausedTrials:
     """Decides which stopped trials stay resumable, and finds the trial that a new one can resume.
 
     With several objectives the first counts.
+
+    Args:
+        study: Of the search.
+        settings: Of the search.
+        folder: Of the search.
     """
 
-    def __init__(self, study: optuna.Study, settings: SearchConfig) -> None:
-        self._study = study
+    def __init__(self, study: optuna.Study, settings: SearchConfig, folder: str) -> None:
+        self._study, self._folder = study, folder
         self._limit = settings.max_paused
         self._disk_budget = None if settings.disk_budget_gb is None else settings.disk_budget_gb * _GB
 
@@ -55,7 +60,7 @@ class PausedTrials:
         args = trainer.args
         if plain(getattr(args, "save_strategy", "no")) in ("no", "best") or getattr(args, "save_only_model", False):
             return False
-        better = [each for each in resumable_trials(self._trials()) if self._rank(each) < self._rank(trial)]
+        better = [each for each in self._resumable() if self._rank(each) < self._rank(trial)]
         n_bytes = _MARGIN * _training_size(trainer)
         fits = self._disk_budget is None or n_bytes <= self._disk_budget
         return len(better) < self._limit and fits and n_bytes <= _free_bytes(str(args.output_dir))
@@ -69,7 +74,7 @@ class PausedTrials:
         wanted = {name: attributes[name] for name in _SAME}
         same = [
             each
-            for each in (resumable_trials(self._trials()) if self._limit else ())
+            for each in (self._resumable() if self._limit else ())
             if each.params == trial.params and {name: each.user_attrs.get(name) for name in _SAME} == wanted
         ]
         if not same:
@@ -89,18 +94,26 @@ class PausedTrials:
         Args:
             other_bytes: Disk space of the models of finished trials.
         """
-        ranked = sorted(resumable_trials(self._trials()), key=self._rank)[: self._limit]
-        sizes = [sum(map(folder_size, resume_folders(trial.user_attrs[attr.PAUSED]))) for trial in ranked]
+        ranked = sorted(self._resumable(), key=self._rank)[: self._limit]
+        sizes = [sum(map(folder_size, self.folders_of(trial))) for trial in ranked]
         if self._disk_budget is not None:
             left = self._disk_budget - other_bytes
         else:  # half of the bytes that are free or held by paused trials already
-            left = (_free_bytes(ranked[0].user_attrs[attr.PAUSED]) + sum(sizes)) / 2 if ranked else 0.0
+            left = (_free_bytes(self._folder) + sum(sizes)) / 2
         fitting = []
         for trial, n_bytes in zip(ranked, sizes, strict=True):
             if n_bytes <= left:
                 fitting.append(trial)
                 left -= n_bytes
         return fitting
+
+    def folders_of(self, trial: FrozenTrial) -> list[str]:
+        """The folders that a training needs to resume a paused trial."""
+        checkpoint = stored_path(trial, attr.PAUSED, self._folder)
+        return [] if checkpoint is None else resume_folders(checkpoint)
+
+    def _resumable(self) -> list[FrozenTrial]:
+        return resumable_trials(self._trials(), self._folder)
 
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
@@ -112,17 +125,15 @@ class PausedTrials:
         return min(values, default=math.inf), -trial.number
 
 
-def resumable_trials(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+def resumable_trials(trials: Sequence[FrozenTrial], folder: str) -> list[FrozenTrial]:
     """The paused trials that no trial has resumed and whose checkpoint is still on disk, in order of their numbers."""
     resumed = {trial.user_attrs.get(attr.CONTINUES) for trial in trials}
-    return [
-        trial
-        for trial in trials
-        if trial.state == TrialState.PRUNED
-        and trial.number not in resumed
-        and trial.user_attrs.get(attr.PAUSED) is not None
-        and Path(trial.user_attrs[attr.PAUSED], "trainer_state.json").is_file()
-    ]
+
+    def is_on_disk(trial: FrozenTrial) -> bool:
+        checkpoint = stored_path(trial, attr.PAUSED, folder)
+        return checkpoint is not None and Path(checkpoint, "trainer_state.json").is_file()
+
+    return [t for t in trials if t.state == TrialState.PRUNED and t.number not in resumed and is_on_disk(t)]
 
 
 def curve_step(step: int, max_steps: int) -> int:
@@ -138,8 +149,8 @@ def checkpoint_curve_step(checkpoint: str) -> int:
 
 def resume_folders(checkpoint: str) -> list[str]:
     """The folders that a training needs to resume from a checkpoint: itself, and the best one, which it may load."""
-    best = training_state(checkpoint).get("best_model_checkpoint")
-    return [checkpoint] if best is None or not Path(best).is_dir() else sorted({checkpoint, str(best)})
+    best = best_checkpoint_beside(checkpoint)
+    return [checkpoint] if best is None or not Path(best).is_dir() else sorted({checkpoint, best})
 
 
 def folder_size(folder: str) -> int:

@@ -4,10 +4,15 @@ By default the study is in an SQLite file in ``output_dir``, and belongs to the 
 objective, direction, arguments that are not searched, data and model. The same script run again opens the newest study
 of that fingerprint and continues its search, or returns the result if that is finished. If anything differs, a new
 search starts. A study in a storage that the user names follows Optuna's ``load_if_exists``.
+
+The folder of a search is in the ``output_dir`` of whoever opens it, never where the storage says: a copied or moved
+``output_dir`` works by itself, and what others write to a shared storage moves no search.
 """
 
+import os
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +22,8 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.observation.trial_attributes import FOLDER, IDENTITY, N_TRIALS, SUMMARY, finished
+from hf_rlsearch.errors import StorageError
+from hf_rlsearch.observation.trial_attributes import FOLDER, IDENTITY, N_TRIALS, PLACE, SUMMARY, finished
 from hf_rlsearch.optuna.storage import open_sqlite, open_storage, storage_errors
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.identity import check_same_search, decisive, diff, listed
@@ -37,7 +43,7 @@ class OpenedStudy:
     Attributes:
         folder: Where its trials write.
         resumed: Whether it holds trials of an earlier run.
-        note: One line for the user, may be empty.
+        note: Lines for the user, may be empty.
     """
 
     study: optuna.Study
@@ -87,9 +93,10 @@ def open_study(
         study = opened.study
         if IDENTITY not in study.user_attrs:
             study.set_user_attr(IDENTITY, identity)
-            study.set_user_attr(FOLDER, opened.folder)
+            study.set_user_attr(FOLDER, str(Path(opened.folder).relative_to(output_dir)))
         study.set_user_attr(N_TRIALS, settings.displayed_n_trials)
-        return opened
+        moved = _moved(study, output_dir, is_shared=settings.storage is not None)
+        return replace(opened, note="\n".join(filter(None, (opened.note, moved))))
 
 
 def _open_by_name(
@@ -109,7 +116,8 @@ def _open_by_name(
     changed = diff(study.user_attrs.get(IDENTITY, identity), identity)
     if n_before and changed:
         note += f" This script differs from the one that started the study: {listed(changed)}."
-    return OpenedStudy(study, str(study.user_attrs.get(FOLDER, output_dir)), bool(n_before), note)
+    folder = output_dir if settings.storage is not None else _folder_of(study, output_dir)
+    return OpenedStudy(study, folder, bool(n_before), note)
 
 
 def _open_by_identity(
@@ -142,10 +150,11 @@ def _open_by_identity(
         note = _continued(output_dir, len(finished(study)), settings.displayed_n_trials) if is_resumed else ""
         if is_resumed and changed:
             note += _NEW_WEIGHTS
-        return OpenedStudy(study, str(study.user_attrs[FOLDER]), is_resumed, note.strip())
+        return OpenedStudy(study, _folder_of(study, output_dir), is_resumed, note.strip())
     number = 1 + (numbers[names[-1]] if names else 0)
     study = create(study_name=first if number == 1 else f"{prefix}-{number}")
-    folder = output_dir if number == 1 else str(Path(output_dir, study.study_name))
+    # A name may hold separators.
+    folder = output_dir if number == 1 else str(Path(output_dir, re.sub(r"[^\w. -]", "_", study.study_name)))
     return OpenedStudy(study, folder, False, note)
 
 
@@ -161,6 +170,38 @@ def _why_new(output_dir: str, study: optuna.Study, changed: list[str]) -> str:
     if any(line.startswith(("space", "objective", "follows", "directions")) for line in changed):
         return note
     return f"{note} To continue that one, pass study_name={study.study_name!r} and load_if_exists=True."
+
+
+def _folder_of(study: optuna.Study, output_dir: str) -> str:
+    """The folder of a study in the default storage, which stores it relative to ``output_dir``.
+
+    Raises:
+        StorageError: The folder is outside of ``output_dir``.
+    """
+    folder = Path(output_dir, str(study.user_attrs.get(FOLDER, os.curdir))).resolve()
+    if not folder.is_relative_to(output_dir):
+        raise StorageError(
+            f"Study {study.study_name!r} stores {FOLDER}={study.user_attrs[FOLDER]!r}, which is outside of "
+            f"{output_dir}. No search writes such a path: start a new search with resume=False or another output_dir."
+        )
+    return str(folder)
+
+
+def _moved(study: optuna.Study, output_dir: str, *, is_shared: bool) -> str:
+    """Says in one line that a study was opened elsewhere before, and stores where it is now; empty if it was not."""
+    before = study.user_attrs.get(PLACE)
+    if before is None or not is_shared:
+        study.set_user_attr(PLACE, output_dir)
+    if before in (None, output_dir):
+        return ""
+    if is_shared:
+        return (
+            f"Study {study.study_name!r} was started in {before}, this process works in {output_dir}: neither uses the "
+            "models and checkpoints of the other. Give all processes the same output_dir to share them."
+        )
+    return (
+        f"The search was copied or moved here from {before}: it continues in {output_dir}, and nothing there is used."
+    )
 
 
 def _continued(output_dir: str, n_done: int, n_trials: int | None) -> str:

@@ -66,7 +66,12 @@ def search(
 
 def waiting(result: Any) -> list[int]:
     """Trials whose checkpoint is on disk."""
-    return [t.number for t in result.trials if Path(str(t.user_attrs.get("rl:paused"))).is_dir()]
+    return [t.number for t in result.trials if Path(result.output_dir, str(t.user_attrs.get("rl:paused"))).is_dir()]
+
+
+def resumable(study: Any) -> list[Any]:
+    """The paused trials of a search that no trial has resumed."""
+    return paused.resumable_trials(study.trials, study.user_attrs["rl:place"])
 
 
 def equal_weights(first: Path, second: Path) -> bool:
@@ -152,7 +157,9 @@ def test_only_the_same_training_is_resumed(make_trainer: MakeTrainer, tmp_path: 
     class Changes(Stops):
         def prune(self, study: Any, trial: Any) -> bool:
             if trial.number == 2 and change == "damage":
-                Path(study.trials[1].user_attrs["rl:paused"], "optimizer.pt").unlink(missing_ok=True)
+                Path(study.user_attrs["rl:place"], study.trials[1].user_attrs["rl:paused"], "optimizer.pt").unlink(
+                    missing_ok=True
+                )
             return super().prune(study, trial)
 
     n_calls = 0
@@ -191,7 +198,7 @@ class RecordsPaused(Stops):
         self.seen: list[list[int]] = []
 
     def prune(self, study: Any, trial: Any) -> bool:
-        self.seen.append([t.number for t in paused.resumable_trials(study.trials)])
+        self.seen.append([t.number for t in resumable(study)])
         return super().prune(study, trial)
 
 
@@ -219,7 +226,8 @@ class Sizes(RecordsPaused):
     size = 0
 
     def prune(self, study: Any, trial: Any) -> bool:
-        sizes = [paused.folder_size(t.user_attrs["rl:paused"]) for t in paused.resumable_trials(study.trials)]
+        place = study.user_attrs["rl:place"]
+        sizes = [paused.folder_size(Path(place, t.user_attrs["rl:paused"])) for t in resumable(study)]
         self.size = max([self.size, *sizes])
         return super().prune(study, trial)
 
@@ -341,7 +349,7 @@ def test_killed_after_it_was_claimed(
 
 
 def _last(trial: Any) -> str:
-    return str(next(Path(trial.user_attrs["rl:folder"]).glob("checkpoint-4")))
+    return str(next(Path(trial.study.user_attrs["rl:place"], trial.user_attrs["rl:folder"]).glob("checkpoint-4")))
 
 
 def test_killed_in_a_resumed_training(make_trainer: MakeTrainer, tmp_path: Path) -> None:

@@ -496,7 +496,7 @@ def test_checkpoints_of_another_training_are_neither_used_nor_deleted(
     make_trainer(**args).train()
     result = run(make_trainer(save_strategy="epoch", num_train_epochs=2), "rl", n_trials=1).run_summary
     assert (tmp_path / "out" / "run-0" / "checkpoint-4").is_dir()
-    assert result.trials[0].user_attrs["rl:folder"] == str(tmp_path / "out" / "run-0-2")
+    assert result.trials[0].user_attrs["rl:folder"] == "run-0-2"
     assert len(result.trials[0].intermediate_values) == 2
 
 
