@@ -9,7 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.errors import SearchFailed
+from hf_rlsearch.errors import SearchFailed, StorageError
 from hf_rlsearch.observation import trial_attributes as attr
 from hf_rlsearch.observation.trial_attributes import finished, newly_spent, role, share_trained
 from hf_rlsearch.optuna import confirmation as confirm
@@ -30,11 +30,7 @@ from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
 from hf_rlsearch.trainer.setup.objective import Objective
 from hf_rlsearch.trainer.storage import checkpoints
 from hf_rlsearch.trainer.storage.paused import PausedTrials, checkpoint_curve_step
-from hf_rlsearch.trainer.storage.resume import (
-    is_leader,
-    release_ownership,
-    requeue_interrupted,
-)
+from hf_rlsearch.trainer.storage.resume import is_leader, name_of_owner, trials_of_other_processes
 from hf_rlsearch.trainer.storage.study import OpenedStudy
 
 if TYPE_CHECKING:
@@ -79,7 +75,7 @@ class SearchCoordinator:
         """The exact values of the running trial."""
         return dict(self._trial.user_attrs.get(attr.HYPERPARAMETERS, {}))
 
-    def start(self, opened: OpenedStudy, requeued: list[int]) -> None:
+    def start(self, opened: OpenedStudy) -> None:
         """Prints the first messages, completes an interrupted start, and queues the baseline."""
         self._n_failed_before = len(self._failed_trials())
         for note in opened.note.splitlines():
@@ -87,8 +83,8 @@ class SearchCoordinator:
         checkpoints.check_stored_paths(self.study.get_trials(deepcopy=False), self.planner.folder)
         for message in self._startup_messages():
             self.progress.say(message)
-        for number in requeued:
-            self.progress.say(f"Trial {number} was interrupted and runs again.")
+        for trial in self.planner.lease.requeue():
+            self.progress.say(f"Trial {trial.number} was interrupted and runs again.")
         if opened.resumed and self.settings.sampler is not None:
             # A seeded sampler would draw again what it drew in the first run.
             self.study.sampler.reseed_rng()
@@ -111,7 +107,7 @@ class SearchCoordinator:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Accepts ``study.stop()`` as ``study.optimize`` does; at the end closes the bar and releases the study."""
+        """Accepts ``study.stop()`` as ``study.optimize`` does; at the end closes the bar."""
         study: Any = self.study
         study._stop_flag, study._thread_local.in_optimize_loop = False, True
         try:
@@ -119,8 +115,6 @@ class SearchCoordinator:
         finally:
             study._thread_local.in_optimize_loop = False
             self.progress.close()
-            if not self.is_shared:
-                release_ownership(self.study)
 
     def next_plan(self) -> TrialPlan | None:
         """Returns the plan of the next trial; None when the search ends.
@@ -129,11 +123,12 @@ class SearchCoordinator:
             SearchFailed: Too many trials have failed.
         """
         while True:
-            if self.is_shared:
-                # Another process may have been killed meanwhile: this process takes over its trial.
-                requeue_interrupted(self.study, alone=False)
+            self._take_over()
             reason = self.reason_to_stop() or self._too_little_left()
             if reason is not None and (reason == "timeout" or not self._enqueue_confirmation()):
+                is_last = self.is_shared and reason in ("n_trials", "budget")
+                if is_last and self.planner.lease.wait_for_signs_of_others():
+                    continue  # with the trial of a process that is gone
                 if self.may_be_finished and reason != "timeout":
                     self.progress.say(
                         f"This search is finished ({reason}): its stored result is returned and nothing is trained. A "
@@ -146,6 +141,14 @@ class SearchCoordinator:
             if plan is not None:
                 return plan
             self.check_failures()
+
+    def _take_over(self) -> None:
+        """Requeues the trials of other processes that share the study and have died meanwhile."""
+        if not self.is_shared:
+            return
+        for trial in self.planner.lease.requeue():
+            gone = name_of_owner(trial.user_attrs.get(attr.OWNER))
+            self.progress.say(f"Trial {trial.number} is taken over: {gone}, which trained the trial, has ended.")
 
     def check_failures(self, error: BaseException | None = None) -> None:
         """Ends the search after ``max_failed_trials`` failures since this process started.
@@ -196,8 +199,19 @@ class SearchCoordinator:
         """Returns whether the running trial, which the pruner stops, is to leave a checkpoint to resume from."""
         return self.paused.should_pause(stored_trial(self._trial), trainer)
 
+    def report(self, step: int, value: float) -> bool:
+        """Reports an evaluation of the running trial, unless another process has taken over, and asks the pruner."""
+        self.planner.lease.check()
+        return self.reporter.report(step, value)
+
+    def keeps(self, trial_role: str, outcome: TrialOutcome) -> dict[str, bool]:
+        """Returns which copies of a complete trial's model to keep, unless another process has taken over."""
+        self.planner.lease.check()
+        return self.leaderboard.keeps(trial_role, outcome)
+
     def record(self, outcome: TrialOutcome) -> None:
         """Stores how the running trial ended, prints its line, and deletes checkpoints that are needed no longer."""
+        self.planner.lease.check()
         # A trial whose failure an earlier process has reported is not trained again.
         outcome = replace(outcome, trained=max(outcome.trained, share_trained(stored_trial(self._trial))))
         # The attributes first, so that a finished trial is always complete.
@@ -242,6 +256,8 @@ class SearchCoordinator:
         except optuna.TrialPruned:
             # hp_space or model_init refuses the combination: no failure, and nothing was trained.
             self.record(TrialOutcome(TrialState.PRUNED))
+        except StorageError:
+            raise  # says nothing about the configuration
         except Exception as error:
             failure = Failure.from_error(error)
             self.record(TrialOutcome(TrialState.FAIL, failure=failure))
@@ -337,6 +353,8 @@ class SearchCoordinator:
             best=f"{ranked[0].values[0]:.4g} (trial {ranked[0].number})" if ranked else no_best,
             fidelity=share_trained(trial),
             seconds=outcome.seconds,
+            n_done=len([each for each in finished(self.study) if role(each) != attr.CONFIRM]),
+            n_workers=1 + len(trials_of_other_processes(self.study)) if self.is_shared else 1,
             seconds_left=self.budget.seconds_left(),
         )
 

@@ -7,7 +7,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,7 @@ from hf_rlsearch.trainer.setup.objective import Objective, choose_objective
 from hf_rlsearch.trainer.setup.task_facts import task_facts
 from hf_rlsearch.trainer.storage import checkpoints
 from hf_rlsearch.trainer.storage.paused import PausedTrials
-from hf_rlsearch.trainer.storage.resume import requeue_interrupted
+from hf_rlsearch.trainer.storage.resume import Lease
 from hf_rlsearch.trainer.storage.study import OpenedStudy, open_study
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def run_search(provider: TrainerProvider, settings: SearchConfig) -> Any:
         A ``BestRun``, or a list of them for several directions; the same on every rank.
     """
     started, group = time.monotonic(), ProcessGroup()
-    with _stop_signals(), quiet_libraries(), provider:
-        search = build_search(provider, settings, group, started)
+    with _stop_signals(), quiet_libraries(), provider, ExitStack() as held:
+        search = build_search(provider, settings, group, held, started)
         result = search.run()
         group.run_on_all(partial(search.finish, result))
         return best_runs(result, search.runner.objective.multi)
@@ -141,10 +141,13 @@ class Search:
         return runner.group.run_on_main(act)
 
 
-def build_search(provider: TrainerProvider, settings: SearchConfig, group: ProcessGroup, started: float) -> Search:
+def build_search(
+    provider: TrainerProvider, settings: SearchConfig, group: ProcessGroup, held: ExitStack, started: float
+) -> Search:
     """Settles space and objective on every rank, opens the study on rank 0, and starts the coordinator there.
 
-    The time of the search counts from ``started``, in ``time.monotonic()``.
+    Rank 0 holds the study until ``held`` is closed. The time of the search counts from ``started``, in
+    ``time.monotonic()``.
     """
     functions = _functions(provider, settings)
     before = {name: function_fingerprint(function) for name, function in functions.items()}
@@ -158,9 +161,12 @@ def build_search(provider: TrainerProvider, settings: SearchConfig, group: Proce
         steady = {name: steady_fingerprint(functions[name], before[name]) for name in functions}
         identity = search_fingerprint(configurations, objective, provider.reference, model, steady)
         opened = _open_study(provider, settings, objective, configurations, identity)
-        requeued = requeue_interrupted(opened.study, alone=settings.storage is None)
-        coordinator = _build_coordinator(provider, settings, objective, configurations, opened, group.size, started)
-        coordinator.start(opened, requeued)
+        lease = Lease.take(opened.study, alone=settings.storage is None)
+        held.callback(lease.release)
+        coordinator = _build_coordinator(
+            provider, settings, objective, configurations, opened, lease, group.size, started
+        )
+        coordinator.start(opened)
         reads_facts = isinstance(opened.study.sampler, RLSampler) or isinstance(opened.study.pruner, RLPruner)
         return {
             "needs_facts": reads_facts and TASK_FACTS not in opened.study.user_attrs,
@@ -273,6 +279,7 @@ def _build_coordinator(
     objective: Objective,
     configurations: ConfigurationSampler,
     opened: OpenedStudy,
+    lease: Lease,
     world_size: int,
     started: float,
 ) -> SearchCoordinator:
@@ -288,6 +295,7 @@ def _build_coordinator(
         planner=Planner(
             study=study,
             folder=opened.folder,
+            lease=lease,
             configurations=configurations,
             baseline=baseline,
             cost_model=cost_model,

@@ -24,7 +24,7 @@ from hf_rlsearch.trainer.session.arguments import plain
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
 from hf_rlsearch.trainer.storage import checkpoints
 from hf_rlsearch.trainer.storage.paused import PausedTrials, checkpoint_curve_step
-from hf_rlsearch.trainer.storage.resume import this_process
+from hf_rlsearch.trainer.storage.resume import Lease
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -39,12 +39,14 @@ class Planner:
 
     Attributes:
         folder: The folder of the search; each trial writes to a folder in it.
+        lease: Makes this process the owner of each trial that it plans.
         baseline: The user's configuration: params to record and exact values, see ``baseline_params``.
         hp_name: Names trials; None for "run-<number>".
     """
 
     study: optuna.Study
     folder: str
+    lease: Lease
     configurations: ConfigurationSampler
     baseline: tuple[Params, Params]
     cost_model: CostModel
@@ -60,7 +62,7 @@ class Planner:
             optuna.TrialPruned: ``hp_space`` or ``model_init`` refuses the combination.
         """
         started = checkpoints.stored_path(trial, attr.FOLDER, self.folder)
-        trial.set_user_attr(attr.OWNER, this_process())
+        self.lease.hold(trial)
         self._count_attempt(trial)
         params, values, exact = self._sample(trial)
         args = self.configurations.arguments(values)

@@ -47,7 +47,7 @@ class DistributedTrialRunner:
         monitor = EvaluationMonitor(
             self.objective,
             self.group,
-            report=None if coordinator is None else coordinator.reporter.report,
+            report=None if coordinator is None else coordinator.report,
             should_pause=None if coordinator is None else coordinator.should_pause,
         )
         trainer: Any = None
@@ -130,9 +130,7 @@ class DistributedTrialRunner:
         weights: dict[str, Any] | None = None
         try:
             coordinator = self.coordinator
-            keeps = self.group.broadcast(
-                None if coordinator is None else coordinator.leaderboard.keeps(plan.role, outcome)
-            )
+            keeps = self.group.broadcast(None if coordinator is None else coordinator.keeps(plan.role, outcome))
             if keeps["disk"]:
                 saved = {"checkpoint": checkpoints.save_scored(trainer, plan.folder)}
                 outcome = replace(outcome, checkpoint=self.group.broadcast(saved)["checkpoint"])

@@ -31,6 +31,9 @@ class TrialSummary:
         best: The best objective so far, as text; empty with several objectives.
         fidelity: Share of a full training, in [0, 1].
         seconds: Duration of the trial.
+        n_done: Trials that the whole search has finished with this one, those of other processes included and
+            confirmations left out.
+        n_workers: Processes that work on the search now.
         seconds_left: Time that budget and timeout leave to the search; infinity without a limit.
     """
 
@@ -41,6 +44,8 @@ class TrialSummary:
     best: str
     fidelity: float
     seconds: float
+    n_done: int
+    n_workers: int = 1
     seconds_left: float = math.inf
 
 
@@ -55,7 +60,7 @@ class Progress:
     """
 
     def __init__(self, *, n_trials: int | None, n_done: int, baseline: Params, quiet: bool) -> None:
-        self._n_trials, self._n_done, self._baseline = n_trials, n_done, baseline
+        self._n_trials, self._baseline = n_trials, baseline
         self._seconds: list[float] = []
         self._bar: Any = None
         if not quiet:
@@ -82,20 +87,19 @@ class Progress:
             self._bar.set_postfix_str(f"trial {number}: {self._difference(role, params)}")
 
     def trial_finished(self, trial: TrialSummary) -> None:
-        """Prints the line of a trial and advances the bar."""
+        """Prints the line of a trial and advances the bar to what the whole search has finished."""
         self._seconds.append(trial.seconds)
-        self._n_done += trial.role != "confirm"
         width = len(str(max((self._n_trials or 1) - 1, 0)))
         columns = (
             f"Trial {trial.number:>{width}}  {trial.result}",
             f"best {trial.best}" if trial.best else "",
             f"{trial.fidelity:.0%} trained in {as_time(trial.seconds)}",
-            self._time_left(trial.seconds_left),
+            self._time_left(trial),
             self._difference(trial.role, trial.params),
         )
         self.say(" | ".join(column for column in columns if column))
-        if self._bar is not None and (self._bar.total is None or self._bar.n < self._bar.total):
-            self._bar.update(1)
+        if self._bar is not None:
+            self._bar.update(min(trial.n_done, self._bar.total or math.inf) - self._bar.n)
 
     def close(self, *, finished: bool = False) -> None:
         """Ends the bar, full if the search has finished by itself, perhaps with fewer trials than ``n_trials``."""
@@ -121,11 +125,12 @@ class Progress:
         text = " ".join(f"{name}={value}" for name, value in differing.items()) or "the same as the baseline"
         return f"{text} (under a new seed)" if role == "confirm" else text
 
-    def _time_left(self, seconds_left: float) -> str:
-        """The time that the remaining trials take if they are like those of this run; empty at the end."""
+    def _time_left(self, trial: TrialSummary) -> str:
+        """The time that the remaining trials take if they are like those of this process; empty at the end."""
+        seconds_left = trial.seconds_left
         if self._n_trials is not None:
-            remaining = max(self._n_trials - self._n_done, 0)
-            seconds_left = min(seconds_left, remaining * sum(self._seconds) / len(self._seconds))
+            rounds = max(self._n_trials - trial.n_done, 0) / trial.n_workers
+            seconds_left = min(seconds_left, rounds * sum(self._seconds) / len(self._seconds))
         return f"about {as_time(seconds_left)} left" if 0 < seconds_left < math.inf else ""
 
 

@@ -17,6 +17,7 @@ def summary(number: int, role: str = "search", **changes: Any) -> TrialSummary:
         "best": "0.8123 (trial 1)",
         "fidelity": 1.0,
         "seconds": 30.0,
+        "n_done": number + (role != "confirm"),
         **changes,
     }
     return TrialSummary(number=number, role=role, **given)
@@ -37,10 +38,19 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 def test_every_column_is_there(lines: Any) -> None:
-    found = lines(summary(3, params={"learning_rate": 3e-4, "num_train_epochs": 3}, fidelity=0.25))
+    found = lines(summary(3, params={"learning_rate": 3e-4, "num_train_epochs": 3}, fidelity=0.25, n_done=1))
     assert found == [
         "Trial  3  0.8123 | best 0.8123 (trial 1) | 25% trained in 30 s | about 6 min left | learning_rate=0.0003"
     ]
+
+
+def test_the_trials_and_the_speed_of_other_processes_count(lines: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = lines(summary(3, n_done=8, n_workers=2), n_done=2)
+    assert "about 1 min left" in line
+    progress = Progress(n_trials=12, n_done=2, baseline=BASELINE, quiet=False)
+    progress.trial_finished(summary(3, n_done=8))
+    progress.close()
+    assert "8/12" in capsys.readouterr().err
 
 
 def test_only_values_that_differ_from_the_baseline_are_shown(lines: Any) -> None:

@@ -1,15 +1,30 @@
-"""Whether the process that owns a search is still alive."""
+"""Whether the process that owns a search is still alive: on this machine by its id, elsewhere by its signs of life."""
 
+import logging
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
+from optuna.trial import TrialState
+from transformers import Trainer
 
-from hf_rlsearch.trainer.storage.resume import _owner_is_gone, process_start_time, this_process
+from hf_rlsearch import StorageError
+from hf_rlsearch.observation.trial_attributes import OWNER
+from hf_rlsearch.trainer.storage import resume
+from hf_rlsearch.trainer.storage.resume import Lease, _Owned, process_start_time, this_process
+from tests.trainer.conftest import run, states, stored
+
+MakeTrainer = Callable[..., Trainer]
+
+
+def is_gone(owner: dict[str, Any], where: Any = "here") -> bool:
+    return _Owned(owner, where).is_gone()
 
 
 @pytest.fixture
@@ -21,30 +36,181 @@ def other() -> Iterator[tuple[subprocess.Popen[bytes], dict[str, Any]]]:
 
 
 def test_a_living_process_is_not_gone(other: Any) -> None:
-    assert not _owner_is_gone(other[1])
+    assert not is_gone(other[1])
 
 
 def test_a_process_whose_id_was_given_to_another_is_gone(other: Any) -> None:
-    assert _owner_is_gone({**other[1], "begun": other[1]["begun"] - 60})
+    assert is_gone({**other[1], "begun": other[1]["begun"] - 60})
 
 
 def test_a_killed_process_that_nobody_has_waited_for_is_gone(other: Any) -> None:
     process, who = other
     process.kill()
     deadline = time.monotonic() + 20
-    while not _owner_is_gone(who) and time.monotonic() < deadline:
+    while not is_gone(who) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert _owner_is_gone(who)
+    assert is_gone(who)
     assert process.returncode is None
-
-
-def test_a_process_of_another_machine_is_left_alone(other: Any) -> None:
-    other[0].kill()
-    assert not _owner_is_gone({**other[1], "host": "elsewhere"})
 
 
 def test_this_process_is_the_same_each_time() -> None:
     first = this_process()
     assert first["pid"] == os.getpid()
     assert first == this_process()
-    assert _owner_is_gone(first)  # it has no other search running
+    assert is_gone(first)  # it has no other search running
+
+
+def test_the_name_of_the_host_does_not_matter(other: Any) -> None:
+    """One machine may have several names, and several containers may have one."""
+    assert not is_gone({**other[1], "host": "elsewhere"})
+    other[0].kill()
+    other[0].wait()
+    assert is_gone({**other[1], "host": "elsewhere"})
+    assert not is_gone({**other[1], "table": "elsewhere"})
+
+
+def test_a_process_elsewhere_is_gone_without_a_new_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its clock says: only that a sign is new counts."""
+    clock = 0.0
+    monkeypatch.setattr(resume.time, "monotonic", lambda: clock)
+    owner = {**this_process(), "table": "elsewhere", "alive": "1970-01-01"}
+    assert not is_gone(owner)
+    clock = 59.0
+    assert not is_gone(owner)
+    assert not is_gone({**owner, "alive": "1969-01-01"})
+    clock = 118.0
+    assert not is_gone({**owner, "alive": "1969-01-01"})
+    assert not is_gone({**owner, "alive": "1969-01-01"}, "another trial")
+    clock = 120.0
+    assert is_gone({**owner, "alive": "1969-01-01"})
+
+
+@pytest.mark.parametrize("owner", [None, "me", {}, {"pid": "7"}, {"pid": -1}, {"pid": 10**30}, {"pid": 7, "table": []}])
+def test_an_owner_that_no_search_has_written_ends_no_search(owner: Any) -> None:
+    study = optuna.create_study()
+    study.set_user_attr(OWNER, owner)
+    trial = study.ask()
+    trial.set_user_attr(OWNER, owner)
+    lease = Lease.take(study, alone=False)
+    assert lease.requeue() == []
+    lease.release()
+
+
+def test_a_process_gives_signs_of_life_and_says_since_when(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resume, "_INTERVAL", 0.05)
+    study = optuna.create_study()
+    lease = Lease.take(study, alone=True)
+    trial = study.ask()
+    lease.hold(trial)
+
+    def signs() -> tuple[str, str]:
+        return study.user_attrs[OWNER]["alive"], study.trials[0].user_attrs[OWNER]["alive"]
+
+    first, deadline = signs(), time.monotonic() + 20
+    while any(a == b for a, b in zip(first, signs(), strict=True)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert all(a < b for a, b in zip(first, signs(), strict=True))
+    assert study.user_attrs[OWNER]["since"] <= first[0]
+    lease.release()
+    assert study.user_attrs[OWNER] is None
+    assert not lease._thread.is_alive()
+
+
+def test_a_process_that_was_taken_for_dead_leaves_the_search_to_the_other() -> None:
+    study = optuna.create_study()
+    lease = Lease.take(study, alone=True)
+    lease.hold(study.ask())
+    lease.check()
+    study.set_user_attr(OWNER, {**this_process(), "pid": 1, "since": "9 o'clock"})
+    with pytest.raises(StorageError, match=r"has taken over this search.*Process 1 on .* since 9 o'clock\."):
+        lease.check()
+    lease.release()
+    assert study.user_attrs[OWNER]["pid"] == 1
+
+
+SCRIPT = """
+import os, sys, time
+from transformers import Trainer
+from hf_rlsearch.trainer.storage import resume
+from tests.trainer.conftest import Rows, rates, run, tiny_arguments, tiny_model
+
+resume._process_table, resume._INTERVAL, resume._GRACE = lambda: "elsewhere", float(sys.argv[2]), 5.0
+
+class Slow(Trainer):
+    def training_step(self, *args, **kwargs):
+        if self.state.global_step == 1 and self.args.output_dir.endswith("run-1"):
+            print("trains", flush=True)
+            while not os.path.exists(sys.argv[1] + "/go"):
+                time.sleep(0.1)
+        return super().training_step(*args, **kwargs)
+
+trainer = Slow(
+    args=tiny_arguments(sys.argv[1], per_device_train_batch_size=16, num_train_epochs=1),
+    model_init=lambda: tiny_model(),
+    train_dataset=Rows(64, 0),
+    eval_dataset=Rows(32, 1),
+)
+run(trainer, "rl", n_trials=3, **eval(sys.argv[3]))
+"""
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts a search in a process of another machine, as far as anybody can tell.
+
+    It stays in trial 1 until ``out/go`` exists.
+    """
+    monkeypatch.setattr(resume, "_INTERVAL", 0.2)
+    monkeypatch.setattr(resume, "_GRACE", 5.0)
+    monkeypatch.setattr(resume, "_PATIENCE", 1.0)
+    started: list[subprocess.Popen[str]] = []
+
+    def start(interval: float, **options: Any) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", SCRIPT, str(tmp_path / "out"), str(interval), repr(options)]
+        process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "trains\n"
+        return process
+
+    yield start
+    for each in started:
+        each.kill()
+        each.communicate()
+
+
+@pytest.mark.timeout(300)
+def test_the_same_command_on_another_machine_is_refused_until_the_first_is_dead(
+    make_trainer: MakeTrainer, elsewhere: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = elsewhere(0.2)
+    message = f"Process {first.pid} on .* has been running this search since 20.*: it trains trial 1\\. Its last sign"
+    with pytest.raises(StorageError, match=message):
+        run(make_trainer(), "rl", n_trials=3)
+    assert first.poll() is None
+    first.kill()
+    first.wait()
+    with caplog.at_level(logging.WARNING, logger="hf_rlsearch"):
+        result = run(make_trainer(), "rl", n_trials=3).run_summary
+    assert "Waiting up to 5 s for a new one" in caplog.text
+    assert states(result.study) == [TrialState.COMPLETE] * 3
+
+
+@pytest.mark.timeout(300)
+def test_a_worker_elsewhere_without_signs_of_life_ends_with_an_error(
+    make_trainer: MakeTrainer, tmp_path: Path, elsewhere: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a suspended machine: its trial is taken over, which is said, and it disturbs the search no more afterwards."""
+    options = {"storage": f"sqlite:///{tmp_path / 's.db'}", "study_name": "s", "load_if_exists": True}
+    first = elsewhere(1000.0, **options)
+    with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
+        run(make_trainer(), "rl", n_trials=3, **options)
+    assert f"Trial 1 is taken over: process {first.pid} on" in caplog.text
+    study = stored(options["storage"])
+    assert states(study) == [TrialState.COMPLETE] * 3
+    before = [(trial.value, trial.intermediate_values, trial.user_attrs) for trial in study.trials]
+    (tmp_path / "out" / "go").touch()
+    _, errors = first.communicate(timeout=120)
+    assert first.returncode == 1
+    assert "StorageError: Another process has taken over this search" in errors.splitlines()[-1]
+    assert [(trial.value, trial.intermediate_values, trial.user_attrs) for trial in study.trials] == before

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from transformers import AutoTokenizer, Trainer, TrainerCallback, default_data_c
 
 from hf_rlsearch import StorageError, embedded
 from hf_rlsearch.trainer.session.arguments import plain
-from hf_rlsearch.trainer.storage.resume import process_start_time
+from hf_rlsearch.trainer.storage.resume import process_start_time, this_process
 from tests.trainer.conftest import Rows, rates, run, states, stored, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
@@ -44,7 +43,7 @@ def times(factor: float) -> Any:
 
 
 def owner_of(pid: int) -> dict[str, Any]:
-    return {"host": platform.node(), "pid": pid, "begun": process_start_time(pid)}
+    return {**this_process(), "pid": pid, "begun": process_start_time(pid), "since": "9 o'clock"}
 
 
 def interrupted(make_trainer: MakeTrainer, number: int, at_step: int = 1, hp_space: Any = rates, **args: Any) -> None:
@@ -462,7 +461,10 @@ def test_the_same_script_in_a_second_process_is_refused(
     interrupted(make_trainer, 1)
     study = stored(f"sqlite:///{tmp_path / 'out' / 'hf_rlsearch.db'}")
     study._storage.set_trial_user_attr(study.trials[1]._trial_id, "rl:owner", owner_of(os.getppid()))
-    with pytest.raises(StorageError, match=f"Process {os.getppid()} is running this search: it trains trial 1"):
+    with pytest.raises(
+        StorageError,
+        match=f"Process {os.getppid()} on .* has been running this search since 9 o'clock: it trains trial 1",
+    ):
         run(make_trainer(), "rl", n_trials=4)
     assert states(study) == [TrialState.COMPLETE, TrialState.RUNNING]
 
@@ -475,7 +477,9 @@ def test_between_two_trials_a_second_process_is_refused_too(
     study = stored(f"sqlite:///{tmp_path / 'out' / 'hf_rlsearch.db'}")
     assert study.user_attrs["rl:owner"] is None
     study.set_user_attr("rl:owner", owner_of(os.getppid()))
-    with pytest.raises(StorageError, match=f"Process {os.getppid()} is running this search \\(study"):
+    with pytest.raises(
+        StorageError, match=f"Process {os.getppid()} on .* has been running this search since 9 o'clock\\. Wait"
+    ):
         run(make_trainer(), "rl", n_trials=4)
     assert states(study) == [TrialState.COMPLETE, TrialState.RUNNING]
 
