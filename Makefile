@@ -15,7 +15,7 @@ export TOKENIZERS_PARALLELISM ?= false
 SOURCE ?= runs/demo/hf_rlsearch.db
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint check-all check-oldest meta-train chaos benchmark screenshots clean
+.PHONY: help demo test check lint check-all check-oldest meta-train chaos benchmark docs package screenshots clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -33,7 +33,7 @@ lint: $(VENV)/.test ## ruff and mypy
 
 check: lint test ## What CI runs: lint, then test
 
-check-all: lint ## As check, with the slow tests
+check-all: lint docs package ## As check, with the slow tests, the documentation and the packages
 	$(RUN) -m pytest -q -m "slow or not slow"
 
 check-oldest: $(OLDEST)/.test ## The tests on the oldest versions that pyproject.toml allows
@@ -49,6 +49,15 @@ benchmark: $(VENV)/.test ## Rebuild the table of the README from recorded traini
 	@test -n "$(TABLES)" || { echo "Say where the recorded trainings are: make benchmark TABLES=folder"; exit 2; }
 	$(RUN) scripts/benchmarks/samplers.py --tables $(TABLES) --out runs/samplers.json --report runs/samplers.md \
 		--figure docs/images/regret.svg
+
+docs: $(VENV)/.docs ## Build the documentation in build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+	@echo build/site/index.html
+
+package: $(VENV)/.docs ## Build wheel and sdist in build/dist, and check them with twine
+	rm -rf build/dist
+	$(RUN) -m build --no-isolation --outdir build/dist
+	$(RUN) -m twine check --strict build/dist/*
 
 screenshots: $(VENV)/.test ## Rebuild docs/images from SOURCE, or the demo (needs chromium, chromium-driver)
 	$(RUN) scripts/screenshots.py $(SOURCE)
@@ -67,6 +76,10 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.test: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(RUN) -m pip install -q -c constraints.txt -e ".[report,recipes,test]"
 	touch $@ $(VENV)/.demo
+
+$(VENV)/.docs: $(VENV)/.test
+	$(RUN) -m pip install -q -c constraints.txt -e ".[docs]"
+	touch $@
 
 $(OLDEST)/.test: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST)

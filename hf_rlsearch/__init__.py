@@ -1,4 +1,7 @@
-"""Provides a meta-trained PPO agent as a hyperparameter search backend of the transformers Trainer.
+"""Provides a hyperparameter search backend of the transformers Trainer.
+
+In it meta-trained predictors choose the next trial by expected improvement, and a stop rule trained with PPO decides
+whether a running trial continues.
 
 Importing the package registers ``trainer.hyperparameter_search(backend="rl")``; torch, transformers and Optuna are
 loaded on first use.

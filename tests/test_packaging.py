@@ -1,8 +1,11 @@
 """What is needed at run time is in the package, and what CI runs is what the Makefile says."""
 
 import os
+import shutil
 import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -60,3 +63,32 @@ def test_oldest_constraints_are_the_lower_bounds() -> None:
 def test_make_help_lists_the_two_commands() -> None:
     text = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30).stdout
     assert {"demo", "test", "check"} <= {line.split()[0] for line in text.splitlines() if line[:1].isalpha()}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_wheel_and_sdist_have_all_files_and_pass_the_check_of_the_index(tmp_path: Path) -> None:
+    pytest.importorskip("build", reason="needs the extra docs")
+    pytest.importorskip("twine", reason="needs the extra docs")
+    source = tmp_path / "source"  # a build writes into its folder
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, files.split("\0")):
+        if not name.startswith(("docs/", "tests/", "scripts/")) and (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, source / name)
+    out = tmp_path / "dist"
+    run = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out)]
+    subprocess.run(run, cwd=source, check=True, capture_output=True, timeout=500)
+    wheel, sdist = next(out.glob("*.whl")), next(out.glob("*.tar.gz"))
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("hf_rlsearch/")}
+    package = {str(file.relative_to(source)) for file in (source / "hf_rlsearch").rglob("*") if file.is_file()}
+    assert {name for name in package if "egg-info" not in name} <= names
+    checked = subprocess.run(
+        [sys.executable, "-m", "twine", "check", "--strict", str(wheel), str(sdist)], capture_output=True, text=True
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_ci_of_everything_builds_documentation_and_packages() -> None:
+    line = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("check-all:"))
+    assert {"lint", "docs", "package"} <= set(line.partition("##")[0].split())

@@ -67,7 +67,7 @@ class CostCooling:
 
 
 class RLSampler(BaseSampler):
-    """Chooses each trial's configuration with a meta-trained reinforcement-learning agent.
+    """Chooses each trial's configuration by the expected improvement that meta-trained predictors see in it.
 
     Works in every Optuna study: any storage, several workers, conditional hyperparameters, failed trials. The agent
     sees all trials of the study, running ones included, and picks one of the candidates of the discretised search space

@@ -326,8 +326,8 @@ def test_a_killed_driver_is_restored(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_example_of_the_docs(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "how_to" / "several_processes.md").read_text(encoding="utf-8")
-    example = re.findall(r"```python\n(.*?)```", text[text.index("## Ray Tune") :], flags=re.DOTALL)[0]
+    text = (ROOT / "docs" / "how_to" / "ray.md").read_text(encoding="utf-8")
+    example = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[0]
     printed = run(example, tmp_path)
     assert "learning_rate" in printed.splitlines()[-1]
 

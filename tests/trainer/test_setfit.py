@@ -1,4 +1,4 @@
-"""SetFit's own search with our sampler, as docs/reference/hyperparameters.md shows it; and its error in our search."""
+"""SetFit's own search with our sampler, as docs/how_to/other_trainers.md shows it; and its error in our search."""
 
 import warnings
 from collections.abc import Iterator
