@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import BoolArray, IntArray
 from hf_rlsearch.observation.history import COMPLETE, PRUNED, History
-from hf_rlsearch.observation.trial_attributes import FAILURE
+from hf_rlsearch.observation.trial_attributes import BASELINE, FAILURE, HYPERPARAMETERS, role
 from hf_rlsearch.space import SearchSpace
 from hf_rlsearch.space.candidates import matches
 
@@ -40,6 +40,21 @@ def is_duplicate(space: SearchSpace, history: History, rows: IntArray) -> BoolAr
         same_pattern = partial & (missing == pattern).all(axis=1)
         tried |= matches(rows[:, ~pattern], levels[same_pattern][:, ~pattern])
     return tried
+
+
+def outside_of_space(space: SearchSpace, trials: Sequence[FrozenTrial], history: History) -> BoolArray:
+    """(T,) True for baselines with a value outside of the space: its name is missing, and no level of it was trained.
+
+    A trial of ``hp_space`` that lacks the name may have had any level instead.
+    """
+    exact = {
+        t.number: t.user_attrs.get(HYPERPARAMETERS, {}).keys() - t.params.keys() for t in trials if _is_baseline(t)
+    }
+    return np.array([not exact.get(n, set()).isdisjoint(space.names) for n in history.numbers.tolist()], dtype=bool)
+
+
+def _is_baseline(trial: FrozenTrial) -> bool:
+    return role(trial) == BASELINE and isinstance(trial.user_attrs.get(HYPERPARAMETERS), dict)
 
 
 def retryable_pruned(history: History) -> BoolArray:

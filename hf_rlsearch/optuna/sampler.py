@@ -21,7 +21,7 @@ from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.observation.history import COMPLETE, LARGEST, PRUNED, History, stable_distributions
 from hf_rlsearch.observation.observation import FACTS
 from hf_rlsearch.observation.trial_attributes import DECISION, TASK_FACTS
-from hf_rlsearch.optuna.filters import exceeds_memory, is_duplicate, retryable_pruned
+from hf_rlsearch.optuna.filters import exceeds_memory, is_duplicate, outside_of_space, retryable_pruned
 from hf_rlsearch.space import Hyperparameter, SearchSpace, infer_role
 from hf_rlsearch.space.candidates import unique_rows
 from hf_rlsearch.space.roles import check_role
@@ -226,7 +226,8 @@ class RLSampler(BaseSampler):
 
         history = history.select(history.decided)
         trials = study._get_trials(deepcopy=False, use_cache=True)
-        fresh = ~is_duplicate(space, history.select(~retryable_pruned(history)), rows)
+        trained = ~retryable_pruned(history) & ~outside_of_space(space, trials, history)
+        fresh = ~is_duplicate(space, history.select(trained), rows)
         mask = _where_possible(fresh, ~exceeds_memory(space, trials, rows))
         prices = None if self._cost_cooling is None else self._cost_cooling.price(space, rows)
         acquisition_weight = None

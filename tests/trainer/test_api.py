@@ -60,11 +60,20 @@ def test_the_summary_says_that_there_is_no_gain(make_trainer: MakeTrainer) -> No
     assert trainer.args.learning_rate == 1e-3
 
 
-def test_values_outside_the_space_are_recorded_at_its_edge_and_exactly(make_trainer: MakeTrainer) -> None:
-    trainer = make_trainer(score=by_rate, learning_rate=0.5)
-    result = run(trainer, "rl", n_trials=1, baseline=True).run_summary
-    assert result.baseline.params == {"learning_rate": pytest.approx(0.1)}
-    assert result.hyperparameters(result.baseline) == {"learning_rate": 0.5}
+def test_a_value_outside_of_the_space_is_no_param_and_masks_nothing(make_trainer: MakeTrainer) -> None:
+    def space(trial: Any) -> dict[str, Any]:
+        given = {"optim": trial.suggest_categorical("optim", ["adamw_torch", "sgd"])}
+        if given["optim"] == "adamw_torch":
+            given["adam_beta1"] = trial.suggest_categorical("adam_beta1", [0.5, 0.8])
+        return given
+
+    trainer = make_trainer(score=by_rate, optim="adamw_torch", adam_beta1=0.9)
+    result = run(trainer, "rl", space, n_trials=4, baseline=True).run_summary
+    assert result.baseline.params == {"optim": "adamw_torch"}
+    assert result.hyperparameters(result.baseline) == {"optim": "adamw_torch", "adam_beta1": 0.9}
+    assert result.trials_dataframe()["params_adam_beta1"][0] == 0.9
+    trained = {(t.params["optim"], t.params.get("adam_beta1")) for t in result.trials[1:]}
+    assert trained == {("adamw_torch", 0.5), ("adamw_torch", 0.8), ("sgd", None)}
 
 
 def test_result_as_table_and_json(make_trainer: MakeTrainer) -> None:

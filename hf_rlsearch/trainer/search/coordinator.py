@@ -330,6 +330,7 @@ class SearchCoordinator:
         if outcome.state == TrialState.PRUNED and stopped is not None and self.settings.max_paused:
             paused = self.planner.checkpoint_at(self._trial, stopped)
         return {
+            attr.HYPERPARAMETERS: {**self.hyperparameters, **outcome.found},
             attr.SECONDS: outcome.seconds,
             attr.PEAK_MEMORY: outcome.peak_memory,
             attr.RESIDENT_MEMORY: resident_memory(),

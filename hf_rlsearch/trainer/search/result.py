@@ -115,7 +115,8 @@ class SearchResult:
     def hyperparameters(self, trial: FrozenTrial) -> Params:
         """Returns the exact values that a trial was trained with, by name.
 
-        ``trial.params`` differs from them where a value of the baseline lies outside of the search space.
+        ``trial.params`` lacks a value of the baseline that lies outside of the search space, and has the batch size
+        that was asked for where ``auto_find_batch_size`` trained a smaller one.
         """
         return dict(trial.user_attrs.get(attr.HYPERPARAMETERS, trial.params))
 

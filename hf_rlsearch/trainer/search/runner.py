@@ -66,7 +66,8 @@ class DistributedTrialRunner:
                 outcome, fatal = self._keep_model(trainer, plan, outcome)
             if coordinator is not None:
                 final = dict(zip(self.objective.names, outcome.values, strict=False))
-                tracking.finish_run(trainer, hyperparameters=coordinator.hyperparameters, objective=final)
+                trained = {**coordinator.hyperparameters, **outcome.found}
+                tracking.finish_run(trainer, hyperparameters=trained, objective=final)
         except RankLost as lost:
             failure = failures.read_report(plan.folder, plan.number)
             what = "cannot continue" if failure is None else f"failed on rank {failure.rank} with {failure.reason}"

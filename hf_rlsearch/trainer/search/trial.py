@@ -15,7 +15,7 @@ from hf_rlsearch.errors import ObjectiveError, SearchSpaceError
 from hf_rlsearch.observation.trial_attributes import CONTINUES, FULL_TRAINING, SEARCH, STOP, STOPPED, TIMEOUT
 from hf_rlsearch.trainer.search.distributed import ProcessGroup
 from hf_rlsearch.trainer.session.arguments import plain
-from hf_rlsearch.trainer.session.compat import allow_shared_weights
+from hf_rlsearch.trainer.session.compat import allow_shared_weights, found_arguments
 from hf_rlsearch.trainer.session.failures import Failure, divergence
 from hf_rlsearch.trainer.session.seeds_and_memory import PeakMemory
 from hf_rlsearch.trainer.setup.objective import MAXIMIZE, Objective
@@ -102,6 +102,7 @@ class TrialOutcome(RankMessage):
         step: Training steps done.
         trained: Share of the trial's own training that was done, in [0, 1].
         checkpoint: Folder that holds exactly the scored model; None if there is none on disk.
+        found: Arguments by name that the Trainer itself changed while it trained.
     """
 
     state: TrialState
@@ -113,6 +114,7 @@ class TrialOutcome(RankMessage):
     step: int = 0
     trained: float = 0.0
     checkpoint: str | None = None
+    found: Params = field(default_factory=dict)
 
 
 class SharedTrial(FixedTrial):
@@ -210,6 +212,7 @@ def run_trial(trainer: "Trainer", plan: TrialPlan, monitor: EvaluationMonitor) -
         peak_memory=memory.peak,
         step=step,
         trained=min(1.0, step / max(1, trainer.state.max_steps)),
+        found={} if error is not None else found_arguments(trainer),
     )
     return outcome, error
 

@@ -67,6 +67,15 @@ def load_checkpoint(trainer: "Trainer", folder: str) -> None:
         state.best_model_checkpoint = before
 
 
+def found_arguments(trainer: Any) -> dict[str, Any]:
+    """The arguments that a Trainer changed while it trained: the batch size that ``auto_find_batch_size`` found."""
+    args = trainer.args
+    used = getattr(trainer, "_train_batch_size", None)
+    if not getattr(args, "auto_find_batch_size", False) or used in (None, args.train_batch_size):
+        return {}
+    return {"per_device_train_batch_size": used // max(1, args.n_gpu)}
+
+
 def allow_shared_weights(trainer: Any) -> None:
     """Lets a Trainer save plain modules in which tensors share memory, such as tied weights: safetensors refuses."""
     save = getattr(trainer, "_save", None)

@@ -95,8 +95,8 @@ class ConfigurationSampler:
         The configuration of the model may have fields with the names that ``model_init`` suggests.
 
         Returns:
-            Params to record, each in its distribution: the nearest level where the user's value lies outside of the
-            distribution. And the exact values by name. Names whose value is not known are in neither.
+            Params to record: a value outside of its distribution is left out, since Optuna would name another one that
+            was never trained. And the exact values by name. Names whose value is not known are in neither.
         """
         recorded, exact = {}, {}
         for hyperparameter in self.space.hyperparameters:
@@ -107,8 +107,6 @@ class ConfigurationSampler:
             exact[name] = value
             if _contains(hyperparameter.distribution, value):
                 recorded[name] = value
-            elif (level := hyperparameter.nearest_level(value)) >= 0:
-                recorded[name] = hyperparameter.levels[level]
         for name in sorted(self.transformed):
             if (value := plain(self._baseline_value(name, None))) is not None:
                 exact[name] = value
