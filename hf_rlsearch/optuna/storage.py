@@ -1,25 +1,39 @@
 """Opens Optuna storages and studies, for a search or for reading, and says in one line why one cannot be used."""
 
+import functools
+import json
+import logging
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import optuna
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages._cached_storage import _CachedStorage
+from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from hf_rlsearch._validation import did_you_mean
-from hf_rlsearch.errors import StorageError, describe
+from hf_rlsearch.errors import MissingExtraError, StorageError, describe
+
+logger = logging.getLogger(__name__)
 
 _SQLITE = "sqlite:///"
 # Seconds that SQLite waits for another process that writes.
 _TIMEOUT = 30
 # Tries to make the tables of a new database, which another process may be making at the same time.
 _ATTEMPTS = 5
+# Seconds for which a database server that does not answer is asked again; between two attempts at first, and at most.
+_RECONNECT, _FIRST_PAUSE, _LONGEST_PAUSE = 120.0, 0.5, 10.0
 
 
 def open_sqlite(path: Path) -> BaseStorage:
@@ -29,8 +43,6 @@ def open_sqlite(path: Path) -> BaseStorage:
         StorageError: The file is no database, or a damaged one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        _check_integrity(path)
     return open_storage(_sqlite_url(path))
 
 
@@ -40,18 +52,123 @@ def open_storage(storage: str | BaseStorage) -> BaseStorage:
     A URL may hold braces, which Optuna alone would take for the names of a template.
     """
     if not isinstance(storage, str) or storage.startswith("redis"):
-        return optuna.storages.get_storage(storage)
+        found = optuna.storages.get_storage(storage)
+        return ReconnectingStorage(found._backend) if type(found) is _CachedStorage else found
+    options = None
+    if storage.startswith(_SQLITE):
+        options = {"connect_args": {"timeout": _TIMEOUT}}
+        if (path := _sqlite_path(storage)).is_file():
+            _check_integrity(path)
     storage = storage.replace("{", "{{").replace("}", "}}").replace("{{SCHEMA_VERSION}}", "{SCHEMA_VERSION}")
-    options = {"connect_args": {"timeout": _TIMEOUT}} if storage.startswith("sqlite") else None
-    for attempt in range(1, _ATTEMPTS):
+    for attempt in range(1, _ATTEMPTS + 1):
         try:
-            return optuna.storages.get_storage(RDBStorage(storage, engine_kwargs=options))
+            return ReconnectingStorage(RDBStorage(_with_driver(storage), engine_kwargs=options))
+        except ImportError as error:
+            raise _no_driver(storage, error) from error
         except Exception as error:
             made_meanwhile = "already exists" in str(error) or "unique constraint" in str(error).lower()
-            if not (is_storage_error(error) and made_meanwhile):
+            if attempt == _ATTEMPTS or not (is_storage_error(error) and made_meanwhile):
                 raise
             time.sleep(0.2 * attempt)
-    return optuna.storages.get_storage(RDBStorage(storage, engine_kwargs=options))
+    raise AssertionError("the last attempt returns or raises")
+
+
+class ServerLostError(StorageInternalError):
+    """A database server has not answered for longer than it is waited for."""
+
+
+class ReconnectingStorage(_CachedStorage):
+    """Asks a database server again that does not answer, for two minutes; a server may restart meanwhile.
+
+    A connection that breaks while a change is committed leaves open whether the change was made, so it is made again:
+    values and attributes are the same the second time, and a trial that is found finished was finished by the first.
+    """
+
+    def remove_session(self) -> None:
+        """Closes the connection of this thread."""
+        with suppress(Exception):  # a broken connection cannot be closed well
+            self._backend.remove_session()
+
+
+def _asks_again(name: str) -> Callable[..., Any]:
+    """A method of the storage that asks again while the server does not answer."""
+    method = getattr(_CachedStorage, name)
+
+    @functools.wraps(method)
+    def call(self: ReconnectingStorage, *args: Any, **kwargs: Any) -> Any:
+        begun, pause = None, _FIRST_PAUSE
+        while True:
+            try:
+                answer = method(self, *args, **kwargs)
+            except UpdateFinishedTrialError:
+                if begun is None or name != "set_trial_state_values":
+                    raise
+                answer = True
+            except Exception as error:
+                if self._backend.engine.dialect.name == "sqlite" or not _is_unanswered(error):
+                    raise
+                begun = _wait_for_server(self, error, begun, pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                continue
+            if begun is not None:
+                logger.warning("The database server answers again, after %.0f s.", time.monotonic() - begun)
+            return answer
+
+    return call
+
+
+for _class in (BaseStorage, BaseHeartbeat):
+    for _name in vars(_class):
+        if callable(getattr(_class, _name)) and not _name.startswith("_") and _name != "remove_session":
+            setattr(ReconnectingStorage, _name, _asks_again(_name))
+
+
+def _wait_for_server(storage: ReconnectingStorage, error: Exception, begun: float | None, pause: float) -> float:
+    """Waits before the next attempt, and returns when the first one was.
+
+    Raises:
+        ServerLostError: The server has not answered for too long.
+    """
+    url, reason = storage._backend.engine.url.render_as_string(), describe(_cause(error))
+    if begun is None:
+        logger.warning("The database server of %s does not answer (%s): asked for up to %g s.", url, reason, _RECONNECT)
+    elif time.monotonic() - begun >= _RECONNECT:
+        raise ServerLostError(
+            f"The database server of {url} has not answered for {_RECONNECT:g} s ({reason}). What it has confirmed is "
+            "kept. Start the same command again when the server runs."
+        ) from error
+    storage.remove_session()
+    time.sleep(pause)
+    return time.monotonic() if begun is None else begun
+
+
+def _is_unanswered(error: BaseException | None) -> bool:
+    """Whether a connection failed or broke; Optuna wraps such an error in one about invalid data."""
+    while error is not None:
+        is_lost = isinstance(error, DBAPIError) and error.connection_invalidated
+        if is_lost or isinstance(error, (OperationalError, InterfaceError)):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _with_driver(url: str) -> str:
+    """The URL with the driver of PostgreSQL that is installed, where the URL names none."""
+    old, new = find_spec("psycopg2"), find_spec("psycopg")
+    is_open = url.startswith(("postgresql://", "postgres://"))
+    return f"postgresql+psycopg://{url.partition('://')[2]}" if is_open and new and not old else url
+
+
+def _no_driver(url: str, error: ImportError) -> MissingExtraError:
+    reason = describe(_cause(error))
+    if url.startswith("postgres"):
+        return MissingExtraError(
+            f"The storage {url} needs a driver for PostgreSQL ({reason}): pip install 'hf-rlsearch[postgres]'."
+        )
+    return MissingExtraError(
+        f"The storage {url} needs a database driver that is not installed ({reason}). Install it, and name it in the "
+        "URL if SQLAlchemy expects another one, such as mysql+pymysql://."
+    )
 
 
 def open_study(source: optuna.Study | str | Path, *, study_name: str | None = None) -> optuna.Study:
@@ -67,19 +184,21 @@ def open_study(source: optuna.Study | str | Path, *, study_name: str | None = No
     """
     if isinstance(source, optuna.Study):
         return source
-    storage = _open_existing(str(source))
+    with storage_errors(repr(str(source)), opening=True):
+        study = _open_by_name(_open_existing(str(source)), str(source), study_name)
+        study.get_trials(deepcopy=False)  # what cannot be read is told now, and not in the middle of a report
+        return study
+
+
+def _open_by_name(storage: BaseStorage, source: str, study_name: str | None) -> optuna.Study:
     names = sorted(summary.study_name for summary in optuna.get_all_study_summaries(storage))
     listed = ", ".join(map(repr, names))
     if not names:
-        raise _no_study(str(source))
+        raise _no_study(source)
     if study_name is None and len(names) > 1:
-        raise StorageError(
-            f"{str(source)!r} holds {len(names)} studies ({listed}): name one, study_name=... or --study."
-        )
+        raise StorageError(f"{source!r} holds {len(names)} studies ({listed}): name one, study_name=... or --study.")
     if study_name is not None and study_name not in names:
-        raise StorageError(
-            f"{str(source)!r} has no study {study_name!r}; it has {listed}.{did_you_mean(study_name, names)}"
-        )
+        raise StorageError(f"{source!r} has no study {study_name!r}; it has {listed}.{did_you_mean(study_name, names)}")
     return optuna.load_study(study_name=study_name or names[0], storage=storage)
 
 
@@ -96,14 +215,50 @@ def storage_errors(where: object, *, opening: bool = False) -> Iterator[None]:
         yield
     except (StorageError, optuna.exceptions.DuplicatedStudyError):
         raise
+    except ServerLostError as error:
+        raise StorageError(str(error)) from error
     except Exception as error:
-        if is_storage_error(error) or (opening and isinstance(error, (OSError, RuntimeError))):
+        reason = describe(_cause(error))
+        if _is_unreadable(error):
             raise StorageError(
-                f"The storage {where} cannot be used: {describe(error)}. Finished "
-                "trials are kept. Check that the folder can be written to and that no other program holds the file, or "
-                "pass storage=."
+                f"The storage {where} holds a value that cannot be read ({reason}): the storage is damaged, or another "
+                "program wrote the value. Put a copy back, or use another storage."
             ) from error
+        if is_storage_error(error) or (opening and isinstance(error, (OSError, RuntimeError))):
+            raise StorageError(f"The storage {where} cannot be used: {reason}.{_advice(_cause(error))}") from error
         raise
+
+
+def _advice(error: BaseException) -> str:
+    """What to do about the error of a driver or of the system; a sentence after a space, or empty."""
+    if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+        return " The file is damaged: put a copy back, or move the file away to start a new search."
+    if isinstance(error, (sqlite3.Error, OSError)):
+        return (
+            " Finished trials are kept. Check that the folder can be written to and that no other program holds the "
+            "file, or pass storage=."
+        )
+    is_server = type(error).__name__ in ("OperationalError", "InterfaceError")
+    return " Check the URL with its user, password and database, and that the server runs." if is_server else ""
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The error of the driver or of the system, which libraries wrap in more general ones."""
+    while True:
+        inner = getattr(error, "orig", None) or error.__cause__
+        if inner is None:
+            return error
+        error = inner
+
+
+def _is_unreadable(error: Exception) -> bool:
+    """Whether a storage returned text that is not what Optuna writes: a broken JSON, an unknown distribution."""
+    if not isinstance(error, (ValueError, KeyError, TypeError)):
+        return False
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, json.JSONDecodeError):
+        return any("optuna/storages" in Path(frame.filename).as_posix() for frame in frames)
+    return any(frame.name.startswith(("_build_frozen", "json_to_distribution")) for frame in frames)
 
 
 def is_storage_error(error: BaseException) -> bool:
@@ -114,6 +269,9 @@ def is_storage_error(error: BaseException) -> bool:
 
 def cannot_continue(number: int, reason: str, where: object) -> StorageError:
     """Makes the error that ends a search when a trial cannot write; the trial is resumed as after a kill."""
+    _, is_lost, text = reason.partition(f"{ServerLostError.__name__}: ")
+    if is_lost:
+        return StorageError(f"Trial {number} cannot continue. {text}")
     return StorageError(
         f"Trial {number} cannot continue, because {where} or the storage cannot be written to: {reason}. Nothing is "
         "lost: make room or wait for the disk, then start the same command again, and it continues with this trial."
@@ -138,15 +296,10 @@ def _open_existing(source: str) -> BaseStorage:
         url = _sqlite_url(path)
     try:
         return open_storage(url)
+    except (StorageError, MissingExtraError):
+        raise
     except Exception as error:  # whatever the database driver raises
-        raise StorageError(f"{source!r} cannot be opened as an Optuna storage: {error}") from error
-
-
-def _sqlite_url(path: Path) -> str:
-    """The URL of an SQLite file in a folder of whatever name, which ``_sqlite_path`` turns back."""
-    # As a URI of SQLite the path has no "?", "%" or "{" that SQLAlchemy or Optuna would read as part of the URL.
-    url = URL.create("sqlite", database=path.resolve().as_uri(), query={"uri": "true"})
-    return url.render_as_string()
+        raise StorageError(f"{source!r} cannot be opened as an Optuna storage: {describe(_cause(error))}") from error
 
 
 def _sqlite_path(url: str) -> Path:
@@ -156,16 +309,29 @@ def _sqlite_path(url: str) -> Path:
     return Path(unquote(urlsplit(database).path) if "uri" in parts.query else database)
 
 
+def _sqlite_url(path: Path) -> str:
+    """The URL of an SQLite file in a folder of whatever name, which ``_sqlite_path`` turns back."""
+    # As a URI of SQLite the path has no "?", "%" or "{" that SQLAlchemy or Optuna would read as part of the URL.
+    url = URL.create("sqlite", database=path.resolve().as_uri(), query={"uri": "true"})
+    return url.render_as_string()
+
+
 def _check_integrity(path: Path) -> None:
     """Refuses a truncated or foreign file before a library describes the error in pages of SQL."""
     with path.open("rb") as file:
         head = file.read(16)
     if head and head != b"SQLite format 3\0":
         raise StorageError(f"{path} is not an SQLite file. Move it away, or pass another storage=.")
-    with closing(sqlite3.connect(path, timeout=_TIMEOUT)) as connection:
-        answer = connection.execute("PRAGMA quick_check").fetchone()
+    try:
+        with closing(sqlite3.connect(path, timeout=_TIMEOUT)) as connection:
+            answer = connection.execute("PRAGMA quick_check").fetchone()
+            _check_columns(connection, path)
+    except sqlite3.OperationalError:
+        raise  # locked, or only readable
+    except sqlite3.DatabaseError as error:
+        answer = (str(error),)
     if answer != ("ok",):
-        reason = answer[0] if answer else "no answer"
+        reason = answer[0].splitlines()[0] if answer else "no answer"
         raise StorageError(f"{path} is damaged ({reason}). Move it away to start a new search, or put a copy back.")
 
 
@@ -174,12 +340,24 @@ def _check_tables(path: Path, source: str) -> None:
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
             found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'studies'").fetchone()
+            _check_columns(connection, path)
     except sqlite3.OperationalError:  # locked, or only readable: opening the storage gives the better message
         return
     except sqlite3.DatabaseError as error:
         raise StorageError(f"{source!r} cannot be opened as an Optuna storage: {error}.") from error
     if found is None:
         raise _no_study(source)
+
+
+def _check_columns(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuses a database in which another program has tables of the names that Optuna uses."""
+    for table, column in (("studies", "study_id"), ("trials", "trial_id")):
+        columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+        if columns and column not in columns:
+            raise StorageError(
+                f"{path} has a table {table!r} of another program, with the columns {', '.join(columns)[:200]}. "
+                "Nothing was written to it: give another storage."
+            )
 
 
 def _no_study(source: str) -> StorageError:

@@ -1,15 +1,23 @@
 """Opening storages and studies: what is refused, and that nothing is made where nothing was."""
 
+import logging
 import sqlite3
+import threading
+import time
+from collections.abc import Iterator
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 
 import optuna
 import pytest
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
-from hf_rlsearch.errors import StorageError
-from hf_rlsearch.optuna.storage import open_sqlite, open_storage, open_study
+from hf_rlsearch.errors import MissingExtraError, StorageError
+from hf_rlsearch.optuna.storage import cannot_continue, open_sqlite, open_storage, open_study, storage_errors
+from hf_rlsearch.trainer.session.failures import STORAGE, Failure
+from tests.helpers import postgres
 
 
 def make_study(storage: str | optuna.storages.BaseStorage, name: str) -> None:
@@ -105,3 +113,154 @@ def test_a_database_of_another_program_stays_as_it_is(tmp_path: Path, text: str)
     with pytest.raises(StorageError, match="holds no study"):
         open_study(path)
     assert path.read_bytes() == before
+
+
+# ----------------------------------------------------------------------------------------------------------- what broke
+@pytest.mark.parametrize("table", ["trials", "studies"])
+def test_a_table_of_another_program_is_named(tmp_path: Path, table: str) -> None:
+    path = tmp_path / "clinic.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"CREATE TABLE {table} (patient TEXT, dose REAL)")
+        connection.commit()
+    before = path.read_bytes()
+    text = f"clinic.db has a table '{table}' of another program, with the columns patient, dose"
+    for opening in (lambda: open_sqlite(path), lambda: open_storage(f"sqlite:///{path}"), lambda: open_study(path)):
+        with pytest.raises(StorageError, match=text) as told:
+            opening()
+        assert "\n" not in str(told.value)
+    assert path.read_bytes() == before
+
+
+def execute(path: Path, command: str) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(command)
+        connection.commit()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "UPDATE trial_user_attributes SET value_json = '{broken'",
+        "UPDATE study_user_attributes SET value_json = '{broken'",
+        'UPDATE trial_params SET distribution_json = \'{"name": "Uniform", "attributes": {}}\'',
+        "UPDATE trial_params SET distribution_json = 'broken'",
+    ],
+)
+def test_a_value_that_cannot_be_read_ends_in_one_line(database: Path, command: str) -> None:
+    study = open_study(database)
+    study.set_user_attr("mine", 1)
+    study._storage.set_trial_user_attr(study.ask()._trial_id, "mine", 1)
+    execute(database, command)
+    text = "holds a value that cannot be read .*: the storage is damaged, or another program wrote the value"
+    with pytest.raises(StorageError, match=text) as told:
+        open_study(database)
+    assert "\n" not in str(told.value)
+
+
+def test_a_journal_with_a_broken_line_ends_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "journal.log"
+    make_study(optuna.storages.JournalStorage(JournalFileBackend(str(path))), "j")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], "{broken", *lines[2:], ""]))
+    with pytest.raises(StorageError, match="journal"):
+        open_study(path)
+
+
+def test_an_error_of_the_users_own_json_stays_what_it_is() -> None:
+    import json
+
+    with pytest.raises(json.JSONDecodeError), storage_errors("here"):
+        json.loads("{broken")
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_truncated_database_is_damaged_and_nothing_else_is_said(database: Path, share: float) -> None:
+    whole = database.read_bytes()
+    database.write_bytes(whole[: int(len(whole) * share)])
+    for opening in (lambda: open_sqlite(database), lambda: open_storage(f"sqlite:///{database}")):
+        with pytest.raises(StorageError, match=r"is damaged .*put a copy back") as told:
+            opening()
+        assert "kept" not in str(told.value)
+        assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "module", "text"),
+    [
+        ("postgresql+psycopg2://host/db", "psycopg2", r"pip install 'hf-rlsearch\[postgres\]'"),
+        ("mysql://me:secret@host/db", "MySQLdb", r"name it in the URL .* such as mysql\+pymysql://"),
+    ],
+)
+def test_a_missing_driver_is_named(url: str, module: str, text: str) -> None:
+    if find_spec(module):
+        pytest.skip(f"{module} is installed")
+    for opening in (open_storage, open_study):
+        with pytest.raises(MissingExtraError, match=f"needs a .*{module}.*{text}") as told, storage_errors(url):
+            opening(url)
+        assert "secret" not in str(told.value)
+
+
+# ---------------------------------------------------------------------------------------------- a server that goes away
+@pytest.fixture(scope="module")
+def server() -> Iterator[postgres.Server]:
+    if reason := postgres.missing():
+        pytest.skip(reason)
+    with postgres.Server() as started:
+        yield started
+
+
+@pytest.fixture
+def storage(server: postgres.Server) -> Iterator[optuna.storages.BaseStorage]:
+    opened = open_storage(server.url)
+    yield opened
+    opened._backend.engine.dispose()
+
+
+def test_a_server_that_goes_away_for_a_while_is_waited_for(
+    server: postgres.Server, storage: optuna.storages.BaseStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = optuna.create_study(storage=storage, study_name="restart")
+    trial = study.ask()
+    trial.suggest_float("x", 0, 1)
+    server.stop()
+    restart = threading.Thread(target=lambda: (time.sleep(3), server.start()))
+    restart.start()
+    with caplog.at_level(logging.WARNING, logger="hf_rlsearch"):
+        trial.report(0.5, 1)
+        trial.set_user_attr("mine", 1)
+        study.tell(trial, 0.5)
+    restart.join()
+    again = open_study(server.url, study_name="restart")
+    (end,) = again.trials
+    again._storage._backend.engine.dispose()
+    assert (end.state, end.value, end.user_attrs, end.intermediate_values) == (
+        TrialState.COMPLETE,
+        0.5,
+        {"mine": 1},
+        {1: 0.5},
+    )
+    assert caplog.text.count("does not answer") == caplog.text.count("answers again, after") == 1
+    assert "secret" not in caplog.text
+
+
+def test_a_server_that_stays_away_ends_in_one_true_line(
+    server: postgres.Server, storage: optuna.storages.BaseStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_rlsearch.optuna.storage._RECONNECT", 1.0)
+    study = optuna.create_study(storage=storage, study_name="gone")
+    trial = study.ask()
+    server.stop()
+    text = r"The database server of postgresql\S* has not answered for 1 s .*What it has confirmed is kept\. Start the"
+    with pytest.raises(StorageError, match=text) as told, storage_errors(server.url):
+        study.tell(trial, 0.5)
+    assert "\n" not in str(told.value)
+    assert "commit" not in str(told.value)
+    failure = Failure.from_error(told.value.__cause__)
+    assert failure.kind == STORAGE
+    assert str(cannot_continue(3, failure.reason, "runs/run-3")).startswith("Trial 3 cannot continue. The database")
+    with (
+        pytest.raises(StorageError, match=r"cannot be used: .*Check the URL with its user"),
+        storage_errors("x", opening=True),
+    ):
+        open_storage(server.url)  # at the start nothing is waited for
+    server.start()

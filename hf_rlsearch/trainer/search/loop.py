@@ -155,7 +155,9 @@ def build_search(
     objective = probe_objective(provider, settings, group)
     model = _initial_model(provider, group)
     coordinator: SearchCoordinator | None = None
+    where = settings.storage or provider.frozen.value("output_dir")
 
+    @storage_errors(where)
     def start() -> Params:
         nonlocal coordinator
         steady = {name: steady_fingerprint(functions[name], before[name]) for name in functions}
@@ -178,6 +180,7 @@ def build_search(
     if started["needs_facts"]:
         facts = _measure_facts(provider, objective, configurations, group, evaluates=started["evaluates"])
 
+        @storage_errors(where)
         def store() -> Params:
             assert coordinator is not None
             # Another process that started at the same moment may have stored them.
