@@ -1,6 +1,5 @@
 """Finds candidates that were trained already, and candidates that would not fit in memory."""
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +12,8 @@ from hf_rlsearch.space import SearchSpace
 from hf_rlsearch.space.candidates import matches
 
 _MISSING, _OFF_GRID = -1, -2
+# Candidates of a space whose end is looked for; a search of more trials does not come to it.
+_MOST_TRIED = 1 << 13
 _ABSENT = object()
 # More of any of these needs more memory. Gradient accumulation is not among them: it adds steps, not memory.
 _SIZES = frozenset({"batch_size", "max_length", "lora_rank", "width", "depth", "heads", "vocabulary"})
@@ -57,17 +58,13 @@ def _is_baseline(trial: FrozenTrial) -> bool:
     return role(trial) == BASELINE and isinstance(trial.user_attrs.get(HYPERPARAMETERS), dict)
 
 
-def retryable_pruned(history: History) -> BoolArray:
-    """(T,) True for pruned trials whose params no other trial has: the agent may propose them once more.
-
-    A trial may have been stopped on little evidence; when no new candidate is better, it deserves more training.
-    """
-    pruned = (history.status == PRUNED).tolist()
-    if not any(pruned):
-        return np.zeros(len(history), dtype=bool)
-    keys = [tuple(sorted(params.items())) for params in history.params]
-    once = {key for key, count in Counter(keys).items() if count == 1}
-    return np.array([was and key in once for key, was in zip(keys, pruned, strict=True)], dtype=bool)
+def is_exhausted(space: SearchSpace, history: History) -> bool:
+    """Whether every candidate of a space would repeat a trial; False for spaces too large to be tried."""
+    too_many = space.n_candidates > _MOST_TRIED
+    optional = any(h.conditional for h in space.hyperparameters)  # one trial may stand for several candidates
+    if too_many or (space.n_candidates > len(history) and not optional):
+        return False
+    return bool(is_duplicate(space, history, space.grid(_MOST_TRIED)).all())
 
 
 def exceeds_memory(space: SearchSpace, trials: Sequence[FrozenTrial], rows: IntArray) -> BoolArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.observation.history import COMPLETE, LARGEST, PRUNED, History, stable_distributions
 from hf_rlsearch.observation.observation import FACTS
 from hf_rlsearch.observation.trial_attributes import DECISION, TASK_FACTS
-from hf_rlsearch.optuna.filters import exceeds_memory, is_duplicate, outside_of_space, retryable_pruned
+from hf_rlsearch.optuna.filters import exceeds_memory, is_duplicate, is_exhausted, outside_of_space
 from hf_rlsearch.space import Hyperparameter, SearchSpace, infer_role
 from hf_rlsearch.space.candidates import unique_rows
 from hf_rlsearch.space.roles import check_role
@@ -71,7 +71,8 @@ class RLSampler(BaseSampler):
 
     Works in every Optuna study: any storage, several workers, conditional hyperparameters, failed trials. The agent
     sees all trials of the study, running ones included, and picks one of the candidates of the discretised search space
-    that no trial has had; only when no such candidate is left, the agent repeats one. Hyperparameters that cannot be
+    that no trial has had, pruned and failed ones included, unless ``plan_for`` says that its training can be resumed.
+    Only when no such candidate is left, the agent repeats one: see ``is_exhausted``. Hyperparameters that cannot be
     chosen jointly (in the first trial of a study without ``search_space``, or new, or with a range that has moved) are
     chosen one by one, in the order of suggestion, each given the earlier ones.
 
@@ -147,15 +148,32 @@ class RLSampler(BaseSampler):
         self._max_resource = max_resource
         self._n_left: int | None = None
         self._cost_cooling: CostCooling | None = None
+        self._resumable: frozenset[int] = frozenset()
 
-    def plan_for(self, n_left: int | None, cost_cooling: CostCooling | None = None) -> None:
-        """Sets how many more trials the search can afford, where a budget or a time limit ends it.
+    def plan_for(
+        self, n_left: int | None, cost_cooling: CostCooling | None = None, resumable: Collection[int] = ()
+    ) -> None:
+        """Sets how many more trials the search can afford, and whose configurations may be proposed again.
 
         Args:
             n_left: Including the next trial; None where unknown. The sampler's own ``n_trials`` stays an upper bound.
             cost_cooling: Remaining budget and prices of candidates; where not given, every trial costs the same.
+            resumable: Numbers of the pruned trials whose training a trial of the same configuration resumes.
         """
-        self._n_left, self._cost_cooling = n_left, cost_cooling
+        self._n_left, self._cost_cooling, self._resumable = n_left, cost_cooling, frozenset(resumable)
+
+    def is_exhausted(self, study: Study) -> bool:
+        """Whether trials have had all candidates, apart from those that can be resumed: the next one is a repetition.
+
+        False while the search space is unknown, or has more than a few thousand candidates.
+        """
+        trials = study._get_trials(deepcopy=False)
+        distributions = self._search_space.distributions if self._search_space else stable_distributions(trials)
+        if not distributions:
+            return False
+        history = History.from_trials(trials, study.directions, max_resource=self._max_resource)
+        space = self._space(distributions, history)
+        return is_exhausted(space, self._trained(space, trials, history))
 
     def reseed_rng(self) -> None:
         """Does nothing: all chance is drawn from the trial's number, which differs between workers."""
@@ -226,8 +244,7 @@ class RLSampler(BaseSampler):
 
         history = history.select(history.decided)
         trials = study._get_trials(deepcopy=False, use_cache=True)
-        trained = ~retryable_pruned(history) & ~outside_of_space(space, trials, history)
-        fresh = ~is_duplicate(space, history.select(trained), rows)
+        fresh = ~is_duplicate(space, self._trained(space, trials, history), rows)
         mask = _where_possible(fresh, ~exceeds_memory(space, trials, rows))
         prices = None if self._cost_cooling is None else self._cost_cooling.price(space, rows)
         acquisition_weight = None
@@ -245,6 +262,11 @@ class RLSampler(BaseSampler):
             acquisition_weight=acquisition_weight,
         )
         return decision if prices is None else replace(decision, price=float(prices[decision.index]))
+
+    def _trained(self, space: SearchSpace, trials: Sequence[FrozenTrial], history: History) -> History:
+        """The trials that a candidate may repeat in vain."""
+        resumable = np.isin(history.numbers, list(self._resumable))
+        return history.select(~resumable & ~outside_of_space(space, trials, history))
 
     def _n_remaining(self, number: int) -> int | None:
         """Trials that are left including the one with this number, None where unknown."""

@@ -79,6 +79,14 @@ class Hyperparameter:
         """True if all levels are finite numbers, so that some lie between others."""
         return all(is_finite_number(level) for level in self.levels)
 
+    @cached_property
+    def has_all_values(self) -> bool:
+        """True if the levels are all values of the distribution."""
+        d = self.distribution
+        if not isinstance(d, FloatDistribution | IntDistribution):
+            return True
+        return d.single() or (d.step is not None and len(self.levels) > round((d.high - d.low) / d.step))
+
     def position(self, value: Any) -> float:
         """The place of a value between the first and the last level; numbers outside of the levels are clipped.
 

@@ -74,6 +74,8 @@ def tune_generation(
         tuning.add_baseline(study)
         _warn_if_other_model(best_trial, study.trials[0].values[0], objective)
         for _ in range(n_trials - 1):
+            if sampler.is_exhausted(study):
+                break
             tuning.run_trial(study)
         baseline, best = study.trials[0], study.best_trial
         if not objective.better(best.values[0], baseline.values[0]):

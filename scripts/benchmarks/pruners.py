@@ -120,6 +120,8 @@ class PairSearch:
 
     def train(self, left: int) -> FloatArray:
         """Trains one trial, for no more than `left` checkpoints; returns the objective at the new ones."""
+        if self.thaw and isinstance(sampler := self.study.study.sampler, RLSampler):
+            sampler.plan_for(None, resumable=self.paused.numbers())
         levels = self.study.ask()
         begun = self.paused.take(self.study, levels) if self.thaw else 0
         curve = self.task.curve(levels)[: begun + left]
@@ -139,6 +141,10 @@ class Paused:
     def put(self, study: OptunaSearch, levels: Sequence[int], n_seen: int) -> None:
         """The trial asked for last was stopped."""
         self._waiting[tuple(levels)] = (study.trial.number, n_seen)
+
+    def numbers(self) -> list[int]:
+        """The trials that wait."""
+        return [number for number, _ in self._waiting.values()]
 
     def take(self, study: OptunaSearch, levels: Sequence[int]) -> int:
         """Lets the trial asked for last go on with a stopped one of the same configuration.

@@ -340,6 +340,26 @@ def test_numeric_choices_that_grow_by_factors_are_logarithmic(choices: list[floa
     assert hyperparameter(CategoricalDistribution(choices)).log is log
 
 
+@pytest.mark.parametrize(
+    ("distribution", "all_values"),
+    [
+        (CategoricalDistribution(["a", "b"]), True),
+        (CategoricalDistribution([8, 8, 16]), True),
+        (IntDistribution(0, 5), True),
+        (IntDistribution(0, 6, step=2), True),
+        (IntDistribution(0, 500), False),
+        (IntDistribution(1, 512, log=True), False),
+        (FloatDistribution(0.5, 0.5), True),
+        (FloatDistribution(0.0, 0.3, step=0.1), True),
+        (FloatDistribution(0.0, 1.0, step=0.01), False),
+        (FloatDistribution(0.0, 1.0), False),
+    ],
+)
+def test_levels_may_be_all_values(distribution: BaseDistribution, all_values: bool) -> None:
+    (h,) = SearchSpace.from_distributions({"x": distribution}).hyperparameters
+    assert h.has_all_values == all_values
+
+
 def test_positions() -> None:
     rate = hyperparameter(FloatDistribution(1e-6, 1e-4, log=True))
     assert rate.position(1e-5) == pytest.approx(0.5)

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
@@ -169,12 +170,16 @@ class RemainingBudget:
             return False
         return len([t for t in self._started() if t.number < trial.number]) >= self._settings.max_trials
 
-    def update_sampler_and_pruner(self) -> None:
-        """Passes the remaining budget to RLSampler and RLPruner; user-supplied ones are left alone."""
+    def update_sampler_and_pruner(self, resumable: Sequence[int]) -> None:
+        """Passes the remaining budget to RLSampler and RLPruner; user-supplied ones are left alone.
+
+        The sampler also gets the numbers of the pruned trials that can be resumed.
+        """
         limit = self._first_limit()
         sampler, pruner = self._study.sampler, self._study.pruner
         if self._settings.sampler is None and isinstance(sampler, RLSampler):
-            sampler.plan_for(None if limit is None else self._trials_left(limit.left), self.cost_cooling())
+            n_left = None if limit is None else self._trials_left(limit.left)
+            sampler.plan_for(n_left, self.cost_cooling(), resumable)
         if self._settings.pruner == RL_PRUNER and isinstance(pruner, RLPruner):
             # The pruner does not count failed trials.
             seen = sum(spent_on(trial) for trial in self._finished() if trial.state != TrialState.FAIL)

@@ -11,8 +11,11 @@ from optuna.trial import FrozenTrial, TrialState
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import SearchFailed, StorageError
 from hf_rlsearch.observation import trial_attributes as attr
+from hf_rlsearch.observation.history import History
 from hf_rlsearch.observation.trial_attributes import finished, newly_spent, role, share_trained
+from hf_rlsearch.optuna import RLSampler
 from hf_rlsearch.optuna import confirmation as confirm
+from hf_rlsearch.optuna.filters import is_exhausted, outside_of_space
 from hf_rlsearch.optuna.pruner import RLPruner
 from hf_rlsearch.report import explain
 from hf_rlsearch.trainer.search.budget import RemainingBudget
@@ -126,13 +129,14 @@ class SearchCoordinator:
             self._take_over()
             reason = self.reason_to_stop() or self._too_little_left()
             if reason is not None and (reason == "timeout" or not self._enqueue_confirmation()):
-                is_last = self.is_shared and reason in ("n_trials", "budget")
+                is_last = self.is_shared and reason in ("n_trials", "budget", "space")
                 if is_last and self.planner.lease.wait_for_signs_of_others():
                     continue  # with the trial of a process that is gone
                 if self.may_be_finished and reason != "timeout":
+                    more = "A larger n_trials or budget" if reason != "space" else "No other option"
                     self.progress.say(
-                        f"This search is finished ({reason}): its stored result is returned and nothing is trained. A "
-                        "larger n_trials or budget continues it, resume=False starts a new search."
+                        f"This search is finished ({reason}): its stored result is returned and nothing is trained. "
+                        f"{more} continues it, resume=False starts a new search."
                     )
                 self._stopped_by = reason
                 return None
@@ -184,7 +188,19 @@ class SearchCoordinator:
         target, best = self.settings.target, ranking(self.study)[:1]
         if target is not None and best and not self.objective.better(target, best[0].values[0]):
             return "target"
-        return None
+        return "space" if self._is_exhausted() else None
+
+    def _is_exhausted(self) -> bool:
+        """Whether a new trial would repeat one, bit by bit; waiting trials are trained whatever they repeat."""
+        trials, sampler = self.study.get_trials(deepcopy=False), self.study.sampler
+        if any(trial.state == TrialState.WAITING for trial in trials):
+            return False
+        if isinstance(sampler, RLSampler):
+            return sampler.is_exhausted(self.study)
+        space = self.configurations.space  # other samplers choose values between the levels, where there are any
+        history = History.from_trials(trials, self.study.directions)
+        history = history.select(~outside_of_space(space, trials, history))
+        return all(h.has_all_values for h in space.hyperparameters) and is_exhausted(space, history)
 
     def _too_little_left(self) -> str | None:
         """Says that nothing fits what is left of time or budget, and returns which of them; None where a trial fits."""
@@ -245,7 +261,7 @@ class SearchCoordinator:
 
     def _ask(self) -> TrialPlan | None:
         """Asks the study for a trial and plans it; None if the trial ended before it could be trained."""
-        self.budget.update_sampler_and_pruner()
+        self.budget.update_sampler_and_pruner(self.paused.resumable())
         self._trial = self.study.ask()
         if self.is_shared and self.budget.is_surplus(self._trial):
             # Back into the queue, for a search of more trials.

@@ -39,7 +39,8 @@ class SearchResult:
         study: The Optuna study; on ranks other than 0 a copy of it in memory.
         metric: Name of the objective; of several objectives their names, separated by commas.
         output_dir: The folder that the trials wrote to.
-        stopped_by: Why the search ended: "n_trials", "budget", "timeout", "target" or "study.stop".
+        stopped_by: Why the search ended: "n_trials", "budget", "timeout", "target", "study.stop", or "space" where
+            trials have had every configuration of the space.
         n_trials: Total number of trials asked for; None where only ``budget`` or ``timeout`` limits them.
     """
 
@@ -152,6 +153,10 @@ class SearchResult:
         if best is None:
             return f"No trial of {len(self.trials)} completed. See trials_dataframe()['failure'] for the reasons."
         lines = [f"{self.metric}: {_as_text(best.values)} in trial {best.number} of {len(self.trials)}"]
+        if self.stopped_by == "space":
+            lines.append(
+                "all configurations of the space have been tried: wider ranges or more n_points make it larger"
+            )
         if baseline is not None and gain is not None:
             before = _as_text(baseline.values)
             lines.append(

@@ -65,6 +65,10 @@ class PausedTrials:
         fits = self._disk_budget is None or n_bytes <= self._disk_budget
         return len(better) < self._limit and fits and n_bytes <= _free_bytes(str(args.output_dir))
 
+    def resumable(self) -> list[int]:
+        """The numbers of the trials that a new trial of the same configuration would resume."""
+        return [trial.number for trial in self._resumable()] if self._limit else []
+
     def claim(self, trial: optuna.Trial, attributes: Mapping[str, Any]) -> FrozenTrial | None:
         """Finds the newest paused trial of the same training, and reserves it for a new trial with these attributes.
 

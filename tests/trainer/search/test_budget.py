@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -48,7 +49,7 @@ SEEN = [(1.0, DONE, "baseline"), (0.5, PRUNED, "search"), (0.25, FAIL, "search")
 
 def plans_after_update(budget: RemainingBudget, study: optuna.Study) -> tuple[Any, Any]:
     """Trials left for the sampler, trainings in all for the pruner."""
-    budget.update_sampler_and_pruner()
+    budget.update_sampler_and_pruner(resumable=[])
     sampler, pruner = study.sampler, study.pruner
     assert isinstance(sampler, RLSampler)
     assert isinstance(pruner, RLPruner)
@@ -162,3 +163,53 @@ def test_a_timed_search_ends_within_an_evaluation(make_trainer: MakeTrainer, tim
     assert all(
         "time of the search was over" in explain(result.study, trial.number).to_text() for trial in stopped[-1:] if late
     )
+
+
+def batches(trial: Any) -> dict[str, Any]:
+    """Three configurations."""
+    return {"per_device_train_batch_size": trial.suggest_categorical("per_device_train_batch_size", [8, 16, 32])}
+
+
+@pytest.mark.parametrize("sampler", [None, optuna.samplers.RandomSampler(seed=0)])
+def test_a_search_ends_when_it_has_tried_its_space(
+    make_trainer: MakeTrainer, sampler: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = run(make_trainer(), "rl", batches, n_trials=10, sampler=sampler).run_summary
+    tried = [t.params["per_device_train_batch_size"] for t in result.trials]
+    assert result.stopped_by == "space"
+    assert set(tried) == {8, 16, 32}
+    assert len(tried) == 3 or sampler is not None  # a random one repeats itself on the way
+    assert "all configurations of the space have been tried" in result.summary()
+    again = run(make_trainer(), "rl", batches, n_trials=10, sampler=sampler).run_summary
+    assert (again.stopped_by, len(again.trials)) == ("space", len(tried))
+
+
+def test_what_was_tried_is_confirmed_when_asked(make_trainer: MakeTrainer) -> None:
+    result = run(make_trainer(), "rl", batches, n_trials=10, confirm=1, baseline=True).run_summary
+    roles = [t.user_attrs["rl:role"] for t in result.trials]
+    assert result.stopped_by == "space"
+    assert roles[:3] == ["baseline", "search", "search"]
+    assert set(roles[3:]) == {"confirm"}
+    assert len({t.user_attrs["rl:seed"] for t in result.trials}) == 4  # three new ones
+
+
+def test_trials_that_wait_are_trained_though_all_was_tried(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    study = optuna.create_study(storage=storage, study_name="mine")
+    study.enqueue_trial({"per_device_train_batch_size": 8})
+    study.enqueue_trial({"per_device_train_batch_size": 8})
+    options = {"n_trials": 10, "storage": storage, "study_name": "mine", "load_if_exists": True}
+    result = run(make_trainer(), "rl", batches, **options).run_summary
+    assert [t.params["per_device_train_batch_size"] for t in result.trials[:2]] == [8, 8]
+    assert (result.stopped_by, len(result.trials)) == ("space", 4)
+
+
+def test_a_range_between_whose_levels_other_samplers_choose_is_not_exhausted(make_trainer: MakeTrainer) -> None:
+    def space(trial: Any) -> dict[str, Any]:
+        return {"weight_decay": trial.suggest_float("weight_decay", 0.0, 0.1)}
+
+    options = {"n_points": 2, "n_trials": 4}
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    assert run(make_trainer(), "rl", space, sampler=sampler, **options).run_summary.stopped_by == "n_trials"
+    ours = run(make_trainer(), "rl", space, resume=False, **options).run_summary
+    assert (ours.stopped_by, len(ours.trials)) == ("space", 2)
