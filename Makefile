@@ -11,11 +11,16 @@ export MKL_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
+# The sizes of `make chaos` and `make fuzz`.
+KILLS ?= 60
+STUDIES ?= 1000
+SEARCHES ?= 120
+
 # The storage that `make screenshots` shows.
 SOURCE ?= runs/demo/hf_rlsearch.db
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint check-all check-oldest meta-train chaos benchmark docs package screenshots clean
+.PHONY: help demo test check lint check-all check-oldest meta-train chaos fuzz benchmark docs package screenshots clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -42,8 +47,11 @@ check-oldest: $(OLDEST)/.test ## The tests on the oldest versions that pyproject
 meta-train: $(VENV)/.test ## Make the shipped weights anew: bank, predictors, stop rule, head, gates (2 hours; docs/background/meta_training.md)
 	$(RUN) -m hf_rlsearch.meta_training
 
-chaos: $(VENV)/.test ## Kill a search 25 times in one process and in two, and break it in every other way
-	$(RUN) -m pytest -q -m "slow or not slow" tests/chaos tests/distributed
+chaos: $(VENV)/.test ## Kill a search KILLS times in one process and in two, and break it in every other way
+	$(RUN) -m pytest -q -m "slow or not slow" tests/chaos tests/distributed tests/trainer/storage --kills $(KILLS)
+
+fuzz: $(VENV)/.test ## Run STUDIES fuzzed studies and SEARCHES fuzzed searches of a Trainer
+	$(RUN) -m pytest -q tests/fuzz --studies $(STUDIES) --searches $(SEARCHES)
 
 benchmark: $(VENV)/.test ## Rebuild the table of the README from recorded trainings in TABLES (docs/background/benchmark.md)
 	@test -n "$(TABLES)" || { echo "Say where the recorded trainings are: make benchmark TABLES=folder"; exit 2; }

@@ -13,3 +13,10 @@ def quiet() -> Iterator[None]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     yield
     optuna.logging.set_verbosity(before)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The sizes of the large suites; ``make chaos`` and ``make fuzz`` give larger ones."""
+    parser.addoption("--kills", type=int, default=25, help="kills of a search, on one process and on two")
+    parser.addoption("--studies", type=int, default=5, help="fuzzed studies")
+    parser.addoption("--searches", type=int, default=1, help="fuzzed searches of a Trainer")
