@@ -78,7 +78,7 @@ def role(trial: FrozenTrial) -> str:
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that count towards ``n_trials``: complete, pruned and failed."""
+    """The trials that have ended: complete, pruned and failed."""
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
 
 
@@ -86,6 +86,13 @@ def spent_on(trial: FrozenTrial) -> float:
     """Full trainings that a finished trial added to the cost of the search; estimated where SPENT is not stored."""
     stored = trial.user_attrs.get(SPENT)
     return share_trained(trial) if stored is None else float(stored)
+
+
+def counted(trial: FrozenTrial) -> float:
+    """How much of ``n_trials`` a trial uses up: 1, or what it newly trains where RLPruner or the time stops it."""
+    stopped = trial.state == TrialState.PRUNED and bool(trial.system_attrs.get(STOP))
+    begun = trial.user_attrs.get(STARTED_AT, 0) / FULL_TRAINING if trial.user_attrs.get(CONTINUES) is not None else 0.0
+    return max((share_trained(trial) if stopped else 1.0) - begun, 0.0)
 
 
 def share_trained(trial: FrozenTrial) -> float:

@@ -18,6 +18,7 @@ from hf_rlsearch.observation.trial_attributes import (
     ROLE,
     SEARCH,
     SECONDS,
+    counted,
     finished,
     role,
     spent_on,
@@ -126,7 +127,7 @@ class RemainingBudget:
         waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         # Interrupted trials of this search, which have an owner, run again; trials that the user has queued may wait.
         is_interrupted = any(OWNER in trial.user_attrs for trial in waiting)
-        if len(self._started()) >= self._settings.max_trials and not is_interrupted:
+        if not self._fits_another(self._started()) and not is_interrupted:
             return "n_trials"
         if self.is_out_of_time():
             return "timeout"
@@ -168,7 +169,7 @@ class RemainingBudget:
         """Returns whether other processes have started the last of ``n_trials`` before a new trial."""
         if OWNER in trial.user_attrs or trial.user_attrs.get(ROLE) == CONFIRM:
             return False
-        return len([t for t in self._started() if t.number < trial.number]) >= self._settings.max_trials
+        return not self._fits_another([t for t in self._started() if t.number < trial.number])
 
     def update_sampler_and_pruner(self, resumable: Sequence[int]) -> None:
         """Passes the remaining budget to RLSampler and RLPruner; user-supplied ones are left alone.
@@ -177,17 +178,18 @@ class RemainingBudget:
         """
         limit = self._first_limit()
         sampler, pruner = self._study.sampler, self._study.pruner
+        by_number = self._settings.max_trials - sum(map(counted, self._finished()))
         if self._settings.sampler is None and isinstance(sampler, RLSampler):
-            n_left = None if limit is None else self._trials_left(limit.left)
-            sampler.plan_for(n_left, self.cost_cooling(), resumable)
+            left = math.ceil(by_number) if limit is None else self._trials_left(limit.left)
+            sampler.plan_for(max(left, 1), self.cost_cooling(), resumable)
         if self._settings.pruner == RL_PRUNER and isinstance(pruner, RLPruner):
             # The pruner does not count failed trials.
             seen = sum(spent_on(trial) for trial in self._finished() if trial.state != TrialState.FAIL)
-            pruner.plan_for(None if limit is None else seen + limit.left)
+            pruner.plan_for(seen + (max(by_number, 0.0) if limit is None else limit.left))
 
     def cost_cooling(self) -> CostCooling | None:
         """Returns what is left of the limit that ends the search, with costs; None where ``n_trials`` ends it."""
-        limit, n_done = self._first_limit(), len(self._finished())
+        limit, n_done = self._first_limit(), sum(map(counted, self._finished()))
         if limit is None or self._trials_left(limit.left) >= self._settings.max_trials - n_done:
             return None
         return limit
@@ -196,6 +198,10 @@ class RemainingBudget:
         """Returns how long the search may still take; infinity without a limit, or before a training was timed."""
         limit, seconds = self._first_limit(), self._seconds_per_training()
         return math.inf if limit is None or seconds is None else limit.left * seconds
+
+    def _fits_another(self, started: Sequence[FrozenTrial]) -> bool:
+        """Whether a whole training more stays within ``n_trials``: what early stops have saved pays for more trials."""
+        return sum(map(counted, started)) + 1 <= self._settings.max_trials + 1e-6
 
     def _started(self) -> list[FrozenTrial]:
         """The trials that count towards ``n_trials``, apart from this process's running one."""

@@ -12,7 +12,7 @@ from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import SearchFailed, StorageError
 from hf_rlsearch.observation import trial_attributes as attr
 from hf_rlsearch.observation.history import History
-from hf_rlsearch.observation.trial_attributes import finished, newly_spent, role, share_trained
+from hf_rlsearch.observation.trial_attributes import counted, finished, newly_spent, role, share_trained
 from hf_rlsearch.optuna import RLSampler
 from hf_rlsearch.optuna import confirmation as confirm
 from hf_rlsearch.optuna.filters import is_exhausted, outside_of_space
@@ -370,7 +370,7 @@ class SearchCoordinator:
             best=f"{ranked[0].values[0]:.4g} (trial {ranked[0].number})" if ranked else no_best,
             fidelity=share_trained(trial),
             seconds=outcome.seconds,
-            n_done=len([each for each in finished(self.study) if role(each) != attr.CONFIRM]),
+            n_done=sum(counted(each) for each in finished(self.study) if role(each) != attr.CONFIRM),
             n_workers=1 + len(trials_of_other_processes(self.study)) if self.is_shared else 1,
             seconds_left=self.budget.seconds_left(),
         )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import ObjectiveError, describe
-from hf_rlsearch.observation.trial_attributes import CONFIRM, TASK_FACTS, finished, role
+from hf_rlsearch.observation.trial_attributes import CONFIRM, TASK_FACTS, counted, finished, role
 from hf_rlsearch.optuna import RLSampler
 from hf_rlsearch.optuna.pruner import RLPruner
 from hf_rlsearch.optuna.storage import cannot_continue, storage_errors
@@ -311,7 +311,7 @@ def _build_coordinator(
         paused=paused,
         progress=Progress(
             n_trials=settings.displayed_n_trials,
-            n_done=len([trial for trial in finished(study) if role(trial) != CONFIRM]),
+            n_done=sum(counted(trial) for trial in finished(study) if role(trial) != CONFIRM),
             baseline=baseline[1],
             quiet=bool(getattr(trainer.args, "disable_tqdm", False)),
         ),

@@ -31,7 +31,7 @@ class TrialSummary:
         best: The best objective so far, as text; empty with several objectives.
         fidelity: Share of a full training, in [0, 1].
         seconds: Duration of the trial.
-        n_done: Trials that the whole search has finished with this one, those of other processes included and
+        n_done: What the whole search has used up of ``n_trials`` with this trial, those of other processes included and
             confirmations left out.
         n_workers: Processes that work on the search now.
         seconds_left: Time that budget and timeout leave to the search; infinity without a limit.
@@ -44,7 +44,7 @@ class TrialSummary:
     best: str
     fidelity: float
     seconds: float
-    n_done: int
+    n_done: float
     n_workers: int = 1
     seconds_left: float = math.inf
 
@@ -54,12 +54,12 @@ class Progress:
 
     Args:
         n_trials: Total number of trials; None where only timeout or budget ends the search.
-        n_done: Trials that earlier runs finished.
+        n_done: What earlier runs used up of ``n_trials``.
         baseline: Hyperparameters of the baseline: a trial's line shows only the values that differ from them.
         quiet: Nothing is printed; lines go to the log at level INFO.
     """
 
-    def __init__(self, *, n_trials: int | None, n_done: int, baseline: Params, quiet: bool) -> None:
+    def __init__(self, *, n_trials: int | None, n_done: float, baseline: Params, quiet: bool) -> None:
         self._n_trials, self._baseline = n_trials, baseline
         self._seconds: list[float] = []
         self._bar: Any = None
@@ -68,7 +68,7 @@ class Progress:
 
             bar_format = None if n_trials is not None else _ENDLESS
             self._bar = tqdm(
-                total=n_trials, initial=n_done, desc="search", unit="trial", file=sys.stderr, bar_format=bar_format
+                total=n_trials, initial=int(n_done), desc="search", unit="trial", file=sys.stderr, bar_format=bar_format
             )
             # A notebook shows standard error on red, as if something had failed.
             is_widget = any(base.__name__ == "tqdm_notebook" for base in tqdm.__mro__)
@@ -99,7 +99,7 @@ class Progress:
         )
         self.say(" | ".join(column for column in columns if column))
         if self._bar is not None:
-            self._bar.update(min(trial.n_done, self._bar.total or math.inf) - self._bar.n)
+            self._bar.update(min(int(trial.n_done + 1e-6), self._bar.total or math.inf) - self._bar.n)
 
     def close(self, *, finished: bool = False) -> None:
         """Ends the bar, full if the search has finished by itself, perhaps with fewer trials than ``n_trials``."""
@@ -129,7 +129,7 @@ class Progress:
         """The time that the remaining trials take if they are like those of this process; empty at the end."""
         seconds_left = trial.seconds_left
         if self._n_trials is not None:
-            rounds = max(self._n_trials - trial.n_done, 0) / trial.n_workers
+            rounds = max(int(self._n_trials - trial.n_done + 1e-6), 0) / trial.n_workers
             seconds_left = min(seconds_left, rounds * sum(self._seconds) / len(self._seconds))
         return f"about {as_time(seconds_left)} left" if 0 < seconds_left < math.inf else ""
 

@@ -60,8 +60,9 @@ class SearchConfig:
             function is called a few times with made-up metrics, to refuse a constant objective.
         target: Objective value at which the search ends.
         n_trials: Total number of trials, those of an interrupted run and the baseline included; None for as many as
-            ``timeout`` or ``budget`` allow, 1000 at most. Of ``n_trials``, ``budget`` and ``timeout`` the first that is
-            reached ends the search.
+            ``timeout`` or ``budget`` allow, 1000 at most. A trial that RLPruner stops counts by the share that was
+            trained, so several stops pay for a further trial. Of ``n_trials``, ``budget`` and ``timeout`` the first
+            that is reached ends the search.
         budget: Largest cost of the search, in trainings of the baseline. If ``n_trials`` is left out, the search has as
             many trials as the budget pays for, eight for each training at most. A trial costs what it newly trains.
         timeout: Seconds after which the search ends: no new trial starts, and the running one stops at its next

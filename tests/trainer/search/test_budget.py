@@ -70,16 +70,16 @@ def test_of_budget_and_timeout_the_smaller_counts() -> None:
     assert budget_of(study, budget=4.0, timeout=500.0).seconds_left() == pytest.approx(22.5)
 
 
-def test_without_budget_and_timeout_nothing_is_planned() -> None:
+def test_without_budget_and_timeout_the_number_of_trials_is_planned_with() -> None:
     study = study_of(*SEEN)
-    assert plans_after_update(budget_of(study, n_trials=9), study) == (None, None)
+    assert plans_after_update(budget_of(study, n_trials=9), study) == (6, pytest.approx(7.5))
 
 
-def test_a_timeout_plans_nothing_before_a_training_was_timed() -> None:
+def test_a_timeout_is_unknown_before_a_training_was_timed() -> None:
     study = study_of()
     budget = budget_of(study, timeout=9.0)
     assert budget.seconds_left() == math.inf
-    assert plans_after_update(budget, study) == (None, None)
+    assert plans_after_update(budget, study) == (20, 20)
 
 
 def test_a_spent_budget_leaves_one_trial_and_no_training() -> None:
@@ -213,3 +213,28 @@ def test_a_range_between_whose_levels_other_samplers_choose_is_not_exhausted(mak
     assert run(make_trainer(), "rl", space, sampler=sampler, **options).run_summary.stopped_by == "n_trials"
     ours = run(make_trainer(), "rl", space, resume=False, **options).run_summary
     assert (ours.stopped_by, len(ours.trials)) == ("space", 2)
+
+
+@pytest.mark.parametrize(("shares", "n_more"), [([], 3), ([0.5], 2), ([0.5, 0.4], 2), ([0.2, 0.2], 2), ([0.1] * 5, 2)])
+def test_a_stopped_trial_uses_up_what_it_cost(shares: list[float], n_more: int) -> None:
+    """Of four trials one is complete."""
+    study = study_of((1.0, DONE, "baseline"))
+    for share in shares:
+        stopped = optuna.trial.create_trial(
+            state=PRUNED,
+            intermediate_values={round(10_000 * share): 0.5},
+            system_attrs={"rl:stop": {"fidelity": share, "probability": 0.9}},
+        )
+        study.add_trial(stopped)
+    budget, n_begun = budget_of(study, n_trials=4), 0
+    while budget.reached() is None:
+        study.add_trial(optuna.trial.create_trial(state=DONE, value=1.0))
+        n_begun += 1
+    assert n_begun == n_more
+    assert sum(shares) + 1 + n_begun <= 4 + 1e-6  # never more training than that of four trials
+
+
+def test_trials_that_another_pruner_stops_count_as_in_optuna() -> None:
+    study = study_of((1.0, DONE, "baseline"))
+    study.add_trial(optuna.trial.create_trial(state=PRUNED, intermediate_values={1000: 0.5}))
+    assert budget_of(study, n_trials=2).reached() == "n_trials"
