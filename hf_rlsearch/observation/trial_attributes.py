@@ -89,10 +89,11 @@ def spent_on(trial: FrozenTrial) -> float:
 
 
 def counted(trial: FrozenTrial) -> float:
-    """How much of ``n_trials`` a trial uses up: 1, or what it newly trains where RLPruner or the time stops it."""
-    stopped = trial.state == TrialState.PRUNED and bool(trial.system_attrs.get(STOP))
-    begun = trial.user_attrs.get(STARTED_AT, 0) / FULL_TRAINING if trial.user_attrs.get(CONTINUES) is not None else 0.0
-    return max((share_trained(trial) if stopped else 1.0) - begun, 0.0)
+    """How much of ``n_trials`` a trial uses up: 1, or what it newly trains where RLPruner judges it or the time ends."""
+    if not trial.system_attrs.get(STOP):
+        return 1.0  # as in Optuna, whatever another pruner does
+    trained = share_trained(trial) if trial.state == TrialState.PRUNED else 1.0
+    return max(trained - trial.user_attrs.get(STARTED_AT, 0) / FULL_TRAINING, 0.0)
 
 
 def share_trained(trial: FrozenTrial) -> float:
