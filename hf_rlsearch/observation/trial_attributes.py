@@ -89,7 +89,7 @@ def spent_on(trial: FrozenTrial) -> float:
 
 
 def counted(trial: FrozenTrial) -> float:
-    """How much of ``n_trials`` a trial uses up: 1, or what it newly trains where RLPruner judges it or the time ends."""
+    """How much of ``n_trials`` a trial uses up: 1, or what it newly trained where RLPruner judges or the time ends."""
     if not trial.system_attrs.get(STOP):
         return 1.0  # as in Optuna, whatever another pruner does
     trained = share_trained(trial) if trial.state == TrialState.PRUNED else 1.0
