@@ -122,7 +122,7 @@ def test_a_training_may_be_stopped_several_times(make_trainer: MakeTrainer, tmp_
     assert [t.user_attrs.get("rl:continues") for t in result.trials] == [None, 0, 1]
     assert [sorted(t.intermediate_values) for t in result.trials] == [[3333], [3333, 6667], [3333, 6667, 10000]]
     assert [t.user_attrs["rl:spent"] for t in result.trials] == pytest.approx([1 / 3] * 3, abs=1e-4)
-    assert [t.user_attrs["rl:trained"] for t in result.trials] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert [t.user_attrs["rl:trained"] for t in result.trials] == pytest.approx([1 / 3, 2 / 3, 1], abs=1e-4)
     assert result.trials[2].value == whole.trials[0].value
     assert len({t.user_attrs["rl:folder"] for t in result.trials}) == 1
 
