@@ -149,8 +149,9 @@ def _params(trial: FrozenTrial) -> Params:
     """The params that a trial has suggested; while it runs also those that are decided but not suggested yet."""
     if trial.state != TrialState.RUNNING:
         return dict(trial.params)
-    decision = trial.system_attrs.get(DECISION) or {}
-    return {**decision.get("params", {}), **trial.system_attrs.get("fixed_params", {}), **trial.params}
+    decisions = [value for name, value in trial.system_attrs.items() if name.startswith(DECISION) and value]
+    decided = {name: value for decision in decisions for name, value in decision.get("params", {}).items()}
+    return {**decided, **trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
 def _curves(trials: Sequence[FrozenTrial], signs: FloatArray) -> tuple[FloatArray, ...]:

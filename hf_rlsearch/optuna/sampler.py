@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 import zlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
@@ -75,6 +79,9 @@ class RLSampler(BaseSampler):
     Only when no such candidate is left, the agent repeats one: see ``is_exhausted``. Hyperparameters that cannot be
     chosen jointly (in the first trial of a study without ``search_space``, or new, or with a range that has moved) are
     chosen one by one, in the order of suggestion, each given the earlier ones.
+
+    Threads of one process (``n_jobs=4``) decide in turns and see each other's choices. Workers in other processes that
+    start at the same moment see them too late: each computes what the workers with smaller trial numbers choose.
 
     In a study with several directions the agent maximises the negative rank of non-dominated sorting, so it looks for
     points on the Pareto front.
@@ -194,6 +201,12 @@ class RLSampler(BaseSampler):
         """
         if not search_space:
             return {}
+        with _turn(study):
+            return self._sample_jointly(study, trial, search_space)
+
+    def _sample_jointly(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
         history = self._history(study, trial)
         space = self._space(search_space, history)
         for index in _being_decided(history, before=trial.number):
@@ -211,18 +224,31 @@ class RLSampler(BaseSampler):
 
         While other workers choose at the same moment the value is drawn at random, or all would choose the same.
         """
+        with _turn(study):
+            value, reason = self._sample_one(study, trial, param_name, param_distribution)
+            # With the value, which other threads have to know before Optuna stores it.
+            stored = {**reason, "params": {param_name: value}}
+            study._storage.set_trial_system_attr(trial._trial_id, f"{DECISION}:{param_name}", stored)
+            return value
+
+    def _sample_one(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> tuple[Any, dict[str, Any]]:
+        """The value of one hyperparameter, and why; the reason is empty where the value was drawn at random."""
         history = self._history(study, trial)
         space = self._space({**trial.distributions, param_name: param_distribution}, history)
         index = space.names.index(param_name)
         levels = space.hyperparameters[index].levels
         rng = np.random.default_rng([self._seed, trial.number, zlib.crc32(param_name.encode())])
-        if _being_decided(history, before=trial.number):
-            return levels[rng.integers(len(levels))]
         rows = np.tile(space.nearest_levels(trial.params), (len(levels), 1))
         rows[:, index] = np.arange(len(levels))
+        if _being_decided(history, before=trial.number):
+            trials = study._get_trials(deepcopy=False, use_cache=True)
+            known = self._trained(space, trials, history.select(history.decided))
+            fresh = _where_possible(~is_duplicate(space, known, rows))
+            return levels[rng.choice(np.flatnonzero(fresh))], {}
         decision = self._decide(study, space, history, rows, trial.number, rng)
-        study._storage.set_trial_system_attr(trial._trial_id, f"{DECISION}:{param_name}", decision.to_json())
-        return levels[decision.index]
+        return levels[decision.index], decision.to_json()
 
     def _choose(
         self, study: Study, space: SearchSpace, history: History, number: int, fixed: Params | None = None
@@ -300,6 +326,29 @@ class RLSampler(BaseSampler):
                 for name, distribution in distributions.items()
             )
         )
+
+
+class _Turns:
+    """The lock of one study in this process, and the number of decisions that were made under it."""
+
+    def __init__(self) -> None:
+        self.lock, self.n_decisions, self.of_thread = threading.Lock(), 0, threading.local()
+
+
+# Not in the sampler, which can be pickled.
+_turns: WeakKeyDictionary[BaseStorage, dict[int, _Turns]] = WeakKeyDictionary()
+
+
+@contextmanager
+def _turn(study: Study) -> Iterator[None]:
+    """Lets the threads that optimise a study decide one after the other, each with the decisions of all others."""
+    turns = _turns.setdefault(study._storage, {}).setdefault(study._study_id, _Turns())
+    with turns.lock:
+        if getattr(turns.of_thread, "n_decisions", 0) != turns.n_decisions:
+            study._thread_local.cached_all_trials = None  # another thread has decided since this one read the trials
+        yield
+        turns.n_decisions += 1
+        turns.of_thread.n_decisions = turns.n_decisions
 
 
 def checked_facts(facts: Mapping[str, float] | None) -> dict[str, float]:

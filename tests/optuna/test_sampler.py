@@ -345,6 +345,16 @@ def test_threads_do_not_train_the_same_candidate(first: RuleAgent) -> None:
     assert distinct(params(study)) == 12
 
 
+def test_threads_see_each_others_choices_in_short_trials(random: RuleAgent) -> None:
+    """Trials that end at once, in a space that the sampler does not know before: each thread has stale trials."""
+    for seed in range(3):
+        for space in (None, SPACE):
+            study = optuna.create_study(sampler=RLSampler(seed=seed, search_space=space))
+            study.optimize(objective, n_trials=12, n_jobs=4)
+            assert distinct(params(study)) == 12
+    assert pickle.loads(pickle.dumps(study.sampler))._seed == 2
+
+
 def test_failed_nan_and_pruned_trials_are_shown_and_not_repeated(random: RuleAgent) -> None:
     study = optuna.create_study(sampler=RLSampler(seed=0, search_space=SPACE))
 
