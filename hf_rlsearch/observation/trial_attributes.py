@@ -35,6 +35,8 @@ HYPERPARAMETERS = "rl:hyperparameters"
 VALUES = "rl:values"
 # The params that an earlier search has left in the Trainer's ``model_init``; the baseline is trained with them.
 EARLIER_PARAMS = "rl:earlier_params"
+# Names of what ``hp_space`` changes in a trial besides the values that it returns, such as "trainer.gamma".
+CHANGES = "rl:changes"
 ARGUMENTS = "rl:arguments"
 SEED = "rl:seed"
 WORLD_SIZE = "rl:world_size"

@@ -5,8 +5,15 @@ their Optuna distributions.
 """
 
 from hf_rlsearch.space.dry_run import Recording, record
-from hf_rlsearch.space.hyperparameter import Hyperparameter
 from hf_rlsearch.space.roles import ROLES, generic_role, infer_role
-from hf_rlsearch.space.search_space import SearchSpace
+from hf_rlsearch.space.search_space import Hyperparameter, SearchSpace
 
-__all__ = ["ROLES", "Hyperparameter", "Recording", "SearchSpace", "generic_role", "infer_role", "record"]
+__all__ = [
+    "ROLES",
+    "Hyperparameter",
+    "Recording",
+    "SearchSpace",
+    "generic_role",
+    "infer_role",
+    "record",
+]

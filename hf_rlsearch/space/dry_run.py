@@ -58,11 +58,17 @@ class Recording:
         return frozenset(name for name in self.distributions for run in self.complete_runs if name not in run)
 
 
-def record(hp_space: Callable[[Any], Any], model_init: Callable[..., Any] | None = None) -> Recording:
+def record(
+    hp_space: Callable[[Any], Any],
+    model_init: Callable[..., Any] | None = None,
+    *,
+    after_run: Callable[[], None] = lambda: None,
+) -> Recording:
     """Runs both functions with made-up values until every choice was made once and nothing new appears.
 
     The first run takes the first choices and lowest values, the second the last and highest, the others prefer choices
     not made so far. The same functions always give the same recording. A ``model_init`` without parameters is not run.
+    ``after_run`` is called after each run, whatever happened in it.
 
     Raises:
         SearchSpaceError: A function raised, ``hp_space`` did not return a dict, or a range or choice is not valid.
@@ -71,7 +77,10 @@ def record(hp_space: Callable[[Any], Any], model_init: Callable[..., Any] | None
     takes_trial = model_init is not None and len(inspect.signature(model_init).parameters) > 0
     recorder = _Recorder(hp_space, model_init if takes_trial else None)
     while not recorder.done():
-        recorder.run()
+        try:
+            recorder.run()
+        finally:
+            after_run()
     return recorder.found
 
 

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +126,8 @@ class Search:
 
         data = self._on_rank_0(conclude)
         # Rank 0 keeps its own result, whose study is the stored one.
-        return result if result is not None else SearchResult.from_json(data)
+        found = result if result is not None else SearchResult.from_json(data)
+        return replace(found, side_effects=self.runner.provider.side_effects)
 
     def _on_rank_0(self, step: Callable[[SearchCoordinator], Params | None]) -> Params:
         """Runs a step of the coordinator; all ranks get its answer, or raise its exception."""

@@ -64,9 +64,11 @@ class Planner:
         started = checkpoints.stored_path(trial, attr.FOLDER, self.folder)
         self.lease.hold(trial)
         self._count_attempt(trial)
-        params, values, exact = self._sample(trial)
+        params, values, exact, changes = self._sample(trial)
         args = self.configurations.arguments(values)
         attributes = self._attributes(trial, args, values, exact)
+        if changes:
+            attributes[attr.CHANGES] = changes
         earlier = self._paused_trial(trial, attributes) if started is None else None
         taken_over = started if earlier is None else checkpoints.stored_path(earlier, attr.FOLDER, self.folder)
         name = self._name(trial, params, taken_over)
@@ -88,6 +90,7 @@ class Planner:
             name=name,
             role=str(trial.user_attrs[attr.ROLE]),
             resume_from=resume_from,
+            changes=changes,
         )
 
     def checkpoint_at(self, trial: optuna.Trial, point: int) -> str | None:
@@ -108,8 +111,8 @@ class Planner:
         if n > _MAX_ATTEMPTS:
             raise SearchFailed(f"The process ended {_MAX_ATTEMPTS} times while it trained trial {trial.number}.")
 
-    def _sample(self, trial: optuna.Trial) -> tuple[Params, Params, Params]:
-        """The params, the values of training arguments and the exact hyperparameters of a trial, by its role."""
+    def _sample(self, trial: optuna.Trial) -> tuple[Params, Params, Params, list[str]]:
+        """Of a trial the params, the returned values, the exact hyperparameters and the names of further changes."""
         if trial.user_attrs.get(attr.ROLE) == CONFIRM:
             return self._repeat(trial)
         if trial.user_attrs.get(attr.ROLE) == BASELINE:
@@ -118,19 +121,20 @@ class Planner:
                 # The public methods of Optuna take no distribution.
                 trial._suggest(name, self.configurations.space.distributions[name])
             params, values = self.configurations.earlier
-            return params, values, exact
-        params, values = self.configurations.sample(trial)
+            return params, values, exact, []
+        params, values, changes = self.configurations.sample(trial)
         trial.set_user_attr(attr.ROLE, SEARCH)
-        return params, values, params
+        return params, values, params, changes
 
-    def _repeat(self, trial: optuna.Trial) -> tuple[Params, Params, Params]:
+    def _repeat(self, trial: optuna.Trial) -> tuple[Params, Params, Params, list[str]]:
         """Does what ``_sample`` does for a trial that trains an earlier trial again under a new seed."""
         original = self.study.get_trials(deepcopy=False)[trial.user_attrs[attr.REEVALUATES]]
         for name, distribution in original.distributions.items():
             trial._suggest(name, distribution)
         earlier = replay_plan(self.study, original)
         values = {**earlier.values, "seed": trial.user_attrs[attr.SEED]}
-        return earlier.params, values, dict(original.user_attrs.get(attr.HYPERPARAMETERS, original.params))
+        exact = dict(original.user_attrs.get(attr.HYPERPARAMETERS, original.params))
+        return earlier.params, values, exact, earlier.changes
 
     def _attributes(self, trial: optuna.Trial, args: "TrainingArguments", values: Params, exact: Params) -> Params:
         """The user attributes that a replay needs, and what the trial will cost, as they come back from a storage."""

@@ -3,11 +3,13 @@
 import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, Self, get_type_hints
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch._validation import did_you_mean
 from hf_rlsearch.errors import ArgumentsError, SearchSpaceError, describe
+from hf_rlsearch.space.side_effects import Change
 from hf_rlsearch.trainer.hyperparameters import (
     ScopedNames,
     attach_optimizer,
@@ -23,7 +25,7 @@ from hf_rlsearch.trainer.session.failures import ignore_lost_device
 from hf_rlsearch.trainer.session.seeds_and_memory import release_memory, set_training_seed
 from hf_rlsearch.trainer.session.trainer_session import TrainerSession, remove_progress_callbacks
 from hf_rlsearch.trainer.setup.config import SearchConfig
-from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler, build_configuration_sampler
+from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler, SideEffects, build_configuration_sampler
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
@@ -41,6 +43,7 @@ class UserTrainerProvider(TrainerSession):
         reference: A Trainer of the baseline: the search reads its data, model and arguments.
         frozen: The arguments of ``reference``.
         model_function: Makes the models, without what an earlier search has left in the Trainer.
+        side_effects: Repeats in a trial what ``hp_space`` changes besides returning values.
 
     Raises:
         ArgumentsError: ``trainer`` is no Trainer, or has no training data.
@@ -58,11 +61,13 @@ class UserTrainerProvider(TrainerSession):
         )
         inner, earlier = without_scoped_values(self._model_init)
         self._earlier_values = {name: value for name, value in earlier.items() if prefix_of(name) is not None}
+        self.side_effects = SideEffects()
         self._earlier_params: Params = getattr(inner, "params", {})
         self.model_function: Callable[..., Any] = getattr(inner, "original", inner)
 
     def configuration_sampler(self, settings: SearchConfig) -> ConfigurationSampler:
         """Checks the search space, which may hold scoped names, and returns the sampler of its configurations."""
+        self.side_effects = SideEffects(settings.hp_space)
         return build_configuration_sampler(
             settings.hp_space,
             self._model_init,
@@ -71,6 +76,7 @@ class UserTrainerProvider(TrainerSession):
             n_points=settings.n_points,
             scoped_names=ScopedNames(self.reference, self._model_init),
             earlier=(self._earlier_params, self._earlier_values),
+            trainer=self.reference,
         )
 
     def probe(self) -> "Trainer":
@@ -98,7 +104,9 @@ class UserTrainerProvider(TrainerSession):
         """Returns the Trainer, ready to train one configuration; it calls the monitor at each evaluation."""
         args = _point_to_trial(trial_arguments(self.frozen, plan.values, plan.arguments), plan, monitor)
         model_init = trial_model_init(self.model_function, plan.values)
-        trainer: Trainer = self.prepare(args, model_init=model_init, name=plan.name, on_metrics=monitor)
+        trainer: Trainer = self.prepare(
+            args, model_init=model_init, name=plan.name, on_metrics=monitor, change=self._change(plan)
+        )
         attach_optimizer(trainer, plan.values)
         return trainer
 
@@ -112,8 +120,12 @@ class UserTrainerProvider(TrainerSession):
         """
         args = _follow(trial_arguments(self.frozen, best.values, best.arguments), follows)
         model_init = trial_model_init(_with_params(self.model_function, best.params), best.values)
-        self.keep_best(args, model_init=model_init, load=load)
+        self.keep_best(args, model_init=model_init, load=load, change=self._change(best))
+        self.side_effects.left = [*self._changes[len(self.side_effects.left) :]]
         attach_optimizer(self.reference, best.values)
+
+    def _change(self, plan: TrialPlan) -> Callable[[], Sequence[Change]]:
+        return partial(self.side_effects.apply, self.reference, plan)
 
 
 def _copies_of(model: Any) -> Callable[[], Any]:
@@ -204,6 +216,8 @@ class FactoryProvider:
         _check_trainer_protocol(self.reference)
         self.frozen = FrozenArguments(self.reference.args)
         self._current: TrainerProtocol | None = None
+        self.side_effects = SideEffects()
+        self._changes: Sequence[Change] = ()
 
     def __enter__(self) -> Self:
         return self
@@ -213,6 +227,7 @@ class FactoryProvider:
 
     def configuration_sampler(self, settings: SearchConfig) -> ConfigurationSampler:
         """Checks the search space, which may hold any name, and returns the sampler of its configurations."""
+        self.side_effects = SideEffects(settings.hp_space)
         configurations = build_configuration_sampler(
             settings.hp_space, None, self.frozen, roles=settings.roles, n_points=settings.n_points
         )
@@ -256,6 +271,7 @@ class FactoryProvider:
         args = self.frozen.original()
         args.seed = int(plan.values.get("seed", args.seed))
         set_training_seed(args)
+        self._changes = self.side_effects.apply(None, plan)
         try:
             trainer = self._make(dict(plan.values))
         except TypeError as error:
@@ -275,6 +291,9 @@ class FactoryProvider:
         if self._current is not None:
             self._current.accelerator.free_memory()
         self._current = None
+        for change in reversed(self._changes):
+            change.undo()
+        self._changes = ()
         release_memory()
 
     def restore(self) -> None:

@@ -13,6 +13,7 @@ from hf_rlsearch.errors import ArgumentsError, SearchFailed
 from hf_rlsearch.observation.trial_attributes import (
     ARGUMENTS,
     BASELINE,
+    CHANGES,
     CONFIRM,
     EARLIER_PARAMS,
     OBJECTIVE,
@@ -24,6 +25,7 @@ from hf_rlsearch.trainer.search.distributed import ProcessGroup
 from hf_rlsearch.trainer.search.providers import UserTrainerProvider, trainer_provider
 from hf_rlsearch.trainer.search.trial import EvaluationMonitor, TrialPlan, run_trial
 from hf_rlsearch.trainer.session.progress import quiet_libraries
+from hf_rlsearch.trainer.setup.hp_space import SideEffects
 from hf_rlsearch.trainer.setup.objective import Objective
 
 if TYPE_CHECKING:
@@ -43,12 +45,14 @@ def replay_plan(study: optuna.Study, trial: FrozenTrial) -> TrialPlan:
         name=f"run-{trial.number}",
         role=role(trial),
         arguments=trial.user_attrs.get(ARGUMENTS),
+        changes=list(trial.user_attrs.get(CHANGES, ())),
     )
 
 
-def apply_trial(trainer: "Trainer", study: optuna.Study, trial: FrozenTrial) -> "Trainer":
+def apply_trial(trainer: "Trainer", study: optuna.Study, trial: FrozenTrial, side_effects: SideEffects) -> "Trainer":
     """Gives a Trainer the arguments of a trial; see ``SearchResult.apply``."""
     with UserTrainerProvider(trainer) as provider:
+        provider.side_effects = side_effects
         follows = study.user_attrs.get(OBJECTIVE, {}).get("follows")
         provider.finish(replay_plan(study, trial), load=None, follows=follows)
     return trainer
@@ -61,6 +65,7 @@ def replay(
     *,
     seed: int | None = None,
     compute_objective: Callable[[dict[str, Any]], Any] | None = None,
+    side_effects: SideEffects,
 ) -> tuple[float, ...]:
     """Trains one trial of a study again; see ``SearchResult.replay``."""
     trials = study.get_trials(deepcopy=False)
@@ -73,6 +78,7 @@ def replay(
         given = {"seed": seed}
         plan = replace(plan, values={**plan.values, **given}, arguments={**(plan.arguments or {}), **given})
     provider = trainer_provider(trainer)
+    provider.side_effects = side_effects
     # In a temporary folder, where save_total_limit deletes no checkpoint of the user.
     with quiet_libraries(), tempfile.TemporaryDirectory() as folder, provider:
         try:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from hf_rlsearch.observation import trial_attributes as attr
 from hf_rlsearch.observation.trial_attributes import role
 from hf_rlsearch.optuna import confirmation as confirm
 from hf_rlsearch.trainer.search.leaderboard import ranking
+from hf_rlsearch.trainer.setup.hp_space import SideEffects
 from hf_rlsearch.trainer.storage.checkpoints import stored_path
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class SearchResult:
         stopped_by: Why the search ended: "n_trials", "budget", "timeout", "target", "study.stop", or "space" where
             trials have had every configuration of the space.
         n_trials: Total number of trials asked for; None where only ``budget`` or ``timeout`` limits them.
+        side_effects: Repeats what ``hp_space`` changes besides returning values, for ``replay`` and ``apply``; in the
+            process of the search alone.
     """
 
     study: optuna.Study
@@ -49,6 +52,7 @@ class SearchResult:
     output_dir: str
     stopped_by: str
     n_trials: int | None
+    side_effects: SideEffects = field(default_factory=SideEffects, repr=False, compare=False)
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -194,7 +198,7 @@ class SearchResult:
 
         if self.best_trial is None:
             raise SearchFailed("There is no best trial to apply: no trial completed.")
-        return apply_trial(trainer, self.study, self.best_trial)
+        return apply_trial(trainer, self.study, self.best_trial, self.side_effects)
 
     def replay(
         self,
@@ -211,12 +215,13 @@ class SearchResult:
 
         Args:
             trainer: The Trainer that was searched, or ``make_trainer``.
-            number: Number of a complete trial.
+            number: Number of a complete trial. A trial for which ``hp_space`` changed something besides returning
+                values can be repeated in the process of the search alone, and with the Trainer that was searched.
             seed: Replaces the trial's seed.
             compute_objective: The function that the search was given; None if there was none.
 
         Returns:
-            The objective value(s).
+            The objective value(s), as ``trial.values`` has them.
 
         Raises:
             ArgumentsError: There is no complete trial with that number.
@@ -225,7 +230,9 @@ class SearchResult:
         """
         from hf_rlsearch.trainer.search.replay import replay
 
-        return replay(trainer, self.study, number, seed=seed, compute_objective=compute_objective)
+        return replay(
+            trainer, self.study, number, seed=seed, compute_objective=compute_objective, side_effects=self.side_effects
+        )
 
     def tune_generation(
         self,

@@ -58,6 +58,7 @@ class TrialPlan(RankMessage):
         role: "baseline", "search" or "confirm".
         resume_from: Checkpoint of this trial, or of the paused trial that this trial resumes; None for a fresh start.
         arguments: All training arguments, as they were stored, of a trial that is trained again.
+        changes: Names of what ``hp_space`` changes for this trial besides returning values.
     """
 
     number: int
@@ -68,6 +69,7 @@ class TrialPlan(RankMessage):
     role: str = SEARCH
     resume_from: str | None = None
     arguments: Params | None = None
+    changes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
+from hf_rlsearch.space.side_effects import Change
 from hf_rlsearch.trainer.session import compat
 from hf_rlsearch.trainer.session.failures import ignore_lost_device
 from hf_rlsearch.trainer.session.seeds_and_memory import release_memory
@@ -30,6 +31,7 @@ class TrainerSession:
         self.trainer: Any = trainer
         self._recorded: dict[str, Any] = {}
         self._moved = False
+        self._changes: Sequence[Change] = ()
 
     def __enter__(self) -> Self:
         self._recorded = dict(vars(self.trainer))
@@ -59,6 +61,7 @@ class TrainerSession:
         name: str | None = None,
         on_metrics: Callable[[Any, Mapping[str, Any]], None] | None = None,
         callbacks: bool = True,
+        change: Callable[[], Sequence[Change]] | None = None,
     ) -> Any:
         """Puts the Trainer into the state in which its constructor would create it from a trial's arguments.
 
@@ -68,12 +71,13 @@ class TrainerSession:
             name: Returned by ``hp_name`` during the trial.
             on_metrics: Called with the Trainer and the metrics of each evaluation during training, on all ranks.
             callbacks: False leaves the user's callbacks out.
+            change: Changes the Trainer as the user left it, or what it holds; undone at the end of the trial.
 
         Returns:
             The Trainer, ready for ``train()``.
         """
         trainer = self.trainer
-        self._configure(args, model_init)
+        self._configure(args, model_init, change)
         trainer.hp_name = None if name is None else (lambda trial: name)
         trainer.callback_handler = self._fresh_handler(callbacks)
         trainer.control = type(trainer.control)()
@@ -102,6 +106,7 @@ class TrainerSession:
         *,
         model_init: Callable[..., Any] | None,
         load: Callable[["Trainer"], None] | None,
+        change: Callable[[], Sequence[Change]] | None = None,
     ) -> None:
         """Leaves the best arguments and model in the Trainer.
 
@@ -110,9 +115,10 @@ class TrainerSession:
             model_init: The Trainer's ``model_init`` from now on; None keeps the user's.
             load: Loads the best weights into ``trainer.model``, a fresh model of the best trial; None keeps the
                 user's model.
+            change: As for ``prepare``; what it changes stays.
         """
         trainer = self.trainer
-        self._configure(args, model_init)
+        self._configure(args, model_init, change)
         if load is None:
             if self._moved:
                 trainer._move_model_to_device(trainer.model, args.device)
@@ -121,8 +127,14 @@ class TrainerSession:
         load(trainer)
         trainer.model.eval()
 
-    def _configure(self, args: "TrainingArguments", model_init: Callable[..., Any] | None) -> None:
+    def _configure(
+        self,
+        args: "TrainingArguments",
+        model_init: Callable[..., Any] | None,
+        change: Callable[[], Sequence[Change]] | None,
+    ) -> None:
         self._put_back_attributes()
+        self._changes = () if change is None else change()
         self.trainer.args = args
         if model_init is not None:
             self.trainer.model_init = model_init
@@ -130,6 +142,9 @@ class TrainerSession:
         compat.rebuild_accelerator(self.trainer)
 
     def _put_back_attributes(self) -> None:
+        for change in reversed(self._changes):
+            change.undo()
+        self._changes = ()
         current = vars(self.trainer)
         for name in current.keys() - self._recorded.keys():
             del current[name]

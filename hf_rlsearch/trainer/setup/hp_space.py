@@ -4,7 +4,7 @@ import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import optuna
@@ -13,9 +13,10 @@ from optuna.trial import FixedTrial
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch._validation import is_number
-from hf_rlsearch.errors import SearchSpaceError
+from hf_rlsearch.errors import ArgumentsError, SearchSpaceError
 from hf_rlsearch.observation.trial_attributes import PREFIX
 from hf_rlsearch.space import SearchSpace, record
+from hf_rlsearch.space.side_effects import Change, Watch
 from hf_rlsearch.trainer.hyperparameters import ScopedNames, prefix_of, scoped_roles, trial_arguments
 from hf_rlsearch.trainer.session.arguments import FrozenArguments, check_searchable, hash_of, plain, unknown_name
 from hf_rlsearch.trainer.session.compat import takes_trial
@@ -24,8 +25,18 @@ from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, TrainingArguments
 
+# Parts of a Trainer that a search makes anew for each trial.
+_SET_BY_SEARCH = frozenset({"args", "model", "model_wrapped", "model_init"})
 # Example configurations at most; of a hyperparameter with more levels some are left out.
 _MAX_EXAMPLES = 64
+
+
+class PlannedChanges(Protocol):
+    """The parts of a trial's plan that say what ``hp_space`` changes in it."""
+
+    number: int
+    params: Params
+    changes: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,8 @@ class ConfigurationSampler:
             constant, or a hash of the values for the example configurations.
         transformed: Names in ``computed`` whose value is not constant.
         earlier: Params and scoped values that an earlier search has left in the Trainer, as part of its configuration.
+        trainer: The Trainer whose parts ``hp_space`` may change; None where a factory makes the Trainers.
+        has_side_effects: ``hp_space`` changes something besides returning values.
     """
 
     space: SearchSpace
@@ -54,26 +67,34 @@ class ConfigurationSampler:
     transformed: frozenset[str] = frozenset()
     scoped_names: ScopedNames | None = None
     earlier: tuple[Params, Params] = field(default_factory=lambda: ({}, {}))
+    trainer: Any = None
+    has_side_effects: bool = False
 
-    def sample(self, trial: optuna.Trial) -> tuple[Params, Params]:
+    def sample(self, trial: optuna.Trial) -> tuple[Params, Params, list[str]]:
         """Samples the whole configuration, so that other ranks get it before any of them builds a model.
 
         Returns:
-            All params by name, those that the trial already has kept; and the validated values that ``hp_space``
-            returned. Both are plain data.
+            All params by name, those that the trial already has kept; the validated values that ``hp_space`` returned;
+            and the names of what it changed besides, which is undone. All are plain data.
 
         Raises:
             SearchSpaceError: ``hp_space`` returned no dict, or a scoped value that does not fit.
             optuna.TrialPruned: ``hp_space`` or ``model_init`` refuses the combination.
         """
-        values = _as_dict(self.hp_space(trial))
+        watch, changes = Watch(self.hp_space, self.trainer), []
+        try:
+            values = _as_dict(self.hp_space(trial))
+        finally:
+            changes = settings_among(watch.changes(trial))
+            for change in changes:
+                change.undo()
         conditional = {h.name for h in self.space.hyperparameters if h.conditional}
         for name in sorted(self.from_model - conditional):
             trial._suggest(name, self.space.distributions[name])
         if self.from_model & conditional and self.model_init is not None:
             with preserve_random_state():
                 self.model_init(trial)  # only model_init knows which conditional names this configuration has
-        return dict(trial.params), plain(self.validate(values))
+        return dict(trial.params), plain(self.validate(values)), [change.name for change in changes]
 
     def validate(self, values: Params) -> Params:
         """Returns the values with the scoped ones checked and cast; a factory reads its values unchecked."""
@@ -81,7 +102,12 @@ class ConfigurationSampler:
 
     def values_of(self, params: Params) -> Params:
         """Returns the values that ``hp_space`` returns for given params in a dry run; raises what it raises."""
-        return _as_dict(self.hp_space(_DryRunTrial(params)))
+        watch = Watch(self.hp_space, self.trainer) if self.has_side_effects else None
+        try:
+            return _as_dict(self.hp_space(_DryRunTrial(params)))
+        finally:
+            for change in [] if watch is None else watch.changes():
+                change.undo()
 
     def arguments(self, values: Mapping[str, Any]) -> "TrainingArguments":
         """Returns the training arguments of a configuration, without the values that only ``model_init`` reads."""
@@ -130,10 +156,12 @@ def build_configuration_sampler(
     n_points: Mapping[str, int] | int | None,
     scoped_names: ScopedNames | None = None,
     earlier: tuple[Params, Params] = ({}, {}),
+    trainer: Any = None,
 ) -> ConfigurationSampler:
     """Finds the space of the user's functions by dry runs and checks example configurations.
 
-    ``scoped_names`` is None for a factory, which reads all values itself: any name may be searched.
+    ``scoped_names`` and ``trainer`` are None for a factory, which reads all values itself: any name may be searched.
+    The dry runs leave the Trainer, and all else that ``hp_space`` can reach, as it was.
 
     Raises:
         SearchSpaceError: The space is empty, nothing reads a name, or the arguments refuse a value.
@@ -142,8 +170,17 @@ def build_configuration_sampler(
     observed: Callable[[Any], Any] | None = None
     if model_init is not None and takes_trial(model_init):
         observed = lambda trial: model_init(_ObservedTrial(trial, read_by_model))  # noqa: E731
+    watch, has_side_effects = Watch(hp_space, trainer), False
+
+    def undo() -> None:
+        nonlocal has_side_effects
+        for change in watch.changes():
+            change.undo()
+            has_side_effects = True
+            _check_changeable(change.name)
+
     with preserve_random_state():
-        found = record(hp_space, observed)
+        found = record(hp_space, observed, after_run=undo)
     space = SearchSpace.from_distributions(
         found.distributions,
         roles={**scoped_roles(found.distributions), **(roles or {})},
@@ -171,11 +208,76 @@ def build_configuration_sampler(
         searched=frozenset(found.returned),
         scoped_names=scoped_names,
         earlier=earlier,
+        trainer=trainer,
+        has_side_effects=has_side_effects,
     )
     examples = _checked_examples(sampler)
     computed = _computed_values(examples)
     transformed = {n for n in computed if any(values[n] != computed[n] for _, values in examples if n in values)}
     return replace(sampler, computed=computed, transformed=frozenset(transformed))
+
+
+def settings_among(changes: Sequence[Change]) -> list[Change]:
+    """The changes that matter to a training; scripts also keep records in ``hp_space``, which stay as they are."""
+    return [change for change in changes if not change.is_record]
+
+
+@dataclass
+class SideEffects:
+    """Repeats what ``hp_space`` changes in a trial besides returning values.
+
+    Attributes:
+        hp_space: The function of the search; None in a process that did not search.
+        left: What the end of the search has left changed, for the best trial.
+    """
+
+    hp_space: Callable[[Any], Any] | None = None
+    left: list[Change] = field(default_factory=list)
+
+    def apply(self, trainer: Any, plan: PlannedChanges) -> list[Change]:
+        """Makes the changes of a trial, to a Trainer as it is between trials, and returns them.
+
+        Raises:
+            ArgumentsError: They cannot be repeated: ``hp_space`` is not known, or changes something else by now.
+        """
+        changes = [change.reversed() for change in reversed(self.left)]
+        for change in changes:
+            change.redo()
+        if plan.changes and self.hp_space is not None:
+            watch = Watch(self.hp_space, trainer)
+            with preserve_random_state():
+                self.hp_space(_DryRunTrial(plan.params, plan.number))
+            found = watch.changes()
+            for change in found:
+                if change.is_record:
+                    change.undo()
+            changes += settings_among(found)
+        made = {change.name for change in changes[len(self.left) :]}
+        if missing := sorted(made ^ set(plan.changes)):
+            for change in reversed(changes):
+                change.undo()
+            raise ArgumentsError(
+                f"Trial {plan.number} depends on {', '.join(missing)}, which hp_space changes. Repeat the trial in the "
+                "process of the search and with the Trainer that was searched."
+            )
+        return changes
+
+
+def _check_changeable(name: str) -> None:
+    """Refuses a change of what the search itself sets for each trial, since the trial would lose it."""
+    part = name.partition(".")[2].partition(".")[0].partition("[")[0]
+    if not name.startswith("trainer.") or part not in _SET_BY_SEARCH:
+        return
+    field_name = name.rpartition(".")[2]
+    hint = (
+        f"Return {{{field_name!r}: ...}} instead; a value of your own needs a field, in a dataclass that extends "
+        "TrainingArguments."
+        if part == "args"
+        else "Read the value in model_init(trial), or return a field of the model as 'model.<field>'."
+    )
+    raise SearchSpaceError(
+        f"hp_space changes {name}, which the search makes anew for each trial, so the change would be lost. {hint}"
+    )
 
 
 def _checked_examples(sampler: ConfigurationSampler) -> list[tuple[Params, Params]]:
