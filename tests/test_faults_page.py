@@ -8,13 +8,14 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 PAGE = TESTS.parent / "docs" / "background" / "faults.md"
+SECURITY = PAGE.with_name("security.md")
 
 
 def rows(text: str) -> list[list[str]]:
     """The cells of all table rows, headings left out."""
     lines = [line for line in text.splitlines() if line.startswith("|") and not set(line) <= set("|- ")]
     cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
-    return [row for row in cells if row[0] != "fault"]
+    return [row for row in cells if row[0] not in ("fault", "what it could try")]
 
 
 def named(cell: str) -> list[tuple[str, str]]:
@@ -61,6 +62,13 @@ def test_a_fault_has_tests_that_exist(row: list[str]) -> None:
 @pytest.mark.parametrize("row", rows(PAGE.read_text()), ids=lambda row: row[0])
 def test_what_the_optuna_backend_does_is_reproduced(row: list[str]) -> None:
     assert row[1] == "-" or any(Path(file).name.startswith("test_defects") for file, _ in named(row[3]))
+
+
+@pytest.mark.parametrize("row", rows(SECURITY.read_text()), ids=lambda row: row[0])
+def test_a_line_on_security_has_tests_that_exist(row: list[str]) -> None:
+    assert len(row) == 3
+    assert named(row[2]) != []
+    assert missing(row[2]) == []
 
 
 @pytest.mark.parametrize("cell", ["`backend/test_gone.py`", "`test_faults_page.py::test_gone`"])

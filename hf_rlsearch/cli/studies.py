@@ -140,3 +140,38 @@ def _train_again(target: str, study: optuna.Study, number: int, before: dict[str
     same = bool(compared) and all(after[name] == before[name] for name in compared)
     print("The replay is equal to the trial." if same else "The replay differs from the trial.")
     return same
+
+
+def clean_searches(
+    folder: Annotated[Path, typer.Argument(help="The output_dir of the searches.")],
+    study_name: Annotated[
+        str | None,
+        typer.Option(
+            "--study", help="Name of an interrupted search; all but the newest if left out.", show_default=False
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before anything is deleted.")] = False,
+) -> None:
+    """Delete checkpoints and mark running trials of interrupted searches that no process works on."""
+    from hf_rlsearch.optuna.storage import open_sqlite, storage_errors
+    from hf_rlsearch.trainer.storage.study import FILE, leftovers
+
+    output_dir = folder.resolve()
+    if not (output_dir / FILE).is_file():
+        raise ArgumentsError(f"{folder} has no {FILE}: give the output_dir of a search.")
+    with storage_errors(output_dir / FILE, opening=True):
+        storage = open_sqlite(output_dir / FILE)
+        newest = storage.get_all_studies()[-1].study_name if study_name is None and storage.get_all_studies() else None
+        found = leftovers(storage, str(output_dir), but=newest)
+        found = [each for each in found if study_name in (None, each.study.study_name)]
+        if not found:
+            print("Nothing to clean: no older search was interrupted, or a process works on it.")
+            return
+        for each in found:
+            print(f"{each}: the trials will be failed, and these folders lose checkpoints and models:")
+            print("".join(f"  {path}\n" for path in each.folders) or "  none\n", end="")
+        if not yes and not typer.confirm("Delete?"):
+            raise typer.Exit(1)
+        for each in found:
+            each.clean()
+    print(f"Cleaned: {', '.join(each.study.study_name for each in found)}.")

@@ -17,6 +17,7 @@ import hf_rlsearch  # noqa: F401
 from hf_rlsearch.trainer.search import distributed
 from hf_rlsearch.trainer.search.trial import SharedTrial
 from hf_rlsearch.trainer.session import failures
+from hf_rlsearch.trainer.storage import checkpoints
 from tests.trainer.conftest import Rows, Scripted, rates, tiny_arguments, tiny_model
 
 N_TRIALS = 3
@@ -148,6 +149,8 @@ def search(rank: int, scenario: str, folder: Path) -> dict[str, Any]:
     here = where in (str(rank), "all")
     if what == "own_disks":
         _use_own_disk(folder / f"disk-{rank}")
+    if what == "model_missing" and here:
+        checkpoints._has_weights = lambda path: False  # the disk of the other rank
     cls = type("Here", (Alone,), {"what": what, "here": here})
     args = tiny_arguments(
         folder / scenario,

@@ -171,3 +171,10 @@ def test_a_search_goes_on_with_another_number_of_processes(tmp_path: Path) -> No
     assert found["states"] == ["COMPLETE"] * 3
     assert found["world_sizes"] == [2, 1, 1]
     assert found["curves"] == [[5000, 10000]] * 3
+
+
+@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_rank_that_does_not_see_the_best_model_gets_it_from_the_other(rank: int, tmp_path: Path) -> None:
+    found = both(f"model_missing_on_rank_{rank}", tmp_path)
+    assert found["states"] == ["COMPLETE"] * 3
+    assert found["evaluated"] == found["best"][1]

@@ -117,3 +117,15 @@ def test_where_ranks_left_a_training_that_does_not_count_is_not_known(tmp_path: 
     for found in outcomes(uncounted, "uncounted", tmp_path, backend="uncounted"):
         assert found["reports"] == [{"rank": 0}, {"rank": 1}]
         assert "its backend does not count them" in found["text"]
+
+
+def tensors(rank: int, scenario: str, folder: Path) -> dict[str, Any]:
+    group = ProcessGroup()
+    given = [torch.full((2, 2), float(rank)), torch.tensor(rank), torch.ones(3, dtype=torch.bfloat16) * rank]
+    group.send_tensors(given, source=1)
+    return {"values": [tensor.tolist() for tensor in given]}
+
+
+def test_tensors_of_one_rank_are_copied_to_the_others(tmp_path: Path) -> None:
+    sent = {"values": [[[1.0, 1.0], [1.0, 1.0]], 1, [1.0, 1.0, 1.0]]}
+    assert outcomes(tensors, "tensors", tmp_path) == [sent, sent]

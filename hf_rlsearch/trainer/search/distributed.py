@@ -6,7 +6,7 @@ the process.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -133,6 +133,22 @@ class ProcessGroup:
             Exception: Rank 0 raises its own exception, the other ranks one of the same kind.
         """
         return self.broadcast(self.run_on_all(lambda: act() if self.is_main else {}))
+
+    def send_tensors(self, tensors: Iterable[Any], source: int) -> None:
+        """Copies tensors of one rank into those of the other ranks, in the same order; every rank calls this method.
+
+        Raises:
+            RankLeftError: Another rank has left the work that this rank is in, by an exception.
+        """
+        import torch
+        import torch.distributed as dist
+
+        self.broadcast({})  # a rank that could not prepare its tensors meets the others here
+        for tensor in tensors:
+            received = tensor.detach().to("cpu", copy=True).contiguous()
+            dist.broadcast(received.reshape(-1).view(torch.uint8), src=source, group=self._group)
+            with torch.no_grad():
+                tensor.copy_(received)
 
     def _exchange(self, message: Params, patience: timedelta) -> list[Params]:
         """Sends a message to all ranks and returns the messages of all ranks, in order of the ranks."""

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.errors import ObjectiveError, describe
+from hf_rlsearch.errors import ObjectiveError, SearchFailed, describe
 from hf_rlsearch.observation.trial_attributes import CONFIRM, TASK_FACTS, counted, finished, role
 from hf_rlsearch.optuna import RLSampler
 from hf_rlsearch.optuna.pruner import RLPruner
@@ -104,9 +104,40 @@ class Search:
             self.runner.provider.restore()
             return
         load = checkpoints.weights_loader(result.best_checkpoint, self.runner.weights.get(best.number))
+        load = self._agree_on_weights(load, best.number)
         if load is None:
-            logger.warning("The model of trial %d is not on disk: trainer.train() trains it again.", best.number)
+            logger.warning(
+                "The model of trial %d is not in %s: the Trainer has no trained model, and trainer.train() trains it "
+                "again. Processes that share a search need the same output_dir, on a disk that all of them see.",
+                best.number,
+                result.output_dir,
+            )
         self.runner.provider.finish(replay_plan(result.study, best), load, self.runner.objective.follows)
+
+    def _agree_on_weights(self, load: Callable[[Any], None] | None, number: int) -> Callable[[Any], None] | None:
+        """Returns what loads the best weights on every rank; a rank that has none gets those of the first that has.
+
+        Raises:
+            SearchFailed: Only some ranks see the files of a model of which each rank loads its own part.
+        """
+        group = self.runner.group
+        has = [bool(each["has"]) for each in group.gather({"has": load is not None})]
+        if all(has) or not any(has):
+            return load
+        if checkpoints.is_sharded(self.runner.provider.reference):
+            missing = [rank for rank, has_it in enumerate(has) if not has_it]
+            raise SearchFailed(
+                f"The model of trial {number} is not on the disk of the ranks {missing}, and is too large to be sent: "
+                "output_dir has to be on a disk that all machines share. Start the same command again there."
+            )
+        own, source = load, has.index(True)
+
+        def load_or_receive(trainer: Any) -> None:
+            if own is not None:
+                own(trainer)
+            group.send_tensors(trainer.model.state_dict().values(), source)
+
+        return load_or_receive
 
     def _next_plan(self) -> TrialPlan | None:
         def ask(coordinator: SearchCoordinator) -> Params:

@@ -22,7 +22,7 @@ from hf_rlsearch.trainer.search.trial import EvaluationMonitor, SharedTrial, Tri
 from hf_rlsearch.trainer.session.arguments import FrozenArguments
 from hf_rlsearch.trainer.session.compat import check_trainer, fresh_model, takes_trial
 from hf_rlsearch.trainer.session.failures import ignore_lost_device
-from hf_rlsearch.trainer.session.seeds_and_memory import release_memory, set_training_seed
+from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state, release_memory, set_training_seed
 from hf_rlsearch.trainer.session.trainer_session import TrainerSession, remove_progress_callbacks
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler, SideEffects, build_configuration_sampler
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
 
 logger = logging.getLogger(__name__)
+
+# Of the baseline's trainer, which a factory makes before its own seed is known.
+_SEED = 42
 
 
 class UserTrainerProvider(TrainerSession):
@@ -205,9 +208,14 @@ class FactoryProvider:
     """
 
     def __init__(self, make_trainer: Callable[[Params], Any]) -> None:
+        from transformers import set_seed
+
         self._make = make_trainer
         try:
-            self.reference: Any = make_trainer({})
+            # Under one seed, so that a script that runs again starts from the same weights, and its search is known.
+            with preserve_random_state():
+                set_seed(_SEED)
+                self.reference: Any = make_trainer({})
         except Exception as error:
             raise ArgumentsError(
                 f"make_trainer({{}}) raised {describe(error)}. Without values make_trainer has to "
@@ -256,9 +264,8 @@ class FactoryProvider:
         return self._make
 
     def initial_model(self) -> Any:
-        """Returns a model that has not been trained, made under the seed of the arguments."""
-        set_training_seed(self.frozen.original())
-        return self._make({}).model
+        """Returns the model of the baseline's trainer, which the search never trains."""
+        return self.reference.model
 
     def trainer_for(self, plan: TrialPlan, monitor: EvaluationMonitor) -> Any:
         """Returns a fresh trainer of one configuration.

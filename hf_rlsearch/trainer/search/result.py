@@ -21,6 +21,7 @@ from hf_rlsearch.optuna import confirmation as confirm
 from hf_rlsearch.trainer.search.leaderboard import ranking
 from hf_rlsearch.trainer.setup.hp_space import SideEffects
 from hf_rlsearch.trainer.storage.checkpoints import stored_path
+from hf_rlsearch.trainer.storage.resume import name_of_owner
 
 if TYPE_CHECKING:
     import pandas
@@ -155,7 +156,8 @@ class SearchResult:
         """Returns the best objective, the gain and the best hyperparameters as a few lines of text."""
         best, baseline, gain = self.best_trial, self.baseline, self.gain
         if best is None:
-            return f"No trial of {len(self.trials)} completed. See trials_dataframe()['failure'] for the reasons."
+            text = f"No trial of {len(self.trials)} completed. See trials_dataframe()['failure'] for the reasons."
+            return "\n".join(filter(None, [text, self._missing()]))
         lines = [f"{self.metric}: {_as_text(best.values)} in trial {best.number} of {len(self.trials)}"]
         if self.stopped_by == "space":
             lines.append(
@@ -176,6 +178,8 @@ class SearchResult:
             lines.append(
                 f"confirmed gain {interval}" if confirmed.found else f"no gain found under new seeds: {interval}"
             )
+        if missing := self._missing():
+            lines.append(missing)
         return "\n".join([*lines, f"hyperparameters: {self.hyperparameters(best)}"])
 
     def apply(self, trainer: "Trainer") -> "Trainer":
@@ -302,6 +306,16 @@ class SearchResult:
         # The study keeps the numbers of the trials, since they are added in order.
         study.add_trials([_trial_from_json(trial) for trial in data["trials"]])
         return cls(study, data["metric"], data["output_dir"], data["stopped_by"], data["n_trials"])
+
+    def _missing(self) -> str:
+        """Which trials still run, and in which process; empty if none does."""
+        running = [trial for trial in self.trials if trial.state == TrialState.RUNNING]
+        if not running:
+            return ""
+        n_done, n_trials = sum(trial.state.is_finished() for trial in self.trials), self.n_trials or len(self.trials)
+        shown = [f"trial {trial.number} ({name_of_owner(trial.user_attrs.get(attr.OWNER))})" for trial in running[:3]]
+        more = f" and {len(running) - 3} more" if len(running) > 3 else ""
+        return f"{n_done} of {n_trials} trials are finished, still running: {', '.join(shown)}{more}"
 
     @property
     def _maximize(self) -> bool:

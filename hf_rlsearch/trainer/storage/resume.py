@@ -297,6 +297,13 @@ def _wait_for_owners(study: optuna.Study) -> None:
         time.sleep(_LOOK)
 
 
+def is_held(study: optuna.Study) -> bool:
+    """Whether a process works on a study, or may do so on another machine."""
+    owner = study.user_attrs.get(OWNER)
+    owned = [*_owned_trials(study), *([_Owned(owner, "study")] if _is_owner(owner) else [])]
+    return not all(each.is_gone() for each in owned)
+
+
 def _described(owner: Any, where: Any = None, what: str = "") -> str:
     """Says who runs a search and since when; a sentence after a space, or empty."""
     if not _is_owner(owner):

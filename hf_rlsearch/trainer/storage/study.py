@@ -12,6 +12,7 @@ The folder of a search is in the ``output_dir`` of whoever opens it, never where
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from pathlib import Path
 import optuna
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import StorageError
@@ -27,6 +28,9 @@ from hf_rlsearch.observation.trial_attributes import FOLDER, IDENTITY, N_TRIALS,
 from hf_rlsearch.optuna.storage import open_sqlite, open_storage, storage_errors
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.identity import check_same_search, decisive, diff, listed
+from hf_rlsearch.trainer.storage.checkpoints import discard, holds_any, stored_path
+from hf_rlsearch.trainer.storage.paused import folder_size
+from hf_rlsearch.trainer.storage.resume import Lease, is_held
 
 FILE = "hf_rlsearch.db"
 
@@ -96,7 +100,79 @@ def open_study(
             study.set_user_attr(FOLDER, str(Path(opened.folder).relative_to(output_dir)))
         study.set_user_attr(N_TRIALS, settings.displayed_n_trials)
         moved = _moved(study, output_dir, is_shared=settings.storage is not None)
-        return replace(opened, note="\n".join(filter(None, (opened.note, moved))))
+        left = "" if settings.storage is not None else _left_over(storage, output_dir, study.study_name)
+        return replace(opened, note="\n".join(filter(None, (opened.note, moved, left))))
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """What is left of an interrupted search in the default storage that no process works on.
+
+    Attributes:
+        folder: Of the search.
+        running: Trials that were being trained.
+        folders: Folders of trials with checkpoints or a model.
+    """
+
+    study: optuna.Study
+    folder: str
+    running: list[FrozenTrial]
+    folders: list[str]
+
+    def __str__(self) -> str:
+        numbers = ", ".join(str(trial.number) for trial in self.running)
+        size = sum(map(folder_size, self.folders)) / 1e6
+        parts = [f"trial {numbers} still RUNNING"] if numbers else []
+        parts += [f"{size:.1f} MB in {len(self.folders)} folders of trials"] if self.folders else []
+        return f"{self.study.study_name} ({', '.join(parts)})"
+
+    def clean(self) -> None:
+        """Deletes the checkpoints and models, and marks the running trials as failed.
+
+        Raises:
+            StorageError: A process works on the search.
+        """
+        lease = Lease.take(self.study, alone=True)
+        try:
+            for trial in self.running:
+                self.study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            for folder in self.folders:
+                discard(folder)
+        finally:
+            lease.release()
+
+
+def leftovers(storage: BaseStorage, output_dir: str, *, but: str | None = None) -> list[Leftover]:
+    """Finds what is left of interrupted searches in the default storage of a folder, oldest first.
+
+    Args:
+        storage: Of the folder.
+        output_dir: The folder.
+        but: Name of a study that is left out.
+    """
+    found = []
+    for name in optuna.get_all_study_names(storage):
+        study = optuna.load_study(study_name=name, storage=storage)
+        if name == but or IDENTITY not in study.user_attrs or not _is_interrupted(study) or is_held(study):
+            continue
+        folder = _folder_of(study, output_dir)
+        trials = study.get_trials(deepcopy=False)
+        paths = {stored_path(trial, FOLDER, folder) for trial in trials}
+        folders = sorted(path for path in paths if path is not None and holds_any(path))
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        if running or folders:
+            found.append(Leftover(study, folder, running, folders))
+    return found
+
+
+def _left_over(storage: BaseStorage, output_dir: str, name: str) -> str:
+    """Says which other searches of the folder were interrupted; empty where none was."""
+    left: list[str] = []
+    with suppress(StorageError):  # a path that another study stores must not end this search
+        left = [str(each) for each in leftovers(storage, output_dir, but=name)]
+    if not left:
+        return ""
+    return f"Interrupted before and left as it is: {'; '.join(left)}. `hf-rlsearch clean {output_dir}` deletes that."
 
 
 def _open_by_name(

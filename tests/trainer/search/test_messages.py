@@ -4,9 +4,12 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import optuna
 import pytest
 from transformers import Trainer
 
+from hf_rlsearch.observation.trial_attributes import OWNER
+from hf_rlsearch.trainer.search.result import SearchResult
 from tests.trainer.storage.test_paused import search
 
 MakeTrainer = Callable[..., Trainer]
@@ -18,3 +21,14 @@ def test_a_trial_that_resumes_another_one_names_it(
     caplog.set_level(logging.INFO)
     search(make_trainer, tmp_path / "search")
     assert "Trial 3 resumes trial 1 at 33 %." in caplog.text
+
+
+@pytest.mark.parametrize("n_complete", [5, 0])
+def test_the_end_says_which_trial_still_runs_and_where(n_complete: int) -> None:
+    study = optuna.create_study()
+    for _ in range(n_complete):
+        study.tell(study.ask(), 1.0)
+    study.ask().set_user_attr(OWNER, {"host": "node-b", "pid": 12, "begun": 1.0})
+    summary = SearchResult(study, "eval_loss", "out", "n_trials", 6).summary()
+    line = f"{n_complete} of 6 trials are finished, still running: trial {n_complete} (process 12 on node-b)"
+    assert line in summary.splitlines()

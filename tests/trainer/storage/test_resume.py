@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from transformers import AutoTokenizer, Trainer, TrainerCallback, default_data_collator
 
 from hf_rlsearch import StorageError, embedded
+from hf_rlsearch.cli import main
 from hf_rlsearch.trainer.session.arguments import plain
 from hf_rlsearch.trainer.storage.resume import process_start_time, this_process
 from tests.trainer.conftest import Rows, rates, run, states, stored, tiny_model
@@ -380,6 +381,29 @@ def test_a_model_with_a_head_made_anew_continues_its_search(
         result = run(trainer(2), "rl", n_trials=2).run_summary
     assert (result.study.study_name, states(result.study)) == ("search-1", [TrialState.COMPLETE] * 2)
     assert "other weights than before (model.new_weights)" in caplog.text
+
+
+def test_what_an_interrupted_search_left_is_said_and_cleaned(
+    make_trainer: MakeTrainer, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, args = tmp_path / "out", {"save_strategy": "epoch", "num_train_epochs": 2}
+    interrupted(make_trainer, 1, at_step=5, **args)
+    left = {path.parent.name for path in out.glob("run-*/checkpoint-*")}
+    assert left == {"run-0", "run-1"}
+    with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
+        other = run(make_trainer(weight_decay=0.1, **args), "rl", n_trials=1).run_summary
+    assert "left as it is: search-1 (trial 1 still RUNNING, " in caplog.text
+    assert f"MB in 2 folders of trials). `hf-rlsearch clean {out}` deletes that." in caplog.text
+    assert main(["clean", str(out), "--yes"]) == 0
+    assert f"  {out / 'run-0'}\n  {out / 'run-1'}\nCleaned: search-1." in capsys.readouterr().out
+    assert not list(out.glob("run-*/checkpoint-*"))
+    study = optuna.load_study(study_name="search-1", storage=f"sqlite:///{out / 'hf_rlsearch.db'}")
+    assert states(study) == [TrialState.COMPLETE, TrialState.FAIL]
+    assert other.best_checkpoint is not None
+    assert Path(other.best_checkpoint).is_dir()
+    assert main(["clean", str(out), "--yes"]) == 0
+    assert "Nothing to clean" in capsys.readouterr().out
+    assert main(["clean", str(tmp_path)]) == 1
 
 
 def test_a_named_study_follows_load_if_exists(make_trainer: MakeTrainer, tmp_path: Path) -> None:
