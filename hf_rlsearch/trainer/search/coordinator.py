@@ -261,6 +261,8 @@ class SearchCoordinator:
 
     def _ask(self) -> TrialPlan | None:
         """Asks the study for a trial and plans it; None if the trial ended before it could be trained."""
+        # Before a trial begins that would be left behind.
+        self.planner.lease.check()
         self.budget.update_sampler_and_pruner(self.paused.resumable())
         self._trial = self.study.ask()
         if self.is_shared and self.budget.is_surplus(self._trial):

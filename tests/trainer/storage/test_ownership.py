@@ -18,7 +18,7 @@ from hf_rlsearch import StorageError
 from hf_rlsearch.observation.trial_attributes import OWNER
 from hf_rlsearch.trainer.storage import resume
 from hf_rlsearch.trainer.storage.resume import Lease, _Owned, process_start_time, this_process
-from tests.trainer.conftest import run, states, stored
+from tests.trainer.conftest import Scripted, run, states, stored
 
 MakeTrainer = Callable[..., Trainer]
 
@@ -126,6 +126,20 @@ def test_a_process_that_was_taken_for_dead_leaves_the_search_to_the_other() -> N
         lease.check()
     lease.release()
     assert study.user_attrs[OWNER]["pid"] == 1
+
+
+def test_a_search_that_was_taken_over_between_two_trials_begins_no_other(make_trainer: MakeTrainer) -> None:
+    seen: list[optuna.Study] = []
+
+    class TakesOver(Scripted):
+        def after_trial(self, study: optuna.Study, *args: Any) -> None:
+            seen.append(study)
+            study.set_user_attr(OWNER, {**this_process(), "pid": 1})
+
+    with pytest.raises(StorageError, match="has taken over this search"):
+        run(make_trainer(), "rl", n_trials=2, sampler=TakesOver(learning_rate=[1e-3, 1e-2]))
+    assert states(seen[0]) == [TrialState.COMPLETE]
+    assert seen[0].user_attrs[OWNER]["pid"] == 1
 
 
 SCRIPT = """
