@@ -102,16 +102,21 @@ def search_features(
     return torch.stack(columns, dim=-1)
 
 
-def forecast_features(probabilities: Tensor, bins: Tensor, running: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+def forecast_features(
+    probabilities: Tensor, bins: Tensor, running: Tensor, allowed: Tensor, log_weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Describes running trials by the predicted improvement over the incumbent at the end of their training.
 
     The probabilities are B x C x bins, `running` is B indices of the candidates that run; any index where none does.
 
     Returns:
-        B x len(FORECAST_FEATURES), and B index of the allowed candidate of the largest expected improvement.
+        B x len(FORECAST_FEATURES), and B index of the allowed candidate of the largest expected improvement, times
+        factors whose B x C logarithms are given where prices differ.
     """
     log_ei = log_expected_improvement(probabilities, bins)
-    fresh, pick = log_ei.masked_fill(~allowed, -torch.inf).max(1)
+    choosable = log_ei.masked_fill(~allowed, -torch.inf)
+    fresh = choosable.max(1).values
+    pick = choosable.argmax(1) if log_weights is None else (choosable + log_weights).argmax(1)
     row = torch.arange(len(running), device=running.device)
     own = probabilities[row, running]
     mean, spread = mean_and_spread(own, bins)

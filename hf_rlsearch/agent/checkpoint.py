@@ -22,7 +22,7 @@ from hf_rlsearch.agent.stop_rule import stop_rule_shapes
 from hf_rlsearch.errors import WeightsError
 from hf_rlsearch.observation.observation import OBSERVATION_FORMAT
 
-BUNDLED = ("rl-v2",)
+BUNDLED = ("rl-v3",)
 """Names of the weights that ship with the package, the default first."""
 
 # Far above the card of the bundled weights: 2,000 characters, 4 levels.
@@ -106,8 +106,12 @@ def resolve(weights: str | Path | None) -> Path:
     return path
 
 
-def load_weights(weights: str | Path | None = None) -> tuple[dict[str, Tensor], Card]:
+def load_weights(weights: str | Path | None = None, *, without: str = "") -> tuple[dict[str, Tensor], Card]:
     """Reads weights and card by a bundled name or a path; None stands for the default.
+
+    Args:
+        weights: A bundled name or a path.
+        without: A part such as "stop" that is not read, as it is going to be replaced.
 
     Raises:
         WeightsError: Missing, corrupted, foreign, of another observation format, with numbers that are not finite, or
@@ -117,7 +121,8 @@ def load_weights(weights: str | Path | None = None) -> tuple[dict[str, Tensor], 
     try:
         with safe_open(path, framework="pt") as file:
             card = _read_card(file.metadata() or {}, path.name)
-            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+            names = [key for key in file.keys() if not (without and key.startswith(f"{without}."))]  # noqa: SIM118
+            slices = {key: file.get_slice(key) for key in names}
             check_shapes({key: tuple(part.get_shape()) for key, part in slices.items()}, card)
             if other := sorted(key for key, part in slices.items() if part.get_dtype() != "F32"):
                 raise _misfit(card, f"{reprlib.repr(other[0])} is no tensor of float32")

@@ -178,12 +178,13 @@ class BatchedSearch:
         chance = np.repeat(rng.random((self.n_envs // self._repeats, self.n_candidates)), self._repeats, axis=0)
         return draw_among(chance[rows], self.action_masks()[rows, :-1], count)
 
-    def step(self, actions: IntArray) -> FloatArray:
+    def step(self, actions: IntArray, active: BoolArray | None = None) -> FloatArray:
         """Trains one evaluation further.
 
         Args:
             actions: B indices in [0, C]. A masked one has a defined outcome: *continue* with nothing running trains the
                 first allowed candidate, a candidate that was tried is trained again.
+            active: B, False for searches that have ended and stay as they are; all True where not given.
 
         Returns:
             B rewards: improvement of the incumbent, weighted by the share of the budget that is left to enjoy it. The
@@ -194,13 +195,15 @@ class BatchedSearch:
         # Agents that know no masks may continue although nothing runs.
         idle = (actions == self.n_candidates) & (self.running < 0)
         actions = np.where(idle, masks[:, : self.n_candidates].argmax(1), actions)
-        started = np.nonzero(actions < self.n_candidates)[0]
+        active = np.ones(self.n_envs, bool) if active is None else active
+        started = np.nonzero((actions < self.n_candidates) & active)[0]
         self._start(started, actions[started])
-        b, at = np.arange(self.n_envs), self.running
+        b = np.flatnonzero(active)
+        at = self.running[b]
         self.steps[b, at] += 1
-        finished = self.steps[b, at] == self.evaluations
-        self.status[b[finished], at[finished]] = COMPLETE
-        self.running = np.where(finished, -1, self.running)
+        ended = self.steps[b, at] == self.evaluations
+        self.status[b[ended], at[ended]] = COMPLETE
+        self.running[b[ended]] = -1
         self.used += 1
         before, self.incumbent = self.incumbent, self._incumbent()
         left = (self.max_trials - self.used + 1) / self.max_trials
@@ -220,8 +223,13 @@ class BatchedSearch:
         self.noise[b, at] = noise * drawn
         final = utility + self.noise[b, at]
         fractions = np.arange(1, self.evaluations + 1) / self.evaluations
-        family = index_batch(self.family, b)
-        shown = curves(self.rng, family, final[:, None], fractions)[:, 0] if self.evaluations > 1 else final[:, None]
+        if n := self.tasks.curves.shape[2]:  # real ones, with the noise of their evaluations
+            at_fractions = self.tasks.curves[b, candidates][:, np.round(fractions * n).astype(int) - 1]
+            shown = (at_fractions - self.tasks.median[b, None]) / self.tasks.spread[b, None]
+        elif self.evaluations > 1:
+            shown = curves(self.rng, index_batch(self.family, b), final[:, None], fractions)[:, 0]
+        else:
+            shown = final[:, None]
         # As in a real study, a trial counts by its best value so far.
         self.curves[b, at] = np.maximum.accumulate(shown, axis=1)
 

@@ -20,10 +20,11 @@ from pathlib import Path
 
 import torch
 
-from hf_rlsearch.agent.checkpoint import Card, save_weights
+from hf_rlsearch.agent.agent import Agent
+from hf_rlsearch.agent.checkpoint import Card, load_weights, save_weights
 from hf_rlsearch.agent.mixture import Mixture
 from hf_rlsearch.agent.network import NetworkConfig
-from hf_rlsearch.meta_training.plan import Bank, Plan, train_by_ppo, train_predictors
+from hf_rlsearch.meta_training.plan import Bank, Plan, train_and_test_stop_rule, train_by_ppo, train_predictors
 from hf_rlsearch.observation.observation import OBSERVATION_FORMAT
 from hf_rlsearch.tasks.prior import PRIOR_VERSION
 
@@ -34,10 +35,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/meta_train"), help="bank, checkpoints and logs")
-    parser.add_argument("--out", type=Path, default=Path("runs/meta_train/rl-v2.safetensors"), help="weights to write")
+    parser.add_argument("--out", type=Path, default=Path("runs/meta_train/rl-v3.safetensors"), help="weights to write")
     parser.add_argument("--hours", type=float, default=2.0, help="by the clock, divided among the stages")
     parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
     parser.add_argument("--until", choices=_STAGES, default="all", help="end after this stage")
+    parser.add_argument("--stop-rule-of", metavar="WEIGHTS", help="train only the stop rule of these weights anew")
     parser.add_argument("--test-tasks", type=int, default=Plan.test_tasks, help="fresh tasks of each gate")
     return parser.parse_args(arguments)
 
@@ -49,6 +51,9 @@ def main(arguments: list[str] | None = None, plan: Plan | None = None) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     plan = plan or replace(Plan.for_hours(args.hours, args.jobs), test_tasks=args.test_tasks)
     print(plan, flush=True)
+    if args.stop_rule_of:
+        renew_stop_rule(args, plan, device)
+        return
     bank = Bank.of(plan, args.folder / "bank", args.jobs, device)
     if args.until == "bank":
         return
@@ -82,6 +87,21 @@ def main(arguments: list[str] | None = None, plan: Plan | None = None) -> None:
         "trials are stopped; beyond, see docs/background/meta_training.md.",
     )
     save_weights(args.out, tensors, card)
+
+
+def renew_stop_rule(args: argparse.Namespace, plan: Plan, device: str) -> None:
+    """Trains the stop rule anew for predictors that exist; all else of the weights and of their card stays."""
+    tensors, card = load_weights(args.stop_rule_of, without="stop")
+    bank = Bank.of(plan, args.folder / "bank", args.jobs, device, for_predictors=False)
+    stop_rule = train_and_test_stop_rule(plan, Agent(tensors, card).mixture, bank, args.folder, device)
+    print(json.dumps(stop_rule.verdict, indent=2))
+    renewed = replace(
+        card,
+        name=args.out.stem,
+        training={**card.training, "stop_rule": stop_rule.settings, "other_parts": f"of {card.name}"},
+        gates={**card.gates, "stop_rule": stop_rule.verdict},
+    )
+    save_weights(args.out, tensors | stop_rule.tensors, renewed)
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -24,13 +24,14 @@ from hf_rlsearch.tasks.mix import TaskMix
 
 # Shares of the wall time, and seconds that one processor needs for a table, for a step of the predictor, and for a
 # decision of PPO on curves, on curves with forecasts, and of the head (measured on two busy cores).
-_SHARES = {"bank": 0.3333, "predictors": 0.4, "curves": 0.04, "joint": 0.05, "head": 0.08}
+_SHARES = {"bank": 0.3333, "predictors": 0.4, "curves": 0.04, "joint": 0.1, "head": 0.08}
 _SECONDS = {"table": 6.0, "step": 0.3, "curves": 7e-5, "joint": 6e-3, "head": 8e-3}
 # The seeds of the bank: blocks, so that two processes fill the first two.
 _BLOCK, _N_BLOCKS = 750, 2
 # Tables whose seed has one of these remainders are kept from the predictors: PPO trains the head on the first kind, and
 # the gates are decided on the second.
 MODULUS, FOR_HEAD, FOR_GATES = 12, 5, 11
+_REAL_CURVES = 0.8  # share of the batches from which the stop rule learns that have real learning curves
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Bank:
 
     Attributes:
         learnt: The predictors do.
-        for_head: The decision head does.
+        for_head: What PPO trains does, the stop rule and the decision head.
         for_gates: Nothing does: the gates are decided on these.
     """
 
@@ -98,9 +99,10 @@ class Bank:
     for_gates: Sequence[Table]
 
     @classmethod
-    def of(cls, plan: Plan, folder: Path, jobs: int, device: str) -> Bank:
-        """Makes the tables that the folder lacks, and reads all of them."""
-        seeds = plan.seeds()
+    def of(cls, plan: Plan, folder: Path, jobs: int, device: str, *, for_predictors: bool = True) -> Bank:
+        """Makes the tables that the folder lacks and reads them: all, or only those that no predictor learns from."""
+        kept = range(MODULUS) if for_predictors else (FOR_HEAD, FOR_GATES)
+        seeds = [seed for seed in plan.seeds() if seed % MODULUS in kept]
         with _pool(jobs) as pool:
             made = [pool.submit(_make_tables, folder, seeds[j::jobs], plan.size, device) for j in range(jobs)]
             for future in made:
@@ -156,17 +158,22 @@ def train_by_ppo(
 ) -> tuple[Tested, Tested]:
     """Trains and tests the stop rule and the decision head, side by side where there are two jobs."""
     with _pool(min(jobs, 2)) as pool:
-        parts = [pool.submit(part, plan, mixture, bank, folder, device) for part in (_stop_rule, _decision_head)]
+        parts = [
+            pool.submit(part, plan, mixture, bank, folder, device)
+            for part in (train_and_test_stop_rule, _decision_head)
+        ]
         stop_rule, decision_head = (part.result() for part in parts)
     return stop_rule, decision_head
 
 
-def _stop_rule(plan: Plan, mixture: Mixture, bank: Bank, folder: Path, device: str) -> Tested:
+def train_and_test_stop_rule(plan: Plan, mixture: Mixture, bank: Bank, folder: Path, device: str) -> Tested:
+    """Trains the stop rule on real curves that no predictor learnt from, and compares it on others."""
     torch.set_num_threads(1)
     settings = StopTraining(steps=plan.curve_steps, joint_steps=plan.joint_steps)
-    tensors = train_stop_rule(settings, mixture, TaskMix(bank.learnt), folder, device)
-    unlearnt = TaskMix(bank.for_gates, perturbed=True)
-    n_tasks = plan.test_tasks // 6  # a search with stopping takes several times as long
+    mix = TaskMix(bank.for_head, bank_share=_REAL_CURVES, perturbed=True, curves=True)
+    tensors = train_stop_rule(settings, mixture, mix, folder, device)
+    unlearnt = TaskMix(bank.for_gates, bank_share=1.0, perturbed=True, curves=True)
+    n_tasks = plan.test_tasks
     made_from = {"rule": digest(tensors), "predictors": digest(mixture.state_dict()), "tables": unlearnt.seeds}
     verdict = compare_once(
         folder / "stop_rule.json",

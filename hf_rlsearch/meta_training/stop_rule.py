@@ -7,24 +7,25 @@ the predictor, which forecasts the running trials and proposes the next ones: it
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from stable_baselines3 import PPO
-from torch import Tensor
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor, nn
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.agent.acquisition import forecast_features
 from hf_rlsearch.agent.mixture import Mixture
 from hf_rlsearch.agent.network import Arrays
 from hf_rlsearch.agent.stop_rule import StopRule
-from hf_rlsearch.envs.search_env import BatchedSearch
-from hf_rlsearch.envs.stop_env import N_CANDIDATES, StopVecEnv
+from hf_rlsearch.envs.search_env import Tasks
+from hf_rlsearch.envs.stop_env import N_CANDIDATES, N_TRUTH, StopSearch, StopVecEnv
 from hf_rlsearch.meta_training.finished import digest, load_finished, save_finished
-from hf_rlsearch.observation.curve_features import CURVE_FEATURES, FORECAST_FEATURES, N_ALTERNATIVES
+from hf_rlsearch.observation.curve_features import CURVE_FEATURES, FORECAST_FEATURES, N_ALTERNATIVES, STOP_FEATURES
 from hf_rlsearch.tasks.mix import TaskMix
 
 # Tensor of the stop rule -> tensor of stable-baselines3's policy.
@@ -35,6 +36,8 @@ _NAMES = {
 }
 GROUP = 8
 """Searches that share a task during PPO, see `SearchVecEnv`."""
+Rule = Callable[[FloatArray, StopSearch], BoolArray]
+"""(observations of `StopVecEnv`, the searches) -> B flags: stop the running trial."""
 # The comparison: seed of the first block, and tasks per block, which share a budget and a number of evaluations.
 _TEST_SEED, _BLOCK = 20_000, 32
 
@@ -52,6 +55,7 @@ class StopTraining:
         joint_steps: Decisions with forecasts of the predictor, after those without.
         joint_envs: Searches side by side in the joint part.
         joint_learning_rate: Learning rate at the start of the joint part.
+        entropy: Weight of the policy's entropy.
         seed: Of everything.
     """
 
@@ -63,6 +67,7 @@ class StopTraining:
     joint_steps: int = 245_760
     joint_envs: int = 64
     joint_learning_rate: float = 3e-4
+    entropy: float = 0.004
     seed: int = 1
 
 
@@ -80,7 +85,7 @@ def train_stop_rule(
     if not first.exists():
         env = StopVecEnv(n_envs=settings.n_envs, seed=settings.seed, group=GROUP, tasks=tasks)
         model = _ppo(settings, env, settings.learning_rate)
-        _clone_keep_better_third(model, settings)
+        _clone_few_made_it_up(model, settings, tasks)
         model.learn(settings.steps)
         save_finished(first, _tensors(model), on_curves)
     if not second.exists():
@@ -106,7 +111,7 @@ class Forecaster:
         self.mixture, self.device = mixture.to(device), device
 
     @torch.inference_mode()
-    def __call__(self, search: BatchedSearch, wanted: BoolArray) -> tuple[FloatArray, IntArray]:
+    def __call__(self, search: StopSearch, wanted: BoolArray) -> tuple[FloatArray, IntArray]:
         """Forecasts the searches of a batch where `wanted`, B flags, is True.
 
         Returns:
@@ -123,14 +128,42 @@ class Forecaster:
         last = torch.full((len(rows),), others.shape[1], device=self.device)
         choosable = torch.as_tensor(np.pad(allowed, ((0, 0), (0, 1))), device=self.device)
         probabilities = self.mixture(Arrays.of(search.observe(rows, targets), self.device))
-        made, pick = forecast_features(probabilities, self.mixture.bins, last, choosable)
+        weights = torch.as_tensor(search.weights(rows, targets), dtype=torch.float32, device=self.device)
+        made, pick = forecast_features(probabilities, self.mixture.bins, last, choosable, weights)
         features[rows], picks[rows] = made.cpu().numpy(), targets[np.arange(len(rows)), pick.cpu().numpy()]
         return features, picks
 
 
+class _Policy(ActorCriticPolicy):
+    """Two networks: the actor sees the features of the stop rule, the critic sees the truth beside them."""
+
+    def _build_mlp_extractor(self) -> None:
+        self.mlp_extractor = _Networks(self.features_dim - N_TRUTH, self.features_dim)  # type: ignore[assignment]
+
+
+class _Networks(nn.Module):
+    """The hidden layers of actor and critic, under the names that stable-baselines3 gives them."""
+
+    def __init__(self, n_seen: int, n_all: int, width: int = 64) -> None:
+        super().__init__()
+        self.n_seen, self.latent_dim_pi, self.latent_dim_vf = n_seen, width, width
+        self.policy_net, self.value_net = (
+            nn.Sequential(nn.Linear(n, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh()) for n in (n_seen, n_all)
+        )
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        return self.forward_actor(features), self.forward_critic(features)
+
+    def forward_actor(self, features: Tensor) -> Tensor:
+        return self.policy_net(features[:, : self.n_seen])  # type: ignore[no-any-return]
+
+    def forward_critic(self, features: Tensor) -> Tensor:
+        return self.value_net(features)  # type: ignore[no-any-return]
+
+
 def _ppo(settings: StopTraining, env: StopVecEnv, rate: float) -> PPO:
     return PPO(
-        "MlpPolicy",
+        _Policy,
         env,
         n_steps=settings.n_steps,
         batch_size=2048,
@@ -138,8 +171,7 @@ def _ppo(settings: StopTraining, env: StopVecEnv, rate: float) -> PPO:
         gamma=1.0,  # the objective is the sum of an episode's rewards, which is finite
         gae_lambda=0.97,
         learning_rate=lambda left: rate * left + 1e-5,
-        ent_coef=0.004,
-        policy_kwargs={"net_arch": [64, 64]},
+        ent_coef=settings.entropy,
         device="cpu",
         seed=settings.seed,
     )
@@ -158,15 +190,15 @@ def _start_from(model: PPO, tensors: dict[str, Tensor]) -> None:
     model.policy.load_state_dict({sb3_name: wider[name] for name, sb3_name in _NAMES.items()}, strict=False)
 
 
-def _clone_keep_better_third(model: PPO, settings: StopTraining, steps: int = 300) -> None:
-    """Fits the policy to the rule "keep the better third whenever a trial is judged", before PPO starts.
+def _clone_few_made_it_up(model: PPO, settings: StopTraining, tasks: Tasks, steps: int = 300) -> None:
+    """Fits the policy to `few_made_it_up`, before PPO starts.
 
     A policy that stops at random ends all trials early, never sees that patience pays, and collapses to stopping.
     """
-    env = StopVecEnv(n_envs=settings.n_envs, seed=settings.seed + 1000)
+    env = StopVecEnv(n_envs=settings.n_envs, seed=settings.seed + 1000, tasks=tasks)
     rng, observations = np.random.default_rng(settings.seed), env.reset()
     for _ in range(steps):
-        stop = torch.as_tensor(1 / (1 + np.exp(-keep_better_third(observations))))
+        stop = torch.as_tensor(1 / (1 + np.exp(-few_made_it_up(observations))))
         chance = model.policy.get_distribution(torch.as_tensor(observations)).distribution.probs[:, 1]  # type: ignore[union-attr]
         loss = torch.nn.functional.binary_cross_entropy(chance, stop.float())
         model.policy.optimizer.zero_grad()
@@ -176,48 +208,88 @@ def _clone_keep_better_third(model: PPO, settings: StopTraining, steps: int = 30
         observations = env.step_wait()[0]
 
 
-def keep_better_third(observations: FloatArray) -> FloatArray:
-    """B log-odds of stopping under the rule that PPO starts from, by the rank among trials that got as far."""
-    return np.asarray(8.0 * (0.6 - observations[:, CURVE_FEATURES.index("rank_here")]) - 1.0)
+def few_made_it_up(observations: FloatArray) -> FloatArray:
+    """B log-odds of stopping under the rule that PPO starts from.
+
+    A trial is stopped where hardly any complete trial has gained as much, from here on, as it lacks. Without complete
+    trials it goes on.
+    """
+    return np.asarray(14.0 * (0.28 - (observations[:, CURVE_FEATURES.index("made_up")] + 1) / 2))
+
+
+def expected_gain_per_price(observations: FloatArray) -> FloatArray:
+    """B log-odds of stopping where a fresh candidate promises more for its price than the rest of the running trial.
+
+    The predictors say what a candidate promises. Source: expected improvement per cost, Snoek et al. 2012, section 3.2.
+    """
+    column = {name: observations[:, STOP_FEATURES.index(name)] for name in STOP_FEATURES}
+    rest = np.log(np.maximum(1 - column["fidelity"], 1e-3)) + column["price"]
+    own = 3 * column["forecast_log_ei"] - rest  # the features are log expected improvements over three
+    return np.where(column["forecast_known"] > 0, 3 * column["fresh_log_ei"] - own, -1.0)
 
 
 def compare_stop_rules(
     tensors: dict[str, Tensor], mixture: Mixture, mix: TaskMix, n_tasks: int, device: str
 ) -> dict[str, Any]:
-    """Compares the trained stop rule with the rule that PPO started from and with never stopping, on fresh tasks.
+    """Compares the trained stop rule with three rules, in three regimes, on tasks that nothing learnt from.
+
+    The rules are: never stop, `few_made_it_up`, from which PPO started, and `expected_gain_per_price`. The regimes are
+    equal prices, unequal prices with a hard end, and trainings that are flat first (at equal prices). Searches know the
+    forecasts and choose by them.
 
     Returns:
-        Mean areas under the regret curve, and the difference to `keep_better_third` (negative = trained is better) with
+        By regime the mean areas under the regret curve of each rule and of a clairvoyant one, which stops at once all
+        that will not improve; and over all regimes the difference to the best rule (negative = trained is better) with
         its 95% interval over blocks of tasks, which share a budget and a number of evaluations.
     """
     forecasts, trained = Forecaster(mixture, device), StopRule(tensors)
-    rules: dict[str, Callable[[FloatArray], FloatArray]] = {
-        "trained": lambda seen: trained.log_odds(seen[:, :-1]),
-        "keep_better_third": keep_better_third,
-        "never": lambda seen: np.full(len(seen), -1.0),
+    rules: dict[str, Rule] = {
+        "trained": lambda seen, search: trained.log_odds(seen) > 0,
+        "never": lambda seen, search: np.zeros(len(seen), bool),
+        "few_made_it_up": lambda seen, search: few_made_it_up(seen) > 0,
+        "expected_gain_per_price": lambda seen, search: expected_gain_per_price(seen) > 0,
+        "clairvoyant": lambda seen, search: search.truth()[:, 1] <= 0,
     }
+    regimes = {
+        "equal_prices": (mix, 0.0),
+        "unequal_prices": (mix, 1.0),
+        "flat_first": (replace(mix, flat_first=True, bank_share=1.0), 0.0),
+    }
+    n_blocks = n_tasks // _BLOCK // len(regimes)
     areas = {
-        name: np.array([_stop_area(rule, forecasts, mix, _TEST_SEED + block) for block in range(n_tasks // _BLOCK)])
-        for name, rule in rules.items()
+        name: {
+            rule: np.array([_stop_area(decide, forecasts, tasks, priced, _TEST_SEED + i) for i in range(n_blocks)])
+            for rule, decide in rules.items()
+        }
+        for name, (tasks, priced) in regimes.items()
     }
-    n_blocks = len(areas["trained"])
+    overall = {rule: np.concatenate([found[rule] for found in areas.values()]) for rule in rules}
+    best = min(list(rules)[1:-1], key=lambda rule: float(overall[rule].mean()))
     return {
-        "tasks": n_blocks * _BLOCK,
-        "blocks": n_blocks,
-        **{f"area_{name}": float(area.mean()) for name, area in areas.items()},
-        **difference(areas["trained"], areas["keep_better_third"]),
+        "tasks": n_blocks * _BLOCK * len(regimes),
+        "blocks": n_blocks * len(regimes),
+        "areas": {
+            name: {rule: float(area.mean()) for rule, area in found.items()}
+            | {"difference": difference(found["trained"], found[best])}
+            for name, found in areas.items()
+        },
+        "best_rule": best,
+        **difference(overall["trained"], overall[best]),
     }
 
 
-def _stop_area(rule: Callable[[FloatArray], FloatArray], forecasts: Forecaster, mix: TaskMix, seed: int) -> float:
-    env = StopVecEnv(n_envs=_BLOCK, seed=seed, tasks=mix.of(N_CANDIDATES), forecasts=forecasts)
-    regrets, observations, ended = [], env.reset(), False
-    while not ended:
-        env.step_async((rule(observations) > 0).astype(int))
-        regrets.append(1 - np.clip(env.search.incumbent, 0, 1))
-        observations, _, done, _ = env.step_wait()
-        ended = bool(done[0])
-    return float(np.mean(regrets))
+def _stop_area(decide: Rule, forecasts: Forecaster, mix: TaskMix, priced: float, seed: int) -> float:
+    """Mean regret over the budget, in [0, 1], of searches that the agent proposes for."""
+    env = StopVecEnv(n_envs=_BLOCK, seed=seed, tasks=mix.of(N_CANDIDATES), forecasts=forecasts, priced=priced, asks=1.0)
+    search, observations = env.search, env.reset()
+    area = np.zeros(_BLOCK)
+    while True:
+        before, spent = np.clip(search.incumbent, 0, 1), search.spent.copy()
+        env.advance(decide(observations, search).astype(int))
+        area += (1 - before) * (search.spent - spent)
+        if search.done:
+            return float(np.mean((area + (1 - np.clip(search.incumbent, 0, 1)) * search.left) / search.budget))
+        observations = env.observe()
 
 
 def difference(trained: FloatArray, baseline: FloatArray) -> dict[str, Any]:

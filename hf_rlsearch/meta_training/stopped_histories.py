@@ -69,7 +69,7 @@ class _PolicyRollout(StopSearch):
 
     def __init__(self, rng: np.random.Generator, tasks: TaskBatch, score: Score) -> None:
         self.length = BUDGETS[rng.integers(len(BUDGETS))]  # before the searches start
-        super().__init__(len(tasks), int(rng.integers(2**31)), tasks=lambda _, __: tasks)
+        super().__init__(len(tasks), int(rng.integers(2**31)), tasks=lambda _, __: tasks, priced=0.0)
         self.score, self.behavior = score, BehaviorPolicy.draw(rng, self.n_envs)
         self.proposals = np.zeros((self.n_envs, min(_MAX_PROPOSALS, self.n_candidates)), int)
         self.n_proposals = np.zeros(self.n_envs, int)

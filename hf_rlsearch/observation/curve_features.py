@@ -28,6 +28,10 @@ CURVE_FEATURES = (
     "n_left",
     "n_done",
     "n_trials",
+    "made_up",
+    "early_ranks_tell",
+    "price",
+    "learnt",
 )
 FORECAST_FEATURES = (
     "forecast_known",
@@ -61,14 +65,16 @@ def is_due(before: FloatArray, now: FloatArray) -> BoolArray:
 
 @np.errstate(over="ignore")  # differences in tiny units may be infinite, and are clipped
 def curve_features(
+    *,
     fidelity: FloatArray,
     value: FloatArray,
     value_at_half: FloatArray,
     others_here: FloatArray,
     others_best: FloatArray,
     others_complete: BoolArray,
-    n_left: FloatArray,
-    n_total: FloatArray,
+    budget: FloatArray,
+    price: FloatArray,
+    learnt: FloatArray,
 ) -> FloatArray:
     """Describes B running trials, beside T other trials each.
 
@@ -79,8 +85,10 @@ def curve_features(
         others_here: B x T best value of each other trial up to the same fidelity, NaN for shorter trials.
         others_best: B x T best value of each other trial, NaN for padding and failures.
         others_complete: B x T, True where a trial was trained to its end.
-        n_left: B full trainings left in the budget, NaN where there is no budget.
-        n_total: B full trainings of the whole budget, NaN where there is none.
+        budget: B x 2 full trainings that are left, and in all; NaN where there is no budget.
+        price: B costs of the running trial's whole training, over the mean of the other trials'; 1 without others.
+        learnt: B, 1 where the running trial is above the untrained model by more than noise, -1 where it is not, 0
+            where nobody knows.
 
     Returns:
         B x len(CURVE_FEATURES), float32 in [-3, 3].
@@ -95,8 +103,8 @@ def curve_features(
     n_here = reached.sum(1)
     beaten = (others_here < value[:, None]) & reached
     best_other = np.where(n_here > 0, np.where(reached, others_here, -np.inf).max(1, initial=-np.inf), value)
-    known = ~np.isnan(n_total)  # without a budget a usual one is assumed
-    left, total = np.where(known, n_left, 10.0), np.where(known, n_total, 20.0)
+    # Without a budget a usual one is assumed.
+    left, total = np.where(np.isnan(budget[:, 1:]), (10.0, 20.0), budget).T
     columns = [
         fidelity,
         np.log10(np.maximum(fidelity, 1e-3)) / 2,
@@ -115,8 +123,30 @@ def curve_features(
         np.log1p(np.maximum(left, 0)) / 3,
         np.log1p(np.maximum(total - left, 0)) / 3,
         np.log1p((~np.isnan(others_best)).sum(1)) / 4,
+        2 * _share_that_made_up(gain, incumbent - value) - 1,
+        _early_ranks_tell(others_here, others_best, others_complete & reached),
+        np.log(np.maximum(price, 1e-6)),
+        learnt,
     ]
     return np.asarray(np.clip(np.stack(columns, axis=1), -3, 3), np.float32)
+
+
+def _share_that_made_up(gain: FloatArray, gap: FloatArray) -> FloatArray:
+    """B shares of the complete trials that gained at least the gap from here on, with one success and failure added.
+
+    Without complete trials a half: nothing is known then. Source: the rule of succession (Laplace).
+    """
+    n = (~np.isnan(gain)).sum(1)
+    return np.asarray(((gain >= gap[:, None]).sum(1) + 1) / (n + 2))
+
+
+def _early_ranks_tell(here: FloatArray, final: FloatArray, complete: BoolArray) -> FloatArray:
+    """B rank correlations between values here and final values of the n complete trials, times n / (n + 4)."""
+    n = complete.sum(1)
+    ranks = [np.where(complete, values, np.inf).argsort(1).argsort(1).astype(float) for values in (here, final)]
+    centred = [np.where(complete, rank - (n[:, None] - 1) / 2, 0.0) for rank in ranks]
+    spread = np.sqrt((centred[0] ** 2).sum(1) * (centred[1] ** 2).sum(1))
+    return np.asarray((centred[0] * centred[1]).sum(1) / np.maximum(spread, 1e-9) * n / (n + 4))
 
 
 def leads(value: FloatArray, others_here: FloatArray) -> BoolArray:

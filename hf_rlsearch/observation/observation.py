@@ -312,25 +312,47 @@ class _Untrained:
         column = {name: facts[:, i] for i, name in enumerate(FACTS)}
         self.bounded = (column["maximize"] == 1) & (np.abs(scale.best) <= 1.0)  # B
         start, given = np.nan_to_num(column["untrained"]), np.isfinite(column["untrained"])
-        n_rows = 10.0 ** np.where(np.isfinite(column["n_evaluated"]), np.clip(column["n_evaluated"], 0, 300), np.inf)
-        error = self._error(start, n_rows) * self.bounded
+        n_rows = _rows_of_evaluation(facts)
+        error = _standard_error(start, n_rows) * self.bounded
         above = np.where(known, values, 0.0) - start[:, None]
         shown = known & given[:, None]
         self.learnt = shown & (above > _LEARNT * error[:, None])
         self.gain = np.where(shown & scale.usable[:, None], self._compressed(scale.in_units(above)), 0.0)
         self.best_gain = np.where(shown.any(1), self.gain.max(1, initial=-np.inf, where=shown), 0.0)
         self.error_known = self.bounded & np.isfinite(n_rows) & scale.usable
-        relative = self._error(scale.best, n_rows) / scale.unit
+        relative = _standard_error(scale.best, n_rows) / scale.unit
         self.log_error = np.where(self.error_known, np.log10(np.clip(relative, 1e-2, 1e2)), 0.0)
-
-    @staticmethod
-    def _error(score: FloatArray, n_rows: FloatArray) -> FloatArray:
-        share = np.clip(np.abs(score), 0.0, 1.0)
-        return np.asarray(np.sqrt(np.maximum(share * (1 - share), _LEAST_VARIANCE) / n_rows))
 
     @staticmethod
     def _compressed(units: FloatArray) -> FloatArray:
         return np.asarray(np.sign(units) * np.log1p(np.abs(units)) / 2.0)
+
+
+def has_learnt(facts: FloatArray, values: FloatArray, best: FloatArray) -> FloatArray:
+    """Compares B values with the untrained model's: 1 above by more than noise, -1 not above, 0 unknown.
+
+    Args:
+        facts: B x len(FACTS).
+        values: B, larger is better.
+        best: B, of the search; scores from 0 to 1 have a standard error, losses and their negatives have none.
+    """
+    start = facts[:, FACTS.index("untrained")]
+    bounded = (facts[:, FACTS.index("maximize")] == 1) & (best >= 0.0) & (best <= 1.0)
+    error = _standard_error(np.nan_to_num(start), _rows_of_evaluation(facts)) * bounded
+    above = np.where(values > np.nan_to_num(start) + _LEARNT * error, 1.0, -1.0)
+    return np.where(np.isfinite(start), above, 0.0)
+
+
+def _rows_of_evaluation(facts: FloatArray) -> FloatArray:
+    """B rows, infinity where unknown."""
+    n_evaluated = facts[:, FACTS.index("n_evaluated")]
+    return np.asarray(10.0 ** np.where(np.isfinite(n_evaluated), np.clip(n_evaluated, 0, 300), np.inf))
+
+
+def _standard_error(score: FloatArray, n_rows: FloatArray) -> FloatArray:
+    """Of B proportions over so many rows."""
+    share = np.clip(np.abs(score), 0.0, 1.0)
+    return np.asarray(np.sqrt(np.maximum(share * (1 - share), _LEAST_VARIANCE) / n_rows))
 
 
 def _masked_median(values: FloatArray, known: BoolArray) -> FloatArray:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from optuna.pruners import BasePruner
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import FloatArray
@@ -27,7 +27,7 @@ from hf_rlsearch.observation.curve_features import (
     leads,
 )
 from hf_rlsearch.observation.history import COMPLETE, FAILED, History, continued, stable_distributions
-from hf_rlsearch.observation.observation import unitless
+from hf_rlsearch.observation.observation import FACTS, has_learnt, unitless
 from hf_rlsearch.observation.trial_attributes import COST, STOP
 from hf_rlsearch.optuna.filters import is_duplicate
 from hf_rlsearch.optuna.sampler import checked_facts, facts_for_agent
@@ -42,6 +42,9 @@ _RETRY_FACTOR = 4
 # forecast chance to become the best is below this are stopped then.
 _HOPELESS = 0.05
 _N_INCUMBENTS = 5  # their neighbours are among the candidates to train instead
+# A trial that is not above the untrained model yet is stopped only if at most this share of the complete trials, with
+# one success and one failure added, made up such a gap: at chance level an early value says nothing unless they say so.
+_MADE_UP_AT_CHANCE = 0.2
 _NO_FORECAST = np.zeros((1, len(FORECAST_FEATURES)))
 
 
@@ -51,7 +54,9 @@ class RLPruner(BasePruner):
     A policy trained by PPO reads the running curve, all other curves of the study and the remaining budget. Three kinds
     of trials are never stopped: the one that leads at its fidelity, so a study never stops everything; one that is
     better now than all complete trials were at their last report; and one at ``max_resource``, which has ended. Trials
-    are judged at their reports, but at most once in each twelfth of a training, and not within the first. Neither the
+    are judged at their reports, but at most once in each twelfth of a training, and not within the first. Where the
+    facts name the untrained model's objective, a trial that is not above it goes on until three complete trials have
+    shown that such a gap is not made up. Neither the
     direction nor the unit of the objective matters: a loss and its negative maximised are stopped at the same reports.
 
     All trials must report on one axis, either the best value so far or the current value. Works with any sampler. Two
@@ -132,7 +137,11 @@ class RLPruner(BasePruner):
         ended = [c.last for c in rest if c.complete]
         if leads(curve.best[-1:], here)[0] or (ended and curve.last > max(ended)):
             return False
-        return self._stops(study, trial, resource, self._features(curve, rest, here, resource))
+        features = self._features(study, curve, rest, here, resource)
+        learnt, made_up = (float(features[0, CURVE_FEATURES.index(name)]) for name in ("learnt", "made_up"))
+        if learnt < 0 and (made_up + 1) / 2 > _MADE_UP_AT_CHANCE:
+            return False
+        return self._stops(study, trial, resource, features)
 
     def _may_judge(self, trial: FrozenTrial, others: list[FrozenTrial], resource: float) -> bool:
         """Whether trials are judged at the latest report, and a stop would save some training."""
@@ -155,10 +164,14 @@ class RLPruner(BasePruner):
             self._finished[key] = _Curve.of(trial, study)
         return self._finished[key]
 
-    def _features(self, curve: _Curve, rest: list[_Curve], here: FloatArray, resource: float) -> FloatArray:
+    def _features(
+        self, study: Study, curve: _Curve, rest: list[_Curve], here: FloatArray, resource: float
+    ) -> FloatArray:
         """1 x len(CURVE_FEATURES), of a running trial against the rest."""
         total = min((b for b in (self._budget, self._planned_budget) if b is not None), default=np.nan)
         used = sum(c.spent(resource) for c in rest) + curve.spent(resource)
+        best = np.array([max((c.best[-1] for c in rest), default=curve.best[-1])])
+        facts = {**facts_for_agent(study, self._facts), "maximize": study.directions[0] == StudyDirection.MAXIMIZE}
         return curve_features(
             fidelity=np.array([min(curve.steps[-1] / resource, 1.0)]),
             value=curve.best[-1:],
@@ -166,8 +179,13 @@ class RLPruner(BasePruner):
             others_here=here,
             others_best=np.array([[c.best[-1] for c in rest]]),
             others_complete=np.array([[c.complete for c in rest]]),
-            n_left=np.array([max(total - used, 0.0)]),
-            n_total=np.array([total]),
+            budget=np.array([[max(total - used, 0.0), total]]),
+            price=np.array([curve.cost / np.mean([c.cost for c in rest]) if rest else 1.0]),
+            learnt=has_learnt(
+                np.array([[facts.get(name, np.nan) for name in FACTS]], float),
+                curve.best[-1:],
+                np.maximum(best, curve.best[-1:]),
+            ),
         )
 
     def _stops(self, study: Study, trial: FrozenTrial, resource: float, features: FloatArray) -> bool:

@@ -63,37 +63,9 @@ _FAMILIES = ("encoder", "decoder", "encoder_decoder")
 _FARTHEST = -1e5  # utilities below it are no worse
 
 
-@dataclass(frozen=True)
-class BankBatch:
-    """B tasks from tables, and what is known of their trainings beyond a `TaskBatch`.
-
-    Attributes:
-        tasks: Spaces and values.
-        curves: B x C x MAX_EVALUATIONS values of the evaluations, in the metric's units, larger is better; the last
-            columns are NaN where there are fewer.
-        untrained: B, value of the model before the first step (the median, where every training has a head of its own).
-        steps: B x C planned steps, NaN for padding.
-        seconds: B x C seconds of a training on an imagined machine, NaN for padding.
-        trainable: B x C share of the weights that is trained, NaN for padding.
-        n_evaluated: B, rows of an evaluation.
-        n_classes: B, classes or tokens to choose from; 0 for a regression.
-        seed_noise: B, standard deviation of a value between seeds, in the metric's units.
-    """
-
-    tasks: TaskBatch
-    curves: FloatArray
-    untrained: FloatArray
-    steps: FloatArray
-    seconds: FloatArray
-    trainable: FloatArray
-    n_evaluated: IntArray
-    n_classes: IntArray
-    seed_noise: FloatArray
-
-
 def draw_from_bank(
-    rng: np.random.Generator, tables: Sequence[Table], n_tasks: int, n_candidates: int = 256
-) -> BankBatch:
+    rng: np.random.Generator, tables: Sequence[Table], n_tasks: int, n_candidates: int = 256, *, curves: bool = False
+) -> TaskBatch:
     """Draws parts of tables as tasks.
 
     Args:
@@ -101,14 +73,14 @@ def draw_from_bank(
         tables: From `bank.read_tables`.
         n_tasks: B.
         n_candidates: C; of a part with more configurations some are drawn, one with fewer is padded.
+        curves: Give the tasks the learning curves of their trainings, and prices by the seconds of each; then the best
+            evaluation counts. Else curves are simulated and prices are alike.
 
     Raises:
         StorageError: There are no tables, or none whose values differ.
     """
-    drawn = [_draw_use(rng, tables, n_candidates) for _ in range(n_tasks)]
-    stacked = {name: np.stack([use[name] for use in drawn]) for name in drawn[0]}
-    tasks = TaskBatch(**{field.name: stacked.pop(field.name) for field in fields(TaskBatch)})
-    return BankBatch(tasks=tasks, **stacked)
+    drawn = [_draw_use(rng, tables, n_candidates, curves=curves) for _ in range(n_tasks)]
+    return TaskBatch(**{field.name: np.stack([use[field.name] for use in drawn]) for field in fields(TaskBatch)})
 
 
 @dataclass
@@ -119,9 +91,8 @@ class _Part:
         rows: The configurations, as indices of the table.
         levels: Per hyperparameter of the table the indices of its levels that are searched; one is a fixed value.
         values: A value per configuration of the table, larger is better, finite.
-        curves: A value per configuration and evaluation.
+        curves: A value per configuration and evaluation; no evaluations where curves are to be simulated.
         untrained: The value before the first step.
-        seed_noise: Standard deviation of a value between seeds.
         maximize: True for a score, False for a loss.
     """
 
@@ -130,15 +101,16 @@ class _Part:
     values: FloatArray
     curves: FloatArray
     untrained: float
-    seed_noise: float
     maximize: bool
 
 
-def _draw_use(rng: np.random.Generator, tables: Sequence[Table], n_candidates: int) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of one task, padded, by the names of `TaskBatch` and `BankBatch`."""
+def _draw_use(
+    rng: np.random.Generator, tables: Sequence[Table], n_candidates: int, *, curves: bool
+) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of one task, padded, by the names of `TaskBatch`."""
     for _ in range(_TRIES if len(tables) else 0):
         table = tables[int(rng.integers(len(tables)))]
-        part = _draw_part(rng, table, n_candidates)
+        part = _draw_part(rng, table, n_candidates, curves=curves)
         values = part.values[part.rows]
         spread = values.max() - np.median(values)
         if spread > 1e-3 * max(abs(values.max()), 1e-3) and any(len(levels) > 1 for levels in part.levels):
@@ -148,19 +120,17 @@ def _draw_use(rng: np.random.Generator, tables: Sequence[Table], n_candidates: i
     )
 
 
-def _draw_part(rng: np.random.Generator, table: Table, n_candidates: int) -> _Part:
+def _draw_part(rng: np.random.Generator, table: Table, n_candidates: int, *, curves: bool) -> _Part:
     """Draws an objective, an aggregation, evaluations, and a part of the space with enough configurations."""
     score = int(rng.integers(len(table["score_names"])))
-    maximize, use_best = str(table["score_names"][score]) != "loss", rng.random() < _BEST_COUNTS
+    maximize, use_best = str(table["score_names"][score]) != "loss", rng.random() < _BEST_COUNTS or curves
     n_evaluations = table["scores"].shape[1] - 1
     count = int(rng.integers(1, n_evaluations + 1))
     shown = np.concatenate([[0], -(-np.arange(1, count + 1) * n_evaluations // count)])
-
-    def read(scores: FloatArray) -> tuple[FloatArray, FloatArray]:
-        curves = _finite((1 if maximize else -1) * scores[:, shown, score].astype(float))
-        return curves, curves[:, 1:].max(1) if use_best else curves[:, -1]
-
-    (curves, values), (_, again) = read(table["scores"]), read(table["repeated_scores"])
+    if curves:  # as many for every task: what a training had shown at each of the fractions
+        shown = np.arange(MAX_EVALUATIONS + 1) * n_evaluations // MAX_EVALUATIONS
+    found = _finite((1 if maximize else -1) * table["scores"][:, shown, score].astype(float))
+    values = found[:, 1:].max(1) if use_best else found[:, -1]
     rows, levels = np.arange(len(values)), _all_levels(table)
     if rng.random() >= _WHOLE:
         for h in rng.permutation(len(levels)):
@@ -169,10 +139,8 @@ def _draw_part(rng: np.random.Generator, table: Table, n_candidates: int) -> _Pa
             if len(left) >= _FEWEST:
                 rows, levels[h] = left, kept
     rows = np.sort(rng.permutation(rows)[:n_candidates])
-    differences = np.abs(again - values[table["repeated"]])
-    # The median of |x - y| of two normal numbers is .6745 times the root of two standard deviations.
-    noise = float(np.median(differences)) / (0.6745 * np.sqrt(2))
-    return _Part(rows, levels, values, curves[:, 1:], float(np.median(curves[:, 0])), noise, maximize)
+    untrained = float(np.median(found[:, 0]))
+    return _Part(rows, levels, values, found[:, 1:] if curves else found[:, :0], untrained, maximize)
 
 
 def _all_levels(table: Table) -> list[IntArray]:
@@ -237,7 +205,6 @@ def _space_arrays(
         _add_inert(rng, arrays, len(searched), len(part.rows))
     arrays["present"][: len(part.rows)] = arrays["roles"] >= 0
     arrays["facts"] = _facts(rng, table, part, np.nan if "model" in table["settings"][searched] else size, times)
-    arrays["steps"] = _padded(table["steps"][part.rows] * times, n_candidates)
     return arrays
 
 
@@ -315,26 +282,22 @@ def _facts(rng: np.random.Generator, table: Table, part: _Part, size: float, tim
 
 
 def _value_arrays(table: Table, part: _Part, n_candidates: int) -> dict[str, npt.NDArray[Any]]:
-    """Values, curves, and what there is to know of each training."""
+    """Values, curves and prices."""
     values = part.values[part.rows]
-    median, count = float(np.median(values)), part.curves.shape[1]
+    median = float(np.median(values))
     spread = float(values.max()) - median
-    curves = np.full((n_candidates, MAX_EVALUATIONS), np.nan)
-    curves[: len(values), :count] = part.curves[part.rows]
+    curves = np.full((n_candidates, part.curves.shape[1]), median)
+    curves[: len(values)] = part.curves[part.rows]
+    seconds = table["seconds"][part.rows] if part.curves.shape[1] else np.ones(len(values))
     return {
         "candidate_mask": np.arange(n_candidates) < len(values),
         "utility": np.maximum(_padded((values - median) / spread, n_candidates, -10.0), _FARTHEST),
         "values": np.maximum(_padded(values, n_candidates, median), median + _FARTHEST * spread),
-        "noise": np.full(n_candidates, _NOISE),
+        "noise": np.full(n_candidates, 0.0 if part.curves.shape[1] else _NOISE),
         "spread": np.array(spread),
         "median": np.array(median),
         "curves": np.maximum(curves, median + _FARTHEST * spread),
-        "untrained": np.array(part.untrained),
-        "seconds": _padded(table["seconds"][part.rows], n_candidates),
-        "trainable": _padded(table["trainable"][part.rows], n_candidates),
-        "n_evaluated": table["n_validation"],
-        "n_classes": table["n_classes"],
-        "seed_noise": np.array(part.seed_noise),
+        "prices": _padded(seconds / seconds.mean(), n_candidates, 1.0),
     }
 
 

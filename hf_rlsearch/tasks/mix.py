@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from hf_rlsearch._typing import FloatArray
+from hf_rlsearch._typing import BoolArray, FloatArray
 from hf_rlsearch.observation.observation import FACTS
 from hf_rlsearch.space import ROLES
 from hf_rlsearch.tasks.bank_tasks import draw_from_bank
+from hf_rlsearch.tasks.histories import index_batch
 from hf_rlsearch.tasks.miniature import Table
 from hf_rlsearch.tasks.prior import TaskBatch, draw
 
 _MOST_FROM_BANK = 256  # candidates of a task from the bank; its tables have no more configurations
 # Perturbations of `unfamiliar`: shares of the tasks, and standard deviations in decades.
 _MOVED_RATES, _MOVE = 0.5, 0.7
+_MOST_DRAWS = 10
 _WRONG_NAMES, _WRONG_FACTS, _WRONG_BY = 0.2, 0.3, 1.5
 
 
@@ -28,19 +30,37 @@ class TaskMix:
         tables: Tables of miniature trainings.
         bank_share: Share of the batches that come from them.
         perturbed: The tasks are made unfamiliar to a predictor that learnt from the others, see `unfamiliar`.
+        curves: Tasks from the bank have the learning curves and the prices of their trainings.
+        flat_first: Only tasks in which many good trainings stay where they began for a third of their time, as far as
+            the tables have such tasks.
     """
 
     tables: Sequence[Table] = ()
     bank_share: float = 0.6
     perturbed: bool = False
+    curves: bool = False
+    flat_first: bool = False
 
     def draw(self, rng: np.random.Generator, n_tasks: int, n_candidates: int) -> TaskBatch:
         """Draws `n_tasks` tasks of up to `n_candidates` candidates; the same state of `rng` gives the same tasks."""
+        if self.flat_first:
+            return self._draw_flat(rng, n_tasks, n_candidates)
         if self.tables and rng.random() < self.bank_share:
-            tasks = draw_from_bank(rng, self.tables, n_tasks, min(n_candidates, _MOST_FROM_BANK)).tasks
+            tasks = draw_from_bank(rng, self.tables, n_tasks, min(n_candidates, _MOST_FROM_BANK), curves=self.curves)
         else:
             tasks = draw(rng, n_tasks, n_candidates)
         return unfamiliar(rng, tasks) if self.perturbed else tasks
+
+    def _draw_flat(self, rng: np.random.Generator, n_tasks: int, n_candidates: int) -> TaskBatch:
+        """Draws tasks until there are enough with flat beginnings, about one in eight; the rest from few tables."""
+        others = replace(self, flat_first=False)
+        found: list[TaskBatch] = []
+        while sum(map(len, found)) < n_tasks:
+            drawn = others.draw(rng, 8 * n_tasks, n_candidates)
+            enough = len(found) >= _MOST_DRAWS  # a few tables may have none: then any task is taken
+            found.append(drawn if enough else index_batch(drawn, np.flatnonzero(begins_flat(drawn))))
+        stacked = {f.name: np.concatenate([getattr(part, f.name) for part in found]) for f in fields(TaskBatch)}
+        return index_batch(TaskBatch(**stacked), slice(n_tasks))
 
     @property
     def seeds(self) -> list[int]:
@@ -50,6 +70,18 @@ class TaskMix:
     def of(self, n_candidates: int) -> Callable[[np.random.Generator, int], TaskBatch]:
         """A function that draws tasks of up to `n_candidates` candidates, as the environments ask for."""
         return lambda rng, n_tasks: self.draw(rng, n_tasks, n_candidates)
+
+
+def begins_flat(tasks: TaskBatch) -> BoolArray:
+    """B, True where at least 30 % of the good trainings had come less than 30 % of their way after a third of it.
+
+    A training is good that ends above the middle between median and best of its task. Tasks need real curves.
+    """
+    best = np.maximum.accumulate(tasks.curves, axis=2)
+    low = np.minimum(tasks.curves[..., 0].min(1), tasks.median)[:, None]
+    way = (best[..., best.shape[2] // 3 - 1] - low) / np.maximum(best[..., -1] - low, 1e-9)
+    good = (tasks.utility >= 0.5) & tasks.candidate_mask
+    return np.asarray((good & (way < 0.3)).sum(1) >= 0.3 * good.sum(1))
 
 
 def unfamiliar(rng: np.random.Generator, tasks: TaskBatch) -> TaskBatch:

@@ -42,6 +42,9 @@ class TaskBatch(SpaceTables):
         spread: B, (best - median) in the metric's own units.
         median: B, median value in the metric's own units.
         facts: B x len(FACTS), NaN where unknown.
+        curves: B x C x S values of S evaluations at equal distances, in the metric's own units, larger is better; S is
+            0 where learning curves are simulated when a candidate is trained.
+        prices: B x C costs of a whole training, 1 on the mean of a task's candidates; all 1 where they are alike.
     """
 
     candidates: IntArray
@@ -53,6 +56,8 @@ class TaskBatch(SpaceTables):
     spread: FloatArray
     median: FloatArray
     facts: FloatArray
+    curves: FloatArray
+    prices: FloatArray
 
     def __len__(self) -> int:
         """Number of tasks."""
@@ -112,6 +117,7 @@ class _TaskDraw(EffectDraw):
             self.roles, self.ordered & (self.roles >= 0), self.log & (self.roles >= 0), self.levels, self.sizes,
             self.kinds, self.n_levels, self.candidates, self.mask, self.present, utility, value, noise.clip(0, 1.5),
             spread[:, 0], median[:, 0], self._facts(n_evaluated, floor[:, 0], untrained),
+            np.zeros((*value.shape, 0)), np.ones(value.shape),
         )  # fmt: skip
 
     def _facts(self, n_evaluated: FloatArray, floor: FloatArray, untrained: FloatArray) -> FloatArray:

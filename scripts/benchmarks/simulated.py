@@ -1,6 +1,6 @@
 """Plays searches on miniature trainings that no predictor learnt from, and says what hints and readings are worth.
 
-    python scripts/benchmarks/simulated.py --bank runs/meta_train/bank --weights runs/meta_train/rl-v2.safetensors
+    python scripts/benchmarks/simulated.py --bank runs/meta_train/bank --weights runs/meta_train/rl-v3.safetensors
 
 One table per question, clipped regret after 1, 3, 5, 10 and 20 trials with the standard error over tables of the bank:
 
@@ -121,9 +121,7 @@ def main() -> None:
     torch.set_num_threads(1)
     kept = [path for path in list_tables(args.bank) if int(path.stem) % MODULUS == FOR_GATES][: args.tables]
     tables: list[Table] = read_tables(kept)
-    uses = [
-        draw_from_bank(np.random.default_rng([1, i]), [t], _USES, _N_CANDIDATES).tasks for i, t in enumerate(tables)
-    ]
+    uses = [draw_from_bank(np.random.default_rng([1, i]), [t], _USES, _N_CANDIDATES) for i, t in enumerate(tables)]
     tasks = TaskBatch(**{f.name: np.concatenate([getattr(use, f.name) for use in uses]) for f in fields(TaskBatch)})
     mixture = load_agent(args.weights).mixture
     print(f"{len(tables)} tables, {_USES} uses of each\n")

@@ -1,5 +1,6 @@
 """Many searches at once: the same episodes as one by one, and stable-baselines3's rules for vectorised environments."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from hf_rlsearch.envs.vec_env import SearchVecEnv, relative
 from hf_rlsearch.errors import ObservationError
 from hf_rlsearch.observation.curve_features import FORECAST_FEATURES
 from hf_rlsearch.tasks.mix import TaskMix
+from hf_rlsearch.tasks.prior import TaskBatch
 
 TASKS = TaskMix().of(10)
 
@@ -156,7 +158,7 @@ def test_episodes_of_the_stop_rule_have_several_lengths() -> None:
     for _ in range(20):
         search.reset()
         lengths.add((search.budget, search.evaluations))
-        assert search.budget * search.evaluations == search.max_trials
+        assert search.max_trials == round(1.5 * search.budget * search.evaluations)
     assert len(lengths) > 5
     assert lengths <= {(b, s) for b in BUDGETS for s in EVALUATIONS}
 
@@ -224,3 +226,47 @@ def test_simulated_trials_are_judged_as_often_as_real_ones(
         seen |= set(at[may_stop].tolist())
         search.decide(np.zeros(60, bool))
     assert seen == judged
+
+
+# ------------------------------------------------------------------------------------------------- real learning curves
+def with_curves(rng: np.random.Generator, n_tasks: int) -> TaskBatch:
+    """Tasks whose trainings gain nothing until two thirds of their time, at prices of 0.5 and 1.5."""
+    tasks = TASKS(rng, n_tasks)
+    late = np.where(np.arange(12) < 8, -1.0, 1.0)
+    curves = tasks.values[..., None] + np.minimum(late, 0) * tasks.spread[:, None, None]
+    prices = np.where(np.arange(tasks.values.shape[1]) % 2, 1.5, 0.5)
+    return replace(tasks, curves=curves, prices=np.tile(prices, (n_tasks, 1)), noise=np.zeros_like(tasks.noise))
+
+
+def test_trainings_show_the_curves_of_their_table() -> None:
+    search = StopSearch(4, 0, with_curves, priced=0.0)
+    while not search.done:
+        search.decide(np.zeros(4, bool))
+    b, t = np.nonzero(search.steps == search.evaluations)
+    assert len(b) > 8
+    utility = search.tasks.utility[b, search.chosen[b, t]]
+    np.testing.assert_allclose(search.curves[b, t, -1], utility)
+    np.testing.assert_allclose(search.curves[b, t, 0], utility - 1)
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_search_ends_before_an_evaluation_that_it_cannot_pay_for(stops: bool) -> None:
+    search = StopSearch(8, 0, with_curves, priced=1.0)
+    while not search.done:
+        may_stop = search.describe()[1]
+        spent, over = search.spent.copy(), search.over.copy()
+        search.decide(may_stop & stops)
+        assert (search.spent[over] == spent[over]).all()
+    assert (search.spent <= search.budget + 1e-6).all()
+    assert (search.left[search.over] <= 1.5 / search.evaluations + 1e-6).all()
+
+
+def test_prices_lead_the_choice_while_much_is_left() -> None:
+    search = StopSearch(1, 0, with_curves, priced=1.0)
+    targets = np.arange(4)[None]
+    early = search.weights(np.array([0]), targets)[0]
+    assert early == pytest.approx([np.log(2), -np.log(1.5)] * 2)
+    search.spent[:] = search.budget - 1.0
+    late = search.weights(np.array([0]), targets)[0]
+    assert late[0] == pytest.approx(np.log(2) / search.budget)
+    assert late[1] == -np.inf

@@ -65,7 +65,7 @@ PLAN = Plan(
     curve_steps=8192,
     joint_steps=4096,
     head_steps=2560,
-    test_tasks=384,
+    test_tasks=192,
     size=MiniatureSize(n_configurations=(40, 48), n_rows=(64, 64), pretraining_steps=(5, 10), max_work=1e8),
 )
 
@@ -107,9 +107,15 @@ class TestWholeRun:
         assert {"torch", "stable-baselines3"} <= set(card.versions)
         assert card.limits
         verdict = card.gates["decision_head"]
-        assert verdict["tasks"] == 384
+        assert verdict["tasks"] == 128
         assert verdict["interval"][0] <= verdict["difference"] <= verdict["interval"][1]
         assert verdict["difference"] == pytest.approx(verdict["area_head"] - verdict["area_acquisition"])
+        stopping = card.gates["stop_rule"]
+        assert stopping["tasks"] == 192
+        assert set(stopping["areas"]) == {"equal_prices", "unequal_prices", "flat_first"}
+        rules = {"trained", "never", "few_made_it_up", "expected_gain_per_price"}
+        for areas in stopping["areas"].values():
+            assert all(areas["clairvoyant"] <= areas[rule] + 0.02 for rule in rules)
 
     def test_the_head_ships_only_if_it_passes_the_acceptance_test(self, trained: Path) -> None:
         tensors, card = load_weights(trained / "mine.safetensors")
@@ -127,6 +133,19 @@ class TestWholeRun:
         assert first.keys() == second.keys()
         for name, tensor in first.items():
             torch.testing.assert_close(second[name], tensor, rtol=0, atol=0)
+
+    def test_the_stop_rule_alone_is_trained_anew(self, trained: Path) -> None:
+        """From the same tables and predictors it is the same; all other parts stay as they are."""
+        given = ["--folder", str(trained), "--out", str(trained / "renewed.safetensors")]
+        for part in trained.glob("stop*"):
+            part.rename(part.with_name(f"before-{part.name}"))
+        main([*given, "--stop-rule-of", str(trained / "mine.safetensors"), "--jobs", "1"], PLAN)
+        (first, card), (second, renewed) = (load_weights(trained / f"{n}.safetensors") for n in ("mine", "renewed"))
+        assert first.keys() == second.keys()
+        for name, tensor in first.items():
+            torch.testing.assert_close(second[name], tensor, rtol=0, atol=0)
+        assert renewed.gates == card.gates
+        assert renewed.training["other_parts"] == "of mine"
 
     def test_another_run_gives_the_same_weights_bit_by_bit(self, trained: Path, tmp_path: Path) -> None:
         run(tmp_path)

@@ -24,8 +24,9 @@ def arguments(n_others: int = 5, seed: int = 0, n_searches: int = 3) -> dict[str
         "others_here": np.where(early | padding, np.nan, here),
         "others_best": np.where(padding, np.nan, best),
         "others_complete": ~padding & ~early,
-        "n_left": np.full(n_searches, 4.0),
-        "n_total": np.full(n_searches, 9.0),
+        "budget": np.tile([4.0, 9.0], (n_searches, 1)),
+        "price": rng.uniform(0.3, 3.0, n_searches),
+        "learnt": rng.choice([-1.0, 0.0, 1.0], n_searches),
     }
 
 
@@ -47,7 +48,7 @@ def test_features_are_finite_and_bounded(n_others: int, seed: int) -> None:
 @given(st.permutations(range(5)), st.integers(0, 10**6))
 def test_the_order_of_the_others_does_not_matter(order: list[int], seed: int) -> None:
     plain = arguments(seed=seed)
-    moved = {k: v[:, order] if v.ndim == 2 else v for k, v in plain.items()}
+    moved = {k: v[:, order] if k.startswith("others") else v for k, v in plain.items()}
     np.testing.assert_array_equal(curve_features(**moved), curve_features(**plain))
 
 
@@ -80,8 +81,9 @@ def test_known_answers() -> None:
         others_here=np.array([[0.2, 0.8, np.nan, 0.7]]),
         others_best=np.array([[0.9, 1.0, 0.1, 0.7]]),
         others_complete=np.array([[True, True, False, False]]),
-        n_left=np.array([3.0]),
-        n_total=np.array([6.0]),
+        budget=np.array([[3.0, 6.0]]),
+        price=np.array([2.0]),
+        learnt=np.array([-1.0]),
     )
     # Final values 0.1, 0.6, 0.7, 0.9, 1.0: the unit is 1.0 - 0.7. At half of the training: 0.2, 0.6, 0.7, 0.8.
     expected = {
@@ -95,14 +97,19 @@ def test_known_answers() -> None:
         "n_left": np.log1p(3) / 3,
         "n_done": np.log1p(3) / 3,
         "n_trials": np.log1p(4) / 4,
+        # It lacks 0.4. Of two complete trials one gained 0.7, the other 0.2; one of each kind is added.
+        "made_up": 0.0,
+        "early_ranks_tell": 1.0 * 2 / 6,  # the better of the two was better here, too
+        "price": np.log(2),
+        "learnt": -1.0,
     }
     for name, value in expected.items():
         assert column(features, name) == pytest.approx([value], rel=1e-5), name
 
 
 def test_without_a_budget_a_usual_one_is_assumed() -> None:
-    unknown = {**arguments(), "n_left": np.full(3, np.nan), "n_total": np.full(3, np.nan)}
-    usual = {**arguments(), "n_left": np.full(3, 10.0), "n_total": np.full(3, 20.0)}
+    unknown = {**arguments(), "budget": np.full((3, 2), np.nan)}
+    usual = {**arguments(), "budget": np.tile([10.0, 20.0], (3, 1))}
     np.testing.assert_array_equal(curve_features(**unknown), curve_features(**usual))
 
 
@@ -136,3 +143,19 @@ def test_who_leads() -> None:
     others = np.array([[0.5, np.nan], [0.5, 0.9], [np.nan, np.nan], [0.7, 0.7]])
     assert leads(np.array([0.7, 0.7, -5.0, 0.7]), others).tolist() == [True, False, True, True]
     assert leads(np.array([0.0]), np.empty((1, 0))).tolist() == [True]
+
+
+@pytest.mark.parametrize(("n_complete", "n_made_it_up", "expected"), [(0, 0, 0.5), (4, 0, 1 / 6), (4, 4, 5 / 6)])
+def test_what_complete_trials_gained_is_evidence(n_complete: int, n_made_it_up: int, expected: float) -> None:
+    given = arguments(n_others=4, n_searches=1)
+    gained = np.where(np.arange(4) < n_made_it_up, 10.0, 0.0)
+    given |= {
+        "value": np.array([0.0]),
+        "others_here": np.array([[-1.0, -1.0, -1.0, -1.0]]),
+        "others_best": -1.0 + gained[None],
+        "others_complete": (np.arange(4) < n_complete)[None],
+    }
+    if not n_made_it_up:
+        given["others_best"] = np.array([[2.0, 2.0, 2.0, 2.0]])
+        given["others_here"] = np.array([[1.0, 1.0, 1.0, 1.0]])
+    assert column(curve_features(**given), "made_up") == pytest.approx([2 * expected - 1])

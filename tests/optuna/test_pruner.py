@@ -561,6 +561,19 @@ def test_arguments_out_of_range_are_refused(name: str, value: Any) -> None:
         RLPruner(**{name: value})
 
 
+@pytest.mark.parametrize(("n_complete", "stops"), [(1, False), (2, False), (3, True)])
+def test_at_chance_level_complete_trials_have_to_say_that_early_values_tell(
+    rules: Rules, n_complete: int, stops: bool
+) -> None:
+    """0.52 of 100 rows is no more than 0.5, what the untrained model has."""
+    facts = {"untrained": 0.5, "n_evaluated": 2.0}
+    pruner = RLPruner(max_resource=5, budget=20, weights=rules("always"), facts=facts)
+    study = run(pruner, [*[0.9, 0.91, 0.92][:n_complete], 0.52])
+    assert [trial.state == TrialState.PRUNED for trial in study.trials] == [False] * n_complete + [stops]
+    above = run(pruner, [0.9, 0.7])  # something was learnt: the rule decides
+    assert above.trials[1].state == TrialState.PRUNED
+
+
 def test_unknown_facts_are_refused() -> None:
     with pytest.raises(ArgumentsError, match=r"facts names 'n_class', expected .*n_examples"):
         RLPruner(facts={"n_class": 3.0})

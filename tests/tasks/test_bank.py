@@ -16,7 +16,7 @@ from hf_rlsearch.errors import StorageError
 from hf_rlsearch.observation.observation import FACTS, space_arrays
 from hf_rlsearch.space import ROLES
 from hf_rlsearch.tasks.bank import list_tables, main, make_bank, read_tables
-from hf_rlsearch.tasks.bank_tasks import MAX_EVALUATIONS, BankBatch, draw_from_bank
+from hf_rlsearch.tasks.bank_tasks import MAX_EVALUATIONS, draw_from_bank
 from hf_rlsearch.tasks.miniature import Table
 from hf_rlsearch.tasks.miniature.table import MiniatureSize, make_table
 from hf_rlsearch.tasks.prior import TaskBatch
@@ -47,7 +47,7 @@ def tables(bank: Path) -> list[Table]:
 
 
 @pytest.fixture(scope="module")
-def batch(tables: list[Table]) -> BankBatch:
+def batch(tables: list[Table]) -> TaskBatch:
     return draw_from_bank(np.random.default_rng(0), tables, 150, C)
 
 
@@ -131,13 +131,12 @@ def test_the_command_says_how_many_tables_there_are(tmp_path: Path, capsys: pyte
 def test_the_same_state_draws_the_same_tasks(tables: list[Table]) -> None:
     first, second, other = (draw_from_bank(np.random.default_rng(s), tables, 6, C) for s in (3, 3, 4))
     for field in fields(TaskBatch):
-        np.testing.assert_array_equal(getattr(first.tasks, field.name), getattr(second.tasks, field.name))
-    np.testing.assert_array_equal(first.curves, second.curves)
-    assert not np.array_equal(first.tasks.utility, other.tasks.utility)
+        np.testing.assert_array_equal(getattr(first, field.name), getattr(second, field.name))
+    assert not np.array_equal(first.utility, other.utility)
 
 
-def test_tasks_are_valid(batch: BankBatch) -> None:
-    tasks, mask = batch.tasks, batch.tasks.candidate_mask
+def test_tasks_are_valid(batch: TaskBatch) -> None:
+    tasks, mask = batch, batch.candidate_mask
     assert (mask.sum(1) >= 30).all()
     for name in ("utility", "values", "noise"):
         assert np.isfinite(getattr(tasks, name)).all(), name
@@ -156,33 +155,30 @@ def test_tasks_are_valid(batch: BankBatch) -> None:
     assert np.isfinite(space_arrays(tasks).level_features).all()
 
 
-def test_what_is_known_of_trainings_comes_along(batch: BankBatch) -> None:
-    mask = batch.tasks.candidate_mask
-    for name in ("steps", "seconds", "trainable"):
-        values = getattr(batch, name)
-        assert (values[mask] > 0).all()
-        assert np.isnan(values[~mask]).all()
-    assert np.isfinite(batch.untrained).all()
-    assert (batch.n_evaluated == 40).all()
-    assert (batch.seed_noise >= 0).all()
-    assert batch.curves.shape == (150, C, MAX_EVALUATIONS)
-    # The objective is the last evaluation, or the best one.
-    last = np.isfinite(batch.curves).sum(2).max(1) - 1
-    at_last = np.take_along_axis(batch.curves, last[:, None, None], axis=2)[..., 0]
-    best = np.where(np.isnan(batch.curves), -np.inf, batch.curves).max(2)
-    is_last, is_best = (np.isclose(v, batch.tasks.values).all(1, where=mask) for v in (at_last, best))
-    assert (is_last | is_best).all()
-    assert (is_last & ~is_best).any()
-    assert (is_best & ~is_last).any()
+def test_curves_are_simulated_unless_they_are_asked_for(batch: TaskBatch) -> None:
+    assert batch.curves.shape == (150, C, 0)
+    assert (batch.prices == 1).all()
 
 
-def test_one_factor_moves_all_rates_of_a_task(batch: BankBatch, tables: list[Table]) -> None:
+def test_a_task_has_the_curves_and_prices_of_its_trainings(tables: list[Table]) -> None:
+    tasks = draw_from_bank(np.random.default_rng(0), tables, 60, C, curves=True)
+    mask = tasks.candidate_mask
+    assert tasks.curves.shape == (60, C, MAX_EVALUATIONS)
+    # The best evaluation counts, and nothing is added to what was measured.
+    np.testing.assert_allclose(tasks.curves.max(2)[mask], tasks.values[mask])
+    assert (tasks.noise == 0).all()
+    assert (tasks.prices[mask] > 0).all()
+    assert np.where(mask, tasks.prices, 0).sum(1) / mask.sum(1) == pytest.approx(1)
+    assert tasks.prices[mask].std() > 0
+
+
+def test_one_factor_moves_all_rates_of_a_task(batch: TaskBatch, tables: list[Table]) -> None:
     grids = [
         np.diff(np.log10(table[f"levels_{list(table['settings']).index('learning_rate')}"]))[0]
         for table in tables
         if "learning_rate" in table["settings"]
     ]
-    levels = batch.tasks.levels[batch.tasks.roles == ROLES.index("learning_rate")]
+    levels = batch.levels[batch.roles == ROLES.index("learning_rate")]
     assert len(levels) > 30
     for row in levels:
         steps = np.diff(np.log10(row[np.isfinite(row)]))
@@ -190,8 +186,8 @@ def test_one_factor_moves_all_rates_of_a_task(batch: BankBatch, tables: list[Tab
     assert -7 < np.nanmedian(np.log10(levels)) < -2
 
 
-def test_names_objectives_and_facts_vary(batch: BankBatch) -> None:
-    tasks = batch.tasks
+def test_names_objectives_and_facts_vary(batch: TaskBatch) -> None:
+    tasks = batch
     generic = np.isin(tasks.roles, [ROLES.index("generic_numeric"), ROLES.index("generic_categorical"), -1]).all(1)
     assert 0 < generic.mean() < 0.4
     assert len(np.unique(tasks.roles[tasks.roles >= 0])) >= 6
