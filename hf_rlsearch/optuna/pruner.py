@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _RETRY_FACTOR = 4
 # Without a budget the number of trials ends the study, so that a stop saves time but costs a trial. Only trials whose
 # forecast chance to become the best is below this are stopped then.
-_HOPELESS = 0.05
+HOPELESS = 0.05
 _N_INCUMBENTS = 5  # their neighbours are among the candidates to train instead
 # A trial that is not above the untrained model yet is stopped only if at most this share of the complete trials, with
 # one success and one failure added, made up such a gap: at chance level an early value says nothing unless they say so.
@@ -206,7 +206,7 @@ class RLPruner(BasePruner):
             reason["chance"] = round(chance, 4)
         study._storage.set_trial_system_attr(trial._trial_id, STOP, reason)
         has_budget = self._budget is not None or self._planned_budget is not None
-        return log_odds > 0 and (has_budget or chance is None or chance < _HOPELESS)
+        return log_odds > 0 and (has_budget or chance is None or chance < HOPELESS)
 
     def _forecast(self, study: Study, trial: FrozenTrial, resource: float) -> FloatArray | None:
         """1 x len(FORECAST_FEATURES), of the trial and of the best alternative; None where nothing can be predicted."""

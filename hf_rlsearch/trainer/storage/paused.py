@@ -18,6 +18,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch.observation import trial_attributes as attr
+from hf_rlsearch.optuna.pruner import HOPELESS
 from hf_rlsearch.trainer.session.arguments import plain
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.storage.checkpoints import best_checkpoint_beside, stored_path, training_state
@@ -55,8 +56,11 @@ class PausedTrials:
     def should_pause(self, trial: FrozenTrial, trainer: "Trainer") -> bool:
         """Whether a trial that the pruner stops now should write a checkpoint.
 
-        False if that checkpoint would be deleted at once, since better trials wait already or the disk is full.
+        False if the trial has next to no chance to become the best, which no later trial of the search would change,
+        and if the checkpoint would be deleted at once, since better trials wait already or the disk is full.
         """
+        if _is_hopeless(trial):
+            return False
         args = trainer.args
         if plain(getattr(args, "save_strategy", "no")) in ("no", "best") or getattr(args, "save_only_model", False):
             return False
@@ -66,8 +70,8 @@ class PausedTrials:
         return len(better) < self._limit and fits and n_bytes <= _free_bytes(str(args.output_dir))
 
     def resumable(self) -> list[int]:
-        """The numbers of the trials that a new trial of the same configuration would resume."""
-        return [trial.number for trial in self._resumable()] if self._limit else []
+        """The numbers of the trials that a new trial of the same configuration would resume; none that is hopeless."""
+        return [trial.number for trial in self._resumable() if not _is_hopeless(trial)] if self._limit else []
 
     def claim(self, trial: optuna.Trial, attributes: Mapping[str, Any]) -> FrozenTrial | None:
         """Finds the newest paused trial of the same training, and reserves it for a new trial with these attributes.
@@ -127,6 +131,12 @@ class PausedTrials:
         sign = 1.0 if self._study.directions[0] == StudyDirection.MINIMIZE else -1.0
         values = [sign * value for value in trial.intermediate_values.values() if math.isfinite(value)]
         return min(values, default=math.inf), -trial.number
+
+
+def _is_hopeless(trial: FrozenTrial) -> bool:
+    """Whether RLPruner stopped a trial and its forecast chance to become the best was next to nothing then."""
+    chance = (trial.system_attrs.get(attr.STOP) or {}).get("chance")
+    return chance is not None and chance < HOPELESS
 
 
 def resumable_trials(trials: Sequence[FrozenTrial], folder: str) -> list[FrozenTrial]:

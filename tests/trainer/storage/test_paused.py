@@ -64,6 +64,27 @@ def search(
     ).run_summary
 
 
+class Doubts(Stops):
+    """Stops trials with a stored chance to become the best, as RLPruner does."""
+
+    def __init__(self, chance: float, **after: int) -> None:
+        super().__init__(**after)
+        self._chance = chance
+
+    def prune(self, study: Any, trial: Any) -> bool:
+        study._storage.set_trial_system_attr(trial._trial_id, "rl:stop", {"fidelity": 0.33, "chance": self._chance})
+        return super().prune(study, trial)
+
+
+@pytest.mark.parametrize(("chance", "resumes"), [(0.04, False), (0.3, True)])
+def test_a_trial_that_was_called_hopeless_is_never_resumed(
+    make_trainer: MakeTrainer, tmp_path: Path, chance: float, resumes: bool
+) -> None:
+    result = search(make_trainer, tmp_path, pruner=Doubts(chance, trial_1=1), n_trials=5)
+    assert result.trials[1].state == TrialState.PRUNED
+    assert any(trial.user_attrs.get("rl:continues") == 1 for trial in result.trials) == resumes
+
+
 def waiting(result: Any) -> list[int]:
     """Trials whose checkpoint is on disk."""
     return [t.number for t in result.trials if Path(result.output_dir, str(t.user_attrs.get("rl:paused"))).is_dir()]
