@@ -8,7 +8,7 @@ import pytest
 from hf_rlsearch import ArgumentsError, HfRlSearchError, SearchFailed, StorageError, search
 from hf_rlsearch.cli import main
 from hf_rlsearch.errors import describe
-from hf_rlsearch.optuna.storage import cannot_continue, storage_errors
+from hf_rlsearch.optuna.storage import cannot_continue, open_storage, storage_errors
 from hf_rlsearch.report import open_study
 
 URL = "nosuchdb://me:secret@host/searches"
@@ -68,6 +68,11 @@ def test_an_error_without_text_is_described_by_its_place() -> None:
     with pytest.raises(KeyError) as of_code:
         raise KeyError
     assert describe(of_code.value).endswith("): raise KeyError")
+
+
+def test_a_misspelt_database_is_named() -> None:
+    with pytest.raises(StorageError, match=r"database 'sqllite', expected one of .* Did you mean 'sqlite'\?"):
+        open_storage("sqllite:///search.db")
 
 
 def test_an_exception_survives_a_pipe() -> None:

@@ -20,7 +20,7 @@ from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 
 from hf_rlsearch._validation import did_you_mean
 from hf_rlsearch.errors import MissingExtraError, StorageError, describe
@@ -28,6 +28,7 @@ from hf_rlsearch.errors import MissingExtraError, StorageError, describe
 logger = logging.getLogger(__name__)
 
 _SQLITE = "sqlite:///"
+_DIALECTS = ("sqlite", "postgresql", "mysql", "mariadb", "oracle", "mssql", "redis")
 # Seconds that SQLite waits for another process that writes.
 _TIMEOUT = 30
 # Tries to make the tables of a new database, which another process may be making at the same time.
@@ -65,6 +66,12 @@ def open_storage(storage: str | BaseStorage) -> BaseStorage:
             return ReconnectingStorage(RDBStorage(_with_driver(storage), engine_kwargs=options))
         except ImportError as error:
             raise _no_driver(storage, error) from error
+        except NoSuchModuleError as error:
+            dialect = storage.partition(":")[0].partition("+")[0]
+            raise StorageError(
+                f"storage={storage!r} names a database {dialect!r}, expected one of {', '.join(_DIALECTS)}."
+                f"{did_you_mean(dialect, _DIALECTS)}"
+            ) from error
         except Exception as error:
             made_meanwhile = "already exists" in str(error) or "unique constraint" in str(error).lower()
             if attempt == _ATTEMPTS or not (is_storage_error(error) and made_meanwhile):

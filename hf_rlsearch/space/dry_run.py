@@ -126,6 +126,7 @@ class _Recorder:
                 f"hp_space returned {returned!r} of type {type(returned).__name__}, expected a dict of training "
                 "arguments such as {'learning_rate': trial.suggest_float('learning_rate', 1e-6, 1e-4, log=True)}."
             )
+        _check_no_other_library(returned)
         self.found.returned.update(str(key) for key in returned)
 
     def _run_model_init(self, trial: _RecordingTrial) -> None:
@@ -232,6 +233,20 @@ def _call(name: str, function: Callable[..., Any], trial: _RecordingTrial) -> An
             f"{name} raised {describe(error)}, called before the search with the values {trial.params}. "
             "It must accept every value that it suggests; raise optuna.TrialPruned to refuse a combination."
         ) from error
+
+
+def _check_no_other_library(returned: Mapping[Any, Any]) -> None:
+    """Refuses a space that is written for the backends "ray" and "wandb", which describe ranges in the dict."""
+    of_ray = [key for key, value in returned.items() if type(value).__module__.partition(".")[0] == "ray"]
+    is_sweep = {"method", "parameters"} <= returned.keys() and isinstance(returned["parameters"], Mapping)
+    if not of_ray and not is_sweep:
+        return
+    name = of_ray[0] if of_ray else next(iter(returned["parameters"]), "learning_rate")
+    raise SearchSpaceError(
+        f"hp_space returns a space that is written for {'Ray Tune' if of_ray else 'Weights & Biases'}. This search "
+        f"asks a trial for values: return {{{name!r}: trial.suggest_float({name!r}, low, high)}}, or suggest_int and "
+        "suggest_categorical."
+    )
 
 
 def _hull(name: str, first: BaseDistribution, second: BaseDistribution) -> BaseDistribution:

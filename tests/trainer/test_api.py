@@ -76,6 +76,23 @@ def test_a_value_outside_of_the_space_is_no_param_and_masks_nothing(make_trainer
     assert trained == {("adamw_torch", 0.5), ("adamw_torch", 0.8), ("sgd", None)}
 
 
+def test_constants_and_attributes_of_model_init_are_stored(make_trainer: MakeTrainer) -> None:
+    def space(trial: Any) -> dict[str, Any]:
+        return {"learning_rate": 10 ** trial.suggest_int("exponent", -5, -2), "weight_decay": 0.25}
+
+    def model_init(trial: Any = None) -> Any:
+        if trial is not None:
+            trial.suggest_categorical("layers", [1, 2])
+            trial.set_user_attr("n_parameters", 7)
+        return tiny_model()
+
+    best = run(make_trainer(score=by_rate, model_init=model_init), "rl", space, n_trials=2)
+    trial = best.run_summary.best_trial
+    returned = {"learning_rate": 10 ** trial.params["exponent"], "weight_decay": 0.25}
+    assert best.hyperparameters == {**trial.params, **returned}
+    assert trial.user_attrs["n_parameters"] == 7
+
+
 def test_result_as_table_and_json(make_trainer: MakeTrainer) -> None:
     result = run(make_trainer(score=by_rate), "rl", n_trials=2, baseline=True).run_summary
     table = result.trials_dataframe()

@@ -316,6 +316,12 @@ class SearchCoordinator:
                 f"Earlier trials ran on {sorted(others)} processes, this run on {world_size}: effective batch sizes, "
                 "and with them objectives, are not comparable."
             )
+        trials = self.study.get_trials(deepcopy=False)
+        if settings.baseline and trials and not any(role(trial) == attr.BASELINE for trial in trials):
+            yield (
+                f"Study {self.study.study_name!r} has trials already, such as enqueued ones, and the baseline is not "
+                "among them: it is not trained, and the gain over your arguments stays unknown."
+            )
         strategy = plain(getattr(self.configurations.frozen.original(), "eval_strategy", None))
         evaluates = strategy != "no" or "eval_strategy" in self.configurations.searched
         if not evaluates and settings.pruner not in (None, RL_PRUNER):
@@ -348,6 +354,7 @@ class SearchCoordinator:
         if outcome.state == TrialState.PRUNED and stopped is not None and self.settings.max_paused:
             paused = self.planner.checkpoint_at(self._trial, stopped)
         return {
+            **{name: value for name, value in outcome.attributes.items() if not name.startswith(attr.PREFIX)},
             attr.HYPERPARAMETERS: {**self.hyperparameters, **outcome.found},
             attr.SECONDS: outcome.seconds,
             attr.PEAK_MEMORY: outcome.peak_memory,

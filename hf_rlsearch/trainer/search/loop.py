@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 from hf_rlsearch._typing import Params
@@ -394,7 +394,41 @@ def _evaluate(trainer: "Trainer", select: Callable[[Any], Any]) -> Mapping[str, 
     data = getattr(trainer, "eval_dataset", None)
     if data is None:
         raise ObjectiveError("The Trainer has no eval_dataset, so trials could not be compared. Pass one to it.")
-    return dict(trainer.evaluate(select(data)))
+    compute = getattr(trainer, "compute_metrics", None)
+    if compute is None:
+        return dict(trainer.evaluate(select(data)))
+    returned: list[Any] = []
+
+    @wraps(compute)
+    def recorded(*args: Any, **kwargs: Any) -> Any:
+        returned.append("no result")
+        returned[-1] = compute(*args, **kwargs)
+        return returned[-1]
+
+    trainer.compute_metrics = recorded
+    try:
+        return dict(trainer.evaluate(select(data)))
+    except Exception as error:
+        raise _better_error(error, trainer, returned) from error
+    finally:
+        trainer.compute_metrics = compute
+
+
+def _better_error(error: Exception, trainer: "Trainer", returned: list[Any]) -> Exception:
+    """The error of an evaluation, or one that says which common mistake of ``compute_metrics`` caused it."""
+    if not returned:
+        return error
+    if returned[-1] != "no result" and not isinstance(returned[-1], Mapping):
+        kind = type(returned[-1]).__name__
+        return ObjectiveError(
+            f"compute_metrics returned {returned[-1]!r}, a {kind}; expected a dict such as {{'accuracy': 0.5}}."
+        )
+    if returned[-1] == "no result" and getattr(trainer.args, "predict_with_generate", None) is False:
+        return ObjectiveError(
+            f"compute_metrics raised {describe(error)}. It gets scores of tokens. If it decodes generated text, set "
+            "predict_with_generate=True in Seq2SeqTrainingArguments."
+        )
+    return error
 
 
 def _first_rows(data: Any) -> Any:

@@ -124,7 +124,8 @@ class Planner:
             return params, values, exact, []
         params, values, changes = self.configurations.sample(trial)
         trial.set_user_attr(attr.ROLE, SEARCH)
-        return params, values, params, changes
+        # hp_space may return constants, and values under other names than the suggested ones.
+        return params, values, {**values, **params}, changes
 
     def _repeat(self, trial: optuna.Trial) -> tuple[Params, Params, Params, list[str]]:
         """Does what ``_sample`` does for a trial that trains an earlier trial again under a new seed."""

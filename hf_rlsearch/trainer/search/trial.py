@@ -105,6 +105,7 @@ class TrialOutcome(RankMessage):
         trained: Share of the trial's own training that was done, in [0, 1].
         checkpoint: Folder that holds exactly the scored model; None if there is none on disk.
         found: Arguments by name that the Trainer itself changed while it trained.
+        attributes: User attributes that ``model_init`` set on the trial.
     """
 
     state: TrialState
@@ -117,6 +118,7 @@ class TrialOutcome(RankMessage):
     trained: float = 0.0
     checkpoint: str | None = None
     found: Params = field(default_factory=dict)
+    attributes: Params = field(default_factory=dict)
 
 
 class SharedTrial(FixedTrial):
@@ -194,10 +196,11 @@ def run_trial(trainer: "Trainer", plan: TrialPlan, monitor: EvaluationMonitor) -
         The outcome, and the exception that the trial failed with. KeyboardInterrupt and SystemExit pass through.
     """
     started, error = time.perf_counter(), None
+    shared = SharedTrial(plan.params, plan.number)
     allow_shared_weights(trainer)
     with PeakMemory() as memory:
         try:
-            outcome = _train(trainer, plan, monitor)
+            outcome = _train(trainer, plan, monitor, shared)
         except Exception as caught:
             # With several ranks the others are still training, so a TrialPruned of user code is a failure there.
             if isinstance(caught, TrialPruned) and monitor.group.size == 1:
@@ -215,14 +218,15 @@ def run_trial(trainer: "Trainer", plan: TrialPlan, monitor: EvaluationMonitor) -
         step=step,
         trained=min(1.0, step / max(1, trainer.state.max_steps)),
         found={} if error is not None else found_arguments(trainer),
+        attributes=plain(shared.user_attrs),
     )
     return outcome, error
 
 
-def _train(trainer: "Trainer", plan: TrialPlan, monitor: EvaluationMonitor) -> TrialOutcome:
+def _train(trainer: "Trainer", plan: TrialPlan, monitor: EvaluationMonitor, shared: SharedTrial) -> TrialOutcome:
     given: Params = {}
     if plan.params and getattr(trainer, "model_init", None) is not None:
-        given["trial"] = SharedTrial(plan.params, plan.number)
+        given["trial"] = shared
     if plan.resume_from is not None:
         given["resume_from_checkpoint"] = plan.resume_from
     trainer.train(**given)

@@ -74,6 +74,10 @@ class FrozenArguments:
         """The fields of the arguments' class."""
         return frozenset(self._hints)
 
+    def is_set_by_hand(self, name: str) -> bool:
+        """Whether the arguments have an attribute that is none of the fields of their class."""
+        return name in vars(self._args) and name not in self._hints
+
     def value(self, name: str) -> Any:
         """The user's value of a field."""
         return getattr(self._args, name)

@@ -10,9 +10,23 @@ from transformers import Trainer
 
 from hf_rlsearch.observation.trial_attributes import OWNER
 from hf_rlsearch.trainer.search.result import SearchResult
+from tests.trainer.conftest import run
 from tests.trainer.storage.test_paused import search
 
 MakeTrainer = Callable[..., Trainer]
+
+
+def test_enqueued_trials_take_the_place_of_the_baseline_and_it_is_said(
+    make_trainer: MakeTrainer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    storage = f"sqlite:///{tmp_path / 'mine.db'}"
+    optuna.create_study(study_name="mine", storage=storage).enqueue_trial({"learning_rate": 1e-3})
+    options = {"storage": storage, "study_name": "mine", "load_if_exists": True, "metric": "loss"}
+    result = run(make_trainer(), "rl", baseline=True, n_trials=1, **options).run_summary
+    assert result.baseline is None
+    assert result.trials[0].params == {"learning_rate": 1e-3}
+    assert "Study 'mine' has trials already, such as enqueued ones, and the baseline is not among them" in caplog.text
 
 
 def test_a_trial_that_resumes_another_one_names_it(

@@ -11,6 +11,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from hf_rlsearch import ArgumentsError, ObjectiveError, SearchSpaceError, StorageError, WeightsError, search
+from tests.helpers import seq2seq
 from tests.trainer.conftest import rates, run, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
@@ -100,6 +101,51 @@ def test_every_choice_is_tried_before_the_first_training(trainer: Trainer, bad: 
 )
 def test_objective(trainer: Trainer, options: Any, match: str) -> None:
     refuses(ObjectiveError, match, trainer, **options)
+
+
+class OfRay:
+    """Stands for ``ray.tune.loguniform``: Ray is not installed everywhere."""
+
+    __module__ = "ray.tune.search.sample"
+
+
+@pytest.mark.parametrize(
+    ("returned", "match"),
+    [
+        ({"learning_rate": OfRay()}, "written for Ray Tune.*trial.suggest_float\\('learning_rate'"),
+        ({"method": "random", "parameters": {"seed": {"values": [1, 2]}}}, "written for Weights & Biases.*'seed'"),
+    ],
+)
+def test_a_space_for_another_backend_is_named(trainer: Trainer, returned: Any, match: str) -> None:
+    refuses(SearchSpaceError, match, trainer, lambda trial: returned)
+
+
+def test_an_attribute_put_on_the_arguments_is_named(trainer: Trainer) -> None:
+    trainer.args.alpha = 0.5  # type: ignore[attr-defined]
+    refuses(
+        SearchSpaceError, "'alpha', an attribute that was put on .* by hand.*dataclass", trainer, one("alpha", 1, 2)
+    )
+
+
+@pytest.mark.parametrize("returned", [0.5, None])
+def test_compute_metrics_that_returns_no_dict_is_named(make_trainer: MakeTrainer, returned: Any) -> None:
+    def compute(prediction: Any) -> Any:
+        return returned
+
+    trainer = make_trainer(cls=NeverTrains, metrics=compute)
+    with pytest.raises(ObjectiveError, match=f"compute_metrics returned {returned}, a .*expected a dict"):
+        run(trainer, "rl", metric="loss")
+    assert trainer.compute_metrics is compute
+
+
+def test_a_forgotten_predict_with_generate_is_named(tmp_path: Path) -> None:
+    def compute(prediction: Any) -> Any:
+        raise TypeError("argument 'ids': 'list' object cannot be interpreted as an integer")
+
+    trainer = seq2seq.make_trainer(tmp_path, predict_with_generate=False)
+    trainer.compute_metrics = compute
+    with pytest.raises(ObjectiveError, match=r"raised TypeError: argument.*predict_with_generate=True"):
+        run(trainer, "rl")
 
 
 def test_a_metric_of_unknown_direction_is_asked_for(make_trainer: MakeTrainer) -> None:
