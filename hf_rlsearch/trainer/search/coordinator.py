@@ -215,10 +215,10 @@ class SearchCoordinator:
         """Returns whether the running trial, which the pruner stops, is to leave a checkpoint to resume from."""
         return self.paused.should_pause(stored_trial(self._trial), trainer)
 
-    def report(self, step: int, value: float) -> bool:
+    def report(self, step: int, values: tuple[float, ...]) -> bool:
         """Reports an evaluation of the running trial, unless another process has taken over, and asks the pruner."""
         self.planner.lease.check()
-        return self.reporter.report(step, value)
+        return self.reporter.report(step, values)
 
     def keeps(self, trial_role: str, outcome: TrialOutcome) -> dict[str, bool]:
         """Returns which copies of a complete trial's model to keep, unless another process has taken over."""

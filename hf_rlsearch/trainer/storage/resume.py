@@ -325,7 +325,8 @@ def _owned_trials(study: optuna.Study) -> list[_Owned]:
 
 def _is_owner(owner: Any) -> bool:
     """Whether an attribute, which anybody with the storage can write, names a process."""
-    return isinstance(owner, Mapping) and is_integer(owner.get("pid")) and 0 < owner["pid"] < 2**31
+    pid = owner.get("pid") if isinstance(owner, Mapping) else None
+    return is_integer(pid) and 0 < pid < 2**31
 
 
 def _is_same(owner: Any, other: Mapping[str, Any]) -> bool:
