@@ -208,9 +208,9 @@ def build_search(
             "evaluates": len(objective.directions) == 1 and not finished(opened.study),
         }
 
-    started = group.run_on_main(start)
-    if started["needs_facts"]:
-        facts = _measure_facts(provider, objective, configurations, group, evaluates=started["evaluates"])
+    begun = group.run_on_main(start)
+    if begun["needs_facts"]:
+        facts = _measure_facts(provider, objective, configurations, group, evaluates=begun["evaluates"])
 
         @storage_errors(where)
         def store() -> Params:
