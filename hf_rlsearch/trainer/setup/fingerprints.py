@@ -75,7 +75,7 @@ def tokenizer_fingerprint(tokenizer: Any) -> Any:
     if tokenizer is None:
         return "none"
     facts: Params = {"class": type(tokenizer).__name__}
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     if hasattr(backend, "to_str"):
         # A call with truncation or padding leaves these settings in the tokenizer.
         rules = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("truncation", "padding")}
@@ -140,7 +140,7 @@ def _shape(tensor: Any) -> list[int]:
 
 def _table_fingerprint(data: Any, table: Any) -> str:
     """A hash of a table and of the rows that a selection takes from it; the data set's own one for a large table."""
-    indices = getattr(getattr(data, "_indices", None), "table", None)
+    indices: Any = getattr(getattr(data, "_indices", None), "table", None)
     if table.nbytes > _LARGEST_TABLE:
         return HASH + str(data._fingerprint)
     found = hashlib.sha256()
