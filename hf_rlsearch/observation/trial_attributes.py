@@ -95,7 +95,7 @@ def counted(trial: FrozenTrial) -> float:
     if not trial.system_attrs.get(STOP):
         return 1.0  # as in Optuna, whatever another pruner does
     trained = share_trained(trial) if trial.state == TrialState.PRUNED else 1.0
-    return max(trained - trial.user_attrs.get(STARTED_AT, 0) / FULL_TRAINING, 0.0)
+    return max(trained - float(trial.user_attrs.get(STARTED_AT, 0)) / FULL_TRAINING, 0.0)
 
 
 def share_trained(trial: FrozenTrial) -> float:

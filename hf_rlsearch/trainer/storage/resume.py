@@ -299,7 +299,7 @@ def _wait_for_owners(study: optuna.Study) -> None:
 
 def is_held(study: optuna.Study) -> bool:
     """Whether a process works on a study, or may do so on another machine."""
-    owner = study.user_attrs.get(OWNER)
+    owner = study.user_attrs.get(OWNER, {})
     owned = [*_owned_trials(study), *([_Owned(owner, "study")] if _is_owner(owner) else [])]
     return not all(each.is_gone() for each in owned)
 
@@ -346,7 +346,7 @@ def _process_is_gone(owner: Mapping[str, Any]) -> bool:
     if started is None or not is_number(owner.get("begun")):
         return started is None
     # The system may have given the id to a new process, which then has another start time.
-    return abs(started - owner["begun"]) > _SAME_START
+    return bool(abs(started - owner["begun"]) > _SAME_START)
 
 
 @lru_cache(maxsize=1)
