@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -166,7 +167,8 @@ class TrainerSession:
         """A callback handler with copies of the user's callbacks, so that stateful ones start fresh in each trial."""
         handler = copy.copy(self._recorded["callback_handler"])
         shared = {id(value): value for value in (self.trainer, *self._recorded.values()) if not isinstance(value, list)}
-        handler.callbacks = [_copy_callback(callback, shared) for callback in (handler.callbacks if callbacks else [])]
+        originals = handler.callbacks if callbacks else []
+        handler.callbacks = [_copy_callback(self.trainer, callback, shared) for callback in originals]
         remove_progress_callbacks(handler)
         return handler
 
@@ -176,12 +178,14 @@ def remove_progress_callbacks(handler: Any) -> None:
     handler.callbacks = [callback for callback in handler.callbacks if type(callback).__name__ not in _PROGRESS]
 
 
-def _copy_callback(callback: Any, shared: dict[int, Any]) -> Any:
+def _copy_callback(trainer: Any, callback: Any, shared: dict[int, Any]) -> Any:
     if (new := recreate(callback)) is not None:
+        new.on_init_end(trainer.args, trainer.state, trainer.control)  # some open their run there
         return new
+    modules = {id(value): value for value in vars(callback).values() if isinstance(value, types.ModuleType)}
     try:
         # With this memo, references to the Trainer, its model and data stay references.
-        return copy.deepcopy(callback, dict(shared))
+        return copy.deepcopy(callback, {**shared, **modules})
     except Exception as error:
         logger.warning(
             "%s cannot be copied (%s: %s), so all trials share this callback and its state.",

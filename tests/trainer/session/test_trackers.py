@@ -1,5 +1,6 @@
 """TensorBoard and Weights & Biases: read back what a search wrote."""
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -104,3 +105,48 @@ def test_a_broken_logger_loses_no_trial(make_trainer: MakeTrainer, caplog: pytes
 
     finish_run(make_trainer(callbacks=[TensorBoardCallback()]), hyperparameters={}, objective={"eval_loss": 1.0})
     assert "could not be logged: OSError: disk full" in caplog.text
+
+
+class Tracker(TrainerCallback):
+    """Logs the parameters of its first training alone, as the callbacks of transformers' integrations do."""
+
+    logged: list[tuple[str, float]] = []
+
+    def __init__(self, level: str = "low") -> None:
+        self._level, self._module, self._is_open, self._has_logged = level, math, False, False
+
+    def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._is_open = True
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        assert self._is_open
+        if not self._has_logged:
+            Tracker.logged.append((self._level, args.learning_rate))
+        self._has_logged = True
+
+
+@pytest.mark.parametrize("module", ["transformers.integrations.integration_utils", "a_users_script"])
+def test_every_tracker_logs_the_parameters_of_every_trial(
+    make_trainer: MakeTrainer, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tracker, "__module__", module)
+    Tracker.logged.clear()
+    trainer = make_trainer(score=by_rate, callbacks=[Tracker("high")])
+    run(trainer, "rl", n_trials=2, baseline=True, metric="accuracy", sampler=Scripted(learning_rate=RATES))
+    assert Tracker.logged == [("high", 5e-5), ("high", RATES[0])]
+
+
+@pytest.mark.slow
+def test_mlflow_has_a_run_for_each_trial(
+    make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="needs mlflow-skinny")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    with mlflow.start_run(run_name="mine") as mine:
+        trainer = make_trainer(score=by_rate, report_to="mlflow")
+        run(trainer, "rl", n_trials=2, baseline=True, metric="accuracy", sampler=Scripted(learning_rate=RATES))
+        assert mlflow.active_run().info.run_id == mine.info.run_id
+    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    rates = sorted(float(each.data.params["learning_rate"]) for each in runs if "learning_rate" in each.data.params)
+    assert rates == sorted([5e-5, RATES[0]])
