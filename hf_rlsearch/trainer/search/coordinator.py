@@ -24,6 +24,7 @@ from hf_rlsearch.trainer.search.planner import Planner
 from hf_rlsearch.trainer.search.result import SearchResult
 from hf_rlsearch.trainer.search.trial import PruningReporter, TrialOutcome, TrialPlan, stored_trial
 from hf_rlsearch.trainer.session.arguments import plain
+from hf_rlsearch.trainer.session.compat import without_effect
 from hf_rlsearch.trainer.session.failures import DEVICE, NAN, DeviceLost, Failure
 from hf_rlsearch.trainer.session.progress import Progress, TrialSummary
 from hf_rlsearch.trainer.session.seeds_and_memory import resident_memory
@@ -322,6 +323,11 @@ class SearchCoordinator:
                 f"Study {self.study.study_name!r} has trials already, such as enqueued ones, and the baseline is not "
                 "among them: it is not trained, and the gain over your arguments stays unknown."
             )
+        configurations = self.configurations
+        if configurations.trainer is not None:
+            args = configurations.frozen.original()
+            for name, why in without_effect(configurations.trainer, args, configurations.searched):
+                yield f"hp_space sets {name!r}, which has no effect unless other code of yours reads it: {why}."
         strategy = plain(getattr(self.configurations.frozen.original(), "eval_strategy", None))
         evaluates = strategy != "no" or "eval_strategy" in self.configurations.searched
         if not evaluates and settings.pruner not in (None, RL_PRUNER):

@@ -20,7 +20,13 @@ from hf_rlsearch.trainer.hyperparameters import (
 )
 from hf_rlsearch.trainer.search.trial import EvaluationMonitor, SharedTrial, TrialPlan
 from hf_rlsearch.trainer.session.arguments import FrozenArguments
-from hf_rlsearch.trainer.session.compat import check_trainer, fresh_model, takes_trial
+from hf_rlsearch.trainer.session.compat import (
+    arguments_in_use,
+    check_optimizers,
+    check_trainer,
+    fresh_model,
+    takes_trial,
+)
 from hf_rlsearch.trainer.session.failures import ignore_lost_device
 from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state, release_memory, set_training_seed
 from hf_rlsearch.trainer.session.trainer_session import TrainerSession, remove_progress_callbacks
@@ -49,15 +55,16 @@ class UserTrainerProvider(TrainerSession):
         side_effects: Repeats in a trial what ``hp_space`` changes besides returning values.
 
     Raises:
-        ArgumentsError: ``trainer`` is no Trainer, or has no training data.
+        ArgumentsError: ``trainer`` is no Trainer, has no training data, or has an optimizer of the user's already.
     """
 
     def __init__(self, trainer: "Trainer") -> None:
         check_trainer(trainer)
         if trainer.train_dataset is None:
             raise ArgumentsError("The Trainer has no train_dataset. Pass one to it.")
+        check_optimizers(trainer)
         self.reference = trainer
-        self.frozen = FrozenArguments(trainer.args)
+        self.frozen = FrozenArguments(arguments_in_use(trainer))
         super().__init__(trainer)
         self._model_init: Callable[..., Any] = (
             _copies_of(trainer.model) if trainer.model_init is None else trainer.model_init

@@ -4,15 +4,18 @@ Tested with transformers 5.0 to 5.23 and accelerate 1.4 to 1.15. Besides this mo
 restores all attributes, and ``storage.paused``, which guards the saving of checkpoints, touch private parts.
 """
 
+import copy
 import inspect
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from hf_rlsearch._validation import is_number, words
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.trainer.session.seeds_and_memory import set_training_seed
 
 if TYPE_CHECKING:
-    from transformers import Trainer
+    from transformers import Trainer, TrainingArguments
 
 TESTED_TRANSFORMERS = ("5.0.0", "5.23.0")
 
@@ -23,6 +26,16 @@ _NEEDED = (
     "_load_best_model",
     "evaluate",
 )
+# The fields of the arguments that methods of the Trainer read to make the optimizer and the schedule.
+_READ_BY = {
+    "create_optimizer": words("weight_decay"),
+    "get_optimizer_cls_and_kwargs": words(
+        "learning_rate adam_beta1 adam_beta2 adam_epsilon optim optim_args optim_target_modules"
+    ),
+    "create_scheduler": words("lr_scheduler_type lr_scheduler_kwargs warmup_steps warmup_ratio"),
+}
+# A function that mentions one of these names may read every field.
+_READ_ALL = words("vars asdict to_dict __dict__")
 
 
 def check_trainer(trainer: Any) -> None:
@@ -40,6 +53,112 @@ def check_trainer(trainer: Any) -> None:
             f"{TESTED_TRANSFORMERS[0]} to {TESTED_TRANSFORMERS[1]} are tested and {transformers.__version__} is "
             "installed. For other trainers pass a factory make_trainer(params) to hf_rlsearch.search."
         )
+
+
+def check_optimizers(trainer: Any) -> None:
+    """Refuses a Trainer with an optimizer or a schedule of the user's, which hold the parameters of one model.
+
+    Raises:
+        ArgumentsError: With the names of their classes.
+    """
+    from accelerate.optimizer import AcceleratedOptimizer
+
+    given = [each for each in (trainer.optimizer, trainer.lr_scheduler) if each is not None]
+    if not given or isinstance(trainer.optimizer, AcceleratedOptimizer):  # the Trainer's own, of an earlier training
+        return
+    raise ArgumentsError(
+        f"The Trainer has the optimizer or schedule {', '.join(type(each).__name__ for each in given)} already "
+        "(optimizers=...). They hold the parameters of one model, but each trial trains a fresh model. Give "
+        "optimizer_cls_and_kwargs=(cls, kwargs) to the Trainer, set optim= and lr_scheduler_type= in its arguments, or "
+        "override create_optimizer and create_scheduler."
+    )
+
+
+def arguments_in_use(trainer: Any) -> "TrainingArguments":
+    """The Trainer's arguments, with the learning rate of ``optimizer_cls_and_kwargs`` where the optimizer takes that.
+
+    So the baseline is what the user's optimizer trains with, and a searched learning rate can replace that value.
+    """
+    args: TrainingArguments = trainer.args
+    own = getattr(trainer, "optimizer_cls_and_kwargs", None)
+    if own is not None and is_number(own[1].get("lr")):
+        args = copy.copy(args)
+        args.learning_rate = float(own[1]["lr"])
+    return args
+
+
+def without_effect(trainer: Any, args: "TrainingArguments", searched: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yields the searched fields of the arguments that nothing in the training depends on, each with the reason."""
+    searched = frozenset(searched)
+    read, own = _fields_read(trainer), getattr(trainer, "optimizer_cls_and_kwargs", None)
+    if own is not None and is_number(own[1].get("lr")):
+        read |= {"learning_rate"}
+    schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+    schedules = {"lr_scheduler_type", "train.lr_schedule"}
+    for name in sorted(searched):
+        method = next((method for method, fields in _READ_BY.items() if name in fields), None)
+        if name == "num_train_epochs" and args.max_steps > 0 and "max_steps" not in searched:
+            yield name, f"max_steps={args.max_steps} sets the length of the training"
+        elif method is not None and name not in read:
+            part = "schedule" if method == "create_scheduler" else "optimizer"
+            decides = "optimizer_cls_and_kwargs" if own is not None and part == "optimizer" else f"create_{part}"
+            yield name, f"{decides} of your {type(trainer).__name__} makes the {part} and does not read that argument"
+        elif name in ("warmup_steps", "warmup_ratio") and schedule == "constant" and not schedules & searched:
+            yield name, "lr_scheduler_type='constant' has no warm-up, 'constant_with_warmup' has one"
+
+
+def _fields_read(trainer: Any) -> frozenset[str]:
+    """All names that may be read when a Trainer makes optimizer and schedule, by its methods or functions they call."""
+    names: set[str] = set()
+    seen: set[Any] = set()
+    waiting = _functions(trainer, "create_optimizer_and_scheduler")
+    while waiting:
+        function = waiting.pop()
+        if function in seen:
+            continue
+        seen.add(function)
+        if function.__module__.split(".")[0] in ("transformers", "hf_rlsearch"):
+            name = function.__name__
+            names |= _READ_BY.get(name, frozenset())
+            called = ["create_optimizer", "create_scheduler"] if name == "create_optimizer_and_scheduler" else []
+            if name == "create_optimizer" and getattr(trainer, "optimizer_cls_and_kwargs", None) is None:
+                called = ["get_optimizer_cls_and_kwargs"]
+            waiting += [each for method in called for each in _functions(trainer, method)]
+            continue
+        mentioned = _names_in(function.__code__)
+        if mentioned & _READ_ALL:
+            return frozenset().union(*_READ_BY.values())
+        names |= mentioned
+        waiting += _called_by(trainer, function, mentioned)
+    return frozenset(names)
+
+
+def _functions(trainer: Any, method: str) -> list[Any]:
+    """The function that a Trainer calls as one of its methods, without what an earlier search has attached."""
+    found = getattr(trainer, method, None)
+    if isinstance(found, types.MethodType) and found.__func__.__module__.startswith("hf_rlsearch."):
+        found = getattr(type(trainer), method)
+    found = inspect.unwrap(getattr(found, "__func__", found)) if callable(found) else None
+    return [found] if inspect.isfunction(found) else []
+
+
+def _called_by(trainer: Any, function: types.FunctionType, names: set[str]) -> list[Any]:
+    """The functions that a function may call: methods of the Trainer's classes, and those it knows by name."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=False)
+    known = {**function.__globals__, **{name: cell.cell_contents for name, cell in cells if name != "__class__"}}
+    direct = [known[name] for name in names if name in known]
+    owners = [*type(trainer).__mro__, *(each for each in direct if inspect.ismodule(each))]
+    found = [*direct, *(getattr(owner, name, None) for owner in owners for name in names)]
+    found = [each.__init__ if inspect.isclass(each) else each for each in found]
+    return [each for each in found if inspect.isfunction(each) and each.__module__.split(".")[0] != "torch"]
+
+
+def _names_in(code: types.CodeType) -> set[str]:
+    """The names and texts in the code of a function and of the functions within."""
+    inner = [_names_in(each) for each in code.co_consts if isinstance(each, types.CodeType)]
+    return {*code.co_names, *(each for each in code.co_consts if isinstance(each, str)), *code.co_freevars}.union(
+        *inner
+    )
 
 
 def takes_trial(model_init: Callable[..., Any] | None) -> bool:
@@ -118,6 +237,9 @@ def apply_constructor_fields(trainer: Any) -> None:
 
         trainer.label_smoother = LabelSmoother(epsilon=args.label_smoothing_factor)
     trainer._created_lr_scheduler = False
+    own = getattr(trainer, "optimizer_cls_and_kwargs", None)
+    if own is not None and is_number(own[1].get("lr")):
+        trainer.optimizer_cls_and_kwargs = (own[0], {**own[1], "lr": args.learning_rate})
 
 
 def rebuild_accelerator(trainer: Any) -> None:
