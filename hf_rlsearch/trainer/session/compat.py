@@ -111,19 +111,21 @@ def _fields_read(trainer: Any) -> frozenset[str]:
     """All names that may be read when a Trainer makes optimizer and schedule, by its methods or functions they call."""
     names: set[str] = set()
     seen: set[Any] = set()
-    waiting = _functions(trainer, "create_optimizer_and_scheduler")
+    waiting = [_function(trainer, "create_optimizer_and_scheduler")]
     while waiting:
         function = waiting.pop()
         if function in seen:
             continue
         seen.add(function)
-        if function.__module__.split(".")[0] in ("transformers", "hf_rlsearch"):
+        if not inspect.isfunction(function):  # what another callable reads is not known
+            return frozenset().union(*_READ_BY.values())
+        if str(function.__module__).split(".")[0] in ("transformers", "hf_rlsearch"):
             name = function.__name__
             names |= _READ_BY.get(name, frozenset())
             called = ["create_optimizer", "create_scheduler"] if name == "create_optimizer_and_scheduler" else []
             if name == "create_optimizer" and getattr(trainer, "optimizer_cls_and_kwargs", None) is None:
                 called = ["get_optimizer_cls_and_kwargs"]
-            waiting += [each for method in called for each in _functions(trainer, method)]
+            waiting += [_function(trainer, method) for method in called]
             continue
         mentioned = _names_in(function.__code__)
         if mentioned & _READ_ALL:
@@ -133,24 +135,23 @@ def _fields_read(trainer: Any) -> frozenset[str]:
     return frozenset(names)
 
 
-def _functions(trainer: Any, method: str) -> list[Any]:
-    """The function that a Trainer calls as one of its methods, without what an earlier search has attached."""
+def _function(trainer: Any, method: str) -> Any:
+    """What a Trainer calls as one of its methods, without what an earlier search has attached."""
     found = getattr(trainer, method, None)
-    if isinstance(found, types.MethodType) and found.__func__.__module__.startswith("hf_rlsearch."):
+    if isinstance(found, types.MethodType) and str(found.__func__.__module__).startswith("hf_rlsearch."):
         found = getattr(type(trainer), method)
-    found = inspect.unwrap(getattr(found, "__func__", found)) if callable(found) else None
-    return [found] if inspect.isfunction(found) else []
+    return inspect.unwrap(getattr(found, "__func__", found))
 
 
 def _called_by(trainer: Any, function: types.FunctionType, names: set[str]) -> list[Any]:
     """The functions that a function may call: methods of the Trainer's classes, and those it knows by name."""
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=False)
-    known = {**function.__globals__, **{name: cell.cell_contents for name, cell in cells if name != "__class__"}}
+    known = {**function.__globals__, **inspect.getclosurevars(function).nonlocals}
     direct = [known[name] for name in names if name in known]
-    owners = [*type(trainer).__mro__, *(each for each in direct if inspect.ismodule(each))]
-    found = [*direct, *(getattr(owner, name, None) for owner in owners for name in names)]
+    found = [*direct, *(getattr(owner, name, None) for owner in type(trainer).__mro__ for name in names)]
+    # By vars, because getattr may import a part of a package.
+    found += [vars(module).get(name) for module in direct if inspect.ismodule(module) for name in names]
     found = [each.__init__ if inspect.isclass(each) else each for each in found]
-    return [each for each in found if inspect.isfunction(each) and each.__module__.split(".")[0] != "torch"]
+    return [each for each in found if inspect.isfunction(each) and str(each.__module__).split(".")[0] != "torch"]
 
 
 def _names_in(code: types.CodeType) -> set[str]:

@@ -1,5 +1,6 @@
 """The user's own optimizer and schedule are used or refused, and names without effect beside them are said."""
 
+import functools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -83,6 +84,12 @@ def test_names_that_nothing_reads_are_known(
     trainer = make_trainer(cls=cls, **changes)
     assert {name for name, _ in without_effect(trainer, trainer.args, NAMES)} == silent
     assert not list(without_effect(trainer, trainer.args, ["max_grad_norm"]))
+
+
+def test_nothing_is_said_where_what_is_read_is_not_known(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer()
+    trainer.create_optimizer = functools.partial(make_sgd, trainer.args)
+    assert not list(without_effect(trainer, trainer.args, NAMES))
 
 
 def test_a_name_without_effect_is_said_once(make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture) -> None:
