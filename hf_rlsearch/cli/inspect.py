@@ -125,9 +125,10 @@ def _checks() -> Iterator[tuple[str, bool]]:
 
 def _check_backend() -> str:
     """Looks at what the backend needs without importing transformers' Trainer, which takes many seconds."""
-    import hf_rlsearch
+    from hf_rlsearch._version import __version__
+    from hf_rlsearch.trainer.register import register
 
-    hf_rlsearch.register()  # also where something has removed the import hook
+    register()  # also where something has removed the import hook
     found = importlib.util.find_spec("transformers")
     folders = list(found.submodule_search_locations or ()) if found else []
     missing = [
@@ -135,7 +136,7 @@ def _check_backend() -> str:
     ]
     if missing:
         raise ImportError(f"transformers has no {', '.join(missing)}; install transformers again")
-    return f"'rl' is added to transformers by hf_rlsearch {hf_rlsearch.__version__}"
+    return f"'rl' is added to transformers by hf_rlsearch {__version__}"
 
 
 def _check_agent() -> str:

@@ -124,6 +124,7 @@ def _train_again(target: str, study: optuna.Study, number: int, before: dict[str
     """Trains a trial again, prints its metrics beside those of the search, and returns whether they are equal."""
     from hf_rlsearch.trainer.search.replay import apply_trial
     from hf_rlsearch.trainer.session.compat import check_trainer
+    from hf_rlsearch.trainer.setup.hp_space import SideEffects
 
     with user_code_errors(target):
         trainer = load_function(target)()
@@ -131,7 +132,7 @@ def _train_again(target: str, study: optuna.Study, number: int, before: dict[str
     # The user's own output_dir may hold checkpoints that save_total_limit would delete.
     with tempfile.TemporaryDirectory() as folder:
         trainer.args.output_dir = folder
-        apply_trial(trainer, study, study.trials[number]).train()
+        apply_trial(trainer, study, study.trials[number], SideEffects()).train()
         after = trainer.evaluate()
     compared = [n for n in before if n in after and not n.endswith(("runtime", "per_second", "_time"))]
     for name in compared:

@@ -225,7 +225,7 @@ class BatchedSearch:
         fractions = np.arange(1, self.evaluations + 1) / self.evaluations
         if n := self.tasks.curves.shape[2]:  # real ones, with the noise of their evaluations
             at_fractions = self.tasks.curves[b, candidates][:, np.round(fractions * n).astype(int) - 1]
-            shown = (at_fractions - self.tasks.median[b, None]) / self.tasks.spread[b, None]
+            shown: FloatArray = (at_fractions - self.tasks.median[b, None]) / self.tasks.spread[b, None]
         elif self.evaluations > 1:
             shown = curves(self.rng, index_batch(self.family, b), final[:, None], fractions)[:, 0]
         else:

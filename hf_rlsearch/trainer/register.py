@@ -161,7 +161,7 @@ def _keep_given(arguments_module: ModuleType) -> None:
 
     @functools.wraps(cls.__init__)  # inspect.signature(TrainingArguments) stays that of the constructor
     def make(this: type, *args: Any, **kwargs: Any) -> Any:
-        made = object.__new__(this)
+        made: Any = object.__new__(this)
         if args or kwargs:  # copies and pickles are made without arguments
             from hf_rlsearch.trainer.session.arguments import GIVEN
 

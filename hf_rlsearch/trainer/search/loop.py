@@ -29,6 +29,7 @@ from hf_rlsearch.trainer.search.result import SearchResult, best_runs
 from hf_rlsearch.trainer.search.runner import DistributedTrialRunner
 from hf_rlsearch.trainer.search.trial import TrialPlan
 from hf_rlsearch.trainer.session.arguments import n_train_rows
+from hf_rlsearch.trainer.session.compat import is_sharded
 from hf_rlsearch.trainer.session.failures import STORAGE, RankLost, discard_reports
 from hf_rlsearch.trainer.session.progress import Progress, quiet_libraries
 from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state
@@ -124,7 +125,7 @@ class Search:
         has = [bool(each["has"]) for each in group.gather({"has": load is not None})]
         if all(has) or not any(has):
             return load
-        if checkpoints.is_sharded(self.runner.provider.reference):
+        if is_sharded(self.runner.provider.reference):
             missing = [rank for rank, has_it in enumerate(has) if not has_it]
             raise SearchFailed(
                 f"The model of trial {number} is not on the disk of the ranks {missing}, and is too large to be sent: "

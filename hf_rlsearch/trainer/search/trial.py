@@ -12,13 +12,14 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import ObjectiveError, SearchSpaceError
+from hf_rlsearch.metrics.directions import MAXIMIZE
 from hf_rlsearch.observation.trial_attributes import CONTINUES, FULL_TRAINING, SEARCH, STOP, STOPPED, TIMEOUT
 from hf_rlsearch.trainer.search.distributed import ProcessGroup
 from hf_rlsearch.trainer.session.arguments import plain
 from hf_rlsearch.trainer.session.compat import allow_shared_weights, found_arguments
 from hf_rlsearch.trainer.session.failures import Failure, divergence
 from hf_rlsearch.trainer.session.seeds_and_memory import PeakMemory
-from hf_rlsearch.trainer.setup.objective import MAXIMIZE, Objective
+from hf_rlsearch.trainer.setup.objective import Objective
 from hf_rlsearch.trainer.storage.paused import curve_step, make_saving_optional
 
 if TYPE_CHECKING:
@@ -314,7 +315,7 @@ class PruningReporter:
             self._trial.set_user_attr(STOPPED, step)
             return True
         if self._out_of_time():
-            reason = {"reason": TIMEOUT, "fidelity": step / FULL_TRAINING}
+            reason: Params = {"reason": TIMEOUT, "fidelity": step / FULL_TRAINING}
             self._trial.study._storage.set_trial_system_attr(self._trial._trial_id, STOP, reason)
             self._trial.set_user_attr(STOPPED, step)
             return True

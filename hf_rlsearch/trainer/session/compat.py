@@ -137,7 +137,7 @@ def _fields_read(trainer: Any) -> frozenset[str]:
 
 def _function(trainer: Any, method: str) -> Any:
     """What a Trainer calls as one of its methods, without what an earlier search has attached."""
-    found = getattr(trainer, method, None)
+    found: Any = getattr(trainer, method, None)
     if isinstance(found, types.MethodType) and str(found.__func__.__module__).startswith("hf_rlsearch."):
         found = getattr(type(trainer), method)
     return inspect.unwrap(getattr(found, "__func__", found))

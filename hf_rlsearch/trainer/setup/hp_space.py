@@ -34,9 +34,17 @@ _MAX_EXAMPLES = 64
 class PlannedChanges(Protocol):
     """The parts of a trial's plan that say what ``hp_space`` changes in it."""
 
-    number: int
-    params: Params
-    changes: Sequence[str]
+    @property
+    def number(self) -> int:
+        """Of the trial."""
+
+    @property
+    def params(self) -> Params:
+        """Every hyperparameter."""
+
+    @property
+    def changes(self) -> Sequence[str]:
+        """Names of what ``hp_space`` changes besides returning values."""
 
 
 @dataclass(frozen=True)

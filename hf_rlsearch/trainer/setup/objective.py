@@ -13,6 +13,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from hf_rlsearch._validation import did_you_mean, is_number
@@ -259,10 +260,18 @@ def _is_constant(objective: Objective, probe: Metrics, read: set[str]) -> bool:
     rng, results = random.Random(0), []
     for scale in (1.0, 0.1, -1.0, 10.0, -10.0, 0.001, 1000.0):
         # Each number by itself, since a ratio of two does not change with both.
-        made_up = _map_numbers(probe, lambda _, scale=scale: scale * rng.uniform(0.5, 1.5))
+        made_up = _map_numbers(probe, partial(_random_number, rng, scale))
         with suppress(Exception):  # made-up metrics that the function refuses are no reason to refuse the function
             results.append(objective(made_up))
     return len(results) > 1 and any(len(set(column)) == 1 for column in zip(*results, strict=True))
+
+
+def _random_number(rng: random.Random, scale: float, at: tuple[Any, ...]) -> float:
+    return scale * rng.uniform(0.5, 1.5)
+
+
+def _number_at(path: tuple[Any, ...], value: float, at: tuple[Any, ...]) -> float:
+    return value if at == path else 0.5
 
 
 def _implied_direction(objective: Objective, probe: Metrics, read: set[str]) -> str:
@@ -271,7 +280,7 @@ def _implied_direction(objective: Objective, probe: Metrics, read: set[str]) -> 
     Raises:
         ObjectiveError: The metrics do not tell the direction.
     """
-    directions = set()
+    directions: set[str | None] = set()
     paths = [path for name in sorted(read & probe.keys()) for path in _paths(probe[name], (name,))]
     for path in paths if len(paths) <= _MOST_NUMBERS else []:
         slope = _slope(objective, probe, path)
@@ -293,7 +302,7 @@ def _slope(objective: Objective, probe: Metrics, path: tuple[Any, ...]) -> int |
     """1 if an objective rises with one number of the metrics, -1 if it falls, 0 if neither; None if it does both."""
     others = _map_numbers(probe, lambda _: 0.5)
     try:
-        values = [objective(_map_numbers(others, lambda at, x=x: x if at == path else 0.5))[0] for x in _ASCENDING]
+        values = [objective(_map_numbers(others, partial(_number_at, path, x)))[0] for x in _ASCENDING]
     except Exception:
         return None
     steps = {(b > a) - (b < a) for a, b in itertools.pairwise(values)} - {0}
