@@ -298,8 +298,8 @@ def test_precision_can_be_searched(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(cls=Notes)
     before = trainer.accelerator.mixed_precision
     space = lambda trial: {"bf16": trial.suggest_categorical("bf16", [True, False])}  # noqa: E731
-    result = run(trainer, "rl", space, n_trials=3, sampler=Scripted(bf16=[True, False, True])).run_summary
-    assert states(result.study) == [TrialState.COMPLETE] * 3
+    result = run(trainer, "rl", space, n_trials=2, sampler=Scripted(bf16=[True, False])).run_summary
+    assert states(result.study) == [TrialState.COMPLETE] * 2
     assert list(dict.fromkeys(used)) == [(True, "bf16"), (False, "no")]
 
     def interrupts(args: Any, state: Any) -> float:
