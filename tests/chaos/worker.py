@@ -32,7 +32,7 @@ PREPARING, TRAINING, EVALUATION, CHECKPOINT, BETWEEN, RETURNED = MOMENTS = (
 )
 
 
-@dataclass
+@dataclass(slots=True)  # what hp_space writes to slots is no change of the trial
 class Life:
     """One run of the script.
 

@@ -496,14 +496,14 @@ def test_where_the_number_of_trials_ends_the_study_only_the_hopeless_are_stopped
     """A stopped trial is one of them: stopping saves time only."""
 
     def last(hopeless: float, **budget: float) -> TrialState:
-        monkeypatch.setattr("hf_rlsearch.optuna.pruner._HOPELESS", hopeless)
+        monkeypatch.setattr("hf_rlsearch.optuna.pruner.HOPELESS", hopeless)
         return run(RLPruner(max_resource=5, weights=always, **budget), [0.5, 0.6, 0.7, 0.8, 0.1]).trials[4].state
 
     assert last(0.0) == TrialState.COMPLETE
     assert last(1.0) == last(0.0, budget=10) == TrialState.PRUNED
     pruner = RLPruner(max_resource=5, weights=always)
     pruner.plan_for(10)
-    monkeypatch.setattr("hf_rlsearch.optuna.pruner._HOPELESS", 0.0)
+    monkeypatch.setattr("hf_rlsearch.optuna.pruner.HOPELESS", 0.0)
     assert run(pruner, [0.5, 0.6, 0.7, 0.8, 0.1]).trials[4].state == TrialState.PRUNED
 
 

@@ -261,7 +261,7 @@ def test_the_decision_is_stored_as_json(first: RuleAgent) -> None:
     study.optimize(objective, n_trials=2)
     attrs = study.trials[1].system_attrs["rl:decision"]
     assert attrs == json.loads(json.dumps(attrs)) == {"index": 1, "params": {"c": "a", "n": 1}}
-    assert study.trials[0].system_attrs["rl:decision:n"] == {"index": 0}
+    assert study.trials[0].system_attrs["rl:decision:n"] == {"index": 0, "params": {"n": 0}}
 
 
 def test_same_seed_same_search_and_another_seed_another(random: RuleAgent) -> None:

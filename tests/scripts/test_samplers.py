@@ -220,13 +220,15 @@ def test_variants_without_training(samplers: ModuleType, tmp_path: Path) -> None
     from safetensors.torch import load_file, save_file
 
     from hf_rlsearch.agent.checkpoint import load_weights, resolve
+    from hf_rlsearch.agent.decision_head import DecisionHead
 
     variants = samplers.variants(None, tmp_path)
     ours, untrained = (load_weights(variants[m])[0] for m in ("ours", "ours, from scratch"))
     assert any(not ours[k].equal(v) for k, v in untrained.items())
     tensors = {k: v for k, v in load_file(resolve(None)).items() if not k.startswith("head.")}
     card = load_weights(None)[1].to_json()
-    for head, expected in (({}, False), ({"head.0": tensors[next(iter(tensors))].clone()}, True)):
+    of_ppo = {f"head.{name}": tensor for name, tensor in DecisionHead().state_dict().items()}
+    for head, expected in (({}, False), (of_ppo, True)):
         save_file({**tensors, **head}, tmp_path / "own.safetensors", metadata={"card": card})
         variants = samplers.variants(str(tmp_path / "own.safetensors"), tmp_path)
         assert ("ours, no PPO" in variants) == expected

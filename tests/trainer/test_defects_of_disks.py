@@ -95,7 +95,7 @@ def test_a_damaged_storage_is_reported(make_trainer: MakeTrainer, backend: str, 
     run(make_trainer(), backend, **{**options, "n_trials": 1})
     file = Path(options["storage"].removeprefix("sqlite:///"))
     file.write_bytes(file.read_bytes()[:20_000])
-    with pytest.raises(StorageError, match="cannot be used"):
+    with pytest.raises(StorageError, match="is damaged"):
         run(make_trainer(), backend, **options)
 
 

@@ -229,7 +229,7 @@ def test_several_objectives_and_no_best_model_are_refused(tmp_path: Path) -> Non
         return rates(trial)
 
     trainer = make_trainer(tmp_path / "none")
-    nothing = run(trainer, "rl", refused, n_trials=1, metric="beams").run_summary
+    nothing = run(trainer, "rl", refused, n_trials=1, metric="beams", direction="maximize").run_summary
     assert nothing.trials[0].state == TrialState.PRUNED
     with pytest.raises(SearchFailed, match="no trial completed"):
         nothing.tune_generation(trainer, lengths(1, 2), n_trials=2)

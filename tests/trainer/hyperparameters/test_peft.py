@@ -60,7 +60,8 @@ def test_a_trial_has_its_adapter(make_trainer: MakeTrainer) -> None:
     assert seen == [(2, 2, 0.1), (4, 1, 0.3), (1, 3, 0.1)]
     result = best.run_summary
     assert result.baseline.user_attrs["rl:hyperparameters"][RANK] == 2
-    assert best.hyperparameters == {RANK: 4, DROPOUT: 0.3, "target": "query"}
+    constants = {"learning_rate": 0.01, "peft.target_modules": ["query"]}
+    assert best.hyperparameters == {RANK: 4, DROPOUT: 0.3, "target": "query", **constants}
     assert facts(trainer.model) == (4, 1, 0.3)
     trainable = {name for name, value in trainer.model.named_parameters() if value.requires_grad}
     assert all("lora_" in name or "classifier" in name for name in trainable)

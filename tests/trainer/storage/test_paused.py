@@ -183,11 +183,7 @@ def test_only_the_same_training_is_resumed(make_trainer: MakeTrainer, tmp_path: 
                 )
             return super().prune(study, trial)
 
-    n_calls = 0
-
     def space(trial: Any) -> dict[str, Any]:
-        nonlocal n_calls
-        n_calls += isinstance(trial, optuna.Trial)
         decay = 0.1 if change == "argument" and getattr(trial, "number", 0) == 3 else 0.0
         return {"learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-1, log=True), "weight_decay": decay}
 

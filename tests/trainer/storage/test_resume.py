@@ -14,7 +14,7 @@ import torch
 from optuna.trial import TrialState
 from transformers import AutoTokenizer, Trainer, TrainerCallback, default_data_collator
 
-from hf_rlsearch import StorageError, embedded
+from hf_rlsearch import StorageError, embedded, search
 from hf_rlsearch.cli import main
 from hf_rlsearch.trainer.session.arguments import plain
 from hf_rlsearch.trainer.storage.resume import process_start_time, this_process
@@ -376,9 +376,9 @@ def test_a_model_with_a_head_made_anew_continues_its_search(
         return made
 
     with pytest.raises(SystemExit):
-        run(trainer(1, stops_in(1)), "rl", n_trials=2)
+        search(trainer(1, stops_in(1)), rates, n_trials=2, baseline=False)
     with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
-        result = run(trainer(2), "rl", n_trials=2).run_summary
+        result = search(trainer(2), rates, n_trials=2, baseline=False).run_summary
     assert (result.study.study_name, states(result.study)) == ("search-1", [TrialState.COMPLETE] * 2)
     assert "other weights than before (model.new_weights)" in caplog.text
 
