@@ -229,7 +229,7 @@ class _Whole(_Place):
         elif isinstance(now, set):
             same, is_longer = before == now, before < now
         else:
-            same = bool((before == now).all())
+            same = bool(((before == now) | ((before != before) & (now != now))).all())  # nan equals nan  # noqa: PLR0124
         if not same:
             is_record = is_longer and not self.name.startswith("trainer.")
             yield Change(self.name, before, now, is_record, self.write)
@@ -256,6 +256,8 @@ def _is_small_array(value: Any) -> bool:
     shape = getattr(value, "shape", None)
     if not isinstance(shape, tuple) or not hasattr(value, "__setitem__") or getattr(value, "requires_grad", False):
         return False
+    if getattr(value, "is_meta", False):
+        return False  # it has no values
     is_array = hasattr(value, "clone") or (hasattr(value, "dtype") and hasattr(value, "strides"))
     return is_array and functools.reduce(lambda n, size: n * size, shape, 1) <= _MAX_ITEMS
 

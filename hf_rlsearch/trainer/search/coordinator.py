@@ -265,11 +265,10 @@ class SearchCoordinator:
         # Before a trial begins that would be left behind.
         self.planner.lease.check()
         self.budget.update_sampler_and_pruner(self.paused.resumable())
-        self._trial = self.study.ask()
-        if self.is_shared and self.budget.is_surplus(self._trial):
-            # Back into the queue, for a search of more trials.
-            self.study._storage.set_trial_state_values(self._trial._trial_id, TrialState.WAITING)
+        trial = self._first_to_train()
+        if trial is None:
             return None
+        self._trial = trial
         try:
             return self._plan()
         except optuna.TrialPruned:
@@ -284,6 +283,24 @@ class SearchCoordinator:
                 raise DeviceLost(f"Trial {self._trial.number} failed with {failure.reason}") from error
             self.check_failures(error)
         return None
+
+    def _first_to_train(self) -> optuna.Trial | None:
+        """Asks the study for a trial; those beyond ``n_trials`` go back into the queue, for a search of more trials.
+
+        They go back after the others were asked for: the study gives the first that waits.
+        """
+        surplus: list[optuna.Trial] = []
+        try:
+            while True:
+                trial = self.study.ask()
+                if not (self.is_shared and self.budget.is_surplus(trial)):
+                    return trial
+                surplus.append(trial)
+                if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                    return None
+        finally:
+            for trial in surplus:
+                self.study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
     def _plan(self) -> TrialPlan | None:
         """Plans the trial; None if it had already ended when its process died, so that it only has to be recorded."""

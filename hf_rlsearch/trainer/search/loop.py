@@ -65,6 +65,8 @@ def run_search(provider: TrainerProvider, settings: SearchConfig) -> Any:
         search = build_search(provider, settings, group, held, started)
         result = search.run()
         group.run_on_all(partial(search.finish, result))
+        # A replay, perhaps with another Trainer, finds out again what hp_space changes.
+        provider.side_effects.sampled.clear()
         return best_runs(result, search.runner.objective.multi)
 
 

@@ -77,8 +77,7 @@ class UserTrainerProvider(TrainerSession):
 
     def configuration_sampler(self, settings: SearchConfig) -> ConfigurationSampler:
         """Checks the search space, which may hold scoped names, and returns the sampler of its configurations."""
-        self.side_effects = SideEffects(settings.hp_space)
-        return build_configuration_sampler(
+        configurations = build_configuration_sampler(
             settings.hp_space,
             self._model_init,
             self.frozen,
@@ -88,6 +87,8 @@ class UserTrainerProvider(TrainerSession):
             earlier=(self._earlier_params, self._earlier_values),
             trainer=self.reference,
         )
+        self.side_effects = SideEffects(settings.hp_space, sampled=configurations.sampled)
+        return configurations
 
     def probe(self) -> "Trainer":
         """Returns a Trainer that evaluates the untrained model, without the user's callbacks."""
@@ -242,10 +243,10 @@ class FactoryProvider:
 
     def configuration_sampler(self, settings: SearchConfig) -> ConfigurationSampler:
         """Checks the search space, which may hold any name, and returns the sampler of its configurations."""
-        self.side_effects = SideEffects(settings.hp_space)
         configurations = build_configuration_sampler(
             settings.hp_space, None, self.frozen, roles=settings.roles, n_points=settings.n_points
         )
+        self.side_effects = SideEffects(settings.hp_space, sampled=configurations.sampled)
         for name in sorted(configurations.searched - self.frozen.names):
             if hint := did_you_mean(name, self.frozen.names - configurations.searched, cutoff=0.8):
                 logger.warning(

@@ -20,6 +20,10 @@ HASH = "#"
 _N_NUMBERS = 1024
 # Sets of at most so many rows are read whole. Of longer ones so many rows are read, spread over the set.
 _N_ROWS, _N_OF_MANY = 5000, 1000
+# Rows that are read twice: where they differ, the data set draws at random.
+_N_TWICE = 16
+# Containers within containers deeper than this are known by their class.
+_DEEPEST = 20
 # A table in memory or in a mapped file is hashed whole up to this size, at about a gigabyte a second.
 _LARGEST_TABLE = 2**30
 # Rows of a table that are hashed at a time, so that equal tables have equal pieces.
@@ -64,10 +68,12 @@ def data_fingerprint(data: Any) -> Any:
     if hasattr(table, "to_batches"):
         facts["table"] = _table_fingerprint(data, table)
     # Of a table that was hashed whole, a few rows show what its format and transform make of them.
-    n_read = 16 if "table" in facts else facts["rows"] if facts["rows"] <= _N_ROWS else _N_OF_MANY
+    n_read = _N_TWICE if "table" in facts else facts["rows"] if facts["rows"] <= _N_ROWS else _N_OF_MANY
     with preserve_random_state():
-        first, second = (_hash_rows(data, facts["rows"], n_read) for _ in range(2))
-    return {**facts, "content": first} if first is not None and first == second else facts
+        first, second = (_hash_rows(data, facts["rows"], _N_TWICE) for _ in range(2))
+        if first is None or first != second:
+            return facts
+        return {**facts, "content": _hash_rows(data, facts["rows"], n_read)}
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> Any:
@@ -223,14 +229,14 @@ def _constant_facts(constant: Any) -> Any:
     return sorted(map(repr, constant)) if isinstance(constant, frozenset) else repr(constant)
 
 
-def _value_facts(value: Any, depth: int = 0) -> Any:
+def _value_facts(value: Any, depth: int = 0, level: int = 0) -> Any:
     """Returns a value as plain data: arrays and images in full, functions up to a depth of calls, objects by class."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if isinstance(value, (list, tuple)):
-        return [_value_facts(item, depth) for item in value]
-    if isinstance(value, Mapping):
-        return {str(key): _value_facts(item, depth) for key, item in value.items()}
+    if isinstance(value, (list, tuple)) and level < _DEEPEST:  # deeper, it may hold itself
+        return [_value_facts(item, depth, level + 1) for item in value]
+    if isinstance(value, Mapping) and level < _DEEPEST:
+        return {str(key): _value_facts(item, depth, level + 1) for key, item in value.items()}
     if depth > 0 and isinstance(value, (types.FunctionType, types.MethodType, functools.partial)):
         return _function_facts(value, depth)
     if isinstance(value, type):
@@ -240,12 +246,15 @@ def _value_facts(value: Any, depth: int = 0) -> Any:
 
 
 def _bytes_of(value: Any) -> bytes | None:
-    """The content of an array, a tensor or an image; None for other objects."""
+    """The content of an array, a tensor or an image; None for other objects, and for tensors that numpy lacks."""
     import torch
 
     if isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
-        value = (value.float() if value.dtype.itemsize == 2 else value).numpy()  # numpy lacks bfloat16
+        try:
+            value = value.detach().cpu()
+            value = (value.float() if value.dtype.itemsize == 2 else value).numpy()  # numpy lacks bfloat16
+        except (TypeError, RuntimeError, NotImplementedError):
+            return None  # sparse, quantised, without data
     if callable(getattr(type(value), "tobytes", None)):
         return f"{getattr(value, 'shape', getattr(value, 'size', ''))}".encode() + bytes(value.tobytes())
     return value if isinstance(value, bytes) else None

@@ -63,6 +63,7 @@ class ConfigurationSampler:
         earlier: Params and scoped values that an earlier search has left in the Trainer, as part of its configuration.
         trainer: The Trainer whose parts ``hp_space`` may change; None where a factory makes the Trainers.
         has_side_effects: ``hp_space`` changes something besides returning values.
+        sampled: What it changed for each trial that this object sampled, by the number of the trial.
     """
 
     space: SearchSpace
@@ -77,6 +78,7 @@ class ConfigurationSampler:
     earlier: tuple[Params, Params] = field(default_factory=lambda: ({}, {}))
     trainer: Any = None
     has_side_effects: bool = False
+    sampled: dict[int, list[Change]] = field(default_factory=dict)
 
     def sample(self, trial: optuna.Trial) -> tuple[Params, Params, list[str]]:
         """Samples the whole configuration, so that other ranks get it before any of them builds a model.
@@ -96,6 +98,7 @@ class ConfigurationSampler:
             changes = settings_among(watch.changes(trial))
             for change in changes:
                 change.undo()
+            self.sampled[trial.number] = changes
         conditional = {h.name for h in self.space.hyperparameters if h.conditional}
         for name in sorted(self.from_model - conditional):
             trial._suggest(name, self.space.distributions[name])
@@ -178,17 +181,9 @@ def build_configuration_sampler(
     observed: Callable[[Any], Any] | None = None
     if model_init is not None and takes_trial(model_init):
         observed = lambda trial: model_init(_ObservedTrial(trial, read_by_model))  # noqa: E731
-    watch, has_side_effects = Watch(hp_space, trainer), False
-
-    def undo() -> None:
-        nonlocal has_side_effects
-        for change in watch.changes():
-            change.undo()
-            has_side_effects = True
-            _check_changeable(change.name)
-
+    dry_runs = _DryRuns(hp_space, trainer)
     with preserve_random_state():
-        found = record(hp_space, observed, after_run=undo)
+        found = record(dry_runs.call, observed, after_run=dry_runs.undo)
     space = SearchSpace.from_distributions(
         found.distributions,
         roles={**scoped_roles(found.distributions), **(roles or {})},
@@ -223,7 +218,7 @@ def build_configuration_sampler(
         scoped_names=scoped_names,
         earlier=earlier,
         trainer=trainer,
-        has_side_effects=has_side_effects,
+        has_side_effects=bool(dry_runs.changed),
     )
     examples = _checked_examples(sampler)
     computed = _computed_values(examples)
@@ -243,10 +238,12 @@ class SideEffects:
     Attributes:
         hp_space: The function of the search; None in a process that did not search.
         left: What the end of the search has left changed, for the best trial.
+        sampled: See ``ConfigurationSampler``: in the process that sampled a trial nothing has to be found again.
     """
 
     hp_space: Callable[[Any], Any] | None = None
     left: list[Change] = field(default_factory=list)
+    sampled: dict[int, list[Change]] = field(default_factory=dict)
 
     def apply(self, trainer: Any, plan: PlannedChanges) -> list[Change]:
         """Makes the changes of a trial, to a Trainer as it is between trials, and returns them.
@@ -257,7 +254,11 @@ class SideEffects:
         changes = [change.reversed() for change in reversed(self.left)]
         for change in changes:
             change.redo()
-        if plan.changes and self.hp_space is not None:
+        if plan.changes and plan.number in self.sampled:
+            for change in self.sampled[plan.number]:
+                change.redo()
+            changes += self.sampled[plan.number]
+        elif plan.changes and self.hp_space is not None:
             watch = Watch(self.hp_space, trainer)
             with preserve_random_state():
                 self.hp_space(_DryRunTrial(plan.params, plan.number))
@@ -275,6 +276,30 @@ class SideEffects:
                 "process of the search and with the Trainer that was searched."
             )
         return changes
+
+
+class _DryRuns:
+    """Calls ``hp_space`` for dry runs, and undoes what they change.
+
+    Attributes:
+        changed: Names of what ``hp_space`` has changed; what ``model_init`` changes after it is not among them.
+    """
+
+    def __init__(self, hp_space: Callable[[Any], Any], trainer: Any) -> None:
+        self._hp_space, self._watch = hp_space, Watch(hp_space, trainer)
+        self.changed: set[str] = set()
+
+    def call(self, trial: Any) -> Any:
+        try:
+            return self._hp_space(trial)
+        finally:
+            self.changed.update(change.name for change in self._watch.changes())
+
+    def undo(self) -> None:
+        for change in self._watch.changes():
+            change.undo()
+        for name in sorted(self.changed):
+            _check_changeable(name)
 
 
 def _check_changeable(name: str) -> None:

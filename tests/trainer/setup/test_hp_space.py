@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from optuna.trial import TrialState
 from transformers import Trainer, default_data_collator
 
 from hf_rlsearch import ArgumentsError, SearchSpaceError
 from hf_rlsearch.trainer.setup.hp_space import AccessRecorder
-from tests.trainer.conftest import Scripted, rates, run
+from tests.trainer.conftest import Scripted, rates, run, states, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
 
@@ -114,3 +115,50 @@ def test_changes_that_a_trial_would_lose_are_refused_by_name(make_trainer: MakeT
     with pytest.raises(SearchSpaceError, match=rf"hp_space changes trainer\.{part}, .* would be lost"):
         run(trainer, "rl", hp_space, n_trials=1)
     assert (trainer.args.max_grad_norm, hasattr(trainer.args, "mine")) == (before, False)
+
+
+def test_what_model_init_changes_is_none_of_hp_spaces(make_trainer: MakeTrainer) -> None:
+    config = tiny_model().config
+
+    def model_init(trial: Any = None) -> Any:
+        if trial is not None:
+            config.hidden_dropout_prob = trial.suggest_float("dropout", 0.0, 0.5)
+        return type(tiny_model())(config)
+
+    result = run(make_trainer(model_init=model_init), "rl", n_trials=2).run_summary
+    assert states(result.study) == [TrialState.COMPLETE] * 2
+
+
+def test_what_hp_space_changes_may_depend_on_the_study(make_trainer: MakeTrainer) -> None:
+    trained = []
+
+    class Weighted(Trainer):
+        gamma = 1.0
+
+        def train(self, *args: Any, **kwargs: Any) -> Any:
+            trained.append(self.gamma)
+            return super().train(*args, **kwargs)
+
+    trainer = make_trainer(cls=Weighted)
+
+    def space(trial: Any) -> dict[str, Any]:
+        if len(trial.study.trials) > 1:
+            trainer.gamma = 2.0
+        return rates(trial)
+
+    result = run(trainer, "rl", space, n_trials=3).run_summary
+    assert states(result.study) == [TrialState.COMPLETE] * 3
+    assert trained[-1] == 2.0
+
+
+@pytest.mark.parametrize("odd", ["sparse", "itself"])
+def test_a_function_may_name_anything(make_trainer: MakeTrainer, odd: str) -> None:
+    itself: dict[str, Any] = {}
+    itself["itself"] = itself
+    named = torch.eye(3).to_sparse() if odd == "sparse" else itself
+
+    def model_init() -> Any:
+        assert named is not None
+        return tiny_model()
+
+    assert run(make_trainer(model_init=model_init), "rl", n_trials=1).run_summary.best_trial is not None

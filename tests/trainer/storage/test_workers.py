@@ -191,3 +191,17 @@ def test_the_same_script_twice_at_once(tmp_path: Path) -> None:
     study = stored(f"sqlite:///{folder / 'hf_rlsearch.db'}")
     assert len(study.trials) == 4
     assert {t.state for t in study.trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+
+
+@pytest.mark.timeout(60)
+def test_queued_trials_beyond_the_last_one_do_not_hide_a_confirmation(make_trainer: MakeTrainer, options: Any) -> None:
+    study = optuna.create_study(
+        storage=options["storage"], study_name="s", directions=["minimize"], sampler=optuna.samplers.RandomSampler()
+    )
+    for rate in (1e-4, 1e-3, 1e-2):
+        study.enqueue_trial({"learning_rate": rate})
+    result = run(make_trainer(), "rl", n_trials=2, confirm=1, **options).run_summary
+    confirmations = [trial for trial in result.study.trials if trial.user_attrs.get("rl:role") == "confirm"]
+    assert [trial.state for trial in result.study.trials[:3]] == [TrialState.COMPLETE] * 2 + [TrialState.WAITING]
+    assert confirmations
+    assert all(trial.state == TrialState.COMPLETE for trial in confirmations)
