@@ -251,6 +251,11 @@ class BatchedSearch:
         b = np.arange(self.n_envs)
         return np.asarray(value[b, best] - self.noise[b, best])
 
+    def share_better(self) -> FloatArray:
+        """B shares of the candidates that are truly better than the incumbent, which no search can know."""
+        better = (self.tasks.utility > self.incumbent[:, None]) & self.tasks.candidate_mask
+        return np.asarray(better.sum(1) / self.tasks.candidate_mask.sum(1))
+
     def observe(self, rows: IntArray | slice = slice(None), targets: IntArray | None = None) -> Observation:
         """The observation of N searches, all B by default, and of all C candidates or the N x K in `targets`.
 

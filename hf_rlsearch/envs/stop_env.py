@@ -53,6 +53,15 @@ class StopSearch(BatchedSearch):
 
     A search has a budget in the time of mean full trainings. Where prices differ, a candidate is paid for by its price;
     an evaluation that the rest of the budget cannot pay for ends the search before it.
+
+    Args:
+        n_envs: B.
+        seed: Of tasks, lengths, prices and luck.
+        tasks: Draws the tasks; the prior where not given.
+        group: Searches in a row that share all that is drawn.
+        forecasts: Forecasts running trials and picks candidates; None for searches on curves alone.
+        priced: Share of the searches on real curves whose trainings differ in price.
+        agent_only: The agent forecasts and proposes in all searches, not in a part of them.
     """
 
     def __init__(
@@ -63,9 +72,10 @@ class StopSearch(BatchedSearch):
         group: int = 1,
         forecasts: Forecasts | None = None,
         priced: float = _PRICED,
-        asks: float = _FORECAST,
+        agent_only: bool = False,
     ) -> None:
-        self.group, self.forecasts, self.share_priced, self.share_asking = group, forecasts, priced, asks
+        self.group, self.forecasts, self.share_priced = group, forecasts, priced
+        self.share_forecast, self.share_own = (1.0, 1.0) if agent_only else (_FORECAST, _OWN_PROPOSALS)
         super().__init__(repeated(tasks or TaskMix().of(N_CANDIDATES), group), n_envs, BUDGETS[0], EVALUATIONS[0], seed)
 
     def reset(self) -> None:
@@ -85,9 +95,8 @@ class StopSearch(BatchedSearch):
             priced = (self.rng.random(self.n_envs) < self.share_priced)[first]
             self.prices = np.where(priced[:, None], np.clip(self.tasks.prices, *_PRICES), 1.0)
         if self.forecasts is not None:
-            self.forecast = (self.rng.random(self.n_envs) < self.share_asking)[first]
-            own = _OWN_PROPOSALS if self.share_asking < 1 else 1.0
-            self.by_agent = (self.forecast & (self.rng.random(self.n_envs) < own))[first]
+            self.forecast = (self.rng.random(self.n_envs) < self.share_forecast)[first]
+            self.by_agent = (self.forecast & (self.rng.random(self.n_envs) < self.share_own))[first]
             self.picks = np.zeros(self.n_envs, int)  # of the agent, set by `describe` for the next `propose`
 
     def draw_length(self) -> tuple[int, int]:
@@ -189,9 +198,8 @@ class StopSearch(BatchedSearch):
         b, best = np.arange(self.n_envs), np.clip(self.incumbent, -1.0, 1.0)
         final = self.curves[b, np.maximum(self.running, 0), -1]
         gain = np.where(self.running >= 0, np.clip(final - self.incumbent, -1.0, 1.0), 0.0)
-        better = (self.tasks.utility > self.incumbent[:, None]) & self.tasks.candidate_mask
-        share = better.sum(1) / self.tasks.candidate_mask.sum(1)
-        return np.stack([best, gain, np.log10(share + 1e-3), np.clip(self.left / self.budget, 0, 1)], 1)
+        left = np.clip(self.left / self.budget, 0, 1)
+        return np.stack([best, gain, np.log10(self.share_better() + 1e-3), left], 1)
 
     def _relative_prices(self, n: int, running: IntArray) -> FloatArray:
         """B prices of the running trials over the mean of the other ones."""
@@ -220,11 +228,11 @@ class StopVecEnv(BatchVecEnv):
         tasks: Tasks | None = None,
         forecasts: Forecasts | None = None,
         priced: float = _PRICED,
-        asks: float = _FORECAST,
+        agent_only: bool = False,
     ) -> None:
         n_features = len(CURVE_FEATURES if forecasts is None else STOP_FEATURES)
         space = spaces.Box(-3.0, 3.0, (n_features + 1 + N_TRUTH,), np.float32)
-        super().__init__(StopSearch(n_envs, seed, tasks, group, forecasts, priced, asks), space, 2, group)
+        super().__init__(StopSearch(n_envs, seed, tasks, group, forecasts, priced, agent_only), space, 2, group)
 
     def observe(self) -> FloatArray:
         """B x (F + 1 + N_TRUTH): F features of the stop rule, whether the trial may be stopped, and the truth."""

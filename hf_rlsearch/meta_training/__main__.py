@@ -2,7 +2,7 @@
 
 1. The bank: tables of miniature trainings, from which the tasks of all later stages are drawn, beside the formulas.
 2. The predictors learn the outcomes of candidates from histories, by likelihood.
-3. PPO trains the stop rule on simulated learning curves, first alone, then with the predictors' forecasts.
+3. PPO trains the stop rule on learning curves of the bank, first alone, then with the predictors' forecasts.
 4. PPO trains the decision head on the frozen predictors; it ships only if it beats their expected improvement.
 
 Run ``python -m hf_rlsearch.meta_training``; every stage continues from what its folder holds.

@@ -78,8 +78,7 @@ class FeatureEncoder:
     def _truth(search: BatchedSearch) -> FloatArray:
         """B x N_TRUTH numbers that only the critic sees: of the incumbent, of what is left to find, and the time."""
         best = np.clip(search.incumbent, -1.0, 1.0)
-        better = (search.tasks.utility > search.incumbent[:, None]) & search.tasks.candidate_mask
-        share = better.sum(1) / search.tasks.candidate_mask.sum(1)
+        share = search.share_better()
         left = np.full(search.n_envs, 1 - search.used / search.max_trials)
         return np.stack([best, share, np.log10(share + 1e-3), left], 1).astype(np.float32)
 

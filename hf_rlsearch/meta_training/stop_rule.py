@@ -280,7 +280,9 @@ def compare_stop_rules(
 
 def _stop_area(decide: Rule, forecasts: Forecaster, mix: TaskMix, priced: float, seed: int) -> float:
     """Mean regret over the budget, in [0, 1], of searches that the agent proposes for."""
-    env = StopVecEnv(n_envs=_BLOCK, seed=seed, tasks=mix.of(N_CANDIDATES), forecasts=forecasts, priced=priced, asks=1.0)
+    env = StopVecEnv(
+        n_envs=_BLOCK, seed=seed, tasks=mix.of(N_CANDIDATES), forecasts=forecasts, priced=priced, agent_only=True
+    )
     search, observations = env.search, env.reset()
     area = np.zeros(_BLOCK)
     while True:

@@ -9,7 +9,7 @@ PREFIX = "rl:"
 # System attributes, written by RLSampler and RLPruner: why a configuration was chosen, why a trial was stopped.
 DECISION = "rl:decision"
 STOP = "rl:stop"
-# Value of "reason" in STOP: the time of the search was over.
+# Value of "reason" in STOP of a trial that was stopped because the time of the search was over.
 TIMEOUT = "timeout"
 
 # User attributes of a study; SUMMARY is the note that the last search left in the dashboard.
@@ -91,7 +91,7 @@ def spent_on(trial: FrozenTrial) -> float:
 
 
 def counted(trial: FrozenTrial) -> float:
-    """How much of ``n_trials`` a trial uses up: 1, or what it newly trained where RLPruner judges or the time ends."""
+    """How much of ``n_trials`` a trial uses up: 1, or the share that it newly trained if RLPruner has judged it."""
     if not trial.system_attrs.get(STOP):
         return 1.0  # as in Optuna, whatever another pruner does
     trained = share_trained(trial) if trial.state == TrialState.PRUNED else 1.0

@@ -13,6 +13,7 @@ from hf_rlsearch.envs.stop_env import BUDGETS, EVALUATIONS, STOP, StopSearch, St
 from hf_rlsearch.envs.vec_env import SearchVecEnv, relative
 from hf_rlsearch.errors import ObservationError
 from hf_rlsearch.observation.curve_features import FORECAST_FEATURES
+from hf_rlsearch.optuna.sampler import CostCooling
 from hf_rlsearch.tasks.mix import TaskMix
 from hf_rlsearch.tasks.prior import TaskBatch
 
@@ -270,3 +271,14 @@ def test_prices_lead_the_choice_while_much_is_left() -> None:
     late = search.weights(np.array([0]), targets)[0]
     assert late[0] == pytest.approx(np.log(2) / search.budget)
     assert late[1] == -np.inf
+
+
+def test_simulated_searches_weigh_prices_as_live_ones() -> None:
+    search = StopSearch(3, 0, with_curves, priced=1.0)
+    search.spent[:] = [0.0, search.budget / 3, search.budget - 0.4]
+    targets = np.tile(np.arange(6), (3, 1))
+    for row, left in enumerate(search.left):
+        prices = search.prices[row, targets[row]]
+        live = CostCooling(price=lambda space, rows: np.ones(len(rows)), left=float(left), total=float(search.budget))
+        expected = np.where(live.affordable(prices), np.log(live.acquisition_weight(prices)), -np.inf)
+        np.testing.assert_allclose(search.weights(np.arange(3), targets)[row], expected)

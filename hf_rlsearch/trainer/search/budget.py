@@ -138,28 +138,24 @@ class RemainingBudget:
 
         None where a training fits, where none was timed yet, and where an interrupted or queued trial is to run.
         """
-        limit = self._first_limit()
-        if (
-            limit is None
-            or not self._finished()
-            or self._study.get_trials(states=(TrialState.WAITING,), deepcopy=False)
-        ):
+        limits = self._limits()
+        waiting = self._study.get_trials(states=(TrialState.WAITING,), deepcopy=False)
+        if not limits or not self._finished() or waiting:
             return None
-        space = self._cost_model.space
+        name = min(limits, key=lambda each: limits[each].left)
+        left, space = limits[name].left, self._cost_model.space
         rows = space.candidates(np.random.default_rng(0), limit=_N_PRICED)
-        shortest = float(limit.price(space, rows).min())
-        seconds = self._seconds_per_training() or math.nan
-        if self._settings.timeout is not None and limit.total == self._settings.timeout / seconds:
-            if limit.left >= _MAY_FIT * shortest:
-                return None
-            left, needed = as_time(limit.left * seconds), as_time(shortest * seconds)
-            return "timeout", f"The search ends with {left} left: the shortest training takes about {needed}."
-        if limit.left >= shortest * (1 - 1e-6):
+        shortest = float(limits[name].price(space, rows).min())
+        if left >= shortest * (_MAY_FIT if name == "timeout" else 1 - 1e-6):
             return None
-        return (
-            "budget",
-            f"The search ends with {limit.left:.2g} of its budget left: the shortest training costs {shortest:.2g}.",
-        )
+        if name == "budget":
+            return (
+                name,
+                f"The search ends with {left:.2g} of its budget left: the shortest training costs {shortest:.2g}.",
+            )
+        seconds = self._seconds_per_training() or 0.0
+        needed = as_time(shortest * seconds)
+        return name, f"The search ends with {as_time(left * seconds)} left: the shortest training takes about {needed}."
 
     def is_out_of_time(self) -> bool:
         """Returns whether ``timeout`` is over."""
@@ -209,16 +205,20 @@ class RemainingBudget:
 
     def _first_limit(self) -> CostCooling | None:
         """Of budget and timeout the one that leaves fewer trainings; None without a limit that can be computed yet."""
-        limits = []
+        return min(self._limits().values(), key=lambda limit: limit.left, default=None)
+
+    def _limits(self) -> dict[str, CostCooling]:
+        """What is left of "budget" and "timeout", as far as they are given and can be computed yet."""
+        limits = {}
         budget, timeout, seconds = self._settings.budget, self._settings.timeout, self._seconds_per_training()
         if budget is not None:
             left = max(0.0, budget - self._spent())
-            limits.append(CostCooling(price=self._cost_model.planned_costs, left=left, total=budget))
+            limits["budget"] = CostCooling(price=self._cost_model.planned_costs, left=left, total=budget)
         if timeout is not None and seconds is not None:
             left = max(0.0, self.deadline - time.monotonic()) / seconds
             costs = partial(self._cost_model.timed_costs, study=self._study)
-            limits.append(CostCooling(price=costs, left=left, total=timeout / seconds))
-        return min(limits, key=lambda limit: limit.left, default=None)
+            limits["timeout"] = CostCooling(price=costs, left=left, total=timeout / seconds)
+        return limits
 
     def _trials_left(self, trainings: float) -> int:
         """How many trials, at least one, a number of trainings pays for at the mean cost of the trials so far."""
