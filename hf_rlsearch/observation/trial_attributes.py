@@ -18,6 +18,8 @@ OBJECTIVE = "rl:objective"
 N_TRIALS = "rl:n_trials"
 STARTED_BY = "rl:started_by"
 SUMMARY = "rl:summary"
+# Also of a study: which option ended the search, see ``SearchResult.stopped_by``.
+STOPPED_BY = "rl:stopped_by"
 # Also of a study: facts of the task for the agent by name, see ``RLSampler``. They are measured once, before the first
 # trial, so that all trials are chosen by the same facts.
 TASK_FACTS = "rl:facts"

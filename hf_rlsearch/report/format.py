@@ -7,6 +7,17 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+# Which option ended a search -> what that means.
+_ENDS = {
+    "n_trials": "all trials were made",
+    "budget": "what is left of it pays for no training",
+    "timeout": "the time is over, or pays for no training any more",
+    "target": "a trial has reached it",
+    "patience": "too many trials in a row brought no improvement",
+    "study.stop": "a sampler or a callback called it",
+    "space": "all configurations of the space have been tried: wider ranges or more n_points make it larger",
+}
+
 
 def number(value: float, digits: int = 4) -> str:
     """A number as a person would write it: 0.0301, 2e-05, 12,800."""
@@ -61,6 +72,11 @@ def size(n_bytes: float | None) -> str:
     if n_bytes is None:
         return "–"
     return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
+
+
+def ended_by(reason: str) -> str:
+    """Which option ended a search, as in ``SearchResult.stopped_by``, and what that means; empty while it runs."""
+    return f"ended by {reason}" + (f": {_ENDS[reason]}" if reason in _ENDS else "") if reason else ""
 
 
 def shorten(text: str, width: int) -> str:

@@ -27,7 +27,7 @@ def search(trainer: Any, hp_space: Callable[[Any], Params] | None = None, **opti
 
             - space: ``roles``, ``n_points``, ``baseline``, ``published``
             - objective: ``metric``, ``direction``, ``compute_objective``, ``target``
-            - budget: ``n_trials``, ``budget``, ``timeout``, ``confirm``, ``catch``, ``max_failed_trials``
+            - budget: ``n_trials``, ``budget``, ``timeout``, ``patience``, ``confirm``, ``catch``, ``max_failed_trials``
             - storage: ``storage``, ``study_name``, ``load_if_exists``, ``resume``, ``hp_name``
             - checkpoints: ``keep_checkpoints``, ``max_checkpoints``, ``disk_budget_gb``
             - agent: ``sampler``, ``pruner``, ``weights``, ``seed``

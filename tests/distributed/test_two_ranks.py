@@ -21,6 +21,7 @@ SCENARIOS = [
     "timeout",
     "stop",
     "target",
+    "patience",
     "wrong_space",
     "too_many_failures",
     "catch_nothing",
@@ -110,7 +111,10 @@ def test_compute_objective_raising(folder: Path) -> None:
     assert found["steps"][1] == 4
 
 
-@pytest.mark.parametrize(("scenario", "reason"), [("timeout", "timeout"), ("stop", "study.stop"), ("target", "target")])
+@pytest.mark.parametrize(
+    ("scenario", "reason"),
+    [("timeout", "timeout"), ("stop", "study.stop"), ("target", "target"), ("patience", "patience")],
+)
 def test_a_search_ends_early_on_all_ranks(folder: Path, scenario: str, reason: str) -> None:
     found = both(folder, scenario)
     assert found["stopped_by"] == reason

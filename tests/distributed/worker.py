@@ -157,6 +157,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "timeout": {"timeout": 0.01, "n_trials": 200},
     "stop": {"sampler": optuna.samplers.GridSampler({"learning_rate": [1e-3, 1e-2], "dropout": [0.1]}), "n_trials": 9},
     "target": {"target": 100.0},
+    "patience": {
+        "patience": 1,
+        "n_trials": 9,
+        "baseline": False,
+        "sampler": Scripted(learning_rate=[1e-3] * 9, dropout=[0.1] * 9),
+    },
     "space_raises": {"hp_space": raising_space},
     "wrong_space": {"hp_space": wrong_space},
     "too_many_failures": {"max_failed_trials": 1},

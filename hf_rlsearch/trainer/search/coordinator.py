@@ -19,7 +19,7 @@ from hf_rlsearch.optuna.filters import is_exhausted, outside_of_space
 from hf_rlsearch.optuna.pruner import RLPruner
 from hf_rlsearch.report import explain
 from hf_rlsearch.trainer.search.budget import RemainingBudget
-from hf_rlsearch.trainer.search.leaderboard import Leaderboard, ranking
+from hf_rlsearch.trainer.search.leaderboard import Leaderboard, rankable, ranking, trials_without_improvement
 from hf_rlsearch.trainer.search.planner import Planner
 from hf_rlsearch.trainer.search.result import SearchResult
 from hf_rlsearch.trainer.search.trial import PruningReporter, TrialOutcome, TrialPlan, stored_trial
@@ -39,6 +39,10 @@ from hf_rlsearch.trainer.storage.study import OpenedStudy
 
 if TYPE_CHECKING:
     from transformers import Trainer
+
+
+# Reason for which a search has ended -> what continues it.
+_CONTINUES = {"space": "No other option", "target": "A harder target", "patience": "A larger patience"}
 
 
 @dataclass(kw_only=True)
@@ -92,6 +96,8 @@ class SearchCoordinator:
         if opened.resumed and self.settings.sampler is not None:
             # A seeded sampler would draw again what it drew in the first run.
             self.study.sampler.reseed_rng()
+        if self.study.user_attrs.get(attr.STOPPED_BY):
+            self.study.set_user_attr(attr.STOPPED_BY, None)  # until it ends again
         if attr.OBJECTIVE not in self.study.user_attrs:
             self.study.set_user_attr(attr.OBJECTIVE, self.objective.to_json())
         if opened.resumed and not self.is_shared:
@@ -134,7 +140,7 @@ class SearchCoordinator:
                 if is_last and self.planner.lease.wait_for_signs_of_others():
                     continue  # with the trial of a process that is gone
                 if self.may_be_finished and reason != "timeout":
-                    more = "A larger n_trials or budget" if reason != "space" else "No other option"
+                    more = _CONTINUES.get(reason, "A larger n_trials or budget")
                     self.progress.say(
                         f"This search is finished ({reason}): its stored result is returned and nothing is trained. "
                         f"{more} continues it, resume=False starts a new search."
@@ -186,9 +192,11 @@ class SearchCoordinator:
             return limit
         if getattr(self.study, "_stop_flag", False):
             return "study.stop"
-        target, best = self.settings.target, ranking(self.study)[:1]
-        if target is not None and best and not self.objective.better(target, best[0].values[0]):
+        if self.objective.targets and any(self.objective.reaches_target(t.values) for t in rankable(self.study)):
             return "target"
+        patience = self.settings.patience
+        if patience is not None and trials_without_improvement(self.study) >= patience - 1e-6:
+            return "patience"
         return "space" if self._is_exhausted() else None
 
     def _is_exhausted(self) -> bool:
@@ -244,7 +252,7 @@ class SearchCoordinator:
         self.leaderboard.discard_checkpoints()
 
     def conclude(self) -> SearchResult:
-        """Prints the summary of the search, saves it as the note of the study, and returns the result."""
+        """Stores why the search has ended, prints its summary, saves that as a note, and returns the result."""
         self.leaderboard.discard_checkpoints(confirmed=True)
         result = SearchResult(
             study=self.study,
@@ -253,6 +261,7 @@ class SearchCoordinator:
             stopped_by=self._stopped_by,
             n_trials=self.settings.displayed_n_trials,
         )
+        self.study.set_user_attr(attr.STOPPED_BY, self._stopped_by)
         summary = result.summary()
         self.progress.close(finished=True)
         self.progress.say(summary)

@@ -1,13 +1,16 @@
 """Ranks the finished trials of a search and decides which checkpoints stay on disk."""
 
+from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from hf_rlsearch._typing import FloatArray
 from hf_rlsearch.observation import trial_attributes as attr
-from hf_rlsearch.observation.trial_attributes import finished, role
+from hf_rlsearch.observation.trial_attributes import counted, finished, role
 from hf_rlsearch.optuna import confirmation as confirm
 from hf_rlsearch.trainer.search.trial import TrialOutcome
 from hf_rlsearch.trainer.setup.config import SearchConfig
@@ -29,8 +32,32 @@ def ranking(study: optuna.Study, *, confirmed: bool = False) -> list[FrozenTrial
     trials, maximize = study.get_trials(deepcopy=False), study.direction == StudyDirection.MAXIMIZE
     winner = confirm.winner(confirm.confirmations(trials), maximize=maximize) if confirmed else None
     first, sign = None if winner is None else winner.number, -1 if maximize else 1
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and role(trial) != attr.CONFIRM]
-    return sorted(complete, key=lambda trial: (trial.number != first, sign * trial.values[0], trial.number))
+    return sorted(rankable(study), key=lambda trial: (trial.number != first, sign * trial.values[0], trial.number))
+
+
+def rankable(study: optuna.Study) -> list[FrozenTrial]:
+    """Returns the trials that can be the best: the complete ones, without confirmations."""
+    return [t for t in finished(study) if t.state == TrialState.COMPLETE and role(t) != attr.CONFIRM]
+
+
+def trials_without_improvement(study: optuna.Study) -> float:
+    """Returns how many trials have ended since one last improved the search; 0 before the first complete one.
+
+    A trial improves it if no trial that ended earlier is at least as good in all objectives. Trials count as they do
+    for ``n_trials``.
+    """
+    signs = np.array([1.0 if direction == StudyDirection.MAXIMIZE else -1.0 for direction in study.directions])
+    values = {trial.number: signs * trial.values for trial in rankable(study)}
+    front: list[FloatArray] = []
+    n_trials = 0.0
+    for trial in sorted(finished(study), key=lambda t: (t.datetime_complete or datetime.max, t.number)):
+        own = values.get(trial.number)
+        if own is not None and not any((other >= own).all() for other in front):
+            front = [other for other in front if not (own >= other).all()] + [own]
+            n_trials = 0.0
+        elif front and role(trial) != attr.CONFIRM:
+            n_trials += counted(trial)
+    return n_trials
 
 
 class Leaderboard:

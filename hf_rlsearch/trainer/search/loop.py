@@ -359,6 +359,7 @@ def probe_objective(provider: TrainerProvider, settings: SearchConfig, group: Pr
 
     Raises:
         ObjectiveError: There is nothing to evaluate on, evaluation fails, or the objective is unusable.
+        ArgumentsError: The target does not fit the objective.
         RankLost: Evaluation fails on one rank while the others wait for this rank.
     """
     with preserve_random_state(), warnings.catch_warnings():
@@ -371,7 +372,7 @@ def probe_objective(provider: TrainerProvider, settings: SearchConfig, group: Pr
             compute_objective=settings.compute_objective,
             metric=settings.metric,
             direction=settings.direction,
-        )
+        ).with_target(settings.target)
     )
 
 

@@ -18,6 +18,7 @@ from hf_rlsearch.errors import SearchFailed
 from hf_rlsearch.observation import trial_attributes as attr
 from hf_rlsearch.observation.trial_attributes import role
 from hf_rlsearch.optuna import confirmation as confirm
+from hf_rlsearch.report.format import ended_by
 from hf_rlsearch.trainer.search.leaderboard import ranking
 from hf_rlsearch.trainer.setup.hp_space import SideEffects
 from hf_rlsearch.trainer.storage.checkpoints import stored_path
@@ -41,8 +42,8 @@ class SearchResult:
         study: The Optuna study; on ranks other than 0 a copy of it in memory.
         metric: Name of the objective; of several objectives their names, separated by commas.
         output_dir: The folder that the trials wrote to.
-        stopped_by: Why the search ended: "n_trials", "budget", "timeout", "target", "study.stop", or "space" where
-            trials have had every configuration of the space.
+        stopped_by: Why the search ended: "n_trials", "budget", "timeout", "target", "patience", "study.stop", or
+            "space" where trials have had every configuration of the space.
         n_trials: Total number of trials asked for; None where only ``budget`` or ``timeout`` limits them.
         side_effects: Repeats what ``hp_space`` changes besides returning values, for ``replay`` and ``apply``; in the
             process of the search alone.
@@ -153,16 +154,12 @@ class SearchResult:
         return pd.DataFrame(rows)
 
     def summary(self) -> str:
-        """Returns the best objective, the gain and the best hyperparameters as a few lines of text."""
+        """Returns the best objective, the gain, the best hyperparameters and the end as a few lines of text."""
         best, baseline, gain = self.best_trial, self.baseline, self.gain
         if best is None:
             text = f"No trial of {len(self.trials)} completed. See trials_dataframe()['failure'] for the reasons."
-            return "\n".join(filter(None, [text, self._missing()]))
+            return "\n".join(filter(None, [text, self._missing(), ended_by(self.stopped_by)]))
         lines = [f"{self.metric}: {_as_text(best.values)} in trial {best.number} of {len(self.trials)}"]
-        if self.stopped_by == "space":
-            lines.append(
-                "all configurations of the space have been tried: wider ranges or more n_points make it larger"
-            )
         if baseline is not None and gain is not None:
             before = _as_text(baseline.values)
             lines.append(
@@ -180,7 +177,7 @@ class SearchResult:
             )
         if missing := self._missing():
             lines.append(missing)
-        return "\n".join([*lines, f"hyperparameters: {self.hyperparameters(best)}"])
+        return "\n".join([*lines, f"hyperparameters: {self.hyperparameters(best)}", ended_by(self.stopped_by)])
 
     def apply(self, trainer: "Trainer") -> "Trainer":
         """Gives a Trainer the best trial's arguments, so that ``train()`` repeats that trial.

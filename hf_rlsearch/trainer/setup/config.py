@@ -12,7 +12,7 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch._validation import did_you_mean, is_integer, is_number
+from hf_rlsearch._validation import did_you_mean, is_finite_number, is_integer, is_number
 from hf_rlsearch.errors import ArgumentsError, ObjectiveError
 from hf_rlsearch.trainer.setup.default_space import default_hp_space
 from hf_rlsearch.trainer.setup.objective import UNSET_DIRECTION
@@ -58,13 +58,17 @@ class SearchConfig:
             direction, or where ``compute_objective`` rises or falls with metrics of known directions.
         compute_objective: Makes one number of the metrics, or one for each direction. Before the first training the
             function is called a few times with made-up metrics, to refuse a constant objective.
-        target: Objective value at which the search ends.
+        target: Objective value at which the search ends, once a trial is at least as good. With several directions a
+            number for each of them in a list, or a dict by metric; one trial has to reach all of them.
         n_trials: Total number of trials, those of an interrupted run and the baseline included; None for as many as
             ``timeout`` or ``budget`` allow, 1000 at most. A trial that RLPruner stops counts by the share that was
             trained, so several stops pay for a further trial. Of ``n_trials``, ``budget`` and ``timeout`` the first
             that is reached ends the search.
         budget: Largest cost of the search, in trainings of the baseline. If ``n_trials`` is left out, the search has as
             many trials as the budget pays for, eight for each training at most. A trial costs what it newly trains.
+        patience: Number of trials in a row without an improvement of the best after which the search ends; they count
+            as for ``n_trials``, from the first complete trial on. With several directions a trial improves the search
+            if it adds to the Pareto front.
         timeout: Seconds after which the search ends: no new trial starts, and the running one stops at its next
             evaluation, the baseline included. If stopped trials may wait on disk, it can be resumed.
         confirm: Number of best configurations to train again under new seeds, together with the baseline; the best mean
@@ -106,11 +110,12 @@ class SearchConfig:
     metric: str | Sequence[str] | None = None
     direction: str | Sequence[str] = UNSET_DIRECTION
     compute_objective: Callable[[dict[str, Any]], Any] | None = None
-    target: float | None = None
+    target: float | Sequence[float] | Mapping[str, float] | None = None
     # the budget
     n_trials: int | None = UNSET_TRIALS
     budget: float | None = None
     timeout: float | None = None
+    patience: int | None = None
     confirm: int = 0
     catch: Any = (Exception,)
     max_failed_trials: int | None = None
@@ -140,12 +145,11 @@ class SearchConfig:
                 error = ObjectiveError if name in ("metric", "direction") else ArgumentsError
                 given = f"the class {value.__name__}; call it" if isinstance(value, type) else repr(value)
                 raise error(f"{name}={given} given, expected {expected}.")
-        for name, value in (("confirm", self.confirm or None), ("target", self.target)):
-            if value is not None and not isinstance(self.direction, str):
-                raise ArgumentsError(
-                    f"{name}={value!r} given with a list of directions, expected a single one: several objectives have "
-                    f"no best trial. Leave {name} out, or pass one direction."
-                )
+        if self.confirm and not isinstance(self.direction, str):
+            raise ArgumentsError(
+                f"confirm={self.confirm!r} given with a list of directions, expected a single one: several objectives "
+                "have no best trial. Leave confirm out, or pass one direction."
+            )
         if self.n_trials is None and self.timeout is None and self.budget is None:
             raise ArgumentsError("n_trials=None given, expected a whole number, or a timeout or a budget as well.")
         if self.n_jobs != 1:
@@ -218,6 +222,11 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) or _is_list_of(str)(value)
 
 
+def _is_target(value: Any) -> bool:
+    numbers = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else [value]
+    return len(numbers) > 0 and all(map(is_finite_number, numbers))
+
+
 def _is_exceptions(value: Any) -> bool:
     kinds = value if isinstance(value, (tuple, list, set, frozenset)) else (value,)
     return all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds)
@@ -231,10 +240,11 @@ _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "metric": (_is_text, "the name of a metric, or a list of names"),
     "direction": (_is_text, "'minimize', 'maximize' or a list of these"),
     "compute_objective": (callable, "a function of the metrics"),
-    "target": (is_number, "a number, or None"),
+    "target": (_is_target, "a number, a list with a number for each direction, a dict by metric, or None"),
     "n_trials": (lambda value: value is None or _is_int(at_least=1)(value), "a whole number, at least 1"),
     "budget": (_is_positive, "a number of full trainings greater than 0, or None"),
     "timeout": (_is_positive, "a number of seconds greater than 0, or None"),
+    "patience": (_is_int(at_least=1), "a whole number, at least 1, or None"),
     "confirm": (_is_int(at_least=0), "a whole number, at least 0"),
     "catch": (_is_exceptions, "an exception class or a tuple of them, () for none"),
     "max_failed_trials": (_is_int(at_least=1), "a whole number, at least 1"),

@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from hf_rlsearch._validation import did_you_mean, is_number
-from hf_rlsearch.errors import ObjectiveError, describe
+from hf_rlsearch.errors import ArgumentsError, ObjectiveError, describe
 from hf_rlsearch.metrics.directions import MAXIMIZE, MINIMIZE, is_ambiguous, known_direction
 from hf_rlsearch.trainer.setup.hp_space import AccessRecorder
 
@@ -56,6 +56,8 @@ class Objective:
         why: Where metric and direction come from, in one line for people.
         follows: The metric that the objective equals, and whether larger is better; None for an objective that is
             computed from metrics. With ``load_best_model_at_end`` a trial keeps its best checkpoint by this metric.
+        targets: Value of each objective that ends the search, None for an objective without one; empty without a
+            target.
     """
 
     names: tuple[str, ...]
@@ -64,6 +66,7 @@ class Objective:
     function: ComputeObjective | None
     why: str
     follows: tuple[str, bool] | None = None
+    targets: tuple[float | None, ...] = ()
 
     def __call__(self, metrics: Metrics) -> tuple[float, ...]:
         """Returns one float for each direction from the metrics of ``evaluate()``; may be nan or inf.
@@ -90,8 +93,44 @@ class Objective:
         """Returns whether the first of two values of a single objective is better."""
         return value > other if self.directions[0] == MAXIMIZE else value < other
 
+    def reaches_target(self, values: Sequence[float]) -> bool:
+        """Returns whether the values of a trial are at least as good as all targets; False without a target."""
+        reached = (
+            target is None or (value >= target if direction == MAXIMIZE else value <= target)
+            for value, target, direction in zip(values, self.targets, self.directions, strict=False)
+        )
+        return bool(self.targets) and all(reached)
+
+    def with_target(self, target: float | Sequence[float] | Mapping[str, float] | None) -> Self:
+        """Returns the objective with the option ``target`` of a search.
+
+        Raises:
+            ArgumentsError: There is not one number for each direction, or a name is not among the objectives.
+        """
+        if target is None:
+            return self
+        if isinstance(target, Mapping):
+            return replace(self, targets=self._targets_by_name(target))
+        targets = tuple(target) if isinstance(target, (list, tuple)) else (target,)
+        if len(targets) != len(self.names) or self.multi != isinstance(target, (list, tuple)):
+            several = f"a list of {len(self.names)} numbers for {', '.join(self.names)}, or a dict by their names"
+            raise ArgumentsError(
+                f"target={target!r} given, expected {several if self.multi else 'a number: there is one objective'}."
+            )
+        return replace(self, targets=targets)
+
+    def _targets_by_name(self, target: Mapping[str, float]) -> tuple[float | None, ...]:
+        by_name = {name.removeprefix("eval_"): value for name, value in target.items()}
+        known = [name.removeprefix("eval_") for name in self.names]
+        for name in by_name.keys() - set(known):
+            raise ArgumentsError(
+                f"target names {name!r}, which is not searched on; expected some of {', '.join(known)}."
+                f"{did_you_mean(name, known)}"
+            )
+        return tuple(by_name.get(name) for name in known)
+
     def to_json(self) -> dict[str, Any]:
-        """Returns the objective as plain data, without ``compute_objective``."""
+        """Returns the objective as plain data, without ``compute_objective`` and targets."""
         return {
             "names": list(self.names),
             "directions": list(self.directions),

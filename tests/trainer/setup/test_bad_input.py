@@ -202,7 +202,16 @@ def test_an_evaluation_that_fails_is_found_first(make_trainer: MakeTrainer) -> N
         ({"published": {"learning_rate": 1e-3}}, "expected a list of dicts"),
         ({"published": [{"learnig_rate": 1e-3}]}, "none of which is searched.*Did you mean 'learning_rate'"),
         ({"confirm": 1, "direction": ["minimize"]}, "confirm=1 given with a list of directions"),
-        ({"target": 0.5, "direction": ["minimize"]}, "target=0.5 given with a list of directions"),
+        (
+            {"target": 0.5, "metric": ["loss"], "direction": ["minimize"]},
+            "target=0.5 given, expected a list of 1 numbers for eval_loss",
+        ),
+        ({"target": [0.5], "metric": "loss"}, r"target=\[0.5\] given, expected a number: there is one objective"),
+        ({"target": [0.5, "x"]}, r"target=\[0.5, 'x'\] given, expected a number, a list"),
+        ({"target": float("nan")}, "target=nan given, expected a number"),
+        ({"target": {"los": 0.5}, "metric": "loss"}, "target names 'los'.*some of loss. Did you mean 'loss'"),
+        ({"patience": 0}, "patience=0 given, expected a whole number, at least 1"),
+        ({"patience": 2.5}, "patience=2.5 given"),
     ],
 )
 def test_arguments(trainer: Trainer, options: Any, match: str) -> None:
