@@ -64,8 +64,8 @@ def commands() -> str:
     text = ""
     for name, command in group.commands.items():
         words = [_word(each) for each in command.params if each.param_type_name == "argument"]
-        usage = " ".join([f"hf-rlsearch {name}", *words])
-        text += f"\n## {name}\n\n{command.help.strip()}\n\n```bash\n{usage} [OPTIONS]\n```\n"
+        usage = " ".join([f"hf-rlsearch {name} [OPTIONS]", *words])
+        text += f"\n## {name}\n\n{command.help.strip()}\n\n```bash\n{usage}\n```\n"
         rows = [_option(each) for each in command.params if each.name != "help"]
         text += table(("argument or option", "meaning", "default"), rows) if rows else "\n"
     return text
@@ -130,12 +130,14 @@ def _default(field: dataclasses.Field[Any]) -> str:
 
 
 def _word(argument: Any) -> str:
-    return argument.name.upper() if argument.required else f"[{argument.name.upper()}]"
+    name = argument.metavar or argument.name.upper()
+    return name if argument.required else f"[{name}]"
 
 
 def _option(parameter: Any) -> tuple[str, str, str]:
     is_argument = parameter.param_type_name == "argument"
-    name = parameter.name.upper() if is_argument else ", ".join(f"`{each}`" for each in parameter.opts)
+    shown = parameter.metavar or parameter.name.upper()
+    name = shown if is_argument else ", ".join(f"`{each}`" for each in parameter.opts)
     default = parameter.default
     unset = default is None or default is False or (is_argument and parameter.required) or callable(default)
     return name, (parameter.help or "").replace("|", r"\|"), "-" if unset else f"`{default}`"

@@ -19,6 +19,7 @@ from hf_rlsearch._version import __version__
 from hf_rlsearch.cli.demo import run_demo
 from hf_rlsearch.cli.inspect import check_installation, show_space, show_weights
 from hf_rlsearch.cli.studies import clean_searches, explain_trials, replay_trial, write_report
+from hf_rlsearch.cli.workers import start_workers
 from hf_rlsearch.errors import HfRlSearchError
 
 FAILED, INTERRUPTED = 1, 130
@@ -49,6 +50,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("demo")(run_demo)
+app.command("workers")(start_workers)
 app.command("report")(write_report)
 app.command("explain")(explain_trials)
 app.command("replay")(replay_trial)
