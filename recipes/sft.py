@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> Any:
 
     best = hf_rlsearch.search(
         make_trainer, hp_space, metric="loss", direction="minimize", n_trials=args.n_trials, timeout=args.timeout
-    )
+    ).best_run
     print_result(best, "loss", started)
     return best
 

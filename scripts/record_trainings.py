@@ -161,8 +161,8 @@ def record(table: Table, out: Path, data: Path | None) -> None:
             study_name=table.name,
             load_if_exists=True,
             baseline=False,
-            keep_checkpoints=0,
-            max_checkpoints=0,
+            keep_best_models=0,
+            max_paused_trials=0,
         )
     runs = read_runs(events)
     rows = make_rows(table, study.get_trials(deepcopy=False), runs)

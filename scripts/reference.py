@@ -7,7 +7,6 @@ A page says where a table goes: ``<!-- table: arguments -->`` before it and ``<!
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import re
 import sys
@@ -21,6 +20,7 @@ from hf_rlsearch.cli import app
 from hf_rlsearch.report.format import show
 from hf_rlsearch.space.presets import MODEL_TYPES, preset
 from hf_rlsearch.trainer.setup.config import SearchConfig
+from hf_rlsearch.trainer.setup.options import SearchOptions
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -34,11 +34,16 @@ _TYPES = (
     (r"BasePruner", "Optuna pruner"),
     (r"BaseStorage", "Optuna storage"),
     (r" \| None$", ""),
-    (r"^Any$", "exception classes"),
+    (r"^type\[BaseException\].*", "exception classes"),
     (r" \| ", " or "),
 )
 # Defaults that are objects of the code, in words.
-_DEFAULTS = {"hp_space": "the published space", "direction": "by the metric's name", "catch": "`Exception`"}
+_DEFAULTS = {
+    "hp_space": "the published space",
+    "direction": "by the metric's name",
+    "directions": "by the metric's name",
+    "catch": "`Exception`",
+}
 
 
 def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -48,12 +53,15 @@ def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def arguments() -> str:
-    """Every argument of a search by group, from the fields and the docstring of ``SearchConfig``."""
-    meanings = _documented(inspect.getdoc(SearchConfig) or "", "Attributes")
-    fields = {field.name: field for field in dataclasses.fields(SearchConfig)}
+    """Every argument of a search by group, from the documentation and the types of ``SearchOptions``."""
+    documented = (inspect.getdoc(SearchOptions) or "").split("\n\n")[1:]
+    groups = {title: _documented(group, title) for group in documented if (title := group.partition(":\n")[0])}
+    groups["Space"] = {**_documented(inspect.getdoc(SearchConfig) or "", "Attributes"), **groups["Space"]}
+    types = {name: given.__forward_arg__ for name, given in SearchOptions.__annotations__.items()}
+    types["hp_space"] = "function"
     text = ""
-    for title, group in _groups().items():
-        rows = [(f"`{n}`", _type(kind), _default(fields[n]), meanings[n]) for n, kind in group.items()]
+    for title, meanings in groups.items():
+        rows = [(f"`{n}`", _type(types[n]), _default(n), meaning) for n, meaning in meanings.items()]
         text += f"\n## {title}\n" + table(("argument", "type", "default", "meaning"), rows).removesuffix("\n")
     return text
 
@@ -98,17 +106,6 @@ def pages() -> list[Path]:
     return [page for page in sorted(DOCS.rglob("*.md")) if MARKED.search(page.read_text(encoding="utf-8"))]
 
 
-def _groups() -> dict[str, dict[str, str]]:
-    """The comments between the fields of ``SearchConfig``: title -> the fields below it and their annotations."""
-    groups: dict[str, dict[str, str]] = {}
-    for line in inspect.getsource(SearchConfig).split("def ")[0].splitlines():
-        if comment := re.fullmatch(r" {4}# (?:the )?(.*)", line):
-            fields = groups.setdefault(comment[1].capitalize(), {})
-        elif field := re.match(r" {4}(\w+): (.*?) = ", line):
-            fields[field[1]] = field[2]
-    return groups
-
-
 def _documented(text: str, heading: str) -> dict[str, str]:
     """The entries of a section of a docstring in Google's style: name -> text on one line."""
     section = text.partition(f"{heading}:\n")[2].partition("\n\n")[0]
@@ -122,10 +119,10 @@ def _type(annotation: str) -> str:
     return annotation
 
 
-def _default(field: dataclasses.Field[Any]) -> str:
-    if field.name in _DEFAULTS:
-        return _DEFAULTS[field.name]
-    value = field.default
+def _default(name: str) -> str:
+    if name in _DEFAULTS:
+        return _DEFAULTS[name]
+    value = getattr(SearchConfig, name)
     return f"`{value}`" if isinstance(value, (int, float, type(None))) else f"`{value!r}`"
 
 

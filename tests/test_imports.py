@@ -48,7 +48,7 @@ def test_the_check_can_fail() -> None:
 def test_public_names_exist() -> None:
     package = importlib.import_module("hf_rlsearch")
     assert [name for name in package.__all__ if not hasattr(package, name)] == []
-    assert set(package.__all__) <= set(dir(package))
+    assert dir(package) == sorted(package.__all__)
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

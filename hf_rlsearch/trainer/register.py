@@ -16,10 +16,17 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from hf_rlsearch.trainer.setup.options import with_options
+
 if TYPE_CHECKING:
     from transformers import Trainer
 
 NAME = "rl"
+# Between transformers' documentation of ``hyperparameter_search`` and ours.
+_HEADING = """\
+With ``backend="rl"`` hf_rlsearch runs the search. ``run_summary`` of a returned run is an
+``hf_rlsearch.SearchResult``. ``hp_space`` may be left out, and may return ``model.*``, ``peft.*``, ``gen.*`` and
+``train.*`` too. The other arguments are these; those named above as well mean what is said here:"""
 _UTILS, _TABLE, _TRAINER, _ARGUMENTS = (
     "transformers.trainer_utils",
     "transformers.hyperparameter_search",
@@ -118,7 +125,10 @@ def _extend_table(table: ModuleType) -> None:
 
 
 def _wrap_search(trainer_module: ModuleType) -> None:
-    """Makes ``hyperparameter_search`` distinguish its defaults from values of the user, and clean up after errors."""
+    """Makes ``hyperparameter_search`` distinguish its defaults from values of the user, and clean up after errors.
+
+    Its documentation gets ours after transformers'.
+    """
     cls = trainer_module.Trainer
     original = cls.__dict__.get("hyperparameter_search")
     if original is None or getattr(original, "_hf_rlsearch", False):
@@ -147,6 +157,7 @@ def _wrap_search(trainer_module: ModuleType) -> None:
             attributes.update(before)
 
     hyperparameter_search._hf_rlsearch = True  # type: ignore[attr-defined]
+    hyperparameter_search.__doc__ = with_options(original.__doc__, _HEADING)
     cls.hyperparameter_search = hyperparameter_search
 
 

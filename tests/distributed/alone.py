@@ -173,7 +173,7 @@ def search(rank: int, scenario: str, folder: Path) -> dict[str, Any]:
             raise ValueError("boom")
         return rates(trial)
 
-    options: dict[str, Any] = {"n_trials": N_TRIALS, "keep_checkpoints": 3, "pruner": None, "baseline": False}
+    options: dict[str, Any] = {"n_trials": N_TRIALS, "keep_best_models": 3, "pruner": None, "baseline": False}
     options["sampler"] = Scripted(learning_rate=[1e-3, 1e-2, 1e-4], lora_r=[4, 8, 2])
     if what == "objective_raises":
         options["compute_objective"] = _raises_in_trial_1(trainer) if here else (lambda metrics: metrics["eval_loss"])

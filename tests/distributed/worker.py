@@ -167,7 +167,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "wrong_space": {"hp_space": wrong_space},
     "too_many_failures": {"max_failed_trials": 1},
     "catch_nothing": {"catch": ()},
-    "pause": {"pruner": StopsTrial1(), "max_checkpoints": 1, "baseline": False, "sampler": Same()},
+    "pause": {"pruner": StopsTrial1(), "max_paused_trials": 1, "baseline": False, "sampler": Same()},
     "no_pause": {"n_trials": 2, "baseline": False, "sampler": Same()},
     "confirm": {"confirm": 1, "n_trials": 2},
 }

@@ -79,10 +79,10 @@ class Script:
             "baseline": rng.random() < 0.8,
             "confirm": rng.choice([0, 0, 0, 1]),
             "pruner": rng.choice(["rl", "rl", None, stops_late]),
-            "keep_checkpoints": rng.choice([0, 1, 2]),
+            "keep_best_models": rng.choice([0, 1, 2]),
             "n_points": rng.choice([None, None, 3]),
             "metric": "accuracy" if self._accuracy else "eval_loss",
-        } | rng.choice([{}, {}, {"max_checkpoints": 0}, {"hp_name": lambda trial: "name"}, {"budget": 2.0}])
+        } | rng.choice([{}, {}, {"max_paused_trials": 0}, {"hp_name": lambda trial: "name"}, {"budget": 2.0}])
 
     def hp_space(self, trial: Any) -> dict[str, Any]:
         last = self.names[-1]

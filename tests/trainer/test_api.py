@@ -178,14 +178,17 @@ def test_apply_retrains_the_best_trial_exactly(make_trainer: MakeTrainer) -> Non
 
 def test_search_needs_no_patch(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(score=by_rate)
-    best = search(trainer, rates, n_trials=2, metric="accuracy")
-    assert best.objective == trainer.evaluate()["eval_accuracy"]
-    assert best.run_summary.metric == "eval_accuracy"
+    result = search(trainer, rates, n_trials=2, metric="accuracy")
+    assert result.best_value == trainer.evaluate()["eval_accuracy"]
+    assert result.metric == "eval_accuracy"
+    number, value, params, summary = result.best_run
+    assert (int(number), value, params) == (result.best_trial.number, result.best_value, result.hyperparameters())
+    assert summary is result
 
 
 def test_the_default_space(make_trainer: MakeTrainer) -> None:
-    best = search(make_trainer(score=by_rate, max_steps=2), n_trials=2)
-    assert set(best.run_summary.trials[1].params) == {
+    result = search(make_trainer(score=by_rate, max_steps=2), n_trials=2)
+    assert set(result.trials[1].params) == {
         "learning_rate",
         "per_device_train_batch_size",
         "weight_decay",
@@ -243,7 +246,7 @@ def test_no_evaluation_during_training(make_trainer: MakeTrainer) -> None:
 def test_names_of_folders(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     trainer = make_trainer(score=by_rate, save_strategy="epoch")
     best = run(
-        trainer, "rl", n_trials=2, keep_checkpoints=2, hp_name=lambda trial: f"rate-{trial.params['learning_rate']:.0e}"
+        trainer, "rl", n_trials=2, keep_best_models=2, hp_name=lambda trial: f"rate-{trial.params['learning_rate']:.0e}"
     )
     folders = {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()}
     assert folders == {f"rate-{trial.params['learning_rate']:.0e}" for trial in best.run_summary.trials}
@@ -385,7 +388,7 @@ def test_the_rl_pruner_is_the_default_and_none_switches_it_off(
 ) -> None:
     with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
         found = search(make_trainer(eval_strategy="epoch"), rates, n_trials=1, **chosen)
-    assert isinstance(found.run_summary.study.pruner, kind)
+    assert isinstance(found.study.pruner, kind)
     assert ("The agent may stop trials at their evaluations" in caplog.text) == (kind is RLPruner)
 
 
@@ -457,24 +460,24 @@ def test_a_factory_makes_a_fresh_trainer_for_each_trial(make_trainer: MakeTraine
             "dropout": trial.suggest_float("dropout", 0, 0.5),
         }
 
-    best = search(factory, space, n_trials=3)
+    result = search(factory, space, n_trials=3)
     # One trainer whose arguments are read, and one for the baseline.
     assert made[:2] == [{}, {}]
     assert [set(values) for values in made[2:]] == [{"rate", "dropout"}] * 2
-    assert states(best.run_summary.study) == [TrialState.COMPLETE] * 3
-    assert (tmp_path / "out" / f"run-{best.run_id}" / "model" / "model.safetensors").exists()
+    assert states(result.study) == [TrialState.COMPLETE] * 3
+    assert (tmp_path / "out" / f"run-{result.best_trial.number}" / "model" / "model.safetensors").exists()
 
 
 def test_best_models_without_disk(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     trainer = make_trainer()
-    best = run(trainer, "rl", n_trials=2, keep_checkpoints=0)
+    best = run(trainer, "rl", n_trials=2, keep_best_models=0)
     assert trainer.evaluate()["eval_loss"] == best.objective
     assert not list((tmp_path / "out").rglob("*.safetensors"))
 
 
 def test_the_best_k_stay_on_disk(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     trainer = make_trainer(score=by_rate, save_strategy="epoch", num_train_epochs=2)
-    run(trainer, "rl", n_trials=4, keep_checkpoints=2, sampler=Scripted(learning_rate=[1e-5, 1e-4, 1e-3, 1e-2]))
+    run(trainer, "rl", n_trials=4, keep_best_models=2, sampler=Scripted(learning_rate=[1e-5, 1e-4, 1e-3, 1e-2]))
     kept = [path.parent.parent.name for path in sorted((tmp_path / "out").rglob("model.safetensors"))]
     assert kept == ["run-1", "run-2"]
 

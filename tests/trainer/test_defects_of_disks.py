@@ -129,7 +129,7 @@ def test_optuna_runs_two_searches_into_the_same_folders(make_trainer: MakeTraine
 
 @on_both()
 def test_each_trial_has_a_folder_of_its_own(make_trainer: MakeTrainer, backend: str, tmp_path: Path) -> None:
-    given: dict[str, Any] = {"keep_checkpoints": 3} if backend == "rl" else {}
+    given: dict[str, Any] = {"keep_best_models": 3} if backend == "rl" else {}
     run(make_trainer(save_strategy="epoch"), backend, n_trials=3, hp_name=lambda trial: "same", **given)
     assert len(list((tmp_path / "out").glob("same*/checkpoint-*"))) == 3
 

@@ -126,5 +126,5 @@ class Leaderboard:
 
     def _n_retained(self) -> int:
         """Number of models on disk; until the confirmations are made, all models that may win them."""
-        n_kept = self._settings.keep_checkpoints
+        n_kept = self._settings.keep_best_models
         return n_kept if self._confirmed or n_kept == 0 else max(n_kept, self._settings.confirm)

@@ -25,7 +25,7 @@ from hf_rlsearch.trainer.search.leaderboard import Leaderboard
 from hf_rlsearch.trainer.search.planner import Planner
 from hf_rlsearch.trainer.search.providers import TrainerProvider
 from hf_rlsearch.trainer.search.replay import replay_plan
-from hf_rlsearch.trainer.search.result import SearchResult, best_runs
+from hf_rlsearch.trainer.search.result import SearchResult
 from hf_rlsearch.trainer.search.runner import DistributedTrialRunner
 from hf_rlsearch.trainer.search.trial import TrialPlan
 from hf_rlsearch.trainer.session.arguments import n_train_rows
@@ -54,11 +54,11 @@ _N_ROWS = 32
 logger = logging.getLogger(__name__)
 
 
-def run_search(provider: TrainerProvider, settings: SearchConfig) -> Any:
+def run_search(provider: TrainerProvider, settings: SearchConfig) -> SearchResult:
     """Searches, and leaves the best arguments and model in the Trainer.
 
     Returns:
-        A ``BestRun``, or a list of them for several directions; the same on every rank.
+        All trials; the same on every rank.
     """
     started, group = time.monotonic(), ProcessGroup()
     with _stop_signals(), quiet_libraries(), provider, ExitStack() as held:
@@ -67,7 +67,7 @@ def run_search(provider: TrainerProvider, settings: SearchConfig) -> Any:
         group.run_on_all(partial(search.finish, result))
         # A replay, perhaps with another Trainer, finds out again what hp_space changes.
         provider.side_effects.sampled.clear()
-        return best_runs(result, search.runner.objective.multi)
+        return result
 
 
 @dataclass

@@ -80,6 +80,19 @@ class SearchResult:
         return next(iter(self.best_trials), None)
 
     @property
+    def best_value(self) -> float | None:
+        """The objective of the best trial; None if no trial completed, and with several objectives."""
+        best = self.best_trial
+        return None if best is None or len(self.directions) > 1 else float(best.values[0])
+
+    @property
+    def best_run(self) -> "BestRun":
+        """The best trial as ``Trainer.hyperparameter_search`` returns it."""
+        run = best_runs(self, multi=False)
+        assert not isinstance(run, list)
+        return run
+
+    @property
     def best_checkpoint(self) -> str | None:
         """The folder of the best trial's model; None if the model is not on disk.
 
@@ -119,13 +132,14 @@ class SearchResult:
             return None
         return confirm.gain(found[best.number], found[baseline.number], maximize=self._maximize)
 
-    def hyperparameters(self, trial: FrozenTrial) -> Params:
-        """Returns the exact values that a trial was trained with, by name.
+    def hyperparameters(self, trial: FrozenTrial | None = None) -> Params:
+        """Returns the exact values that a trial was trained with, by name; of the best trial if it is left out.
 
         ``trial.params`` lacks a value of the baseline that lies outside of the search space, and has the batch size
         that was asked for where ``auto_find_batch_size`` trained a smaller one.
         """
-        return dict(trial.user_attrs.get(attr.HYPERPARAMETERS, trial.params))
+        found = trial or self.best_trial
+        return {} if found is None else dict(found.user_attrs.get(attr.HYPERPARAMETERS, found.params))
 
     def trials_dataframe(self) -> "pandas.DataFrame":
         """Returns a table of all trials.

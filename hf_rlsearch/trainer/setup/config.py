@@ -16,6 +16,7 @@ from hf_rlsearch._validation import did_you_mean, is_finite_number, is_integer, 
 from hf_rlsearch.errors import ArgumentsError, ObjectiveError
 from hf_rlsearch.trainer.setup.default_space import default_hp_space
 from hf_rlsearch.trainer.setup.objective import UNSET_DIRECTION
+from hf_rlsearch.trainer.setup.options import RENAMED
 
 logger = logging.getLogger(__name__)
 
@@ -40,60 +41,12 @@ _MAX_TRIALS = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """All options of ``hf_rlsearch.search`` and of ``trainer.hyperparameter_search(backend="rl")``.
+    """The options of a search with their defaults, checked; ``SearchOptions`` documents them.
 
     Attributes:
         hp_space: Suggests values on a trial and returns them by name: a training argument, or a field of the model, its
             adapter, generation or training as ``model.*``, ``peft.*``, ``gen.*`` and ``train.*``. Left out, the space
             that was published for the Trainer's kind of model.
-        roles: Role of a hyperparameter by name, where it does not follow from the name.
-        n_points: Number of levels of numeric hyperparameters, of all or by name.
-        baseline: Whether trial 0 trains the baseline: the Trainer's arguments, unchanged.
-        published: Configurations known to work, always among the candidates: their numbers become levels. Names outside
-            of the space are ignored. Default: those that were published for the Trainer's kind of model. They are
-            not trained first.
-        metric: The metric to optimize, as evaluation names it, ``eval_`` may be left out; a list for several
-            directions.
-        direction: "minimize", "maximize" or a list of these. It may be left out where the name of the metric tells the
-            direction, or where ``compute_objective`` rises or falls with metrics of known directions.
-        compute_objective: Makes one number of the metrics, or one for each direction. Before the first training the
-            function is called a few times with made-up metrics, to refuse a constant objective.
-        target: Objective value at which the search ends, once a trial is at least as good. With several directions a
-            number for each of them in a list, or a dict by metric; one trial has to reach all of them.
-        n_trials: Total number of trials, those of an interrupted run and the baseline included; None for as many as
-            ``timeout`` or ``budget`` allow, 1000 at most. A trial that RLPruner stops counts by the share that was
-            trained, so several stops pay for a further trial. Of ``n_trials``, ``budget`` and ``timeout`` the first
-            that is reached ends the search.
-        budget: Largest cost of the search, in trainings of the baseline. If ``n_trials`` is left out, the search has as
-            many trials as the budget pays for, eight for each training at most. A trial costs what it newly trains.
-        patience: Number of trials in a row without an improvement of the best after which the search ends; they count
-            as for ``n_trials``, from the first complete trial on. With several directions a trial improves the search
-            if it adds to the Pareto front.
-        timeout: Seconds after which the search ends: no new trial starts, and the running one stops at its next
-            evaluation, the baseline included. If stopped trials may wait on disk, it can be resumed.
-        confirm: Number of best configurations to train again under new seeds, together with the baseline; the best mean
-            wins.
-        catch: Exceptions that fail a trial; any other exception ends the search.
-        max_failed_trials: Number of failed trials at which the search ends. Default: a quarter of ``n_trials``, at
-            least three.
-        storage: An Optuna storage or its URL instead of an SQLite file in ``output_dir``.
-        study_name: Names the study; in a given ``storage`` an existing study is an error unless ``load_if_exists``.
-        load_if_exists: As in Optuna.
-        resume: In the default storage, continue the unfinished search of the same script, or return the stored result
-            of the finished one without training. False always starts a new search.
-        hp_name: Names a trial's folder and run.
-        keep_checkpoints: Number of best trials whose model stays on disk.
-        max_checkpoints: Number of trials stopped by the pruner whose checkpoint stays on disk, so that the search can
-            resume them. Default: 4, or 0 with a given ``sampler``. 0 switches resuming off.
-        disk_budget_gb: Disk space for the checkpoints of finished trials while the search runs, in GB of 10**9 bytes.
-            The best models count and always stay. Stopped trials are deleted first, those with the worst values before
-            the others. Default: half of the free space.
-        sampler: An Optuna sampler instead of ``RLSampler``.
-        pruner: An Optuna pruner instead of ``RLPruner``; None stops no trial.
-        weights: Weights of the agent instead of the bundled ones.
-        seed: Seed of the sampler.
-        gc_after_trial: Accepted as in Optuna; memory is always freed.
-        n_jobs: Only 1; start several processes with one storage instead.
 
     Raises:
         ArgumentsError: An option is of a type or value that cannot work, or two options exclude each other.
@@ -117,7 +70,7 @@ class SearchConfig:
     timeout: float | None = None
     patience: int | None = None
     confirm: int = 0
-    catch: Any = (Exception,)
+    catch: type[BaseException] | tuple[type[BaseException], ...] = (Exception,)
     max_failed_trials: int | None = None
     # the storage
     storage: BaseStorage | str | None = None
@@ -125,9 +78,9 @@ class SearchConfig:
     load_if_exists: bool = False
     resume: bool = True
     hp_name: Callable[[Any], str] | None = None
-    # the checkpoints
-    keep_checkpoints: int = 1
-    max_checkpoints: int | None = None
+    # the disk
+    keep_best_models: int = 1
+    max_paused_trials: int | None = None
     disk_budget_gb: float | None = None
     # the agent
     sampler: BaseSampler | None = None
@@ -172,7 +125,8 @@ class SearchConfig:
             options["direction"] = options.pop("directions")
         known = {field.name for field in dataclasses.fields(cls)}
         for name in options.keys() - known:
-            raise TypeError(f"The search got an unexpected keyword argument {name!r}.{did_you_mean(name, known)}")
+            hint = f" Its name is {RENAMED[name]!r}." if name in RENAMED else did_you_mean(name, known)
+            raise TypeError(f"The search got an unexpected keyword argument {name!r}.{hint}")
         return cls(**options)
 
     @property
@@ -191,8 +145,8 @@ class SearchConfig:
     @property
     def max_paused(self) -> int:
         """The number of stopped trainings that may wait on disk."""
-        if self.max_checkpoints is not None:
-            return self.max_checkpoints
+        if self.max_paused_trials is not None:
+            return self.max_paused_trials
         # Other samplers come back to a configuration only by chance.
         return DEFAULT_PAUSED if self.sampler is None else 0
 
@@ -251,8 +205,8 @@ _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "storage": (_is_a(str, BaseStorage), "an Optuna storage, a URL such as 'sqlite:///search.db', or None"),
     "study_name": (_is_a(str), "text, or None"),
     "hp_name": (callable, "a function of a trial that returns a name"),
-    "keep_checkpoints": (_is_int(at_least=0), "a whole number, at least 0"),
-    "max_checkpoints": (_is_int(at_least=0), "a whole number, at least 0"),
+    "keep_best_models": (_is_int(at_least=0), "a whole number, at least 0"),
+    "max_paused_trials": (_is_int(at_least=0), "a whole number, at least 0"),
     "disk_budget_gb": (
         lambda value: is_number(value) and value >= 0,
         "a number of gigabytes of at least 0, or None for half of the free space",

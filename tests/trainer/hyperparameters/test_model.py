@@ -99,11 +99,11 @@ def test_a_trainer_with_a_model_begins_each_trial_with_a_copy_of_it(make_trainer
         return inner(*args)
 
     trainer.get_train_dataloader = look  # type: ignore[method-assign]
-    best = search(trainer, space, n_trials=2, sampler=sampler(), baseline=False)
+    result = search(trainer, space, n_trials=2, sampler=sampler(), baseline=False)
     assert begun == [float(before["bert.embeddings.word_embeddings.weight"].sum())] * 2
     assert all(torch.equal(value, before[name]) for name, value in given.state_dict().items())
-    assert dropout_of(trainer.model)[0] == best.hyperparameters["model.hidden_dropout_prob"]
-    assert trainer.evaluate()["eval_loss"] == best.objective
+    assert dropout_of(trainer.model)[0] == result.hyperparameters()["model.hidden_dropout_prob"]
+    assert trainer.evaluate()["eval_loss"] == result.best_value
 
 
 @pytest.mark.parametrize(

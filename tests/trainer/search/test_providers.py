@@ -95,8 +95,8 @@ def test_a_name_that_make_trainer_reads_is_searched(make_trainer: Any, caplog: p
         dropout = values.pop("dropout_rate", 0.1)
         return make_trainer(model_init=lambda: tiny_model(dropout), **values)  # type: ignore[no-any-return]
 
-    best = search(factory, with_more("dropout_rate", 0.0, 0.4), n_trials=2, pruner=None)
-    assert states(best.run_summary.study) == [TrialState.COMPLETE] * 2
+    result = search(factory, with_more("dropout_rate", 0.0, 0.4), n_trials=2, pruner=None)
+    assert states(result.study) == [TrialState.COMPLETE] * 2
     assert "dropout_rate" not in caplog.text
 
 
@@ -123,17 +123,16 @@ def test_the_seed_is_set_before_make_trainer_builds_the_model(make_trainer: Any)
         return made
 
     seeds: list[int] = []
-    result = search(factory, rates, n_trials=2, confirm=1, pruner=None).run_summary
+    result = search(factory, rates, n_trials=2, confirm=1, pruner=None)
     torch.manual_seed(7)
     assert [result.replay(factory, trial.number) for trial in result.trials] == [(t.value,) for t in result.trials]
     assert len(set(seeds)) > 2  # confirmations have their own
 
 
-def found(factory: Any) -> Any:
-    best = search(factory, rates, metric="loss", direction="minimize", n_trials=2, pruner=None)
-    assert states(best.run_summary.study) == [TrialState.COMPLETE] * 2
-    assert Path(best.run_summary.best_checkpoint).is_dir()
-    return best
+def check(factory: Any) -> None:
+    result = search(factory, rates, metric="loss", direction="minimize", n_trials=2, pruner=None)
+    assert states(result.study) == [TrialState.COMPLETE] * 2
+    assert Path(str(result.best_checkpoint)).is_dir()
 
 
 def test_sentence_transformers(tmp_path: Path) -> None:
@@ -150,7 +149,7 @@ def test_sentence_transformers(tmp_path: Path) -> None:
         loss = losses.CosineSimilarityLoss(model)
         return st.SentenceTransformerTrainer(model=model, args=args, train_dataset=rows, eval_dataset=rows, loss=loss)
 
-    found(make_trainer)
+    check(make_trainer)
 
 
 def test_trl(tmp_path: Path) -> None:
@@ -164,4 +163,4 @@ def test_trl(tmp_path: Path) -> None:
         args = trl.SFTConfig(output_dir=str(tmp_path), max_length=16, **{**ARGUMENTS, **values})
         return trl.SFTTrainer(model=model, args=args, train_dataset=rows, eval_dataset=rows, processing_class=tokenizer)
 
-    found(make_trainer)
+    check(make_trainer)

@@ -108,14 +108,13 @@ def test_a_searched_rate_replaces_the_fixed_one_of_the_users_class(
     trainer.optimizer_cls_and_kwargs = (torch.optim.SGD, {"lr": 0.5, "momentum": 0.9})
     sampler = Scripted(learning_rate=[0.01, 0.02])
     options = {"metric": "loss", "n_trials": 3, "confirm": 0, "sampler": sampler, "pruner": None}
-    best = hf_rlsearch.search(trainer, rates, **options)
-    recorded = [trial.user_attrs[HYPERPARAMETERS]["learning_rate"] for trial in best.run_summary.study.trials]
+    result = hf_rlsearch.search(trainer, rates, **options)
+    recorded = [trial.user_attrs[HYPERPARAMETERS]["learning_rate"] for trial in result.trials]
     assert recorded == [0.5, 0.01, 0.02]
     assert Watched.seen == [("SGD", rate, rate) for rate in (0.5, 0.01, 0.02)]
     assert "no effect" not in caplog.text
-    assert (
-        trainer.optimizer_cls_and_kwargs[1]["lr"] == trainer.args.learning_rate == best.hyperparameters["learning_rate"]
-    )
+    best = result.hyperparameters()["learning_rate"]
+    assert trainer.optimizer_cls_and_kwargs[1]["lr"] == trainer.args.learning_rate == best
 
 
 def test_an_optimizer_of_one_model_is_refused_by_name(tmp_path: Any) -> None:

@@ -184,7 +184,7 @@ def test_an_evaluation_that_fails_is_found_first(make_trainer: MakeTrainer) -> N
         ({"n_trials": 2.5}, "n_trials=2.5"),
         ({"n_jobs": 2}, "n_jobs=2 given, expected 1"),
         ({"timeout": 0}, "timeout=0"),
-        ({"keep_checkpoints": -1}, "keep_checkpoints=-1"),
+        ({"keep_best_models": -1}, "keep_best_models=-1"),
         ({"roles": "learning_rate"}, "roles='learning_rate' given, expected a dict"),
         ({"max_failed_trials": 0}, "max_failed_trials=0"),
         ({"n_trials": None}, "n_trials=None"),

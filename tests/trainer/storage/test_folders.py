@@ -66,7 +66,7 @@ def test_an_interrupted_training_goes_on_where_it_was_copied_to(make_trainer: Ma
     shutil.copytree(tmp_path / "out", tmp_path / "new")
     shutil.rmtree(tmp_path / "new" / "run-0")  # of two equal trials the earlier one would be the best
     before = files_of(tmp_path / "out")
-    result = run(make_trainer(output_dir=str(tmp_path / "new"), **args), "rl", n_trials=2, keep_checkpoints=2)
+    result = run(make_trainer(output_dir=str(tmp_path / "new"), **args), "rl", n_trials=2, keep_best_models=2)
     second = result.run_summary.trials[1]
     assert files_of(tmp_path / "out") == before
     assert second.state == TrialState.COMPLETE

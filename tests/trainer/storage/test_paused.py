@@ -51,8 +51,8 @@ def search(
     """A search whose trials have these learning rates; returns its result."""
     rates = rates or RATES
     folder.mkdir(exist_ok=True)
-    names = ("max_checkpoints", "disk_budget_gb", "n_trials")
-    options = {"max_checkpoints": 2, "n_trials": len(rates), **{n: given.pop(n) for n in names if n in given}}
+    names = ("max_paused_trials", "disk_budget_gb", "n_trials")
+    options = {"max_paused_trials": 2, "n_trials": len(rates), **{n: given.pop(n) for n in names if n in given}}
     args = {"num_train_epochs": 3, "save_strategy": "epoch", "output_dir": str(folder / "out"), **given}
     callbacks = [Keeps(folder), *args.pop("callbacks", [])]
     return run(
@@ -122,7 +122,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
         tmp_path / "whole",
         pruner=optuna.pruners.NopPruner(),
         model_init=lambda: tiny_model(0.3),
-        max_checkpoints=0,
+        max_paused_trials=0,
         **args,
     )
     assert [t.state.name for t in broken.trials] == ["COMPLETE", "PRUNED", "COMPLETE", "COMPLETE"]
@@ -188,7 +188,7 @@ def test_only_the_same_training_is_resumed(make_trainer: MakeTrainer, tmp_path: 
         return {"learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-1, log=True), "weight_decay": decay}
 
     rates = [*RATES[:3], 2e-3 if change == "rate" else 1e-3]
-    options: dict[str, Any] = {"max_checkpoints": 2, "n_trials": 4, "pruner": Changes(trial_1=1)}
+    options: dict[str, Any] = {"max_paused_trials": 2, "n_trials": 4, "pruner": Changes(trial_1=1)}
     trainer = make_trainer(callbacks=[Keeps(tmp_path)], num_train_epochs=3, save_strategy="epoch")
     result = run(trainer, "rl", space, sampler=Scripted(learning_rate=rates), **options).run_summary
     assert (tmp_path / "started").read_text().split() == ["0"] * 4
@@ -197,7 +197,7 @@ def test_only_the_same_training_is_resumed(make_trainer: MakeTrainer, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "args", [{"save_strategy": "no"}, {"save_only_model": True}, {"max_checkpoints": 0}, {"disk_budget_gb": 0}]
+    "args", [{"save_strategy": "no"}, {"save_only_model": True}, {"max_paused_trials": 0}, {"disk_budget_gb": 0}]
 )
 def test_without_checkpoints_no_trial_is_paused(
     make_trainer: MakeTrainer, tmp_path: Path, args: dict[str, Any]
@@ -255,7 +255,7 @@ def test_a_disk_budget_holds(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     search(make_trainer, tmp_path / "a", rates=RATES[:2], pruner=sizes)
     pruner = RecordsPaused(**STOP_FOUR)
     rates = [1e-3, 1e-2, 1e-4, 5e-2, 2e-2]
-    budget = {"max_checkpoints": 9, "disk_budget_gb": 1.6 * sizes.size / 1e9}
+    budget = {"max_paused_trials": 9, "disk_budget_gb": 1.6 * sizes.size / 1e9}
     search(make_trainer, tmp_path / "b", rates=rates, pruner=pruner, score=by_rate, **budget)
     assert sizes.size > 0
     assert pruner.seen[:5] == [[], [0], [1], [1], [3]]
@@ -267,7 +267,7 @@ def test_the_best_models_count_towards_the_disk_budget_and_are_never_deleted(
     sizes = Sizes(trial_0=1)
     search(make_trainer, tmp_path / "a", rates=RATES[:2], pruner=sizes)
     pruner = RecordsPaused(trial_1=1)
-    budget = {"max_checkpoints": 9, "disk_budget_gb": 1.2 * sizes.size / 1e9}
+    budget = {"max_paused_trials": 9, "disk_budget_gb": 1.2 * sizes.size / 1e9}
     result = search(make_trainer, tmp_path / "b", rates=[1e-2, 1e-3, 1e-4], pruner=pruner, score=by_rate, **budget)
     assert pruner.seen[-1] == []
     assert (tmp_path / "b" / "out" / "run-0").is_dir()
@@ -410,7 +410,7 @@ def test_two_processes_do_not_resume_the_same_training(make_trainer: MakeTrainer
     trainer = make_trainer(num_train_epochs=3, save_strategy="epoch", callbacks=[Keeps(tmp_path)])
     sampler = Scripted(learning_rate=rates)
     # The trial of the other one is one of the five.
-    options: dict[str, Any] = {"max_checkpoints": 2, "n_trials": 5, "pruner": Other(trial_1=1), **storage}
+    options: dict[str, Any] = {"max_paused_trials": 2, "n_trials": 5, "pruner": Other(trial_1=1), **storage}
     result = run(trainer, "rl", sampler=sampler, **options).run_summary
     last = result.trials[-1]
     assert (tmp_path / "started").read_text().split() == ["0"] * 4

@@ -378,7 +378,7 @@ def test_a_model_with_a_head_made_anew_continues_its_search(
     with pytest.raises(SystemExit):
         search(trainer(1, stops_in(1)), rates, n_trials=2, baseline=False)
     with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
-        result = search(trainer(2), rates, n_trials=2, baseline=False).run_summary
+        result = search(trainer(2), rates, n_trials=2, baseline=False)
     assert (result.study.study_name, states(result.study)) == ("search-1", [TrialState.COMPLETE] * 2)
     assert "other weights than before (model.new_weights)" in caplog.text
 
