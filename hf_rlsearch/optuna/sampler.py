@@ -25,6 +25,7 @@ from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.observation.history import COMPLETE, LARGEST, PRUNED, History, stable_distributions
 from hf_rlsearch.observation.observation import FACTS
 from hf_rlsearch.observation.trial_attributes import DECISION, TASK_FACTS
+from hf_rlsearch.optuna.feasibility import chance_of_success
 from hf_rlsearch.optuna.filters import exceeds_memory, is_duplicate, is_exhausted, outside_of_space
 from hf_rlsearch.space import Hyperparameter, SearchSpace, infer_role
 from hf_rlsearch.space.candidates import unique_rows
@@ -82,6 +83,9 @@ class RLSampler(BaseSampler):
 
     Threads of one process (``n_jobs=4``) decide in turns and see each other's choices. Workers in other processes that
     start at the same moment see them too late: each computes what the workers with smaller trial numbers choose.
+
+    Where trials have failed, expected improvement counts by the chance that a training ends well, estimated from which
+    configurations failed.
 
     In a study with several directions the agent maximises the negative rank of non-dominated sorting, so it looks for
     points on the Pareto front.
@@ -273,10 +277,10 @@ class RLSampler(BaseSampler):
         fresh = ~is_duplicate(space, self._trained(space, trials, history), rows)
         mask = _where_possible(fresh, ~exceeds_memory(space, trials, rows))
         prices = None if self._cost_cooling is None else self._cost_cooling.price(space, rows)
-        acquisition_weight = None
+        acquisition_weight = chance_of_success(space, history, rows)
         if self._cost_cooling is not None and prices is not None:
             mask = _where_possible(mask, self._cost_cooling.affordable(np.where(mask, prices, np.inf)))
-            acquisition_weight = self._cost_cooling.acquisition_weight(prices)
+            acquisition_weight = acquisition_weight * self._cost_cooling.acquisition_weight(prices)
         decision = load_agent(self._weights).decide(
             space,
             history,
