@@ -134,6 +134,8 @@ class UserTrainerProvider(TrainerSession):
         self.keep_best(args, model_init=model_init, load=load, change=self._change(best))
         self.side_effects.left = [*self._changes[len(self.side_effects.left) :]]
         attach_optimizer(self.reference, best.values)
+        if load is not None:
+            self.publish()
 
     def _change(self, plan: TrialPlan) -> Callable[[], Sequence[Change]]:
         return partial(self.side_effects.apply, self.reference, plan)
@@ -375,6 +377,8 @@ _FOLLOWED = "_hf_rlsearch_follows"
 def _point_to_trial(args: Any, plan: TrialPlan, monitor: EvaluationMonitor) -> Any:
     """Gives arguments the folder and the run name of a trial, and the objective as metric for the best checkpoint."""
     args.output_dir = plan.folder
+    if hasattr(args, "push_to_hub"):
+        args.push_to_hub = False  # only the best model is published, once, at the end
     if plan.resume_from is not None and hasattr(args, "restore_callback_states_from_checkpoint"):
         # Early stopping continues to count its evaluations without improvement.
         args.restore_callback_states_from_checkpoint = True

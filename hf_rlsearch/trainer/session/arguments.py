@@ -37,7 +37,8 @@ _NOT_SEARCHABLE = words(
 _NOT_IDENTITY = words(
     """
     output_dir logging_dir run_name report_to disable_tqdm log_level log_level_replica log_on_each_node
-    hub_token hub_model_id hub_strategy hub_private_repo hub_always_push push_to_hub local_rank ddp_timeout
+    hub_token hub_model_id hub_strategy hub_private_repo hub_always_push hub_revision push_to_hub local_rank
+    ddp_timeout
     ddp_backend save_total_limit logging_steps logging_strategy logging_first_step logging_nan_inf_filter
     project trackio_space_id dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers
     dataloader_prefetch_factor resume_from_checkpoint use_cpu do_train do_eval do_predict

@@ -2,10 +2,13 @@
 
 import copy
 import logging
+import shutil
 import types
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from hf_rlsearch.errors import describe
 from hf_rlsearch.space.side_effects import Change
 from hf_rlsearch.trainer.session import compat
 from hf_rlsearch.trainer.session.failures import ignore_lost_device
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Begins with "_", as what ``Trainer.push_to_hub`` never uploads.
+_PUBLISHED = "_push_to_hub"
 _PROGRESS = ("ProgressCallback", "PrinterCallback", "NotebookProgressCallback")
 
 
@@ -127,6 +132,30 @@ class TrainerSession:
         trainer.model = trainer.model_wrapped = trainer.callback_handler.model = compat.fresh_model(trainer)
         load(trainer)
         trainer.model.eval()
+
+    def publish(self) -> None:
+        """Pushes the best model to the Hub if the arguments say ``push_to_hub=True``; an error is only logged.
+
+        ``Trainer.push_to_hub`` uploads all of ``output_dir``. For the push that is a folder with this model alone.
+        """
+        trainer, args = self.trainer, self.trainer.args
+        if not getattr(args, "push_to_hub", False):
+            return
+        output_dir = args.output_dir
+        name = Path(trainer.hub_model_id or args.hub_model_id or output_dir).name
+        folder = Path(output_dir, _PUBLISHED)
+        args.output_dir = str(folder)
+        try:
+            trainer.push_to_hub(commit_message="Best model of a hyperparameter search", model_name=name)
+        except Exception as error:
+            logger.warning(
+                "The best model could not be pushed to the Hub: %s. It is kept; trainer.push_to_hub() tries again.",
+                describe(error),
+            )
+        finally:
+            args.output_dir = output_dir
+            if trainer.is_world_process_zero():
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _configure(
         self,

@@ -33,6 +33,13 @@ from hf_rlsearch.trainer.storage.paused import folder_size
 from hf_rlsearch.trainer.storage.resume import Lease, is_held
 
 FILE = "hf_rlsearch.db"
+# ``Trainer.push_to_hub`` uploads all of ``output_dir`` but what the Hub finds in this file.
+_GITIGNORE = f"""\
+# Written by hf_rlsearch. git, and Trainer.push_to_hub with it, leave out the trials and their database.
+{FILE}*
+run-*/
+checkpoint-*/
+"""
 
 _NEW_WEIGHTS = (
     " The head or the adapter of the model has other weights than before (model.new_weights): new trials start from "
@@ -96,12 +103,19 @@ def open_study(
                 opened = _open_by_identity(create, storage, settings, identity, output_dir)
         study = opened.study
         if IDENTITY not in study.user_attrs:
+            _write_gitignore(output_dir)
             study.set_user_attr(IDENTITY, identity)
             study.set_user_attr(FOLDER, str(Path(opened.folder).relative_to(output_dir)))
         study.set_user_attr(N_TRIALS, settings.displayed_n_trials)
         moved = _moved(study, output_dir, is_shared=settings.storage is not None)
         left = "" if settings.storage is not None else _left_over(storage, output_dir, study.study_name)
         return replace(opened, note="\n".join(filter(None, (opened.note, moved, left))))
+
+
+def _write_gitignore(output_dir: str) -> None:
+    """Writes the file where there is none: a file of the user's stays as it is."""
+    with suppress(OSError), open(Path(output_dir, ".gitignore"), "x", encoding="utf-8") as file:
+        file.write(_GITIGNORE)
 
 
 @dataclass(frozen=True)
