@@ -8,6 +8,10 @@ from typing import Any
 
 from hf_rlsearch._typing import Params
 
+# Which of the values of `Decision.source` predict, and what.
+_PREDICTING = ("policy", "predictor")
+_PREDICTED = ("improvement", "chance", "mean", "spread")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
@@ -43,7 +47,7 @@ class Decision(Prediction):
 
     Attributes:
         index: Row of the candidates.
-        source: The part of the agent that decided: "policy", "predictor" or "design".
+        source: What decided: of the meta-trained agent "policy", "predictor" or "design", else the agent's name.
         n_candidates: How many could have been chosen.
         alternative: The second best; None where there was no other, or no prediction.
         contributions: By hyperparameter, how much its value moves the predicted mean, see `agent.shapley`.
@@ -63,8 +67,10 @@ class Decision(Prediction):
     price: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, rounded, small enough to store with every trial; empty fields are left out."""
+        """Plain data, rounded, small enough to store with every trial; without what is empty or not predicted."""
         stored = {name: value for name, value in asdict(self).items() if value is not None and value not in ({}, ())}
+        if self.source not in _PREDICTING:
+            stored = {name: value for name, value in stored.items() if name not in _PREDICTED}
         rounded: dict[str, Any] = _rounded(stored)
         if self.alternative is not None:  # params are values to train with: they are not rounded
             rounded["alternative"]["params"] = self.alternative.params

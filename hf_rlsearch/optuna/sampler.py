@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray, Params
 from hf_rlsearch._validation import did_you_mean, is_finite_number, is_integer
+from hf_rlsearch.agent import AGENTS, META_TRAINED
 from hf_rlsearch.agent.decision import Decision
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.observation.history import COMPLETE, LARGEST, PRUNED, History, stable_distributions
@@ -31,10 +32,16 @@ from hf_rlsearch.space import Hyperparameter, SearchSpace, infer_role
 from hf_rlsearch.space.candidates import unique_rows
 from hf_rlsearch.space.roles import check_role
 
+if TYPE_CHECKING:
+    from hf_rlsearch.agent.agent import Agent
+    from hf_rlsearch.agent.scratch import ScratchAgent
+
 # Enough to hold a neighbourhood of the best trials and a sample of the rest; scoring them takes milliseconds
 # (scripts/benchmarks/ask.py).
 _MAX_CANDIDATES = 1024
 _N_INCUMBENTS = 5
+# Candidates of an agent that starts untrained, the same throughout a search: more would never be told apart.
+_MAX_ACTIONS = 256
 # Trials started at nearly the same time; older trials that never suggested anything were killed.
 _N_SIMULTANEOUS = 8
 
@@ -104,6 +111,10 @@ class RLSampler(BaseSampler):
         seed: Not negative; drawn from the operating system where not given.
         n_trials: Total number of trials of the search, if that is known: the agent explores less near the end.
         weights: Name or path of the agent's weights; the bundled ones where not given.
+        agent: Who decides: "meta-trained", the agent of the weights; or one of stable-baselines3 that starts untrained
+            and learns within the search, "ppo-scratch" or "dqn". These need many more trials: they are there to be
+            compared with. They choose among 256 candidates at most, the first trial and hyperparameters that cannot be
+            chosen jointly at random.
         search_space: The space to search, so that the first trial is chosen jointly too. Read from the study's trials,
             each time, where not given.
         roles: Role by name, for hyperparameters whose name says too little; not together with ``search_space``.
@@ -123,12 +134,13 @@ class RLSampler(BaseSampler):
         SearchSpaceError: There is no such role.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- options that users give by name
         self,
         *,
         seed: int | None = None,
         n_trials: int | None = None,
         weights: str | Path | None = None,
+        agent: str = META_TRAINED,
         search_space: SearchSpace | None = None,
         roles: Mapping[str, str] | None = None,
         n_points: Mapping[str, int] | int | None = None,
@@ -139,6 +151,15 @@ class RLSampler(BaseSampler):
         for name, value, smallest in (("seed", seed, 0), ("n_trials", n_trials, 1)):
             if value is not None and (not is_integer(value) or value < smallest):
                 raise ArgumentsError(f"{name} is {value!r}, expected a whole number of at least {smallest}, or None.")
+        if agent not in AGENTS:
+            raise ArgumentsError(
+                f"agent={agent!r} given, expected one of {', '.join(AGENTS)}.{did_you_mean(agent, AGENTS)}"
+            )
+        if agent != META_TRAINED and weights is not None:
+            raise ArgumentsError(
+                f"weights={str(weights)!r} and agent={agent!r} given, but that agent starts untrained: leave one of "
+                "them out."
+            )
         if search_space is not None and (roles is not None or n_points is not None):
             raise ArgumentsError(
                 "roles or n_points were given with a search_space, which has its own roles and levels: leave them out."
@@ -151,6 +172,7 @@ class RLSampler(BaseSampler):
         self._seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0] if seed is None else seed)
         self._n_trials = n_trials
         self._weights = weights
+        self._agent = agent
         self._search_space = search_space
         self._roles = {name: check_role(name, role) for name, role in (roles or {}).items()}
         self._n_points = dict(n_points) if isinstance(n_points, Mapping) else n_points
@@ -246,7 +268,7 @@ class RLSampler(BaseSampler):
         rng = np.random.default_rng([self._seed, trial.number, zlib.crc32(param_name.encode())])
         rows = np.tile(space.nearest_levels(trial.params), (len(levels), 1))
         rows[:, index] = np.arange(len(levels))
-        if _being_decided(history, before=trial.number):
+        if self._agent != META_TRAINED or _being_decided(history, before=trial.number):
             trials = study._get_trials(deepcopy=False, use_cache=True)
             known = self._trained(space, trials, history.select(history.decided))
             fresh = _where_possible(~is_duplicate(space, known, rows))
@@ -259,19 +281,21 @@ class RLSampler(BaseSampler):
     ) -> tuple[Params, Decision]:
         """The configuration of the trial with this number, in which the values of ``fixed`` are already set."""
         rng = np.random.default_rng([self._seed, number])
-        rows = space.candidates(
-            rng, limit=_MAX_CANDIDATES, incumbents=history.best(_N_INCUMBENTS), published=self._published
-        )
-        levels = space.nearest_levels(fixed or {})
-        rows = unique_rows(np.where(levels >= 0, levels, rows))
+        if self._agent == META_TRAINED:
+            rows = space.candidates(
+                rng, limit=_MAX_CANDIDATES, incumbents=history.best(_N_INCUMBENTS), published=self._published
+            )
+            levels = space.nearest_levels(fixed or {})
+            rows = unique_rows(np.where(levels >= 0, levels, rows))
+        else:  # values that are fixed replace those of the chosen candidate when they are suggested
+            fixed_rng = np.random.default_rng(self._seed)
+            rows = space.candidates(fixed_rng, limit=_MAX_ACTIONS, published=self._published)
         decision = self._decide(study, space, history, rows, number, rng)
         return space.decode(rows[decision.index]), decision
 
     def _decide(
         self, study: Study, space: SearchSpace, history: History, rows: IntArray, number: int, rng: np.random.Generator
     ) -> Decision:
-        from hf_rlsearch.agent.agent import load_agent  # torch and the weights are loaded by the first decision
-
         history = history.select(history.decided)
         trials = study._get_trials(deepcopy=False, use_cache=True)
         fresh = ~is_duplicate(space, self._trained(space, trials, history), rows)
@@ -281,7 +305,7 @@ class RLSampler(BaseSampler):
         if self._cost_cooling is not None and prices is not None:
             mask = _where_possible(mask, self._cost_cooling.affordable(np.where(mask, prices, np.inf)))
             acquisition_weight = acquisition_weight * self._cost_cooling.acquisition_weight(prices)
-        decision = load_agent(self._weights).decide(
+        decision = self._load_agent().decide(
             space,
             history,
             rows,
@@ -292,6 +316,16 @@ class RLSampler(BaseSampler):
             acquisition_weight=acquisition_weight,
         )
         return decision if prices is None else replace(decision, price=float(prices[decision.index]))
+
+    def _load_agent(self) -> Agent | ScratchAgent:
+        """The agent that decides; the first decision loads torch, and the weights or stable-baselines3."""
+        if self._agent == META_TRAINED:
+            from hf_rlsearch.agent.agent import load_agent
+
+            return load_agent(self._weights)
+        from hf_rlsearch.agent.scratch import scratch_agent
+
+        return scratch_agent(self._agent, self._seed)
 
     def _trained(self, space: SearchSpace, trials: Sequence[FrozenTrial], history: History) -> History:
         """The trials that a candidate may repeat in vain."""

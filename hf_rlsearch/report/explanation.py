@@ -17,10 +17,12 @@ from hf_rlsearch.observation.trial_attributes import BASELINE, CONFIRM, TIMEOUT
 from hf_rlsearch.report.format import show, show_params
 from hf_rlsearch.report.records import ONE_BY_ONE, SearchRecord, TrialRecord, as_dict, finite
 
+_SCRATCH = {"ppo-scratch": "PPO, which learns in this search alone", "dqn": "DQN, which learns in this search alone"}
 _SOURCES = {
     "predictor": "expected improvement, as predicted",
     "policy": "the trained policy, from what is predicted",
     "design": "distance from all trials",
+    **_SCRATCH,
 }
 
 
@@ -130,6 +132,10 @@ def _choice(search: SearchRecord, trial: TrialRecord, contributions: tuple[Contr
     chance = finite(decision.get("chance"))
     if decision.get("source") == "design":
         line = "The agent chose a configuration far from all earlier ones: the space is too wide for a prediction."
+    elif decision.get("source") in _SCRATCH:
+        line = (
+            f"Chosen by {_SCRATCH[decision['source']]}: it predicts nothing, and tries a part of its choices at random."
+        )
     elif ONE_BY_ONE in decision:
         names = ", ".join(decision[ONE_BY_ONE])
         line = f"The agent chose the values one after the other ({names}): the whole space was not known yet."

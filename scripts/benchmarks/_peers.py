@@ -154,6 +154,15 @@ def _ours_with_facts(task: RecordedTask, seed: int, n_trials: int, weights: str 
     return OptunaSearch(task, sampler, values=True)
 
 
+def _scratch(agent: str) -> Peer:
+    """An agent of ours that starts untrained."""
+
+    def start(task: RecordedTask, seed: int, n_trials: int, weights: str | None) -> Search:
+        return OptunaSearch(task, RLSampler(seed=seed, n_trials=n_trials, agent=agent), values=True)
+
+    return Peer(start)
+
+
 def _flaml(searcher: str) -> Peer:
     """One of FLAML's searchers, from the middle of the space."""
 
@@ -227,6 +236,8 @@ PEERS: dict[str, Peer] = {
     "NePS": Peer(NepsSearch, "neps", NepsSearch.INSTALL, first=middle),
     "FLAML BlendSearch": _flaml("BlendSearch"),
     "FLAML CFO": _flaml("CFO"),
+    "PPO from scratch": _scratch("ppo-scratch"),
+    "DQN from scratch": _scratch("dqn"),
     "ours": Peer(partial(_ours, roles=True), ours=True),
     "ours, facts": Peer(_ours_with_facts, ours=True),
     "ours, no roles": Peer(partial(_ours, roles=False), ours=True),

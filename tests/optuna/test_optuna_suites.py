@@ -15,3 +15,15 @@ class TestRLSampler(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiv
     @pytest.fixture
     def sampler(self) -> Callable[[], BaseSampler]:
         return lambda: RLSampler(seed=0)
+
+
+class TestPpoFromScratch(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
+    @pytest.fixture
+    def sampler(self) -> Callable[[], BaseSampler]:
+        return lambda: RLSampler(seed=0, agent="ppo-scratch")
+
+
+class TestDqn(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
+    @pytest.fixture
+    def sampler(self) -> Callable[[], BaseSampler]:
+        return lambda: RLSampler(seed=0, agent="dqn")

@@ -27,6 +27,14 @@ def test_a_stored_decision_is_put_into_words(study: optuna.Study) -> None:
     assert "31%" in text
 
 
+def test_an_agent_that_started_untrained_is_named_and_predicts_nothing() -> None:
+    study = optuna.create_study(sampler=RLSampler(seed=0, agent="dqn"))
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
+    text = explain(study, 2).to_text()
+    assert "DQN, which learns in this search alone" in text
+    assert "expected improvement" not in text
+
+
 def test_a_price_is_named_where_it_mattered() -> None:
     study = optuna.create_study()
     for price in (None, 0.3333):

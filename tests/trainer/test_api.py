@@ -544,3 +544,9 @@ def test_the_best_checkpoint_follows_the_metric_of_the_latest_search(make_traine
     assert trainer.args.metric_for_best_model == "eval_accuracy"
     run(trainer, "rl", n_trials=1, metric="loss")
     assert (trainer.args.metric_for_best_model, trainer.args.greater_is_better) == ("eval_loss", False)
+
+
+def test_an_agent_that_starts_untrained_searches_too(make_trainer: MakeTrainer) -> None:
+    best = run(make_trainer(score=by_rate), "rl", n_trials=4, agent="dqn", seed=1)
+    chosen = [trial.system_attrs["rl:decision"]["source"] for trial in best.run_summary.study.trials if trial.params]
+    assert set(chosen) == {"dqn"}

@@ -13,6 +13,7 @@ from optuna.storages import BaseStorage
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch._validation import did_you_mean, is_finite_number, is_integer, is_number
+from hf_rlsearch.agent import AGENTS, META_TRAINED
 from hf_rlsearch.errors import ArgumentsError, ObjectiveError
 from hf_rlsearch.trainer.setup.default_space import default_hp_space
 from hf_rlsearch.trainer.setup.objective import UNSET_DIRECTION
@@ -86,6 +87,7 @@ class SearchConfig:
     sampler: BaseSampler | None = None
     pruner: BasePruner | str | None = RL_PRUNER
     weights: str | None = None
+    agent: str = META_TRAINED
     seed: int | None = None
     # accepted as in Optuna
     gc_after_trial: bool = True
@@ -212,6 +214,7 @@ _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
         "a number of gigabytes of at least 0, or None for half of the free space",
     ),
     "sampler": (_is_a(BaseSampler), "an Optuna sampler such as optuna.samplers.TPESampler(), or None for RLSampler"),
+    "agent": (lambda value: value in AGENTS, f"one of {', '.join(AGENTS)}"),
     "pruner": (
         lambda value: value in (None, RL_PRUNER) or isinstance(value, BasePruner),
         f"an Optuna pruner such as optuna.pruners.MedianPruner(), {RL_PRUNER!r} for RLPruner, or None for none",

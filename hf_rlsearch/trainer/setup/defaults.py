@@ -6,6 +6,7 @@ import optuna
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch._validation import did_you_mean
+from hf_rlsearch.agent import META_TRAINED
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.observation.trial_attributes import FULL_TRAINING
 from hf_rlsearch.space import SearchSpace
@@ -35,7 +36,8 @@ def default_sampler(
     return RLSampler(
         seed=seed if settings.seed is None else settings.seed,
         n_trials=settings.max_trials,
-        weights=settings.weights,
+        weights=settings.weights if settings.agent == META_TRAINED else None,
+        agent=settings.agent,
         search_space=space.with_levels(_exact_levels(settings, published)),
         published=published,
         max_resource=FULL_TRAINING,

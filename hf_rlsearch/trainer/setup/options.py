@@ -74,6 +74,8 @@ class SearchOptions(TypedDict, total=False):
         sampler: An Optuna sampler instead of ``RLSampler``.
         pruner: An Optuna pruner instead of ``RLPruner``; None stops no trial.
         weights: Weights of the agent instead of the bundled ones.
+        agent: Who chooses the trials: "meta-trained", the agent of the weights, or an agent that starts untrained,
+            "ppo-scratch" or "dqn", to compare with.
         seed: Seed of the sampler.
 
     Accepted as in Optuna:
@@ -108,6 +110,7 @@ class SearchOptions(TypedDict, total=False):
     sampler: BaseSampler | None
     pruner: BasePruner | str | None
     weights: str | None
+    agent: str
     seed: int | None
     directions: str | Sequence[str]
     gc_after_trial: bool
