@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import time
 import webbrowser
@@ -17,19 +18,20 @@ from hf_rlsearch.errors import ArgumentsError
 if TYPE_CHECKING:  # optuna stays unloaded until a command runs
     import optuna
 
-Source = Annotated[
+FolderOrStorage = Annotated[
     str,
     typer.Argument(
-        help="Storage of the search: sqlite:///search.db, another Optuna URL, an SQLite file or an Optuna journal."
+        help="The output_dir of the search, or its storage: sqlite:///search.db, another Optuna URL, an SQLite file or "
+        "an Optuna journal."
     ),
 ]
 StudyName = Annotated[
-    str | None, typer.Option("--study", help="Name of the study, if the storage has several.", show_default=False)
+    str | None, typer.Option("--study", help="Name of the study; the newest one if left out.", show_default=False)
 ]
 
 
 def write_report(
-    source: Source,
+    folder_or_storage: FolderOrStorage,
     study_name: StudyName = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write.")] = Path("report.html"),
     plots: Annotated[
@@ -47,7 +49,7 @@ def write_report(
     """Write an HTML page about a search, also while the search runs."""
     from hf_rlsearch import report
 
-    study = report.open_study(source, study_name=study_name)
+    study = _open(folder_or_storage, study_name)
     if table:
         print(report.to_text(study))
     path = report.write_report(study, output, refresh=watch)
@@ -77,20 +79,20 @@ def _keep_writing(study: optuna.Study, path: Path, seconds: int) -> None:
 
 
 def explain_trials(
-    source: Source,
+    folder_or_storage: FolderOrStorage,
     number: Annotated[int | None, typer.Argument(help="One trial; all trials if left out.")] = None,
     study_name: StudyName = None,
 ) -> None:
     """Explain why trials were chosen and stopped."""
-    from hf_rlsearch.report import SearchRecord, explain, open_study
+    from hf_rlsearch.report import SearchRecord, explain
 
-    search = SearchRecord.from_study(open_study(source, study_name=study_name))
+    search = SearchRecord.from_study(_open(folder_or_storage, study_name))
     numbers = [t.number for t in search.trials] if number is None else [number]
     print("\n\n".join(explain(search, n).to_text() for n in numbers) or "No trial has started yet.")
 
 
 def replay_trial(
-    source: Source,
+    folder_or_storage: FolderOrStorage,
     number: Annotated[int | None, typer.Argument(help="Number of the trial; the best one if left out.")] = None,
     study_name: StudyName = None,
     trainer: Annotated[
@@ -101,9 +103,9 @@ def replay_trial(
     ] = None,
 ) -> None:
     """Show the exact arguments of a trial, or train the trial again."""
-    from hf_rlsearch.report import SearchRecord, open_study
+    from hf_rlsearch.report import SearchRecord
 
-    study = open_study(source, study_name=study_name)
+    study = _open(folder_or_storage, study_name)
     search = SearchRecord.from_study(study)
     record = search.best() if number is None else next((t for t in search.trials if t.number == number), None)
     if record is None:
@@ -118,6 +120,23 @@ def replay_trial(
         raise ArgumentsError(f"trial {record.number} {reason}: there is nothing to compare a replay with.")
     elif not _train_again(trainer, study, record.number, record.metrics):
         raise typer.Exit(1)
+
+
+def _open(folder_or_storage: str, study_name: str | None) -> optuna.Study:
+    """Opens the study that a command reads; where it is the newest of several, standard error names the others."""
+    import optuna
+
+    from hf_rlsearch.optuna.storage import open_study
+
+    study = open_study(folder_or_storage, study_name=study_name)
+    others = [name for name in optuna.get_all_study_names(study._storage) if name != study.study_name]
+    if others and study_name is None:
+        print(
+            f"hf-rlsearch: {study.study_name!r} is the newest study; --study NAME opens another one: "
+            f"{', '.join(map(repr, others))}",
+            file=sys.stderr,
+        )
+    return study
 
 
 def _train_again(target: str, study: optuna.Study, number: int, before: dict[str, float]) -> bool:
@@ -154,8 +173,8 @@ def clean_searches(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before anything is deleted.")] = False,
 ) -> None:
     """Delete checkpoints and mark running trials of interrupted searches that no process works on."""
-    from hf_rlsearch.optuna.storage import open_sqlite, storage_errors
-    from hf_rlsearch.trainer.storage.study import FILE, leftovers
+    from hf_rlsearch.optuna.storage import FILE, open_sqlite, storage_errors
+    from hf_rlsearch.trainer.storage.study import leftovers
 
     output_dir = folder.resolve()
     if not (output_dir / FILE).is_file():

@@ -27,7 +27,11 @@ from hf_rlsearch.errors import MissingExtraError, StorageError, describe
 
 logger = logging.getLogger(__name__)
 
+FILE = "hf_rlsearch.db"
+"""Name of the storage in the ``output_dir`` of a search that is given no other."""
+
 _SQLITE = "sqlite:///"
+_SQLITE_HEAD = b"SQLite format 3\0"
 _DIALECTS = ("sqlite", "postgresql", "mysql", "mariadb", "oracle", "mssql", "redis")
 # Seconds that SQLite waits for another process that writes.
 _TIMEOUT = 30
@@ -178,35 +182,69 @@ def _no_driver(url: str, error: ImportError) -> MissingExtraError:
     )
 
 
-def open_study(source: optuna.Study | str | Path, *, study_name: str | None = None) -> optuna.Study:
+def open_study(source: optuna.Study | BaseStorage | str | Path, *, study_name: str | None = None) -> optuna.Study:
     """Opens a study for reading; creates neither a file nor a study.
 
     Args:
-        source: A study (returned as it is), a storage URL such as ``sqlite:///search.db``, the path of an SQLite file
-            (``.db``, ``.sqlite``, ``.sqlite3``), or the path of an Optuna journal file (any other name).
-        study_name: Which study of the storage; may be left out when there is one.
+        source: A study (returned as it is), the ``output_dir`` of a search, an Optuna storage, its URL such as
+            ``sqlite:///search.db``, the path of an SQLite file, or the path of an Optuna journal.
+        study_name: Which study of the storage; the newest one if left out.
 
     Raises:
-        StorageError: There is no such file or study, or the storage has several studies and none was named.
+        StorageError: There is no such folder, file or study.
     """
     if isinstance(source, optuna.Study):
         return source
-    with storage_errors(repr(str(source)), opening=True):
-        study = _open_by_name(_open_existing(str(source)), str(source), study_name)
+    given = f"The {type(source).__name__}" if isinstance(source, BaseStorage) else repr(str(source))
+    with storage_errors(given, opening=True):
+        storage = source if isinstance(source, BaseStorage) else _open_existing(str(source))
+        study = _open_by_name(storage, given, study_name)
         study.get_trials(deepcopy=False)  # what cannot be read is told now, and not in the middle of a report
         return study
 
 
-def _open_by_name(storage: BaseStorage, source: str, study_name: str | None) -> optuna.Study:
-    names = sorted(summary.study_name for summary in optuna.get_all_study_summaries(storage))
-    listed = ", ".join(map(repr, names))
+def _open_by_name(storage: BaseStorage, given: str, study_name: str | None) -> optuna.Study:
+    names = [study.study_name for study in storage.get_all_studies()]  # in the order in which they were made
     if not names:
-        raise _no_study(source)
-    if study_name is None and len(names) > 1:
-        raise StorageError(f"{source!r} holds {len(names)} studies ({listed}): name one, study_name=... or --study.")
+        raise _no_study(given)
     if study_name is not None and study_name not in names:
-        raise StorageError(f"{source!r} has no study {study_name!r}; it has {listed}.{did_you_mean(study_name, names)}")
-    return optuna.load_study(study_name=study_name or names[0], storage=storage)
+        listed = ", ".join(map(repr, names))
+        raise StorageError(f"{given} has no study {study_name!r}; it has {listed}.{did_you_mean(study_name, names)}")
+    return optuna.load_study(study_name=study_name or names[-1], storage=storage)
+
+
+def _storage_in(folder: Path) -> Path:
+    """The storage in the output folder of a search: the default one, else the only file there that is a storage."""
+    if (folder / FILE).is_file():
+        return folder / FILE
+    found = [path for path in sorted(folder.iterdir()) if path.is_file() and _holds_studies(path)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        listed = ", ".join(path.name for path in found)
+        raise StorageError(f"{str(folder)!r} holds several storages ({listed}): give one of these files.")
+    below = sorted(str(path.parent) for path in folder.glob(f"*/{FILE}"))
+    hint = f" Did you mean {' or '.join(map(repr, below[:3]))}?" if below else ""
+    raise StorageError(
+        f"There is no search in {str(folder)!r}: the folder has no {FILE} and no other Optuna storage. Give the "
+        f"output_dir of a search.{hint}"
+    )
+
+
+def _is_sqlite(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_SQLITE_HEAD)) == _SQLITE_HEAD
+
+
+def _holds_studies(path: Path) -> bool:
+    """Whether a file of any kind is an SQLite file with Optuna's tables, or an Optuna journal."""
+    with suppress(StorageError, ValueError):
+        if _is_sqlite(path):
+            _check_tables(path, repr(str(path)))
+            return True
+        with path.open("rb") as file:
+            return "op_code" in dict(json.loads(file.readline(1 << 16)))
+    return False
 
 
 @contextmanager
@@ -290,16 +328,20 @@ def _open_existing(source: str) -> BaseStorage:
     path = _sqlite_path(source) if source.startswith(_SQLITE) else Path(source)
     url = source
     if "://" not in source or source.startswith(_SQLITE):
+        if path.is_dir():
+            path = _storage_in(path)
         if not path.is_file():
             raise StorageError(
-                f"There is no storage at {str(path)!r}. Give the file of a search, or a URL such as {_SQLITE}search.db."
+                f"There is no storage at {str(path)!r}. Give the output_dir of a search, its file, or a URL such as "
+                f"{_SQLITE}search.db."
             )
-        if not source.startswith(_SQLITE) and path.suffix not in {".db", ".sqlite", ".sqlite3"}:
+        is_named = source.startswith(_SQLITE) or path.suffix in {".db", ".sqlite", ".sqlite3"}
+        if not is_named and not _is_sqlite(path):
             try:
                 return JournalStorage(JournalFileBackend(str(path)))
             except (ValueError, KeyError) as error:
                 raise StorageError(f"{source!r} is neither an SQLite file nor an Optuna journal: {error}") from error
-        _check_tables(path, source)
+        _check_tables(path, repr(source))
         url = _sqlite_url(path)
     try:
         return open_storage(url)
@@ -326,8 +368,8 @@ def _sqlite_url(path: Path) -> str:
 def _check_integrity(path: Path) -> None:
     """Refuses a truncated or foreign file before a library describes the error in pages of SQL."""
     with path.open("rb") as file:
-        head = file.read(16)
-    if head and head != b"SQLite format 3\0":
+        head = file.read(len(_SQLITE_HEAD))
+    if head and head != _SQLITE_HEAD:
         raise StorageError(f"{path} is not an SQLite file. Move it away, or pass another storage=.")
     try:
         with closing(sqlite3.connect(path, timeout=_TIMEOUT)) as connection:
@@ -342,7 +384,7 @@ def _check_integrity(path: Path) -> None:
         raise StorageError(f"{path} is damaged ({reason}). Move it away to start a new search, or put a copy back.")
 
 
-def _check_tables(path: Path, source: str) -> None:
+def _check_tables(path: Path, given: str) -> None:
     """Refuses a file without Optuna's tables: opening it as a storage would write them into it."""
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
@@ -351,9 +393,9 @@ def _check_tables(path: Path, source: str) -> None:
     except sqlite3.OperationalError:  # locked, or only readable: opening the storage gives the better message
         return
     except sqlite3.DatabaseError as error:
-        raise StorageError(f"{source!r} cannot be opened as an Optuna storage: {error}.") from error
+        raise StorageError(f"{given} cannot be opened as an Optuna storage: {error}.") from error
     if found is None:
-        raise _no_study(source)
+        raise _no_study(given)
 
 
 def _check_columns(connection: sqlite3.Connection, path: Path) -> None:
@@ -367,5 +409,5 @@ def _check_columns(connection: sqlite3.Connection, path: Path) -> None:
             )
 
 
-def _no_study(source: str) -> StorageError:
-    return StorageError(f"{source!r} holds no study: no search has started in it, or it is no Optuna storage.")
+def _no_study(given: str) -> StorageError:
+    return StorageError(f"{given} holds no study: no search has started in it, or it is no Optuna storage.")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hf_rlsearch.optuna.storage import open_study
 from hf_rlsearch.report.explanation import Explanation, explain
 from hf_rlsearch.report.records import SearchRecord, TrialRecord
-from hf_rlsearch.report.tables import to_csv, to_text
+from hf_rlsearch.report.tables import to_csv, to_dataframe, to_html_table, to_text
 
 if TYPE_CHECKING:
     from hf_rlsearch.report.charts import PLOTS, write_plots
@@ -27,6 +27,8 @@ __all__ = [
     "explain",
     "open_study",
     "to_csv",
+    "to_dataframe",
+    "to_html_table",
     "to_text",
     "write_plots",
     "write_report",

@@ -522,9 +522,9 @@ def write_plots(
     """Writes every chart of a search as a file of its own; no browser is needed.
 
     Args:
-        source: A study, a storage URL or the file of a storage.
+        source: A study, the ``output_dir`` of a search, a storage URL or the file of a storage.
         folder: Where to write; made if it is not there.
-        study_name: Which study of the storage; may be left out when there is one.
+        study_name: Which study of the storage; the newest one if left out.
         format: "svg", or "png" with two pixels of the file per pixel of the chart.
 
     Returns:

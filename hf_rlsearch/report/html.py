@@ -39,9 +39,10 @@ def write_report(
     The report can be written at any time, also while the search runs; then it shows what is known so far.
 
     Args:
-        source: A study, a storage URL such as ``sqlite:///search.db``, or the file of a storage.
+        source: A study, the ``output_dir`` of a search, a storage URL such as ``sqlite:///search.db``, or the file of a
+            storage.
         path: The file to write; its folder is made if it is not there.
-        study_name: Which study of the storage; may be left out when there is one.
+        study_name: Which study of the storage; the newest one if left out.
         refresh: Seconds after which a browser that shows the page loads it again; None for a page that stays.
 
     Returns:

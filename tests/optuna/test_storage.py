@@ -11,6 +11,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
@@ -82,13 +83,49 @@ def test_a_missing_file_is_not_made(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_several_studies_must_be_named(database: Path) -> None:
-    make_study(f"sqlite:///{database}", "second")
-    with pytest.raises(StorageError, match="2 studies \\('first', 'second'\\): name one"):
-        open_study(database)
-    assert open_study(database, study_name="second").study_name == "second"
-    with pytest.raises(StorageError, match="Did you mean 'second'"):
-        open_study(database, study_name="secnd")
+def test_the_newest_study_is_opened_unless_one_is_named(database: Path) -> None:
+    make_study(f"sqlite:///{database}", "a second")  # the newest, not the last of the alphabet
+    for source in (database, f"sqlite:///{database}", optuna.storages.RDBStorage(f"sqlite:///{database}")):
+        assert open_study(source).study_name == "a second"
+        assert open_study(source, study_name="first").study_name == "first"
+        with pytest.raises(
+            StorageError, match=r"no study 'secnd'; it has 'first', 'a second'. Did you mean 'a second'\?"
+        ):
+            open_study(source, study_name="secnd")
+
+
+def journal(path: Path) -> JournalStorage:
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
+@pytest.mark.parametrize("name", ["hf_rlsearch.db", "mine.db", "journal.log", "searches"])
+def test_a_folder_is_opened_by_the_storage_in_it(tmp_path: Path, name: str) -> None:
+    """By the default one beside any other, else by the only one: other files, and databases of others, do not count."""
+    make_study(open_sqlite(tmp_path / name) if name.endswith("db") else journal(tmp_path / name), "first")
+    (tmp_path / "trainer.log").write_text('{"step": 1}\n[1]\n')
+    (tmp_path / "notes").write_bytes(b"\xff\xfe")
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:
+        connection.execute("CREATE TABLE runs (id)")
+        connection.commit()
+    for source in (tmp_path, str(tmp_path)):
+        assert len(open_study(source).trials) == 1
+    make_study(journal(tmp_path / "other.log"), "second")
+    if name == "hf_rlsearch.db":
+        assert open_study(tmp_path).study_name == "first"
+    else:
+        with pytest.raises(StorageError, match=rf"several storages \(.*{name}.*\): give one of these files"):
+            open_study(tmp_path)
+
+
+def test_a_folder_without_a_search_says_where_one_is(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"There is no search in .*has no hf_rlsearch\.db .* Give the output_dir"):
+        open_study(tmp_path)
+    make_study(open_sqlite(tmp_path / "bert" / "hf_rlsearch.db"), "first")
+    with pytest.raises(StorageError, match=r"Did you mean '.*/bert'\?"):
+        open_study(tmp_path)
+    open_sqlite(tmp_path / "hf_rlsearch.db")
+    with pytest.raises(StorageError, match="holds no study"):
+        open_study(tmp_path)
 
 
 def test_a_foreign_file_is_no_storage(tmp_path: Path) -> None:

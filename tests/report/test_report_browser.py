@@ -129,9 +129,9 @@ def test_table_sorts_by_number_both_ways_and_by_text(browser: Any, page: Path) -
     rate = names.index("learning_rate")
     browser.execute_script("arguments[0].click()", heads[rate])
     assert (rates := [float(text) for text in column(browser, rate)]) == sorted(rates)
-    status = names.index("status")
-    browser.execute_script("arguments[0].click()", heads[status])
-    assert (texts := column(browser, status)) == sorted(texts)
+    state = names.index("state")
+    browser.execute_script("arguments[0].click()", heads[state])
+    assert (texts := column(browser, state)) == sorted(texts)
 
 
 def test_table_filters(browser: Any, page: Path) -> None:

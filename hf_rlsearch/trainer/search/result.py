@@ -1,12 +1,13 @@
 """Defines what a search returns: every trial, the best one, the gain over the baseline, and ways to use them."""
 
+import html
 import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import optuna
 from optuna.distributions import distribution_to_json, json_to_distribution
@@ -14,23 +15,29 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.errors import SearchFailed
+from hf_rlsearch.errors import SearchFailed, StorageError
 from hf_rlsearch.observation import trial_attributes as attr
 from hf_rlsearch.observation.trial_attributes import role
 from hf_rlsearch.optuna import confirmation as confirm
+from hf_rlsearch.optuna.storage import open_study
+from hf_rlsearch.report import to_dataframe, to_html_table, to_text
 from hf_rlsearch.report.format import ended_by
 from hf_rlsearch.trainer.search.leaderboard import ranking
 from hf_rlsearch.trainer.setup.hp_space import SideEffects
 from hf_rlsearch.trainer.storage.checkpoints import stored_path
 from hf_rlsearch.trainer.storage.resume import name_of_owner
+from hf_rlsearch.trainer.storage.study import opened_folder
 
 if TYPE_CHECKING:
     import pandas
+    from optuna.storages import BaseStorage
     from transformers import Trainer
     from transformers.trainer_utils import BestRun
 
     from hf_rlsearch.trainer.generation_tuning import GenerationResult
 
+# Rows of the table of trials that a SearchResult shows of itself.
+_SHOWN = 20
 _TIMES = ("datetime_start", "datetime_complete")
 
 
@@ -141,31 +148,25 @@ class SearchResult:
         found = trial or self.best_trial
         return {} if found is None else dict(found.user_attrs.get(attr.HYPERPARAMETERS, found.params))
 
+    def __repr__(self) -> str:
+        """The summary and the trials."""
+        return f"SearchResult of study {self.study.study_name!r}\n{self.summary()}\n{to_text(self.study, most=_SHOWN)}"
+
+    def _repr_html_(self) -> str:
+        """The same for a notebook."""
+        return f"<pre>{html.escape(self.summary())}</pre>\n{to_html_table(self.study, most=_SHOWN)}"
+
     def trials_dataframe(self) -> "pandas.DataFrame":
-        """Returns a table of all trials.
+        """Returns a table of all trials, with the columns that the report and its CSV have, too.
 
         Returns:
-            One row for each trial, in order: "number", "role" ("baseline", "search" or "confirm"), "state", "value" (or
-            "value_0", "value_1", ... of several objectives; NaN where there is none), "params_<name>" with the exact
-            hyperparameters, "seconds", and "failure" with the reason of a failed trial.
+            One row for each trial that has started, in order: "number", "state" ("complete", "pruned", "failed" or
+            "running"), "role" ("baseline", "search" or "confirm"), each objective and each hyperparameter by its name,
+            "fidelity" (share of its training that was done, in [0, 1]), "duration" in seconds, peak "memory" in bytes,
+            and "failure" with the reason of a failed trial. The objective of a stopped trial is that of its last
+            evaluation. Values are NaN or None where there is none.
         """
-        import pandas as pd
-
-        rows = []
-        for trial in self.trials:
-            values = trial.values or [math.nan] * len(self.directions)
-            rows.append(
-                {
-                    "number": trial.number,
-                    "role": role(trial),
-                    "state": trial.state.name.lower(),
-                    **{("value" if len(values) == 1 else f"value_{i}"): value for i, value in enumerate(values)},
-                    **{f"params_{name}": value for name, value in self.hyperparameters(trial).items()},
-                    "seconds": trial.user_attrs.get(attr.SECONDS),
-                    "failure": trial.user_attrs.get(attr.FAILURE, {}).get("reason"),
-                }
-            )
-        return pd.DataFrame(rows)
+        return to_dataframe(self.study)
 
     def summary(self) -> str:
         """Returns the best objective, the gain, the best hyperparameters and the end as a few lines of text."""
@@ -191,7 +192,8 @@ class SearchResult:
             )
         if missing := self._missing():
             lines.append(missing)
-        return "\n".join([*lines, f"hyperparameters: {self.hyperparameters(best)}", ended_by(self.stopped_by)])
+        lines += [f"hyperparameters: {self.hyperparameters(best)}", ended_by(self.stopped_by)]
+        return "\n".join(filter(None, lines))
 
     def apply(self, trainer: "Trainer") -> "Trainer":
         """Gives a Trainer the best trial's arguments, so that ``train()`` repeats that trial.
@@ -305,6 +307,37 @@ class SearchResult:
             "gain": self.gain,
             "trials": [_trial_to_json(trial) for trial in self.trials],
         }
+
+    @classmethod
+    def load(cls, folder_or_storage: "str | Path | BaseStorage", study_name: str | None = None) -> Self:
+        """Opens a search that has ended or still runs; nothing is trained, and nothing is written.
+
+        Args:
+            folder_or_storage: The ``output_dir`` of the search; or its storage, as an Optuna storage, a URL such as
+                ``sqlite:///search.db``, an SQLite file or an Optuna journal.
+            study_name: Which study of the storage; the newest one if left out.
+
+        Returns:
+            The result so far. Its ``replay`` and ``apply`` repeat no trial for which ``hp_space`` changed something
+            besides returning values.
+
+        Raises:
+            StorageError: There is no such folder, storage or study, or no search of a Trainer made the study.
+        """
+        study = open_study(folder_or_storage, study_name=study_name)
+        stored = study.user_attrs
+        if attr.OBJECTIVE not in stored:
+            raise StorageError(
+                f"Study {study.study_name!r} is no search of a Trainer, so it has no SearchResult: another program has "
+                "made it, or its search has not begun. hf_rlsearch.report shows any Optuna study."
+            )
+        return cls(
+            study=study,
+            metric=", ".join(stored[attr.OBJECTIVE]["names"]),
+            output_dir=opened_folder(study, folder_or_storage),
+            stopped_by=stored.get(attr.STOPPED_BY) or "",
+            n_trials=stored.get(attr.N_TRIALS),
+        )
 
     @classmethod
     def from_json(cls, data: Params) -> "SearchResult":

@@ -25,14 +25,13 @@ from optuna.trial import FrozenTrial, TrialState
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import StorageError
 from hf_rlsearch.observation.trial_attributes import FOLDER, IDENTITY, N_TRIALS, PLACE, SUMMARY, finished
-from hf_rlsearch.optuna.storage import open_sqlite, open_storage, storage_errors
+from hf_rlsearch.optuna.storage import FILE, open_sqlite, open_storage, storage_errors
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.identity import check_same_search, decisive, diff, listed
 from hf_rlsearch.trainer.storage.checkpoints import discard, holds_any, stored_path
 from hf_rlsearch.trainer.storage.paused import folder_size
 from hf_rlsearch.trainer.storage.resume import Lease, is_held
 
-FILE = "hf_rlsearch.db"
 # ``Trainer.push_to_hub`` uploads all of ``output_dir`` but what the Hub finds in this file.
 _GITIGNORE = f"""\
 # Written by hf_rlsearch. git, and Trainer.push_to_hub with it, leave out the trials and their database.
@@ -260,6 +259,19 @@ def _why_new(output_dir: str, study: optuna.Study, changed: list[str]) -> str:
     if any(line.startswith(("space", "objective", "follows", "directions")) for line in changed):
         return note
     return f"{note} To continue that one, pass study_name={study.study_name!r} and load_if_exists=True."
+
+
+def opened_folder(study: optuna.Study, source: BaseStorage | str | Path) -> str:
+    """The folder of a search whose study was opened from its ``output_dir``, from the file there, or from a storage.
+
+    Of a storage elsewhere only the ``output_dir`` is known in which the search ran last.
+    """
+    path = None if isinstance(source, BaseStorage) or "://" in str(source) else Path(source)
+    if path is not None and path.name == FILE:
+        path = path.parent
+    elif path is None or not path.is_dir():
+        path = Path(str(study.user_attrs.get(PLACE, os.curdir)))
+    return _folder_of(study, str(path.resolve()))
 
 
 def _folder_of(study: optuna.Study, output_dir: str) -> str:
