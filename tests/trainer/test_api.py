@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -497,6 +498,13 @@ def test_progress_is_one_line_for_each_trial(make_trainer: MakeTrainer, capsys: 
     assert "{'eval" not in shown.out
 
 
+def test_a_summary_says_that_all_trials_score_the_same(make_trainer: MakeTrainer) -> None:
+    alike = run(make_trainer(score=lambda args, state: 0.5), "rl", n_trials=3, metric="accuracy", pruner=None)
+    assert "\nAll 3 trials score 0.5. Usually the model learns nothing " in alike.run_summary.summary()
+    other = run(make_trainer(score=by_rate), "rl", n_trials=3, metric="accuracy", pruner=None, resume=False)
+    assert "trials score" not in other.run_summary.summary()
+
+
 def test_disable_tqdm_is_quiet(make_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str]) -> None:
     run(make_trainer(score=by_rate), "rl", n_trials=1)
     shown = capsys.readouterr()
@@ -508,9 +516,14 @@ def test_disable_tqdm_is_quiet(make_trainer: MakeTrainer, capsys: pytest.Capture
     [({"budget": 2.0}, " trials ["), ({"n_trials": None, "timeout": 60, "target": -1.0}, " trials [")],
 )
 def test_progress_shows_no_total_without_n_trials(
-    make_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str], limits: dict[str, Any], bar: str
+    make_trainer: MakeTrainer,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    limits: dict[str, Any],
+    bar: str,
 ) -> None:
     """Neither the most trials that a budget allows nor the limit of 1000 trials is a number to wait for."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     result = run(make_trainer(score=by_rate, disable_tqdm=False), "rl", direction="maximize", **limits).run_summary
     shown = capsys.readouterr().err
     assert f"search: {len(result.trials)} trials [" in shown

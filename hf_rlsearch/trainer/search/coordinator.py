@@ -227,6 +227,8 @@ class SearchCoordinator:
     def report(self, step: int, values: tuple[float, ...]) -> bool:
         """Reports an evaluation of the running trial, unless another process has taken over, and asks the pruner."""
         self.planner.lease.check()
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in zip(self.objective.names, values, strict=True))
+        self.progress.trial_evaluated(self._trial.number, step / attr.FULL_TRAINING, shown, self._best_text())
         return self.reporter.report(step, values)
 
     def keeps(self, trial_role: str, outcome: TrialOutcome) -> dict[str, bool]:
@@ -250,6 +252,17 @@ class SearchCoordinator:
         _save_note(self._trial, lambda: explain(self.study, recorded.number).to_text())
         self.progress.trial_finished(self._trial_summary(recorded, outcome))
         self.leaderboard.discard_checkpoints()
+
+    def interrupted(self) -> str:
+        """Prints that the search was interrupted, and what continues it, as one line; returns the line."""
+        n_done = sum(counted(each) for each in finished(self.study) if role(each) != attr.CONFIRM)
+        of = "" if self.settings.displayed_n_trials is None else f" of {self.settings.displayed_n_trials}"
+        best = f", best {text}" if (text := self._best_text()) not in ("", "-") else ""
+        command = "The same command" if self.settings.resume else "The same command with resume=True"
+        line = f"Interrupted after {n_done:g}{of} trials{best}. {command} continues."
+        self.progress.close()
+        self.progress.say(line)
+        return line
 
     def conclude(self) -> SearchResult:
         """Stores why the search has ended, prints its summary, saves that as a note, and returns the result."""
@@ -324,11 +337,11 @@ class SearchCoordinator:
             may_prune=plan.role == attr.SEARCH and not self._is_multi,
             out_of_time=self.budget.is_out_of_time,
         )
-        earlier = trial.user_attrs.get(attr.CONTINUES)
+        earlier, share = trial.user_attrs.get(attr.CONTINUES), 0.0
         if earlier is not None and trial.user_attrs[attr.STARTED_AT]:
-            percent = 100 * trial.user_attrs[attr.STARTED_AT] / attr.FULL_TRAINING
-            self.progress.say(f"Trial {plan.number} resumes trial {earlier} at {percent:.0f} %.")
-        self.progress.trial_started(plan.number, plan.role, self.hyperparameters)
+            share = trial.user_attrs[attr.STARTED_AT] / attr.FULL_TRAINING
+            self.progress.say(f"Trial {plan.number} resumes trial {earlier} at {100 * share:.0f} %.")
+        self.progress.trial_started(plan.number, plan.role, self.hyperparameters, share=share)
         return plan
 
     def _startup_messages(self) -> Iterator[str]:
@@ -400,15 +413,21 @@ class SearchCoordinator:
             attr.PAUSED: checkpoints.relative_path(paused, self.planner.folder),
         }
 
+    def _best_text(self) -> str:
+        """The best objective so far and its trial; "-" before the first one, empty with several objectives."""
+        ranked = ranking(self.study)
+        if ranked:
+            return f"{ranked[0].values[0]:.4g} (trial {ranked[0].number})"
+        return "" if self._is_multi else "-"
+
     def _trial_summary(self, trial: FrozenTrial, outcome: TrialOutcome) -> TrialSummary:
         """The columns of a finished trial's line."""
-        ranked, no_best = ranking(self.study), "" if self._is_multi else "-"
         return TrialSummary(
             number=trial.number,
             role=role(trial),
             params=trial.user_attrs.get(attr.HYPERPARAMETERS, trial.params),
             result=_result_text(trial, outcome, self.planner.world_size),
-            best=f"{ranked[0].values[0]:.4g} (trial {ranked[0].number})" if ranked else no_best,
+            best=self._best_text(),
             fidelity=share_trained(trial),
             seconds=outcome.seconds,
             n_done=sum(counted(each) for each in finished(self.study) if role(each) != attr.CONFIRM),

@@ -2,12 +2,10 @@
 
 import logging
 import math
-import signal
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
@@ -31,6 +29,7 @@ from hf_rlsearch.trainer.search.trial import TrialPlan
 from hf_rlsearch.trainer.session.arguments import n_train_rows
 from hf_rlsearch.trainer.session.compat import is_sharded
 from hf_rlsearch.trainer.session.failures import STORAGE, RankLost, discard_reports
+from hf_rlsearch.trainer.session.interrupts import interrupts_in_one_line, sigterm_as_exit
 from hf_rlsearch.trainer.session.progress import Progress, quiet_libraries
 from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state
 from hf_rlsearch.trainer.setup.config import SearchConfig
@@ -61,9 +60,10 @@ def run_search(provider: TrainerProvider, settings: SearchConfig) -> SearchResul
         All trials; the same on every rank.
     """
     started, group = time.monotonic(), ProcessGroup()
-    with _stop_signals(), quiet_libraries(), provider, ExitStack() as held:
+    with sigterm_as_exit(), quiet_libraries(), provider, ExitStack() as held:
         search = build_search(provider, settings, group, held, started)
-        result = search.run()
+        with interrupts_in_one_line(search.say_interrupted):
+            result = search.run()
         group.run_on_all(partial(search.finish, result))
         # A replay, perhaps with another Trainer, finds out again what hp_space changes.
         provider.side_effects.sampled.clear()
@@ -99,6 +99,11 @@ class Search:
                     raise fatal
                 self._on_rank_0(SearchCoordinator.check_failures)
             return self._conclude()
+
+    def say_interrupted(self) -> str:
+        """Prints on rank 0 how far the interrupted search came, and returns the line; empty on other ranks."""
+        coordinator = self.runner.coordinator
+        return "" if coordinator is None else coordinator.interrupted()
 
     def finish(self, result: SearchResult) -> None:
         """Puts the best arguments and model into the Trainer, or restores it if no trial completed."""
@@ -446,20 +451,3 @@ def _first_rows(data: Any) -> Any:
     from torch.utils.data import Subset
 
     return Subset(data, range(n))
-
-
-@contextmanager
-def _stop_signals() -> Iterator[None]:
-    """Lets SIGTERM end a search as Ctrl-C does, so that the Trainer is restored and the storage stays consistent."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: Any) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 _SHOWN = 20
 _TIMES = ("datetime_start", "datetime_complete")
 
+# Equal objectives of fewer trials may be chance.
+_FEWEST_ALIKE = 3
+
 
 @dataclass(frozen=True)
 class SearchResult:
@@ -190,10 +193,22 @@ class SearchResult:
             lines.append(
                 f"confirmed gain {interval}" if confirmed.found else f"no gain found under new seeds: {interval}"
             )
+        if alike := self._all_alike():
+            lines.append(alike)
         if missing := self._missing():
             lines.append(missing)
         lines += [f"hyperparameters: {self.hyperparameters(best)}", ended_by(self.stopped_by)]
         return "\n".join(filter(None, lines))
+
+    def _all_alike(self) -> str:
+        """Says that all trials have the same objective, and what that usually means; empty where they differ."""
+        values = [t.values for t in self.trials if t.state == TrialState.COMPLETE]
+        if len(values) < _FEWEST_ALIKE or any(each != values[0] for each in values):
+            return ""
+        return (
+            f"All {len(values)} trials score {_as_text(values[0])}. Usually the model learns nothing (too few steps, "
+            "rates far too high or too low: it predicts the same for every row), or the metric does not depend on it."
+        )
 
     def apply(self, trainer: "Trainer") -> "Trainer":
         """Gives a Trainer the best trial's arguments, so that ``train()`` repeats that trial.

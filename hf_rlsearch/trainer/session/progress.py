@@ -4,6 +4,7 @@ import gc
 import logging
 import math
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 # tqdm's format where the number of trials is not known.
 _ENDLESS = "{desc}: {n_fmt} trials [{elapsed}{postfix}]"
+# Seconds between the lines of one training, where there is no bar to show it.
+_BETWEEN_LINES = 60.0
 # Modules that log which weights a checkpoint lacks: twenty lines, the same for every trial.
 _REPORT_LOADING = ("modeling_utils", "utils.loading_report")
 
@@ -52,6 +55,9 @@ class TrialSummary:
 class Progress:
     """The bar and the lines of one search; created on rank 0 only.
 
+    A terminal and a notebook get a bar, which shows the running trial with its latest evaluation. Elsewhere, as in the
+    log file of a job, there are plain lines alone, and of a long training one line a minute.
+
     Args:
         n_trials: Total number of trials; None where only timeout or budget ends the search.
         n_done: What earlier runs used up of ``n_trials``.
@@ -60,31 +66,67 @@ class Progress:
     """
 
     def __init__(self, *, n_trials: int | None, n_done: float, baseline: Params, quiet: bool) -> None:
-        self._n_trials, self._baseline = n_trials, baseline
+        self._n_trials, self._baseline, self._quiet = n_trials, baseline, quiet
         self._seconds: list[float] = []
+        self._started = self._shown = time.monotonic()
+        self._share_before = 0.0
         self._bar: Any = None
-        if not quiet:
-            from tqdm.auto import tqdm  # draws a widget in notebooks
+        self._lines: Any = sys.stderr
+        if quiet:
+            return
+        from tqdm.auto import tqdm  # draws a widget in notebooks
 
+        is_widget = any(base.__name__ == "tqdm_notebook" for base in tqdm.__mro__)
+        if is_widget or sys.stderr.isatty():
             bar_format = None if n_trials is not None else _ENDLESS
             self._bar = tqdm(
                 total=n_trials, initial=int(n_done), desc="search", unit="trial", file=sys.stderr, bar_format=bar_format
             )
+        if is_widget:
             # A notebook shows standard error on red, as if something had failed.
-            is_widget = any(base.__name__ == "tqdm_notebook" for base in tqdm.__mro__)
-            self._lines = sys.stdout if is_widget else sys.stderr
+            self._lines = sys.stdout
 
     def say(self, line: str) -> None:
-        """Prints a line above the bar."""
-        if self._bar is not None and line:
-            self._bar.write(line, file=self._lines)
-        elif line:
+        """Prints a line, above the bar where there is one."""
+        if not line:
+            return
+        if self._quiet:
             logger.info(line)
+        elif self._bar is not None:
+            self._bar.write(line, file=self._lines)
+        else:
+            print(line, file=self._lines, flush=True)
 
-    def trial_started(self, number: int, role: str, params: Params) -> None:
-        """Shows the running trial in the bar."""
+    def trial_started(self, number: int, role: str, params: Params, *, share: float = 0.0) -> None:
+        """Shows the running trial in the bar; a share of its training in [0, 1) may be done already."""
+        self._started = self._shown = time.monotonic()
+        self._share_before = share
         if self._bar is not None:
             self._bar.set_postfix_str(f"trial {number}: {self._difference(role, params)}")
+
+    def trial_evaluated(self, number: int, share: float, objective: str, best: str) -> None:
+        """Shows an evaluation of the running trial: in the bar, else as a line if the last one is a minute old.
+
+        Args:
+            number: Of the trial.
+            share: Of the training that is done, in (0, 1].
+            objective: Name and value.
+            best: The best objective so far, as text; empty with several objectives.
+        """
+        now = time.monotonic()
+        left = (now - self._started) * (1 - share) / max(share - self._share_before, 1e-3)
+        columns = (
+            f"{share:.0%} trained",
+            objective,
+            f"best {best}" if best else "",
+            f"about {as_time(left)} left of the trial" if share < 1 else "",
+        )
+        text = " | ".join(column for column in columns if column)
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"trial {number}: {text}")
+        elif share < 1 and now - self._shown >= _BETWEEN_LINES:
+            self._shown = now
+            self.say(f"Trial {number}  {text}")
 
     def trial_finished(self, trial: TrialSummary) -> None:
         """Prints the line of a trial and advances the bar to what the whole search has finished."""

@@ -1,6 +1,7 @@
 """The lines that a person reads while a search runs."""
 
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -24,6 +25,12 @@ def summary(number: int, role: str = "search", **changes: Any) -> TrialSummary:
 
 
 @pytest.fixture
+def terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard error is a terminal."""
+    monkeypatch.setattr(type(sys.stderr), "isatty", lambda stream: True, raising=False)
+
+
+@pytest.fixture
 def lines(capsys: pytest.CaptureFixture[str]) -> Any:
     def show(*trials: TrialSummary, n_trials: int | None = 12, n_done: int = 0) -> list[str]:
         progress = Progress(n_trials=n_trials, n_done=n_done, baseline=BASELINE, quiet=False)
@@ -44,7 +51,9 @@ def test_every_column_is_there(lines: Any) -> None:
     ]
 
 
-def test_the_trials_and_the_speed_of_other_processes_count(lines: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_trials_and_the_speed_of_other_processes_count(
+    terminal: None, lines: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     (line,) = lines(summary(3, n_done=8, n_workers=2), n_done=2)
     assert "about 1 min left" in line
     progress = Progress(n_trials=12, n_done=2, baseline=BASELINE, quiet=False)
@@ -80,7 +89,9 @@ def test_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_bar_of_a_resumed_search_starts_at_the_finished_trials(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bar_of_a_resumed_search_starts_at_the_finished_trials(
+    terminal: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     progress = Progress(n_trials=4, n_done=3, baseline=BASELINE, quiet=False)
     progress.trial_finished(summary(3))
     progress.close()
@@ -111,7 +122,7 @@ def test_without_n_trials_only_timeout_and_budget_bound_the_time_left(lines: Any
     assert not left()
 
 
-def test_a_bar_without_n_trials_counts_trials(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bar_without_n_trials_counts_trials(terminal: None, capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress(n_trials=None, n_done=3, baseline=BASELINE, quiet=False)
     progress.trial_finished(summary(3))
     progress.close(finished=True)
@@ -122,7 +133,7 @@ def test_a_bar_without_n_trials_counts_trials(capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize(("finished", "last"), [(True, "100%"), (False, "25%")])
 def test_a_search_that_ends_early_ends_with_a_full_bar(
-    finished: bool, last: str, capsys: pytest.CaptureFixture[str]
+    terminal: None, finished: bool, last: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A bar that stops short is red in a notebook: right after Ctrl-C, wrong where the target was reached."""
     progress = Progress(n_trials=4, n_done=0, baseline=BASELINE, quiet=False)
@@ -151,3 +162,41 @@ def test_lines_of_a_notebook_go_to_standard_output(
     shown = capsys.readouterr()
     assert shown.out.startswith("Trial 0 ")
     assert "Trial 0 " not in shown.err
+
+
+def test_without_a_terminal_there_are_plain_lines_only(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(n_trials=2, n_done=0, baseline=BASELINE, quiet=False)
+    for number in range(2):
+        progress.trial_started(number, "search", BASELINE)
+        progress.trial_evaluated(number, 0.5, "accuracy 0.8", "-")
+        progress.trial_finished(summary(number))
+    progress.close(finished=True)
+    shown = capsys.readouterr().err
+    assert "\r" not in shown
+    assert [line[:7] for line in shown.splitlines()] == ["Trial 0", "Trial 1"]
+
+
+def test_a_long_training_has_a_line_a_minute(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    progress = Progress(n_trials=2, n_done=0, baseline=BASELINE, quiet=False)
+    progress.trial_started(1, "search", BASELINE, share=0.2)
+    for share in (0.3, 0.4, 0.5, 0.6, 1.0):
+        now += 50
+        progress.trial_evaluated(1, share, f"accuracy {share}", "0.7 (trial 0)")
+    assert capsys.readouterr().err.splitlines() == [
+        "Trial 1  40% trained | accuracy 0.4 | best 0.7 (trial 0) | about 5 min left of the trial",
+        "Trial 1  60% trained | accuracy 0.6 | best 0.7 (trial 0) | about 3 min left of the trial",
+    ]
+
+
+def test_the_bar_shows_the_latest_evaluation(terminal: None, capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(n_trials=2, n_done=0, baseline=BASELINE, quiet=False)
+    progress.trial_started(1, "search", BASELINE)
+    progress.trial_evaluated(1, 0.5, "accuracy 0.8", "0.7 (trial 0)")
+    progress.close()
+    assert "trial 1: 50% trained | accuracy 0.8 | best 0.7 (trial 0) | about 0 s left of the trial" in (
+        capsys.readouterr().err
+    )
