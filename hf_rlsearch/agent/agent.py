@@ -22,7 +22,7 @@ from hf_rlsearch.agent.mixture import EncodedReadings, Mixture
 from hf_rlsearch.agent.network import Arrays, Predictor
 from hf_rlsearch.agent.shapley import AttendedMean, PredictedMean, shapley_values
 from hf_rlsearch.errors import WeightsError
-from hf_rlsearch.observation.history import History
+from hf_rlsearch.observation.history import COMPLETE, History
 from hf_rlsearch.observation.observation import live_observation
 from hf_rlsearch.space import SearchSpace
 
@@ -30,6 +30,9 @@ MAX_TRIALS = 160
 """Trials that the network attends to; of a longer history the better half and the latest, to keep decisions quick."""
 MAX_HYPERPARAMETERS = 24
 """In wider spaces, far outside of the prior, candidates are spread evenly instead."""
+# Complete trials before which a gain is not predicted, and the predicted difference to the best trial above which the
+# scale of the predictions is linear.
+_FEWEST, _LINEAR = 3, -1.0
 # Where no policy decides, the probability of a candidate is proportional to its expected improvement to this power.
 _SHARPNESS = 3.0
 
@@ -151,6 +154,40 @@ class Agent:
             features = acquisition.forecast_features(probabilities, self.mixture.bins, last, allowed)[0].numpy()
             return features if np.isfinite(features).all() else None
 
+    def expected_gain(
+        self,
+        space: SearchSpace,
+        history: History,
+        candidates: IntArray,
+        *,
+        mask: BoolArray,
+        n_trials: int,
+        facts: Mapping[str, float],
+    ) -> tuple[float, float] | None:
+        """Predicts by how much the next `n_trials` improve the best trial, see `acquisition.joint_improvement`.
+
+        The other arguments are those of `decide`.
+
+        Returns:
+            The gain on the task's scale, where 1 is the distance from its median to its best, and this unit in that of
+            the objective; None before `_FEWEST` complete trials, in a space of more than `MAX_HYPERPARAMETERS`, while
+            all trials are equal, or if a predicted number is not finite.
+        """
+        history = shorten(history)
+        complete = (history.status == COMPLETE) & np.isfinite(history.values)
+        if len(space.hyperparameters) > MAX_HYPERPARAMETERS or complete.sum() < _FEWEST:
+            return None
+        with one_torch_thread(), torch.inference_mode():
+            arrays, bins = Arrays.of(live_observation(space, history, candidates, mask, facts)), self.mixture.bins
+            own = arrays.trials[:, torch.as_tensor(complete)]
+            rows = torch.cat([arrays.candidates, own], dim=1)
+            probabilities = self.mixture.score(self.mixture.encode_history(arrays), rows)[0]
+            allowed = probabilities[: len(candidates)][torch.as_tensor(mask)]
+            gain = float(acquisition.joint_improvement(allowed, bins, n_trials))
+            predicted = acquisition.mean_and_spread(probabilities[len(candidates) :], bins)[0].double().numpy()
+        unit = _unit(history.values[complete], predicted)
+        return (gain, unit) if np.isfinite([gain, unit]).all() and unit > 0 else None
+
     def _scores(
         self, encoded: EncodedReadings, arrays: Arrays, mask: BoolArray, n_remaining: int | None, n_done: int
     ) -> tuple[Tensor, str, Tensor]:
@@ -188,6 +225,17 @@ class Agent:
             observation = live_observation(space, History.from_trials([], []), row, mask, facts)
             self._no_history = key, self.mixture.encode_history(Arrays.of(observation))
         return self._no_history[1]
+
+
+def _unit(values: FloatArray, predicted: FloatArray) -> float:
+    """Units of the objective in one of the task's scale, as the agent reads T complete trials.
+
+    That is the ratio of how far the trials are below the best one to how far they are predicted to be. Far below, the
+    scale of the predictions is compressed, so those trials count only where there are no others.
+    """
+    below, near = values.max() - values, predicted > _LINEAR
+    near = near if below[near].any() else np.ones_like(near)
+    return float(below[near].sum() / max(-predicted[near].sum(), 1e-3 * near.sum()))
 
 
 @lru_cache(maxsize=4)

@@ -42,6 +42,9 @@ _MAX_CANDIDATES = 1024
 _N_INCUMBENTS = 5
 # Candidates of an agent that starts untrained, the same throughout a search: more would never be told apart.
 _MAX_ACTIONS = 256
+# Of an expected gain: the first complete trials are not judged by what was promised for them, of the others the latest;
+# and the promise with which the agent is trusted before any is judged, on the task's scale.
+_N_TRUSTED, _N_JUDGED, _TRUST = 3, 10, 0.1
 # Trials started at nearly the same time; older trials that never suggested anything were killed.
 _N_SIMULTANEOUS = 8
 
@@ -76,6 +79,21 @@ class CostCooling:
         """
         share = float(np.clip(self.left / self.total, 0.0, 1.0))
         return np.asarray(np.maximum(prices, 1e-9) ** -share)
+
+
+@dataclass(frozen=True)
+class ExpectedGain:
+    """What the next trials are expected to improve.
+
+    Attributes:
+        n_trials: How many.
+        share: Improvement of the best on the task's scale, where 1 is the distance from its median to its best.
+        value: The same in the unit of the objective, not negative in either direction.
+    """
+
+    n_trials: int
+    share: float
+    value: float
 
 
 class RLSampler(BaseSampler):
@@ -204,9 +222,45 @@ class RLSampler(BaseSampler):
         distributions = self._search_space.distributions if self._search_space else stable_distributions(trials)
         if not distributions:
             return False
-        history = History.from_trials(trials, study.directions, max_resource=self._max_resource)
+        history = self._read(study, trials)
         space = self._space(distributions, history)
         return is_exhausted(space, self._trained(space, trials, history))
+
+    def expected_gain(self, study: Study, n_trials: int) -> ExpectedGain | None:
+        """Estimates by how much the next trials will improve the best one.
+
+        The agent predicts the improvement by the best of the ``n_trials`` candidates that promise most, as if they were
+        trained side by side and their outcomes were independent. That is multiplied by how true the promises of the
+        last ten trials have come: (realised + 0.1) / (promised + 0.1), both on the task's scale.
+
+        Args:
+            study: With one direction.
+            n_trials: At least 1.
+
+        Returns:
+            None where nothing can be predicted: before three complete trials or while all of them are equal, in a study
+            with several directions, in a space that is unknown, too large, or tried out, and by an agent that starts
+            untrained.
+        """
+        trials = study._get_trials(deepcopy=False)
+        distributions = self._search_space.distributions if self._search_space else stable_distributions(trials)
+        predicts = self._agent == META_TRAINED and len(study.directions) == 1
+        if not predicts or not distributions or self.is_exhausted(study):
+            return None
+        from hf_rlsearch.agent.agent import load_agent
+
+        history = self._read(study, trials)
+        space = self._space(distributions, history)
+        rows = self._candidates(space, history, np.random.default_rng([self._seed, len(trials)]))
+        history = history.select(history.decided)
+        mask = self._allowed(space, trials, history, rows)
+        facts = facts_for_agent(study, self._facts)
+        found = load_agent(self._weights).expected_gain(space, history, rows, mask=mask, n_trials=n_trials, facts=facts)
+        if found is None:
+            return None
+        gain, unit = found
+        share = gain * _track_record(trials, history, unit)
+        return ExpectedGain(n_trials=n_trials, share=share, value=share * unit)
 
     def reseed_rng(self) -> None:
         """Does nothing: all chance is drawn from the trial's number, which differs between workers."""
@@ -282,9 +336,7 @@ class RLSampler(BaseSampler):
         """The configuration of the trial with this number, in which the values of ``fixed`` are already set."""
         rng = np.random.default_rng([self._seed, number])
         if self._agent == META_TRAINED:
-            rows = space.candidates(
-                rng, limit=_MAX_CANDIDATES, incumbents=history.best(_N_INCUMBENTS), published=self._published
-            )
+            rows = self._candidates(space, history, rng)
             levels = space.nearest_levels(fixed or {})
             rows = unique_rows(np.where(levels >= 0, levels, rows))
         else:  # values that are fixed replace those of the chosen candidate when they are suggested
@@ -293,13 +345,16 @@ class RLSampler(BaseSampler):
         decision = self._decide(study, space, history, rows, number, rng)
         return space.decode(rows[decision.index]), decision
 
+    def _candidates(self, space: SearchSpace, history: History, rng: np.random.Generator) -> IntArray:
+        incumbents = history.best(_N_INCUMBENTS)
+        return space.candidates(rng, limit=_MAX_CANDIDATES, incumbents=incumbents, published=self._published)
+
     def _decide(
         self, study: Study, space: SearchSpace, history: History, rows: IntArray, number: int, rng: np.random.Generator
     ) -> Decision:
         history = history.select(history.decided)
         trials = study._get_trials(deepcopy=False, use_cache=True)
-        fresh = ~is_duplicate(space, self._trained(space, trials, history), rows)
-        mask = _where_possible(fresh, ~exceeds_memory(space, trials, rows))
+        mask = self._allowed(space, trials, history, rows)
         prices = None if self._cost_cooling is None else self._cost_cooling.price(space, rows)
         acquisition_weight = chance_of_success(space, history, rows)
         if self._cost_cooling is not None and prices is not None:
@@ -327,6 +382,13 @@ class RLSampler(BaseSampler):
 
         return scratch_agent(self._agent, self._seed)
 
+    def _allowed(
+        self, space: SearchSpace, trials: Sequence[FrozenTrial], history: History, rows: IntArray
+    ) -> BoolArray:
+        """C, True for candidates that no trial has had and that are not known to run out of memory."""
+        fresh = ~is_duplicate(space, self._trained(space, trials, history), rows)
+        return _where_possible(fresh, ~exceeds_memory(space, trials, rows))
+
     def _trained(self, space: SearchSpace, trials: Sequence[FrozenTrial], history: History) -> History:
         """The trials that a candidate may repeat in vain."""
         resumable = np.isin(history.numbers, list(self._resumable))
@@ -340,8 +402,10 @@ class RLSampler(BaseSampler):
 
     def _history(self, study: Study, trial: FrozenTrial) -> History:
         # As in Optuna's own samplers: inside a trial the cache saves a query of the storage.
-        trials = study._get_trials(deepcopy=False, use_cache=True)
-        return History.from_trials(trials, study.directions, max_resource=self._max_resource, exclude=trial.number)
+        return self._read(study, study._get_trials(deepcopy=False, use_cache=True), exclude=trial.number)
+
+    def _read(self, study: Study, trials: Sequence[FrozenTrial], *, exclude: int | None = None) -> History:
+        return History.from_trials(trials, study.directions, max_resource=self._max_resource, exclude=exclude)
 
     def _space(self, distributions: Mapping[str, BaseDistribution], history: History) -> SearchSpace:
         """The space of these distributions, with the hyperparameters of the given space where they still hold."""
@@ -387,6 +451,21 @@ def _turn(study: Study) -> Iterator[None]:
         yield
         turns.n_decisions += 1
         turns.of_thread.n_decisions = turns.n_decisions
+
+
+def _track_record(trials: Sequence[FrozenTrial], history: History, unit: float) -> float:
+    """How much of what was promised for the last trials has come true; near 1 while little was promised."""
+    complete = np.flatnonzero((history.status == COMPLETE) & np.isfinite(history.values))
+    n_before = max(len(complete) - _N_JUDGED, _N_TRUSTED)
+    before, judged = history.values[complete[:n_before]].max(), complete[n_before:]
+    realised = (max(before, history.values[judged].max(initial=-np.inf)) - before) / unit
+    decisions = {trial.number: trial.system_attrs.get(DECISION) for trial in trials}
+    promised = sum(
+        float(decision["improvement"])
+        for number in history.numbers[judged].tolist()
+        if isinstance(decision := decisions[number], dict) and is_finite_number(decision.get("improvement"))
+    )
+    return float((realised + _TRUST) / (promised + _TRUST))
 
 
 def checked_facts(facts: Mapping[str, float] | None) -> dict[str, float]:

@@ -13,7 +13,8 @@ _ENDS = {
     "budget": "what is left of it pays for no training",
     "timeout": "the time is over, or pays for no training any more",
     "target": "a trial has reached it",
-    "patience": "too many trials in a row brought no improvement",
+    "patience": "too many trials in a row brought no improvement, or none is expected",
+    "min_gain_per_hour": "less than that is expected of another hour",
     "study.stop": "a sampler or a callback called it",
     "space": "all configurations of the space have been tried: wider ranges or more n_points make it larger",
 }

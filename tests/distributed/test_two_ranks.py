@@ -22,6 +22,7 @@ SCENARIOS = [
     "stop",
     "target",
     "patience",
+    "utility",
     "wrong_space",
     "too_many_failures",
     "catch_nothing",
@@ -113,7 +114,13 @@ def test_compute_objective_raising(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("scenario", "reason"),
-    [("timeout", "timeout"), ("stop", "study.stop"), ("target", "target"), ("patience", "patience")],
+    [
+        ("timeout", "timeout"),
+        ("stop", "study.stop"),
+        ("target", "target"),
+        ("patience", "patience"),
+        ("utility", "min_gain_per_hour"),
+    ],
 )
 def test_a_search_ends_early_on_all_ranks(folder: Path, scenario: str, reason: str) -> None:
     found = both(folder, scenario)

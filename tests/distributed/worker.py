@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from transformers import BertForSequenceClassification, Trainer, TrainingArguments
 
-import hf_rlsearch  # noqa: F401
+from hf_rlsearch import RLSampler
 from hf_rlsearch.trainer.search import distributed
 from tests.helpers import seq2seq
 from tests.trainer.conftest import Rows, Scripted, rates, tiny_model
@@ -163,6 +163,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "baseline": False,
         "sampler": Scripted(learning_rate=[1e-3] * 9, dropout=[0.1] * 9),
     },
+    "utility": {"min_gain_per_hour": 1e9, "n_trials": 9, "sampler": RLSampler(seed=0)},
     "space_raises": {"hp_space": raising_space},
     "wrong_space": {"hp_space": wrong_space},
     "too_many_failures": {"max_failed_trials": 1},

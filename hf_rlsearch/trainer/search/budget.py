@@ -1,4 +1,4 @@
-"""Checks the limits of a search, and computes the budget that is left and the costs of trainings."""
+"""Checks the limits of a search; computes the budget that is left, costs of trainings, and what more would bring."""
 
 import math
 import time
@@ -25,12 +25,12 @@ from hf_rlsearch.observation.trial_attributes import (
 )
 from hf_rlsearch.optuna import RLSampler
 from hf_rlsearch.optuna.pruner import RLPruner
-from hf_rlsearch.optuna.sampler import CostCooling
+from hf_rlsearch.optuna.sampler import CostCooling, ExpectedGain
 from hf_rlsearch.space import SearchSpace
 from hf_rlsearch.trainer.session.arguments import training_cost
 from hf_rlsearch.trainer.session.progress import as_time
 from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state
-from hf_rlsearch.trainer.setup.config import RL_PRUNER, SearchConfig
+from hf_rlsearch.trainer.setup.config import AUTO, RL_PRUNER, SearchConfig
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
 from hf_rlsearch.trainer.storage.resume import trials_of_other_processes
 
@@ -38,6 +38,13 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 
+HORIZON, LEAST_SHARE = 10, 0.05
+"""``patience="auto"`` ends a search when so many more trials are expected to gain less than this share.
+
+It is a share of the distance from the median to the best configuration, chosen on recorded tables for validation, see
+docs/background/benchmark.md."""
+# Trials in an hour of which a gain is predicted: more than there are candidates.
+_MAX_AHEAD = 1000
 # Candidates among which the shortest training is looked for, and the share of its estimated time that must be left: the
 # estimate is not exact, and a training that the end of the time stops can be resumed later.
 _N_PRICED, _MAY_FIT = 512, 0.8
@@ -237,6 +244,55 @@ class RemainingBudget:
     def _finished(self) -> list[FrozenTrial]:
         """The finished trials without confirmations, which do not count towards the budget."""
         return [trial for trial in finished(self._study) if role(trial) != CONFIRM]
+
+
+class Outlook:
+    """What more trials are expected to bring, and whether ``patience="auto"`` or ``min_gain_per_hour`` ends a search.
+
+    Args:
+        study: Of the search, with an ``RLSampler`` where one of the two options is given.
+        settings: Of the search.
+    """
+
+    def __init__(self, study: optuna.Study, settings: SearchConfig) -> None:
+        self._study, self._settings = study, settings
+        self._known: tuple[int, ExpectedGain | None, float] | None = None
+
+    def reached(self) -> str | None:
+        """Returns which option ends the search; None where none does, or nothing can be predicted yet."""
+        gain, hours = self._predict()
+        if gain is None:
+            return None
+        if self._settings.patience == AUTO and gain.share < LEAST_SHARE:
+            return "patience"
+        least = self._settings.min_gain_per_hour
+        return "min_gain_per_hour" if least is not None and hours > 0 and gain.value / hours < least else None
+
+    def to_text(self) -> str:
+        """Returns the expected gain as a column of a trial's line; empty where it is unknown, or not asked for."""
+        gain, hours = self._predict()
+        if gain is None:
+            return ""
+        return f"expected gain {gain.value:.2g} of {gain.n_trials} more in {as_time(3600 * hours)}"
+
+    def _predict(self) -> tuple[ExpectedGain | None, float]:
+        """The expected gain, and the hours until then; computed once for each trial that ends.
+
+        With ``patience="auto"`` it is that of the next `HORIZON` trials, else that of the trials of an hour.
+        """
+        sampler = self._study.sampler
+        asked = self._settings.patience == AUTO or self._settings.min_gain_per_hour is not None
+        if not asked or not isinstance(sampler, RLSampler):
+            return None, 0.0
+        ended = [trial for trial in finished(self._study) if role(trial) != CONFIRM]
+        if self._known is None or self._known[0] != len(ended):
+            n_workers = 1 + len(trials_of_other_processes(self._study))
+            timed = [float(t.user_attrs[SECONDS]) for t in ended if t.user_attrs.get(SECONDS)]
+            hours = sum(timed) / max(len(timed), 1) / n_workers / 3600
+            n_in_an_hour = int(min(1 / hours, _MAX_AHEAD)) if hours else 0
+            n_trials = max(HORIZON if self._settings.patience == AUTO else n_in_an_hour, 1)
+            self._known = len(ended), sampler.expected_gain(self._study, n_trials), hours * n_trials
+        return self._known[1], self._known[2]
 
 
 def _is_timed(trial: FrozenTrial) -> bool:

@@ -18,7 +18,7 @@ from hf_rlsearch.optuna import confirmation as confirm
 from hf_rlsearch.optuna.filters import is_exhausted, outside_of_space
 from hf_rlsearch.optuna.pruner import RLPruner
 from hf_rlsearch.report import explain
-from hf_rlsearch.trainer.search.budget import RemainingBudget
+from hf_rlsearch.trainer.search.budget import Outlook, RemainingBudget
 from hf_rlsearch.trainer.search.leaderboard import Leaderboard, rankable, ranking, trials_without_improvement
 from hf_rlsearch.trainer.search.planner import Planner
 from hf_rlsearch.trainer.search.result import SearchResult
@@ -42,7 +42,12 @@ if TYPE_CHECKING:
 
 
 # Reason for which a search has ended -> what continues it.
-_CONTINUES = {"space": "No other option", "target": "A harder target", "patience": "A larger patience"}
+_CONTINUES = {
+    "space": "No other option",
+    "target": "A harder target",
+    "patience": "A larger patience",
+    "min_gain_per_hour": "A smaller one",
+}
 
 
 @dataclass(kw_only=True)
@@ -60,6 +65,7 @@ class SearchCoordinator:
     planner: Planner
     leaderboard: Leaderboard
     budget: RemainingBudget
+    outlook: Outlook
     paused: PausedTrials
     progress: Progress
     may_be_finished: bool
@@ -195,8 +201,10 @@ class SearchCoordinator:
         if self.objective.targets and any(self.objective.reaches_target(t.values) for t in rankable(self.study)):
             return "target"
         patience = self.settings.patience
-        if patience is not None and trials_without_improvement(self.study) >= patience - 1e-6:
+        if isinstance(patience, int) and trials_without_improvement(self.study) >= patience - 1e-6:
             return "patience"
+        if reason := self.outlook.reached():
+            return reason
         return "space" if self._is_exhausted() else None
 
     def _is_exhausted(self) -> bool:
@@ -433,6 +441,7 @@ class SearchCoordinator:
             n_done=sum(counted(each) for each in finished(self.study) if role(each) != attr.CONFIRM),
             n_workers=1 + len(trials_of_other_processes(self.study)) if self.is_shared else 1,
             seconds_left=self.budget.seconds_left(),
+            outlook=self.outlook.to_text(),
         )
 
 

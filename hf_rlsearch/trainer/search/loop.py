@@ -16,7 +16,7 @@ from hf_rlsearch.observation.trial_attributes import CONFIRM, TASK_FACTS, counte
 from hf_rlsearch.optuna import RLSampler
 from hf_rlsearch.optuna.pruner import RLPruner
 from hf_rlsearch.optuna.storage import cannot_continue, storage_errors
-from hf_rlsearch.trainer.search.budget import CostModel, RemainingBudget
+from hf_rlsearch.trainer.search.budget import CostModel, Outlook, RemainingBudget
 from hf_rlsearch.trainer.search.coordinator import SearchCoordinator
 from hf_rlsearch.trainer.search.distributed import ProcessGroup
 from hf_rlsearch.trainer.search.leaderboard import Leaderboard
@@ -348,6 +348,7 @@ def _build_coordinator(
         ),
         leaderboard=Leaderboard(study, opened.folder, objective, settings, paused),
         budget=RemainingBudget(study, settings, cost_model, started),
+        outlook=Outlook(study, settings),
         paused=paused,
         progress=Progress(
             n_trials=settings.displayed_n_trials,

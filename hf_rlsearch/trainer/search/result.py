@@ -52,8 +52,8 @@ class SearchResult:
         study: The Optuna study; on ranks other than 0 a copy of it in memory.
         metric: Name of the objective; of several objectives their names, separated by commas.
         output_dir: The folder that the trials wrote to.
-        stopped_by: Why the search ended: "n_trials", "budget", "timeout", "target", "patience", "study.stop", or
-            "space" where trials have had every configuration of the space.
+        stopped_by: Why the search ended: "n_trials", "budget", "timeout", "target", "patience", "min_gain_per_hour",
+            "study.stop", or "space" where trials have had every configuration of the space.
         n_trials: Total number of trials asked for; None where only ``budget`` or ``timeout`` limits them.
         side_effects: Repeats what ``hp_space`` changes besides returning values, for ``replay`` and ``apply``; in the
             process of the search alone.

@@ -38,6 +38,7 @@ class TrialSummary:
             confirmations left out.
         n_workers: Processes that work on the search now.
         seconds_left: Time that budget and timeout leave to the search; infinity without a limit.
+        outlook: What more trials are expected to bring, as text; empty where it is unknown or not asked for.
     """
 
     number: int
@@ -50,6 +51,7 @@ class TrialSummary:
     n_done: float
     n_workers: int = 1
     seconds_left: float = math.inf
+    outlook: str = ""
 
 
 class Progress:
@@ -137,6 +139,7 @@ class Progress:
             f"best {trial.best}" if trial.best else "",
             f"{trial.fidelity:.0%} trained in {as_time(trial.seconds)}",
             self._time_left(trial),
+            trial.outlook,
             self._difference(trial.role, trial.params),
         )
         self.say(" | ".join(column for column in columns if column))

@@ -15,6 +15,7 @@ from hf_rlsearch._typing import Params
 from hf_rlsearch._validation import did_you_mean, is_finite_number, is_integer, is_number
 from hf_rlsearch.agent import AGENTS, META_TRAINED
 from hf_rlsearch.errors import ArgumentsError, ObjectiveError
+from hf_rlsearch.optuna import RLSampler
 from hf_rlsearch.trainer.setup.default_space import default_hp_space
 from hf_rlsearch.trainer.setup.objective import UNSET_DIRECTION
 from hf_rlsearch.trainer.setup.options import RENAMED
@@ -23,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 RL_PRUNER = "rl"
 """The value of ``pruner`` for the stop rule of the agent."""
+
+AUTO = "auto"
+"""The value of ``patience`` that leaves the end to what the agent expects of more trials."""
 
 DEFAULT_PAUSED = 4
 """Number of stopped trainings that may wait on disk if the user gives none."""
@@ -69,7 +73,8 @@ class SearchConfig:
     n_trials: int | None = UNSET_TRIALS
     budget: float | None = None
     timeout: float | None = None
-    patience: int | None = None
+    patience: int | str | None = None
+    min_gain_per_hour: float | None = None
     confirm: int = 0
     catch: type[BaseException] | tuple[type[BaseException], ...] = (Exception,)
     max_failed_trials: int | None = None
@@ -105,6 +110,7 @@ class SearchConfig:
                 f"confirm={self.confirm!r} given with a list of directions, expected a single one: several objectives "
                 "have no best trial. Leave confirm out, or pass one direction."
             )
+        self._check_estimates()
         if self.n_trials is None and self.timeout is None and self.budget is None:
             raise ArgumentsError("n_trials=None given, expected a whole number, or a timeout or a budget as well.")
         if self.n_jobs != 1:
@@ -114,6 +120,23 @@ class SearchConfig:
             )
         if self.load_if_exists and self.study_name is None:
             logger.warning("load_if_exists=True has no effect without study_name=.")
+
+    def _check_estimates(self) -> None:
+        """Checks that the agent can estimate what more trials bring, where an option ends the search by that."""
+        for name, value in (("patience", self.patience), ("min_gain_per_hour", self.min_gain_per_hour)):
+            if value is None or (name == "patience" and value != AUTO):
+                continue
+            if not isinstance(self.direction, str):
+                raise ArgumentsError(
+                    f"{name}={value!r} given with a list of directions, expected a single one: of several objectives "
+                    "the agent estimates no gain. Pass patience= as a number of trials."
+                )
+            if not isinstance(self.sampler, RLSampler | None) or self.agent != META_TRAINED:
+                other = f"agent={self.agent!r}" if self.sampler is None else f"sampler={type(self.sampler).__name__}"
+                raise ArgumentsError(
+                    f"{name}={value!r} given with {other}, which estimates no gain as the meta-trained agent does. "
+                    "Leave that out, or pass patience= as a number of trials."
+                )
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
@@ -200,7 +223,11 @@ _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "n_trials": (lambda value: value is None or _is_int(at_least=1)(value), "a whole number, at least 1"),
     "budget": (_is_positive, "a number of full trainings greater than 0, or None"),
     "timeout": (_is_positive, "a number of seconds greater than 0, or None"),
-    "patience": (_is_int(at_least=1), "a whole number, at least 1, or None"),
+    "patience": (
+        lambda value: value == AUTO if isinstance(value, str) else _is_int(at_least=1)(value),
+        f"a whole number, at least 1, {AUTO!r}, or None",
+    ),
+    "min_gain_per_hour": (_is_positive, "a number greater than 0 in the unit of the objective, or None"),
     "confirm": (_is_int(at_least=0), "a whole number, at least 0"),
     "catch": (_is_exceptions, "an exception class or a tuple of them, () for none"),
     "max_failed_trials": (_is_int(at_least=1), "a whole number, at least 1"),

@@ -45,7 +45,10 @@ class SearchOptions(TypedDict, total=False):
             many trials as the budget pays for, eight for each training at most. A trial costs what it newly trains.
         patience: Number of trials in a row without an improvement of the best after which the search ends; they count
             as for ``n_trials``, from the first complete trial on. With several directions a trial improves the search
-            if it adds to the Pareto front.
+            if it adds to the Pareto front. "auto" ends the search when the agent expects the next ten trials to
+            improve the best one by less than 5 % of the distance from the median to the best configuration.
+        min_gain_per_hour: Ends the search when the agent expects less improvement of the objective in an hour; in the
+            unit of the objective, positive in either direction.
         timeout: Seconds after which the search ends: no new trial starts, and the running one stops at its next
             evaluation, the baseline included. If stopped trials may wait on disk, it can be resumed.
         confirm: Number of best configurations to train again under new seeds, together with the baseline; the best mean
@@ -95,7 +98,8 @@ class SearchOptions(TypedDict, total=False):
     n_trials: int | None
     budget: float | None
     timeout: float | None
-    patience: int | None
+    patience: int | str | None
+    min_gain_per_hour: float | None
     confirm: int
     catch: type[BaseException] | tuple[type[BaseException], ...]
     max_failed_trials: int | None

@@ -1,5 +1,6 @@
 """A target and patience end a search; the same command trains nothing more, a larger patience goes on."""
 
+import math
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -9,8 +10,11 @@ import pytest
 from optuna.trial import TrialState, create_trial
 from transformers import Trainer
 
+from hf_rlsearch import RLSampler
 from hf_rlsearch.report.html import to_html
+from hf_rlsearch.trainer.search.budget import Outlook
 from hf_rlsearch.trainer.search.leaderboard import trials_without_improvement
+from hf_rlsearch.trainer.setup.config import SearchConfig
 from tests.trainer.conftest import Scripted, rates, run
 
 MakeTrainer = Callable[..., Trainer]
@@ -76,7 +80,10 @@ def test_patience_ends_a_search_and_a_larger_one_continues_it(
         first = result_with(3, RATES)
     # 0.02 in trial 1, then 0.0001, 0.0002 and 0.02 again.
     assert (first.stopped_by, len(first.trials)) == ("patience", 5)
-    assert first.summary().splitlines()[-1] == "ended by patience: too many trials in a row brought no improvement"
+    assert (
+        first.summary().splitlines()[-1]
+        == "ended by patience: too many trials in a row brought no improvement, or none is expected"
+    )
     assert caplog.records[-1].getMessage().endswith(first.summary().splitlines()[-1])
     assert "ended by patience: too many trials" in to_html(first.study)
     with caplog.at_level("INFO"):
@@ -108,3 +115,31 @@ def test_one_trial_has_to_reach_all_targets(make_trainer: MakeTrainer, options: 
     runs = run(trainer, "rl", rates, **options)
     assert len(runs[0].run_summary.trials) == n_trials
     assert runs[0].run_summary.stopped_by == ("target" if n_trials == 2 else "n_trials")
+
+
+@pytest.mark.parametrize(("least", "n_trials", "reason"), [(1e9, 3, "min_gain_per_hour"), (1e-9, 5, "n_trials")])
+def test_a_search_ends_where_an_hour_is_expected_to_bring_little(
+    make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture, least: float, n_trials: int, reason: str
+) -> None:
+    options = {"n_trials": 5, "min_gain_per_hour": least, "baseline": True}
+    with caplog.at_level("INFO"):
+        result = run(make_trainer(score=learning_rate), "rl", **options).run_summary
+    assert (result.stopped_by, len(result.trials)) == (reason, n_trials)
+    assert "| expected gain " in caplog.text
+    again = run(make_trainer(score=learning_rate), "rl", **options).run_summary
+    assert (again.stopped_by, len(again.trials)) == (reason, n_trials)
+
+
+def test_auto_ends_a_search_that_has_found_the_best_of_its_space() -> None:
+    """A bowl over 48 x 6 levels: the search ends long before it has tried them all, next to the lowest point."""
+    study, outlook = optuna.create_study(sampler=RLSampler(seed=0)), None
+    while outlook is None or outlook.reached() is None:
+        trial = study.ask()
+        rate = trial.suggest_float("learning_rate", 1e-5, 1e-1, log=True)
+        decay = trial.suggest_categorical("weight_decay", [0.0, 1e-3, 1e-2, 0.05, 0.1, 0.2])
+        study.tell(trial, (math.log10(rate) + 3) ** 2 + decay)
+        outlook = Outlook(study, SearchConfig(hp_space=rates, patience="auto"))
+        assert len(study.trials) < 60
+    assert outlook.reached() == "patience"
+    assert len(study.trials) > 10
+    assert study.best_value < 0.05

@@ -212,6 +212,14 @@ def test_an_evaluation_that_fails_is_found_first(make_trainer: MakeTrainer) -> N
         ({"target": {"los": 0.5}, "metric": "loss"}, "target names 'los'.*some of loss. Did you mean 'loss'"),
         ({"patience": 0}, "patience=0 given, expected a whole number, at least 1"),
         ({"patience": 2.5}, "patience=2.5 given"),
+        ({"patience": "never"}, "patience='never' given, expected a whole number, at least 1, 'auto'"),
+        ({"patience": "auto", "direction": ["minimize"]}, "patience='auto' given with a list of directions"),
+        (
+            {"min_gain_per_hour": 0.1, "sampler": optuna.samplers.RandomSampler()},
+            "min_gain_per_hour=0.1 given with sampler=RandomSampler, which estimates no gain",
+        ),
+        ({"patience": "auto", "agent": "dqn"}, "patience='auto' given with agent='dqn', which estimates no gain"),
+        ({"min_gain_per_hour": 0}, "min_gain_per_hour=0 given, expected a number greater than 0"),
     ],
 )
 def test_arguments(trainer: Trainer, options: Any, match: str) -> None:
