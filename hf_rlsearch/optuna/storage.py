@@ -3,6 +3,7 @@
 import functools
 import json
 import logging
+import math
 import sqlite3
 import time
 import traceback
@@ -92,8 +93,14 @@ class ReconnectingStorage(_CachedStorage):
     """Asks a database server again that does not answer, for two minutes; a server may restart meanwhile.
 
     A connection that breaks while a change is committed leaves open whether the change was made, so it is made again:
-    values and attributes are the same the second time, and a trial that is found finished was finished by the first.
+    values and attributes are the same the second time, and a trial that is found finished was finished by the first. A
+    trial that was begun twice has no owner, and is queued again by the processes that share the study.
+
+    Attributes:
+        back_since: When the server answered again after it was lost, by ``time.monotonic()``.
     """
+
+    back_since = -math.inf
 
     def remove_session(self) -> None:
         """Closes the connection of this thread."""
@@ -122,6 +129,7 @@ def _asks_again(name: str) -> Callable[..., Any]:
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 continue
             if begun is not None:
+                self.back_since = time.monotonic()
                 logger.warning("The database server answers again, after %.0f s.", time.monotonic() - begun)
             return answer
 
@@ -348,7 +356,10 @@ def _open_existing(source: str) -> BaseStorage:
     except (StorageError, MissingExtraError):
         raise
     except Exception as error:  # whatever the database driver raises
-        raise StorageError(f"{source!r} cannot be opened as an Optuna storage: {describe(_cause(error))}") from error
+        cause = _cause(error)
+        raise StorageError(
+            f"{source!r} cannot be opened as an Optuna storage: {describe(cause)}.{_advice(cause)}"
+        ) from error
 
 
 def _sqlite_path(url: str) -> Path:

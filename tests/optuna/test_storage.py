@@ -276,8 +276,32 @@ def test_a_server_that_goes_away_for_a_while_is_waited_for(
         {"mine": 1},
         {1: 0.5},
     )
+    assert storage.back_since > time.monotonic() - 60  # type: ignore[attr-defined]
     assert caplog.text.count("does not answer") == caplog.text.count("answers again, after") == 1
     assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (("/postgres", "/no_such_database"), 'database "no_such_database" does not exist'),
+        (("me:secret", "nobody:secret"), 'role "nobody" does not exist'),
+        (("127.0.0.1", "no-such-host.invalid"), "no-such-host.invalid"),
+        (("127.0.0.1:{port}", "127.0.0.1:1"), "refused"),
+    ],
+)
+def test_a_server_that_refuses_is_one_line_without_the_password(
+    server: postgres.Server, wrong: tuple[str, str], reason: str
+) -> None:
+    old, new = (part.format(port=server.port) for part in wrong)
+    url = server.url.replace(old, new)
+    for opening in (open_storage, open_study):
+        with pytest.raises(StorageError, match=reason) as told, storage_errors(url, opening=True):
+            opening(url)
+        text = str(told.value)
+        assert "\n" not in text
+        assert "secret" not in text
+        assert "Check the URL with its user, password and database, and that the server runs." in text
 
 
 def test_a_server_that_stays_away_ends_in_one_true_line(

@@ -133,7 +133,7 @@ class RemainingBudget:
         """Returns which of "n_trials", "timeout" and "budget" is used up; None where another trial may start."""
         waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         # Interrupted trials of this search, which have an owner, run again; trials that the user has queued may wait.
-        is_interrupted = any(OWNER in trial.user_attrs for trial in waiting)
+        is_interrupted = any(trial.user_attrs.get(OWNER) for trial in waiting)
         if not self._fits_another(self._started()) and not is_interrupted:
             return "n_trials"
         if self.is_out_of_time():
@@ -170,7 +170,7 @@ class RemainingBudget:
 
     def is_surplus(self, trial: optuna.Trial) -> bool:
         """Returns whether other processes have started the last of ``n_trials`` before a new trial."""
-        if OWNER in trial.user_attrs or trial.user_attrs.get(ROLE) == CONFIRM:
+        if trial.user_attrs.get(OWNER) or trial.user_attrs.get(ROLE) == CONFIRM:
             return False
         return not self._fits_another([t for t in self._started() if t.number < trial.number])
 

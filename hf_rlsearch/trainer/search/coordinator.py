@@ -164,8 +164,9 @@ class SearchCoordinator:
         if not self.is_shared:
             return
         for trial in self.planner.lease.requeue():
-            gone = name_of_owner(trial.user_attrs.get(attr.OWNER))
-            self.progress.say(f"Trial {trial.number} is taken over: {gone}, which trained the trial, has ended.")
+            owner = trial.user_attrs.get(attr.OWNER)
+            gone = f"{name_of_owner(owner)}, which trained the trial," if owner else "the process that began it"
+            self.progress.say(f"Trial {trial.number} is taken over: {gone} has ended.")
 
     def check_failures(self, error: BaseException | None = None) -> None:
         """Ends the search after ``max_failed_trials`` failures since this process started.

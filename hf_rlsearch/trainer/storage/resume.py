@@ -3,10 +3,13 @@
 A study and each of its running trials store their owner: the process that runs them, and its last sign of life, which
 that process renews. A process of the same machine is looked up by its id, so its end is noticed at once. Of any other
 process only the signs of life are known: without a new one for a minute the process is dead. That minute is measured by
-the clock of the process that waits, since the clocks of two machines may differ.
+the clock of the process that waits, since the clocks of two machines may differ. It begins anew when a database server
+answers again, as nobody could give a sign before. In a study that several processes share the same minute holds for a
+trial that was begun but has no owner yet: its process may have died first, or lost the server while it asked.
 """
 
 import logging
+import math
 import os
 import platform
 import threading
@@ -117,12 +120,15 @@ class Lease:
         Where this process works alone on the study, every running trial was interrupted.
         """
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        gone = {owned.where for owned in _owned_trials(self._study) if owned.is_gone()}
+        gone = set() if self.alone else {begun.where for begun in _begun_trials(self._study) if begun.is_gone()}
         requeued = []
         for trial in running:
             if self.alone or trial._trial_id in gone:
                 with suppress(UpdateFinishedTrialError):  # its process has ended it in this very moment
                     if self._claim(trial):
+                        # A trial that nobody has trained counts as a new one again.
+                        queued = {**self._sign(), "queued": True} if _is_owner(trial.user_attrs.get(OWNER)) else None
+                        self._storage.set_trial_user_attr(trial._trial_id, OWNER, queued)
                         # The only way back into the queue that keeps number, params and learning curve.
                         self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
                         requeued.append(trial)
@@ -136,7 +142,7 @@ class Lease:
         """
         watch = _Watch()
         while True:
-            others = _owned_trials(self._study)
+            others = _begun_trials(self._study)
             if any(other.is_gone() for other in others):
                 return True
             if not watch.unknown(others):
@@ -184,9 +190,9 @@ class Lease:
 def trials_of_other_processes(study: optuna.Study) -> list[FrozenTrial]:
     """Trials that other live processes are running, to be called while this process runs none.
 
-    A running trial without an owner counts for its first 60 s, while its params are sampled.
+    A running trial without an owner counts for 60 s, while its params are sampled.
     """
-    owned = {each.where: each for each in _owned_trials(study)}
+    owned = {each.where: each for each in _begun_trials(study)}
 
     def is_alive(trial: FrozenTrial) -> bool:
         if trial._trial_id in owned:
@@ -222,12 +228,14 @@ class _Owned(NamedTuple):
     Attributes:
         owner: What that process has written.
         where: Tells the study and its trials apart.
-        what: What the process runs, as the end of a clause.
+        what: What the process runs, as the end of a clause; a sentence where the process is not known.
+        back_since: When the storage answered again after it was lost, by ``time.monotonic()``.
     """
 
     owner: Mapping[str, Any]
     where: Any
     what: str = ""
+    back_since: float = -math.inf
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -247,7 +255,7 @@ class _Owned(NamedTuple):
         if last != sign:
             _last_signs[self.key] = (sign, now)
             return False
-        return now - since > _GRACE
+        return now - max(since, self.back_since) > _GRACE
 
 
 # The last sign of life of each process of another table, and when this process saw it first, by its own clock.
@@ -267,7 +275,9 @@ class _Watch:
         unknown = [other for other, sign in signs if self._first.setdefault(other.key, sign) == sign]
         if unknown and not self._has_told:
             self._has_told = True
-            logger.warning("%s Waiting up to %g s for a new one.", _described(*unknown[0]).strip(), _GRACE)
+            one = unknown[0]
+            said = _described(one.owner, one.what).strip() or one.what
+            logger.warning("%s Waiting up to %g s for a new one.", said, _GRACE)
         return unknown
 
 
@@ -289,10 +299,10 @@ def _wait_for_owners(study: optuna.Study) -> None:
         unknown = watch.unknown(others)
         alive = [other for other in others if other not in unknown]
         if alive and time.monotonic() - begun >= _PATIENCE:
+            said = _described(alive[0].owner, alive[0].what).strip()
             raise StorageError(
-                f"{_described(*alive[0]).strip()} Wait for the end of that process, give another output_dir, or let "
-                "several processes share a search with storage=, study_name= and load_if_exists=True (study "
-                f"{study.study_name!r})."
+                f"{said} Wait for the end of that process, give another output_dir, or let several processes share a "
+                f"search with storage=, study_name= and load_if_exists=True (study {study.study_name!r})."
             )
         time.sleep(_LOOK)
 
@@ -304,7 +314,7 @@ def is_held(study: optuna.Study) -> bool:
     return not all(each.is_gone() for each in owned)
 
 
-def _described(owner: Any, where: Any = None, what: str = "") -> str:
+def _described(owner: Any, what: str = "") -> str:
     """Says who runs a search and since when; a sentence after a space, or empty."""
     if not _is_owner(owner):
         return ""
@@ -316,11 +326,30 @@ def _described(owner: Any, where: Any = None, what: str = "") -> str:
 def _owned_trials(study: optuna.Study) -> list[_Owned]:
     """The running trials with an owner, to be called while this process runs none."""
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    back_since = getattr(study._storage, "back_since", -math.inf)
     return [
-        _Owned(trial.user_attrs[OWNER], trial._trial_id, f": it trains trial {trial.number}")
+        _Owned(trial.user_attrs[OWNER], trial._trial_id, f": it trains trial {trial.number}", back_since)
         for trial in running
         if _is_owner(trial.user_attrs.get(OWNER))
     ]
+
+
+def _begun_trials(study: optuna.Study) -> list[_Owned]:
+    """The running trials of a shared study with an owner, and those that some process is about to put its name to.
+
+    These have no params yet, as other programs' trials have, or were requeued; the moment when they began is their only
+    sign of life.
+    """
+    owned = {each.where: each for each in _owned_trials(study)}
+    back_since = getattr(study._storage, "back_since", -math.inf)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        owner = trial.user_attrs.get(OWNER)
+        is_queued = isinstance(owner, Mapping) and "queued" in owner
+        if is_queued or not (_is_owner(owner) or trial.params):
+            sign = {"alive": str(trial.datetime_start)}
+            what = f"Trial {trial.number} was begun by a process that has not given its name."
+            owned[trial._trial_id] = _Owned(sign, trial._trial_id, what, back_since)
+    return [*owned.values()]
 
 
 def _is_owner(owner: Any) -> bool:

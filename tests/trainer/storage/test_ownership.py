@@ -16,6 +16,7 @@ from transformers import Trainer
 
 from hf_rlsearch import StorageError
 from hf_rlsearch.observation.trial_attributes import OWNER
+from hf_rlsearch.optuna.storage import open_sqlite
 from hf_rlsearch.trainer.storage import resume
 from hf_rlsearch.trainer.storage.resume import Lease, _Owned, process_start_time, this_process
 from tests.trainer.conftest import Scripted, run, states, stored
@@ -140,6 +141,76 @@ def test_a_search_that_was_taken_over_between_two_trials_begins_no_other(make_tr
         run(make_trainer(), "rl", n_trials=2, sampler=TakesOver(learning_rate=[1e-3, 1e-2]))
     assert states(seen[0]) == [TrialState.COMPLETE]
     assert seen[0].user_attrs[OWNER]["pid"] == 1
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that this process counts."""
+    seconds = [0.0]
+    monkeypatch.setattr(resume.time, "monotonic", lambda: seconds[0])
+    monkeypatch.setattr(resume, "_MOMENT", 0.0)
+    return seconds
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> optuna.Study:
+    """In a file: a storage in memory is no one's but this process's, and does not look for requeued trials."""
+    return optuna.create_study(storage=open_sqlite(tmp_path / "s.db"))
+
+
+def test_a_trial_that_was_begun_and_never_owned_is_queued_again_after_a_minute(
+    clock: list[float], study: optuna.Study
+) -> None:
+    """Its process died first, or the database server did while it answered."""
+    lease = Lease.take(study, alone=False)
+    lost = study.ask()
+    study.ask().suggest_float("x", 0, 1)  # another program's
+    assert lease.requeue() == []
+    assert len(resume.trials_of_other_processes(study)) == 2
+    clock[0] = 61.0
+    assert [trial.number for trial in lease.requeue()] == [lost.number]
+    assert states(study) == [TrialState.WAITING, TrialState.RUNNING]
+    assert not study.trials[0].user_attrs[OWNER]  # it counts as a new one
+    again = study.ask()
+    assert again.number == lost.number
+    assert lease.requeue() == []  # it has just begun anew
+    lease.hold(again)
+    clock[0] = 200.0
+    assert [trial.number for trial in lease.requeue()] == [lost.number]  # this process trains none
+    lease.release()
+
+
+def test_a_requeued_trial_that_another_worker_is_starting_is_not_requeued_again(
+    clock: list[float], study: optuna.Study, other: Any
+) -> None:
+    """Until the other one has put its name to it, the name of the one that queued it stands there."""
+    lease = Lease.take(study, alone=False)
+    trial = study.ask()
+    trial.set_user_attr(OWNER, other[1])
+    other[0].kill()
+    other[0].wait()
+    assert [each.number for each in lease.requeue()] == [0]
+    assert study.trials[0].user_attrs[OWNER]["queued"]
+    study.ask()  # of another worker, which dies before it holds the trial
+    assert lease.requeue() == []
+    assert len(resume.trials_of_other_processes(study)) == 1
+    clock[0] = 61.0
+    assert [each.number for each in lease.requeue()] == [0]
+    lease.release()
+
+
+def test_the_minute_begins_anew_when_the_server_answers_again(clock: list[float], study: optuna.Study) -> None:
+    """While it did not, nobody could give a sign of life."""
+    trial = study.ask()
+    trial.set_user_attr(OWNER, {**this_process(), "table": "elsewhere", "alive": "1970-01-01"})
+    lease = Lease.take(study, alone=False)
+    assert lease.requeue() == []
+    study._storage.back_since = 50.0  # type: ignore[attr-defined]
+    clock[0] = 100.0
+    assert lease.requeue() == []
+    clock[0] = 111.0
+    assert [each.number for each in lease.requeue()] == [0]
+    lease.release()
 
 
 SCRIPT = """
