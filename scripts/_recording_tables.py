@@ -1,6 +1,6 @@
 """Defines the tables that `record_trainings.py` records: models, data, own arguments and search spaces.
 
-The order is the order of recording: families and halves take turns, so that a run that is cut short has some of each.
+The order is the order of recording: families and parts take turns, so that a run that is cut short has some of each.
 Ranges are what a person would write for such a training, most of them around the usual setting, some of them off it.
 """
 
@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-HALVES = ("validation", "test")
+PARTS = ("validation", "test", "second_test")
+"""The tables that agents are chosen by, those that the first choice was tested on, and those for the next one."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class Table:
 
     Attributes:
         name: Of the table and of its file.
-        half: "validation" or "test".
-        family: Tables of one kind of model and training; each family has tables in both halves.
+        part: "validation", "test" or "second_test".
+        family: Tables of one kind of model and training; each family has tables in "validation" and in "test".
         model: "bert-tiny", "gpt2-tiny", "minilm", or "vit", "t5", "bart" from scratch.
         data: "topics", "docstrings", "sst2", "cola", "mrpc", "captions-en", "captions-de", "en-de", "de-en",
             "numbers-en-de", "numbers-de-en", "digits".
@@ -63,7 +64,7 @@ class Table:
     """
 
     name: str
-    half: str
+    part: str
     family: str
     model: str
     data: str
@@ -344,34 +345,34 @@ TABLES: tuple[Table, ...] = (
         args={"learning_rate": 3e-4, "per_device_train_batch_size": 16},
     ),
     Table(
-        "lora_bert-tiny_sst2", "validation", "lora_tiny", "bert-tiny", "sst2", "accuracy",
+        "lora_bert-tiny_sst2", "second_test", "lora_tiny", "bert-tiny", "sst2", "accuracy",
         (rate(3e-5, 3e-2), rank(2, 4, 8, 16, 32), alpha(8, 16, 32, 64), warmup(0.0, 0.1), batch(8, 16, 32),
          schedule("linear", "cosine")),
         n_train=600, n_eval=300, max_length=24, seed=35, lora=BERT_LORA,
         args={"learning_rate": 1e-3, "per_device_train_batch_size": 16, "num_train_epochs": 2},
     ),
     Table(
-        "minilm_mrpc_adafactor", "test", "minilm", "minilm", "mrpc", "f1",
+        "minilm_mrpc_adafactor", "second_test", "minilm", "minilm", "mrpc", "f1",
         (rate(1e-4, 1e-2, 9), batch(4, 8, 16), epochs(1, 2), warmup(0.0, 0.1, 0.2), schedule(*SCHEDULES)),
         n_train=200, n_eval=150, max_length=40, seed=36, evaluations=5, model_config={"num_hidden_layers": 2},
         args={"learning_rate": 1e-3, "per_device_train_batch_size": 8, "num_train_epochs": 2, "optim": "adafactor"},
     ),
     Table(
-        "t5_de-en_shape", "validation", "seq2seq", "t5", "de-en", "loss",
+        "t5_de-en_shape", "second_test", "seq2seq", "t5", "de-en", "loss",
         (rate(3e-4, 3e-2, 9), size("model.d_model", "width", 32, 64, 96), size("model.num_layers", "depth", 1, 2, 3),
          size("model.d_ff", "width", 64, 128, 256), batch(16, 32)),
         n_train=1200, n_eval=200, max_length=16, seed=37,
         args={"learning_rate": 3e-3, "per_device_train_batch_size": 16, "num_train_epochs": 2},
     ),
     Table(
-        "bart_en-de_sgd", "test", "seq2seq", "bart", "en-de", "loss",
+        "bart_en-de_sgd", "second_test", "seq2seq", "bart", "en-de", "loss",
         (rate(1e-2, 10.0), momentum(0.0, 0.5, 0.9, 0.95), batch(8, 16, 32), clipping(0.1, 1.0, 10.0),
          dropout("model.dropout", 0.0, 0.1)),
         n_train=1200, n_eval=200, max_length=16, seed=38,
         args={"learning_rate": 0.3, "per_device_train_batch_size": 16, "num_train_epochs": 2, "optim": "sgd"},
     ),
     Table(
-        "minilm_cola_lora", "validation", "minilm", "minilm", "cola", "mcc",
+        "minilm_cola_lora", "second_test", "minilm", "minilm", "cola", "mcc",
         (rate(1e-4, 1e-2, 9), rank(4, 8, 16, 32), alpha(16, 32, 64), dropout("peft.lora_dropout", 0.0, 0.1),
          batch(4, 8, 16), epochs(1, 2)),
         n_train=320, n_eval=200, max_length=16, seed=39, evaluations=5, lora=BERT_LORA,
@@ -379,7 +380,7 @@ TABLES: tuple[Table, ...] = (
         args={"learning_rate": 1e-3, "per_device_train_batch_size": 8, "num_train_epochs": 2},
     ),
     Table(
-        "bert-tiny_sst2_adamw", "test", "bert_tiny", "bert-tiny", "sst2", "accuracy",
+        "bert-tiny_sst2_adamw", "second_test", "bert_tiny", "bert-tiny", "sst2", "accuracy",
         (rate(1e-5, 1e-2), batch(8, 16, 32, 64), epochs(1, 2, 3),
          dropout("model.hidden_dropout_prob", 0.0, 0.1, 0.2, 0.3), schedule(*SCHEDULES)),
         n_train=800, n_eval=400, max_length=24, seed=40,
@@ -392,15 +393,15 @@ def check_tables(tables: tuple[Table, ...] = TABLES) -> None:
     """Refuses definitions that are no fair yardstick.
 
     Raises:
-        ValueError: A name or a seed twice, a half that is none, a family in one half only, or a grid that is too small.
+        ValueError: A name or a seed twice, a part that is none, a family in one half only, or a grid that is too small.
     """
     for kind, values in (("name", [t.name for t in tables]), ("seed", [t.seed for t in tables])):
         if twice := [value for value, n in Counter(values).items() if n > 1]:
             raise ValueError(f"two tables have the {kind} {twice[0]!r}.")
     for family in {t.family for t in tables}:
-        halves = {t.half for t in tables if t.family == family}
-        if halves != set(HALVES):
-            raise ValueError(f"family {family!r} has tables in {sorted(halves)}, expected both of {HALVES}.")
+        parts = {t.part for t in tables if t.family == family}
+        if not set(PARTS[:2]) <= parts <= set(PARTS):
+            raise ValueError(f"family {family!r} has tables in {sorted(parts)}, expected both of {PARTS[:2]}.")
     for table in tables:
         n_cells = int(np.prod([len(h.levels) for h in table.space]))
         if n_cells < table.configurations:

@@ -4,12 +4,12 @@
     python scripts/record_trainings.py --list                        # what it records, and what is missing here
 
 Each table is a search of the product (`hf_rlsearch.search`, no pruner, no baseline) whose configurations were drawn at
-random from a grid beforehand. Tables of the half `validation` are for choosing between agents, those of the half `test`
-are looked at once, at the end. So nothing that is printed here tells how good a training was.
+random from a grid beforehand. Tables of the part `validation` are for choosing between agents, those of `test`
+and of `second_test` are looked at once each, at the end. So nothing that is printed here tells how good a training was.
 
-The folder holds `validation` and `test`, each with a `tasks.json` and a `<table>.csv.gz` per finished table, to be read
-by `benchmarks/recorded_tasks.py`, and `work` with the searches, which can be deleted when all tables are finished. A
-CSV has a line per training:
+The folder holds one folder for each part, with a `tasks.json` and a `<table>.csv.gz` per finished table, to be read by
+`benchmarks/recorded_tasks.py`, and `work` with the searches, which can be deleted when all tables are finished. A CSV
+has a line per training:
 
 - `hp:<name>`: the value of each hyperparameter;
 - `status`: "complete" or "diverged"; `objective`: at the end, for a diverged training the worst one of the table;
@@ -48,7 +48,7 @@ import transformers
 from optuna.trial import FrozenTrial, TrialState
 
 import hf_rlsearch
-from _recording_tables import HALVES, TABLES, Table, check_tables
+from _recording_tables import PARTS, TABLES, Table, check_tables
 from _recording_trainers import FROM_SCRATCH, N_CLASSES, make_trainer, missing
 from hf_rlsearch.observation.trial_attributes import FAILURE, FOLDER
 
@@ -281,7 +281,7 @@ def facts_of(table: Table, work: Path, data: Path | None) -> dict[str, Any]:
 
 def write(table: Table, out: Path, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
     """Writes the CSV and the table's entry; the same rows give the same bytes."""
-    folder = out / table.half
+    folder = out / table.part
     folder.mkdir(exist_ok=True)
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
@@ -305,7 +305,7 @@ def entry_of(table: Table, rows: Sequence[Mapping[str, Any]], facts: Mapping[str
     return {
         "path": f"{table.name}.csv.gz",
         "family": table.family,
-        "half": table.half,
+        "part": table.part,
         "direction": table.direction,
         "metric": table.metric,
         "model": table.model,
@@ -366,7 +366,7 @@ def alone(out: Path) -> Iterator[None]:
 
 def is_finished(table: Table, out: Path) -> bool:
     """Whether a table was written with all its configurations."""
-    path = out / table.half / f"{table.name}.csv.gz"
+    path = out / table.part / f"{table.name}.csv.gz"
     if not path.is_file():
         return False
     with gzip.open(path, "rt", encoding="utf-8") as file:
@@ -387,7 +387,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--data", type=Path, help="folder with sst2, cola, mrpc and multi30k_en_de; without it they are skipped"
     )
     parser.add_argument("--tables", nargs="+", choices=names, metavar="TABLE", help="only these; --list names them")
-    parser.add_argument("--half", choices=HALVES, help="only this half")
+    parser.add_argument("--part", choices=PARTS, help="only this part")
     parser.add_argument("--configurations", type=int, help="another number of configurations of each table")
     parser.add_argument("--list", action="store_true", help="print what would be recorded")
     args = parser.parse_args(argv)
@@ -399,7 +399,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def chosen(args: argparse.Namespace) -> list[Table]:
     """The tables that the command line asks for."""
     tables = [t for t in TABLES if args.tables is None or t.name in args.tables]
-    tables = [t for t in tables if args.half in (None, t.half)]
+    tables = [t for t in tables if args.part in (None, t.part)]
     n = args.configurations
     return tables if n is None else [replace(t, configurations=n) for t in tables]
 
@@ -420,14 +420,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     tables = chosen(args)
     if args.list:
         for table in tables:
-            print(f"{table.half:<11}{table.family:<11}{table.name:<30}{missing(table, args.data) or ''}")
+            print(f"{table.part:<13}{table.family:<11}{table.name:<30}{missing(table, args.data) or ''}")
         return 0
     args.out.mkdir(parents=True, exist_ok=True)
     be_quiet()
     n_failed = 0
     with alone(args.out):
         for number, table in enumerate(tables, 1):
-            name = f"{number}/{len(tables)} {table.name} ({table.half})"
+            name = f"{number}/{len(tables)} {table.name} ({table.part})"
             if reason := missing(table, args.data):
                 say(f"{name}: skipped, it {reason}")
             elif is_finished(table, args.out):

@@ -55,7 +55,7 @@ def digits(**changes: Any) -> Table:
 
 def lines(out: Path, table: Table) -> list[dict[str, str]]:
     """The trainings of a written table."""
-    with gzip.open(out / table.half / f"{table.name}.csv.gz", "rt", encoding="utf-8") as file:
+    with gzip.open(out / table.part / f"{table.name}.csv.gz", "rt", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -66,8 +66,8 @@ def without_times(rows: list[dict[str, str]]) -> list[dict[str, str]]:
 def test_the_definitions_are_a_fair_yardstick() -> None:
     check_tables()
     assert len(TABLES) >= 24
-    halves = Counter(table.half for table in TABLES)
-    assert halves["validation"] == halves["test"]
+    parts = Counter(table.part for table in TABLES)
+    assert parts["validation"] == parts["test"]
     assert all(table.configurations >= 80 and table.evaluations >= 5 for table in TABLES)
     assert {h.role for table in TABLES for h in table.space} <= set(ROLES)
     assert all(list(h.levels) == sorted(h.levels) for table in TABLES for h in table.space if h.ordered)
@@ -76,8 +76,9 @@ def test_the_definitions_are_a_fair_yardstick() -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"half": "validation"}, "'vit' has tables in"),
-        ({"half": "tset"}, "'vit' has tables in"),
+        ({"part": "validation"}, "'vit' has tables in"),
+        ({"part": "tset"}, "'vit' has tables in"),
+        ({"part": "second_test"}, "expected both of"),
         ({"configurations": 10**6}, "add levels"),
         ({"name": "vit_digits_adamw"}, "two tables have the name 'vit_digits_adamw'"),
         ({"seed": BY_NAME["vit_digits_adamw"].seed}, "two tables have the seed"),
@@ -129,7 +130,7 @@ def test_the_benchmarks_read_what_was_recorded(recorder: ModuleType, tmp_path: P
         assert sorted(metrics) == ["accuracy", "f1", "loss", "mcc"]
         assert metrics["accuracy"][-1] == task.value(levels)
         assert float(row["seconds"]) > 0
-    facts = json.loads((tmp_path / table.half / "tasks.json").read_text())[table.name]["facts"]
+    facts = json.loads((tmp_path / table.part / "tasks.json").read_text())[table.name]["facts"]
     assert (facts["n_train"], facts["n_eval"], facts["n_classes"], facts["planned_steps"]) == (32, 20, 10, 12)
     assert facts["trainable_share"] == 1.0
     assert facts["from_scratch"]
@@ -173,15 +174,16 @@ def test_each_kind_of_training_is_recorded(recorder: ModuleType, tmp_path: Path,
     (row,) = lines(tmp_path, table)
     assert sorted(json.loads(row["metrics"])) == metrics
     assert row["curve_steps"] == "1 2"
-    entry = json.loads((tmp_path / table.half / "tasks.json").read_text())[name]
+    entry = json.loads((tmp_path / table.part / "tasks.json").read_text())[name]
     assert (entry["facts"]["trainable_share"] < 1) == (table.lora is not None)
     assert entry["facts"]["from_scratch"] == name.startswith(("t5", "bart"))
 
 
 def test_facts_of_the_recorded_tables_are_those_of_their_definitions() -> None:
-    """Only what a definition says is read here: the half for testing is not to be looked at."""
+    """Only what a definition says is read here: tables for testing are not to be looked at."""
     for task in load_tasks(RECORDED):
         table, facts = BY_NAME[task.name], task.meta["facts"]
+        assert task.meta["part"] == task.path.parent.name == table.part
         assert (facts["n_train"], facts["n_eval"]) == (table.n_train, table.n_eval)
         assert facts["from_scratch"] == (table.model in FROM_SCRATCH)
         assert facts["n_classes"] == N_CLASSES.get(table.data)
@@ -191,18 +193,18 @@ def test_facts_of_the_recorded_tables_are_those_of_their_definitions() -> None:
 def test_what_is_printed_tells_nothing_of_the_results(
     recorder: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    table, other = digits(), replace(digits(), name="vit_digits_adamw", half="validation", seed=99)
+    table, other = digits(), replace(digits(), name="vit_digits_adamw", part="validation", seed=99)
     missing = replace(BY_NAME["bert-tiny_sst2_adamw"], name="missing")
     monkeypatch.setattr(recorder, "TABLES", (table, other, missing))
     monkeypatch.setattr(recorder, "check_tables", lambda: None)
     assert recorder.main(["--out", str(tmp_path)]) == 0
-    assert recorder.main(["--out", str(tmp_path), "--half", "test", "--tables", table.name]) == 0
+    assert recorder.main(["--out", str(tmp_path), "--part", "test", "--tables", table.name]) == 0
     out, err = capfd.readouterr()
     assert err == ""
     assert [line.split("  ", 1)[1].split(",")[0] for line in out.splitlines()] == [
         "1/3 vit_digits_sgd (test): recorded",
         "2/3 vit_digits_adamw (validation): recorded",
-        "3/3 missing (test): skipped",
+        "3/3 missing (second_test): skipped",
         "1/1 vit_digits_sgd (test): finished before",
     ]
     assert "--data" in out

@@ -2,16 +2,19 @@
 
 import importlib
 import sys
+from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 
+from hf_rlsearch.agent.agent import load_agent
 from hf_rlsearch.meta_training.plan import FOR_GATES
 from hf_rlsearch.tasks.bank import make_bank
 from hf_rlsearch.tasks.miniature.table import MiniatureSize
-from hf_rlsearch.tasks.prior import draw
+from hf_rlsearch.tasks.prior import TaskBatch, draw
 
 TASKS = draw(np.random.default_rng(0), 12, 30)
 
@@ -37,6 +40,21 @@ def test_only_hard_tasks_are_asked_for_their_first_trial_above_chance(simulated:
     chosen = np.array([[2, 0, 1], [0, 1, 2]])
     above = np.array([[True, False, False], [False, False, False]])
     assert simulated.first_above(above, chosen).tolist() == [2, 4]
+
+
+def test_a_search_at_chance_level_leaves_it_no_later_than_random_search(simulated: ModuleType) -> None:
+    tasks = draw(np.random.default_rng(1), 96, 48)
+    hard = simulated.above_chance(tasks).any(1)
+    tasks = TaskBatch(**{f.name: getattr(tasks, f.name)[hard] for f in fields(TaskBatch)})
+    flags = simulated.above_chance(tasks)
+
+    def first(score: Any, seed: int) -> Any:
+        return simulated.first_above(flags, simulated.search(tasks, score, 8, seed)[0])
+
+    ours = first(simulated.mixture_score(load_agent().mixture), 0)
+    earlier = np.mean([first(None, seed) for seed in range(4)], axis=0) - ours  # trials, of 32 tasks
+    assert len(tasks) > 24
+    assert earlier.mean() > 2 * earlier.std() / np.sqrt(len(tasks))
 
 
 def test_wrong_facts_are_two_decades_away_and_unknown_ones_stay_unknown(simulated: ModuleType) -> None:
