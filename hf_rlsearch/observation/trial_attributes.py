@@ -35,6 +35,8 @@ PLACE = "rl:place"
 ROLE = "rl:role"
 HYPERPARAMETERS = "rl:hyperparameters"
 VALUES = "rl:values"
+# The params that the user gave with ``initial_trials``; they tell which of these configurations are queued already.
+INITIAL = "rl:initial"
 # The params that an earlier search has left in the Trainer's ``model_init``; the baseline is trained with them.
 EARLIER_PARAMS = "rl:earlier_params"
 # Names of what ``hp_space`` changes in a trial besides the values that it returns, such as "trainer.gamma".

@@ -287,12 +287,14 @@ class RLSampler(BaseSampler):
     def _sample_jointly(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
+        fixed = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        if search_space.keys() <= fixed.keys():
+            return {}  # nothing to choose: the trial was queued with its params, or continues after an interruption
         history = self._history(study, trial)
         space = self._space(search_space, history)
         for index in _being_decided(history, before=trial.number):
             params, _ = self._choose(study, space, history, int(history.numbers[index]))
             history = history.with_params(index, params)
-        fixed = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         params, decision = self._choose(study, space, history, trial.number, fixed)
         study._storage.set_trial_system_attr(trial._trial_id, DECISION, {**decision.to_json(), "params": params})
         return params

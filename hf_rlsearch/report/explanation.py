@@ -126,8 +126,9 @@ def _choice(search: SearchRecord, trial: TrialRecord, contributions: tuple[Contr
         ]
     if trial.role == CONFIRM:
         return ["One of the best configurations again, under a new seed: was the configuration good, or the seed?"]
+    given = [f"You gave {show_params(trial.given)} to be trained first (initial_trials)."] if trial.given else []
     if not decision:
-        return ["The sampler that chose this trial stored no reason."]
+        return given or ["The sampler that chose this trial stored no reason."]
     has_results = any(t.values for t in search.trials if t.number < trial.number)
     chance = finite(decision.get("chance"))
     if decision.get("source") == "design":
@@ -146,8 +147,8 @@ def _choice(search: SearchRecord, trial: TrialRecord, contributions: tuple[Contr
     else:
         line = f"The agent predicted a chance of {_percent(chance)} to beat the best trial so far."
         if contributions and abs(contributions[0].total) >= 0.01:
-            return [line, _strongest_reason(trial, contributions[0])]
-    return [line]
+            return [*given, line, _strongest_reason(trial, contributions[0])]
+    return [*given, line]
 
 
 def _strongest_reason(trial: TrialRecord, most: Contribution) -> str:

@@ -39,6 +39,7 @@ class TrialRecord:
         status: complete, pruned, failed or running.
         role: baseline (the user's configuration), search, or confirm (the winner under a new seed).
         params: Hyperparameters by name: the exact values of the training where the search stored them.
+        given: The params that the user gave to be trained first; empty otherwise.
         returned: What ``hp_space`` returned, by name; empty for the baseline and in studies of other origin.
         values: One number per objective; None unless complete with finite numbers.
         curve: (step, value) of each evaluation, ascending in step, without values that are not finite.
@@ -65,6 +66,7 @@ class TrialRecord:
     status: str
     role: str
     params: Params
+    given: Params
     returned: Params
     values: tuple[float, ...] | None
     curve: tuple[tuple[float, float], ...]
@@ -239,6 +241,7 @@ def _record(trial: FrozenTrial, max_step: float) -> TrialRecord:
         status="failed" if has_failed else trial.state.name.lower(),
         role=_role(trial) or SEARCH,
         params={**trial.params, **as_dict(attrs.get(names.HYPERPARAMETERS))},
+        given=as_dict(attrs.get(names.INITIAL)),
         returned=as_dict(attrs.get(names.VALUES)),
         values=tuple(trial.values) if is_complete else None,
         curve=tuple((s, v) for s, v in _points(trial) if math.isfinite(v)),

@@ -27,6 +27,7 @@ SCENARIOS = [
     "too_many_failures",
     "catch_nothing",
     "confirm",
+    "initial",
 ]
 pytestmark = pytest.mark.timeout(1500)
 
@@ -69,6 +70,14 @@ def test_all_ranks_generate_with_the_settings_of_a_trial(folder: Path) -> None:
     assert found["states"] == ["COMPLETE"] * 3
     assert found["values"] == [1, 4, 2]
     assert found["best"][1] == found["beams"] == 4
+
+
+def test_given_configurations_are_trained_on_all_ranks(folder: Path) -> None:
+    found = both(folder, "initial")
+    assert found["states"] == ["COMPLETE"] * 3
+    assert [params["learning_rate"] for params in found["params"][1:]] == [3.3e-4, 7.7e-5]
+    assert [params["dropout"] for params in found["params"][1:]] == [0.25, 0.2]
+    assert found["evaluated"] == found["best"][1]
 
 
 def test_a_pruned_trial_ends_on_all_ranks(folder: Path) -> None:

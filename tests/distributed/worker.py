@@ -171,6 +171,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "pause": {"pruner": StopsTrial1(), "max_paused_trials": 1, "baseline": False, "sampler": Same()},
     "no_pause": {"n_trials": 2, "baseline": False, "sampler": Same()},
     "confirm": {"confirm": 1, "n_trials": 2},
+    "initial": {"initial_trials": [{"learning_rate": 3.3e-4, "dropout": 0.25}, {"learning_rate": 7.7e-5}]},
 }
 TRAINERS: dict[str, type[Trainer]] = {
     "nan": Diverges,
@@ -240,6 +241,7 @@ def search(scenario: str, folder: Path) -> dict[str, Any]:
         "steps": [trial.user_attrs.get("rl:steps") for trial in result.trials],
         "stopped_by": result.stopped_by,
         "values": [trial.value for trial in result.trials],
+        "params": [trial.params for trial in result.trials],
         "continues": [trial.user_attrs.get("rl:continues") for trial in result.trials],
         "began": Digests.began,
         "weights": dict(Digests.weights),

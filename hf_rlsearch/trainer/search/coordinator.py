@@ -90,7 +90,7 @@ class SearchCoordinator:
         return dict(self._trial.user_attrs.get(attr.HYPERPARAMETERS, {}))
 
     def start(self, opened: OpenedStudy) -> None:
-        """Prints the first messages, completes an interrupted start, and queues the baseline."""
+        """Prints the first messages, completes an interrupted start, and queues the first trials."""
         self._n_failed_before = len(self._failed_trials())
         for note in opened.note.splitlines():
             self.progress.say(note)
@@ -108,13 +108,28 @@ class SearchCoordinator:
             self.study.set_user_attr(attr.OBJECTIVE, self.objective.to_json())
         if opened.resumed and not self.is_shared:
             self.leaderboard.discard_checkpoints()
-        leads = self.settings.baseline and self._lacks_baseline() and (not self.is_shared or is_leader(self.study))
-        # While the leader was elected, another process may have queued the baseline.
-        if leads and self._lacks_baseline():
+        self._queue_first_trials()
+
+    def _queue_first_trials(self) -> None:
+        """Queues the baseline and then the initial configurations, unless an earlier or another process has done so."""
+        is_incomplete = self._lacks_baseline() or self._not_queued()
+        if not is_incomplete or (self.is_shared and not is_leader(self.study)):
+            return
+        # While the leader was elected, another process may have queued them.
+        if self._lacks_baseline():
             self.study.enqueue_trial(self.planner.baseline[0], user_attrs={attr.ROLE: attr.BASELINE})
+        for params in self._not_queued():
+            self.study.enqueue_trial(params, user_attrs={attr.INITIAL: params})
+
+    def _not_queued(self) -> list[Params]:
+        """The initial configurations that are in no trial, whether that waits, runs or has ended."""
+        queued = [trial.user_attrs.get(attr.INITIAL) for trial in self.study.get_trials(deepcopy=False)]
+        return [params for params in self.configurations.initial if params not in queued]
 
     def _lacks_baseline(self) -> bool:
         """Whether the study is new, or the time of an earlier run was over before the end of its baseline."""
+        if not self.settings.baseline:
+            return False
         trials = self.study.get_trials(deepcopy=False)
         return not trials or (
             any(role(trial) == attr.BASELINE for trial in trials)

@@ -86,6 +86,7 @@ class UserTrainerProvider(TrainerSession):
             scoped_names=ScopedNames(self.reference, self._model_init),
             earlier=(self._earlier_params, self._earlier_values),
             trainer=self.reference,
+            initial_trials=settings.initial_trials,
         )
         self.side_effects = SideEffects(settings.hp_space, sampled=configurations.sampled)
         return configurations
@@ -246,7 +247,12 @@ class FactoryProvider:
     def configuration_sampler(self, settings: SearchConfig) -> ConfigurationSampler:
         """Checks the search space, which may hold any name, and returns the sampler of its configurations."""
         configurations = build_configuration_sampler(
-            settings.hp_space, None, self.frozen, roles=settings.roles, n_points=settings.n_points
+            settings.hp_space,
+            None,
+            self.frozen,
+            roles=settings.roles,
+            n_points=settings.n_points,
+            initial_trials=settings.initial_trials,
         )
         self.side_effects = SideEffects(settings.hp_space, sampled=configurations.sampled)
         for name in sorted(configurations.searched - self.frozen.names):

@@ -151,6 +151,19 @@ class SearchResult:
         found = trial or self.best_trial
         return {} if found is None else dict(found.user_attrs.get(attr.HYPERPARAMETERS, found.params))
 
+    def best_configurations(self, n: int) -> list[Params]:
+        """Returns the configurations of the n best complete trials, best first, for ``initial_trials`` of a new search.
+
+        Each is there once, as params by name; with several objectives those of the Pareto front. The baseline is left
+        out: its values may lie outside of the space.
+        """
+        best = ranking(self.study, confirmed=True) or self.best_trials
+        found: list[Params] = []
+        for trial in best:
+            if role(trial) == attr.SEARCH and trial.params not in found:
+                found.append(dict(trial.params))
+        return found[:n]
+
     def __repr__(self) -> str:
         """The summary and the trials."""
         return f"SearchResult of study {self.study.study_name!r}\n{self.summary()}\n{to_text(self.study, most=_SHOWN)}"

@@ -16,6 +16,7 @@ from hf_rlsearch._validation import did_you_mean, is_finite_number, is_integer, 
 from hf_rlsearch.agent import AGENTS, META_TRAINED
 from hf_rlsearch.errors import ArgumentsError, ObjectiveError
 from hf_rlsearch.optuna import RLSampler
+from hf_rlsearch.report.format import shorten
 from hf_rlsearch.trainer.setup.default_space import default_hp_space
 from hf_rlsearch.trainer.setup.objective import UNSET_DIRECTION
 from hf_rlsearch.trainer.setup.options import RENAMED
@@ -40,6 +41,8 @@ UNSET_TRIALS = UnsetTrials(20)
 
 # A trial costs at least this share of a full training, so that a budget cannot be split without end.
 _SMALLEST_SHARE = 1 / 8
+# Characters of a wrong value in an error.
+_SHOWN = 200
 # Number of trials where only a timeout is given: more than a search reaches.
 _MAX_TRIALS = 1000
 
@@ -64,6 +67,7 @@ class SearchConfig:
     n_points: Mapping[str, int] | int | None = None
     baseline: bool = True
     published: Sequence[Params] = ()
+    initial_trials: Sequence[Params] = ()
     # the objective
     metric: str | Sequence[str] | None = None
     direction: str | Sequence[str] = UNSET_DIRECTION
@@ -103,7 +107,8 @@ class SearchConfig:
             value, default = getattr(self, name), getattr(SearchConfig, name)
             if not (value is None and default is None) and not is_valid(value):
                 error = ObjectiveError if name in ("metric", "direction") else ArgumentsError
-                given = f"the class {value.__name__}; call it" if isinstance(value, type) else repr(value)
+                shown = shorten(" ".join(repr(value).split()), _SHOWN)
+                given = f"the class {value.__name__}; call it" if isinstance(value, type) else shown
                 raise error(f"{name}={given} given, expected {expected}.")
         if self.confirm and not isinstance(self.direction, str):
             raise ArgumentsError(
@@ -216,6 +221,10 @@ _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "hp_space": (callable, "a function of a trial that returns a dict"),
     "roles": (_is_a(Mapping), "a dict such as {'my_lr': 'learning_rate'}, or None"),
     "published": (_is_list_of(Mapping), "a list of dicts such as [{'learning_rate': 2e-5}]"),
+    "initial_trials": (
+        _is_list_of(Mapping),
+        "a list of dicts such as [{'learning_rate': 2e-5}], or result.best_configurations(3) of an earlier search",
+    ),
     "metric": (_is_text, "the name of a metric, or a list of names"),
     "direction": (_is_text, "'minimize', 'maximize' or a list of these"),
     "compute_objective": (callable, "a function of the metrics"),

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FixedTrial
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch._validation import is_number
+from hf_rlsearch._validation import did_you_mean, is_number
 from hf_rlsearch.errors import ArgumentsError, SearchSpaceError
 from hf_rlsearch.observation.trial_attributes import PREFIX
 from hf_rlsearch.space import SearchSpace, record
@@ -63,6 +63,7 @@ class ConfigurationSampler:
         earlier: Params and scoped values that an earlier search has left in the Trainer, as part of its configuration.
         trainer: The Trainer whose parts ``hp_space`` may change; None where a factory makes the Trainers.
         has_side_effects: ``hp_space`` changes something besides returning values.
+        initial: Configurations to train first, each once.
         sampled: What it changed for each trial that this object sampled, by the number of the trial.
     """
 
@@ -78,6 +79,7 @@ class ConfigurationSampler:
     earlier: tuple[Params, Params] = field(default_factory=lambda: ({}, {}))
     trainer: Any = None
     has_side_effects: bool = False
+    initial: Sequence[Params] = ()
     sampled: dict[int, list[Change]] = field(default_factory=dict)
 
     def sample(self, trial: optuna.Trial) -> tuple[Params, Params, list[str]]:
@@ -113,12 +115,55 @@ class ConfigurationSampler:
 
     def values_of(self, params: Params) -> Params:
         """Returns the values that ``hp_space`` returns for given params in a dry run; raises what it raises."""
+        return self._dry_run(_DryRunTrial(params))
+
+    def _dry_run(self, trial: "_DryRunTrial") -> Params:
         watch = Watch(self.hp_space, self.trainer) if self.has_side_effects else None
         try:
-            return _as_dict(self.hp_space(_DryRunTrial(params)))
+            return _as_dict(self.hp_space(trial))
         finally:
             for change in [] if watch is None else watch.changes():
                 change.undo()
+
+    def checked_initial(self, initial_trials: Sequence[Params]) -> list[Params]:
+        """Returns the configurations that are to be trained first as plain data, each once.
+
+        Raises:
+            ArgumentsError: One names nothing or what is not suggested, or has a value that is never suggested.
+        """
+        found: list[Params] = []
+        for i, given in enumerate(initial_trials):
+            params = self._checked(f"initial_trials[{i}]", {str(name): plain(value) for name, value in given.items()})
+            if params not in found:
+                found.append(params)
+        return found
+
+    def _checked(self, where: str, given: Params) -> Params:
+        distributions = self.space.distributions
+        unknown = next((name for name in given if name not in distributions), None)
+        if unknown is not None or not given:
+            raise ArgumentsError(
+                f"{where} names {'nothing' if unknown is None else repr(unknown)}, expected some of the names that are "
+                f"suggested: {', '.join(distributions)}.{did_you_mean(unknown, distributions) if unknown else ''}"
+            )
+        params = _in_range(where, given, distributions)
+        trial = _DryRunTrial({**self.space.decode([0] * len(distributions)), **params})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of values out of range, which are refused below
+            try:
+                self._dry_run(trial)
+            except optuna.TrialPruned as error:
+                if params.keys() == distributions.keys():
+                    raise ArgumentsError(f"{where} is {params}, a combination that hp_space refuses.") from error
+                return params
+        unused = params.keys() - trial.distributions.keys() - self.from_model
+        if unused:
+            raise ArgumentsError(
+                f"{where} has a value for {', '.join(sorted(unused))}, which hp_space does not suggest together with "
+                "the other values. Leave it out."
+            )
+        # A range may depend on other values.
+        return _in_range(where, params, {**distributions, **trial.distributions})
 
     def arguments(self, values: Mapping[str, Any]) -> "TrainingArguments":
         """Returns the training arguments of a configuration, without the values that only ``model_init`` reads."""
@@ -168,14 +213,16 @@ def build_configuration_sampler(
     scoped_names: ScopedNames | None = None,
     earlier: tuple[Params, Params] = ({}, {}),
     trainer: Any = None,
+    initial_trials: Sequence[Params] = (),
 ) -> ConfigurationSampler:
-    """Finds the space of the user's functions by dry runs and checks example configurations.
+    """Finds the space of the user's functions by dry runs, and checks example configurations and the initial ones.
 
     ``scoped_names`` and ``trainer`` are None for a factory, which reads all values itself: any name may be searched.
     The dry runs leave the Trainer, and all else that ``hp_space`` can reach, as it was.
 
     Raises:
         SearchSpaceError: The space is empty, nothing reads a name, or the arguments refuse a value.
+        ArgumentsError: An initial configuration is not in the space.
     """
     read_by_model: set[str] = set()
     observed: Callable[[Any], Any] | None = None
@@ -223,7 +270,8 @@ def build_configuration_sampler(
     examples = _checked_examples(sampler)
     computed = _computed_values(examples)
     transformed = {n for n in computed if any(values[n] != computed[n] for _, values in examples if n in values)}
-    return replace(sampler, computed=computed, transformed=frozenset(transformed))
+    initial = sampler.checked_initial(initial_trials)
+    return replace(sampler, computed=computed, transformed=frozenset(transformed), initial=initial)
 
 
 def settings_among(changes: Sequence[Change]) -> list[Change]:
@@ -380,6 +428,32 @@ def _contains(distribution: BaseDistribution, value: Any) -> bool:
             choice == value and isinstance(choice, bool) == isinstance(value, bool) for choice in distribution.choices
         )
     return is_number(value) and bool(distribution._contains(distribution.to_internal_repr(value)))
+
+
+def _in_range(where: str, given: Params, distributions: Mapping[str, BaseDistribution]) -> Params:
+    """Returns values in the types of their distributions.
+
+    Raises:
+        ArgumentsError: A value lies outside of its distribution.
+    """
+    found = {}
+    for name, value in given.items():
+        distribution = distributions[name]
+        if not _contains(distribution, value):
+            raise ArgumentsError(
+                f"{where} has {name}={value!r}, expected {_range_text(distribution)}: that is what hp_space suggests."
+            )
+        found[name] = distribution.to_external_repr(distribution.to_internal_repr(value))
+    return found
+
+
+def _range_text(distribution: BaseDistribution) -> str:
+    if isinstance(distribution, CategoricalDistribution):
+        return f"one of {', '.join(map(repr, distribution.choices))}"
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    kind = "a whole number" if isinstance(distribution, IntDistribution) else "a number"
+    step = f" in steps of {distribution.step}" if distribution.step not in (None, 1) else ""
+    return f"{kind} from {distribution.low} to {distribution.high}{step}"
 
 
 class AccessRecorder(dict[str, Any]):

@@ -25,6 +25,8 @@ class SearchOptions(TypedDict, total=False):
         published: Configurations known to work, always among the candidates: their numbers become levels. Names outside
             of the space are ignored. Default: those that were published for the Trainer's kind of model. They are
             not trained first.
+        initial_trials: Configurations to train first, in this order, right after trial 0; names that are left out are
+            chosen as in any trial. ``SearchResult.best_configurations`` has those of an earlier search.
 
     Objective:
         metric: The metric to optimize, as evaluation names it, ``eval_`` may be left out; a list for several
@@ -91,6 +93,7 @@ class SearchOptions(TypedDict, total=False):
     n_points: Mapping[str, int] | int | None
     baseline: bool
     published: Sequence[Params]
+    initial_trials: Sequence[Params]
     metric: str | Sequence[str] | None
     direction: str | Sequence[str]
     compute_objective: Callable[[dict[str, Any]], Any] | None

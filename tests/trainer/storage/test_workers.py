@@ -157,7 +157,8 @@ def worker(folder: str, options: dict[str, Any], n_trials: int, gate: Any, what:
 def test_three_processes_at_once(tmp_path: Path, options: Any, dies: bool) -> None:
     """They make the database together, and do n_trials in all, also if one is killed in its trial."""
     gate = _context.Barrier(3)
-    given = (str(tmp_path / "out"), options, 7, gate)
+    first = [{"learning_rate": 3.3e-4}, {"learning_rate": 7.7e-5}]
+    given = (str(tmp_path / "out"), {**options, "initial_trials": first}, 7, gate)
     workers = [
         _context.Process(target=worker, args=(*given, "dies" * (dies and i == 0)), daemon=True) for i in range(3)
     ]
@@ -171,6 +172,7 @@ def test_three_processes_at_once(tmp_path: Path, options: Any, dies: bool) -> No
     assert {t.state for t in started} <= {TrialState.COMPLETE, TrialState.PRUNED}
     assert len(started) == 7
     assert [t.user_attrs["rl:role"] for t in started].count("baseline") == 1
+    assert [t.params for t in study.trials if t.params in first] == first
     folders = [t.user_attrs["rl:folder"] for t in started]
     assert len(set(folders)) == len(folders)
 
