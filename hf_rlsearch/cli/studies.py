@@ -102,7 +102,7 @@ def replay_trial(
         ),
     ] = None,
 ) -> None:
-    """Show the exact arguments of a trial, or train the trial again."""
+    """Show the objective and the exact arguments of a trial, or train the trial again."""
     from hf_rlsearch.report import SearchRecord
 
     study = _open(folder_or_storage, study_name)
@@ -112,7 +112,13 @@ def replay_trial(
         wanted = "complete trial" if number is None else f"trial {number}"
         raise ArgumentsError(f"study {search.name!r} has no {wanted}; it has {len(search.trials)} trials.")
     if trainer is None:
-        shown = {"trial": record.number, "hyperparameters": record.params, "arguments": record.arguments}
+        values = record.values or (None,)
+        shown = {
+            "trial": record.number,
+            "objective": values[0] if len(values) == 1 else values,
+            "hyperparameters": record.params,
+            "arguments": record.arguments,
+        }
         print(json.dumps(shown, indent=2, default=str))
     elif record.status != "complete" or not record.metrics:
         is_done = record.status == "complete"

@@ -133,7 +133,12 @@ def test_explain_one_and_all(database: str, capsys: pytest.CaptureFixture[str]) 
 def test_replay_prints_the_best_trial(database: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["replay", database]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown == {"trial": 1, "hyperparameters": {"x": 0.25}, "arguments": {"learning_rate": 0.25}}
+    assert shown == {
+        "trial": 1,
+        "objective": 0.25,
+        "hyperparameters": {"x": 0.25},
+        "arguments": {"learning_rate": 0.25},
+    }
     assert main(["replay", database, "9"]) == 1
     assert "no trial 9" in capsys.readouterr().err
 

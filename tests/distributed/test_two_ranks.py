@@ -159,7 +159,7 @@ def test_an_exception_that_is_not_caught_ends_all_ranks(folder: Path) -> None:
 
 def test_a_replay_is_equal_to_the_last_bit(folder: Path) -> None:
     found = both(folder, "plain")
-    assert found["replayed"] == [found["values"][1]]
+    assert found["replayed"] == found["values"][1]
 
 
 def test_models_of_failed_trials_are_freed_on_all_ranks(folder: Path) -> None:

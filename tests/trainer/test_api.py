@@ -215,7 +215,10 @@ def test_metrics_by_name_for_several_directions(make_trainer: MakeTrainer) -> No
     runs = run(
         make_trainer(score=by_rate), "rl", n_trials=2, direction=["minimize", "maximize"], metric=["loss", "accuracy"]
     )
-    assert runs[0].run_summary.metric == "eval_loss, eval_accuracy"
+    result = runs[0].run_summary
+    assert result.metric == "eval_loss, eval_accuracy"
+    again = result.replay(make_trainer(score=by_rate), 1)
+    assert again.values == (again, again.metrics["eval_accuracy"]) == tuple(result.trials[1].values)
 
 
 def test_seq2seq_trainer(make_trainer: MakeTrainer, tmp_path: Path) -> None:

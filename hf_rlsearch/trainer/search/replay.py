@@ -4,11 +4,12 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import ArgumentsError, SearchFailed
 from hf_rlsearch.observation.trial_attributes import (
     ARGUMENTS,
@@ -23,13 +24,34 @@ from hf_rlsearch.observation.trial_attributes import (
 )
 from hf_rlsearch.trainer.search.distributed import ProcessGroup
 from hf_rlsearch.trainer.search.providers import UserTrainerProvider, trainer_provider
-from hf_rlsearch.trainer.search.trial import EvaluationMonitor, TrialPlan, run_trial
+from hf_rlsearch.trainer.search.trial import EvaluationMonitor, TrialOutcome, TrialPlan, run_trial
 from hf_rlsearch.trainer.session.progress import quiet_libraries
 from hf_rlsearch.trainer.setup.hp_space import SideEffects
 from hf_rlsearch.trainer.setup.objective import Objective
 
 if TYPE_CHECKING:
     from transformers import Trainer
+
+
+class ReplayedObjective(float):
+    """The objective of a trial that was trained again: a float, with what else the training gave.
+
+    Attributes:
+        values: The value of each objective; the float is the first one.
+        metrics: All metrics of the scored evaluation.
+        seconds: Wall-clock time of the training.
+    """
+
+    values: tuple[float, ...]
+    metrics: Params
+    seconds: float
+
+    @classmethod
+    def of(cls, outcome: TrialOutcome) -> Self:
+        """Returns the objective of a trial that is complete."""
+        made = cls(outcome.values[0])
+        made.values, made.metrics, made.seconds = outcome.values, outcome.metrics, outcome.seconds
+        return made
 
 
 def replay_plan(study: optuna.Study, trial: FrozenTrial) -> TrialPlan:
@@ -66,7 +88,7 @@ def replay(
     seed: int | None = None,
     compute_objective: Callable[[dict[str, Any]], Any] | None = None,
     side_effects: SideEffects,
-) -> tuple[float, ...]:
+) -> ReplayedObjective:
     """Trains one trial of a study again; see ``SearchResult.replay``."""
     trials = study.get_trials(deepcopy=False)
     if not 0 <= number < len(trials) or trials[number].state != TrialState.COMPLETE:
@@ -91,4 +113,4 @@ def replay(
     if outcome.state != TrialState.COMPLETE:
         reason = outcome.failure.reason if outcome.failure is not None else outcome.state.name
         raise SearchFailed(f"Trial {number} fails this time: {reason}") from error
-    return outcome.values
+    return ReplayedObjective.of(outcome)

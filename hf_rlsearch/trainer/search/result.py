@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from transformers.trainer_utils import BestRun
 
     from hf_rlsearch.trainer.generation_tuning import GenerationResult
+    from hf_rlsearch.trainer.search.replay import ReplayedObjective
 
 # Rows of the table of trials that a SearchResult shows of itself.
 _SHOWN = 20
@@ -252,7 +253,7 @@ class SearchResult:
         *,
         seed: int | None = None,
         compute_objective: Callable[[dict[str, Any]], Any] | None = None,
-    ) -> tuple[float, ...]:
+    ) -> "ReplayedObjective":
         """Trains a trial again in a temporary folder, and restores the Trainer afterwards.
 
         On the same machine, with the same versions and the same number of processes and threads, the objective is equal
@@ -266,7 +267,8 @@ class SearchResult:
             compute_objective: The function that the search was given; None if there was none.
 
         Returns:
-            The objective value(s), as ``trial.values`` has them.
+            The objective as a float, as ``trial.value`` has it; its ``values`` has those of several objectives, its
+            ``metrics`` all numbers of the evaluation.
 
         Raises:
             ArgumentsError: There is no complete trial with that number.

@@ -48,7 +48,7 @@ def test_generation_is_searched_with_the_training(tmp_path: Path) -> None:
     assert trainer.evaluate()["eval_loss"] == trials[1].user_attrs["rl:metrics"]["eval_loss"]
     assert [path.parent.parent.name for path in tmp_path.rglob("model.safetensors")] == ["run-1"]
     again = make_trainer(tmp_path / "again")
-    assert best.run_summary.replay(again, 1) == (4.0,)
+    assert best.run_summary.replay(again, 1) == 4.0
     assert again.trained == [1e-2]
 
 

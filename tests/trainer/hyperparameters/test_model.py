@@ -69,7 +69,7 @@ def test_replay_and_apply_repeat_the_trial_to_the_last_bit(make_trainer: MakeTra
     result = best.run_summary
     again = make_trainer()
     for trial in result.trials:
-        assert result.replay(again, trial.number) == tuple(trial.values)
+        assert result.replay(again, trial.number) == trial.value
     for other in (again, trainer):  # the Trainer that was searched has the values already
         result.apply(other).train()
         assert other.evaluate()["eval_loss"] == best.objective

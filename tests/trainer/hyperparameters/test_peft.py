@@ -66,7 +66,7 @@ def test_a_trial_has_its_adapter(make_trainer: MakeTrainer) -> None:
     trainable = {name for name, value in trainer.model.named_parameters() if value.requires_grad}
     assert all("lora_" in name or "classifier" in name for name in trainable)
     again = make_trainer(model_init=lambda: adapted_model(), score=score)
-    assert result.replay(again, 1) == (4.0,)
+    assert result.replay(again, 1) == 4.0
     for other in (again, trainer):
         result.apply(other).train()
         losses = [entry["eval_loss"] for entry in other.state.log_history if "eval_loss" in entry]

@@ -158,7 +158,7 @@ def test_replay_and_plain_training_repeat_a_trial(make_trainer: MakeTrainer) -> 
     values = {"learning_rate": 1e-2, "train.layer_decay": 0.7, "train.reinit_layers": 1, "train.lr_schedule": "step"}
     result = search_one(trainer, values)
     again = make_trainer(model_init=lambda: two_layers())
-    assert result.replay(again, 0) == tuple(result.trials[0].values)
+    assert result.replay(again, 0) == result.trials[0].value
     for other in (again, trainer):
         result.apply(other)
         result.apply(other).train()  # twice is once

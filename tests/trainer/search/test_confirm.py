@@ -26,8 +26,8 @@ def test_a_replay_is_equal_to_the_last_bit(make_trainer: MakeTrainer) -> None:
     result = run(trainer, "rl", n_trials=3, baseline=True).run_summary
     before = dict(vars(trainer))
     for trial in result.trials:
-        assert result.replay(make_trainer(model_init=model_init, **args), trial.number) == (trial.value,)
-    assert result.replay(make_trainer(model_init=model_init, **args), 1, seed=1) != (result.trials[1].value,)
+        assert result.replay(make_trainer(model_init=model_init, **args), trial.number) == trial.value
+    assert result.replay(make_trainer(model_init=model_init, **args), 1, seed=1) != result.trials[1].value
     assert vars(trainer) == before
 
 
@@ -56,11 +56,11 @@ def test_a_replay_on_the_searched_trainer_trains_nothing_of_the_best_trial(
     result = best.run_summary
     assert (best.run_id, trainer.args.weight_decay) == ("1", 0.3)
     for trial in result.trials:
-        assert result.replay(trainer, trial.number) == (trial.value,)
+        assert result.replay(trainer, trial.number) == trial.value
     if not earlier_search:
         other: dict[str, Any] = {"max_grad_norm": 0.1, "adam_beta1": 0.5}
         fresh = make_trainer(score=score, model_init=model_init, logging_strategy="epoch", **other)
-        assert [result.replay(fresh, trial.number) for trial in result.trials] == [(t.value,) for t in result.trials]
+        assert [result.replay(fresh, trial.number) for trial in result.trials] == [t.value for t in result.trials]
         assert result.apply(fresh).args.adam_beta1 == 0.9
 
 
@@ -159,4 +159,4 @@ def test_a_replay_of_a_trial_whose_only_value_is_the_seed(make_trainer: MakeTrai
         return tiny_model(hidden_size=16 if trial is None else trial.suggest_categorical("hidden_size", [32]))
 
     result = run(make_trainer(model_init=wide), "rl", space, n_trials=1).run_summary
-    assert result.replay(make_trainer(model_init=wide), 0) == (result.trials[0].value,)
+    assert result.replay(make_trainer(model_init=wide), 0) == result.trials[0].value

@@ -1,5 +1,6 @@
 """``SearchResult.load`` and ``hf-rlsearch``: a search is opened again by its folder; how a result shows itself."""
 
+import pickle
 import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -34,7 +35,12 @@ def test_a_finished_search_is_opened_by_its_folder(make_trainer: MakeTrainer, tm
         assert loaded.to_json() == result.to_json()
         assert loaded.best_checkpoint == result.best_checkpoint is not None
         assert loaded.summary() == result.summary()
-    assert loaded.replay(make_trainer(**args), 1) == (result.trials[1].value,)
+    again = loaded.replay(make_trainer(**args), 1)
+    assert again == result.trials[1].value
+    assert again.values == (again,)
+    assert again.metrics["eval_accuracy"] == again
+    assert again.seconds > 0
+    assert pickle.loads(pickle.dumps(again)).metrics == again.metrics
     before = Path(str(result.best_checkpoint)).relative_to(out)
     moved = shutil.move(out, tmp_path / "moved")
     assert SearchResult.load(moved).best_checkpoint == str(moved / before)

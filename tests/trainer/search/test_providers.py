@@ -125,7 +125,7 @@ def test_the_seed_is_set_before_make_trainer_builds_the_model(make_trainer: Any)
     seeds: list[int] = []
     result = search(factory, rates, n_trials=2, confirm=1, pruner=None)
     torch.manual_seed(7)
-    assert [result.replay(factory, trial.number) for trial in result.trials] == [(t.value,) for t in result.trials]
+    assert [result.replay(factory, trial.number) for trial in result.trials] == [t.value for t in result.trials]
     assert len(set(seeds)) > 2  # confirmations have their own
 
 

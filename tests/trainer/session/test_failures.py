@@ -355,7 +355,7 @@ def test_a_smaller_batch_is_found_by_the_trainer(make_trainer: MakeTrainer) -> N
     names = [best.run_summary.hyperparameters(trial) for trial in best.run_summary.trials]
     assert [found["per_device_train_batch_size"] for found in names] == batches_used
     assert best.hyperparameters["per_device_train_batch_size"] == batches_used[int(best.run_id)]
-    assert best.run_summary.replay(trainer, int(best.run_id)) == (best.objective,)
+    assert best.run_summary.replay(trainer, int(best.run_id)) == best.objective
     seen = [each for each in seen if "run" in each[0]]
     assert [name for name, batch in seen if batch == 16] == ["run-0", "run-1"]
     assert {name for name, batch in seen if batch <= 8} == {"run-0", "run-1"}

@@ -95,7 +95,7 @@ def test_what_hp_space_changes_is_set_in_its_trial_alone(make_trainer: MakeTrain
     assert asked == [1, 2, 3], "dry runs and repetitions leave no trace in records"
     assert (trainer.gamma, trainer.data_collator.share, LOSS["w"]) == expected["2"], "those of the best trial"
     for trial in result.trials:
-        assert result.replay(trainer, trial.number) == (trial.value,)
+        assert result.replay(trainer, trial.number) == trial.value
     assert (trainer.gamma, trainer.data_collator.share, LOSS["w"]) == expected["2"]
     with pytest.raises(ArgumentsError, match=r"Trial 1 depends on .*trainer\.gamma.* Trainer that was searched"):
         result.replay(make_trainer(cls=Weighted, score=score), 1)

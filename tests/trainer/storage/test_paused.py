@@ -170,7 +170,7 @@ def test_early_stopping_keeps_its_state(make_trainer: MakeTrainer, tmp_path: Pat
 def test_a_resumed_trial_is_replayed_as_a_whole(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     result = search(make_trainer, tmp_path / "a")
     trainer = make_trainer(num_train_epochs=3, save_strategy="epoch")
-    assert result.replay(trainer, 3) == (result.trials[3].value,)
+    assert result.replay(trainer, 3) == result.trials[3].value
 
 
 @pytest.mark.parametrize("change", ["rate", "argument", "damage"])
