@@ -352,10 +352,10 @@ TABLES: tuple[Table, ...] = (
         args={"learning_rate": 1e-3, "per_device_train_batch_size": 16, "num_train_epochs": 2},
     ),
     Table(
-        "minilm_mrpc_adafactor", "second_test", "minilm", "minilm", "mrpc", "f1",
-        (rate(1e-4, 1e-2, 9), batch(4, 8, 16), epochs(1, 2), warmup(0.0, 0.1, 0.2), schedule(*SCHEDULES)),
-        n_train=200, n_eval=150, max_length=40, seed=36, evaluations=5, model_config={"num_hidden_layers": 2},
-        args={"learning_rate": 1e-3, "per_device_train_batch_size": 8, "num_train_epochs": 2, "optim": "adafactor"},
+        "minilm_sst2_adafactor", "second_test", "minilm", "minilm", "sst2", "accuracy",
+        (rate(3e-5, 3e-3, 9), batch(4, 8, 16), epochs(1, 2), warmup(0.0, 0.1, 0.2), schedule(*SCHEDULES)),
+        n_train=300, n_eval=200, max_length=24, seed=36, evaluations=5,
+        args={"learning_rate": 4e-4, "per_device_train_batch_size": 8, "num_train_epochs": 2, "optim": "adafactor"},
     ),
     Table(
         "t5_de-en_shape", "second_test", "seq2seq", "t5", "de-en", "loss",
@@ -372,12 +372,11 @@ TABLES: tuple[Table, ...] = (
         args={"learning_rate": 0.3, "per_device_train_batch_size": 16, "num_train_epochs": 2, "optim": "sgd"},
     ),
     Table(
-        "minilm_cola_lora", "second_test", "minilm", "minilm", "cola", "mcc",
+        "minilm_sst2_lora_deep", "second_test", "minilm", "minilm", "sst2", "accuracy",
         (rate(1e-4, 1e-2, 9), rank(4, 8, 16, 32), alpha(16, 32, 64), dropout("peft.lora_dropout", 0.0, 0.1),
          batch(4, 8, 16), epochs(1, 2)),
-        n_train=320, n_eval=200, max_length=16, seed=39, evaluations=5, lora=BERT_LORA,
-        model_config={"num_hidden_layers": 3},
-        args={"learning_rate": 1e-3, "per_device_train_batch_size": 8, "num_train_epochs": 2},
+        n_train=300, n_eval=200, max_length=24, seed=39, evaluations=5, lora=BERT_LORA,
+        args={"learning_rate": 3e-3, "per_device_train_batch_size": 8, "num_train_epochs": 2},
     ),
     Table(
         "bert-tiny_sst2_adamw", "second_test", "bert_tiny", "bert-tiny", "sst2", "accuracy",
