@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         StorageError,
         WeightsError,
     )
+    from hf_rlsearch.meta_training.learn import learn
     from hf_rlsearch.optuna import RLSampler
     from hf_rlsearch.optuna.pruner import RLPruner
     from hf_rlsearch.trainer.api import search
@@ -42,6 +43,7 @@ _HOME = {
     "SearchSpaceError": "errors",
     "StorageError": "errors",
     "WeightsError": "errors",
+    "learn": "meta_training.learn",
     "search": "trainer.api",
 }
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "StorageError",
     "WeightsError",
     "__version__",
+    "learn",
     "search",
 ]
 

@@ -23,8 +23,8 @@ LAYERS: list[set[str]] = [
     {"observation"},
     {"tasks"},
     {"envs", "agent"},
-    {"optuna", "meta_training"},
-    {"report", "integrations"},
+    {"optuna"},
+    {"meta_training", "report", "integrations"},
     {"trainer.session"},
     {"trainer.hyperparameters"},
     {"trainer.setup"},
@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluate": {"metrics"},
     "datasets": {"metrics", "embedded", "trainer", "cli"},
 }
-MOST_FILES_IN_A_FOLDER, MOST_FILES = 12, 153
+MOST_FILES_IN_A_FOLDER, MOST_FILES = 12, 155
 
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
@@ -128,9 +128,9 @@ def test_no_modules_import_each_other() -> None:
         pytest.fail(" -> ".join(error.args[1]))
 
 
-def test_nobody_imports_meta_training() -> None:
+def test_only_the_entry_points_import_meta_training() -> None:
     users = [m for m, targets in graph().items() if any(package_of(t) == "meta_training" for t in targets)]
-    assert {package_of(module) for module in users} <= {"meta_training"}
+    assert {package_of(module) for module in users} <= {"meta_training", "__init__", "cli"}
 
 
 def test_folders_stay_small() -> None:

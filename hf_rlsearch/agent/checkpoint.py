@@ -19,11 +19,20 @@ from torch import Tensor
 from hf_rlsearch.agent.decision_head import DecisionHead
 from hf_rlsearch.agent.network import NetworkConfig, Predictor
 from hf_rlsearch.agent.stop_rule import stop_rule_shapes
-from hf_rlsearch.errors import WeightsError
+from hf_rlsearch.errors import WeightsError, describe
 from hf_rlsearch.observation.observation import OBSERVATION_FORMAT
 
 BUNDLED = ("rl-v3",)
 """Names of the weights that ship with the package, the default first."""
+
+AGENT_FILE = "agent.safetensors"
+"""Name of the weights in the folder of an agent, here and on the Hugging Face Hub."""
+
+_EXPECTED = (
+    f"Give one of {list(BUNDLED)}, the path of a .safetensors file or of a folder with {AGENT_FILE!r}, or a repository "
+    "of the Hub."
+)
+_REPOSITORY = re.compile(r"[\w-][\w.-]*/(?!.*\.safetensors$)[\w-][\w.-]*")
 
 # Far above the card of the bundled weights: 2,000 characters, 4 levels.
 _LONGEST_CARD, _DEEPEST_CARD = 1_000_000, 20
@@ -92,18 +101,37 @@ class Card:
 
 
 def resolve(weights: str | Path | None) -> Path:
-    """The file of bundled weights by name, or a path as it is.
+    """The file of bundled weights by name, of an agent's folder, of the Hugging Face Hub, or a path as it is.
+
+    A text such as "me/my-agent" that is neither file nor folder names a repository of the Hub, whose `AGENT_FILE` is
+    kept in the cache of huggingface_hub.
 
     Raises:
         WeightsError: There is no such file; the message lists the bundled names.
     """
     name = str(weights) if weights is not None else BUNDLED[0]
     path = Path(__file__).parent / "weights" / f"{name}.safetensors" if name in BUNDLED else Path(name)
+    if path.is_dir():
+        path = path / AGENT_FILE
+    if not path.exists() and _REPOSITORY.fullmatch(name):
+        return _download(name)
     if not path.is_file():
-        raise WeightsError(
-            f"there are no weights {name!r}. Give one of {list(BUNDLED)} or the path of a .safetensors file."
-        )
+        raise WeightsError(f"there are no weights {name!r}. {_EXPECTED}")
     return path
+
+
+def _download(repository: str) -> Path:
+    """The file of an agent on the Hugging Face Hub."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(hf_hub_download(repository, AGENT_FILE))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise WeightsError(
+            f"there are no weights {repository!r} here, and the Hugging Face Hub gave no {AGENT_FILE!r}: "
+            f"{describe(error)} {_EXPECTED}"
+        ) from error
 
 
 def load_weights(weights: str | Path | None = None, *, without: str = "") -> tuple[dict[str, Tensor], Card]:

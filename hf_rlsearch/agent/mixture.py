@@ -70,12 +70,12 @@ class Mixture(nn.Module):
         """Computes all that does not depend on the candidates."""
         both = concatenate(arrays, hide_names(arrays))
         shared = Shared.of(arrays)
-        return tuple(predictor.encode_history(both, shared) for predictor in self._predictors)
+        return tuple(predictor.encode_history(both, shared) for predictor in self.members)
 
     def readings(self, encoded: EncodedReadings, candidates: Tensor) -> Tensor:
         """R x B x C x N_BINS probabilities of B x C x H level indices; -1 for a hyperparameter that is missing."""
         twice, distances = candidates.repeat(2, 1, 1), encoded[0].distances.rows(candidates)
-        pairs = zip(self._predictors, encoded, strict=True)
+        pairs = zip(self.members, encoded, strict=True)
         logits = [predictor.score(history, twice, distances) for predictor, history in pairs]
         return _probabilities(logits)
 
@@ -99,14 +99,15 @@ class Mixture(nn.Module):
         The weights are means over the readings of the predictors, see `Predictor.explain`.
         """
         twice, distances = candidates.repeat(2, 1, 1), encoded[0].distances.rows(candidates)
-        pairs = zip(self._predictors, encoded, strict=True)
+        pairs = zip(self.members, encoded, strict=True)
         found = [predictor.explain(history, twice, distances) for predictor, history in pairs]
         probabilities = _probabilities([logits for logits, _ in found]).mean(0)
         attention = torch.cat([weights for _, weights in found])
         return probabilities, attention.view(-1, *candidates.shape[:2], attention.shape[2]).mean(0)
 
     @property
-    def _predictors(self) -> list[Predictor]:
+    def members(self) -> list[Predictor]:
+        """The predictors."""
         return [p for p in self.predictors if isinstance(p, Predictor)]  # a ModuleList is typed as holding any module
 
 

@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from hf_rlsearch._version import __version__
 from hf_rlsearch.cli.demo import run_demo
 from hf_rlsearch.cli.inspect import check_installation, show_space, show_weights
-from hf_rlsearch.cli.studies import clean_searches, explain_trials, replay_trial, write_report
+from hf_rlsearch.cli.studies import clean_searches, explain_trials, learn_agent, replay_trial, write_report
 from hf_rlsearch.cli.workers import start_workers
 from hf_rlsearch.errors import HfRlSearchError
 
@@ -54,6 +54,7 @@ app.command("workers")(start_workers)
 app.command("report")(write_report)
 app.command("explain")(explain_trials)
 app.command("replay")(replay_trial)
+app.command("learn")(learn_agent)
 app.command("clean")(clean_searches)
 app.command("space")(show_space)
 app.command("weights")(show_weights)

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 import webbrowser
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -166,6 +167,28 @@ def _train_again(target: str, study: optuna.Study, number: int, before: dict[str
     same = bool(compared) and all(after[name] == before[name] for name in compared)
     print("The replay is equal to the trial." if same else "The replay differs from the trial.")
     return same
+
+
+def learn_agent(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="STORAGE...", help="Folders of finished searches, or Optuna storages; all studies are read."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write, which must not exist yet.")],
+    weights: Annotated[
+        str | None, typer.Option(help="Agent to start from; the bundled one if left out.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the training, and of which studies are held out.")] = 0,
+) -> None:
+    """Train the agent further on your own searches; it is written only if searches that are held out prove a gain."""
+    from hf_rlsearch.meta_training.learn import learn
+
+    result = learn(sources, out, weights=weights, seed=seed, log=partial(print, flush=True))
+    print(result.to_text())
+    if result.path is None:
+        raise typer.Exit(1)
 
 
 def clean_searches(

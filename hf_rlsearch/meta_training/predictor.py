@@ -159,8 +159,7 @@ class _Searches:
         if rng.random() < settings.rollout_share:
             trained = histories.random_prefix(rng, self.tasks, self.complete)
         else:
-            chosen, mask = histories.draw_history(rng, self.tasks, int(rng.choice(LENGTHS, p=_LENGTH_SHARES)))
-            trained = histories.train_partly(rng, self.tasks, chosen, mask, histories.measure(rng, self.tasks, chosen))
+            trained = draw_trained(rng, self.tasks)
         return self.tasks, trained, np.ones(len(self.tasks))
 
 
@@ -187,15 +186,37 @@ def _loss(
 ) -> Tensor:
     """Cross-entropy of the binned improvement over the incumbent, weighted mean over tasks and targets."""
     tasks, trained, own = searches.history(rng, step, settings)
-    targets = _targets(rng, tasks, trained, settings.n_targets)
+    observation, labels, weight = ask(rng, tasks, trained, settings.n_targets)
+    weight[:, -1] *= own
+    return likelihood_loss(network(Arrays.of(observation, device)), labels.to(device), weight)
+
+
+def draw_trained(rng: np.random.Generator, tasks: TaskBatch) -> histories.Trained:
+    """Draws a history of each task, with trials that are stopped, failed or still running."""
+    chosen, mask = histories.draw_history(rng, tasks, int(rng.choice(LENGTHS, p=_LENGTH_SHARES)))
+    return histories.train_partly(rng, tasks, chosen, mask, histories.measure(rng, tasks, chosen))
+
+
+def ask(
+    rng: np.random.Generator, tasks: TaskBatch, trained: histories.Trained, n_targets: int
+) -> tuple[Observation, Tensor, FloatArray]:
+    """Draws K targets of each task, and hides a part of the space of some searches without a trial.
+
+    Returns:
+        The observation of the histories and the targets, the B x K bins of their outcomes, and B x K weights: 0 for
+        padding, else 1.
+    """
+    targets = _targets(rng, tasks, trained, n_targets)
     seen = histories.hide_hyperparameters(rng, tasks, trained.mask.sum(1) == 0)
     observation = histories.observe_tasks(space_arrays(seen), seen, trained, targets)
     labels = improvement_labels(tasks, trained.chosen, observation.incumbent, targets)
-    logits = network(Arrays.of(observation, device))
-    losses = F.cross_entropy(logits.flatten(0, 1), labels.to(device).flatten(), reduction="none")
-    weight = np.take_along_axis(tasks.candidate_mask, targets, 1).astype(np.float32)
-    weight[:, -1] *= own
-    weights = torch.as_tensor(weight, device=device)
+    return observation, labels, np.take_along_axis(tasks.candidate_mask, targets, 1).astype(np.float32)
+
+
+def likelihood_loss(logits: Tensor, labels: Tensor, weight: FloatArray) -> Tensor:
+    """Weighted mean of the cross-entropies of B x K x bins logits, by B x K labels and weights."""
+    losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+    weights = torch.as_tensor(weight, device=logits.device)
     return (losses * weights.flatten()).sum() / weights.sum()
 
 

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch._validation import is_number
@@ -429,7 +431,7 @@ def live_observation(
         at_half=_best_up_to(history, fidelity / 2)[None],
     )
     row = np.array([[facts.get(name, np.nan) for name in FACTS]], dtype=float)
-    arrays = _live_space_arrays(space, appended)
+    arrays = space_arrays(space_tables(space, appended), space.n_levels[None])
     return observe(arrays, row, levels[None], trials, np.asarray(candidates)[None], np.asarray(mask, bool)[None])
 
 
@@ -514,9 +516,11 @@ def _key(value: object) -> object:
     return float(value) if is_number(value) else (type(value), value)
 
 
-def _live_space_arrays(space: SearchSpace, appended: Sequence[Sequence[float]]) -> SpaceArrays:
+def space_tables(space: SearchSpace, appended: Sequence[Sequence[float]] | None = None) -> SpaceTables:
+    """The tables of one space, B = 1, with the numbers that a history has beyond the levels, by hyperparameter."""
     hyperparameters = space.hyperparameters
-    n_grid = np.array([len(h.levels) for h in hyperparameters])
+    appended = [()] * len(hyperparameters) if appended is None else appended
+    n_grid = space.n_levels
     n_levels = n_grid + np.array([len(numbers) for numbers in appended])
     shape = len(hyperparameters), int(n_levels.max())
     levels, sizes, kinds = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, int)
@@ -526,7 +530,6 @@ def _live_space_arrays(space: SearchSpace, appended: Sequence[Sequence[float]]) 
         else:
             sizes[i, : n_grid[i]], kinds[i, : n_grid[i]] = size_hint(list(h.levels))
     roles = np.array([ROLES.index(h.role) for h in hyperparameters])
-    ordered = np.array([h.ordered for h in hyperparameters])
     log = np.array([h.log for h in hyperparameters])
-    arrays = (roles, ordered, log, levels, sizes, kinds, n_levels)
-    return space_arrays(SpaceTables(*(array[None] for array in arrays)), n_grid[None])
+    arrays: tuple[npt.NDArray[Any], ...] = (roles, space.ordered, log, levels, sizes, kinds, n_levels)
+    return SpaceTables(*(array[None] for array in arrays))

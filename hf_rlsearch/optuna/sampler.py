@@ -128,7 +128,8 @@ class RLSampler(BaseSampler):
     Args:
         seed: Not negative; drawn from the operating system where not given.
         n_trials: Total number of trials of the search, if that is known: the agent explores less near the end.
-        weights: Name or path of the agent's weights; the bundled ones where not given.
+        weights: Weights of the agent: a bundled name, a file, the folder of an agent that ``hf_rlsearch.learn`` has
+            written, or a repository of the Hub; the bundled ones where not given.
         agent: Who decides: "meta-trained", the agent of the weights; or one of stable-baselines3 that starts untrained
             and learns within the search, "ppo-scratch" or "dqn". These need many more trials: they are there to be
             compared with. They choose among 256 candidates at most, the first trial and hyperparameters that cannot be

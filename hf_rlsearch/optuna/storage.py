@@ -211,6 +211,21 @@ def open_study(source: optuna.Study | BaseStorage | str | Path, *, study_name: s
         return study
 
 
+def open_studies(source: str | Path) -> list[optuna.Study]:
+    """Opens all studies of a storage for reading, see `open_study`.
+
+    Raises:
+        StorageError: There is no such folder or file, or no study in it.
+    """
+    given = repr(str(source))
+    with storage_errors(given, opening=True):
+        storage = _open_existing(str(source))
+        names = [study.study_name for study in storage.get_all_studies()]
+        if not names:
+            raise _no_study(given)
+        return [optuna.load_study(study_name=name, storage=storage) for name in names]
+
+
 def _open_by_name(storage: BaseStorage, given: str, study_name: str | None) -> optuna.Study:
     names = [study.study_name for study in storage.get_all_studies()]  # in the order in which they were made
     if not names:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -58,6 +59,34 @@ def test_bundled_weights_are_small_and_documented(name: str) -> None:
 
 def test_the_first_bundled_weights_are_the_default() -> None:
     assert resolve(None) == resolve(BUNDLED[0])
+
+
+def test_the_folder_of_an_agent_stands_for_its_file(tmp_path: Path) -> None:
+    save_weights(tmp_path / "agent.safetensors", TENSORS, CARD)
+    assert resolve(tmp_path) == tmp_path / "agent.safetensors"
+    assert load_weights(str(tmp_path))[1] == CARD
+
+
+def test_an_agent_of_the_hub_is_read_from_the_cache_of_huggingface_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository, commit = tmp_path / "models--me--my-agent", "0" * 40
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    (repository / "snapshots" / commit).mkdir(parents=True)
+    save_weights(repository / "snapshots" / commit / "agent.safetensors", TENSORS, CARD)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert load_weights("me/my-agent")[1] == CARD
+    with pytest.raises(WeightsError, match=r"no weights 'me/other' here, and the Hugging Face Hub gave no 'agent.safe"):
+        load_weights("me/other")
+
+
+def test_a_missing_file_is_not_looked_for_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *args, **kwargs: pytest.fail("The Hub was asked."))
+    for name in ("runs/gone.safetensors", "rl-v99", "./runs/gone", "/tmp/gone", "a/b/c"):
+        with pytest.raises(WeightsError, match="there are no weights"):
+            load_weights(name)
 
 
 # ----------------------------------------------------------------------------------------------------- what is refused

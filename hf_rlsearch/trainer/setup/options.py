@@ -78,7 +78,8 @@ class SearchOptions(TypedDict, total=False):
     Agent:
         sampler: An Optuna sampler instead of ``RLSampler``.
         pruner: An Optuna pruner instead of ``RLPruner``; None stops no trial.
-        weights: Weights of the agent instead of the bundled ones.
+        weights: Weights of the agent instead of the bundled ones: a file, the folder of an agent that ``learn`` has
+            written, or a repository of the Hub.
         agent: Who chooses the trials: "meta-trained", the agent of the weights, or an agent that starts untrained,
             "ppo-scratch" or "dqn", to compare with.
         seed: Seed of the sampler.
