@@ -374,6 +374,12 @@ class SearchCoordinator:
         yield f"Objective: {', '.join(objective.names)}, {', '.join(objective.directions)} ({objective.why})."
         if isinstance(settings.hp_space, DefaultSpace):
             yield f"No hp_space given: the published ranges are searched ({settings.hp_space})."
+        n_given, n_fitting = len(self.configurations.initial), settings.max_trials - settings.baseline
+        if n_given > n_fitting:
+            yield (
+                f"n_trials={settings.max_trials} has room for {n_fitting} of {n_given} initial_trials: the others wait "
+                "for a larger n_trials."
+            )
         others = {t.user_attrs.get(attr.WORLD_SIZE, world_size) for t in finished(self.study)} - {world_size}
         if others:
             yield (

@@ -188,10 +188,11 @@ class SearchResult:
     def summary(self) -> str:
         """Returns the best objective, the gain, the best hyperparameters and the end as a few lines of text."""
         best, baseline, gain = self.best_trial, self.baseline, self.gain
+        n_started = sum(trial.state != TrialState.WAITING for trial in self.trials)
         if best is None:
-            text = f"No trial of {len(self.trials)} completed. See trials_dataframe()['failure'] for the reasons."
+            text = f"No trial of {n_started} completed. See trials_dataframe()['failure'] for the reasons."
             return "\n".join(filter(None, [text, self._missing(), ended_by(self.stopped_by)]))
-        lines = [f"{self.metric}: {_as_text(best.values)} in trial {best.number} of {len(self.trials)}"]
+        lines = [f"{self.metric}: {_as_text(best.values)} in trial {best.number} of {n_started}"]
         if baseline is not None and gain is not None:
             before = _as_text(baseline.values)
             lines.append(

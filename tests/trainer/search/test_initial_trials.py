@@ -1,5 +1,6 @@
 """``initial_trials``: given configurations are trained right after trial 0, in order, each once."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,17 @@ def test_a_second_worker_queues_nothing_again(make_trainer: MakeTrainer, tmp_pat
         result = run(make_trainer(), "rl", n_trials=n_trials, initial_trials=GIVEN, baseline=True, **shared).run_summary
     assert learning_rates(result)[1:3] == [3.3e-4, 7.7e-5]
     assert len(set(learning_rates(result))) == len(result.trials) == 4
+
+
+def test_those_beyond_n_trials_wait_for_more(make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    options: dict[str, Any] = {"baseline": True, "initial_trials": GIVEN}
+    result = run(make_trainer(), "rl", n_trials=2, **options).run_summary
+    assert "n_trials=2 has room for 1 of 2 initial_trials: the others wait for a larger n_trials." in caplog.text
+    assert states(result.study) == [TrialState.COMPLETE] * 2 + [TrialState.WAITING]
+    assert " of 2\n" in result.summary()
+    assert len(result.trials_dataframe()) == 2
+    assert learning_rates(run(make_trainer(), "rl", n_trials=3, **options).run_summary)[2] == 7.7e-5
 
 
 def test_one_that_fails_is_a_failed_trial(make_trainer: MakeTrainer) -> None:
