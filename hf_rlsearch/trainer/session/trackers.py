@@ -1,7 +1,8 @@
-"""Gives each trial its own run in every tracker, in TensorBoard and Weights & Biases with its final objective.
+"""Gives each trial its own run in every tracker, in four of them with its study, hyperparameters and final objective.
 
-The Trainer's callbacks do the logging. Here they are created again for each trial, since they remember their first run,
-the runs of Weights & Biases form one group, and hyperparameters are logged together with the final objective.
+The Trainer's callbacks do the logging. Here they are created again for each trial, since they remember their first run.
+In TensorBoard, Weights & Biases, MLflow and Trackio hyperparameters are logged together with the final objective, and
+the runs of a search form one group (in MLflow they have one tag; TensorBoard compares folders).
 """
 
 import functools
@@ -17,7 +18,10 @@ from hf_rlsearch._typing import Params
 logger = logging.getLogger(__name__)
 
 _TENSORBOARD, _WANDB, _MLFLOW = "TensorBoardCallback", "WandbCallback", "MLflowCallback"
+_TRACKIO = "TrackioCallback"
 _NESTED = "MLFLOW_NESTED_RUN"
+# Tag of MLflow's runs, and the attribute of a callback that has the id of its run.
+_STUDY_TAG, _RUN_ID = "hf_rlsearch.study", "_hf_rlsearch_run_id"
 
 
 def recreate(callback: Any) -> Any | None:
@@ -46,12 +50,14 @@ def _settings(callback: Any, name: str) -> list[Any]:
 def start_run(trainer: Any, *, name: str, group: str) -> None:
     """Prepares a trial's run where the Trainer logs.
 
-    Weights & Biases: the callback would name no group. MLflow: in an open run of the user's, which cannot have the
-    parameters of all trials, each trial gets a nested run.
+    Weights & Biases and Trackio: the callback would name no group. MLflow: in an open run of the user's, which cannot
+    have the parameters of all trials, each trial gets a nested run.
     """
     for tracker in _all(trainer, _MLFLOW):
-        if trainer.is_world_process_zero() and tracker._ml_flow.active_run() is not None:
-            tracker.setup = functools.partial(_with_nested_run, tracker.setup)
+        if trainer.is_world_process_zero():
+            tracker.setup = functools.partial(_set_up_mlflow, tracker, tracker.setup, group)
+    for tracker in _all(trainer, _TRACKIO):
+        tracker._trackio = _TrackioGroup(tracker._trackio, group)
     callback = _find(trainer, _WANDB)
     if callback is None or not trainer.is_world_process_zero():
         return
@@ -71,12 +77,13 @@ def start_run(trainer: Any, *, name: str, group: str) -> None:
 
 def finish_run(trainer: Any, *, hyperparameters: Params, objective: Mapping[str, float]) -> None:
     """Logs a trial's hyperparameters with its final objective, if any, and ends its runs; an error is only logged."""
+    final = {f"objective/{name}": value for name, value in objective.items()}
     with _errors_as_warnings():
         for tracker in _all(trainer, _MLFLOW):
-            # A training that failed leaves its run open, and the callback ends any open run when it is deleted.
-            run, tracker._auto_end_run = tracker._ml_flow.active_run(), False
-            if run is not None and run.info.run_name == trainer.args.run_name:
-                tracker._ml_flow.end_run("FAILED")
+            _finish_mlflow(trainer, tracker, hyperparameters, final)
+    with _errors_as_warnings():
+        for tracker in _all(trainer, _TRACKIO):
+            _finish_trackio(trainer, tracker._trackio, hyperparameters, final)
     with _errors_as_warnings():
         callback = _find(trainer, _TENSORBOARD)
         if callback is not None and callback._SummaryWriter is not None and callback.logging_dir is not None:
@@ -89,19 +96,75 @@ def finish_run(trainer: Any, *, hyperparameters: Params, objective: Mapping[str,
 
             if wandb.run is not None:
                 wandb.run.config.update({"hyperparameters": dict(hyperparameters)}, allow_val_change=True)
-                wandb.run.summary.update({f"objective/{name}": value for name, value in objective.items()})
+                wandb.run.summary.update(final)
                 wandb.finish()
 
 
-def _with_nested_run(setup: Any, *args: Any, **kwargs: Any) -> None:
+def _set_up_mlflow(tracker: Any, setup: Any, study: str, *args: Any, **kwargs: Any) -> None:
+    """Opens a trial's run, nested in an open run of the user's, and tags it with the study."""
     before = os.environ.get(_NESTED)
-    os.environ[_NESTED] = "TRUE"
+    if tracker._ml_flow.active_run() is not None:
+        os.environ[_NESTED] = "TRUE"
     try:
         setup(*args, **kwargs)
     finally:
-        os.environ.pop(_NESTED)
+        os.environ.pop(_NESTED, None)
         if before is not None:
             os.environ[_NESTED] = before
+    if (run := tracker._ml_flow.active_run()) is not None:
+        setattr(tracker, _RUN_ID, run.info.run_id)
+        tracker._ml_flow.set_tag(_STUDY_TAG, study)
+
+
+def _finish_mlflow(trainer: Any, tracker: Any, hyperparameters: Params, final: Mapping[str, float]) -> None:
+    # A training that failed leaves its run open, and the callback ends any open run when it is deleted.
+    run, tracker._auto_end_run = tracker._ml_flow.active_run(), False
+    if run is not None and run.info.run_name == trainer.args.run_name:
+        tracker._ml_flow.end_run("FAILED")
+    run_id = vars(tracker).get(_RUN_ID)
+    if run_id is None:
+        return
+    client = tracker._ml_flow.MlflowClient()
+    known = client.get_run(run_id).data.params
+    for name, value in hyperparameters.items():
+        if name not in known:  # fields of the model, its adapter and generation; MLflow allows no parameter to change
+            client.log_param(run_id, name, value)
+    for name, value in final.items():
+        client.log_metric(run_id, name, value)
+
+
+class _TrackioGroup:
+    """The module ``trackio``, whose runs belong to a group."""
+
+    def __init__(self, module: Any, group: str) -> None:
+        self._module, self._group = module, group
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+    def init(self, **settings: Any) -> Any:
+        """Opens a run."""
+        return self._module.init(**settings, group=self._group)
+
+
+def _finish_trackio(trainer: Any, trackio: Any, hyperparameters: Params, final: Mapping[str, float]) -> None:
+    """Adds to the run of a trial, which its callback has ended if the training did not fail."""
+    if not trainer.is_world_process_zero():
+        return
+    if trackio.context_vars.current_run.get() is None:
+        args = trainer.args
+        trackio.init(
+            project=args.project,
+            name=args.run_name,
+            space_id=args.trackio_space_id,
+            resume="allow",
+            private=args.hub_private_repo,
+            embed=False,
+        )
+    trackio.config.update({"hyperparameters": dict(hyperparameters)}, allow_val_change=True)
+    if final:
+        trackio.log(dict(final))
+    trackio.finish()
 
 
 def _all(trainer: Any, name: str) -> list[Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from transformers import TrainerCallback
 
+from tests.helpers.processes import run_code
 from tests.trainer.conftest import Scripted, run
 
 MakeTrainer = Callable[..., Any]
@@ -137,6 +138,7 @@ def test_every_tracker_logs_the_parameters_of_every_trial(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 def test_mlflow_has_a_run_for_each_trial(
     make_trainer: MakeTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,5 +150,53 @@ def test_mlflow_has_a_run_for_each_trial(
         run(trainer, "rl", n_trials=2, baseline=True, metric="accuracy", sampler=Scripted(learning_rate=RATES))
         assert mlflow.active_run().info.run_id == mine.info.run_id
     runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
-    rates = sorted(float(each.data.params["learning_rate"]) for each in runs if "learning_rate" in each.data.params)
+    trials = [each for each in runs if "learning_rate" in each.data.params]
+    rates = sorted(float(each.data.params["learning_rate"]) for each in trials)
     assert rates == sorted([5e-5, RATES[0]])
+    for each in trials:
+        rate = float(each.data.params["learning_rate"])
+        assert each.data.metrics["objective/eval_accuracy"] == pytest.approx(rate)
+        assert each.data.tags["hf_rlsearch.study"] == "search-1"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_trackio_has_a_run_for_each_trial_in_one_group(tmp_path: Path) -> None:
+    pytest.importorskip("trackio", reason="needs trackio")
+    code = """
+import sys
+
+sys.path.insert(0, {root!r})
+from transformers import Trainer
+
+from tests.trainer.conftest import Rows, tiny_arguments, tiny_model
+
+trainer = Trainer(
+    args=tiny_arguments("out", report_to="trackio", project="mine", num_train_epochs=1, trackio_static_space_id=False),
+    model_init=lambda: tiny_model(),
+    train_dataset=Rows(64, 0),
+    eval_dataset=Rows(32, 1),
+)
+
+
+def hp_space(trial):
+    return {{"learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-1, log=True)}}
+
+
+best = trainer.hyperparameter_search(hp_space, backend="rl", n_trials=2)
+
+import trackio
+
+api = trackio.Api()
+for run in sorted(api.runs("mine"), key=lambda run: run.name):
+    logged = [row for row in trackio.SQLiteStorage.get_logs("mine", run.name) if "objective/eval_loss" in row]
+    trial = best.run_summary.trials[int(run.name[-1])]
+    rate = run.config["hyperparameters"]["learning_rate"]
+    print(run.name, run.config["_Group"], rate == trial.params["learning_rate"])
+    print(len(logged), logged[0]["objective/eval_loss"] == trial.value)
+"""
+    printed = run_code(
+        code.format(root=str(Path(__file__).parents[3])), tmp_path, TRACKIO_DIR=str(tmp_path / "trackio")
+    )
+    lines = [line for line in printed.splitlines() if line.startswith(("run-", "1 "))]
+    assert lines == ["run-0 search-1 True", "1 True", "run-1 search-1 True", "1 True"]
