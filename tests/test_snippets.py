@@ -59,19 +59,13 @@ def test_a_page_has_a_snippet(page: Path) -> None:
     assert SNIPPET.search(page.read_text(encoding="utf-8")) is not None
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all pages: a search that an earlier page has finished is there at once, as for a user."""
-    return tmp_path_factory.mktemp("snippets")
-
-
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
 @pytest.mark.parametrize("page", [page for page in PAGES if snippets(page.read_text(encoding="utf-8"))], ids=name)
-def test_the_snippets_of_a_page_run(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_snippets_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if page.name in NEEDS:
         pytest.importorskip(NEEDS[page.name])
-    monkeypatch.chdir(folder)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(peft|torch|transformers|tensorboard|optuna)(\.|$)")
@@ -79,8 +73,8 @@ def test_the_snippets_of_a_page_run(page: Path, folder: Path, monkeypatch: pytes
 
 
 @pytest.mark.timeout(600)
-def test_the_three_lines_of_the_readme_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(folder)
+def test_the_three_lines_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "snippet"}
     own = 'dict(train_dataset=data["train"], eval_dataset=data["validation"], processing_class=tokenizer)'
     exec(f"{smaller(setup())}\nargs, datasets_and_tokenizer = trainer.args, {own}\n", names)
@@ -115,7 +109,8 @@ def unknown_commands(text: str) -> list[str]:
             if words[:1] == ["hf-rlsearch"] and len(words) > 1 and not words[1].startswith("-"):
                 command = commands.get(words[1])
                 options = {option for each in command.params for option in each.opts} if command else set()
-                unknown += [word for word in words[2:] if word.startswith("-") and word not in {*options, "--help"}]
+                own = words[2 : words.index("--")] if "--" in words else words[2:]  # the rest is another command
+                unknown += [word for word in own if word.startswith("-") and word not in {*options, "--help"}]
                 unknown += [] if command else [words[1]]
     return unknown
 
