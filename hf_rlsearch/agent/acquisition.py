@@ -8,6 +8,8 @@ Letters: B searches, C candidates.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -150,6 +152,19 @@ def mean_and_spread(probabilities: Tensor, bins: Tensor) -> tuple[Tensor, Tensor
     """Mean and standard deviation of distributions over bins; shape as above."""
     mean = (probabilities * bins).sum(-1)
     return mean, (probabilities * (bins - mean[..., None]) ** 2).sum(-1).clamp(min=1e-8).sqrt()
+
+
+def chance_above(probabilities: Tensor, bins: Tensor, improvement: float) -> Tensor:
+    """Probability of more than an improvement, which may be negative; shape as above.
+
+    Within a bin the outcomes are spread evenly. More than 1 below the incumbent, which is about the median of a task,
+    the scale of the bins is compressed.
+    """
+    at = improvement if improvement >= -1 else -1 - 0.5 * math.log(-improvement)
+    middle = (bins[1:] + bins[:-1]) / 2
+    edges = torch.cat([2 * bins[:1] - middle[:1], middle, 2 * bins[-1:] - middle[-1:]])
+    above = ((edges[1:] - at) / (edges[1:] - edges[:-1])).clamp(0, 1)  # share of each bin
+    return (probabilities * above).sum(-1).clamp(0, 1)
 
 
 def chance_of_improvement(probabilities: Tensor, bins: Tensor) -> Tensor:

@@ -188,6 +188,32 @@ class Agent:
         unit = _unit(history.values[complete], predicted)
         return (gain, unit) if np.isfinite([gain, unit]).all() and unit > 0 else None
 
+    def chance_at_least(
+        self, space: SearchSpace, history: History, candidates: IntArray, threshold: float
+    ) -> FloatArray | None:
+        """Predicts how likely each of C candidates has a value of at least a threshold.
+
+        The values of the history are not the objective but another quantity, larger is better. What the agent knows of
+        names does not hold for that, so the readings with names hidden predict.
+
+        Returns:
+            C probabilities; None in a space of more than `MAX_HYPERPARAMETERS`, without a trial, or if a predicted
+            number is not finite.
+        """
+        history = shorten(history)
+        if len(space.hyperparameters) > MAX_HYPERPARAMETERS or not len(history):
+            return None
+        with one_torch_thread(), torch.inference_mode():
+            mask = np.ones(len(candidates), dtype=bool)
+            arrays = Arrays.of(live_observation(space, history, candidates, mask, {}))
+            rows = torch.cat([arrays.candidates, arrays.trials], dim=1)
+            probabilities = self.mixture.readings(self.mixture.encode_history(arrays), rows)[1::2].mean(0)[0]
+            predicted = acquisition.mean_and_spread(probabilities[len(candidates) :], self.mixture.bins)[0]
+            unit = _unit(history.values, predicted.double().numpy()) or 1.0
+            at = (threshold - history.values.max()) / unit
+            chances = acquisition.chance_above(probabilities[: len(candidates)], self.mixture.bins, at).double().numpy()
+        return chances if np.isfinite(chances).all() else None
+
     def _scores(
         self, encoded: EncodedReadings, arrays: Arrays, mask: BoolArray, n_remaining: int | None, n_done: int
     ) -> tuple[Tensor, str, Tensor]:

@@ -54,6 +54,7 @@ class Decision(Prediction):
         prior_contributions: The same for a prediction without any trial, from the agent's general knowledge alone.
         attention: (trial number, attention weight in [0, 1]) of the trials with the largest weights, largest first;
             means over the readings of the networks.
+        feasibility: Predicted probability that it violates no constraint; None in a study without constraints.
         price: Cost of its whole training, in full trainings; None where costs did not matter.
     """
 
@@ -64,6 +65,7 @@ class Decision(Prediction):
     contributions: Mapping[str, float] = field(default_factory=dict)
     prior_contributions: Mapping[str, float] = field(default_factory=dict)
     attention: tuple[tuple[int, float], ...] = ()
+    feasibility: float | None = None
     price: float | None = None
 
     def to_json(self) -> dict[str, Any]:

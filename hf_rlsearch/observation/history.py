@@ -11,7 +11,7 @@ from optuna.study._multi_objective import _fast_non_domination_rank  # not publi
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray, Params
-from hf_rlsearch.observation.trial_attributes import CONTINUES, DECISION
+from hf_rlsearch.observation.trial_attributes import CONTINUES, DECISION, is_feasible
 
 STATUS = ("complete", "pruned", "failed", "running")
 """Names of the values of ``History.status``. The weights store the order, so new ones are appended."""
@@ -71,6 +71,10 @@ class History:
         failed. Waiting trials are left out, as their params are not decided yet. A trial that another one continues is
         left out too: the later trial repeats its reports, so the two are one training. Where ``max_resource``, the step
         of a full training, is not given, it is the largest step that any trial reported.
+
+        A trial that violates a constraint cannot be the best one: once a complete trial violates none, all values and
+        reports of the others are at most just below the best of these. With several directions only trials that violate
+        none can be on the first front.
         """
         left_out = {*continued(trials), exclude}
         started = [t for t in trials if t.state != TrialState.WAITING and t.number not in left_out]
@@ -80,10 +84,14 @@ class History:
         curves = _curves(started, signs)
         finals = _final_values(started, signs)
         status[(status == COMPLETE) & ~np.isfinite(finals).all(axis=1)] = FAILED
+        feasible = np.array([is_feasible(trial) for trial in started], dtype=bool)
+        values = _values(finals, curves, status, feasible)
+        if not feasible.all():
+            values, curves = _below_the_feasible(values, curves, status, feasible)
         return cls(
             numbers=np.array([trial.number for trial in started], dtype=np.int64),
             params=tuple(_params(trial) for trial in started),
-            values=_values(finals, curves, status),
+            values=values,
             fidelity=_fidelity(curves, status, max_resource),
             status=status,
             curves=curves,
@@ -183,11 +191,31 @@ def _clipped(values: FloatArray) -> FloatArray:
     return np.where(np.isfinite(values), np.clip(values, -LARGEST, LARGEST), values)
 
 
-def _values(finals: FloatArray, curves: Sequence[FloatArray], status: IntArray) -> FloatArray:
+def _below_the_feasible(
+    values: FloatArray, curves: tuple[FloatArray, ...], status: IntArray, feasible: BoolArray
+) -> tuple[FloatArray, tuple[FloatArray, ...]]:
+    """Values and reports of trials that violate a constraint, cut off just below the best complete trial of the others.
+
+    They are shown as good, not as failed: next to them there may be good trials that violate none.
+    """
+    rivals = values[feasible & (status == COMPLETE)]
+    if not len(rivals):
+        return values, curves
+    highest = np.nextafter(rivals.max(), -np.inf)
+    cut = tuple(
+        curve if ok else np.column_stack([curve[:, 0], np.minimum(curve[:, 1], highest)])
+        for curve, ok in zip(curves, feasible, strict=True)
+    )
+    return np.where(feasible, values, np.minimum(values, highest)), cut
+
+
+def _values(finals: FloatArray, curves: Sequence[FloatArray], status: IntArray, feasible: BoolArray) -> FloatArray:
     complete = status == COMPLETE
     values = np.full(len(status), np.nan)
     if finals.shape[1] > 1:
         values[complete] = -_fast_non_domination_rank(-finals[complete])
+        rivals = complete & feasible
+        values[rivals] = -_fast_non_domination_rank(-finals[rivals])
         return values
     if not len(status):  # without a study there may be no directions, and so no column 0
         return values

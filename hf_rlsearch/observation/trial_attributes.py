@@ -1,7 +1,12 @@
 """Names every attribute that a search stores with a study or a trial."""
 
+import math
+from collections.abc import Mapping
+
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+
+from hf_rlsearch._validation import is_number
 
 # Every name starts with this; hp_space may use any other.
 PREFIX = "rl:"
@@ -12,12 +17,18 @@ STOP = "rl:stop"
 # Value of "reason" in STOP of a trial that was stopped because the time of the search was over.
 TIMEOUT = "timeout"
 
+# System attributes in which Optuna stores constraints: a list, as `constraints_func` returns it, and one value for each
+# name since Optuna 5. A constraint is violated if its value is above 0.
+_CONSTRAINTS = "constraints"
+
 # User attributes of a study; SUMMARY is the note that the last search left in the dashboard.
 IDENTITY = "rl:identity"
 OBJECTIVE = "rl:objective"
 N_TRIALS = "rl:n_trials"
 STARTED_BY = "rl:started_by"
 SUMMARY = "rl:summary"
+# Also of a study: the limits of ``constraints=`` by name.
+CONSTRAINTS = "rl:constraints"
 # Also of a study: which option ended the search, see ``SearchResult.stopped_by``.
 STOPPED_BY = "rl:stopped_by"
 # Also of a study: facts of the task for the agent by name, see ``RLSampler``. They are measured once, before the first
@@ -59,6 +70,9 @@ METRICS = "rl:metrics"
 CHECKPOINT = "rl:checkpoint"
 FAILURE = "rl:failure"
 PEAK_MEMORY = "rl:peak_memory"
+TRAINABLE = "rl:trainable_params"
+# What was measured for each of the constraints of the search, by name.
+MEASURED = "rl:measured"
 RESIDENT_MEMORY = "rl:resident_memory"
 TRAINED = "rl:trained"
 SPENT = "rl:spent"
@@ -86,6 +100,36 @@ def role(trial: FrozenTrial) -> str:
 def finished(study: optuna.Study) -> list[FrozenTrial]:
     """The trials that have ended: complete, pruned and failed."""
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+
+
+def constraints_of(trial: FrozenTrial) -> dict[str, float]:
+    """The constraint values of a trial by name, at most 0 where the constraint holds; empty where none is stored.
+
+    Reads what ``Trial.set_constraint`` and the ``constraints_func`` of samplers store, in Optuna 4 and 5.
+    """
+    stored = trial.system_attrs.get(_CONSTRAINTS)
+    found = {str(i): value for i, value in enumerate(stored if isinstance(stored, list | tuple) else ())}
+    prefix = f"{_CONSTRAINTS}:"
+    found |= {k.removeprefix(prefix): value for k, value in trial.system_attrs.items() if k.startswith(prefix)}
+    return {name: float(value) for name, value in found.items() if is_number(value) and not math.isnan(value)}
+
+
+def store_constraints(trial: optuna.Trial, values: Mapping[str, float]) -> None:
+    """Stores the constraint values of a running trial where Optuna's studies, samplers and dashboard read them."""
+    if hasattr(trial, "set_constraint"):  # since Optuna 5
+        known = trial.constraints
+        for name, value in values.items():
+            if name not in known:
+                trial.set_constraint(name, value)
+    else:
+        trial.storage.set_trial_system_attr(trial._trial_id, _CONSTRAINTS, list(values.values()))
+
+
+def is_feasible(trial: FrozenTrial) -> bool:
+    """Whether a trial violates no constraint; True as well where none is stored, as in Optuna."""
+    if not any(name.startswith(_CONSTRAINTS) for name in trial.system_attrs):
+        return True  # of ten thousand trials
+    return all(value <= 0 for value in constraints_of(trial).values())
 
 
 def spent_on(trial: FrozenTrial) -> float:

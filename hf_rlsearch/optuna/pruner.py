@@ -28,7 +28,7 @@ from hf_rlsearch.observation.curve_features import (
 )
 from hf_rlsearch.observation.history import COMPLETE, FAILED, History, continued, stable_distributions
 from hf_rlsearch.observation.observation import FACTS, has_learnt, unitless
-from hf_rlsearch.observation.trial_attributes import COST, STOP
+from hf_rlsearch.observation.trial_attributes import COST, STOP, is_feasible
 from hf_rlsearch.optuna.filters import is_duplicate
 from hf_rlsearch.optuna.sampler import checked_facts, facts_for_agent
 from hf_rlsearch.space import SearchSpace
@@ -248,8 +248,10 @@ class _Curve:
 
     @classmethod
     def of(cls, trial: FrozenTrial, study: Study) -> _Curve | None:
-        """None for a trial without a usable report: failed at once, waiting, or reporting NaN."""
+        """None for a trial that violates a constraint or lacks a usable report: failed at once, waiting, only NaN."""
         history = History.from_trials([trial], study.directions)
+        if not is_feasible(trial):
+            return None  # no trial has to be better than one that violates a constraint
         if not len(history) or history.status[0] == FAILED or not len(history.curves[0]):
             return None
         curve = history.curves[0][history.curves[0][:, 0] > 0]

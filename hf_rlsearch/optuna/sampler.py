@@ -14,9 +14,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
+from optuna.samplers._base import _process_constraints_after_trial  # not public in Optuna
 from optuna.storages import BaseStorage
 from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray, Params
 from hf_rlsearch._validation import did_you_mean, is_finite_number, is_integer
@@ -26,6 +27,7 @@ from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.observation.history import COMPLETE, LARGEST, PRUNED, History, stable_distributions
 from hf_rlsearch.observation.observation import FACTS
 from hf_rlsearch.observation.trial_attributes import DECISION, TASK_FACTS
+from hf_rlsearch.optuna.constraints import chance_of_feasibility, is_likely, is_unconstrained
 from hf_rlsearch.optuna.feasibility import chance_of_success
 from hf_rlsearch.optuna.filters import exceeds_memory, is_duplicate, is_exhausted, outside_of_space
 from hf_rlsearch.space import Hyperparameter, SearchSpace, infer_role
@@ -112,6 +114,10 @@ class RLSampler(BaseSampler):
     Where trials have failed, expected improvement counts by the chance that a training ends well, estimated from which
     configurations failed.
 
+    In a study whose trials have constraint values (``trial.set_constraint``, or ``constraints_func``) only trials that
+    violate none count as the best. The agent predicts how likely a candidate violates none, tries likely ones where
+    there are any, and multiplies their expected improvement by that chance.
+
     In a study with several directions the agent maximises the negative rank of non-dominated sorting, so it looks for
     points on the Pareto front.
 
@@ -147,6 +153,8 @@ class RLSampler(BaseSampler):
             A fact that is not given is read from the study's user attribute "rl:facts", which a search of a Trainer
             writes; whether the objective is maximised is read from the study's direction.
         max_resource: Step of a full training, as reported; the largest step seen so far where not given.
+        constraints_func: Called with each trial that was trained, returns one number for each constraint, above 0 where
+            the trial violates it. Constraints that the objective function sets by ``trial.set_constraint`` need none.
 
     Raises:
         ArgumentsError: An argument has the wrong type or range, two exclude each other, or a fact is unknown.
@@ -166,6 +174,7 @@ class RLSampler(BaseSampler):
         published: Sequence[Params] = (),
         facts: Mapping[str, float] | None = None,
         max_resource: float | None = None,
+        constraints_func: Callable[[FrozenTrial], Sequence[float]] | None = None,
     ) -> None:
         for name, value, smallest in (("seed", seed, 0), ("n_trials", n_trials, 1)):
             if value is not None and (not is_integer(value) or value < smallest):
@@ -178,6 +187,10 @@ class RLSampler(BaseSampler):
             raise ArgumentsError(
                 f"weights={str(weights)!r} and agent={agent!r} given, but that agent starts untrained: leave one of "
                 "them out."
+            )
+        if constraints_func is not None and not callable(constraints_func):
+            raise ArgumentsError(
+                f"constraints_func is {constraints_func!r}, expected a function of a trial that returns numbers."
             )
         if search_space is not None and (roles is not None or n_points is not None):
             raise ArgumentsError(
@@ -198,6 +211,7 @@ class RLSampler(BaseSampler):
         self._published = [dict(params) for params in published]
         self._facts = checked_facts(facts)
         self._max_resource = max_resource
+        self._constraints_func = constraints_func
         self._n_left: int | None = None
         self._cost_cooling: CostCooling | None = None
         self._resumable: frozenset[int] = frozenset()
@@ -213,6 +227,12 @@ class RLSampler(BaseSampler):
             resumable: Numbers of the pruned trials whose training a trial of the same configuration resumes.
         """
         self._n_left, self._cost_cooling, self._resumable = n_left, cost_cooling, frozenset(resumable)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Stores what ``constraints_func`` returns for a complete or pruned trial, as Optuna's own samplers do."""
+        if self._constraints_func is not None:
+            assert state in (TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED)
+            _process_constraints_after_trial(self._constraints_func, study, trial, state)
 
     def is_exhausted(self, study: Study) -> bool:
         """Whether trials have had all candidates, apart from those that can be resumed: the next one is a repetition.
@@ -255,6 +275,9 @@ class RLSampler(BaseSampler):
         rows = self._candidates(space, history, np.random.default_rng([self._seed, len(trials)]))
         history = history.select(history.decided)
         mask = self._allowed(space, trials, history, rows)
+        feasibility = self._feasibility(space, trials, history, rows)
+        if feasibility is not None:
+            mask = _where_possible(mask, is_likely(feasibility, mask, trials))
         facts = facts_for_agent(study, self._facts)
         found = load_agent(self._weights).expected_gain(space, history, rows, mask=mask, n_trials=n_trials, facts=facts)
         if found is None:
@@ -363,6 +386,10 @@ class RLSampler(BaseSampler):
         if self._cost_cooling is not None and prices is not None:
             mask = _where_possible(mask, self._cost_cooling.affordable(np.where(mask, prices, np.inf)))
             acquisition_weight = acquisition_weight * self._cost_cooling.acquisition_weight(prices)
+        feasibility = self._feasibility(space, trials, history, rows)
+        if feasibility is not None:
+            mask = _where_possible(mask, is_likely(feasibility, mask, trials))
+            acquisition_weight = acquisition_weight * feasibility
         decision = self._load_agent().decide(
             space,
             history,
@@ -373,7 +400,19 @@ class RLSampler(BaseSampler):
             rng=rng,
             acquisition_weight=acquisition_weight,
         )
-        return decision if prices is None else replace(decision, price=float(prices[decision.index]))
+        if prices is not None:
+            decision = replace(decision, price=float(prices[decision.index]))
+        return decision if feasibility is None else replace(decision, feasibility=float(feasibility[decision.index]))
+
+    def _feasibility(
+        self, space: SearchSpace, trials: Sequence[FrozenTrial], history: History, rows: IntArray
+    ) -> FloatArray | None:
+        """C probabilities that a candidate violates no constraint; None where no trial has a constraint."""
+        if all(is_unconstrained(trial) for trial in trials):
+            return None
+        from hf_rlsearch.agent.agent import load_agent
+
+        return chance_of_feasibility(load_agent(self._weights).chance_at_least, space, trials, history, rows)
 
     def _load_agent(self) -> Agent | ScratchAgent:
         """The agent that decides; the first decision loads torch, and the weights or stable-baselines3."""

@@ -14,7 +14,7 @@ import optuna
 from hf_rlsearch._typing import FloatArray
 from hf_rlsearch.optuna.confirmation import Gain
 from hf_rlsearch.optuna.confirmation import gain as paired_gain
-from hf_rlsearch.report.records import SearchRecord
+from hf_rlsearch.report.records import SearchRecord, TrialRecord
 
 MIN_FOR_IMPORTANCE = 10
 """Complete trials below which a random forest says more about its seed than about hyperparameters."""
@@ -146,11 +146,32 @@ def summarize(search: SearchRecord) -> Summary:
 
 
 def front(search: SearchRecord) -> list[tuple[float, ...]]:
-    """The objectives, ascending, that no others beat: at least as good in every objective and better in one."""
+    """The objectives, ascending, that no others beat: at least as good in every objective and better in one.
+
+    Trials that violate a constraint beat nothing and are not on it.
+    """
     signs = [1 if minimize else -1 for minimize in search.minimize]
-    points = sorted(t.values for t in search.scored() if t.values)
+    points = sorted(t.values for t in search.rankable() if t.values)
 
     def is_beaten(point: tuple[float, ...], other: tuple[float, ...]) -> bool:
         return other != point and all(s * b <= s * a for s, a, b in zip(signs, point, other, strict=True))
 
     return [point for point in points if not any(is_beaten(point, other) for other in points)]
+
+
+def knee(search: SearchRecord) -> TrialRecord | None:
+    """The trial on the front with the least loss in all objectives together; None without a front of three or more.
+
+    The loss in an objective is the distance to the best on the front, as a share of the distance from the best to the
+    worst. With two objectives this is the point farthest from the line between the two ends.
+
+    Source:
+        Das 1999 (On characterizing the "knee" of the Pareto curve, Structural Optimization 18), for that property.
+    """
+    points = np.array(front(search), dtype=float) * [1 if minimize else -1 for minimize in search.minimize]
+    if len(search.minimize) < 2 or len(points) < 3:
+        return None
+    low, high = points.min(0), points.max(0)
+    loss = ((points - low) / np.where(high > low, high - low, 1.0)).sum(1)
+    best = front(search)[int(loss.argmin())]
+    return next(trial for trial in search.rankable() if trial.values == best)

@@ -13,7 +13,7 @@ import numpy as np
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from hf_rlsearch.observation.trial_attributes import BASELINE, CONFIRM
-from hf_rlsearch.report.analysis import expected_best, front, value_range
+from hf_rlsearch.report.analysis import expected_best, front, knee, value_range
 from hf_rlsearch.report.format import choice_labels, number, printable, show
 from hf_rlsearch.report.records import SearchRecord, TrialRecord, finite
 from hf_rlsearch.space import Hyperparameter
@@ -114,7 +114,7 @@ def datasets(search: SearchRecord, axes: Mapping[str, Axis], grid: Sequence[Hype
         "incumbents": [{"spent": r["spent"], "value": r["value"]} for r in incumbents if r["value"] is not None],
         "expected": _expected_rows(search, incumbents),
         "confirmations": _confirmation_rows(search, marks),
-        "front": [{"x": values[0], "y": values[1]} for values in front(search)] if len(search.minimize) > 1 else [],
+        "front": _front_rows(search),
         "curves": _curve_rows(search, marks),
         "coordinates": lines,
         "ticks": ticks,
@@ -122,11 +122,20 @@ def datasets(search: SearchRecord, axes: Mapping[str, Axis], grid: Sequence[Hype
     }
 
 
+def _front_rows(search: SearchRecord) -> Rows:
+    """The first two objectives of the points on the Pareto front; none for a single objective."""
+    if len(search.minimize) < 2:
+        return []
+    best = knee(search)
+    marked = None if best is None else best.values
+    return [{"x": values[0], "y": values[1], "knee": values == marked} for values in front(search)]
+
+
 def _marks(search: SearchRecord) -> Marks:
     """Trial number -> kind, status and rank of its marks; the baseline and the best last, to be drawn over all others.
 
-    The kind is the colour and shape of a trial: best, baseline, or how the trial ended. The rank is that of its
-    objective in [0, 1], where 1 is best; None without any value.
+    The kind is the colour and shape of a trial: best, baseline, infeasible, or how the trial ended. The rank is that of
+    its objective in [0, 1], where 1 is best; None without any value.
     """
     best = search.best()
     scores = search.scores()
@@ -135,7 +144,8 @@ def _marks(search: SearchRecord) -> Marks:
     marks = {}
     for trial in sorted(search.trials, key=lambda t: (t is best, t.role == BASELINE)):
         n, status = trial.number, trial.status
-        kind = "best" if trial is best else BASELINE if (trial.role, status) == (BASELINE, "complete") else status
+        kind = "infeasible" if status == "complete" and trial.exceeds is not None else status
+        kind = "best" if trial is best else BASELINE if (trial.role, kind) == (BASELINE, "complete") else kind
         marks[n] = {"trial": n, "kind": kind, "status": status, "rank": ranks.get(n)}
     return marks
 
@@ -193,7 +203,7 @@ def _incumbent_rows(search: SearchRecord) -> Rows:
     spent, rows = 0.0, []
     for trial in sorted(ended, key=lambda t: (t.ended or datetime.max, t.number)):
         spent += trial.spent
-        if trial.values:
+        if trial.values and trial.exceeds is None:
             best = trial.values[0] if best is None else choose(best, trial.values[0])
         rows.append({"trial": trial.number, "spent": spent, "value": best})
     return rows
@@ -201,8 +211,8 @@ def _incumbent_rows(search: SearchRecord) -> Rows:
 
 def _expected_rows(search: SearchRecord, incumbents: Rows) -> Rows:
     """The expected best of random order against the same cost as the incumbent's, the baseline first in both."""
-    baseline = next((t for t in search.scored() if t.role == BASELINE), None)
-    drawn = [t for t in search.scored() if t is not baseline]
+    baseline = next((t for t in search.rankable() if t.role == BASELINE), None)
+    drawn = [t for t in search.rankable() if t is not baseline]
     first = baseline.values[0] if baseline and baseline.values else None
     spent = baseline.cost if baseline else 0.0
     rows = [] if first is None else [{"spent": spent, "value": first}]

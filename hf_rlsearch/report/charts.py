@@ -164,6 +164,10 @@ def _trade_off(search: SearchRecord, data: dict[str, Rows]) -> Chart | None:
     chart = alt.layer(
         _points(_rows("trials").transform_filter("length(datum.objectives) > 1"), x, y, kind),
         line.encode(alt.X("x:Q"), alt.Y("y:Q"), color=kind["color"]),
+        _rows("front")
+        .transform_filter("datum.knee")
+        .mark_text(text="knee", dx=8, dy=-8, align="left")
+        .encode(alt.X("x:Q"), alt.Y("y:Q")),
     )
     return _chart("trade-off", f"{search.metrics[0]} against {search.metrics[1]}", "half", chart, height=320)
 

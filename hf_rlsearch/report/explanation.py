@@ -133,7 +133,7 @@ def _choice(search: SearchRecord, trial: TrialRecord, contributions: tuple[Contr
     chance = finite(decision.get("chance"))
     if decision.get("source") == "design":
         line = "The agent chose a configuration far from all earlier ones: the space is too wide for a prediction."
-    elif decision.get("source") in _SCRATCH:
+    elif str(decision.get("source")) in _SCRATCH:
         line = (
             f"Chosen by {_SCRATCH[decision['source']]}: it predicts nothing, and tries a part of its choices at random."
         )
@@ -192,6 +192,9 @@ def _facts(trial: TrialRecord) -> dict[str, str]:
         facts[name] = f"{text}; best alternative {second[name]}" if name in second else text
     if "params" in other:
         facts["best alternative"] = show_params(as_dict(other["params"]))
+    feasibility = finite(trial.decision.get("feasibility"))
+    if feasibility is not None:
+        facts["chance to violate no constraint"] = _percent(feasibility)
     price = finite(trial.decision.get("price"))
     if price is not None:
         facts["cost of its whole training"] = f"{price:.2g} full trainings"

@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hf_rlsearch._validation import is_finite_number
+
 # Which option ended a search -> what that means.
 _ENDS = {
     "n_trials": "all trials were made",
@@ -73,6 +75,18 @@ def size(n_bytes: float | None) -> str:
     if n_bytes is None:
         return "–"
     return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
+
+
+def exceeded(limits: Any, needed: Any) -> list[str]:
+    """A text such as "peak_memory_gb 17.2 of 16" for each limit that a trial exceeds, from both as they are stored."""
+    if not isinstance(limits, Mapping) or not isinstance(needed, Mapping):
+        return []
+    pairs = [(name, needed.get(name), limit) for name, limit in limits.items()]
+    return [
+        f"{name} {number(value)} of {number(limit)}"
+        for name, value, limit in pairs
+        if is_finite_number(value) and is_finite_number(limit) and value > limit
+    ]
 
 
 def ended_by(reason: str) -> str:

@@ -15,7 +15,7 @@ from hf_rlsearch._version import __version__
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.observation.trial_attributes import N_TRIALS, STOPPED_BY
 from hf_rlsearch.optuna.storage import open_study
-from hf_rlsearch.report.analysis import front, importances, summarize
+from hf_rlsearch.report.analysis import front, importances, knee, summarize
 from hf_rlsearch.report.charts import PALETTES, all_charts, javascript, named_data, theme
 from hf_rlsearch.report.explanation import explain
 from hf_rlsearch.report.format import duration, ended_by, number, show, show_params, size
@@ -82,6 +82,7 @@ def to_html(study: optuna.Study, *, refresh: int | None = None) -> str:
         best=best,
         baseline=search.baseline(),
         front=front(search),
+        knee=knee(search),
         code=to_copy(best) if best else "",
         sections=[(key, title, drawn[key]) for key, title, _ in _SECTIONS if drawn[key]],
         ended=ended_by(str(search.attributes.get(STOPPED_BY) or "")),

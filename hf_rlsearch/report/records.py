@@ -20,6 +20,7 @@ from hf_rlsearch._typing import Params
 from hf_rlsearch.observation import trial_attributes as names
 from hf_rlsearch.observation.trial_attributes import BASELINE, CONFIRM, FULL_TRAINING, SEARCH
 from hf_rlsearch.optuna.confirmation import Confirmation, confirmations, winner
+from hf_rlsearch.report.format import exceeded, number
 
 # More than any search has: a century, an exabyte, a million full trainings.
 _MOST_SECONDS, _MOST_BYTES, _MOST_TRAININGS = 3e9, 1e18, 1e6
@@ -54,6 +55,7 @@ class TrialRecord:
         seconds: Wall-clock time of the trial; None where it is not known yet.
         memory: Peak memory while the trial ran, in bytes; None where it was not measured.
         resident: Main memory of the process after the trial, in bytes; None where it was not measured.
+        exceeds: The constraints that the trial violates and by how much, in one line; None where it violates none.
         failure: Why the trial failed, in one line; None where it did not fail.
         traceback: Traceback of the failure; empty where there is none.
         decision: What the sampler stored about its choice; empty where another sampler chose.
@@ -81,6 +83,7 @@ class TrialRecord:
     seconds: float | None
     memory: float | None
     resident: float | None
+    exceeds: str | None
     failure: str | None
     traceback: str
     decision: dict[str, Any]
@@ -107,6 +110,7 @@ class SearchRecord:
         trials: In the order of their numbers, waiting ones left out.
         distributions: Hyperparameter -> distribution, of all that any trial used, in the order of first use.
         max_step: The step of a full training.
+        constrained: Whether constraints are stored with any trial.
         fractions: Whether steps are ten-thousandths of a trial's own training.
         confirmations: The best few configurations and the baseline under new seeds, after a search with ``confirm=``.
         attributes: User attributes of the study.
@@ -119,6 +123,7 @@ class SearchRecord:
     trials: tuple[TrialRecord, ...]
     distributions: dict[str, BaseDistribution]
     max_step: float
+    constrained: bool
     fractions: bool
     confirmations: tuple[Confirmation, ...]
     attributes: dict[str, Any]
@@ -138,7 +143,8 @@ class SearchRecord:
             name=study.study_name,
             metrics=_metric_names(study),
             minimize=tuple(d == optuna.study.StudyDirection.MINIMIZE for d in study.directions),
-            trials=tuple(_record(t, max_step) for t in frozen),
+            trials=tuple(_record(t, max_step, study.user_attrs.get(names.CONSTRAINTS)) for t in frozen),
+            constrained=any(names.constraints_of(t) for t in frozen),
             distributions={name: dist for t in frozen for name, dist in t.distributions.items()},
             max_step=max_step,
             fractions=fractions,
@@ -151,14 +157,20 @@ class SearchRecord:
         """Complete trials with an objective, confirmations left out: they repeat a trial and would count it twice."""
         return [t for t in self.trials if t.values is not None and t.role != CONFIRM]
 
+    def rankable(self) -> list[TrialRecord]:
+        """Those of `scored` that violate no constraint: the trials that can be the best."""
+        return [trial for trial in self.scored() if trial.exceeds is None]
+
     def scores(self) -> dict[int, float]:
         """Trial number -> `TrialRecord.score`, of all trials that have any."""
         return {t.number: t.score for t in self.trials if t.score is not None}
 
     def best(self) -> TrialRecord | None:
-        """The winner of the confirmations, else the incumbent on the first objective; None before any is complete."""
-        trials = self.scored()
-        confirmed = winner(self.confirmations, maximize=not self.minimize[0])
+        """The winner of the confirmations, else the incumbent on the first objective; None where no trial can be it."""
+        trials = self.rankable()
+        numbers = {trial.number for trial in trials}
+        found = [each for each in self.confirmations if each.number in numbers]
+        confirmed = winner(found, maximize=not self.minimize[0])
         if confirmed is not None:
             trials = [t for t in trials if t.number == confirmed.number] or trials
         choose = min if self.minimize[0] else max
@@ -226,7 +238,7 @@ def _metric_names(study: optuna.Study) -> tuple[str, ...]:
     return ("objective",) if n == 1 else tuple(f"objective {i}" for i in range(n))
 
 
-def _record(trial: FrozenTrial, max_step: float) -> TrialRecord:
+def _record(trial: FrozenTrial, max_step: float, limits: Any) -> TrialRecord:
     attrs = trial.user_attrs
     is_complete = trial.state == TrialState.COMPLETE and all(map(math.isfinite, trial.values))
     has_failed = trial.state == TrialState.FAIL or (trial.state == TrialState.COMPLETE and not is_complete)
@@ -256,6 +268,7 @@ def _record(trial: FrozenTrial, max_step: float) -> TrialRecord:
         seconds=seconds,
         memory=_amount(attrs.get(names.PEAK_MEMORY), _MOST_BYTES),
         resident=_amount(attrs.get(names.RESIDENT_MEMORY), _MOST_BYTES),
+        exceeds=_exceeds(trial, limits),
         failure=failure,
         traceback=traceback,
         decision=_decision(trial),
@@ -263,6 +276,15 @@ def _record(trial: FrozenTrial, max_step: float) -> TrialRecord:
         metrics={k: float(v) for k, v in as_dict(attrs.get(names.METRICS)).items() if finite(v) is not None},
         arguments=as_dict(attrs.get(names.ARGUMENTS)),
     )
+
+
+def _exceeds(trial: FrozenTrial, limits: Any) -> str | None:
+    """The violated constraints, with what was measured where the search stored it."""
+    violated = {name: value for name, value in names.constraints_of(trial).items() if value > 0}
+    if not violated:
+        return None
+    texts = exceeded(limits, as_dict(trial.user_attrs.get(names.MEASURED)))
+    return ", ".join(texts or [f"{name} by {number(value)}" for name, value in violated.items()])
 
 
 def _points(trial: FrozenTrial) -> list[tuple[float, float]]:

@@ -33,7 +33,7 @@ def columns(search: SearchRecord) -> list[str]:
     An objective or hyperparameter whose name is taken gets "metric_" or "params_" before it.
     """
     names = [*_FIRST]
-    taken = {*_FIRST, *_LAST}
+    taken = {*_FIRST, *_last(search)}
     for prefix, more in (("metric_", search.metrics), ("params_", _hyperparameters(search))):
         for name in more:
             unique = name
@@ -41,7 +41,11 @@ def columns(search: SearchRecord) -> list[str]:
                 unique = prefix + unique
             names.append(unique)
             taken.add(unique)
-    return [*names, *_LAST]
+    return [*names, *_last(search)]
+
+
+def _last(search: SearchRecord) -> tuple[str, ...]:
+    return ("exceeds", *_LAST) if search.constrained else _LAST
 
 
 def _hyperparameters(search: SearchRecord) -> list[str]:
@@ -63,6 +67,7 @@ def rows(search: SearchRecord) -> list[list[tuple[str, float | None]]]:
             *((text, None) for text in (str(trial.number), trial.status, trial.role)),
             *(("–" if score is None else number(score), score) for score in _scores(search, trial)),
             *((show(trial.params[name]) if name in trial.params else "–", None) for name in names),
+            *([(trial.exceeds or "", None)] if search.constrained else []),
             (f"{trial.fidelity:.0%}", trial.fidelity),
             (duration(trial.seconds), trial.seconds),
             (size(trial.memory), trial.memory),
@@ -79,6 +84,7 @@ def _raw_rows(search: SearchRecord) -> list[list[Any]]:
         [
             *(t.number, t.status, t.role, *_scores(search, t)),
             *(t.params.get(name) for name in names),
+            *([t.exceeds] if search.constrained else []),
             *(t.fidelity, t.seconds, t.memory, t.failure),
         ]
         for t in search.trials

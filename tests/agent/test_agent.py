@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution, IntDistribution
 
+from hf_rlsearch.agent.acquisition import chance_above
 from hf_rlsearch.agent.agent import MAX_HYPERPARAMETERS, MAX_TRIALS, Agent, load_agent, shorten
 from hf_rlsearch.agent.checkpoint import load_weights
 from hf_rlsearch.agent.decision import Decision
 from hf_rlsearch.agent.decision_head import DecisionHead
-from hf_rlsearch.agent.network import NetworkConfig
+from hf_rlsearch.agent.network import NetworkConfig, bin_values
 from hf_rlsearch.errors import WeightsError
 from hf_rlsearch.observation.history import COMPLETE, RUNNING, History
 from hf_rlsearch.space import SearchSpace
@@ -303,3 +304,17 @@ def test_a_head_that_does_not_fit_is_refused() -> None:
     tensors, card = load_weights()
     with pytest.raises(WeightsError, match="do not fit the network"):
         Agent({**tensors, "head.residual.0.weight": torch.zeros(2, 2)}, card)
+
+
+def test_chances_are_read_from_the_bins() -> None:
+    """A certain outcome in the bin around 0 is above -0.5 and not above 0.5; far below 0 the scale is compressed."""
+    bins = bin_values()
+    certain = torch.zeros(1, len(bins))
+    certain[0, bins.abs().argmin()] = 1.0
+    assert chance_above(certain, bins, -0.5).item() == 1
+    assert chance_above(certain, bins, 0.5).item() == 0
+    even = torch.full((1, len(bins)), 1 / len(bins))
+    chances = [chance_above(even, bins, at).item() for at in (-1e6, -3.0, -1.0, 0.0, 1.0, 9.0)]
+    assert chances == sorted(chances, reverse=True)
+    assert (chances[0], chances[-1]) == (pytest.approx(1), 0)
+    assert 0.9 < chances[1] < 1

@@ -23,6 +23,7 @@ SCENARIOS = [
     "target",
     "patience",
     "utility",
+    "constraints",
     "wrong_space",
     "too_many_failures",
     "catch_nothing",
@@ -166,6 +167,16 @@ def test_models_of_failed_trials_are_freed_on_all_ranks(folder: Path) -> None:
     """The Trainer of each scenario is gone when the next begins, and what it failed with holds nothing."""
     alive = {name: both(folder, name)["models"] for name in ("plain", "raise_on_all", "oom_on_all", "nan")}
     assert len(set(alive.values())) == 1, alive
+
+
+def test_the_best_feasible_trial_on_all_ranks(folder: Path) -> None:
+    """The widest of three models has too many parameters; time is that of the slower rank."""
+    found = both(folder, "constraints")
+    assert found["states"] == ["COMPLETE"] * 3
+    assert found["best"][0] == min(("1", "2"), key=lambda number: found["values"][int(number)])
+    limit = found["measured"][1]["trainable_params"]
+    assert [each["trainable_params"] > limit for each in found["measured"]] == [True, False, False]
+    assert all(each["seconds"] > 0 for each in found["measured"])
 
 
 def test_confirmations_on_two_ranks(folder: Path) -> None:

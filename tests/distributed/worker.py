@@ -144,6 +144,7 @@ def generation_space(trial: Any) -> dict[str, Any]:
 
 SCOPED = {"learning_rate": [1e-3, 1e-4], "model.hidden_dropout_prob": [0.2, 0.4]}
 GENERATED = {"learning_rate": [1e-2, 1e-2, 1e-3], "gen.num_beams": [1, 4, 2]}
+WIDTH = "model.intermediate_size"
 OPTIONS: dict[str, dict[str, Any]] = {
     "scoped": {"hp_space": scoped_space, "sampler": Scripted(**SCOPED, dropout=[0.2, 0.4])},
     "generated": {
@@ -164,6 +165,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "sampler": Scripted(learning_rate=[1e-3] * 9, dropout=[0.1] * 9),
     },
     "utility": {"min_gain_per_hour": 1e9, "n_trials": 9, "sampler": RLSampler(seed=0)},
+    "constraints": {
+        "hp_space": lambda trial: {WIDTH: trial.suggest_categorical(WIDTH, [16, 32, 64])},
+        "sampler": Scripted(**{WIDTH: [64, 32, 16]}, dropout=[0.1] * 3),
+        "baseline": False,
+        "constraints": {"trainable_params": sum(p.numel() for p in tiny_model().parameters()), "seconds": 1e4},
+    },
     "space_raises": {"hp_space": raising_space},
     "wrong_space": {"hp_space": wrong_space},
     "too_many_failures": {"max_failed_trials": 1},
@@ -242,6 +249,7 @@ def search(scenario: str, folder: Path) -> dict[str, Any]:
         "stopped_by": result.stopped_by,
         "values": [trial.value for trial in result.trials],
         "params": [trial.params for trial in result.trials],
+        "measured": [trial.user_attrs.get("rl:measured") for trial in result.trials],
         "continues": [trial.user_attrs.get("rl:continues") for trial in result.trials],
         "began": Digests.began,
         "weights": dict(Digests.weights),

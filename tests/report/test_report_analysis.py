@@ -6,15 +6,18 @@ import optuna
 import pytest
 from optuna.trial import create_trial
 
-from hf_rlsearch.report import SearchRecord
+from hf_rlsearch.report import SearchRecord, to_dataframe
 from hf_rlsearch.report.analysis import (
     MIN_FOR_IMPORTANCE,
     expected_best,
+    front,
     importances,
+    knee,
     summarize,
     value_range,
 )
 from hf_rlsearch.report.chart_data import datasets
+from hf_rlsearch.report.html import to_html
 
 
 @pytest.mark.parametrize("minimize", [True, False])
@@ -111,3 +114,54 @@ def test_importances_leave_optunas_settings_alone(study: optuna.Study) -> None:
     with warnings.catch_warnings():
         importances(study, SearchRecord.from_study(study))
     assert optuna.logging.get_verbosity() == optuna.logging.INFO
+
+
+def limited_study(*trials: tuple[list[float], list[float]], directions: list[str]) -> optuna.Study:
+    """A study of (values, constraint values)."""
+    study = optuna.create_study(directions=directions)
+    for values, excess in trials:
+        study.add_trial(create_trial(values=values, system_attrs={"constraints": excess}))
+    return study
+
+
+def test_trials_that_violate_a_constraint_are_not_the_best_and_say_what_they_exceed() -> None:
+    study = limited_study(([0.5], [-1.0]), ([0.9], [0.25]), ([0.6], [0.0]), directions=["maximize"])
+    search = SearchRecord.from_study(study)
+    best = search.best()
+    assert best is not None
+    assert best.number == study.best_trial.number == 2
+    assert [trial.exceeds for trial in search.trials] == [None, "0 by 0.25", None]
+    assert to_dataframe(study)["exceeds"].tolist()[1] == "0 by 0.25"
+    assert [row["value"] for row in datasets(search, {}, [])["incumbents"]] == [0.5, 0.5, 0.6]
+    assert [row["kind"] for row in datasets(search, {}, [])["trials"]] == ["complete", "infeasible", "best"]
+    assert "no complete trial" not in to_html(study).lower()
+
+
+def test_what_was_measured_is_named_where_the_search_stored_it() -> None:
+    study = optuna.create_study()
+    study.set_user_attr("rl:constraints", {"peak_memory_gb": 16.0, "seconds": 600})
+    measured = {"peak_memory_gb": 17.25, "seconds": 500.0}
+    attributes = {"constraints:peak_memory_gb": 0.078, "constraints:seconds": -0.2}
+    study.add_trial(create_trial(value=1.0, user_attrs={"rl:measured": measured}, system_attrs=attributes))
+    assert SearchRecord.from_study(study).trials[0].exceeds == "peak_memory_gb 17.25 of 16"
+    assert SearchRecord.from_study(study).best() is None
+    assert "No complete trial keeps to the constraints" in to_html(study)
+
+
+def test_the_knee_of_a_front_is_farthest_from_the_line_between_its_ends() -> None:
+    """Accuracy against seconds: giving up little accuracy saves most of the time. A better trial is infeasible."""
+    points = [
+        ([0.9, 100.0], [0.0]),
+        ([0.88, 20.0], [0.0]),
+        ([0.5, 10.0], [0.0]),
+        ([0.85, 60.0], [0.0]),
+        ([0.95, 5.0], [1.0]),
+    ]
+    search = SearchRecord.from_study(limited_study(*points, directions=["maximize", "minimize"]))
+    assert front(search) == [(0.5, 10.0), (0.88, 20.0), (0.9, 100.0)]
+    found = knee(search)
+    assert found is not None
+    assert found.number == 1
+    assert [row["knee"] for row in datasets(search, {}, [])["front"]] == [False, True, False]
+    assert knee(SearchRecord.from_study(limited_study(*points[:2], directions=["maximize", "minimize"]))) is None
+    assert "Knee" in to_html(limited_study(*points, directions=["maximize", "minimize"]))

@@ -1,6 +1,6 @@
 """Runs the search on rank 0: asks Optuna for trials, records their outcomes, decides when to end."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from hf_rlsearch.optuna import confirmation as confirm
 from hf_rlsearch.optuna.filters import is_exhausted, outside_of_space
 from hf_rlsearch.optuna.pruner import RLPruner
 from hf_rlsearch.report import explain
+from hf_rlsearch.report.format import exceeded
 from hf_rlsearch.trainer.search.budget import Outlook, RemainingBudget
 from hf_rlsearch.trainer.search.leaderboard import Leaderboard, rankable, ranking, trials_without_improvement
 from hf_rlsearch.trainer.search.planner import Planner
@@ -25,10 +26,11 @@ from hf_rlsearch.trainer.search.result import SearchResult
 from hf_rlsearch.trainer.search.trial import PruningReporter, TrialOutcome, TrialPlan, stored_trial
 from hf_rlsearch.trainer.session.arguments import plain
 from hf_rlsearch.trainer.session.compat import without_effect
-from hf_rlsearch.trainer.session.failures import DEVICE, NAN, DeviceLost, Failure
+from hf_rlsearch.trainer.session.failures import DEVICE, NAN, OOM, DeviceLost, Failure
 from hf_rlsearch.trainer.session.progress import Progress, TrialSummary
 from hf_rlsearch.trainer.session.seeds_and_memory import resident_memory
 from hf_rlsearch.trainer.setup.config import RL_PRUNER, UNSET_TRIALS, SearchConfig
+from hf_rlsearch.trainer.setup.constraints import excess, measured
 from hf_rlsearch.trainer.setup.default_space import DefaultSpace
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
 from hf_rlsearch.trainer.setup.objective import Objective
@@ -81,6 +83,10 @@ class SearchCoordinator:
         return self.settings.storage is not None
 
     @property
+    def _limits(self) -> Mapping[str, float]:
+        return self.settings.constraints or {}
+
+    @property
     def _is_multi(self) -> bool:
         return len(self.study.directions) > 1
 
@@ -104,6 +110,8 @@ class SearchCoordinator:
             self.study.sampler.reseed_rng()
         if self.study.user_attrs.get(attr.STOPPED_BY):
             self.study.set_user_attr(attr.STOPPED_BY, None)  # until it ends again
+        if self._limits and attr.CONSTRAINTS not in self.study.user_attrs:
+            self.study.set_user_attr(attr.CONSTRAINTS, dict(self._limits))
         if attr.OBJECTIVE not in self.study.user_attrs:
             self.study.set_user_attr(attr.OBJECTIVE, self.objective.to_json())
         if opened.resumed and not self.is_shared:
@@ -258,7 +266,7 @@ class SearchCoordinator:
     def keeps(self, trial_role: str, outcome: TrialOutcome) -> dict[str, bool]:
         """Returns which copies of a complete trial's model to keep, unless another process has taken over."""
         self.planner.lease.check()
-        return self.leaderboard.keeps(trial_role, outcome)
+        return self.leaderboard.keeps(trial_role, outcome, feasible=not exceeded(self._limits, self._needed(outcome)))
 
     def record(self, outcome: TrialOutcome) -> None:
         """Stores how the running trial ended, prints its line, and deletes checkpoints that are needed no longer."""
@@ -269,6 +277,8 @@ class SearchCoordinator:
         for name, value in self._attributes(outcome).items():
             if value not in (None, {}):
                 self._trial.set_user_attr(name, value)
+        if self._limits:
+            attr.store_constraints(self._trial, excess(self._limits, self._needed(outcome)))
         if outcome.state == TrialState.COMPLETE:
             recorded = self.study.tell(self._trial, list(outcome.values), skip_if_finished=True)
         else:
@@ -372,6 +382,8 @@ class SearchCoordinator:
         """Yields messages about the objective, and about settings that the user may not expect."""
         objective, settings, world_size = self.objective, self.settings, self.planner.world_size
         yield f"Objective: {', '.join(objective.names)}, {', '.join(objective.directions)} ({objective.why})."
+        if self._limits:
+            yield f"Constraints: {', '.join(f'{name} at most {limit:g}' for name, limit in self._limits.items())}."
         if isinstance(settings.hp_space, DefaultSpace):
             yield f"No hp_space given: the published ranges are searched ({settings.hp_space})."
         n_given, n_fitting = len(self.configurations.initial), settings.max_trials - settings.baseline
@@ -434,6 +446,8 @@ class SearchCoordinator:
             attr.SECONDS: outcome.seconds,
             attr.PEAK_MEMORY: outcome.peak_memory,
             attr.RESIDENT_MEMORY: resident_memory(),
+            attr.TRAINABLE: outcome.trainable_params or None,
+            attr.MEASURED: self._needed(outcome),
             attr.STEPS: outcome.step,
             attr.METRICS: outcome.metrics,
             attr.CHECKPOINT: checkpoints.relative_path(outcome.checkpoint, self.planner.folder),
@@ -450,13 +464,39 @@ class SearchCoordinator:
             return f"{ranked[0].values[0]:.4g} (trial {ranked[0].number})"
         return "" if self._is_multi else "-"
 
+    def _needed(self, outcome: TrialOutcome) -> dict[str, float]:
+        """What the running trial, which has ended, needed of what ``constraints=`` limits."""
+        seconds, failure = outcome.seconds, outcome.failure
+        out_of_memory = failure is not None and failure.kind == OOM
+        if not self._limits or (failure is not None and not out_of_memory):
+            return {}
+        trials = self.study.get_trials(deepcopy=False)
+        earlier = self._trial.user_attrs.get(attr.CONTINUES)
+        while earlier is not None:  # the training began in the trial that this one resumes
+            seconds += float(trials[earlier].user_attrs.get(attr.SECONDS, 0.0))
+            earlier = trials[earlier].user_attrs.get(attr.CONTINUES)
+        return measured(
+            self._limits,
+            peak_memory=outcome.peak_memory,
+            # A stopped training would have taken longer.
+            seconds=seconds / outcome.trained if outcome.trained else 0.0,
+            trainable_params=outcome.trainable_params,
+            metrics=outcome.metrics,
+            out_of_memory=out_of_memory,
+        )
+
     def _trial_summary(self, trial: FrozenTrial, outcome: TrialOutcome) -> TrialSummary:
         """The columns of a finished trial's line."""
         return TrialSummary(
             number=trial.number,
             role=role(trial),
             params=trial.user_attrs.get(attr.HYPERPARAMETERS, trial.params),
-            result=_result_text(trial, outcome, self.planner.world_size),
+            result=", exceeds ".join(
+                [
+                    _result_text(trial, outcome, self.planner.world_size),
+                    *exceeded(self._limits, trial.user_attrs.get(attr.MEASURED))[:1],
+                ]
+            ),
             best=self._best_text(),
             fidelity=share_trained(trial),
             seconds=outcome.seconds,

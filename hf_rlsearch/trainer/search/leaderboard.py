@@ -21,7 +21,7 @@ from hf_rlsearch.trainer.storage.paused import PausedTrials, folder_size
 
 
 def ranking(study: optuna.Study, *, confirmed: bool = False) -> list[FrozenTrial]:
-    """Returns the complete trials of a single objective, best first, earlier ones first among equals.
+    """Returns the trials that can be the best of a single objective, best first, earlier ones first among equals.
 
     Args:
         study: With several objectives it has no ranking, and the list is empty.
@@ -29,15 +29,18 @@ def ranking(study: optuna.Study, *, confirmed: bool = False) -> list[FrozenTrial
     """
     if len(study.directions) > 1:
         return []
-    trials, maximize = study.get_trials(deepcopy=False), study.direction == StudyDirection.MAXIMIZE
-    winner = confirm.winner(confirm.confirmations(trials), maximize=maximize) if confirmed else None
+    trials, maximize = rankable(study), study.direction == StudyDirection.MAXIMIZE
+    numbers = {trial.number for trial in trials}
+    found = [each for each in confirm.confirmations(study.get_trials(deepcopy=False)) if each.number in numbers]
+    winner = confirm.winner(found, maximize=maximize) if confirmed else None
     first, sign = None if winner is None else winner.number, -1 if maximize else 1
-    return sorted(rankable(study), key=lambda trial: (trial.number != first, sign * trial.values[0], trial.number))
+    return sorted(trials, key=lambda trial: (trial.number != first, sign * trial.values[0], trial.number))
 
 
 def rankable(study: optuna.Study) -> list[FrozenTrial]:
-    """Returns the trials that can be the best: the complete ones, without confirmations."""
-    return [t for t in finished(study) if t.state == TrialState.COMPLETE and role(t) != attr.CONFIRM]
+    """Returns the trials that can be the best: complete and within the constraints, without confirmations."""
+    complete = [t for t in finished(study) if t.state == TrialState.COMPLETE and role(t) != attr.CONFIRM]
+    return [trial for trial in complete if attr.is_feasible(trial)]
 
 
 def trials_without_improvement(study: optuna.Study) -> float:
@@ -81,13 +84,18 @@ class Leaderboard:
         # True once all confirmations are made: then only as many models stay as the user wants.
         self._confirmed = False
 
-    def keeps(self, trial_role: str, outcome: TrialOutcome) -> dict[str, bool]:
+    def keeps(self, trial_role: str, outcome: TrialOutcome, *, feasible: bool) -> dict[str, bool]:
         """Returns whether a complete trial, which is not recorded yet, is the best one, and one of the best k.
+
+        Args:
+            trial_role: As in ``TrialPlan``.
+            outcome: Of the trial.
+            feasible: It exceeds no constraint.
 
         Returns:
             "best": no recorded trial is as good, or there are several objectives. "disk": the model is to be saved.
         """
-        if trial_role == attr.CONFIRM:
+        if trial_role == attr.CONFIRM or not feasible:
             return {"best": False, "disk": False}
         better = [t for t in ranking(self._study) if not self._objective.better(outcome.values[0], t.values[0])]
         may_win_later = trial_role == attr.BASELINE and self._settings.confirm > 0
@@ -121,7 +129,7 @@ class Leaderboard:
             return {trial.number for trial in self._study.best_trials}
         best = ranking(self._study, confirmed=self._confirmed)[: self._n_retained()]
         may_win_later = self._settings.confirm > 0 and not self._confirmed
-        baseline = [t for t in finished(self._study) if role(t) == attr.BASELINE] if may_win_later else []
+        baseline = [t for t in rankable(self._study) if role(t) == attr.BASELINE] if may_win_later else []
         return {trial.number for trial in [*best, *baseline]}
 
     def _n_retained(self) -> int:

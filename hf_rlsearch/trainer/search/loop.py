@@ -201,7 +201,9 @@ def build_search(
     def start() -> Params:
         nonlocal coordinator
         steady = {name: steady_fingerprint(functions[name], before[name]) for name in functions}
-        identity = search_fingerprint(configurations, objective, provider.reference, model, steady)
+        identity = search_fingerprint(
+            configurations, objective, provider.reference, model, steady, settings.constraints
+        )
         opened = _open_study(provider, settings, objective, configurations, identity)
         lease = Lease.take(opened.study, alone=settings.storage is None)
         held.callback(lease.release)

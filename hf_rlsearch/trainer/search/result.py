@@ -21,7 +21,7 @@ from hf_rlsearch.observation.trial_attributes import role
 from hf_rlsearch.optuna import confirmation as confirm
 from hf_rlsearch.optuna.storage import open_study
 from hf_rlsearch.report import to_dataframe, to_html_table, to_text
-from hf_rlsearch.report.format import ended_by
+from hf_rlsearch.report.format import ended_by, exceeded
 from hf_rlsearch.trainer.search.leaderboard import ranking
 from hf_rlsearch.trainer.setup.hp_space import SideEffects
 from hf_rlsearch.trainer.storage.checkpoints import stored_path
@@ -79,7 +79,7 @@ class SearchResult:
 
     @property
     def best_trials(self) -> list[FrozenTrial]:
-        """The best trial; with several objectives the Pareto front; empty if no trial completed.
+        """The best trial; with several objectives the Pareto front; empty if no trial completed within the constraints.
 
         After a search with ``confirm=`` the best trial is the one with the best mean under new seeds.
         """
@@ -188,13 +188,11 @@ class SearchResult:
     def summary(self) -> str:
         """Returns the best objective, the gain, the best hyperparameters and the end as a few lines of text."""
         best, baseline, gain = self.best_trial, self.baseline, self.gain
-        n_started = sum(trial.state != TrialState.WAITING for trial in self.trials)
         if best is None:
-            text = f"No trial of {n_started} completed. See trials_dataframe()['failure'] for the reasons."
-            return "\n".join(filter(None, [text, self._missing(), ended_by(self.stopped_by)]))
-        lines = [f"{self.metric}: {_as_text(best.values)} in trial {best.number} of {n_started}"]
+            return "\n".join(filter(None, [self._why_none(), self._missing(), ended_by(self.stopped_by)]))
+        lines = [f"{self.metric}: {_as_text(best.values)} in trial {best.number} of {self._n_started}"]
         if baseline is not None and gain is not None:
-            before = _as_text(baseline.values)
+            before = " and exceeds ".join([_as_text(baseline.values), *self.exceeded(baseline)[:1]])
             lines.append(
                 f"baseline: {before}, gain {gain:.4g}" if gain > 0 else f"no gain found over the baseline ({before})"
             )
@@ -244,7 +242,7 @@ class SearchResult:
         from hf_rlsearch.trainer.search.replay import apply_trial
 
         if self.best_trial is None:
-            raise SearchFailed("There is no best trial to apply: no trial completed.")
+            raise SearchFailed(f"There is no best trial to apply. {self._why_none()}")
         return apply_trial(trainer, self.study, self.best_trial, self.side_effects)
 
     def replay(
@@ -381,6 +379,25 @@ class SearchResult:
         # The study keeps the numbers of the trials, since they are added in order.
         study.add_trials([_trial_from_json(trial) for trial in data["trials"]])
         return cls(study, data["metric"], data["output_dir"], data["stopped_by"], data["n_trials"])
+
+    def exceeded(self, trial: FrozenTrial) -> list[str]:
+        """Returns each limit of ``constraints=`` that a trial exceeds, as text such as "peak_memory_gb 17.2 of 16"."""
+        return exceeded(self.study.user_attrs.get(attr.CONSTRAINTS), trial.user_attrs.get(attr.MEASURED))
+
+    @property
+    def _n_started(self) -> int:
+        return sum(trial.state != TrialState.WAITING for trial in self.trials)
+
+    def _why_none(self) -> str:
+        """Why there is no best trial."""
+        complete = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
+        if not complete:
+            return f"No trial of {self._n_started} completed. See trials_dataframe()['failure'] for the reasons."
+        nearest = min(complete, key=lambda trial: sum(max(e, 0.0) for e in attr.constraints_of(trial).values()))
+        return (
+            f"No trial of {self._n_started} kept to the constraints, so there is no best one. Trial {nearest.number} "
+            f"came nearest: {', '.join(self.exceeded(nearest))}."
+        )
 
     def _missing(self) -> str:
         """Which trials still run, and in which process; empty if none does."""

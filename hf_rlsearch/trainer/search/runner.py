@@ -107,6 +107,9 @@ class DistributedTrialRunner:
             {"caught": caught, "outcome": outcome.to_json()}, kind=None if raised is None else raised.kind
         )
         outcomes = [TrialOutcome.from_json(report["outcome"]) for report in reports]
+        # What the trial needed is what the rank that needed most did.
+        needed = {name: max(getattr(each, name) for each in outcomes) for name in ("peak_memory", "seconds")}
+        outcomes[0] = replace(outcomes[0], **needed)
         failed = [each.failure for each in outcomes if each.failure is not None]
         if failed:
             first = next((failure for failure in failed if failure.kind not in CAUSED_BY_ANOTHER_RANK), failed[0])

@@ -20,6 +20,7 @@ from hf_rlsearch.trainer.session.compat import allow_shared_weights, found_argum
 from hf_rlsearch.trainer.session.failures import Failure, divergence
 from hf_rlsearch.trainer.session.seeds_and_memory import PeakMemory
 from hf_rlsearch.trainer.setup.objective import Objective
+from hf_rlsearch.trainer.setup.task_facts import count_parameters
 from hf_rlsearch.trainer.storage.paused import curve_step, make_saving_optional
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class TrialOutcome(RankMessage):
         metrics: All metrics of the scored evaluation.
         seconds: Wall-clock time.
         peak_memory: Bytes while the trial ran; of the device, or of the process on a CPU.
+        trainable_params: Parameters that the model trains; 0 if it was not made.
         step: Training steps done.
         trained: Share of the trial's own training that was done, in [0, 1].
         checkpoint: Folder that holds exactly the scored model; None if there is none on disk.
@@ -115,6 +117,7 @@ class TrialOutcome(RankMessage):
     failure: Failure | None = None
     seconds: float = 0.0
     peak_memory: int = 0
+    trainable_params: int = 0
     step: int = 0
     trained: float = 0.0
     checkpoint: str | None = None
@@ -216,6 +219,7 @@ def run_trial(trainer: "Trainer", plan: TrialPlan, monitor: EvaluationMonitor) -
         outcome,
         seconds=time.perf_counter() - started,
         peak_memory=memory.peak,
+        trainable_params=0 if getattr(trainer, "model", None) is None else count_parameters(trainer.model)[1],
         step=step,
         trained=min(1.0, step / max(1, trainer.state.max_steps)),
         found={} if error is not None else found_arguments(trainer),

@@ -17,6 +17,7 @@ from hf_rlsearch.agent import AGENTS, META_TRAINED
 from hf_rlsearch.errors import ArgumentsError, ObjectiveError
 from hf_rlsearch.optuna import RLSampler
 from hf_rlsearch.report.format import shorten
+from hf_rlsearch.trainer.setup.constraints import check_constraints
 from hf_rlsearch.trainer.setup.default_space import default_hp_space
 from hf_rlsearch.trainer.setup.objective import UNSET_DIRECTION
 from hf_rlsearch.trainer.setup.options import RENAMED
@@ -73,6 +74,7 @@ class SearchConfig:
     direction: str | Sequence[str] = UNSET_DIRECTION
     compute_objective: Callable[[dict[str, Any]], Any] | None = None
     target: float | Sequence[float] | Mapping[str, float] | None = None
+    constraints: Mapping[str, float] | None = None
     # the budget
     n_trials: int | None = UNSET_TRIALS
     budget: float | None = None
@@ -110,6 +112,8 @@ class SearchConfig:
                 shown = shorten(" ".join(repr(value).split()), _SHOWN)
                 given = f"the class {value.__name__}; call it" if isinstance(value, type) else shown
                 raise error(f"{name}={given} given, expected {expected}.")
+        if self.constraints is not None:
+            check_constraints(self.constraints)
         if self.confirm and not isinstance(self.direction, str):
             raise ArgumentsError(
                 f"confirm={self.confirm!r} given with a list of directions, expected a single one: several objectives "

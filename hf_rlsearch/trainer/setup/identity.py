@@ -31,7 +31,12 @@ _NOT_DECISIVE = "model.new_weights"
 
 
 def search_fingerprint(
-    configurations: ConfigurationSampler, objective: Objective, trainer: "Trainer", model: Params, functions: Params
+    configurations: ConfigurationSampler,
+    objective: Objective,
+    trainer: "Trainer",
+    model: Params,
+    functions: Params,
+    constraints: Mapping[str, float] | None,
 ) -> Params:
     """Returns the facts of a search as plain data; a script that runs again with equal facts continues the search.
 
@@ -41,6 +46,7 @@ def search_fingerprint(
         trainer: Of the baseline.
         model: Facts of the model that the search starts from, see `model_fingerprint`.
         functions: Fingerprints by name of the user's functions that decide what is trained and how it is scored.
+        constraints: The option of that name: a trial keeps the constraint values that it was recorded with.
     """
     stored = objective.to_json()
     return {
@@ -56,6 +62,7 @@ def search_fingerprint(
         "tokenizer": tokenizer_fingerprint(getattr(trainer, "processing_class", None)),
         "model": model,
         **functions,
+        **({} if constraints is None else {"constraints": {name: float(limit) for name, limit in constraints.items()}}),
     }
 
 
@@ -122,12 +129,18 @@ def check_same_search(study: optuna.Study, fingerprint: Params, directions: list
         # Another program made the study: only distributions can be compared, as far as both have them.
         old = [trial.distributions for trial in study.get_trials(deepcopy=False)]
         old_space = {key: _distribution_facts(each[key]) for each in old for key in each.keys() & space.keys()}
-        stored, space = {"space": old_space}, {key: space[key] for key in old_space}
+        stored = {"space": old_space, "constraints": fingerprint.get("constraints", {})}
+        space = {key: space[key] for key in old_space}
     keys = stored.keys() & {"objective", "follows"}
     if changed := diff({key: stored[key] for key in keys}, {key: fingerprint[key] for key in keys}):
         raise StorageError(
             f"{name} has another objective: {listed(changed)}. Its values cannot be compared with those of this "
             "search. Use another study_name or storage, or optimize the objective of the study."
+        )
+    if changed := diff(stored.get("constraints", {}), fingerprint.get("constraints", {})):
+        raise StorageError(
+            f"{name} has other constraints: {listed(changed)}. Its trials keep what they were recorded with. Use "
+            "another study_name or storage, or the constraints of the study."
         )
     if changed := diff(stored["space"], space):
         raise StorageError(f"{name} has another search space: {listed(changed)}. Use another study_name or storage.")

@@ -37,6 +37,10 @@ class SearchOptions(TypedDict, total=False):
             function is called a few times with made-up metrics, to refuse a constant objective.
         target: Objective value at which the search ends, once a trial is at least as good. With several directions a
             number for each of them in a list, or a dict by metric; one trial has to reach all of them.
+        constraints: Largest value by name of what a trial may need: "peak_memory_gb" (GB of 10**9 bytes, of the CUDA
+            device, else of the process), "seconds" (of its whole training), "trainable_params" and "eval_latency_ms"
+            (of the scored evaluation, for each row). Only trials that exceed none can be the best; running out of
+            memory exceeds the memory. The agent avoids configurations that are likely to exceed one.
 
     Budget:
         n_trials: Total number of trials, those of an interrupted run and the baseline included; None for as many as
@@ -99,6 +103,7 @@ class SearchOptions(TypedDict, total=False):
     direction: str | Sequence[str]
     compute_objective: Callable[[dict[str, Any]], Any] | None
     target: float | Sequence[float] | Mapping[str, float] | None
+    constraints: Mapping[str, float] | None
     n_trials: int | None
     budget: float | None
     timeout: float | None

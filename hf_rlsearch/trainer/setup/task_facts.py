@@ -32,7 +32,7 @@ def task_facts(
     switches: dict[str, bool | None] = {}
     model: Any = getattr(trainer, "model", None)
     if model is not None and "model" not in roles:
-        n_parameters, n_trained = _n_parameters(model)
+        n_parameters, n_trained = count_parameters(model)
         counts["n_parameters"] = n_parameters
         counts["trainable"] = n_trained / n_parameters if n_parameters else None
         counts["n_classes"] = _n_classes(model, metric)
@@ -50,8 +50,8 @@ def _n_evaluated(data: Any, metric: str) -> int | None:
     return count_rows(data)
 
 
-def _n_parameters(model: Any) -> tuple[int, int]:
-    """Parameters of a model, and how many of them are trained."""
+def count_parameters(model: Any) -> tuple[int, int]:
+    """Returns the number of parameters of a model, and how many of them are trained."""
     n_all = n_trained = 0
     for parameter in model.parameters():
         # DeepSpeed leaves an empty parameter on each rank, bitsandbytes packs two of four bits into a byte.

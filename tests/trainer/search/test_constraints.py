@@ -1,0 +1,165 @@
+"""Constraints of a search: measured per trial, the best feasible trial wins, and none wins where none is feasible."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+from transformers import Trainer
+
+from hf_rlsearch.errors import SearchFailed, StorageError
+from hf_rlsearch.observation.trial_attributes import constraints_of, is_feasible
+from hf_rlsearch.report import SearchRecord, to_text
+from hf_rlsearch.report.html import to_html
+from hf_rlsearch.trainer.search.leaderboard import ranking, trials_without_improvement
+from hf_rlsearch.trainer.setup.constraints import eval_latency_ms, excess, measured
+from tests.trainer.conftest import Scripted, SmallOnly, batches, rates, run, tiny_model
+
+MakeTrainer = Callable[..., Trainer]
+WIDTH = "model.intermediate_size"
+SIZES = [32, 64, 128, 48]
+
+
+def n_params(width: int) -> int:
+    return sum(p.numel() for p in tiny_model(intermediate_size=width).parameters())
+
+
+def widths(trial: Any) -> dict[str, Any]:
+    """A space of models."""
+    return {WIDTH: trial.suggest_categorical(WIDTH, [32, 48, 64, 128])}
+
+
+def sized(make_trainer: MakeTrainer, **args: Any) -> Trainer:
+    """A Trainer whose accuracy is the width of its model, over a thousand."""
+    made: list[Trainer] = []
+    made.append(make_trainer(metrics=lambda _: {"accuracy": made[0].model.config.intermediate_size / 1000}, **args))
+    return made[0]
+
+
+def search(make_trainer: MakeTrainer, limit: float, *, n_trials: int = 4, **options: Any) -> Any:
+    sampler = options.pop("sampler", None) or Scripted(**{WIDTH: SIZES})
+    given = {"metric": "accuracy", "n_trials": n_trials, "sampler": sampler, "constraints": {"trainable_params": limit}}
+    return run(sized(make_trainer), "rl", widths, **{**given, **options})
+
+
+def test_the_best_feasible_trial_wins(make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture) -> None:
+    limit = n_params(64)
+    with caplog.at_level("INFO"):
+        best = search(make_trainer, limit, keep_best_models=2)
+    result = best.run_summary
+    assert (best.run_id, best.objective) == ("1", 0.064)
+    assert result.best_trial.number == result.study.best_trial.number == 1
+    assert [t.user_attrs["rl:trainable_params"] for t in result.trials] == [n_params(width) for width in SIZES]
+    excess_of_all = [constraints_of(t)["trainable_params"] for t in result.trials]
+    assert excess_of_all == pytest.approx([n_params(width) / limit - 1 for width in SIZES])
+    assert [t.number for t in ranking(result.study)] == [1, 3, 0]
+    kept = [t.number for t in result.trials if Path(result.output_dir, t.user_attrs.get("rl:checkpoint", "-")).is_dir()]
+    assert kept == [1, 3]
+    assert "Constraints: trainable_params at most" in caplog.text
+    assert "0.128, exceeds trainable_params " in caplog.text
+    assert "| best 0.064 (trial 1) |" in caplog.text
+    assert "0.064 in trial 1 of 4" in result.summary()
+    table = result.trials_dataframe()
+    assert [bool(text) for text in table["exceeds"].fillna("")] == [False, False, True, False]
+    assert "*1" in to_text(result.study)
+    assert "trainable_params" in to_html(result.study)
+    assert SearchRecord.from_study(result.study).best().number == 1  # type: ignore[union-attr]
+
+
+def test_without_a_feasible_trial_there_is_no_best_one(make_trainer: MakeTrainer) -> None:
+    best = search(make_trainer, 10, n_trials=2)
+    result = best.run_summary
+    assert (best.run_id, best.hyperparameters) == ("", {})
+    assert math.isnan(best.objective)
+    assert result.best_trial is None
+    assert result.best_checkpoint is None
+    text = "No trial of 2 kept to the constraints, so there is no best one. Trial 0 came nearest: trainable_params"
+    assert text in result.summary()
+    with pytest.raises(ValueError, match="feasible"):
+        _ = result.study.best_trial
+    with pytest.raises(SearchFailed, match="kept to the constraints"):
+        result.apply(sized(make_trainer))
+    assert "No complete trial keeps to the constraints" in to_html(result.study)
+    assert [t for t in result.trials if "rl:checkpoint" in t.user_attrs] == []
+
+
+def test_running_out_of_memory_exceeds_the_memory(make_trainer: MakeTrainer) -> None:
+    drawn = Scripted(learning_rate=[1e-3] * 3, per_device_train_batch_size=[4, 8, 4])
+    options = {"constraints": {"peak_memory_gb": 1000.0}, "sampler": drawn, "n_trials": 3}
+    result = run(make_trainer(cls=SmallOnly), "rl", batches, **options).run_summary
+    assert [t.state for t in result.trials] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
+    assert constraints_of(result.trials[1])["peak_memory_gb"] == pytest.approx(0.1)
+    assert [is_feasible(trial) for trial in result.trials] == [True, False, True]
+    assert 0 < result.trials[0].user_attrs["rl:measured"]["peak_memory_gb"] < 100
+
+
+def test_all_limits_are_measured(make_trainer: MakeTrainer) -> None:
+    limits = {"peak_memory_gb": 1e3, "seconds": 1e3, "trainable_params": 1e9, "eval_latency_ms": 1e4}
+    sampler = Scripted(learning_rate=[1e-3])
+    result = run(make_trainer(), "rl", rates, n_trials=1, sampler=sampler, constraints=limits).run_summary
+    trial = result.trials[0]
+    assert trial.user_attrs["rl:measured"].keys() == limits.keys()
+    assert trial.user_attrs["rl:measured"]["seconds"] == trial.user_attrs["rl:seconds"]
+    rows_per_second = trial.user_attrs["rl:metrics"]["eval_samples_per_second"]
+    assert trial.user_attrs["rl:measured"]["eval_latency_ms"] == pytest.approx(1000 / rows_per_second, rel=0.05)
+    assert result.study.user_attrs["rl:constraints"] == limits
+
+
+def test_other_limits_are_another_search(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    limit = n_params(64)
+    assert search(make_trainer, limit, n_trials=1).run_summary.study.study_name == "search-1"
+    assert search(make_trainer, limit, n_trials=1).run_summary.study.study_name == "search-1"
+    assert search(make_trainer, limit + 1, n_trials=1).run_summary.study.study_name == "search-2"
+    shared = {"storage": f"sqlite:///{tmp_path / 'study.db'}", "study_name": "mine", "load_if_exists": True}
+    search(make_trainer, limit, n_trials=1, **shared)
+    with pytest.raises(StorageError, match="other constraints: trainable_params"):
+        search(make_trainer, limit + 1, n_trials=2, **shared)
+
+
+def test_an_infeasible_winner_of_confirmations_is_passed_over(make_trainer: MakeTrainer) -> None:
+    """The baseline, of width 32, is feasible only where the limit allows it."""
+    options = {"baseline": True, "confirm": 1, "sampler": Scripted(**{WIDTH: [48]}), "n_trials": 2}
+    assert search(make_trainer, n_params(48), **options).run_summary.best_trial.number == 1
+    options["sampler"] = Scripted(**{WIDTH: [48]})
+    assert search(make_trainer, n_params(32), **options).run_summary.best_trial.number == 0
+
+
+def test_infeasible_trials_do_not_restart_patience() -> None:
+    study = optuna.create_study(direction="maximize")
+    for value, over in [(0.5, -1.0), (0.9, 1.0), (0.4, -1.0)]:
+        study.add_trial(create_trial(value=value, system_attrs={"constraints": [over]}))
+    assert trials_without_improvement(study) == 2
+
+
+@pytest.mark.parametrize(
+    ("metrics", "milliseconds"),
+    [
+        ({"eval_runtime": 2.0, "eval_samples_per_second": 50.0}, 20.0),
+        (
+            {
+                "eval_a_runtime": 1.0,
+                "eval_a_samples_per_second": 30.0,
+                "eval_b_runtime": 3.0,
+                "eval_b_samples_per_second": 10.0,
+            },
+            4000 / 60,
+        ),
+        ({"eval_runtime": 0.0, "eval_samples_per_second": 0.0}, 0.0),
+        ({"eval_loss": 0.3}, 0.0),
+    ],
+)
+def test_latency_is_the_time_of_an_evaluated_row(metrics: dict[str, float], milliseconds: float) -> None:
+    assert eval_latency_ms(metrics) == pytest.approx(milliseconds)
+
+
+def test_what_was_not_measured_violates_nothing() -> None:
+    limits = {"peak_memory_gb": 2.0, "seconds": 10.0}
+    given = {"trainable_params": 0, "metrics": {}}
+    found = measured(limits, peak_memory=3 * 10**9, seconds=0.0, out_of_memory=False, **given)
+    assert found == {"peak_memory_gb": 3.0}
+    assert excess(limits, found) == {"peak_memory_gb": 0.5}
+    found = measured(limits, peak_memory=10**9, seconds=5.0, out_of_memory=True, **given)
+    assert excess(limits, found) == {"peak_memory_gb": pytest.approx(0.1)}
