@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
@@ -299,3 +300,95 @@ def test_a_worker_elsewhere_without_signs_of_life_ends_with_an_error(
     assert first.returncode == 1
     assert "StorageError: Another process has taken over this search" in errors.splitlines()[-1]
     assert [(trial.value, trial.intermediate_values, trial.user_attrs) for trial in study.trials] == before
+
+
+HOST = """
+import os, socket, sys, time
+socket.sethostname(sys.argv[1])
+from transformers import Trainer
+from hf_rlsearch.trainer.storage import resume
+from tests.trainer.conftest import Rows, rates, run, tiny_arguments, tiny_model
+
+resume._INTERVAL, resume._GRACE = 0.2, 5.0
+host, folder, url = sys.argv[1:]
+waited = False
+
+class Waits(Trainer):
+    def training_step(self, *args, **kwargs):
+        global waited
+        if self.state.global_step == 5 and not waited:
+            waited = True
+            print(f"{host} trains {os.path.basename(self.args.output_dir)}", flush=True)
+            sys.stdin.readline()
+        print(f"step {os.path.basename(self.args.output_dir)} {self.state.global_step}", flush=True)
+        return super().training_step(*args, **kwargs)
+
+trainer = Waits(
+    args=tiny_arguments(folder, save_strategy="epoch", per_device_train_batch_size=16, disable_tqdm=False),
+    model_init=lambda: tiny_model(),
+    train_dataset=Rows(64, 0),
+    eval_dataset=Rows(32, 1),
+)
+run(trainer, "rl", n_trials=5, storage=url, study_name="s", load_if_exists=True)
+"""
+
+
+@pytest.fixture
+def start_host() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts a worker on a host with its own name and its own table of processes, and waits until it trains."""
+    unshare = ["unshare", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    try:
+        can = subprocess.run([*unshare, "true"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        can = False
+    if not can:
+        pytest.skip("a host of its own needs Linux's unshare, and root")
+    started: list[subprocess.Popen[str]] = []
+
+    def start(name: str, folder: Path, url: str) -> subprocess.Popen[str]:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        started.append(
+            subprocess.Popen([*unshare, sys.executable, "-c", HOST, name, str(folder), url], text=True, **pipes)
+        )
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.kill()
+        each.communicate()
+
+
+def lines_until(process: subprocess.Popen[str], text: str) -> list[str]:
+    """What a process prints up to a line with this text."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if text in line:
+            return lines
+    raise AssertionError("".join(lines))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_the_trial_of_a_dead_host_goes_to_one_of_two_live_ones(
+    start_host: Any, tmp_path: Path, is_shared: bool
+) -> None:
+    """It continues from its checkpoint where the folder is shared, and is trained anew where it is not."""
+    url = f"sqlite:///{tmp_path / 's.db'}"
+    hosts = {}
+    for name in ("alpha", "beta", "gamma"):
+        hosts[name] = start_host(name, tmp_path / ("out" if is_shared else name), url)
+        lines_until(hosts[name], f"{name} trains run-{len(hosts) - 1}")
+    assert {trial.user_attrs[OWNER]["host"] for trial in stored(url).trials} == {*hosts}
+    hosts.pop("alpha").kill()
+    printed = [host.communicate("go on\n", timeout=300)[0] for host in hosts.values()]
+    assert [host.returncode for host in hosts.values()] == [0, 0], printed
+    taken_over = [lines for lines in printed if "Trial 0 is taken over: process 1 on alpha, which trained" in lines]
+    assert len(taken_over) == 1
+    steps = [[int(step) for step in re.findall(r"^step run-0 (\d)", lines, re.MULTILINE)] for lines in printed]
+    assert sorted(steps) == [[], [*range(4 if is_shared else 0, 8)]]
+    trials = [trial for trial in stored(url).trials if trial.state != TrialState.WAITING]
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 5
+    assert {len(trial.intermediate_values) for trial in trials} == {2}
