@@ -135,8 +135,9 @@ def continued(trials: Iterable[FrozenTrial]) -> frozenset[int]:
 
     A failed trial continues nothing: the earlier trial is still all that is known of the training.
     """
-    continuing = (t for t in trials if t.state not in (TrialState.WAITING, TrialState.FAIL))
-    return frozenset(t.user_attrs[CONTINUES] for t in continuing if isinstance(t.user_attrs.get(CONTINUES), int))
+    # The rare condition first: this is asked of thousands of trials before each decision.
+    found = ((number, t) for t in trials if isinstance(number := t.user_attrs.get(CONTINUES), int))
+    return frozenset(number for number, t in found if t.state not in (TrialState.WAITING, TrialState.FAIL))
 
 
 def stable_distributions(trials: Iterable[FrozenTrial], *, exclude: int | None = None) -> dict[str, BaseDistribution]:
@@ -181,8 +182,8 @@ def _curves(trials: Sequence[FrozenTrial], signs: FloatArray) -> tuple[FloatArra
 
 def _final_values(trials: Sequence[FrozenTrial], signs: FloatArray) -> FloatArray:
     """(T, M) objectives, larger is better; nan where a trial has not as many values as the study has directions."""
-    unknown = [np.nan] * len(signs)
-    rows = [t.values if len(t.values or ()) == len(signs) else unknown for t in trials]
+    unknown, n = [np.nan] * len(signs), len(signs)
+    rows = [values if (values := t.values) and len(values) == n else unknown for t in trials]
     return _clipped(np.array(rows, dtype=np.float64).reshape(len(trials), len(signs))) * signs
 
 

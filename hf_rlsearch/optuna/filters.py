@@ -7,7 +7,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import BoolArray, IntArray
 from hf_rlsearch.observation.history import COMPLETE, PRUNED, History
-from hf_rlsearch.observation.trial_attributes import BASELINE, FAILURE, HYPERPARAMETERS, role
+from hf_rlsearch.observation.trial_attributes import BASELINE, FAILURE, HYPERPARAMETERS, ROLE
 from hf_rlsearch.space import SearchSpace
 from hf_rlsearch.space.candidates import matches
 
@@ -48,14 +48,15 @@ def outside_of_space(space: SearchSpace, trials: Sequence[FrozenTrial], history:
 
     A trial of ``hp_space`` that lacks the name may have had any level instead.
     """
-    exact = {
-        t.number: t.user_attrs.get(HYPERPARAMETERS, {}).keys() - t.params.keys() for t in trials if _is_baseline(t)
-    }
-    return np.array([not exact.get(n, set()).isdisjoint(space.names) for n in history.numbers.tolist()], dtype=bool)
+    baselines = [t for t in trials if t.user_attrs.get(ROLE) == BASELINE]
+    outside = [t.number for t in baselines if not _only_exact(t).isdisjoint(space.names)]
+    return np.isin(history.numbers, outside)
 
 
-def _is_baseline(trial: FrozenTrial) -> bool:
-    return role(trial) == BASELINE and isinstance(trial.user_attrs.get(HYPERPARAMETERS), dict)
+def _only_exact(baseline: FrozenTrial) -> set[str]:
+    """The names that a baseline was trained with, and that none of its params has."""
+    exact = baseline.user_attrs.get(HYPERPARAMETERS)
+    return exact.keys() - baseline.params.keys() if isinstance(exact, dict) else set()
 
 
 def is_exhausted(space: SearchSpace, history: History) -> bool:

@@ -7,17 +7,27 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import optuna
+from optuna.storages import InMemoryStorage
+from optuna.study._multi_objective import _fast_non_domination_rank  # not public in Optuna
+from optuna.trial import TrialState
 
 from hf_rlsearch._typing import FloatArray
+from hf_rlsearch.observation.trial_attributes import BASELINE, CONFIRM
 from hf_rlsearch.optuna.confirmation import Gain
 from hf_rlsearch.optuna.confirmation import gain as paired_gain
 from hf_rlsearch.report.records import SearchRecord, TrialRecord
 
+T = TypeVar("T")
 MIN_FOR_IMPORTANCE = 10
 """Complete trials below which a random forest says more about its seed than about hyperparameters."""
+MOST_FOR_IMPORTANCE = 400
+"""Complete trials that the forest is made of: its time grows with the square of their number, 400 take six seconds."""
+MOST_SHOWN = 1000
+"""Trials that charts show and explanations are written of; a browser has trouble with more."""
 # Differences and squares of larger values overflow a float; such diverged trials are drawn at the edge.
 _MOST = 1e150
 
@@ -58,10 +68,14 @@ def importances(study: optuna.Study, search: SearchRecord) -> dict[str, float]:
 
     Returns:
         Hyperparameter -> share of the total in [0, 1], the largest first. Empty where fewer than MIN_FOR_IMPORTANCE
-        trials are complete, or where nothing varied.
+        trials are complete, or where nothing varied. Of more than MOST_FOR_IMPORTANCE an even sample is used.
     """
     if len(search.scored()) < MIN_FOR_IMPORTANCE:
         return {}
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(complete) > MOST_FOR_IMPORTANCE:
+        study = optuna.create_study(directions=study.directions, storage=InMemoryStorage())
+        study.add_trials(_evenly(complete, MOST_FOR_IMPORTANCE))
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -145,18 +159,39 @@ def summarize(search: SearchRecord) -> Summary:
     )
 
 
+def shown_trials(search: SearchRecord) -> frozenset[int]:
+    """The numbers of the trials that charts show: all, or MOST_SHOWN of them.
+
+    These are the best and the baseline, the Pareto front, the confirmations, the better half by score, and an even
+    sample of the others.
+    """
+    if len(search.trials) <= MOST_SHOWN:
+        return frozenset(trial.number for trial in search.trials)
+    scores = search.scores()
+    ranked = sorted(scores, key=lambda n: scores[n], reverse=not search.minimize[0])
+    best, on_front = search.best(), set(front(search)) if len(search.minimize) > 1 else set()
+    chosen = {t.number for t in search.trials if t is best or t.role in (BASELINE, CONFIRM) or t.values in on_front}
+    chosen |= {*ranked[: MOST_SHOWN // 2]}
+    others = [trial.number for trial in search.trials if trial.number not in chosen]
+    return frozenset({*chosen, *_evenly(others, max(MOST_SHOWN - len(chosen), 0))})
+
+
+def _evenly(items: Sequence[T], most: int) -> list[T]:
+    """At most that many of the items, at even distances."""
+    return [items[i] for i in np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int).tolist()]
+
+
 def front(search: SearchRecord) -> list[tuple[float, ...]]:
     """The objectives, ascending, that no others beat: at least as good in every objective and better in one.
 
     Trials that violate a constraint beat nothing and are not on it.
     """
-    signs = [1 if minimize else -1 for minimize in search.minimize]
-    points = sorted(t.values for t in search.rankable() if t.values)
-
-    def is_beaten(point: tuple[float, ...], other: tuple[float, ...]) -> bool:
-        return other != point and all(s * b <= s * a for s, a, b in zip(signs, point, other, strict=True))
-
-    return [point for point in points if not any(is_beaten(point, other) for other in points)]
+    signs = np.array([1.0 if minimize else -1.0 for minimize in search.minimize])
+    points = [t.values for t in search.rankable() if t.values]
+    if not points:
+        return []
+    ranks = _fast_non_domination_rank(np.array(points) * signs, n_below=1)
+    return sorted(point for point, rank in zip(points, ranks.tolist(), strict=True) if rank == 0)
 
 
 def knee(search: SearchRecord) -> TrialRecord | None:

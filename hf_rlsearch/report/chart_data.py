@@ -7,13 +7,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from hf_rlsearch.observation.trial_attributes import BASELINE, CONFIRM
-from hf_rlsearch.report.analysis import expected_best, front, knee, value_range
+from hf_rlsearch.report.analysis import expected_best, front, knee, shown_trials, value_range
 from hf_rlsearch.report.format import choice_labels, number, printable, show
 from hf_rlsearch.report.records import SearchRecord, TrialRecord, finite
 from hf_rlsearch.space import Hyperparameter
@@ -98,7 +99,7 @@ class Axis:
 
 
 def datasets(search: SearchRecord, axes: Mapping[str, Axis], grid: Sequence[Hyperparameter]) -> dict[str, Rows]:
-    """All rows that charts show, by the name of the data.
+    """All rows that charts show, by the name of the data; what is summed up or ranked is so over all trials.
 
     Args:
         search: The search.
@@ -108,15 +109,19 @@ def datasets(search: SearchRecord, axes: Mapping[str, Axis], grid: Sequence[Hype
     marks = _marks(search)
     incumbents = _incumbent_rows(search)
     lines, ticks = _coordinate_rows(search, axes, marks)
+    shown = shown_trials(search)
+
+    def of_shown(rows: Rows) -> Rows:
+        return [row for row in rows if row["trial"] in shown]
+
     return {
-        "trials": _trial_rows(search, axes, marks, incumbents),
-        # Without the numbers of trials: the line belongs to the whole search and must not fade when a trial is picked.
-        "incumbents": [{"spent": r["spent"], "value": r["value"]} for r in incumbents if r["value"] is not None],
+        "trials": of_shown(_trial_rows(search, axes, marks, incumbents)),
+        "incumbents": _steps(incumbents),
         "expected": _expected_rows(search, incumbents),
         "confirmations": _confirmation_rows(search, marks),
         "front": _front_rows(search),
-        "curves": _curve_rows(search, marks),
-        "coordinates": lines,
+        "curves": of_shown(_curve_rows(search, marks)),
+        "coordinates": of_shown(lines),
         "ticks": ticks,
         "cells": _cell_rows(search, axes, grid) if len(grid) > 1 else [],
     }
@@ -207,6 +212,16 @@ def _incumbent_rows(search: SearchRecord) -> Rows:
             best = trial.values[0] if best is None else choose(best, trial.values[0])
         rows.append({"trial": trial.number, "spent": spent, "value": best})
     return rows
+
+
+def _steps(incumbents: Rows) -> Rows:
+    """The corners of the line of the best value so far, and its end.
+
+    Without the numbers of trials: the line belongs to the whole search and must not fade when a trial is picked.
+    """
+    known = [{"spent": row["spent"], "value": row["value"]} for row in incumbents if row["value"] is not None]
+    corners = [row for before, row in pairwise([{"value": None}, *known]) if row["value"] != before["value"]]
+    return corners if known[-1:] == corners[-1:] else [*corners, known[-1]]
 
 
 def _expected_rows(search: SearchRecord, incumbents: Rows) -> Rows:

@@ -130,8 +130,7 @@ def _best_so_far(search: SearchRecord, data: dict[str, Rows]) -> Chart | None:
     kind = _kind(data["trials"], "best", "expected best")
     color = kind["color"]
     baseline = [row["value"] for row in data["trials"] if row["kind"] == "baseline"]
-    ended = [row for row in data["trials"] if row["spent"] is not None]
-    room = alt.Scale(domain=[0, max(row["spent"] for row in ended) * 1.02 or 1], nice=False)
+    room = alt.Scale(domain=[0, data["incumbents"][-1]["spent"] * 1.02 or 1], nice=False)
     x = alt.X("spent:Q", title="full trainings spent", scale=room)
     y = _objective(search, "value:Q", search.scores().values(), keep=baseline)
     trials = _rows("trials").transform_filter("isValid(datum.spent)")
@@ -147,7 +146,7 @@ def _best_so_far(search: SearchRecord, data: dict[str, Rows]) -> Chart | None:
         rule = trials.transform_filter("datum.kind == 'baseline'")
         rule = rule.mark_rule(strokeDash=[2, 3], strokeWidth=1.5, clip=True)
         layers.append(rule.encode(y=y, color=color, opacity=_faded(1), tooltip=_TIP))
-    if any(row["value"] is None for row in ended):
+    if any(row["value"] is None and row["spent"] is not None for row in data["trials"]):
         lost = trials.transform_filter("!isValid(datum.value)").mark_point(filled=True, y=alt.expr("height - 5"))
         layers.append(lost.encode(x, **kind, opacity=_faded(0.9), tooltip=_TIP))
     return _chart("best-so-far", "Best so far against budget", "wide", alt.layer(*layers), height=300)

@@ -228,7 +228,9 @@ def _percent(share: float) -> str:
 
 
 def _contributions(search: SearchRecord, trial: TrialRecord) -> tuple[Contribution, ...]:
-    before = as_dict(trial.decision.get("prior_contributions"))
+    before, stored_now = (as_dict(trial.decision.get(name)) for name in ("prior_contributions", "contributions"))
+    if not stored_now:
+        return ()
     earlier = [t.params for t in search.trials if t.number < trial.number and t.score is not None]
     found = [
         Contribution(
@@ -237,7 +239,7 @@ def _contributions(search: SearchRecord, trial: TrialRecord) -> tuple[Contributi
             beforehand=finite(before.get(name)),
             n_values=len({repr(params[name]) for params in earlier if name in params}),
         )
-        for name, stored in as_dict(trial.decision.get("contributions")).items()
+        for name, stored in stored_now.items()
         if (total := finite(stored)) is not None
     ]
     return tuple(sorted(found, key=lambda contribution: -abs(contribution.total)))

@@ -15,7 +15,7 @@ from hf_rlsearch._version import __version__
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.observation.trial_attributes import N_TRIALS, STOPPED_BY
 from hf_rlsearch.optuna.storage import open_study
-from hf_rlsearch.report.analysis import front, importances, knee, summarize
+from hf_rlsearch.report.analysis import front, importances, knee, shown_trials, summarize
 from hf_rlsearch.report.charts import PALETTES, all_charts, javascript, named_data, theme
 from hf_rlsearch.report.explanation import explain
 from hf_rlsearch.report.format import duration, ended_by, number, show, show_params, size
@@ -69,6 +69,7 @@ def to_html(study: optuna.Study, *, refresh: int | None = None) -> str:
     search = SearchRecord.from_study(study)
     best = search.best()
     charts, data = all_charts(search, importances(study, search))
+    shown = sorted(shown_trials(search))
     # "slice-" stands for the charts of all hyperparameters, every other name for one chart.
     drawn = {key: [c for c in charts.values() if c.name.startswith(wanted)] for key, _, wanted in _SECTIONS}
     payload = {
@@ -86,7 +87,7 @@ def to_html(study: optuna.Study, *, refresh: int | None = None) -> str:
         code=to_copy(best) if best else "",
         sections=[(key, title, drawn[key]) for key, title, _ in _SECTIONS if drawn[key]],
         ended=ended_by(str(search.attributes.get(STOPPED_BY) or "")),
-        reasons=[explain(search, t.number) for t in search.trials],
+        reasons=[explain(search, number) for number in shown],
         columns=columns(search),
         rows=list(zip(search.trials, rows(search), strict=True)),
         # An HTML parser ends a script at the first "</script", wherever it stands.

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -561,6 +562,24 @@ def test_a_study_of_a_thousand_trials_costs_milliseconds_per_ask(first: RuleAgen
         study.tell(trial, state=TrialState.FAIL)
     assert first.calls[-1].mask.sum() < len(first.calls[-1].mask)
     assert min(times) < 0.25
+
+
+def test_a_space_of_billions_of_configurations_is_never_enumerated(first: RuleAgent) -> None:
+    space = SearchSpace.from_distributions({f"x{i}": CategoricalDistribution([*range(10)]) for i in range(9)})
+    assert space.n_candidates == 10**9
+    sampler = RLSampler(seed=0, search_space=space)
+    study = optuna.create_study(sampler=sampler)
+    tracemalloc.start()
+    try:
+        for _ in range(3):
+            study.tell(study.ask(space.distributions), 0.0)
+            assert not sampler.is_exhausted(study)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert distinct(params(study)) == 3
+    assert max(len(call.candidates) for call in first.calls) <= 1024
+    assert peak < 20e6
 
 
 def test_all_trials_are_read_once_per_trial(first: RuleAgent, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,14 @@ import optuna
 import pytest
 from optuna.trial import create_trial
 
-from hf_rlsearch.report import SearchRecord, to_dataframe
+from hf_rlsearch.report import SearchRecord, analysis, to_dataframe
 from hf_rlsearch.report.analysis import (
     MIN_FOR_IMPORTANCE,
     expected_best,
     front,
     importances,
     knee,
+    shown_trials,
     summarize,
     value_range,
 )
@@ -97,6 +98,55 @@ def test_importances_of_equal_trials_are_no_error() -> None:
     assert importances(optuna.create_study(), SearchRecord.from_study(optuna.create_study())) == {}
 
 
+def test_charts_of_many_trials_show_the_best_and_an_even_sample(
+    make_study: "type[optuna.Study]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = SearchRecord.from_study(make_study(n_trials=60))
+    assert shown_trials(search) == {*range(60)}
+    whole = datasets(search, {}, [])
+    monkeypatch.setattr(analysis, "MOST_SHOWN", 20)
+    shown = shown_trials(search)
+    scores = search.scores()
+    assert len(shown) == 20
+    assert {0, *sorted(scores, key=lambda n: scores[n])[:10]} <= shown  # the baseline, and the smallest losses
+    others = sorted(shown - {0, *sorted(scores, key=lambda n: scores[n])[:10]})
+    assert max(b - a for a, b in itertools.pairwise([0, *others, 59])) <= 15
+    part = datasets(search, {}, [])
+    assert part["trials"] == [row for row in whole["trials"] if row["trial"] in shown]
+    assert {row["trial"] for row in part["curves"]} <= shown
+    assert part["incumbents"] == whole["incumbents"]
+    assert part["expected"] == whole["expected"]
+
+
+def test_importances_of_many_trials_are_those_of_an_even_sample(
+    make_study: "type[optuna.Study]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_study(n_trials=120)
+    monkeypatch.setattr(analysis, "MOST_FOR_IMPORTANCE", 30)
+    seen: list[int] = []
+    evaluate = optuna.importance.FanovaImportanceEvaluator.evaluate
+
+    def count(evaluator: object, study: optuna.Study, *args: object, **kwargs: object) -> object:
+        seen.append(len(study.trials))
+        return evaluate(evaluator, study, *args, **kwargs)
+
+    monkeypatch.setattr(optuna.importance.FanovaImportanceEvaluator, "evaluate", count)
+    assert (
+        max(importances(study, SearchRecord.from_study(study)).items(), key=lambda item: item[1])[0] == "learning_rate"
+    )
+    assert seen == [30]
+
+
+def test_the_front_of_many_points_is_that_of_comparing_all_pairs() -> None:
+    rng = np.random.default_rng(0)
+    study = optuna.create_study(directions=["minimize", "maximize"])
+    study.add_trials([create_trial(values=pair) for pair in rng.integers(0, 12, (80, 2)).tolist()])
+    points = [(a, b) for a, b in (trial.values for trial in study.trials)]
+    best = [p for p in points if not any(q != p and q[0] <= p[0] and q[1] >= p[1] for q in points)]
+    assert front(SearchRecord.from_study(study)) == sorted(best)
+    assert front(SearchRecord.from_study(optuna.create_study(directions=["minimize", "maximize"]))) == []
+
+
 def test_a_range_cuts_only_the_bad_side() -> None:
     low, high = value_range([0.3, 0.31, 0.32, 0.33, 0.35, 0.4, 90.0], minimize=True)
     assert low < 0.3
@@ -132,7 +182,7 @@ def test_trials_that_violate_a_constraint_are_not_the_best_and_say_what_they_exc
     assert best.number == study.best_trial.number == 2
     assert [trial.exceeds for trial in search.trials] == [None, "0 by 0.25", None]
     assert to_dataframe(study)["exceeds"].tolist()[1] == "0 by 0.25"
-    assert [row["value"] for row in datasets(search, {}, [])["incumbents"]] == [0.5, 0.5, 0.6]
+    assert [row["value"] for row in datasets(search, {}, [])["incumbents"]] == [0.5, 0.6]
     assert [row["kind"] for row in datasets(search, {}, [])["trials"]] == ["complete", "infeasible", "best"]
     assert "no complete trial" not in to_html(study).lower()
 

@@ -134,6 +134,24 @@ def test_a_big_search_stays_small_and_fast(make_study: Callable[..., optuna.Stud
     assert path.stat().st_size < 3e6
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_ten_thousand_trials_are_one_page_of_less_than_ten_megabytes_in_a_minute(
+    make_study: Callable[..., optuna.Study], tmp_path: Path
+) -> None:
+    """On the processor, so that a busy machine fails no test."""
+    study = make_study(n_trials=10_000, n_evals=8)
+    began = time.process_time()
+    page = write_report(study, tmp_path / "big.html")
+    seconds, megabytes = time.process_time() - began, page.stat().st_size / 1e6
+    print(f"{seconds:.0f} s on the processor, {megabytes:.1f} MB")
+    assert seconds < 60
+    assert megabytes < 10
+    text = page.read_text()
+    assert text.count("<tr data-trial=") == 10_000
+    assert "Charts and reasons show 1,000 of 10,000 trials" in text
+
+
 def test_a_pruned_trial_is_counted_where_stopping_saved_next_to_nothing() -> None:
     study = optuna.create_study()
     for _ in range(400):

@@ -1,6 +1,7 @@
 """How long a choice may take; `scripts/benchmarks/ask.py` measures the same and prints it."""
 
 import importlib
+import tracemalloc
 from types import ModuleType
 
 import pytest
@@ -23,6 +24,23 @@ def test_a_choice_is_quick(benchmark: ModuleType, n_trials: int) -> None:
     study = benchmark.study_with(benchmark.small, n_trials)
     _, processor = benchmark.times(study, benchmark.small, 10)
     assert min(processor) < benchmark.BUDGET[n_trials]
+
+
+@pytest.mark.slow
+def test_ten_thousand_trials_cost_little_memory_and_none_that_stays(benchmark: ModuleType) -> None:
+    """The trials themselves are Optuna's: what is counted is beside them."""
+    study = benchmark.study_with(benchmark.large, 10_000)
+    benchmark.times(study, benchmark.large, 2)
+    tracemalloc.start()
+    try:
+        benchmark.times(study, benchmark.large, 2)
+        first, peak = tracemalloc.get_traced_memory()
+        benchmark.times(study, benchmark.large, 4)
+        last, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 60e6
+    assert last - first < 1e6
 
 
 def test_the_benchmark_measures_256_candidates(benchmark: ModuleType) -> None:
