@@ -15,7 +15,7 @@ from hf_rlsearch.space import SearchSpace
 
 # Chance to violate no constraint from which a candidate is tried: the first where none of the latest trials violated
 # any, the second where one did. Where no candidate has it, those near the largest chance are tried.
-_BOLD, _CAREFUL, _NEAR = 0.5, 0.8, 0.9
+_BOLD, _CAREFUL, _NEAR = 0.5, 0.9, 0.9
 _N_LATEST = 10
 
 Predict = Callable[[SearchSpace, History, IntArray, float], FloatArray | None]
