@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -61,6 +62,12 @@ class Agent:
             raise WeightsError(f"weights {card.name!r} hold no predictor. Use the bundled weights, or train one.")
         self.mixture = Mixture([_load(Predictor(config), tensors, part) for part in names])
         self.head = _load(DecisionHead(), tensors, "head").eval() if "head" in parts(tensors) else None
+
+    def with_head(self, head: DecisionHead) -> Agent:
+        """The same agent with another decision head."""
+        agent = copy.copy(self)
+        agent.head = head
+        return agent
 
     def decide(
         self,

@@ -12,11 +12,12 @@ from stable_baselines3 import PPO
 
 from hf_rlsearch._typing import FloatArray, IntArray
 from hf_rlsearch.agent.acquisition import CANDIDATE_FEATURES
+from hf_rlsearch.agent.learners import SearchPolicy, feature_space
 from hf_rlsearch.agent.mixture import Mixture
 from hf_rlsearch.envs.search_env import BatchedSearch
 from hf_rlsearch.envs.vec_env import SearchVecEnv
 from hf_rlsearch.meta_training.finished import digest, load_finished, save_finished
-from hf_rlsearch.meta_training.sb3_policy import FeatureEncoder, SearchPolicy, feature_space
+from hf_rlsearch.meta_training.sb3_policy import FeatureEncoder
 from hf_rlsearch.meta_training.stop_rule import difference
 from hf_rlsearch.tasks.mix import TaskMix
 

@@ -44,8 +44,10 @@ logger = logging.getLogger(__name__)
 
 LEAST_STUDIES, LEAST_TRIALS = 6, 8
 """Studies that are needed, and different complete configurations that each of them needs."""
-MARGIN = 0.02
-"""Nats per configuration that the agent may lose on tasks of the prior, at the upper end of the interval."""
+MARGIN = 0.05
+"""Nats per configuration that the agent may lose on tasks of the prior, at the lower end of the interval.
+
+The losses of the two shipped predictors, which differ in their seed alone, were 0.06 apart after their training."""
 _HELD_OUT = 0.3  # share of the studies
 # Tasks of the tests: of each held-out study, and of the prior; trials that the agent has seen in the former at most.
 _TASKS_PER_STUDY, _PRIOR_TASKS, _LONGEST = 16, 192, 10

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray, Params
 from hf_rlsearch._validation import did_you_mean, is_finite_number, is_integer
-from hf_rlsearch.agent import AGENTS, META_TRAINED
+from hf_rlsearch.agent import AGENTS, META_TRAINED, ONLINE
 from hf_rlsearch.agent.decision import Decision
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.observation.history import COMPLETE, LARGEST, PRUNED, History, stable_distributions
@@ -36,7 +36,7 @@ from hf_rlsearch.space.roles import check_role
 
 if TYPE_CHECKING:
     from hf_rlsearch.agent.agent import Agent
-    from hf_rlsearch.agent.scratch import ScratchAgent
+    from hf_rlsearch.agent.learners import OnlineAgent, ScratchAgent
 
 # Enough to hold a neighbourhood of the best trials and a sample of the rest; scoring them takes milliseconds
 # (scripts/benchmarks/ask.py).
@@ -140,6 +140,8 @@ class RLSampler(BaseSampler):
             and learns within the search, "ppo-scratch" or "dqn". These need many more trials: they are there to be
             compared with. They choose among 256 candidates at most, the first trial and hyperparameters that cannot be
             chosen jointly at random.
+        learn: "online": PPO trains the decision head of the meta-trained agent on within the search, after every eight
+            trials. It has not been found to help.
         search_space: The space to search, so that the first trial is chosen jointly too. Read from the study's trials,
             each time, where not given.
         roles: Role by name, for hyperparameters whose name says too little; not together with ``search_space``.
@@ -168,6 +170,7 @@ class RLSampler(BaseSampler):
         n_trials: int | None = None,
         weights: str | Path | None = None,
         agent: str = META_TRAINED,
+        learn: str | None = None,
         search_space: SearchSpace | None = None,
         roles: Mapping[str, str] | None = None,
         n_points: Mapping[str, int] | int | None = None,
@@ -192,6 +195,11 @@ class RLSampler(BaseSampler):
             raise ArgumentsError(
                 f"constraints_func is {constraints_func!r}, expected a function of a trial that returns numbers."
             )
+        if learn not in (None, ONLINE) or (learn is not None and agent != META_TRAINED):
+            raise ArgumentsError(
+                f"learn={learn!r} and agent={agent!r} given, expected learn={ONLINE!r} with agent={META_TRAINED!r}, or "
+                "learn=None: the other agents learn anyway."
+            )
         if search_space is not None and (roles is not None or n_points is not None):
             raise ArgumentsError(
                 "roles or n_points were given with a search_space, which has its own roles and levels: leave them out."
@@ -205,6 +213,7 @@ class RLSampler(BaseSampler):
         self._n_trials = n_trials
         self._weights = weights
         self._agent = agent
+        self._learn = learn
         self._search_space = search_space
         self._roles = {name: check_role(name, role) for name, role in (roles or {}).items()}
         self._n_points = dict(n_points) if isinstance(n_points, Mapping) else n_points
@@ -414,13 +423,17 @@ class RLSampler(BaseSampler):
 
         return chance_of_feasibility(load_agent(self._weights).chance_at_least, space, trials, history, rows)
 
-    def _load_agent(self) -> Agent | ScratchAgent:
+    def _load_agent(self) -> Agent | OnlineAgent | ScratchAgent:
         """The agent that decides; the first decision loads torch, and the weights or stable-baselines3."""
+        if self._learn is not None:
+            from hf_rlsearch.agent.learners import online_agent
+
+            return online_agent(self._weights, self._seed)
         if self._agent == META_TRAINED:
             from hf_rlsearch.agent.agent import load_agent
 
             return load_agent(self._weights)
-        from hf_rlsearch.agent.scratch import scratch_agent
+        from hf_rlsearch.agent.learners import scratch_agent
 
         return scratch_agent(self._agent, self._seed)
 

@@ -163,6 +163,12 @@ def _scratch(agent: str) -> Peer:
     return Peer(start)
 
 
+def _online(task: RecordedTask, seed: int, n_trials: int, weights: str | None) -> Search:
+    """Ours, whose decision head learns on within the search."""
+    sampler = RLSampler(seed=seed, n_trials=n_trials, weights=weights, learn="online")
+    return OptunaSearch(task, sampler, values=True)
+
+
 def _flaml(searcher: str) -> Peer:
     """One of FLAML's searchers, from the middle of the space."""
 
@@ -240,6 +246,7 @@ PEERS: dict[str, Peer] = {
     "DQN from scratch": _scratch("dqn"),
     "ours": Peer(partial(_ours, roles=True), ours=True),
     "ours, facts": Peer(_ours_with_facts, ours=True),
+    "ours, online": Peer(_online, ours=True),
     "ours, no roles": Peer(partial(_ours, roles=False), ours=True),
     "ours, no PPO": Peer(partial(_ours, roles=True), ours=True),
     "ours, from scratch": Peer(partial(_ours, roles=True), ours=True),
@@ -268,7 +275,7 @@ def variants(weights: str | None, folder: Path) -> dict[str, str | None]:
         {f"predictor.0.{k}": v for k, v in fresh.items()},
         replace(card, name="untrained"),
     )
-    found = dict.fromkeys(("ours", "ours, facts", "ours, no roles"), weights) | {
+    found = dict.fromkeys(("ours", "ours, facts", "ours, online", "ours, no roles"), weights) | {
         "ours, from scratch": str(folder / "untrained.safetensors")
     }
     without = {k: v for k, v in tensors.items() if not k.startswith("head.")}

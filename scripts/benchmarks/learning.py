@@ -1,10 +1,13 @@
 """Measures what the agent learns from the studies of one family: on tables of it that were held out, and on others.
 
-    python scripts/benchmarks/learning.py --tables TABLES --family lora_sft_llm --folder runs/learning
+    python scripts/benchmarks/learning.py --tables TABLES --families lora_sft_llm --folder runs/learning
+    python scripts/benchmarks/learning.py --tables TABLES --test OTHER_TABLES --folder runs/learning
 
 For each family, studies of random search and of TPE are drawn from two thirds of its tables, and `hf_rlsearch.learn`
 learns from them. Regret is then compared, in pairs, on the other tables of the family, and on tables of other families,
-to which the agent must do no harm. An agent that is refused is not used: its regret is that of the shipped one.
+to which the agent must do no harm. With `--test` studies are drawn from all tables of a family, of all families
+together where none is named, and those of the other folder are searched. An agent that is refused is not used: its
+regret is that of the shipped one.
 """
 
 from __future__ import annotations
@@ -39,6 +42,13 @@ def split(tasks: Sequence[RecordedTask], seed: int) -> tuple[list[RecordedTask],
     n_held_out = max(2, len(tasks) // 3)
     held_out, taught = ([tasks[i] for i in part] for part in (order[:n_held_out], order[n_held_out:]))
     return taught, held_out
+
+
+def parts_of(args: argparse.Namespace, family: str | None) -> tuple[list[RecordedTask], list[RecordedTask]]:
+    """Tables to draw studies from, and tables to search, of one family or of all."""
+    families = family and [family]
+    tasks = load_tasks(args.tables, families=families)
+    return (tasks, load_tasks(args.test, families=families)) if args.test else split(tasks, args.seed)
 
 
 def draw_studies(tasks: Sequence[RecordedTask], count: int, seed: int) -> list[optuna.Study]:
@@ -76,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Learns from every family that is asked for, and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", type=Path, required=True, help="folder of recorded tables")
-    parser.add_argument("--families", nargs="+", required=True, help="to learn from, each on its own")
+    parser.add_argument("--families", nargs="+", help="to learn from, each on its own; all together if left out")
+    parser.add_argument("--test", type=Path, help="folder of the tables to search, none of which is learnt from")
     parser.add_argument("--others", nargs="*", default=[], help="tasks of other families, which must not be harmed")
     parser.add_argument("--folder", type=Path, default=Path("runs/learning"), help="of the agents")
     parser.add_argument("--studies", type=int, default=20, help="of each family")
@@ -86,20 +97,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prepare(args.seed)
     others, rows = load_tasks(args.tables, names=args.others) if args.others else [], []
     shipped = {task.name: regrets(task, None, args.seeds) for task in others}
-    for family in args.families:
-        taught, held_out = split(load_tasks(args.tables, families=[family]), args.seed)
-        out, began = args.folder / f"{family}-{args.seed}", time.process_time()
+    parts = {family: parts_of(args, family) for family in args.families or [None]}
+    for family, (taught, held_out) in parts.items():
+        name = family or args.tables.name
+        out, began = args.folder / f"{name}-{args.seed}", time.process_time()
         studies = draw_studies(taught, args.studies, args.seed)
         result = hf_rlsearch.learn(studies, out, seed=args.seed, log=lambda line: print(line, flush=True))
         print(f"{result.to_text()}\n{time.process_time() - began:.0f} s on the processor", flush=True)
         weights = None if result.path is None else str(result.path)
         before, after = (np.stack([regrets(task, w, args.seeds) for task in held_out]) for w in (None, weights))
-        rows.append(row(family, before, after))
+        rows.append(row(name, before, after))
         print(rows[-1], flush=True)
         if foreign := [task for task in others if task.family != family]:
             before = np.stack([shipped[task.name] for task in foreign])
             after = np.stack([regrets(task, weights, args.seeds) for task in foreign])
-            rows.append(row(f"{family}, on other families", before, after))
+            rows.append(row(f"{name}, on other families", before, after))
             print(rows[-1], flush=True)
     points = " / ".join(f"@{point}" for point in POINTS)
     header = ["learnt from", "tables", f"before {points}", f"after {points}", "change @5", "difference @5"]

@@ -113,7 +113,7 @@ def test_the_verdict_says_the_figures_either_way(tmp_path: Path) -> None:
     assert "nats per configuration: +0.100 [+0.050, +0.150]" in text
     assert "regret after 5 trials: 0.300 before, 0.200 after" in text
     assert f"Written to {tmp_path}" in text
-    assert "forgets more than 0.02" in result(prior=Gain(-0.1, -0.2, 0.0)).to_text()
+    assert "forgets more than 0.05" in result(prior=Gain(-0.1, -0.2, 0.0)).to_text()
 
 
 def test_an_interval_is_students() -> None:

@@ -11,10 +11,11 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from hf_rlsearch.agent.acquisition import CANDIDATE_FEATURES, SEARCH_FEATURES
+from hf_rlsearch.agent.learners import N_TRUTH, SearchPolicy, feature_space
 from hf_rlsearch.agent.mixture import Mixture
 from hf_rlsearch.envs.search_env import BatchedSearch
 from hf_rlsearch.envs.vec_env import SearchVecEnv
-from hf_rlsearch.meta_training.sb3_policy import N_TRUTH, FeatureEncoder, SearchPolicy, feature_space
+from hf_rlsearch.meta_training.sb3_policy import FeatureEncoder
 from hf_rlsearch.tasks.mix import TaskMix
 from tests.helpers.searches import random_predictor
 

@@ -27,3 +27,9 @@ class TestDqn(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSampl
     @pytest.fixture
     def sampler(self) -> Callable[[], BaseSampler]:
         return lambda: RLSampler(seed=0, agent="dqn")
+
+
+class TestOnline(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
+    @pytest.fixture
+    def sampler(self) -> Callable[[], BaseSampler]:
+        return lambda: RLSampler(seed=0, learn="online")

@@ -599,6 +599,12 @@ def test_all_trials_are_read_once_per_trial(first: RuleAgent, monkeypatch: pytes
         ({"seed": -1}, ArgumentsError, "seed is -1, expected a whole number of at least 0"),
         ({"seed": 1.5}, ArgumentsError, "seed is 1.5"),
         ({"agent": "ppo-scrach"}, ArgumentsError, "agent='ppo-scrach' given.*Did you mean 'ppo-scratch'"),
+        (
+            {"learn": "offline"},
+            ArgumentsError,
+            "learn='offline' and agent=.*expected learn='online'",
+        ),
+        ({"agent": "dqn", "learn": "online"}, ArgumentsError, "learn='online' and agent='dqn' given"),
         ({"agent": "dqn", "weights": "rl-v3"}, ArgumentsError, "weights='rl-v3' and agent='dqn' given.*untrained"),
         ({"n_trials": 0}, ArgumentsError, "n_trials is 0, expected a whole number of at least 1"),
         (

@@ -13,7 +13,7 @@ from optuna.storages import BaseStorage
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch._validation import did_you_mean, is_finite_number, is_integer, is_number
-from hf_rlsearch.agent import AGENTS, META_TRAINED
+from hf_rlsearch.agent import AGENTS, META_TRAINED, ONLINE
 from hf_rlsearch.errors import ArgumentsError, ObjectiveError
 from hf_rlsearch.optuna import RLSampler
 from hf_rlsearch.report.format import shorten
@@ -99,6 +99,7 @@ class SearchConfig:
     pruner: BasePruner | str | None = RL_PRUNER
     weights: str | None = None
     agent: str = META_TRAINED
+    learn: str | None = None
     seed: int | None = None
     # accepted as in Optuna
     gc_after_trial: bool = True
@@ -255,6 +256,7 @@ _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "sampler": (_is_a(BaseSampler), "an Optuna sampler such as optuna.samplers.TPESampler(), or None for RLSampler"),
     "agent": (lambda value: value in AGENTS, f"one of {', '.join(AGENTS)}"),
+    "learn": (lambda value: value == ONLINE, f"{ONLINE!r}, or None"),
     "pruner": (
         lambda value: value in (None, RL_PRUNER) or isinstance(value, BasePruner),
         f"an Optuna pruner such as optuna.pruners.MedianPruner(), {RL_PRUNER!r} for RLPruner, or None for none",

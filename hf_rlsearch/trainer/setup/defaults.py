@@ -38,6 +38,7 @@ def default_sampler(
         n_trials=settings.max_trials,
         weights=settings.weights if settings.agent == META_TRAINED else None,
         agent=settings.agent,
+        learn=settings.learn,
         search_space=space.with_levels(_exact_levels(settings, published)),
         published=published,
         max_resource=FULL_TRAINING,

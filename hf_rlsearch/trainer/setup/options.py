@@ -86,6 +86,7 @@ class SearchOptions(TypedDict, total=False):
             written, or a repository of the Hub.
         agent: Who chooses the trials: "meta-trained", the agent of the weights, or an agent that starts untrained,
             "ppo-scratch" or "dqn", to compare with.
+        learn: "online" trains the decision head of the meta-trained agent on within the search.
         seed: Seed of the sampler.
 
     Accepted as in Optuna:
@@ -124,6 +125,7 @@ class SearchOptions(TypedDict, total=False):
     pruner: BasePruner | str | None
     weights: str | None
     agent: str
+    learn: str | None
     seed: int | None
     directions: str | Sequence[str]
     gc_after_trial: bool

@@ -1,4 +1,4 @@
-"""The agents that start untrained: what they learn within a search, and that a search can be continued."""
+"""The agents that learn within a search: what they learn, and that a search can be continued."""
 
 from typing import Any
 
@@ -9,7 +9,16 @@ import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from hf_rlsearch.agent import AGENTS, META_TRAINED
-from hf_rlsearch.agent.scratch import ScratchAgent, _reward, scratch_agent
+from hf_rlsearch.agent.agent import load_agent
+from hf_rlsearch.agent.learners import (
+    _LEARNERS,
+    OnlineAgent,
+    ScratchAgent,
+    _HeadLearner,
+    _reward,
+    online_agent,
+    scratch_agent,
+)
 from hf_rlsearch.observation.history import FAILED, RUNNING, History
 from hf_rlsearch.optuna import RLSampler
 from hf_rlsearch.space import SearchSpace
@@ -112,7 +121,9 @@ def test_running_trials_teach_nothing_and_failed_ones_do(name: str) -> None:
     assert decide(ScratchAgent(name, 0), history(10, status=status)) == decide(ScratchAgent(name, 0), history(9))
     values = np.array([*history(9).values, np.nan])
     failed = history_of(CANDIDATES[:10], values, space=SPACE, status=np.array([0] * 9 + [FAILED]))
-    assert ScratchAgent(name, 0)._taught(SPACE, failed, CANDIDATES, {}).left.sum() == len(CANDIDATES) - 10
+    learner = _LEARNERS[name](SPACE, CANDIDATES, {}, 0)
+    learner.learn(failed)
+    assert learner.left.sum() == len(CANDIDATES) - 10
 
 
 @pytest.mark.parametrize("name", UNTRAINED)
@@ -129,3 +140,39 @@ def test_a_search_that_is_continued_is_equal_to_one_that_never_stopped(name: str
         return [trial.params for trial in study.trials]
 
     assert params(12) == params(5, 7)
+
+
+# ------------------------------------------------------------------------------------------- the meta-trained agent
+def test_the_head_starts_as_expected_improvement_and_learns_after_eight_trials() -> None:
+    agent = online_agent(None, 0)
+    seen = history(17)
+
+    def head(n: int) -> dict[str, torch.Tensor]:
+        learner = _HeadLearner(SPACE, agent.agent, {}, 0)
+        learner.learn(seen.select(np.arange(17) < n))
+        return {name: tensor.clone() for name, tensor in learner.head.state_dict().items()}
+
+    untrained, once, twice = head(7), head(8), head(17)
+    last = [name for name in untrained if name.startswith("residual.4")]
+    assert all((untrained[name] == 0).all() for name in last)
+    assert any((once[name] != 0).any() for name in last)
+    assert any(not torch.equal(once[name], twice[name]) for name in last)
+
+
+def test_an_online_agent_decides_by_its_head_and_leaves_the_shipped_agent_as_it_is() -> None:
+    online = OnlineAgent(load_agent(), 0)
+    decision = decide(online, history(9))
+    assert (decision.source, load_agent().head) == ("policy", None)
+    assert decide(online, history(7)).index == decide(load_agent(), history(7), n_remaining=None).index
+
+
+def test_an_online_search_that_is_continued_is_equal_to_one_that_never_stopped() -> None:
+    def params(*lengths: int) -> list[dict[str, Any]]:
+        study = optuna.create_study()
+        for length in lengths:
+            online_agent.cache_clear()
+            study.sampler = RLSampler(seed=2, n_trials=20, learn="online")
+            study.optimize(lambda trial: trial.suggest_float("x", -1, 1) ** 2 + trial.suggest_int("n", 0, 3), length)
+        return [trial.params for trial in study.trials]
+
+    assert params(11) == params(5, 6)

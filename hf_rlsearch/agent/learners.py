@@ -1,8 +1,9 @@
-"""Learns within one search, from nothing, by PPO or DQN of stable-baselines3: what meta-training is measured against.
+"""Learns within one search by PPO or DQN of stable-baselines3: from nothing, or on from the meta-trained agent.
 
-The actions are the candidates of the space, the same ones throughout a search. One small network scores each of them
-from its levels and a summary of the search so far, so that a result teaches about similar candidates too. Nothing of an
-agent is stored: a search that is continued teaches its finished trials to a new one, in their order and with the same
+From nothing, the actions are the candidates of the space, the same ones throughout a search. One small network scores
+each of them from its levels and a summary of the search so far, so that a result teaches about similar candidates too.
+The meta-trained agent learns by its decision head alone: the predictors stay as they are. Nothing of what is learnt is
+stored: a search that is continued teaches its finished trials to a new network, in their order and with the same
 chance.
 
 Letters: B observations, C candidates, D encoded width of a candidate, N finished trials.
@@ -15,8 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
-from typing import Any, TypeVar
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -25,20 +27,28 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import Tensor, nn
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
-from hf_rlsearch.agent.agent import one_torch_thread
+from hf_rlsearch.agent.acquisition import CANDIDATE_FEATURES, SEARCH_FEATURES, search_features
+from hf_rlsearch.agent.agent import MAX_HYPERPARAMETERS, Agent, load_agent, one_torch_thread, shorten
 from hf_rlsearch.agent.decision import Decision
+from hf_rlsearch.agent.decision_head import DecisionHead, zero_last
+from hf_rlsearch.agent.network import Arrays
 from hf_rlsearch.observation.history import RUNNING, History
 from hf_rlsearch.observation.observation import N_CONTEXT_FEATURES, live_observation
 from hf_rlsearch.space import SearchSpace
 
 _WIDTH = 32
+Observations = dict[str, Tensor]
+N_TRUTH = 4
+"""Columns that only the critic of meta-training sees; zero in a search, where nobody knows the truth."""
 _UNKNOWN_TRIALS = 20  # length of the exploration where nobody says how long the search is
 # PPO updates after so few trials: its usual 2,048 are longer than any search.
-_ROLLOUT = 4
+_ROLLOUT, _HEAD_ROLLOUT = 4, 8
+_COMPARED = 128  # candidates that a trial of the meta-trained agent is compared with when its head learns
 _GRADIENT_STEPS = 8  # of DQN after every trial
 _MASKED = -1e4
 _NO_ENV: Any = None  # the algorithms are told of trials, they step nothing themselves
@@ -59,8 +69,7 @@ class ScratchAgent:
     """
 
     def __init__(self, algorithm: str, seed: int) -> None:
-        self.algorithm, self.seed = algorithm, seed
-        self._learner: tuple[object, _Learner] | None = None
+        self.algorithm, self.seed, self._taught = algorithm, seed, _Taught()
 
     def decide(
         self,
@@ -90,23 +99,13 @@ class ScratchAgent:
         finished = history.select(history.status != RUNNING)
         n_left = max(_UNKNOWN_TRIALS - len(finished), 1) if n_remaining is None else n_remaining
         with one_torch_thread():
-            learner = self._taught(space, finished, candidates, facts)
+            make = partial(_LEARNERS[self.algorithm], space, candidates, facts, self.seed)
+            learner = self._taught.learner((space, candidates.tobytes(), tuple(sorted(facts.items()))), make, finished)
             chances = learner.chances(mask, n_left / (len(finished) + n_left))
         index = int(rng.choice(len(chances), p=chances))
         return Decision(
             index=index, source=self.algorithm, n_candidates=int(mask.sum()), probability=float(chances[index])
         )
-
-    def _taught(
-        self, space: SearchSpace, finished: History, candidates: IntArray, facts: Mapping[str, float]
-    ) -> _Learner:
-        """A learner that has learnt from the finished trials; the last one learns on where it has seen the first."""
-        key = (space, candidates.tobytes(), tuple(sorted(facts.items())))
-        if self._learner is None or self._learner[0] != key or not self._learner[1].has_begun(finished):
-            self._learner = key, _LEARNERS[self.algorithm](space, candidates, facts, self.seed)
-        learner = self._learner[1]
-        learner.learn(finished)
-        return learner
 
 
 @lru_cache(maxsize=4)
@@ -115,30 +114,76 @@ def scratch_agent(algorithm: str, seed: int) -> ScratchAgent:
     return ScratchAgent(algorithm, seed)
 
 
+class OnlineAgent:
+    """The meta-trained agent, whose decision head PPO trains on within the search.
+
+    The head starts as the expected improvement of the predictors, or as meta-training has left it, and learns from the
+    same rewards as `ScratchAgent`. Each trial is compared with other candidates, the same ones throughout a search.
+
+    Args:
+        agent: Of the weights.
+        seed: Of all chance in learning.
+    """
+
+    def __init__(self, agent: Agent, seed: int) -> None:
+        self.agent, self.seed, self._taught = agent, seed, _Taught()
+
+    def decide(
+        self, space: SearchSpace, history: History, candidates: IntArray, *, facts: Mapping[str, float], **others: Any
+    ) -> Decision:
+        """Chooses the candidate to train next; the arguments are those of `Agent.decide`.
+
+        The head learns without the remaining budget, which may change, so it decides without it too.
+        """
+        if len(space.hyperparameters) > MAX_HYPERPARAMETERS:
+            return self.agent.decide(space, history, candidates, facts=facts, **others)
+        finished = history.select(history.status != RUNNING)
+        with one_torch_thread():
+            make = partial(_HeadLearner, space, self.agent, facts, self.seed)
+            learner = self._taught.learner((space, tuple(sorted(facts.items()))), make, finished)
+        agent = self.agent.with_head(learner.head)
+        return agent.decide(space, history, candidates, facts=facts, **{**others, "n_remaining": None})
+
+
+@lru_cache(maxsize=4)
+def online_agent(weights: str | Path | None, seed: int) -> OnlineAgent:
+    """The online agent of some weights and one seed, once per process, see `scratch_agent`."""
+    return OnlineAgent(load_agent(weights), seed)
+
+
+_Kind = TypeVar("_Kind", bound="_Learner")
+
+
+class _Taught:
+    """Keeps the last learner, which learns on where it has seen the first of the finished trials."""
+
+    def __init__(self) -> None:
+        self._last: tuple[object, _Learner] | None = None
+
+    def learner(self, key: object, make: Callable[[], _Kind], finished: History) -> _Kind:
+        """A learner of `make` that has learnt from the finished trials; one of the same key may be used again."""
+        if self._last is None or self._last[0] != key or not self._last[1].has_begun(finished):
+            self._last = key, make()
+        learner = self._last[1]
+        learner.learn(finished)
+        return cast(_Kind, learner)
+
+
 class _Learner:
     """Learns from finished trials in their order; the same trials and seed give the same network."""
 
-    def __init__(self, space: SearchSpace, candidates: IntArray, facts: Mapping[str, float], seed: int) -> None:
-        self.space, self.candidates, self.facts, self.seed = space, candidates, facts, seed
-        self.encoded = _encode(space, candidates)
+    def __init__(self, space: SearchSpace, facts: Mapping[str, float], seed: int) -> None:
+        self.space, self.facts, self.seed = space, facts, seed
         self.seen: list[tuple[Any, ...]] = []
-        self.left = np.ones(len(candidates), bool)
-        shape = (N_CONTEXT_FEATURES + len(candidates),)
-        self.observations, self.actions = spaces.Box(-np.inf, np.inf, shape), spaces.Discrete(len(candidates))
         with _seeded(seed, 0):
             self.model = self.make()
-        self.observation = self.observe(History.from_trials([], []))
 
     def make(self) -> Any:
-        """The algorithm of stable-baselines3, untrained."""
+        """The algorithm of stable-baselines3, as it begins the search."""
         raise NotImplementedError
 
-    def take(self, action: int, reward: float, after: FloatArray) -> None:
-        """Learns from one trial; `after` is the observation with it."""
-        raise NotImplementedError
-
-    def chances(self, mask: BoolArray, share_left: float) -> FloatArray:
-        """C probabilities of choosing each candidate; `share_left` of the search's trials are left."""
+    def take(self, history: History) -> None:
+        """Learns from the last of these trials."""
         raise NotImplementedError
 
     def has_begun(self, finished: History) -> bool:
@@ -149,14 +194,80 @@ class _Learner:
         """Learns from the trials that it has not seen."""
         records = _records(finished)
         for n in range(len(self.seen), len(finished)):
-            upto = finished.select(np.arange(len(finished)) <= n)
-            action = self._action(upto.params[n])
-            self.left[action] = False
-            after = self.observe(upto)
             with _seeded(self.seed, n + 1):
-                self.take(action, _reward(upto.values), after)
-            self.observation = after
+                self.take(finished.select(np.arange(len(finished)) <= n))
             self.seen.append(records[n])
+
+
+class _HeadLearner(_Learner):
+    """PPO on the decision head of the meta-trained agent."""
+
+    def __init__(self, space: SearchSpace, agent: Agent, facts: Mapping[str, float], seed: int) -> None:
+        self.agent = agent
+        self.compared = space.candidates(np.random.default_rng(seed), limit=_COMPARED - 1)
+        super().__init__(space, facts, seed)
+
+    @property
+    def head(self) -> DecisionHead:
+        """The head as it is now."""
+        return cast(SearchPolicy, self.model.policy).head
+
+    def make(self) -> PPO:
+        model = PPO(
+            SearchPolicy, _NO_ENV, n_steps=_HEAD_ROLLOUT, batch_size=_HEAD_ROLLOUT, n_epochs=8, learning_rate=1e-2,
+            gamma=0.0, device="cpu", _init_setup_model=False,
+        )  # fmt: skip
+        n_rows = len(self.compared) + 1
+        model = _set_up(model, feature_space(n_rows), spaces.Discrete(n_rows + 1))
+        if self.agent.head is not None:
+            cast(SearchPolicy, model.policy).head.load_state_dict(self.agent.head.state_dict())
+        return model
+
+    def take(self, history: History) -> None:
+        before, params = history.select(np.arange(len(history)) < len(history) - 1), dict(history.params[-1])
+        own = np.maximum(self.space.nearest_levels(params), 0)
+        rows = np.concatenate([own[None], self.compared])  # the trial is action 0
+        observation = self._observe(before, rows)
+        _learn_by_ppo(self.model, observation, 0, _reward(history.values))
+
+    def _observe(self, history: History, rows: IntArray) -> dict[str, FloatArray]:
+        mixture, allowed = self.agent.mixture, torch.ones(1, len(rows), dtype=torch.bool)
+        arrays = Arrays.of(live_observation(self.space, shorten(history), rows, np.ones(len(rows), bool), self.facts))
+        unknown, n_done = torch.tensor([float("nan")]), torch.tensor([float(len(history))])
+        with torch.no_grad():
+            candidates = mixture.describe(mixture.encode_history(arrays), arrays, allowed)[1]
+            nothing = torch.tensor([-1]), torch.zeros(1)  # runs
+            search = search_features(candidates, allowed, *nothing, unknown, unknown, n_done)
+        mask = np.append(np.ones(len(rows)), 0.0)[None]
+        found = {"candidates": candidates.numpy(), "search": search.numpy(), "mask": mask}
+        return {**found, "truth": np.zeros((1, N_TRUTH))}
+
+
+class _CandidateLearner(_Learner):
+    """Starts from nothing; its actions are the candidates of the search."""
+
+    def __init__(self, space: SearchSpace, candidates: IntArray, facts: Mapping[str, float], seed: int) -> None:
+        self.candidates, self.encoded = candidates, _encode(space, candidates)
+        self.left = np.ones(len(candidates), bool)
+        shape = (N_CONTEXT_FEATURES + len(candidates),)
+        self.observations, self.actions = spaces.Box(-np.inf, np.inf, shape), spaces.Discrete(len(candidates))
+        super().__init__(space, facts, seed)
+        self.observation = self.observe(History.from_trials([], []))
+
+    def update(self, action: int, reward: float, after: FloatArray) -> None:
+        """Learns from one trial; `after` is the observation with it."""
+        raise NotImplementedError
+
+    def chances(self, mask: BoolArray, share_left: float) -> FloatArray:
+        """C probabilities of choosing each candidate; `share_left` of the search's trials are left."""
+        raise NotImplementedError
+
+    def take(self, history: History) -> None:
+        action = self._action(history.params[-1])
+        self.left[action] = False
+        after = self.observe(history)
+        self.update(action, _reward(history.values), after)
+        self.observation = after
 
     def observe(self, history: History) -> FloatArray:
         """What the network sees: the context of the search, and which candidates were not trained yet."""
@@ -177,7 +288,7 @@ class _Learner:
             return np.asarray(network(torch.as_tensor(seen)[None])[0].double())
 
 
-class _PpoLearner(_Learner):
+class _PpoLearner(_CandidateLearner):
     """PPO with rollouts of `_ROLLOUT` trials."""
 
     def make(self) -> PPO:
@@ -185,20 +296,10 @@ class _PpoLearner(_Learner):
             _ScratchPolicy, _NO_ENV, n_steps=_ROLLOUT, batch_size=_ROLLOUT, n_epochs=16, learning_rate=1e-2, gamma=0.0,
             ent_coef=0.003, policy_kwargs={"encoded": self.encoded}, device="cpu", _init_setup_model=False,
         )  # fmt: skip
-        return _set_up(model, self)
+        return _set_up(model, self.observations, self.actions)
 
-    def take(self, action: int, reward: float, after: FloatArray) -> None:
-        policy, buffer = self.model.policy, self.model.rollout_buffer
-        before = torch.as_tensor(self.observation)[None]
-        with torch.no_grad():
-            value, log_prob, _ = policy.evaluate_actions(before, torch.tensor([action]))
-        buffer.add(self.observation, np.array([action]), np.array([reward]), np.zeros(1), value, log_prob)
-        if buffer.full:
-            with torch.no_grad():
-                last = policy.predict_values(torch.as_tensor(after)[None])
-            buffer.compute_returns_and_advantage(last, np.zeros(1))
-            self.model.train()
-            buffer.reset()
+    def update(self, action: int, reward: float, after: FloatArray) -> None:
+        _learn_by_ppo(self.model, self.observation[None], action, reward)
 
     def chances(self, mask: BoolArray, share_left: float) -> FloatArray:
         logits = self._logits(self.model.policy.scores, mask)
@@ -206,7 +307,7 @@ class _PpoLearner(_Learner):
         return np.asarray(chances / chances.sum())
 
 
-class _DqnLearner(_Learner):
+class _DqnLearner(_CandidateLearner):
     """DQN, which trains on all trials so far after each, and explores epsilon-greedily during half of the search."""
 
     def make(self) -> DQN:
@@ -215,9 +316,9 @@ class _DqnLearner(_Learner):
             exploration_fraction=0.5, exploration_final_eps=0.05,
             policy_kwargs={"encoded": self.encoded}, device="cpu", _init_setup_model=False,
         )  # fmt: skip
-        return _set_up(model, self)
+        return _set_up(model, self.observations, self.actions)
 
-    def take(self, action: int, reward: float, after: FloatArray) -> None:
+    def update(self, action: int, reward: float, after: FloatArray) -> None:
         end = np.array([False])
         self.model.replay_buffer.add(self.observation, after, np.array([action]), np.array([reward]), end, [{}])
         self.model.train(_GRADIENT_STEPS, batch_size=self.model.batch_size)
@@ -229,7 +330,7 @@ class _DqnLearner(_Learner):
         return np.asarray(epsilon * mask / mask.sum() + (1 - epsilon) * (np.arange(len(mask)) == greedy))
 
 
-_LEARNERS: dict[str, type[_Learner]] = {"ppo-scratch": _PpoLearner, "dqn": _DqnLearner}
+_LEARNERS: dict[str, type[_CandidateLearner]] = {"ppo-scratch": _PpoLearner, "dqn": _DqnLearner}
 
 
 class _CandidateScores(nn.Module):
@@ -292,13 +393,30 @@ class _ScratchPolicy(ActorCriticPolicy):
         return torch.as_tensor(self.critic(obs[:, :N_CONTEXT_FEATURES]))
 
 
-def _set_up(model: _Algorithm, learner: _Learner) -> _Algorithm:
+def _set_up(model: _Algorithm, observations: spaces.Space[Any], actions: spaces.Discrete) -> _Algorithm:
     """Prepares an algorithm that is told of trials instead of stepping an environment, as its `load` prepares one."""
-    model.observation_space, model.action_space, model.n_envs = learner.observations, learner.actions, 1
+    model.observation_space, model.action_space, model.n_envs = observations, actions, 1
     model.seed = None  # all chance is drawn under `_seeded`
     model._setup_model()
     model.set_logger(Logger(folder=None, output_formats=[]))
     return model
+
+
+def _learn_by_ppo(model: PPO, observation: Any, action: int, reward: float) -> None:
+    """Adds a trial to the rollout, an array or a dict of arrays with a leading 1; a full rollout is learnt from.
+
+    Rewards are those of single trials (gamma is 0), so no value has to be bootstrapped.
+    """
+    buffer = model.rollout_buffer
+    with torch.no_grad():
+        seen = obs_as_tensor(observation, torch.device("cpu"))
+        seen = {k: v.float() for k, v in seen.items()} if isinstance(seen, dict) else seen
+        value, log_prob, _ = model.policy.evaluate_actions(seen, torch.tensor([action]))
+    buffer.add(observation, np.array([action]), np.array([reward]), np.zeros(1), value, log_prob)
+    if buffer.full:
+        buffer.compute_returns_and_advantage(torch.zeros(1), np.ones(1))
+        model.train()
+        buffer.reset()
 
 
 def _encode(space: SearchSpace, rows: IntArray) -> FloatArray:
@@ -340,3 +458,56 @@ def _seeded(seed: int, number: int) -> Iterator[None]:
             yield
         finally:
             np.random.set_state(state)
+
+
+def feature_space(n_candidates: int) -> spaces.Dict:
+    """The observation space of the decision head."""
+
+    def box(*shape: int) -> spaces.Box:
+        return spaces.Box(-20.0, 20.0, shape, np.float32)
+
+    return spaces.Dict(
+        {
+            "candidates": box(n_candidates, len(CANDIDATE_FEATURES)),
+            "search": box(len(SEARCH_FEATURES)),
+            "truth": box(N_TRUTH),
+            "mask": spaces.Box(0.0, 1.0, (n_candidates + 1,), np.float32),
+        }
+    )
+
+
+class SearchPolicy(ActorCriticPolicy):
+    """`DecisionHead` in stable-baselines3's terms; masked actions have probability zero and add no entropy."""
+
+    def _build(self, lr_schedule: Callable[[float], float]) -> None:
+        self.head = DecisionHead()
+        self.critic = zero_last(len(SEARCH_FEATURES) + N_TRUTH, 64, 1)
+        self.action_dist = CategoricalDistribution(int(self.action_space.n))  # type: ignore[attr-defined]
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    def forward(self, obs: Observations, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        """Actions, values (B x 1) and log-probabilities of B observations."""
+        distribution, values = self._evaluate(obs)
+        actions = distribution.get_actions(deterministic=deterministic)
+        return actions, values[:, None], distribution.log_prob(actions)
+
+    def evaluate_actions(self, obs: Observations, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:  # type: ignore[override]
+        """Values, log-probabilities and entropies of stored actions."""
+        distribution, values = self._evaluate(obs)
+        return values[:, None], distribution.log_prob(actions), distribution.entropy()
+
+    def get_distribution(self, obs: Observations) -> CategoricalDistribution:  # type: ignore[override]
+        """The masked distribution over candidates and *continue*."""
+        return self._evaluate(obs)[0]
+
+    def predict_values(self, obs: Observations) -> Tensor:  # type: ignore[override]
+        """B x 1 values."""
+        return self._evaluate(obs)[1][:, None]
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
+        return self.get_distribution(observation).get_actions(deterministic=deterministic)
+
+    def _evaluate(self, obs: Observations) -> tuple[CategoricalDistribution, Tensor]:
+        logits = self.head(obs["candidates"], obs["search"], obs["mask"] > 0)
+        values = self.critic(torch.cat([obs["search"], obs["truth"]], -1))[:, 0]
+        return CategoricalDistribution(int(logits.shape[1])).proba_distribution(logits), values
