@@ -36,7 +36,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
 def parse_args(cls: type[T], argv: Sequence[str] | None = None) -> T:
     """Fills a dataclass from the command line, or from one YAML or JSON file with the same names.
 
-    With ``--offline`` nothing in this process uses the network from here on.
+    With ``--offline``, which ``--smoke`` implies, nothing in this process uses the network from here on.
 
     Args:
         cls: The dataclass; the metadata of a field have ``help``, and ``choices`` if there are some.
@@ -62,6 +62,8 @@ def parse_args(cls: type[T], argv: Sequence[str] | None = None) -> T:
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise SystemExit(f"{unknown!r} is no argument of this recipe.{hint} --help lists them.")
     _check_values(args)
+    if getattr(args, "smoke", False) and hasattr(args, "offline"):
+        args.offline = True
     if getattr(args, "offline", False):
         _use_only_the_cache()
     return args

@@ -23,7 +23,7 @@ class Args:
     """Searches training arguments, width, depth and dropout of a vision transformer from scratch."""
 
     offline: bool = field(default=True, metadata={"help": "the data come with scikit-learn: no network is ever used"})
-    smoke: bool = field(default=False, metadata={"help": "two tiny trials, to see that everything runs"})
+    smoke: bool = field(default=False, metadata={"help": "two tiny trials offline, to see that everything runs"})
     backend: str = field(default="rl", metadata={"help": "rl, or another backend of transformers to compare with"})
     n_trials: int = field(default=12, metadata={"help": "trials, trial 0 (these arguments as they are) included"})
     timeout: float | None = field(default=None, metadata={"help": "seconds after which no new trial begins"})

@@ -53,7 +53,7 @@ class Args:
         default=False, metadata={"help": "predict masked tokens (BERT) instead of the next one (GPT-2)"}
     )
     offline: bool = field(default=False, metadata={"help": "embedded checkpoint and docstrings, no network"})
-    smoke: bool = field(default=False, metadata={"help": "two tiny trials, to see that everything runs"})
+    smoke: bool = field(default=False, metadata={"help": "two tiny trials offline, to see that everything runs"})
     backend: str = field(default="rl", metadata={"help": "rl, or another backend of transformers to compare with"})
     n_trials: int = field(default=10, metadata={"help": "trials, trial 0 (these arguments as they are) included"})
     timeout: float | None = field(default=None, metadata={"help": "seconds after which no new trial begins"})

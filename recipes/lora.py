@@ -32,7 +32,7 @@ class Args:
     data: str = field(default="stanfordnlp/sst2", metadata={"help": "name on the Hub, with a column 'label'"})
     text: str = field(default="sentence", metadata={"help": "column of the texts"})
     offline: bool = field(default=False, metadata={"help": "embedded checkpoint and sentences, no network"})
-    smoke: bool = field(default=False, metadata={"help": "two tiny trials, to see that everything runs"})
+    smoke: bool = field(default=False, metadata={"help": "two tiny trials offline, to see that everything runs"})
     n_trials: int = field(default=12, metadata={"help": "trials, trial 0 (these arguments as they are) included"})
     timeout: float | None = field(default=None, metadata={"help": "seconds after which no new trial begins"})
     n_train: int | None = field(default=None, metadata={"help": "rows to train on, all if left out"})

@@ -28,7 +28,7 @@ class Args:
     model: str = field(default="HuggingFaceTB/SmolLM2-135M", metadata={"help": "name on the Hub, or a folder"})
     data: str = field(default="trl-lib/Capybara", metadata={"help": "name on the Hub, in a format that TRL knows"})
     offline: bool = field(default=False, metadata={"help": "embedded checkpoint and docstrings, no network"})
-    smoke: bool = field(default=False, metadata={"help": "two tiny trials, to see that everything runs"})
+    smoke: bool = field(default=False, metadata={"help": "two tiny trials offline, to see that everything runs"})
     n_trials: int = field(default=8, metadata={"help": "trials, trial 0 (these arguments as they are) included"})
     timeout: float | None = field(default=None, metadata={"help": "seconds after which no new trial begins"})
     n_train: int = field(default=300, metadata={"help": "rows to train on"})

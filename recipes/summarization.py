@@ -45,7 +45,7 @@ class Args:
     summary: str = field(default="summary", metadata={"help": "column of the summaries"})
     prefix: str = field(default="summarize: ", metadata={"help": "what T5 wants before each text"})
     offline: bool = field(default=False, metadata={"help": "embedded checkpoint and docstrings, no network"})
-    smoke: bool = field(default=False, metadata={"help": "two tiny trials, to see that everything runs"})
+    smoke: bool = field(default=False, metadata={"help": "two tiny trials offline, to see that everything runs"})
     backend: str = field(default="rl", metadata={"help": "rl, or another backend of transformers to compare with"})
     n_trials: int = field(default=8, metadata={"help": "trials, trial 0 (these arguments as they are) included"})
     timeout: float | None = field(default=None, metadata={"help": "seconds after which no new trial begins"})

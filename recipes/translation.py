@@ -41,7 +41,7 @@ class Args:
     target: str = field(default="de", metadata={"help": "key of the target language"})
     model: str | None = field(default=None, metadata={"help": "a pretrained translator; from scratch if left out"})
     offline: bool = field(default=False, metadata={"help": "number words, no network"})
-    smoke: bool = field(default=False, metadata={"help": "two tiny trials, to see that everything runs"})
+    smoke: bool = field(default=False, metadata={"help": "two tiny trials offline, to see that everything runs"})
     backend: str = field(default="rl", metadata={"help": "rl, or another backend of transformers to compare with"})
     n_trials: int = field(default=8, metadata={"help": "trials, trial 0 (these arguments as they are) included"})
     timeout: float | None = field(default=None, metadata={"help": "seconds after which no new trial begins"})

@@ -21,6 +21,8 @@ NEEDS = {
     "image_classification": "sklearn",
     "lora": "peft",
     "reparameterized_regression": "sklearn",
+    "preferences": "trl",
+    "sentence_embeddings": "sentence_transformers",
     "sft": "trl",
     "summarization": "rouge_score",
     "translation": "sacrebleu",
@@ -36,7 +38,7 @@ def _as_a_program_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     level = transformers.logging.get_verbosity()
     with warnings.catch_warnings():
         # third-party code of peft and trl that this project cannot mend
-        warnings.filterwarnings("ignore", module=r"(peft|trl|torch|transformers)(\.|$)")
+        warnings.filterwarnings("ignore", module=r"(peft|trl|torch|transformers|sentence_transformers)(\.|$)")
         yield
     transformers.logging.set_verbosity(level)
     transformers.logging.enable_progress_bar()

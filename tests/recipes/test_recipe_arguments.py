@@ -98,7 +98,7 @@ def test_hub_name_without_network_names_the_way_out(name: str, tmp_path: Path, a
     with pytest.raises(
         SystemExit, match=r"^'[\w./-]+' could not be loaded: .*\nWithout a network: --offline"
     ) as caught:
-        recipe(name).main([*FROM_THE_HUB[name], "--smoke", "--output", str(tmp_path)])
+        recipe(name).main([*FROM_THE_HUB[name], "--n_trials", "2", "--output", str(tmp_path)])
     assert str(caught.value).count("\n") == 1
     assert attempts, "the network was not looked for"
     assert time.monotonic() - began < 20, "an unreachable Hub was asked again and again"

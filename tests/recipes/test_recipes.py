@@ -49,6 +49,15 @@ def test_smoke_offline(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert attempts == []
 
 
+def test_smoke_implies_offline(tmp_path: Path, attempts: list[Any]) -> None:
+    recipe("glue").main(["--smoke", "--output", str(tmp_path)])
+    assert attempts == []
+
+
+def test_reward_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check(smoke("preferences", tmp_path, "--method", "reward"), capsys.readouterr().out)
+
+
 def test_masked_language_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check(smoke("language_modeling", tmp_path, "--masked"), capsys.readouterr().out)
 

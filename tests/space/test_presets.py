@@ -36,7 +36,7 @@ def test_space_is_what_the_trainer_understands(name: str) -> None:
 
     fields = TrainingArguments.__dataclass_fields__
     scoped = {"peft.r", "peft.lora_alpha", "peft.lora_dropout", "train.layer_decay", "gen.num_beams"}
-    assert set(space_of(preset(name))) <= {*fields, *scoped}
+    assert set(space_of(preset(name))) <= {*fields, *scoped, *({"beta"} if name == "dpo" else ())}
 
 
 @pytest.mark.parametrize("name", MODEL_TYPES)
@@ -59,6 +59,8 @@ def test_no_seed_is_searched_and_sources_are_given(name: str) -> None:
         ("bert", "squad_v2", {"learning_rate": 5e-5, "per_device_train_batch_size": 48, "num_train_epochs": 2}),
         ("lora", None, {"learning_rate": 5e-4, "peft.r": 8, "peft.lora_alpha": 16}),
         ("t5", None, {"learning_rate": 1e-3}),
+        ("qwen3", None, {"learning_rate": 1e-5, "weight_decay": 0.1}),
+        ("dpo", None, {"learning_rate": 5e-7, "beta": 0.01}),
     ],
 )
 def test_first_published_setting(model_type: str, task: str | None, expected: dict[str, float]) -> None:

@@ -55,6 +55,8 @@ def default_hp_space(trial: Any) -> Params:
 
 
 def _preset_of(trainer: "Trainer") -> Preset:
+    if any(cls.__name__ == "DPOTrainer" for cls in type(trainer).__mro__):
+        return preset("dpo")
     model = getattr(trainer, "model", None)
     if model is not None and is_adapted(model):
         return preset("lora")
