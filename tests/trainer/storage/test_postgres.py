@@ -101,7 +101,7 @@ def wait_until(study: optuna.Study, process: subprocess.Popen[str], is_met: Call
         assert process.poll() is None, process.communicate()[0]
         if answer := is_met(study.get_trials(deepcopy=False)):
             return answer
-        time.sleep(0.2)
+        time.sleep(0.05)
     raise AssertionError("nothing happens")
 
 
@@ -111,14 +111,12 @@ def test_forty_trials_by_four_workers_of_which_one_is_killed_while_the_server_re
     server: postgres.Server, storage: optuna.storages.BaseStorage, launch: Launch
 ) -> None:
     study = optuna.create_study(storage=storage, study_name="s", direction="maximize")
-    launcher = launch(4, "s", n_trials=N_TRIALS, sleep=0.0)
+    launcher = launch(4, "s", n_trials=N_TRIALS, sleep=0.7)
 
     def in_training(trials: list[FrozenTrial]) -> int | None:
-        """The process of a trial that has a checkpoint, after a fifth of the search."""
-        running = [
-            t for t in trials if t.state == TrialState.RUNNING and t.intermediate_values and FOLDER in t.user_attrs
-        ]
-        return running[0].user_attrs[OWNER]["pid"] if running and finished(trials) >= N_TRIALS // 5 else None
+        """The process of a trial that has just begun its second epoch, after a fifth of the search."""
+        running = [t for t in trials if t.state == TrialState.RUNNING and len(t.intermediate_values) == 1]
+        return running[-1].user_attrs[OWNER]["pid"] if running and finished(trials) >= N_TRIALS // 5 else None
 
     os.kill(wait_until(study, launcher, in_training), signal.SIGKILL)
     wait_until(study, launcher, lambda trials: finished(trials) >= N_TRIALS // 2)
