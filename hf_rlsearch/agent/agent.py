@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.agent import acquisition
-from hf_rlsearch.agent.checkpoint import Card, check_shapes, load_weights, parts
+from hf_rlsearch.agent.checkpoint import BUNDLED, Card, check_shapes, learnt_spaces, load_weights, parts
 from hf_rlsearch.agent.decision import Alternative, Decision
 from hf_rlsearch.agent.decision_head import DecisionHead
 from hf_rlsearch.agent.mixture import EncodedReadings, Mixture
@@ -26,6 +27,8 @@ from hf_rlsearch.errors import WeightsError
 from hf_rlsearch.observation.history import COMPLETE, History
 from hf_rlsearch.observation.observation import live_observation
 from hf_rlsearch.space import SearchSpace
+
+logger = logging.getLogger(__name__)
 
 MAX_TRIALS = 160
 """Trials that the network attends to; of a longer history the better half and the latest, to keep decisions quick."""
@@ -282,6 +285,34 @@ def load_agent(weights: str | Path | None = None) -> Agent:
         WeightsError: Missing, corrupted, foreign, or of another observation format.
     """
     return Agent(*load_weights(weights))
+
+
+def agent_for(weights: str | Path | None, space: SearchSpace) -> Agent:
+    """The agent of some weights for a search; the bundled one where they learnt from searches of another kind.
+
+    An agent that has learnt from own studies knows their spaces by name. In a space of which it knows no more than half
+    of the names, what it has learnt is of no use and may mislead.
+
+    Raises:
+        WeightsError: As `load_agent`.
+    """
+    agent = load_agent(weights)
+    if weights is None or str(weights) in BUNDLED:
+        return agent
+    known = learnt_spaces(agent.card)
+    if not known or any(2 * len(names.intersection(space.names)) > len(space.names) for names in known):
+        return agent
+    _warn_of_another_space(str(weights), space.names)
+    return load_agent()
+
+
+@lru_cache(maxsize=64)
+def _warn_of_another_space(weights: str, names: tuple[str, ...]) -> None:
+    """Says once per space that the bundled agent decides."""
+    logger.warning(
+        "The agent %r has learnt from searches of other hyperparameters than %s: the bundled agent decides.",
+        weights, ", ".join(names),
+    )  # fmt: skip
 
 
 _deciding = threading.Lock()

@@ -167,6 +167,17 @@ def load_weights(weights: str | Path | None = None, *, without: str = "") -> tup
     return tensors, card
 
 
+def learnt_spaces(card: Card) -> list[frozenset[str]]:
+    """The names of the hyperparameters of each space that the weights have learnt further from; none if they have not.
+
+    A card can hold anything, so what is no list of texts is left out.
+    """
+    own = card.training.get("own_studies")
+    spaces = own.get("spaces") if isinstance(own, dict) else None
+    found = [names for names in spaces if isinstance(names, list)] if isinstance(spaces, list) else []
+    return [frozenset(name for name in names if isinstance(name, str)) for names in found]
+
+
 def parts(names: Iterable[str]) -> list[str]:
     """The parts that some weights hold by the names of their tensors, of "predictor.0" ... and "head" and "stop"."""
     found = {match[1] for match in map(_PART.match, names) if match}

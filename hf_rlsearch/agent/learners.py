@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -33,7 +32,7 @@ from torch import Tensor, nn
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.agent.acquisition import CANDIDATE_FEATURES, SEARCH_FEATURES, search_features
-from hf_rlsearch.agent.agent import MAX_HYPERPARAMETERS, Agent, load_agent, one_torch_thread, shorten
+from hf_rlsearch.agent.agent import MAX_HYPERPARAMETERS, Agent, one_torch_thread, shorten
 from hf_rlsearch.agent.decision import Decision
 from hf_rlsearch.agent.decision_head import DecisionHead, zero_last
 from hf_rlsearch.agent.network import Arrays
@@ -146,9 +145,9 @@ class OnlineAgent:
 
 
 @lru_cache(maxsize=4)
-def online_agent(weights: str | Path | None, seed: int) -> OnlineAgent:
-    """The online agent of some weights and one seed, once per process, see `scratch_agent`."""
-    return OnlineAgent(load_agent(weights), seed)
+def online_agent(agent: Agent, seed: int) -> OnlineAgent:
+    """The online agent of an agent and a seed, once per process, see `scratch_agent`."""
+    return OnlineAgent(agent, seed)
 
 
 _Kind = TypeVar("_Kind", bound="_Learner")

@@ -213,10 +213,11 @@ def learn(
         return result
     own = {f"predictor.{i}.{k}": v for i, p in enumerate(learnt.members) for k, v in p.state_dict().items()}
     verdict = {key: value for key, value in asdict(result).items() if key not in ("skipped", "path")}
+    spaces = sorted({study.space.names for study in recorded})
     renewed = replace(
         card,
         name=Path(out).name,
-        training={**card.training, "own_studies": {**asdict(settings), "of": card.name}},
+        training={**card.training, "own_studies": {**asdict(settings), "of": card.name, "spaces": spaces}},
         gates={**card.gates, "own_studies": verdict},
     )
     Path(out).mkdir(parents=True)

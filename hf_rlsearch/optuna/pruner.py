@@ -210,7 +210,7 @@ class RLPruner(BasePruner):
 
     def _forecast(self, study: Study, trial: FrozenTrial, resource: float) -> FloatArray | None:
         """1 x len(FORECAST_FEATURES), of the trial and of the best alternative; None where nothing can be predicted."""
-        from hf_rlsearch.agent.agent import load_agent
+        from hf_rlsearch.agent.agent import agent_for
 
         trials = [*(t for t in study._get_trials(deepcopy=False, use_cache=True) if t.number != trial.number), trial]
         distributions = stable_distributions(trials)
@@ -225,7 +225,8 @@ class RLPruner(BasePruner):
         rows = space.candidates(rng, limit=N_ALTERNATIVES, incumbents=history.best(_N_INCUMBENTS))
         fresh = ~is_duplicate(space, history, rows)
         fresh = fresh if fresh.any() else np.ones_like(fresh)  # the simulated searches repeat candidates at that point
-        return load_agent(self._weights).forecast(space, history, trial.number, rows, mask=fresh, facts=facts)
+        agent = agent_for(self._weights, space)
+        return agent.forecast(space, history, trial.number, rows, mask=fresh, facts=facts)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 import hf_rlsearch
 from hf_rlsearch.agent.agent import load_agent
-from hf_rlsearch.agent.checkpoint import BUNDLED, Card, load_weights, resolve, save_weights
+from hf_rlsearch.agent.checkpoint import BUNDLED, Card, learnt_spaces, load_weights, resolve, save_weights
 from hf_rlsearch.agent.decision_head import DecisionHead
 from hf_rlsearch.errors import WeightsError
 from hf_rlsearch.observation.curve_features import CURVE_FEATURES
@@ -59,6 +59,21 @@ def test_bundled_weights_are_small_and_documented(name: str) -> None:
 
 def test_the_first_bundled_weights_are_the_default() -> None:
     assert resolve(None) == resolve(BUNDLED[0])
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({"spaces": [["a", "b"], ["c"]]}, [{"a", "b"}, {"c"}]),
+        ({"spaces": [["a", 1], "b", None]}, [{"a"}]),
+        ({"spaces": 3}, []),
+        ({}, []),
+        ("text", []),
+        (None, []),
+    ],
+)
+def test_the_spaces_in_a_card_are_read_whatever_it_holds(own: Any, expected: list[set[str]]) -> None:
+    assert learnt_spaces(replace(CARD, training={"own_studies": own})) == expected
 
 
 def test_the_folder_of_an_agent_stands_for_its_file(tmp_path: Path) -> None:

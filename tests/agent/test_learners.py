@@ -144,7 +144,7 @@ def test_a_search_that_is_continued_is_equal_to_one_that_never_stopped(name: str
 
 # ------------------------------------------------------------------------------------------- the meta-trained agent
 def test_the_head_starts_as_expected_improvement_and_learns_after_eight_trials() -> None:
-    agent = online_agent(None, 0)
+    agent = online_agent(load_agent(), 0)
     seen = history(17)
 
     def head(n: int) -> dict[str, torch.Tensor]:

@@ -7,16 +7,21 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution
 
 import hf_rlsearch
-from hf_rlsearch.agent.agent import load_agent
+from hf_rlsearch.agent.agent import agent_for, load_agent
 from hf_rlsearch.agent.checkpoint import load_weights, save_weights
 from hf_rlsearch.cli import main
 from hf_rlsearch.errors import ArgumentsError, StorageError, WeightsError
 from hf_rlsearch.meta_training import learn as module
 from hf_rlsearch.meta_training.learn import LEAST_STUDIES, MARGIN, Gain, Learnt, learn
 from hf_rlsearch.optuna import RLSampler
+from hf_rlsearch.space import SearchSpace
 from tests.helpers.searches import random_predictor
+
+NAMES = (("learning_rate", "num_train_epochs", "other"), ("learning_rate", "per_device_train_batch_size"))
+"""Names of which a study of `objective` has more than half, and no more than half."""
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -71,6 +76,11 @@ def test_what_was_learnt_is_written_and_used(small: str, tmp_path: Path, monkeyp
     assert load_agent(tmp_path / "mine").card == card
     study = optuna.create_study(sampler=RLSampler(seed=0, weights=tmp_path / "mine"))
     study.optimize(objective, n_trials=3)
+    own, foreign = (
+        SearchSpace.from_distributions({name: FloatDistribution(0, 1) for name in names}) for names in NAMES
+    )
+    assert agent_for(tmp_path / "mine", own) is load_agent(tmp_path / "mine")
+    assert agent_for(tmp_path / "mine", foreign) is load_agent()
     assert lines[0].startswith("learning from 6 studies of ")
     assert "20 of 20" in lines[-1]
 

@@ -85,7 +85,7 @@ class RuleAgent:
 
 def install(monkeypatch: pytest.MonkeyPatch, agent: RuleAgent) -> RuleAgent:
     module = ModuleType("hf_rlsearch.agent.agent")
-    module.load_agent = lambda weights: agent  # type: ignore[attr-defined]
+    module.agent_for = lambda weights, space: agent  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "hf_rlsearch.agent.agent", module)
     return agent
 
