@@ -28,7 +28,7 @@ from hf_rlsearch.observation.history import COMPLETE, LARGEST, PRUNED, History, 
 from hf_rlsearch.observation.observation import FACTS
 from hf_rlsearch.observation.trial_attributes import DECISION, TASK_FACTS
 from hf_rlsearch.optuna.constraints import chance_of_feasibility, is_likely, is_unconstrained
-from hf_rlsearch.optuna.feasibility import chance_of_success
+from hf_rlsearch.optuna.failures import chance_of_success
 from hf_rlsearch.optuna.filters import exceeds_memory, is_duplicate, is_exhausted, outside_of_space
 from hf_rlsearch.space import Hyperparameter, SearchSpace, infer_role
 from hf_rlsearch.space.candidates import unique_rows

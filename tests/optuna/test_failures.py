@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from hf_rlsearch import RLSampler
 from hf_rlsearch._typing import BoolArray, IntArray, Params
 from hf_rlsearch.observation.history import COMPLETE, FAILED, History
-from hf_rlsearch.optuna.feasibility import chance_of_success
+from hf_rlsearch.optuna.failures import chance_of_success
 from hf_rlsearch.space import SearchSpace
 
 KNOWN: dict[str, Any] = {
