@@ -11,14 +11,14 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from hf_rlsearch import ArgumentsError, RLPruner, RLSampler
+from hf_rlsearch import ArgumentsError, RLPruner, RLSampler, SearchResult
 from hf_rlsearch.space import SearchSpace
 from tests.helpers.processes import run_code
 
 tune = pytest.importorskip("ray.tune", reason="needs ray[tune]")
 from ray.tune.search.optuna import OptunaSearch  # noqa: E402
 
-from hf_rlsearch.integrations.ray_tune import RLScheduler, RLSearch  # noqa: E402
+from hf_rlsearch.integrations.ray_tune import RLScheduler, RLSearch, tune_trainer  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 SPACE = {
@@ -327,7 +327,7 @@ def test_a_killed_driver_is_restored(tmp_path: Path) -> None:
 @pytest.mark.timeout(1200)
 def test_the_example_of_the_docs(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "how_to" / "ray.md").read_text(encoding="utf-8")
-    example = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[0]
+    example = re.findall(r"```python\n(import math.*?)```", text, flags=re.DOTALL)[0]
     printed = run(example, tmp_path)
     assert "learning_rate" in printed.splitlines()[-1]
 
@@ -373,3 +373,133 @@ print("TOLD", best.objective == max(t.value for t in complete), best.hyperparame
 @pytest.mark.timeout(1200)
 def test_the_ray_backend_of_the_trainer(tmp_path: Path) -> None:
     assert "TOLD True True" in run(_TRAINER, tmp_path)
+
+
+# ------------------------------------------------------------------------------------------- the search of a Trainer
+
+_TASK = """
+import os
+import signal
+from pathlib import Path
+
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
+
+from hf_rlsearch import embedded
+
+FOLDER = Path(__file__).parent
+
+
+def happens_first(name):
+    try:
+        (FOLDER / name).touch(exist_ok=False)
+        return True
+    except FileExistsError:
+        return False
+
+
+class Crash(TrainerCallback):
+    def on_evaluate(self, *args, **kwargs):
+        if happens_first("worker killed"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def make_trainer(values):
+    checkpoint = embedded.path("bert-tiny")
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    data = embedded.classification_dataset(n_train=64, n_validation=32)
+    data = data.map(lambda rows: tokenizer(rows["text"], truncation=True, max_length=32), batched=True)
+    return Trainer(
+        model=AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=6),
+        args=TrainingArguments(
+            str(FOLDER / "search"), eval_strategy="steps", eval_steps=0.5, report_to="none", use_cpu=True, **values
+        ),
+        train_dataset=data["train"],
+        eval_dataset=data["validation"],
+        processing_class=tokenizer,
+        compute_metrics=lambda p: {"accuracy": float((p.predictions.argmax(-1) == p.label_ids).mean())},
+        callbacks=[Crash()] if values else None,
+    )
+
+
+def hp_space(trial):
+    if trial.number == 3 and (FOLDER / "worker killed").exists() and happens_first("driver killed"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-2, log=True)}
+"""
+
+_SEARCH = """
+import json
+
+import ray
+from safetensors.torch import load_file
+from task import hp_space, make_trainer
+
+from hf_rlsearch.integrations.ray_tune import tune_trainer
+
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+result = tune_trainer(
+    "task:make_trainer", hp_space, n_trials=4, resources={"cpu": 0.5}, max_concurrent_trials=2, max_failures=1
+)
+best = result.best_trial
+trainer = make_trainer(result.hyperparameters(best) if best.number else {})
+trainer.model.load_state_dict(load_file(result.best_checkpoint + "/model.safetensors"))
+print("RECORDED", json.dumps({
+    "states": [t.state.name for t in result.trials],
+    "roles": [t.user_attrs["rl:role"] for t in result.trials],
+    "curves": [len(t.intermediate_values) for t in result.trials],
+    "params": [t.params for t in result.trials],
+    "best": best.value,
+    "scored again": trainer.evaluate()["eval_accuracy"],
+    "stopped by": result.stopped_by,
+}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_trainer_is_searched_although_a_worker_and_the_driver_are_killed(tmp_path: Path) -> None:
+    (tmp_path / "task.py").write_text(_TASK)
+    with pytest.raises(AssertionError):
+        run(_SEARCH, tmp_path)
+    assert (tmp_path / "driver killed").exists()
+    before = SearchResult.load(tmp_path / "search").trials
+    printed = run(_SEARCH, tmp_path)
+    recorded = json.loads(re.findall(r"^RECORDED (.*)$", printed, flags=re.MULTILINE)[0])
+    assert recorded["roles"][:4] == ["baseline", "search", "search", "search"]  # stopped ones pay for more
+    assert recorded["params"][0] == {"learning_rate": 5e-5}  # the default of TrainingArguments
+    assert recorded["states"][0] == "COMPLETE"
+    assert set(recorded["states"]) <= {"COMPLETE", "PRUNED"}
+    assert all(n == 2 for n, state in zip(recorded["curves"], recorded["states"], strict=True) if state == "COMPLETE")
+    assert recorded["scored again"] == recorded["best"]
+    assert recorded["stopped by"] == "n_trials"
+    after = SearchResult.load(tmp_path / "search").trials
+    assert [after[t.number] for t in before if t.state.is_finished()] == [t for t in before if t.state.is_finished()]
+    files = {path: path.stat().st_mtime for path in (tmp_path / "search").glob("run-*")}
+    assert f"RECORDED {json.dumps(recorded)}" in run(_SEARCH, tmp_path)  # stored: nothing is trained
+    assert {path: path.stat().st_mtime for path in (tmp_path / "search").glob("run-*")} == files
+
+
+def test_what_cannot_work_on_a_cluster_is_refused_before_any_work() -> None:
+    def hp_space(trial: optuna.Trial) -> dict[str, Any]:
+        return {"learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-3)}
+
+    def refused(text: str, make_trainer: Any = "task:make_trainer", **options: Any) -> None:
+        with pytest.raises(ArgumentsError, match=text):
+            tune_trainer(make_trainer, hp_space, **options)
+
+    class Trainer:
+        pass
+
+    made = Trainer()
+    refused(r"storage='sqlite:///x.db' given, expected no such option", storage="sqlite:///x.db")
+    refused(r"resources=\{'gpu': -1\} given, expected a dict of numbers", resources={"gpu": -1})
+    refused(r"max_concurrent_trials=0 given, expected a whole number of at least 1", max_concurrent_trials=0)
+    refused(r"max_failures=-1 given, expected a whole number of at least 0", max_failures=-1)
+    refused(r"direction=\['minimize', 'maximize'\] given, expected one", direction=["minimize", "maximize"])
+    refused(r"n_trials=0 given", n_trials=0)
+    refused(r"make_trainer='no_module:f' given, expected 'module:function'", "no_module:f")
+    refused(r"make_trainer is of type int, expected a function", 3)
+    refused(r"make_trainer uses 'made', a Trainer, which Ray would have to pickle", lambda values: made)
+    refused(r"make_trainer\(\{\}\) raised KeyError", lambda values: values["learning_rate"])
+    with pytest.raises(TypeError, match="unexpected keyword argument 'n_trial'"):
+        tune_trainer("task:make_trainer", hp_space, n_trial=3)  # type: ignore[call-arg]

@@ -207,8 +207,12 @@ class RemainingBudget:
         return sum(map(counted, started)) + 1 <= self._settings.max_trials + 1e-6
 
     def _started(self) -> list[FrozenTrial]:
-        """The trials that count towards ``n_trials``, apart from this process's running one."""
-        return [t for t in (*finished(self._study), *trials_of_other_processes(self._study)) if role(t) != CONFIRM]
+        """The trials that count towards ``n_trials``, apart from the one that this process of several is running."""
+        if self._settings.storage is None:  # all are of this process, which asks for more while some run on a cluster
+            running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        else:
+            running = trials_of_other_processes(self._study)
+        return [trial for trial in (*finished(self._study), *running) if role(trial) != CONFIRM]
 
     def _first_limit(self) -> CostCooling | None:
         """Of budget and timeout the one that leaves fewer trainings; None without a limit that can be computed yet."""

@@ -71,11 +71,13 @@ class SearchCoordinator:
     paused: PausedTrials
     progress: Progress
     may_be_finished: bool
+    # Whether an earlier run has begun the search and not come to its end.
+    was_interrupted: bool = field(init=False, default=False)
     _n_failed_before: int = field(init=False)
     # Of the running trial.
-    _trial: optuna.Trial = field(init=False)
+    trial: optuna.Trial = field(init=False)
     reporter: PruningReporter = field(init=False)
-    _stopped_by: str = field(init=False, default="")
+    stopped_by: str = field(init=False, default="")
 
     @property
     def is_shared(self) -> bool:
@@ -93,7 +95,7 @@ class SearchCoordinator:
     @property
     def hyperparameters(self) -> Params:
         """The exact values of the running trial."""
-        return dict(self._trial.user_attrs.get(attr.HYPERPARAMETERS, {}))
+        return dict(self.trial.user_attrs.get(attr.HYPERPARAMETERS, {}))
 
     def start(self, opened: OpenedStudy) -> None:
         """Prints the first messages, completes an interrupted start, and queues the first trials."""
@@ -108,6 +110,7 @@ class SearchCoordinator:
         if opened.resumed and self.settings.sampler is not None:
             # A seeded sampler would draw again what it drew in the first run.
             self.study.sampler.reseed_rng()
+        self.was_interrupted = opened.resumed and not self.study.user_attrs.get(attr.STOPPED_BY)
         if self.study.user_attrs.get(attr.STOPPED_BY):
             self.study.set_user_attr(attr.STOPPED_BY, None)  # until it ends again
         if self._limits and attr.CONSTRAINTS not in self.study.user_attrs:
@@ -174,7 +177,7 @@ class SearchCoordinator:
                         f"This search is finished ({reason}): its stored result is returned and nothing is trained. "
                         f"{more} continues it, resume=False starts a new search."
                     )
-                self._stopped_by = reason
+                self.stopped_by = reason
                 return None
             self.may_be_finished = False
             plan = self._ask()
@@ -254,13 +257,13 @@ class SearchCoordinator:
 
     def should_pause(self, trainer: "Trainer") -> bool:
         """Returns whether the running trial, which the pruner stops, is to leave a checkpoint to resume from."""
-        return self.paused.should_pause(stored_trial(self._trial), trainer)
+        return self.paused.should_pause(stored_trial(self.trial), trainer)
 
     def report(self, step: int, values: tuple[float, ...]) -> bool:
         """Reports an evaluation of the running trial, unless another process has taken over, and asks the pruner."""
         self.planner.lease.check()
         shown = ", ".join(f"{name} {value:.4g}" for name, value in zip(self.objective.names, values, strict=True))
-        self.progress.trial_evaluated(self._trial.number, step / attr.FULL_TRAINING, shown, self._best_text())
+        self.progress.trial_evaluated(self.trial.number, step / attr.FULL_TRAINING, shown, self._best_text())
         return self.reporter.report(step, values)
 
     def keeps(self, trial_role: str, outcome: TrialOutcome) -> dict[str, bool]:
@@ -268,22 +271,31 @@ class SearchCoordinator:
         self.planner.lease.check()
         return self.leaderboard.keeps(trial_role, outcome, feasible=not exceeded(self._limits, self._needed(outcome)))
 
+    def switch_to(self, trial: optuna.Trial) -> None:
+        """Makes a trial the running one, which is reported or recorded next, where several run at once."""
+        self.trial = trial
+        self.reporter = PruningReporter(
+            trial,
+            may_prune=trial.user_attrs[attr.ROLE] == attr.SEARCH and not self._is_multi,
+            out_of_time=self.budget.is_out_of_time,
+        )
+
     def record(self, outcome: TrialOutcome) -> None:
         """Stores how the running trial ended, prints its line, and deletes checkpoints that are needed no longer."""
         self.planner.lease.check()
         # A trial whose failure an earlier process has reported is not trained again.
-        outcome = replace(outcome, trained=max(outcome.trained, share_trained(stored_trial(self._trial))))
+        outcome = replace(outcome, trained=max(outcome.trained, share_trained(stored_trial(self.trial))))
         # The attributes first, so that a finished trial is always complete.
         for name, value in self._attributes(outcome).items():
             if value not in (None, {}):
-                self._trial.set_user_attr(name, value)
+                self.trial.set_user_attr(name, value)
         if self._limits:
-            attr.store_constraints(self._trial, excess(self._limits, self._needed(outcome)))
+            attr.store_constraints(self.trial, excess(self._limits, self._needed(outcome)))
         if outcome.state == TrialState.COMPLETE:
-            recorded = self.study.tell(self._trial, list(outcome.values), skip_if_finished=True)
+            recorded = self.study.tell(self.trial, list(outcome.values), skip_if_finished=True)
         else:
-            recorded = self.study.tell(self._trial, state=outcome.state, skip_if_finished=True)
-        _save_note(self._trial, lambda: explain(self.study, recorded.number).to_text())
+            recorded = self.study.tell(self.trial, state=outcome.state, skip_if_finished=True)
+        _save_note(self.trial, lambda: explain(self.study, recorded.number).to_text())
         self.progress.trial_finished(self._trial_summary(recorded, outcome))
         self.leaderboard.discard_checkpoints()
 
@@ -305,10 +317,10 @@ class SearchCoordinator:
             study=self.study,
             metric=", ".join(self.objective.names),
             output_dir=self.planner.folder,
-            stopped_by=self._stopped_by,
+            stopped_by=self.stopped_by,
             n_trials=self.settings.displayed_n_trials,
         )
-        self.study.set_user_attr(attr.STOPPED_BY, self._stopped_by)
+        self.study.set_user_attr(attr.STOPPED_BY, self.stopped_by)
         summary = result.summary()
         self.progress.close(finished=True)
         self.progress.say(summary)
@@ -324,7 +336,7 @@ class SearchCoordinator:
         trial = self._first_to_train()
         if trial is None:
             return None
-        self._trial = trial
+        self.trial = trial
         try:
             return self._plan()
         except optuna.TrialPruned:
@@ -336,7 +348,7 @@ class SearchCoordinator:
             failure = Failure.from_error(error)
             self.record(TrialOutcome(TrialState.FAIL, failure=failure))
             if failure.kind == DEVICE:
-                raise DeviceLost(f"Trial {self._trial.number} failed with {failure.reason}") from error
+                raise DeviceLost(f"Trial {self.trial.number} failed with {failure.reason}") from error
             self.check_failures(error)
         return None
 
@@ -360,17 +372,13 @@ class SearchCoordinator:
 
     def _plan(self) -> TrialPlan | None:
         """Plans the trial; None if it had already ended when its process died, so that it only has to be recorded."""
-        plan = self.planner.plan(self._trial)
-        trial = stored_trial(self._trial)
+        plan = self.planner.plan(self.trial)
+        trial = stored_trial(self.trial)
         outcome = _unrecorded_outcome(plan, trial)
         if outcome is not None:
             self.record(outcome)
             return None
-        self.reporter = PruningReporter(
-            self._trial,
-            may_prune=plan.role == attr.SEARCH and not self._is_multi,
-            out_of_time=self.budget.is_out_of_time,
-        )
+        self.switch_to(self.trial)
         earlier, share = trial.user_attrs.get(attr.CONTINUES), 0.0
         if earlier is not None and trial.user_attrs[attr.STARTED_AT]:
             share = trial.user_attrs[attr.STARTED_AT] / attr.FULL_TRAINING
@@ -437,9 +445,9 @@ class SearchCoordinator:
 
     def _attributes(self, outcome: TrialOutcome) -> Params:
         """The user attributes of the running trial, which has ended."""
-        stopped, paused = self._trial.user_attrs.get(attr.STOPPED), None
+        stopped, paused = self.trial.user_attrs.get(attr.STOPPED), None
         if outcome.state == TrialState.PRUNED and stopped is not None and self.settings.max_paused:
-            paused = self.planner.checkpoint_at(self._trial, stopped)
+            paused = self.planner.checkpoint_at(self.trial, stopped)
         return {
             **{name: value for name, value in outcome.attributes.items() if not name.startswith(attr.PREFIX)},
             attr.HYPERPARAMETERS: {**self.hyperparameters, **outcome.found},
@@ -453,7 +461,7 @@ class SearchCoordinator:
             attr.CHECKPOINT: checkpoints.relative_path(outcome.checkpoint, self.planner.folder),
             attr.FAILURE: None if outcome.failure is None else asdict(outcome.failure),
             attr.TRAINED: outcome.trained,
-            attr.SPENT: newly_spent(self._trial, outcome.trained),
+            attr.SPENT: newly_spent(self.trial, outcome.trained),
             attr.PAUSED: checkpoints.relative_path(paused, self.planner.folder),
         }
 
@@ -471,7 +479,7 @@ class SearchCoordinator:
         if not self._limits or (failure is not None and not out_of_memory):
             return {}
         trials = self.study.get_trials(deepcopy=False)
-        earlier = self._trial.user_attrs.get(attr.CONTINUES)
+        earlier = self.trial.user_attrs.get(attr.CONTINUES)
         while earlier is not None:  # the training began in the trial that this one resumes
             seconds += float(trials[earlier].user_attrs.get(attr.SECONDS, 0.0))
             earlier = trials[earlier].user_attrs.get(attr.CONTINUES)
