@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import torch
@@ -13,6 +14,7 @@ from optuna.trial import TrialState
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_rlsearch import RLPruner, RLSampler
+from hf_rlsearch.optuna.pruner import HOPELESS
 from hf_rlsearch.report import explain
 from hf_rlsearch.trainer.search.budget import CostModel, RemainingBudget
 from hf_rlsearch.trainer.session.arguments import FrozenArguments
@@ -143,19 +145,23 @@ class Slow(Trainer):
         return super().training_step(*args, **kwargs)
 
 
+class Clock(TrainerCallback):
+    """Notes when evaluations end."""
+
+    ends: list[float] = []
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        Clock.ends.append(time.monotonic())
+
+
 @pytest.mark.parametrize("timeout", [0.2, 1.1, 2.3])
 def test_a_timed_search_ends_within_an_evaluation(make_trainer: MakeTrainer, timeout: float) -> None:
     trainer = make_trainer(cls=Slow, num_train_epochs=4, per_device_train_batch_size=16)
-    ends: list[float] = []
-
-    class Clock(TrainerCallback):
-        def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            ends.append(time.monotonic())
-
+    Clock.ends = []
     trainer.add_callback(Clock)
     started = time.monotonic()
     result = run(trainer, "rl", n_trials=None, timeout=timeout, baseline=True).run_summary
-    late = [end for end in ends if end > started + timeout]
+    late = [end for end in Clock.ends if end > started + timeout]
     assert len(late) <= 1  # nothing is trained after the first evaluation that finds the time over
     assert result.stopped_by == "timeout"
     stopped = [trial for trial in result.trials if trial.state == PRUNED]
@@ -163,6 +169,27 @@ def test_a_timed_search_ends_within_an_evaluation(make_trainer: MakeTrainer, tim
     assert all(
         "time of the search was over" in explain(result.study, trial.number).to_text() for trial in stopped[-1:] if late
     )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("first", [0, 10, 20])
+def test_thirty_timed_searches_end_in_time_and_continue_nothing_hopeless(
+    make_trainer: MakeTrainer, tmp_path: Path, first: int
+) -> None:
+    for seed in range(first, first + 10):
+        timeout = float(np.random.default_rng(seed).uniform(0.3, 4.0))
+        folder = str(tmp_path / str(seed))
+        trainer = make_trainer(cls=Slow, num_train_epochs=4, save_strategy="epoch", seed=seed, output_dir=folder)
+        Clock.ends = []
+        trainer.add_callback(Clock)
+        started = time.monotonic()
+        result = run(trainer, "rl", n_trials=None, timeout=timeout, baseline=True).run_summary
+        assert sum(end > started + timeout for end in Clock.ends) <= 1
+        assert result.stopped_by == "timeout"
+        chances = {trial.number: (trial.system_attrs.get("rl:stop") or {}).get("chance") for trial in result.trials}
+        continued = [t.user_attrs["rl:continues"] for t in result.trials if "rl:continues" in t.user_attrs]
+        assert all(chances[number] is None or chances[number] >= HOPELESS for number in continued)
 
 
 def batches(trial: Any) -> dict[str, Any]:
