@@ -219,14 +219,14 @@ def difference_table(curves: dict[str, Curves], ours: str, points: Sequence[int]
         parts = [("all", curves[method], curves[ours])]
         parts += [(f, curves[method].only(f), curves[ours].only(f)) for f in curves[ours].regret]
         for name, *pair in parts:
-            other, own = _common(*pair)
+            other, own = common(*pair)
             mean, samples = other.mean() - own.mean(), other.resampled() - own.resampled()
             cells = ["{:+.3f} [{:+.3f}, {:+.3f}]".format(mean[p - 1], *interval(samples[:, p - 1])) for p in points]
             rows.append([method, name, *cells])
     return table([f"minus {ours}", "family", *(f"@{p}" for p in points)], rows)
 
 
-def _common(first: Curves, second: Curves) -> tuple[Curves, Curves]:
+def common(first: Curves, second: Curves) -> tuple[Curves, Curves]:
     """Both with as many seeds as the one with fewer; seeds are run in order, so these are the same ones."""
     n = min(first.n_seeds, second.n_seeds)
     a, b = (Curves({f: r[:, :n] for f, r in c.regret.items()}) for c in (first, second))
@@ -239,7 +239,7 @@ def win_table(curves: dict[str, Curves], point: int) -> str:
     def share(row: str, column: str) -> str:
         if row == column:
             return ""
-        a, b = _common(curves[row], curves[column])
+        a, b = common(curves[row], curves[column])
         difference = {f: a.regret[f][..., point - 1] - b.regret[f][..., point - 1] for f in a.regret}
         return f"{100 * np.mean([np.mean((d < 0) + 0.5 * (d == 0)) for d in difference.values()]):.0f}%"
 

@@ -7,7 +7,7 @@ A folder of recorded tasks holds a `tasks.json` and a CSV per task, gzipped wher
   It may also have what `scripts/record_trainings.py` writes: the `facts` of the task, `metric`, `model`, `lora` and the
   Trainer's own `arguments`;
 - the CSV: a line per training with `hp:<name>` for every hyperparameter, `objective`, and, where it was recorded,
-  `curve`: the objective at every checkpoint, separated by spaces.
+  `curve`: the objective at every checkpoint, separated by spaces, and `seconds` of the processor.
 """
 
 from __future__ import annotations
@@ -68,11 +68,12 @@ class RecordedHyperparameter:
 
 @dataclass(frozen=True)
 class _Table:
-    """R trainings: levels R x H, objective R, and their curves as written, empty where none was recorded."""
+    """R trainings: levels R x H, objective R, and curves as written and seconds, empty and 1 where not recorded."""
 
     rows: IntArray
     values: FloatArray
     curves: tuple[str, ...]
+    seconds: FloatArray
 
 
 class RecordedTask:
@@ -201,6 +202,15 @@ class RecordedTask:
         """The objective of a configuration, in the units of the table."""
         return float(self.values[self.row(levels)])
 
+    def seconds(self, levels: IntArray | Collection[int]) -> float:
+        """What a configuration takes, in seconds of the processor; 1 where it was not recorded."""
+        return float(self._table.seconds[self.row(levels)])
+
+    @property
+    def mean_seconds(self) -> float:
+        """What a training of the table takes on average."""
+        return float(self._table.seconds.mean())
+
     def curve(self, levels: IntArray | Collection[int]) -> FloatArray:
         """(S,) objective of a configuration at every checkpoint, in the units of the table.
 
@@ -275,14 +285,15 @@ def _read(path: Path, hyperparameters: tuple[RecordedHyperparameter, ...]) -> _T
     """Reads a CSV once per process."""
     raw = path.read_bytes()
     text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()
-    rows, values, curves = [], [], []
+    rows, values, curves, seconds = [], [], [], []
     for number, line in enumerate(csv.DictReader(io.StringIO(text)), 2):
         try:
             rows.append([h.index(line[f"hp:{h.name}"]) for h in hyperparameters])
             values.append(float(line["objective"]))
             curves.append(line.get("curve") or "")
+            seconds.append(float(line.get("seconds") or 1))
         except (KeyError, ValueError) as error:
             raise ArgumentsError(f"line {number} of {path.name!r} does not fit its tasks.json: {error!r}.") from error
     if not rows or not np.isfinite(values).all():
         raise ArgumentsError(f"{path.name!r} holds no trainings, or one whose objective is not finite.")
-    return _Table(np.array(rows), np.array(values), tuple(curves))
+    return _Table(np.array(rows), np.array(values), tuple(curves), np.array(seconds))
