@@ -61,8 +61,8 @@ def _kernel(space: SearchSpace, first: IntArray, second: IntArray) -> FloatArray
         a, b = first[:, column, None], second[None, :, column]
         alike = (a == b).astype(float)
         if h.ordered:
-            apart = (a - b) / (_LENGTH * max(len(h.levels) - 1, 1))
-            alike = np.where((a < 0) | (b < 0), alike, np.exp(-0.5 * apart**2))
+            alike = np.exp(-0.5 * ((a - b) / (_LENGTH * max(len(h.levels) - 1, 1))) ** 2)
+        alike = np.where((a < 0) | (b < 0), 1.0, alike)  # a conditional hyperparameter that one of them does not use
         single += alike / len(space.hyperparameters)
         joint *= alike
     return _SINGLE * single + (1 - _SINGLE) * joint

@@ -6,7 +6,7 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import BoolArray, IntArray
-from hf_rlsearch.observation.history import COMPLETE, PRUNED, History
+from hf_rlsearch.observation.history import RUNNING, History
 from hf_rlsearch.observation.trial_attributes import BASELINE, FAILURE, HYPERPARAMETERS, ROLE
 from hf_rlsearch.space import SearchSpace
 from hf_rlsearch.space.candidates import matches
@@ -25,8 +25,8 @@ def is_duplicate(space: SearchSpace, history: History, rows: IntArray) -> BoolAr
     """Finds the (C, H) candidates that would repeat a trial exactly.
 
     A candidate repeats a trial that has no other hyperparameters than the space, each at exactly the candidate's level.
-    A conditional hyperparameter that a finished trial did not have may have any level: the candidate would not use it
-    either. Trials with values between levels repeat nothing.
+    A conditional hyperparameter that a finished trial, a failed one included, did not have may have any level: the
+    candidate would not use it either. Trials with values between levels repeat nothing.
     """
     levels = _exact_levels(space, history)
     names = set(space.names)
@@ -35,7 +35,7 @@ def is_duplicate(space: SearchSpace, history: History, rows: IntArray) -> BoolAr
     missing = levels == _MISSING
     tried = matches(rows, levels[comparable & ~missing.any(axis=1)])
     optional = np.array([h.conditional for h in space.hyperparameters], dtype=bool)
-    ended = (history.status == COMPLETE) | (history.status == PRUNED)
+    ended = history.status != RUNNING
     partial = comparable & ended & missing.any(axis=1) & ~(missing & ~optional).any(axis=1) & ~missing.all(axis=1)
     for pattern in np.unique(missing[partial], axis=0):
         same_pattern = partial & (missing == pattern).all(axis=1)

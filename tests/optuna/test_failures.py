@@ -109,3 +109,19 @@ def test_of_a_long_history_a_part_is_read() -> None:
     trials = np.resize(rows, (10_000, rows.shape[1]))
     chances = chance_of_success(SPACE, history_of(trials, np.arange(10_000) % 2 == 0), rows)
     assert chances.shape == (len(rows),)
+
+
+def test_a_conditional_hyperparameter_hides_no_failure() -> None:
+    def objective(trial: optuna.Trial) -> float:
+        if trial.suggest_categorical("k", ["a", "b"]) == "b":
+            return trial.suggest_int("y", 1, 5) / 10
+        x = trial.suggest_float("x", 1e-5, 1, log=True)
+        if x > 1e-2:
+            raise ValueError
+        return x
+
+    study = optuna.create_study(direction="maximize", sampler=RLSampler(seed=0))
+    study.optimize(objective, n_trials=25, catch=(ValueError,))
+    failed = [trial.params["x"] for trial in study.trials if trial.state == TrialState.FAIL]
+    assert len(failed) <= 8
+    assert len(set(failed)) == len(failed)

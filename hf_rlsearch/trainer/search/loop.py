@@ -2,6 +2,7 @@
 
 import logging
 import math
+import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -60,10 +61,25 @@ def run_search(provider: TrainerProvider, settings: SearchConfig) -> SearchResul
         All trials; the same on every rank.
     """
     started, group = time.monotonic(), ProcessGroup()
-    with sigterm_as_exit(), quiet_libraries(), provider, ExitStack() as held:
+    search: Search | None = None
+
+    def say_interrupted() -> str:
+        if search is not None:
+            return search.say_interrupted()
+        line = "Interrupted before the first trial."
+        if group.is_main and not getattr(provider.reference.args, "disable_tqdm", False):
+            print(line, file=sys.stderr)
+        return line
+
+    with (
+        interrupts_in_one_line(say_interrupted),
+        sigterm_as_exit(),
+        quiet_libraries(),
+        provider,
+        ExitStack() as held,
+    ):
         search = build_search(provider, settings, group, held, started)
-        with interrupts_in_one_line(search.say_interrupted):
-            result = search.run()
+        result = search.run()
         group.run_on_all(partial(search.finish, result))
         # A replay, perhaps with another Trainer, finds out again what hp_space changes.
         provider.side_effects.sampled.clear()

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,8 @@ def interrupts_in_one_line(say: Callable[[], str]) -> Iterator[None]:
     """Says in one line that Ctrl-C or SIGTERM ended a search; a script then ends without a traceback.
 
     The exception stays what it is, so code that catches KeyboardInterrupt goes on. Where nothing does, the exit code is
-    that of an interrupted program: 130, or 143 after SIGTERM. The traceback is logged at level DEBUG.
+    that of an interrupted program: 130, or 143 after SIGTERM. At a Python prompt the next prompt follows. The traceback
+    is logged at level DEBUG. An excepthook of the user's is called as for any exception.
 
     Args:
         say: Prints the line, and returns it; called after the interruption.
@@ -46,10 +47,12 @@ def interrupts_in_one_line(say: Callable[[], str]) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, SystemExit) as interrupt:
         logger.debug("The search was interrupted here:", exc_info=True)
-        line = say()
+        line = "Interrupted."
+        with suppress(Exception):  # such as a storage that does not answer: the interruption goes on
+            line = say()
+        vars(interrupt)[_SAID] = True
         if isinstance(interrupt, KeyboardInterrupt):
-            vars(interrupt)[_SAID] = True
-            vars(interrupt)["_render_traceback_"] = lambda: [line]  # what IPython and notebooks show
+            vars(interrupt)["_render_traceback_"] = functools.partial(list, [line])  # IPython and notebooks show that
             _hide_traceback()
         raise
 
@@ -61,7 +64,11 @@ def _hide_traceback() -> None:
 
 
 def _unless_said(otherwise: Callable[..., Any], kind: type[BaseException], value: BaseException, trace: Any) -> None:
-    if getattr(value, _SAID, False):
+    if not getattr(value, _SAID, False):
+        otherwise(kind, value, trace)
+        return
+    if otherwise is not sys.__excepthook__:
+        otherwise(kind, value, trace)
+    if not hasattr(sys, "ps1"):  # a prompt calls the hook for each exception, and goes on
         # Python's own exit code is 1 where a library runs code while the interpreter ends.
         raise SystemExit(128 + signal.SIGINT)
-    otherwise(kind, value, trace)
