@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -116,7 +117,7 @@ class Learnt:
     Attributes:
         n_studies: Studies that taught, without those held out.
         n_held_out: Studies that tested.
-        skipped: Why other studies were left out, by name.
+        skipped: Names of other studies, and why each was left out; several studies may have one name.
         own: Gain on the held-out studies, in nats per configuration, over studies.
         prior: Gain on tasks of the prior, in the same unit, over tasks; usually a loss.
         regret_before: Mean regret (0 = best recorded, 1 = median) after five trials on the held-out studies.
@@ -126,7 +127,7 @@ class Learnt:
 
     n_studies: int
     n_held_out: int
-    skipped: dict[str, str]
+    skipped: list[tuple[str, str]]
     own: Gain
     prior: Gain
     regret_before: float
@@ -145,7 +146,7 @@ class Learnt:
             verdict = f"Nothing is written: the agent forgets more than {MARGIN} of what it knew."
         return "\n".join(
             [
-                *(f"left out: {name}: {reason}" for name, reason in self.skipped.items()),
+                *(f"left out: {name}: {reason}" for name, reason in self.skipped),
                 f"learnt from {self.n_studies} studies, tested on {self.n_held_out} others",
                 f"gain on those, nats per configuration: {self.own}",
                 f"their regret after {_BUDGET} trials: {self.regret_before:.3f} before, {self.regret_after:.3f} after",
@@ -156,7 +157,7 @@ class Learnt:
 
 
 def learn(
-    studies: Sequence[Study | str | Path],
+    studies: Study | str | Path | Sequence[Study | str | Path],
     out: str | Path,
     *,
     weights: str | Path | None = None,
@@ -165,8 +166,8 @@ def learn(
 ) -> Learnt:
     """Trains the agent further on finished studies, for further searches of the same kind.
 
-    Takes some minutes on one core. A third of the studies is held out; the agent is written only if it predicts these
-    better than before, searches them no worse, and loses at most `MARGIN` on tasks of the prior.
+    Takes some minutes on one core. Three in ten of the studies are held out, two at least; the agent is written only if
+    it predicts these better than before, searches them no worse, and loses at most `MARGIN` on tasks of the prior.
 
     Example:
         >>> result = hf_rlsearch.learn(["search.db"], "my-agent")  # doctest: +SKIP
@@ -174,9 +175,9 @@ def learn(
         >>> sampler = RLSampler(weights="my-agent")  # doctest: +SKIP
 
     Args:
-        studies: Studies, or storages whose studies are all read: folders of searches, files or URLs. At least six
-            studies of one objective, made by any sampler, each with at least eight different complete configurations
-            whose values differ. Other studies are left out, with the reason.
+        studies: Studies, or storages whose studies are all read: folders of searches, files or URLs; or one of these.
+            At least six studies of one objective, made by any sampler, each with at least eight different complete
+            configurations whose values differ. Other studies are left out, with the reason, and so are copies.
         out: Folder to write, which must not exist yet: ``RLSampler(weights=out)`` reads it.
         weights: Where to start: a bundled name or the path of an agent; the bundled one where not given.
         seed: Of the training, and of which studies are held out; not negative.
@@ -186,16 +187,16 @@ def learn(
         The figures, whether the agent was written or not.
 
     Raises:
-        ArgumentsError: Too few studies can teach; ``out`` exists; or the seed is no whole number.
+        ArgumentsError: Too few studies can teach; ``out`` exists or cannot be made; or the seed is no whole number.
         StorageError: A storage cannot be read.
         WeightsError: The weights cannot be used.
     """
     if not is_integer(seed) or seed < 0:
         raise ArgumentsError(f"seed is {seed!r}, expected a whole number of at least 0.")
-    if Path(out).exists():
-        raise ArgumentsError(f"out={str(out)!r} exists already: give another folder, or delete it.")
+    _check_out(Path(out))
     tensors, card = load_weights(weights)
-    opened = [[source] if isinstance(source, Study) else open_studies(source) for source in studies]
+    sources = [studies] if isinstance(studies, (Study, str, Path)) else studies
+    opened = [[source] if isinstance(source, Study) else open_studies(source) for source in sources]
     recorded, skipped = read_studies([study for group in opened for study in group])
     settings = Learning(seed=seed)
     order = np.random.default_rng(seed).permutation(len(recorded))
@@ -225,21 +226,38 @@ def learn(
     return replace(result, path=Path(out))
 
 
-def read_studies(studies: Sequence[Study]) -> tuple[list[RecordedStudy], dict[str, str]]:
+def _check_out(out: Path) -> None:
+    """Checks before the training that the folder can be made after it."""
+    if os.path.lexists(out):
+        raise ArgumentsError(f"out={str(out)!r} exists already: give another folder, or delete it.")
+    nearest = next(parent for parent in out.absolute().parents if os.path.lexists(parent))
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+        problem = "cannot be written to" if nearest.is_dir() else "is no folder"
+        raise ArgumentsError(
+            f"out={str(out)!r} cannot be made, because {str(nearest)!r} {problem}: give another folder."
+        )
+
+
+def read_studies(studies: Sequence[Study]) -> tuple[list[RecordedStudy], list[tuple[str, str]]]:
     """Reads what can be learnt from, and says by name why other studies were left out.
+
+    Of studies with the same content only the first is taken: a copy would be tested on what the other has taught.
 
     Raises:
         ArgumentsError: Too few are left.
     """
-    found, skipped = [], {}
+    found: list[RecordedStudy] = []
+    skipped = []
     for study in studies:
         read = _read(study)
         if isinstance(read, str):
-            skipped[study.study_name] = read
+            skipped.append((study.study_name, read))
+        elif original := next((other for other in found if read.equals(other)), None):
+            skipped.append((study.study_name, f"its trials are those of {original.name!r}, which was read before"))
         else:
             found.append(read)
     if len(found) < LEAST_STUDIES:
-        reasons = "".join(f" {name!r}: {reason}." for name, reason in list(skipped.items())[:3])
+        reasons = "".join(f" {name!r}: {reason}." for name, reason in skipped[:3])
         raise ArgumentsError(
             f"{len(found)} of {len(studies)} studies can be learnt from, expected at least {LEAST_STUDIES} of at least "
             f"{LEAST_TRIALS} different complete configurations each.{reasons}"
@@ -258,10 +276,11 @@ def _read(study: Study) -> RecordedStudy | str:
     conditional = [name for name in distributions if any(name not in t.params for t in trials if t.state.is_finished())]
     try:
         space = SearchSpace.from_distributions(distributions, conditional=conditional)
-    except SearchSpaceError as error:
+        facts = facts_for_agent(study, {})
+    except (SearchSpaceError, ArgumentsError) as error:
         return str(error)
     history = History.from_trials(trials, study.directions)
-    recorded = RecordedStudy.of(study.study_name, space, history, facts_for_agent(study, {}))
+    recorded = RecordedStudy.of(study.study_name, space, history, facts)
     if len(recorded.rows) < LEAST_TRIALS:
         return f"{len(recorded.rows)} different complete configurations"
     return recorded if recorded.can_teach else "all values are equal"
@@ -319,7 +338,7 @@ def test(shipped: Mixture, learnt: Mixture, held_out: Sequence[RecordedStudy], s
     general = TaskMix().draw(rng, _PRIOR_TASKS, 96)
     prior = _gains(shipped, learnt, rng, general, *histories.draw_history(rng, general, 2 * _LONGEST))
     before, after = np.mean(regrets, axis=0).tolist()
-    return Learnt(0, len(held_out), {}, Gain.of(np.array(own)), Gain.of(prior), before, after)
+    return Learnt(0, len(held_out), [], Gain.of(np.array(own)), Gain.of(prior), before, after)
 
 
 def _gains(

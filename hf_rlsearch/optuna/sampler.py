@@ -551,9 +551,17 @@ def facts_for_agent(study: Study, given: Mapping[str, float]) -> dict[str, float
 
     Facts that are not finite are left out. Like all values that the agent sees, ``untrained`` is larger for a better
     model; with several objectives there is no such number.
+
+    Raises:
+        ArgumentsError: What is stored with the study is no dict.
     """
     # Not study.user_attrs, which the studies that HyperbandPruner makes do not have.
     stored = study._storage.get_study_user_attrs(study._study_id).get(TASK_FACTS, {})
+    if not isinstance(stored, Mapping):
+        raise ArgumentsError(
+            f"The user attribute {TASK_FACTS!r} of the study is {stored!r}, expected a dict such as "
+            "{'n_examples': 3.6}."
+        )
     maximizes = list(study.directions) == [StudyDirection.MAXIMIZE]
     facts = {**stored, "maximize": float(maximizes), **given}
     known = [name for name in FACTS if is_finite_number(facts.get(name))]

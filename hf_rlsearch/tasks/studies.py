@@ -61,6 +61,11 @@ class RecordedStudy:
         same = (levels == rows[:, None]).all(2)  # N x trials
         return cls(name, space, rows, (same @ complete.values) / same.sum(1), facts)
 
+    def equals(self, other: RecordedStudy) -> bool:
+        """Whether both hold the same configurations and values of the same space, whatever their names."""
+        same_rows = self.space == other.space and np.array_equal(self.rows, other.rows)
+        return same_rows and np.array_equal(self.values, other.values)
+
     @property
     def can_teach(self) -> bool:
         """Whether the values differ, so that there is something to learn."""

@@ -1,5 +1,6 @@
 """Learning from own studies: what is read, what is refused, and that nothing is written without a proven gain."""
 
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hf_rlsearch.errors import ArgumentsError, StorageError, WeightsError
 from hf_rlsearch.meta_training import learn as module
 from hf_rlsearch.meta_training.learn import LEAST_STUDIES, MARGIN, Gain, Learnt, learn
 from hf_rlsearch.optuna import RLSampler
+from hf_rlsearch.optuna.storage import open_studies
 from hf_rlsearch.space import SearchSpace
 from tests.helpers.searches import random_predictor
 
@@ -57,7 +59,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def result(**changes: Any) -> Learnt:
-    proven = {"skipped": {}, "own": Gain(0.1, 0.05, 0.15), "prior": Gain(0.0, -0.01, 0.01), "regret_before": 0.3}
+    proven = {"skipped": [], "own": Gain(0.1, 0.05, 0.15), "prior": Gain(0.0, -0.01, 0.01), "regret_before": 0.3}
     return Learnt(n_studies=5, n_held_out=2, **{**proven, "regret_after": 0.2, **changes})
 
 
@@ -96,6 +98,14 @@ def test_studies_are_read_from_storages_too(small: str, tmp_path: Path) -> None:
     assert learn([tmp_path / "search.db"], tmp_path / "mine", weights=small).n_studies == 4
 
 
+def test_one_storage_or_study_needs_no_list(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'search.db'}"
+    study = make_studies(2, url)[0]
+    for one, n_found in ((url, 2), (str(tmp_path / "search.db"), 2), (tmp_path / "search.db", 2), (study, 1)):
+        with pytest.raises(ArgumentsError, match=f"{n_found} of {n_found} studies can be learnt from"):
+            learn(one, tmp_path / "mine")
+
+
 def test_nothing_is_written_without_a_gain(small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Learnt, "is_better", False)
     found = learn(make_studies(6), tmp_path / "mine", weights=small)
@@ -118,7 +128,7 @@ def test_the_gain_has_to_be_proven_on_held_out_studies_and_the_prior_kept(change
 
 
 def test_the_verdict_says_the_figures_either_way(tmp_path: Path) -> None:
-    text = result(path=tmp_path, skipped={"old": "all values are equal"}).to_text()
+    text = result(path=tmp_path, skipped=[("old", "all values are equal")]).to_text()
     assert "left out: old: all values are equal" in text
     assert "nats per configuration: +0.100 [+0.050, +0.150]" in text
     assert "regret after 5 trials: 0.300 before, 0.200 after" in text
@@ -148,15 +158,45 @@ def test_studies_that_cannot_teach_are_left_out_with_the_reason(small: str, tmp_
     several = optuna.create_study(study_name="several", directions=["minimize", "minimize"])
     empty = optuna.create_study(study_name="empty")
     found = learn([*make_studies(6), constant, several, empty], tmp_path / "mine", weights=small)
-    assert found.skipped.keys() == {"constant", "several", "empty"}
-    assert found.skipped["constant"] == "all values are equal"
-    assert found.skipped["several"] == "it has several objectives"
+    assert [name for name, _ in found.skipped] == ["constant", "several", "empty"]
+    assert dict(found.skipped)["constant"] == "all values are equal"
+    assert dict(found.skipped)["several"] == "it has several objectives"
+
+
+def test_a_copy_teaches_once_and_each_study_of_one_name_has_its_reason(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'search.db'}"
+    studies = make_studies(6, url)
+    shutil.copy(tmp_path / "search.db", tmp_path / "copy.db")
+    copied = [*studies, *open_studies(url), *open_studies(tmp_path / "copy.db")]
+    short = [optuna.create_study(study_name="search-1") for _ in range(2)]
+    short[0].optimize(objective, n_trials=1)
+    found, skipped = module.read_studies([*copied, *short])
+    names = [study.study_name for study in studies]
+    assert [study.name for study in found] == names
+    copies = [(name, f"its trials are those of {name!r}, which was read before") for name in names]
+    assert skipped[:-2] == 2 * copies
+    assert [name for name, _ in skipped[-2:]] == ["search-1", "search-1"]
+    assert skipped[-2][1] == "1 different complete configurations"
+    with pytest.raises(ArgumentsError, match="5 of 10 studies can be learnt from"):
+        module.read_studies(2 * studies[:5])
+
+
+def test_a_study_whose_facts_cannot_be_read_is_left_out() -> None:
+    studies = make_studies(7)
+    studies[0].set_user_attr("rl:facts", [1, 2])
+    found, [(name, reason)] = module.read_studies(studies)
+    assert (len(found), name) == (6, "study-0")
+    assert reason.startswith("The user attribute 'rl:facts' of the study is [1, 2], expected a dict")
 
 
 def test_arguments_are_checked_before_the_training(tmp_path: Path) -> None:
     studies = make_studies(6)
     with pytest.raises(ArgumentsError, match="exists already: give another folder"):
         learn(studies, tmp_path)
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file" / "mine", tmp_path / "file" / "agents" / "mine"):
+        with pytest.raises(ArgumentsError, match=r"mine' cannot be made, because '.*file' is no folder"):
+            learn(studies, out)
     with pytest.raises(ArgumentsError, match="seed is -1, expected a whole number"):
         learn(studies, tmp_path / "mine", seed=-1)
     with pytest.raises(WeightsError, match="there are no weights 'gone'"):

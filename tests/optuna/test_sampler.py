@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -140,6 +141,14 @@ def test_facts_are_read_from_the_study_where_none_are_given(first: RuleAgent) ->
     study.set_user_attr("rl:facts", {"n_examples": 4, "n_steps": 2, "n_classes": None, "maximize": 1, "colour": 1.0})
     study.optimize(objective, n_trials=1)
     assert first.calls[0].facts == {"maximize": 0.0, "n_examples": 3.0, "lora": 1.0, "n_steps": 2.0}
+
+
+@pytest.mark.parametrize("stored", [[1, 2], "n_examples", None])
+def test_stored_facts_that_are_no_dict_are_refused_by_name(stored: object) -> None:
+    study = optuna.create_study(sampler=RLSampler(seed=0, search_space=SPACE))
+    study.set_user_attr("rl:facts", stored)
+    with pytest.raises(ArgumentsError, match=f"'rl:facts' of the study is {re.escape(repr(stored))}, expected a dict"):
+        study.optimize(objective, n_trials=1)
 
 
 @pytest.mark.parametrize("stored", [True, False])
