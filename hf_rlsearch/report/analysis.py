@@ -203,10 +203,11 @@ def knee(search: SearchRecord) -> TrialRecord | None:
     Source:
         Das 1999 (On characterizing the "knee" of the Pareto curve, Structural Optimization 18), for that property.
     """
-    points = np.array(front(search), dtype=float) * [1 if minimize else -1 for minimize in search.minimize]
-    if len(search.minimize) < 2 or len(points) < 3:
+    found = front(search)
+    if len(search.minimize) < 2 or len(found) < 3:
         return None
+    points = np.array(found, dtype=float) * [1 if minimize else -1 for minimize in search.minimize]
     low, high = points.min(0), points.max(0)
     loss = ((points - low) / np.where(high > low, high - low, 1.0)).sum(1)
-    best = front(search)[int(loss.argmin())]
+    best = found[int(loss.argmin())]
     return next(trial for trial in search.rankable() if trial.values == best)

@@ -4,7 +4,7 @@ import warnings
 import numpy as np
 import optuna
 import pytest
-from optuna.trial import create_trial
+from optuna.trial import TrialState, create_trial
 
 from hf_rlsearch.report import SearchRecord, analysis, to_dataframe
 from hf_rlsearch.report.analysis import (
@@ -215,3 +215,14 @@ def test_the_knee_of_a_front_is_farthest_from_the_line_between_its_ends() -> Non
     assert [row["knee"] for row in datasets(search, {}, [])["front"]] == [False, True, False]
     assert knee(SearchRecord.from_study(limited_study(*points[:2], directions=["maximize", "minimize"]))) is None
     assert "Knee" in to_html(limited_study(*points, directions=["maximize", "minimize"]))
+
+
+@pytest.mark.parametrize("state", [None, TrialState.RUNNING, TrialState.FAIL, TrialState.COMPLETE])
+def test_a_report_of_several_objectives_needs_no_front(state: TrialState | None) -> None:
+    """No trial at all, none that has ended, none that completed, and none that keeps to its constraint."""
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    if state is not None:
+        values = [0.9, 1.0] if state == TrialState.COMPLETE else None
+        study.add_trial(create_trial(state=state, values=values, system_attrs={"constraints": [1.0]}))
+    assert knee(SearchRecord.from_study(study)) is None
+    assert "Knee" not in to_html(study)
