@@ -225,6 +225,11 @@ class RLSampler(BaseSampler):
         self._cost_cooling: CostCooling | None = None
         self._resumable: frozenset[int] = frozenset()
 
+    @property
+    def agent(self) -> str:
+        """Who decides: "meta-trained", "ppo-scratch" or "dqn"; only the first estimates gains."""
+        return self._agent
+
     def plan_for(
         self, n_left: int | None, cost_cooling: CostCooling | None = None, resumable: Collection[int] = ()
     ) -> None:

@@ -141,8 +141,11 @@ class SearchConfig:
                     f"{name}={value!r} given with a list of directions, expected a single one: of several objectives "
                     "the agent estimates no gain. Pass patience= as a number of trials."
                 )
-            if not isinstance(self.sampler, RLSampler | None) or self.agent != META_TRAINED:
-                other = f"agent={self.agent!r}" if self.sampler is None else f"sampler={type(self.sampler).__name__}"
+            is_ours = isinstance(self.sampler, RLSampler | None)
+            agent = self.sampler.agent if isinstance(self.sampler, RLSampler) else self.agent
+            if not is_ours or agent != META_TRAINED:
+                sampler = f"RLSampler(agent={agent!r})" if is_ours else type(self.sampler).__name__
+                other = f"agent={agent!r}" if self.sampler is None else f"sampler={sampler}"
                 raise ArgumentsError(
                     f"{name}={value!r} given with {other}, which estimates no gain as the meta-trained agent does. "
                     "Leave that out, or pass patience= as a number of trials."

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import Trainer, TrainingArguments
 
-from hf_rlsearch import ArgumentsError, ObjectiveError, SearchSpaceError, StorageError, WeightsError, search
+from hf_rlsearch import ArgumentsError, ObjectiveError, RLSampler, SearchSpaceError, StorageError, WeightsError, search
 from tests.helpers import seq2seq
 from tests.trainer.conftest import rates, run, tiny_model
 
@@ -222,6 +222,10 @@ def test_an_evaluation_that_fails_is_found_first(make_trainer: MakeTrainer) -> N
         (
             {"min_gain_per_hour": 0.1, "sampler": optuna.samplers.RandomSampler()},
             "min_gain_per_hour=0.1 given with sampler=RandomSampler, which estimates no gain",
+        ),
+        (
+            {"patience": "auto", "sampler": RLSampler(agent="dqn")},
+            r"patience='auto' given with sampler=RLSampler\(agent='dqn'\), which estimates no gain",
         ),
         ({"patience": "auto", "agent": "dqn"}, "patience='auto' given with agent='dqn', which estimates no gain"),
         ({"min_gain_per_hour": 0}, "min_gain_per_hour=0 given, expected a number greater than 0"),
