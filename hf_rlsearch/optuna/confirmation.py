@@ -56,9 +56,14 @@ class Gain:
 
 
 def trials_to_confirm(ranking: Sequence[FrozenTrial], baseline: FrozenTrial | None, k: int) -> list[int]:
-    """Numbers of the trials to confirm: the best k of the ranking, and the baseline if it completed."""
+    """Numbers of the trials to confirm: the best k of the ranking, and the baseline if it completed.
+
+    Empty where no trial can be the best: there is nothing to compare with the baseline.
+    """
     numbers = [trial.number for trial in ranking[:k]]
-    return numbers if baseline is None or baseline.number in numbers else [*numbers, baseline.number]
+    if not numbers or baseline is None or baseline.number in numbers:
+        return numbers
+    return [*numbers, baseline.number]
 
 
 def next_seed(

@@ -128,6 +128,11 @@ def test_an_infeasible_winner_of_confirmations_is_passed_over(make_trainer: Make
     assert search(make_trainer, n_params(32), **options).run_summary.best_trial.number == 0
 
 
+def test_nothing_is_confirmed_where_no_trial_can_be_the_best(make_trainer: MakeTrainer) -> None:
+    options = {"baseline": True, "confirm": 1, "sampler": Scripted(**{WIDTH: [48]}), "n_trials": 2}
+    assert len(search(make_trainer, 10, **options).run_summary.trials) == 2
+
+
 def test_infeasible_trials_do_not_restart_patience() -> None:
     study = optuna.create_study(direction="maximize")
     for value, over in [(0.5, -1.0), (0.9, 1.0), (0.4, -1.0)]:
