@@ -31,6 +31,8 @@ SUMMARY = "rl:summary"
 CONSTRAINTS = "rl:constraints"
 # Also of a study: which option ended the search, see ``SearchResult.stopped_by``.
 STOPPED_BY = "rl:stopped_by"
+# Also of a study: ``target=`` as a list, and ``patience=``, of the latest run; missing where none gave any.
+ENDS = "rl:ends"
 # Also of a study: facts of the task for the agent by name, see ``RLSampler``. They are measured once, before the first
 # trial, so that all trials are chosen by the same facts.
 TASK_FACTS = "rl:facts"

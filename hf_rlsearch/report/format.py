@@ -15,7 +15,8 @@ _ENDS = {
     "budget": "what is left of it pays for no training",
     "timeout": "the time is over, or pays for no training any more",
     "target": "a trial has reached it",
-    "patience": "too many trials in a row brought no improvement, or none is expected",
+    "patience": "too many trials in a row brought no improvement",
+    "patience=auto": "ten more trials are expected to improve the best by too little",
     "min_gain_per_hour": "less than that is expected of another hour",
     "study.stop": "a sampler or a callback called it",
     "space": "all configurations of the space have been tried: wider ranges or more n_points make it larger",
@@ -89,9 +90,18 @@ def exceeded(limits: Any, needed: Any) -> list[str]:
     ]
 
 
-def ended_by(reason: str) -> str:
-    """Which option ended a search, as in ``SearchResult.stopped_by``, and what that means; empty while it runs."""
-    return f"ended by {reason}" + (f": {_ENDS[reason]}" if reason in _ENDS else "") if reason else ""
+def ended_by(reason: str, options: Mapping[str, Any]) -> str:
+    """Which option ended a search, as in ``SearchResult.stopped_by``, and what that means; empty while it runs.
+
+    `options` are those that are stored with the search.
+    """
+    meaning = _ENDS.get(f"{reason}={options.get(reason)}", _ENDS.get(reason))
+    return f"ended by {reason}" + (f": {meaning}" if meaning else "") if reason else ""
+
+
+def objectives(values: Sequence[float]) -> str:
+    """The objectives of a trial, separated by commas; minus zero is 0."""
+    return ", ".join(f"{value + 0.0:.4g}" for value in values)
 
 
 def shorten(text: str, width: int) -> str:

@@ -13,13 +13,13 @@ import optuna
 
 from hf_rlsearch._version import __version__
 from hf_rlsearch.errors import ArgumentsError
-from hf_rlsearch.observation.trial_attributes import N_TRIALS, STOPPED_BY
+from hf_rlsearch.observation.trial_attributes import ENDS, N_TRIALS, STOPPED_BY
 from hf_rlsearch.optuna.storage import open_study
 from hf_rlsearch.report.analysis import front, importances, knee, shown_trials, summarize
 from hf_rlsearch.report.charts import PALETTES, all_charts, javascript, named_data, theme
 from hf_rlsearch.report.explanation import explain
 from hf_rlsearch.report.format import duration, ended_by, number, show, show_params, size
-from hf_rlsearch.report.records import SearchRecord, TrialRecord
+from hf_rlsearch.report.records import SearchRecord, TrialRecord, as_dict
 from hf_rlsearch.report.tables import columns, rows
 
 # Anchor, title and charts of each section.
@@ -86,7 +86,7 @@ def to_html(study: optuna.Study, *, refresh: int | None = None) -> str:
         knee=knee(search),
         code=to_copy(best) if best else "",
         sections=[(key, title, drawn[key]) for key, title, _ in _SECTIONS if drawn[key]],
-        ended=ended_by(str(search.attributes.get(STOPPED_BY) or "")),
+        ended=ended_by(str(search.attributes.get(STOPPED_BY) or ""), as_dict(search.attributes.get(ENDS))),
         reasons=[explain(search, number) for number in shown],
         columns=columns(search),
         rows=list(zip(search.trials, rows(search), strict=True)),

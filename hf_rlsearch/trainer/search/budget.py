@@ -27,6 +27,7 @@ from hf_rlsearch.optuna import RLSampler
 from hf_rlsearch.optuna.pruner import RLPruner
 from hf_rlsearch.optuna.sampler import CostCooling, ExpectedGain
 from hf_rlsearch.space import SearchSpace
+from hf_rlsearch.trainer.search.leaderboard import rankable
 from hf_rlsearch.trainer.session.arguments import training_cost
 from hf_rlsearch.trainer.session.progress import as_time
 from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state
@@ -260,43 +261,62 @@ class Outlook:
 
     def __init__(self, study: optuna.Study, settings: SearchConfig) -> None:
         self._study, self._settings = study, settings
-        self._known: tuple[int, ExpectedGain | None, float] | None = None
+        # The number of finished trials, and by the number of trials ahead what they are expected to gain.
+        self._known: tuple[int, dict[int, ExpectedGain | None]] = (0, {})
 
     def reached(self) -> str | None:
         """Returns which option ends the search; None where none does, or nothing can be predicted yet."""
-        gain, hours = self._predict()
-        if gain is None:
+        if self._settings.patience == AUTO:
+            gain = self._expected_gain(HORIZON)
+            if gain is not None and gain.share < LEAST_SHARE:
+                return "patience"
+        least, hours = self._settings.min_gain_per_hour, self._hours_per_trial()
+        if least is None or hours == 0:
             return None
-        if self._settings.patience == AUTO and gain.share < LEAST_SHARE:
-            return "patience"
-        least = self._settings.min_gain_per_hour
-        return "min_gain_per_hour" if least is not None and hours > 0 and gain.value / hours < least else None
+        gain = self._expected_gain(_n_in_an_hour(hours))
+        return "min_gain_per_hour" if gain is not None and gain.value / (hours * gain.n_trials) < least else None
 
     def to_text(self) -> str:
-        """Returns the expected gain as a column of a trial's line; empty where it is unknown, or not asked for."""
-        gain, hours = self._predict()
-        if gain is None:
-            return ""
-        return f"expected gain {gain.value:.2g} of {gain.n_trials} more in {as_time(3600 * hours)}"
-
-    def _predict(self) -> tuple[ExpectedGain | None, float]:
-        """The expected gain, and the hours until then; computed once for each trial that ends.
+        """Returns the expected gain as a column of a trial's line; empty where it is unknown, or not asked for.
 
         With ``patience="auto"`` it is that of the next `HORIZON` trials, else that of the trials of an hour.
         """
+        is_auto, hours = self._settings.patience == AUTO, self._hours_per_trial()
+        if not is_auto and self._settings.min_gain_per_hour is None:
+            return ""
+        gain = self._expected_gain(HORIZON if is_auto else _n_in_an_hour(hours))
+        if gain is None:
+            return ""
+        more = f"{gain.n_trials} more trials" if gain.n_trials > 1 else "1 more trial"
+        return f"{more} ({as_time(3600 * hours * gain.n_trials)}) may improve the best by {gain.value:.2g}"
+
+    def _expected_gain(self, n_trials: int) -> ExpectedGain | None:
+        """What so many more trials are expected to gain, computed once for each trial that ends; None if unknown.
+
+        Unknown also before a trial can be the best: there is nothing to improve on, and much to find.
+        """
         sampler = self._study.sampler
-        asked = self._settings.patience == AUTO or self._settings.min_gain_per_hour is not None
-        if not asked or not isinstance(sampler, RLSampler):
-            return None, 0.0
-        ended = [trial for trial in finished(self._study) if role(trial) != CONFIRM]
-        if self._known is None or self._known[0] != len(ended):
-            n_workers = 1 + len(trials_of_other_processes(self._study))
-            timed = [float(t.user_attrs[SECONDS]) for t in ended if t.user_attrs.get(SECONDS)]
-            hours = sum(timed) / max(len(timed), 1) / n_workers / 3600
-            n_in_an_hour = int(min(1 / hours, _MAX_AHEAD)) if hours else 0
-            n_trials = max(HORIZON if self._settings.patience == AUTO else n_in_an_hour, 1)
-            self._known = len(ended), sampler.expected_gain(self._study, n_trials), hours * n_trials
-        return self._known[1], self._known[2]
+        if not isinstance(sampler, RLSampler) or not rankable(self._study):
+            return None
+        n_ended = len(self._ended())
+        if self._known[0] != n_ended:
+            self._known = n_ended, {}
+        if n_trials not in self._known[1]:
+            self._known[1][n_trials] = sampler.expected_gain(self._study, n_trials)
+        return self._known[1][n_trials]
+
+    def _hours_per_trial(self) -> float:
+        """The mean so far, shared among the workers; 0 before a trial was timed."""
+        timed = [float(trial.user_attrs[SECONDS]) for trial in self._ended() if trial.user_attrs.get(SECONDS)]
+        n_workers = 1 + len(trials_of_other_processes(self._study))
+        return sum(timed) / max(len(timed), 1) / n_workers / 3600
+
+    def _ended(self) -> list[FrozenTrial]:
+        return [trial for trial in finished(self._study) if role(trial) != CONFIRM]
+
+
+def _n_in_an_hour(hours_per_trial: float) -> int:
+    return max(int(min(1 / hours_per_trial, _MAX_AHEAD)), 1) if hours_per_trial else 1
 
 
 def _is_timed(trial: FrozenTrial) -> bool:

@@ -18,7 +18,7 @@ from hf_rlsearch.optuna import confirmation as confirm
 from hf_rlsearch.optuna.filters import is_exhausted, outside_of_space
 from hf_rlsearch.optuna.pruner import RLPruner
 from hf_rlsearch.report import explain
-from hf_rlsearch.report.format import exceeded
+from hf_rlsearch.report.format import exceeded, objectives
 from hf_rlsearch.trainer.search.budget import Outlook, RemainingBudget
 from hf_rlsearch.trainer.search.leaderboard import Leaderboard, rankable, ranking, trials_without_improvement
 from hf_rlsearch.trainer.search.planner import Planner
@@ -29,7 +29,7 @@ from hf_rlsearch.trainer.session.compat import without_effect
 from hf_rlsearch.trainer.session.failures import DEVICE, NAN, OOM, DeviceLost, Failure
 from hf_rlsearch.trainer.session.progress import Progress, TrialSummary
 from hf_rlsearch.trainer.session.seeds_and_memory import resident_memory
-from hf_rlsearch.trainer.setup.config import RL_PRUNER, UNSET_TRIALS, SearchConfig
+from hf_rlsearch.trainer.setup.config import AUTO, RL_PRUNER, UNSET_TRIALS, SearchConfig
 from hf_rlsearch.trainer.setup.constraints import excess, measured
 from hf_rlsearch.trainer.setup.default_space import DefaultSpace
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
@@ -43,11 +43,12 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 
-# Reason for which a search has ended -> what continues it.
+# Reason for which a search has ended, AUTO for ``patience="auto"`` -> what continues it.
 _CONTINUES = {
     "space": "No other option",
     "target": "A harder target",
     "patience": "A larger patience",
+    AUTO: "patience=None or a number of trials",
     "min_gain_per_hour": "A smaller one",
 }
 
@@ -117,6 +118,9 @@ class SearchCoordinator:
             self.study.set_user_attr(attr.CONSTRAINTS, dict(self._limits))
         if attr.OBJECTIVE not in self.study.user_attrs:
             self.study.set_user_attr(attr.OBJECTIVE, self.objective.to_json())
+        ends = {"target": list(self.objective.targets), "patience": self.settings.patience}
+        if ends != self.study.user_attrs.get(attr.ENDS, {"target": [], "patience": None}):
+            self.study.set_user_attr(attr.ENDS, ends)
         if opened.resumed and not self.is_shared:
             self.leaderboard.discard_checkpoints()
         self._queue_first_trials()
@@ -172,7 +176,8 @@ class SearchCoordinator:
                 if is_last and self.planner.lease.wait_for_signs_of_others():
                     continue  # with the trial of a process that is gone
                 if self.may_be_finished and reason != "timeout":
-                    more = _CONTINUES.get(reason, "A larger n_trials or budget")
+                    is_auto = reason == "patience" and self.settings.patience == AUTO
+                    more = _CONTINUES.get(AUTO if is_auto else reason, "A larger n_trials or budget")
                     self.progress.say(
                         f"This search is finished ({reason}): its stored result is returned and nothing is trained. "
                         f"{more} continues it, resume=False starts a new search."
@@ -262,7 +267,8 @@ class SearchCoordinator:
     def report(self, step: int, values: tuple[float, ...]) -> bool:
         """Reports an evaluation of the running trial, unless another process has taken over, and asks the pruner."""
         self.planner.lease.check()
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in zip(self.objective.names, values, strict=True))
+        pairs = zip(self.objective.names, values, strict=True)
+        shown = ", ".join(f"{name} {objectives([value])}" for name, value in pairs)
         self.progress.trial_evaluated(self.trial.number, step / attr.FULL_TRAINING, shown, self._best_text())
         return self.reporter.report(step, values)
 
@@ -469,7 +475,7 @@ class SearchCoordinator:
         """The best objective so far and its trial; "-" before the first one, empty with several objectives."""
         ranked = ranking(self.study)
         if ranked:
-            return f"{ranked[0].values[0]:.4g} (trial {ranked[0].number})"
+            return f"{objectives(ranked[0].values)} (trial {ranked[0].number})"
         return "" if self._is_multi else "-"
 
     def _needed(self, outcome: TrialOutcome) -> dict[str, float]:
@@ -531,7 +537,7 @@ def _is_timed_out(trial: FrozenTrial) -> bool:
 
 def _result_text(trial: FrozenTrial, outcome: TrialOutcome, world_size: int) -> str:
     """The objective of a finished trial, or why and where it ended."""
-    values = ", ".join(f"{value:.4g}" for value in outcome.values)
+    values = objectives(outcome.values)
     failure = outcome.failure
     if failure is not None:
         step = f" at training step {failure.step}" if failure.step else ""

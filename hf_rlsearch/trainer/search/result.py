@@ -21,9 +21,12 @@ from hf_rlsearch.observation.trial_attributes import role
 from hf_rlsearch.optuna import confirmation as confirm
 from hf_rlsearch.optuna.storage import open_study
 from hf_rlsearch.report import to_dataframe, to_html_table, to_text
-from hf_rlsearch.report.format import ended_by, exceeded
+from hf_rlsearch.report.analysis import knee
+from hf_rlsearch.report.format import ended_by, exceeded, objectives
+from hf_rlsearch.report.records import SearchRecord, as_dict
 from hf_rlsearch.trainer.search.leaderboard import ranking
 from hf_rlsearch.trainer.setup.hp_space import SideEffects
+from hf_rlsearch.trainer.setup.objective import reaches
 from hf_rlsearch.trainer.storage.checkpoints import stored_path
 from hf_rlsearch.trainer.storage.resume import name_of_owner
 from hf_rlsearch.trainer.storage.study import opened_folder
@@ -81,13 +84,34 @@ class SearchResult:
     def best_trials(self) -> list[FrozenTrial]:
         """The best trial; with several objectives the Pareto front; empty if no trial completed within the constraints.
 
-        After a search with ``confirm=`` the best trial is the one with the best mean under new seeds.
+        After a search with ``confirm=`` the best trial is the one with the best mean under new seeds. On a Pareto front
+        the best trial comes first: one that has reached ``target=``, else the knee, which the report marks.
         """
-        return self.study.best_trials if len(self.directions) > 1 else ranking(self.study, confirmed=True)[:1]
+        if len(self.directions) == 1:
+            return ranking(self.study, confirmed=True)[:1]
+        front = self.study.best_trials
+        best, _ = self._best_of(front)
+        return sorted(front, key=lambda trial: (trial.number != best, trial.number))
+
+    def _best_of(self, front: Sequence[FrozenTrial]) -> tuple[int, str]:
+        """The number of the best trial of a Pareto front, and why it is; -1 if the front is empty."""
+        targets = self._ends.get("target") or ()
+        reached = [trial.number for trial in front if reaches(trial.values, targets, self.directions)]
+        if reached:
+            return min(reached), "has reached the target"
+        middle = knee(SearchRecord.from_study(self.study))
+        if middle is not None:
+            return middle.number, "is the knee, with the least loss in all objectives together"
+        return min((trial.number for trial in front), default=-1), "is the first"
+
+    @property
+    def _ends(self) -> Params:
+        """``target`` and ``patience`` as the latest run had them; empty where it had neither."""
+        return as_dict(self.study.user_attrs.get(attr.ENDS))
 
     @property
     def best_trial(self) -> FrozenTrial | None:
-        """The best trial; with several objectives the first of the Pareto front; None if no trial completed."""
+        """The best trial; with several objectives the first of `best_trials`; None if no trial completed."""
         return next(iter(self.best_trials), None)
 
     @property
@@ -189,10 +213,14 @@ class SearchResult:
         """Returns the best objective, the gain, the best hyperparameters and the end as a few lines of text."""
         best, baseline, gain = self.best_trial, self.baseline, self.gain
         if best is None:
-            return "\n".join(filter(None, [self._why_none(), self._missing(), ended_by(self.stopped_by)]))
-        lines = [f"{self.metric}: {_as_text(best.values)} in trial {best.number} of {self._n_started}"]
+            return "\n".join(filter(None, [self._why_none(), self._missing(), ended_by(self.stopped_by, self._ends)]))
+        lines = [f"{self.metric}: {objectives(best.values)} in trial {best.number} of {self._n_started}"]
+        if len(self.directions) > 1:
+            front = self.study.best_trials
+            n_trials = f"{len(front)} trials" if len(front) > 1 else "1 trial"
+            lines.append(f"Pareto front: {n_trials}, of which trial {best.number} {self._best_of(front)[1]}")
         if baseline is not None and gain is not None:
-            before = " and exceeds ".join([_as_text(baseline.values), *self.exceeded(baseline)[:1]])
+            before = " and exceeds ".join([objectives(baseline.values), *self.exceeded(baseline)[:1]])
             lines.append(
                 f"baseline: {before}, gain {gain:.4g}" if gain > 0 else f"no gain found over the baseline ({before})"
             )
@@ -210,7 +238,7 @@ class SearchResult:
             lines.append(alike)
         if missing := self._missing():
             lines.append(missing)
-        lines += [f"hyperparameters: {self.hyperparameters(best)}", ended_by(self.stopped_by)]
+        lines += [f"hyperparameters: {self.hyperparameters(best)}", ended_by(self.stopped_by, self._ends)]
         return "\n".join(filter(None, lines))
 
     def _all_alike(self) -> str:
@@ -219,7 +247,7 @@ class SearchResult:
         if len(values) < _FEWEST_ALIKE or any(each != values[0] for each in values):
             return ""
         return (
-            f"All {len(values)} trials score {_as_text(values[0])}. Usually the model learns nothing (too few steps, "
+            f"All {len(values)} trials score {objectives(values[0])}. Usually the model learns nothing (too few steps, "
             "rates far too high or too low: it predicts the same for every row), or the metric does not depend on it."
         )
 
@@ -434,10 +462,6 @@ def best_runs(result: SearchResult, multi: bool) -> "BestRun | list[BestRun]":
     if multi:
         return runs
     return runs[0] if runs else BestRun("", math.nan, {}, result)
-
-
-def _as_text(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:.4g}" for value in values)
 
 
 def _trial_to_json(trial: FrozenTrial) -> Params:

@@ -95,11 +95,7 @@ class Objective:
 
     def reaches_target(self, values: Sequence[float]) -> bool:
         """Returns whether the values of a trial are at least as good as all targets; False without a target."""
-        reached = (
-            target is None or (value >= target if direction == MAXIMIZE else value <= target)
-            for value, target, direction in zip(values, self.targets, self.directions, strict=False)
-        )
-        return bool(self.targets) and all(reached)
+        return reaches(values, self.targets, self.directions)
 
     def with_target(self, target: float | Sequence[float] | Mapping[str, float] | None) -> Self:
         """Returns the objective with the option ``target`` of a search.
@@ -158,6 +154,15 @@ class Objective:
             why="the study",
             follows=data["follows"] and tuple(data["follows"]),
         )
+
+
+def reaches(values: Sequence[float], targets: Sequence[float | None], directions: Sequence[str]) -> bool:
+    """Returns whether the values of a trial are at least as good as all targets; False without a target."""
+    reached = (
+        target is None or (value >= target if direction == MAXIMIZE else value <= target)
+        for value, target, direction in zip(values, targets, directions, strict=False)
+    )
+    return bool(targets) and all(reached)
 
 
 def choose_objective(
