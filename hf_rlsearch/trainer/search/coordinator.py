@@ -18,7 +18,7 @@ from hf_rlsearch.optuna import confirmation as confirm
 from hf_rlsearch.optuna.filters import is_exhausted, outside_of_space
 from hf_rlsearch.optuna.pruner import RLPruner
 from hf_rlsearch.report import explain
-from hf_rlsearch.report.format import exceeded, objectives
+from hf_rlsearch.report.format import exceeded, objectives, show_params
 from hf_rlsearch.trainer.search.budget import Outlook, RemainingBudget
 from hf_rlsearch.trainer.search.leaderboard import Leaderboard, rankable, ranking, trials_without_improvement
 from hf_rlsearch.trainer.search.planner import Planner
@@ -124,6 +124,8 @@ class SearchCoordinator:
         if opened.resumed and not self.is_shared:
             self.leaderboard.discard_checkpoints()
         self._queue_first_trials()
+        for message in self._initial_messages():
+            self.progress.say(message)
 
     def _queue_first_trials(self) -> None:
         """Queues the baseline and then the initial configurations, unless an earlier or another process has done so."""
@@ -138,8 +140,37 @@ class SearchCoordinator:
 
     def _not_queued(self) -> list[Params]:
         """The initial configurations that are in no trial, whether that waits, runs or has ended."""
-        queued = [trial.user_attrs.get(attr.INITIAL) for trial in self.study.get_trials(deepcopy=False)]
-        return [params for params in self.configurations.initial if params not in queued]
+        return [params for params, trial in self._initial_trials() if trial is None]
+
+    def _initial_trials(self) -> list[tuple[Params, FrozenTrial | None]]:
+        """The initial configurations, each with the trial that trains it or has trained just that already."""
+        trials = self.study.get_trials(deepcopy=False)
+        return [
+            (params, next((trial for trial in trials if self._trains(trial, params)), None))
+            for params in self.configurations.initial
+        ]
+
+    def _trains(self, trial: FrozenTrial, params: Params) -> bool:
+        if role(trial) == attr.BASELINE:
+            return trial.state != TrialState.FAIL and self.configurations.repeats_baseline(
+                params, self.planner.baseline
+            )
+        is_known = role(trial) == attr.SEARCH and trial.state == TrialState.COMPLETE and trial.params == params
+        return is_known or trial.user_attrs.get(attr.INITIAL) == params
+
+    def _initial_messages(self) -> Iterator[str]:
+        """Yields which initial configurations need no training of their own, and how many have to wait."""
+        given = self._initial_trials()
+        for params, trial in given:
+            if trial is not None and attr.INITIAL not in trial.user_attrs:
+                yield f"{show_params(params)} of initial_trials is trial {trial.number}, and is not trained twice."
+        n_given = sum(trial is None or role(trial) != attr.BASELINE for _, trial in given)
+        n_fitting = self.settings.max_trials - self.settings.baseline
+        if n_given > n_fitting:
+            yield (
+                f"n_trials={self.settings.max_trials} has room for {n_fitting} of {n_given} initial_trials: the others "
+                "wait for a larger n_trials."
+            )
 
     def _lacks_baseline(self) -> bool:
         """Whether the study is new, or the time of an earlier run was over before the end of its baseline."""
@@ -400,12 +431,6 @@ class SearchCoordinator:
             yield f"Constraints: {', '.join(f'{name} at most {limit:g}' for name, limit in self._limits.items())}."
         if isinstance(settings.hp_space, DefaultSpace):
             yield f"No hp_space given: the published ranges are searched ({settings.hp_space})."
-        n_given, n_fitting = len(self.configurations.initial), settings.max_trials - settings.baseline
-        if n_given > n_fitting:
-            yield (
-                f"n_trials={settings.max_trials} has room for {n_fitting} of {n_given} initial_trials: the others wait "
-                "for a larger n_trials."
-            )
         others = {t.user_attrs.get(attr.WORLD_SIZE, world_size) for t in finished(self.study)} - {world_size}
         if others:
             yield (

@@ -22,7 +22,7 @@ from hf_rlsearch.optuna import confirmation as confirm
 from hf_rlsearch.optuna.storage import open_study
 from hf_rlsearch.report import to_dataframe, to_html_table, to_text
 from hf_rlsearch.report.analysis import knee
-from hf_rlsearch.report.format import ended_by, exceeded, objectives
+from hf_rlsearch.report.format import ended_by, exceeded, objectives, show_params
 from hf_rlsearch.report.records import SearchRecord, as_dict
 from hf_rlsearch.trainer.search.leaderboard import ranking
 from hf_rlsearch.trainer.setup.hp_space import SideEffects
@@ -213,7 +213,11 @@ class SearchResult:
         """Returns the best objective, the gain, the best hyperparameters and the end as a few lines of text."""
         best, baseline, gain = self.best_trial, self.baseline, self.gain
         if best is None:
-            return "\n".join(filter(None, [self._why_none(), self._missing(), ended_by(self.stopped_by, self._ends)]))
+            return "\n".join(
+                filter(
+                    None, [self._why_none(), self._missing(), self._waiting(), ended_by(self.stopped_by, self._ends)]
+                )
+            )
         lines = [f"{self.metric}: {objectives(best.values)} in trial {best.number} of {self._n_started}"]
         if len(self.directions) > 1:
             front = self.study.best_trials
@@ -238,6 +242,8 @@ class SearchResult:
             lines.append(alike)
         if missing := self._missing():
             lines.append(missing)
+        if waiting := self._waiting():
+            lines.append(waiting)
         lines += [f"hyperparameters: {self.hyperparameters(best)}", ended_by(self.stopped_by, self._ends)]
         return "\n".join(filter(None, lines))
 
@@ -436,6 +442,14 @@ class SearchResult:
         shown = [f"trial {trial.number} ({name_of_owner(trial.user_attrs.get(attr.OWNER))})" for trial in running[:3]]
         more = f" and {len(running) - 3} more" if len(running) > 3 else ""
         return f"{n_done} of {n_trials} trials are finished, still running: {', '.join(shown)}{more}"
+
+    def _waiting(self) -> str:
+        """Which of ``initial_trials`` an ended search has not begun; empty if it has begun all of them."""
+        given = [t.user_attrs.get(attr.INITIAL) for t in self.trials if t.state == TrialState.WAITING]
+        shown = "; ".join(show_params(params) for params in given if params)
+        return (
+            f"of initial_trials these still wait for a search of more trials, budget or time: {shown}" if shown else ""
+        )
 
     @property
     def _maximize(self) -> bool:

@@ -120,6 +120,7 @@ class SearchConfig:
                 f"confirm={self.confirm!r} given with a list of directions, expected a single one: several objectives "
                 "have no best trial. Leave confirm out, or pass one direction."
             )
+        self._check_agent()
         self._check_estimates()
         if self.n_trials is None and self.timeout is None and self.budget is None:
             raise ArgumentsError("n_trials=None given, expected a whole number, or a timeout or a budget as well.")
@@ -130,6 +131,18 @@ class SearchConfig:
             )
         if self.load_if_exists and self.study_name is None:
             logger.warning("load_if_exists=True has no effect without study_name=.")
+
+    def _check_agent(self) -> None:
+        """Refuses options of the agent where another sampler, or no stop rule, would leave them without effect."""
+        if self.sampler is None:
+            return
+        for name in ("agent", "learn", "weights"):
+            value, is_read = getattr(self, name), name == "weights" and self.pruner == RL_PRUNER
+            if value != getattr(SearchConfig, name) and not is_read:
+                raise ArgumentsError(
+                    f"{name}={value!r} given with sampler={type(self.sampler).__name__}, which does not read it. Leave "
+                    f"one of the two out, or pass sampler=RLSampler({name}={value!r})."
+                )
 
     def _check_estimates(self) -> None:
         """Checks that the agent can estimate what more trials bring, where an option ends the search by that."""

@@ -194,6 +194,14 @@ class ConfigurationSampler:
                 exact[name] = value
         return recorded, exact
 
+    def repeats_baseline(self, params: Params, baseline: tuple[Params, Params]) -> bool:
+        """Returns whether the training of given params is that of ``baseline_params``, bit for bit."""
+        recorded, exact = baseline
+        if self.has_side_effects or not recorded == exact == params:
+            return False
+        values = plain(self.values_of(params)).items()
+        return all(value == params.get(name, plain(self._baseline_value(name, None))) for name, value in values)
+
     def _baseline_value(self, name: str, config: "PretrainedConfig | None") -> Any:
         """The value of a name in the baseline, None if the value is not known."""
         if name in self.frozen.names:

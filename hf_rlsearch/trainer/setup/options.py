@@ -83,10 +83,11 @@ class SearchOptions(TypedDict, total=False):
         sampler: An Optuna sampler instead of ``RLSampler``.
         pruner: An Optuna pruner instead of ``RLPruner``; None stops no trial.
         weights: Weights of the agent instead of the bundled ones: a file, the folder of an agent that ``learn`` has
-            written, or a repository of the Hub.
+            written, or a repository of the Hub. With a given ``sampler`` the stop rule alone reads them.
         agent: Who chooses the trials: "meta-trained", the agent of the weights, or an agent that starts untrained,
-            "ppo-scratch" or "dqn", to compare with.
-        learn: "online" trains the decision head of the meta-trained agent on within the search.
+            "ppo-scratch" or "dqn", to compare with. Not with a given ``sampler``.
+        learn: "online" trains the decision head of the meta-trained agent on within the search. Not with a given
+            ``sampler``.
         seed: Seed of the sampler.
 
     Accepted as in Optuna:

@@ -115,8 +115,34 @@ def test_those_beyond_n_trials_wait_for_more(make_trainer: MakeTrainer, caplog: 
     assert "n_trials=2 has room for 1 of 2 initial_trials: the others wait for a larger n_trials." in caplog.text
     assert states(result.study) == [TrialState.COMPLETE] * 2 + [TrialState.WAITING]
     assert " of 2\n" in result.summary()
+    assert (
+        "initial_trials these still wait for a search of more trials, budget or time: learning_rate="
+        in result.summary()
+    )
     assert len(result.trials_dataframe()) == 2
     assert learning_rates(run(make_trainer(), "rl", n_trials=3, **options).run_summary)[2] == 7.7e-5
+
+
+def test_what_is_trained_already_is_not_trained_again(
+    make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither the baseline's values, which trial 0 has, nor those of the search that is continued."""
+    caplog.set_level(logging.INFO)
+    options: dict[str, Any] = {"baseline": True, "initial_trials": [{"learning_rate": 5e-5}, GIVEN[0]]}
+    result = run(make_trainer(), "rl", n_trials=4, **options).run_summary
+    assert learning_rates(result)[:2] == [5e-5, 3.3e-4]
+    assert learning_rates(result).count(5e-5) == 1
+    assert "learning_rate=5e-5 of initial_trials is trial 0, and is not trained twice." in caplog.text
+    best = result.best_configurations(3)
+    later = run(make_trainer(), "rl", n_trials=6, baseline=True, initial_trials=best).run_summary
+    assert later.study.study_name == result.study.study_name
+    assert len(set(learning_rates(later))) == len(later.trials) == 6
+
+
+def test_other_values_of_hp_space_make_another_training(make_trainer: MakeTrainer) -> None:
+    space = lambda trial: {**rates(trial), "weight_decay": 0.1}  # noqa: E731
+    options: dict[str, Any] = {"baseline": True, "initial_trials": [{"learning_rate": 5e-5}]}
+    assert learning_rates(run(make_trainer(), "rl", space, n_trials=2, **options).run_summary) == [5e-5, 5e-5]
 
 
 def test_one_that_fails_is_a_failed_trial(make_trainer: MakeTrainer) -> None:

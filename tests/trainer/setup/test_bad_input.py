@@ -177,6 +177,9 @@ def test_an_evaluation_that_fails_is_found_first(make_trainer: MakeTrainer) -> N
         run(before, "rl")
 
 
+RANDOM = optuna.samplers.RandomSampler()
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [
@@ -228,6 +231,9 @@ def test_an_evaluation_that_fails_is_found_first(make_trainer: MakeTrainer) -> N
             r"patience='auto' given with sampler=RLSampler\(agent='dqn'\), which estimates no gain",
         ),
         ({"patience": "auto", "agent": "dqn"}, "patience='auto' given with agent='dqn', which estimates no gain"),
+        ({"agent": "dqn", "sampler": RANDOM}, "agent='dqn' given with sampler=RandomSampler, which does not read it"),
+        ({"learn": "online", "sampler": RANDOM}, "learn='online' given with sampler=RandomSampler"),
+        ({"weights": "w", "sampler": RANDOM, "pruner": None}, "weights='w' given with sampler=RandomSampler"),
         ({"min_gain_per_hour": 0}, "min_gain_per_hour=0 given, expected a number greater than 0"),
     ],
 )

@@ -70,6 +70,10 @@ def test_number_of_paused_trainings() -> None:
     assert SearchConfig(sampler=RandomSampler(), max_paused_trials=2).max_paused == 2
 
 
+def test_the_stop_rule_reads_weights_beside_a_sampler() -> None:
+    assert SearchConfig(sampler=RandomSampler(), weights="w").weights == "w"
+
+
 @pytest.mark.parametrize("catch", [ValueError, (ValueError,), [ValueError], {ValueError}])
 def test_caught_exceptions_are_a_tuple(catch: Any) -> None:
     assert SearchConfig(catch=catch).caught == (ValueError,)
