@@ -253,6 +253,7 @@ def slurm_executor(options: str, gpus_per_worker: int | None, logs: Path) -> Any
 
     Args:
         options: Such as ``partition=gpu,time=8:00:00``: names that submitit knows, or any other of sbatch.
+            A value may have commas: a part without ``=`` belongs to the value before.
         gpus_per_worker: As a further option; left to ``options`` where None.
         logs: Folder of logs and submissions, on a disk that all nodes share.
 
@@ -266,11 +267,15 @@ def slurm_executor(options: str, gpus_per_worker: int | None, logs: Path) -> Any
         raise MissingExtraError(
             "--slurm needs submitit, which is not installed: pip install 'hf-rlsearch[workers]'."
         ) from error
-    pairs = [pair.strip().partition("=") for pair in options.split(",")]
-    for name, _, value in pairs:
+    pairs: list[tuple[str, str]] = []
+    for part in map(str.strip, options.split(",")):
+        name, _, value = part.partition("=")
+        if pairs and part and "=" not in part:  # the value before has a comma, as in nodelist=a1,a2
+            name, value = pairs[-1][0], f"{pairs.pop()[1]},{part}"
         if not name or not value:
             raise ArgumentsError(f"--slurm is {options!r}, expected KEY=VALUE,... such as partition=gpu,time=8:00:00.")
-    given = {name.replace("-", "_"): int(value) if value.isdecimal() else value for name, _, value in pairs}
+        pairs.append((name, value))
+    given = {name.replace("-", "_"): int(value) if value.isdecimal() else value for name, value in pairs}
     if "time" not in given:
         raise ArgumentsError(f"--slurm is {options!r}, which has no time limit of a worker: add time=8:00:00.")
     given["time"] = _minutes(str(given["time"]))

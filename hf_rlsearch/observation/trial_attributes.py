@@ -37,6 +37,9 @@ ENDS = "rl:ends"
 # trial, so that all trials are chosen by the same facts.
 TASK_FACTS = "rl:facts"
 
+# Also of a study: the trial whose model was pushed to the Hub last, and the repository.
+PUBLISHED = "rl:published"
+
 # User attributes of a study and of a trial: the process that runs it, and its folder. The folder of a study is relative
 # to ``output_dir``, all paths of a trial are relative to the study's folder: a copied or moved ``output_dir`` works.
 OWNER = "rl:owner"

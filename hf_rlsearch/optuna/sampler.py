@@ -276,7 +276,12 @@ class RLSampler(BaseSampler):
             None where nothing can be predicted: before three complete trials or while all of them are equal, in a study
             with several directions, in a space that is unknown, too large, or tried out, and by an agent that starts
             untrained.
+
+        Raises:
+            ArgumentsError: ``n_trials`` is no whole number of at least 1.
         """
+        if not (is_integer(n_trials) and n_trials >= 1):
+            raise ArgumentsError(f"n_trials={n_trials!r} given, expected a whole number, at least 1.")
         trials = study._get_trials(deepcopy=False)
         distributions = self._search_space.distributions if self._search_space else stable_distributions(trials)
         predicts = self._agent == META_TRAINED and len(study.directions) == 1

@@ -214,12 +214,20 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_workers_are_an_array_of_jobs(cluster: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = "partition=gpu,time=1-08:00:00,cpus-per-task=4,mem=16G,reservation=mine"
+    options = "partition=gpu,time=1-08:00:00,cpus-per-task=4,mem=16G,reservation=mine,nodelist=a1,a2,nice=0"
     words = ["workers", "2", "--slurm", options, "--gpus-per-worker", "1", "--", "sh", "-c", "echo it runs"]
     assert main(words) == 0
     text = (cluster / "submitted.sh").read_text()
     lines = [line for line in text.splitlines() if line.startswith("#SBATCH")]
-    wanted = {"partition=gpu", "time=1920", "cpus-per-task=4", "mem=16G", "reservation=mine", "gpus-per-node=1"}
+    wanted = {
+        "partition=gpu",
+        "time=1920",
+        "cpus-per-task=4",
+        "mem=16G",
+        "reservation=mine",
+        "gpus-per-node=1",
+        "nodelist=a1,a2",
+    }
     wanted |= {"array=0-1%2", "job-name=hf-rlsearch", "nodes=1", "signal=USR2@90", "open-mode=append"}
     assert {f"#SBATCH --{each}" for each in wanted} <= set(lines)
     assert "error=" not in text
@@ -257,6 +265,7 @@ def test_ctrl_c_cancels_all_jobs(cluster: Path) -> None:
     ("options", "text"),
     [
         ("partition", "expected KEY=VALUE,... such as partition=gpu,time=8:00:00"),
+        ("time=5,", "expected KEY=VALUE,..."),
         ("partition=gpu", "has no time limit of a worker: add time=8:00:00"),
         ("time=eight", "has time='eight', expected minutes, 8:00:00 or 1-12:00:00"),
         ("time=5,partition=no-such", "Slurm refuses the workers: .*invalid partition specified: no-such"),

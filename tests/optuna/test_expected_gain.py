@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 import pytest
 
-from hf_rlsearch import RLSampler
+from hf_rlsearch import ArgumentsError, RLSampler
 
 
 def spent_on_a_bowl(n_trials: int, *, times: float = 1.0, directions: Sequence[str] = ("minimize",)) -> optuna.Study:
@@ -45,3 +45,9 @@ def test_where_nothing_can_be_predicted_no_gain_is_expected() -> None:
     assert expected(spent_on_a_bowl(2), 5) is None
     assert expected(spent_on_a_bowl(5, times=0.0), 5) is None
     assert expected(spent_on_a_bowl(5, directions=("minimize", "minimize")), 5) is None
+
+
+@pytest.mark.parametrize("n_trials", [0, -3, 2.5, True])
+def test_a_number_of_trials_that_is_none(n_trials: Any) -> None:
+    with pytest.raises(ArgumentsError, match=f"n_trials={n_trials} given, expected a whole number, at least 1"):
+        expected(optuna.create_study(sampler=RLSampler(seed=0)), n_trials)

@@ -124,8 +124,7 @@ class SearchCoordinator:
         if opened.resumed and not self.is_shared:
             self.leaderboard.discard_checkpoints()
         self._queue_first_trials()
-        for message in self._initial_messages():
-            self.progress.say(message)
+        self._say_initial()
 
     def _queue_first_trials(self) -> None:
         """Queues the baseline and then the initial configurations, unless an earlier or another process has done so."""
@@ -158,16 +157,17 @@ class SearchCoordinator:
         is_known = role(trial) == attr.SEARCH and trial.state == TrialState.COMPLETE and trial.params == params
         return is_known or trial.user_attrs.get(attr.INITIAL) == params
 
-    def _initial_messages(self) -> Iterator[str]:
-        """Yields which initial configurations need no training of their own, and how many have to wait."""
+    def _say_initial(self) -> None:
+        """Prints which initial configurations need no training of their own, and how many have to wait."""
         given = self._initial_trials()
         for params, trial in given:
             if trial is not None and attr.INITIAL not in trial.user_attrs:
-                yield f"{show_params(params)} of initial_trials is trial {trial.number}, and is not trained twice."
+                number, shown = trial.number, show_params(params)
+                self.progress.say(f"{shown} of initial_trials is trial {number}, and is not trained twice.")
         n_given = sum(trial is None or role(trial) != attr.BASELINE for _, trial in given)
         n_fitting = self.settings.max_trials - self.settings.baseline
         if n_given > n_fitting:
-            yield (
+            self.progress.say(
                 f"n_trials={self.settings.max_trials} has room for {n_fitting} of {n_given} initial_trials: the others "
                 "wait for a larger n_trials."
             )

@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
+import optuna
+
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import ObjectiveError, SearchFailed, describe
-from hf_rlsearch.observation.trial_attributes import CONFIRM, TASK_FACTS, counted, finished, role
+from hf_rlsearch.observation.trial_attributes import CONFIRM, PUBLISHED, TASK_FACTS, counted, finished, role
 from hf_rlsearch.optuna import RLSampler
 from hf_rlsearch.optuna.pruner import RLPruner
 from hf_rlsearch.optuna.storage import cannot_continue, storage_errors
@@ -137,6 +139,23 @@ class Search:
                 result.output_dir,
             )
         self.runner.provider.finish(replay_plan(result.study, best), load, self.runner.objective.follows)
+        if load is not None:
+            self._publish(result.study, best.number)
+
+    def _publish(self, study: optuna.Study, number: int) -> None:
+        """Publishes the best model where the arguments say so, unless a run of this search has done so already."""
+        provider, coordinator = self.runner.provider, self.runner.coordinator
+        published = {"trial": number, "repository": provider.repository}
+        # The same on every rank: the study of the others is a copy.
+        if provider.repository is None:
+            return
+        if study.user_attrs.get(PUBLISHED) == published:
+            if coordinator is not None:
+                coordinator.progress.say(f"The model of trial {number} is on the Hub already ({provider.repository}).")
+            return
+        if provider.publish() and coordinator is not None:
+            with storage_errors(self.runner.settings.storage or provider.frozen.value("output_dir")):
+                study.set_user_attr(PUBLISHED, published)
 
     def _agree_on_weights(self, load: Callable[[Any], None] | None, number: int) -> Callable[[Any], None] | None:
         """Returns what loads the best weights on every rank; a rank that has none gets those of the first that has.

@@ -135,8 +135,6 @@ class UserTrainerProvider(TrainerSession):
         self.keep_best(args, model_init=model_init, load=load, change=self._change(best))
         self.side_effects.left = [*self._changes[len(self.side_effects.left) :]]
         attach_optimizer(self.reference, best.values)
-        if load is not None:
-            self.publish()
 
     def _change(self, plan: TrialPlan) -> Callable[[], Sequence[Change]]:
         return partial(self.side_effects.apply, self.reference, plan)
@@ -255,6 +253,11 @@ class FactoryProvider:
             initial_trials=settings.initial_trials,
         )
         self.side_effects = SideEffects(settings.hp_space, sampled=configurations.sampled)
+        if getattr(self.reference.args, "push_to_hub", False):
+            logger.warning(
+                "push_to_hub=True publishes nothing of a search with make_trainer. Afterwards, "
+                "`hf upload REPOSITORY FOLDER` uploads the best model: FOLDER is the result's best_checkpoint."
+            )
         for name in sorted(configurations.searched - self.frozen.names):
             if hint := did_you_mean(name, self.frozen.names - configurations.searched, cutoff=0.8):
                 logger.warning(
@@ -324,6 +327,14 @@ class FactoryProvider:
 
     def finish(self, best: TrialPlan, load: Callable[[Any], None] | None, follows: Sequence[Any] | None) -> None:
         """Does nothing: the best model is in its checkpoint."""
+
+    @property
+    def repository(self) -> None:
+        """Nothing is published: no trainer of the user's holds the best model."""
+
+    def publish(self) -> bool:
+        """Returns False."""
+        return False
 
     def _check_refused_name(self, error: TypeError, values: Params) -> None:
         """Raises a ``SearchSpaceError`` where a ``TypeError`` of ``make_trainer`` names a value that it was given."""

@@ -15,7 +15,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.errors import SearchFailed, StorageError
+from hf_rlsearch._validation import is_integer
+from hf_rlsearch.errors import ArgumentsError, SearchFailed, StorageError
 from hf_rlsearch.observation import trial_attributes as attr
 from hf_rlsearch.observation.trial_attributes import role
 from hf_rlsearch.optuna import confirmation as confirm
@@ -181,7 +182,12 @@ class SearchResult:
 
         Each is there once, as params by name; with several objectives those of the Pareto front. The baseline is left
         out: its values may lie outside of the space.
+
+        Raises:
+            ArgumentsError: ``n`` is no whole number of at least 0.
         """
+        if not (is_integer(n) and n >= 0):
+            raise ArgumentsError(f"n={n!r} given, expected a whole number, at least 0.")
         best = ranking(self.study, confirmed=True) or self.best_trials
         found: list[Params] = []
         for trial in best:
@@ -394,9 +400,15 @@ class SearchResult:
                 f"Study {study.study_name!r} is no search of a Trainer, so it has no SearchResult: another program has "
                 "made it, or its search has not begun. hf_rlsearch.report shows any Optuna study."
             )
+        names = stored[attr.OBJECTIVE].get("names") if isinstance(stored[attr.OBJECTIVE], dict) else None
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise StorageError(
+                f"The user attribute {attr.OBJECTIVE!r} of study {study.study_name!r} is {stored[attr.OBJECTIVE]!r}, "
+                "expected a dict with the names of the objectives: another program has changed it."
+            )
         return cls(
             study=study,
-            metric=", ".join(stored[attr.OBJECTIVE]["names"]),
+            metric=", ".join(names),
             output_dir=opened_folder(study, folder_or_storage),
             stopped_by=stored.get(attr.STOPPED_BY) or "",
             n_trials=stored.get(attr.N_TRIALS),

@@ -133,14 +133,18 @@ class TrainerSession:
         load(trainer)
         trainer.model.eval()
 
-    def publish(self) -> None:
-        """Pushes the best model to the Hub if the arguments say ``push_to_hub=True``; an error is only logged.
+    @property
+    def repository(self) -> str | None:
+        """Where ``publish`` pushes to, as the arguments name it; None without ``push_to_hub=True``."""
+        args = self.trainer.args
+        return (args.hub_model_id or Path(args.output_dir).absolute().name) if args.push_to_hub else None
+
+    def publish(self) -> bool:
+        """Pushes the best model to the Hub, and returns whether that worked; an error is only logged.
 
         ``Trainer.push_to_hub`` uploads all of ``output_dir``. For the push that is a folder with this model alone.
         """
         trainer, args = self.trainer, self.trainer.args
-        if not getattr(args, "push_to_hub", False):
-            return
         output_dir = args.output_dir
         name = Path(trainer.hub_model_id or args.hub_model_id or output_dir).name
         folder = Path(output_dir, _PUBLISHED)
@@ -149,13 +153,16 @@ class TrainerSession:
             trainer.push_to_hub(commit_message="Best model of a hyperparameter search", model_name=name)
         except Exception as error:
             logger.warning(
-                "The best model could not be pushed to the Hub: %s. It is kept; trainer.push_to_hub() tries again.",
+                "The best model could not be pushed to the Hub: %s. It is kept; the same command, or "
+                "trainer.push_to_hub(), tries again.",
                 describe(error),
             )
+            return False
         finally:
             args.output_dir = output_dir
             if trainer.is_world_process_zero():
                 shutil.rmtree(folder, ignore_errors=True)
+        return True
 
     def _configure(
         self,

@@ -13,7 +13,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from transformers import Trainer
 
-from hf_rlsearch import SearchResult, StorageError
+from hf_rlsearch import ArgumentsError, SearchResult, StorageError
 from hf_rlsearch.cli import main
 from tests.trainer.conftest import Scripted, run
 
@@ -79,6 +79,21 @@ def test_what_is_no_search_of_a_trainer(tmp_path: Path) -> None:
     optuna.create_study(study_name="mine", storage=f"sqlite:///{tmp_path / 'mine.db'}")
     with pytest.raises(StorageError, match="Study 'mine' is no search of a Trainer"):
         SearchResult.load(tmp_path)
+
+
+@pytest.mark.parametrize("objective", [["a"], {"names": 1}, {"names": [1]}, "x"])
+def test_an_objective_that_another_program_has_changed(tmp_path: Path, objective: Any) -> None:
+    study = optuna.create_study(study_name="mine", storage=f"sqlite:///{tmp_path / 'mine.db'}")
+    study.set_user_attr("rl:objective", objective)
+    with pytest.raises(StorageError, match=r"'rl:objective' of study 'mine' is .*, expected a dict with the names"):
+        SearchResult.load(tmp_path)
+
+
+@pytest.mark.parametrize("n", [-1, 1.5])
+def test_a_number_of_configurations_that_is_none(n: Any) -> None:
+    result = SearchResult(optuna.create_study(), "loss", "out", "n_trials", 1)
+    with pytest.raises(ArgumentsError, match=f"n={n} given, expected a whole number, at least 0"):
+        result.best_configurations(n)
 
 
 def test_commands_take_the_folder_and_name_the_other_studies(

@@ -90,6 +90,21 @@ def test_a_name_close_to_a_field_is_a_warning(make_trainer: Any, caplog: pytest.
     assert "Did you mean 'weight_decay'?" in caplog.text
 
 
+def test_a_push_that_make_trainer_asks_for_is_answered_by_one_warning(
+    make_trainer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def factory(values: dict[str, Any]) -> transformers.Trainer:
+        trainer: transformers.Trainer = make_trainer(**values)
+        trainer.args.push_to_hub = True
+        return trainer
+
+    search(factory, rates, n_trials=1, pruner=None)
+    warned = [record.getMessage() for record in caplog.records if "push_to_hub=True" in record.getMessage()]
+    assert len(warned) == 1
+    assert "publishes nothing" in warned[0]
+    assert "`hf upload REPOSITORY FOLDER`" in warned[0]
+
+
 def test_a_name_that_make_trainer_reads_is_searched(make_trainer: Any, caplog: pytest.LogCaptureFixture) -> None:
     def factory(values: dict[str, Any]) -> transformers.Trainer:
         dropout = values.pop("dropout_rate", 0.1)

@@ -49,6 +49,18 @@ def test_only_the_best_model_is_published_and_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_finished_search_that_runs_again_publishes_what_was_not_published(tmp_path: Path) -> None:
+    with hub() as server:
+        server.fails = True
+        search(server, tmp_path, 'hub_model_id="me/best"')
+        server.fails = False
+        search(server, tmp_path, 'hub_model_id="me/best"')
+        assert len(server.commits) == 1
+        search(server, tmp_path, 'hub_model_id="me/best"')
+        assert len(server.commits) == 1
+
+
+@pytest.mark.slow
 def test_a_push_of_the_users_own_names_what_the_hub_leaves_out(tmp_path: Path) -> None:
     with hub() as server:
         search(server, tmp_path, 'hub_model_id="me/best"', then="trainer.push_to_hub()")
