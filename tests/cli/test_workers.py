@@ -235,6 +235,7 @@ def test_workers_are_an_array_of_jobs(cluster: Path, capsys: pytest.CaptureFixtu
     assert [f"worker {number} | it runs" in printed for number in (0, 1)] == [True, True]
 
 
+@pytest.mark.timeout(600)
 def test_a_failed_job_is_one_exit_code(cluster: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["workers", "2", "--slurm", "time=5", "--logs", "jobs", "--", "sh", "-c"]
     assert main([*words, FAILS_FIRST, str(cluster / "flag")]) == 0
