@@ -17,7 +17,7 @@ import datasets
 import huggingface_hub
 import transformers
 import yaml
-from datasets import DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, load_dataset
 from datasets.arrow_writer import SchemaInferenceError
 from datasets.exceptions import DatasetsError
 from huggingface_hub import constants
@@ -179,6 +179,21 @@ def load_splits(data: str, files: str | None = None, configuration: str | None =
         if found is None:
             return load_dataset(data, configuration)
         return load_dataset("text" if str(files).endswith(".txt") else "json", data_files=found)
+
+
+def load_parts(data: str, seed: int, n_train: int, n_validation: int) -> tuple[Dataset, Dataset]:
+    """Draws rows to train and to validate on from the first split of a data set, none of them twice.
+
+    Raises:
+        SystemExit: The data set does not exist, or has fewer rows.
+    """
+    rows = load_splits(data)["train"].shuffle(seed=seed)
+    if n_train + n_validation > len(rows):
+        raise SystemExit(
+            f"n_train={n_train} and n_validation={n_validation} are more than the {len(rows)} rows of {data!r}. Ask "
+            "for fewer."
+        )
+    return rows.select(range(n_train)), rows.select(range(n_train, n_train + n_validation))
 
 
 def _find_files(folder: Path, files: str, wanted: str) -> dict[str, list[str]]:

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
 
 import hf_rlsearch
-from common import friendly_hub_errors, load_splits, parse_args, print_result, silence_libraries
+from common import friendly_hub_errors, load_parts, parse_args, print_result, silence_libraries
 from hf_rlsearch import embedded
 
 # The share of held-out pairs in which the chosen answer has the higher reward. Unlike the loss of DPO it may be
@@ -55,13 +55,7 @@ def load_rows(args: Args) -> tuple[Dataset, Dataset]:
     if args.offline:
         rows = embedded.language_modeling_dataset(args.seed, args.n_train, args.n_validation)
         return tuple(rows[split].map(with_rejected, remove_columns=["text"]) for split in ("train", "validation"))
-    rows = load_splits(args.data)["train"].shuffle(seed=args.seed)
-    if args.n_train + args.n_validation > len(rows):
-        raise SystemExit(
-            f"n_train={args.n_train} and n_validation={args.n_validation} are more than the {len(rows)} pairs of "
-            f"{args.data!r}. Ask for fewer."
-        )
-    return rows.select(range(args.n_train)), rows.select(range(args.n_train, args.n_train + args.n_validation))
+    return load_parts(args.data, args.seed, args.n_train, args.n_validation)
 
 
 def with_rejected(row: dict[str, str]) -> dict[str, str]:

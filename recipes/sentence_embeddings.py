@@ -18,7 +18,7 @@ from sentence_transformers.sentence_transformer.evaluation import InformationRet
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 import hf_rlsearch
-from common import friendly_hub_errors, load_splits, parse_args, print_result, silence_libraries
+from common import friendly_hub_errors, load_parts, parse_args, print_result, silence_libraries
 from hf_rlsearch import embedded
 
 # Of the evaluator below. The loss is no objective: more rows in a batch make it larger.
@@ -51,15 +51,9 @@ def load_rows(args: Args) -> tuple[Dataset, Dataset]:
     if args.offline:
         rows = embedded.language_modeling_dataset(args.seed, args.n_train, args.n_validation)
         return tuple(rows[split].map(halves, remove_columns=["text"]) for split in ("train", "validation"))
-    rows = load_splits(args.data)["train"].shuffle(seed=args.seed)
-    if args.n_train + args.n_validation > len(rows):
-        raise SystemExit(
-            f"n_train={args.n_train} and n_validation={args.n_validation} are more than the {len(rows)} pairs of "
-            f"{args.data!r}. Ask for fewer."
-        )
-    rows = rows.rename_columns(dict(zip(rows.column_names[:2], ("anchor", "positive"), strict=True)))
-    rows = rows.select_columns(["anchor", "positive"])
-    return rows.select(range(args.n_train)), rows.select(range(args.n_train, args.n_train + args.n_validation))
+    parts = load_parts(args.data, args.seed, args.n_train, args.n_validation)
+    names = dict(zip(parts[0].column_names[:2], ("anchor", "positive"), strict=True))
+    return tuple(part.rename_columns(names).select_columns(["anchor", "positive"]) for part in parts)
 
 
 def halves(row: dict[str, str]) -> dict[str, str]:

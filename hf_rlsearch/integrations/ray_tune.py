@@ -33,6 +33,7 @@ from hf_rlsearch.trainer.search.providers import FactoryProvider
 from hf_rlsearch.trainer.search.result import SearchResult
 from hf_rlsearch.trainer.search.trial import EvaluationMonitor, TrialOutcome, TrialPlan, run_trial
 from hf_rlsearch.trainer.session.failures import LOST, Failure
+from hf_rlsearch.trainer.session.interrupts import interrupts_in_one_line
 from hf_rlsearch.trainer.session.progress import quiet_libraries
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.objective import Objective
@@ -316,7 +317,7 @@ def tune_trainer(
                 "hp_space changes something besides returning values, which no other process sees. Return it under a "
                 "name of its own and read that in make_trainer(values)."
             )
-        with coordinator.running():
+        with interrupts_in_one_line(coordinator.interrupted), coordinator.running():
             if coordinator.reason_to_stop() is None:
                 trainable = tune.with_parameters(
                     _train,
@@ -330,7 +331,6 @@ def tune_trainer(
                 coordinator.next_plan()  # says that the search is finished
             is_running = coordinator.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
             if is_running or not coordinator.stopped_by:
-                coordinator.interrupted()
                 raise KeyboardInterrupt  # Ray ends after Ctrl-C as if the experiment were finished
         return coordinator.conclude()
 

@@ -300,7 +300,7 @@ class SearchCoordinator:
         self.planner.lease.check()
         pairs = zip(self.objective.names, values, strict=True)
         shown = ", ".join(f"{name} {objectives([value])}" for name, value in pairs)
-        self.progress.trial_evaluated(self.trial.number, step / attr.FULL_TRAINING, shown, self._best_text())
+        self.progress.trial_evaluated(self.trial.number, step / attr.FULL_TRAINING, shown)
         return self.reporter.report(step, values)
 
     def keeps(self, trial_role: str, outcome: TrialOutcome) -> dict[str, bool]:
@@ -420,7 +420,8 @@ class SearchCoordinator:
         if earlier is not None and trial.user_attrs[attr.STARTED_AT]:
             share = trial.user_attrs[attr.STARTED_AT] / attr.FULL_TRAINING
             self.progress.say(f"Trial {plan.number} resumes trial {earlier} at {100 * share:.0f} %.")
-        self.progress.trial_started(plan.number, plan.role, self.hyperparameters, share=share)
+        best = self._best_text()
+        self.progress.trial_started(plan.number, plan.role, self.hyperparameters, best=best, share=share)
         return plan
 
     def _startup_messages(self) -> Iterator[str]:

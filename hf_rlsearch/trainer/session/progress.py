@@ -71,7 +71,7 @@ class Progress:
         self._n_trials, self._baseline, self._quiet = n_trials, baseline, quiet
         self._seconds: list[float] = []
         self._started = self._shown = time.monotonic()
-        self._share_before = 0.0
+        self._share_before, self._best = 0.0, ""
         self._bar: Any = None
         self._lines: Any = sys.stderr
         if quiet:
@@ -99,28 +99,35 @@ class Progress:
         else:
             print(line, file=self._lines, flush=True)
 
-    def trial_started(self, number: int, role: str, params: Params, *, share: float = 0.0) -> None:
-        """Shows the running trial in the bar; a share of its training in [0, 1) may be done already."""
+    def trial_started(self, number: int, role: str, params: Params, *, best: str = "", share: float = 0.0) -> None:
+        """Shows the running trial in the bar.
+
+        Args:
+            number: Of the trial.
+            role: Of the trial.
+            params: Of the trial.
+            best: The best objective so far, as text; empty with several objectives.
+            share: Of the training that is done already, in [0, 1).
+        """
         self._started = self._shown = time.monotonic()
-        self._share_before = share
+        self._share_before, self._best = share, best
         if self._bar is not None:
             self._bar.set_postfix_str(f"trial {number}: {self._difference(role, params)}")
 
-    def trial_evaluated(self, number: int, share: float, objective: str, best: str) -> None:
+    def trial_evaluated(self, number: int, share: float, objective: str) -> None:
         """Shows an evaluation of the running trial: in the bar, else as a line if the last one is a minute old.
 
         Args:
             number: Of the trial.
             share: Of the training that is done, in (0, 1].
             objective: Name and value.
-            best: The best objective so far, as text; empty with several objectives.
         """
         now = time.monotonic()
         left = (now - self._started) * (1 - share) / max(share - self._share_before, 1e-3)
         columns = (
             f"{share:.0%} trained",
             objective,
-            f"best {best}" if best else "",
+            f"best {self._best}" if self._best else "",
             f"about {as_time(left)} left of the trial" if share < 1 else "",
         )
         text = " | ".join(column for column in columns if column)

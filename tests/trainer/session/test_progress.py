@@ -167,8 +167,8 @@ def test_lines_of_a_notebook_go_to_standard_output(
 def test_without_a_terminal_there_are_plain_lines_only(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress(n_trials=2, n_done=0, baseline=BASELINE, quiet=False)
     for number in range(2):
-        progress.trial_started(number, "search", BASELINE)
-        progress.trial_evaluated(number, 0.5, "accuracy 0.8", "-")
+        progress.trial_started(number, "search", BASELINE, best="-")
+        progress.trial_evaluated(number, 0.5, "accuracy 0.8")
         progress.trial_finished(summary(number))
     progress.close(finished=True)
     shown = capsys.readouterr().err
@@ -182,10 +182,10 @@ def test_a_long_training_has_a_line_a_minute(
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     progress = Progress(n_trials=2, n_done=0, baseline=BASELINE, quiet=False)
-    progress.trial_started(1, "search", BASELINE, share=0.2)
+    progress.trial_started(1, "search", BASELINE, best="0.7 (trial 0)", share=0.2)
     for share in (0.3, 0.4, 0.5, 0.6, 1.0):
         now += 50
-        progress.trial_evaluated(1, share, f"accuracy {share}", "0.7 (trial 0)")
+        progress.trial_evaluated(1, share, f"accuracy {share}")
     assert capsys.readouterr().err.splitlines() == [
         "Trial 1  40% trained | accuracy 0.4 | best 0.7 (trial 0) | about 5 min left of the trial",
         "Trial 1  60% trained | accuracy 0.6 | best 0.7 (trial 0) | about 3 min left of the trial",
@@ -194,8 +194,8 @@ def test_a_long_training_has_a_line_a_minute(
 
 def test_the_bar_shows_the_latest_evaluation(terminal: None, capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress(n_trials=2, n_done=0, baseline=BASELINE, quiet=False)
-    progress.trial_started(1, "search", BASELINE)
-    progress.trial_evaluated(1, 0.5, "accuracy 0.8", "0.7 (trial 0)")
+    progress.trial_started(1, "search", BASELINE, best="0.7 (trial 0)")
+    progress.trial_evaluated(1, 0.5, "accuracy 0.8")
     progress.close()
     assert "trial 1: 50% trained | accuracy 0.8 | best 0.7 (trial 0) | about 0 s left of the trial" in (
         capsys.readouterr().err
