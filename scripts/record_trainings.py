@@ -4,8 +4,9 @@
     python scripts/record_trainings.py --list                        # what it records, and what is missing here
 
 Each table is a search of the product (`hf_rlsearch.search`, no pruner, no baseline) whose configurations were drawn at
-random from a grid beforehand. Tables of the part `validation` are for choosing between agents, those of `test`
-and of `second_test` are looked at once each, at the end. So nothing that is printed here tells how good a training was.
+random from a grid beforehand. Tables of the part `validation` are for choosing between agents, and so by now
+are those of `test`; those of `second_test` are looked at once, at the end. So nothing that is printed here tells how
+good a training was.
 
 The folder holds one folder for each part, with a `tasks.json` and a `<table>.csv.gz` per finished table, to be read by
 `benchmarks/recorded_tasks.py`, and `work` with the searches, which can be deleted when all tables are finished. A CSV

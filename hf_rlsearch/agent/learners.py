@@ -26,6 +26,7 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import create_mlp
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import Tensor, nn
@@ -350,7 +351,7 @@ class _CandidateScores(nn.Module):
 
 
 def _mlp(n_in: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(n_in, _WIDTH), nn.Tanh(), nn.Linear(_WIDTH, _WIDTH), nn.Tanh(), nn.Linear(_WIDTH, 1))
+    return nn.Sequential(*create_mlp(n_in, 1, [_WIDTH, _WIDTH], nn.Tanh))
 
 
 class _ScratchQ(DQNPolicy):
@@ -481,7 +482,6 @@ class SearchPolicy(ActorCriticPolicy):
     def _build(self, lr_schedule: Callable[[float], float]) -> None:
         self.head = DecisionHead()
         self.critic = zero_last(len(SEARCH_FEATURES) + N_TRUTH, 64, 1)
-        self.action_dist = CategoricalDistribution(int(self.action_space.n))  # type: ignore[attr-defined]
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def forward(self, obs: Observations, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
@@ -502,9 +502,6 @@ class SearchPolicy(ActorCriticPolicy):
     def predict_values(self, obs: Observations) -> Tensor:  # type: ignore[override]
         """B x 1 values."""
         return self._evaluate(obs)[1][:, None]
-
-    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
-        return self.get_distribution(observation).get_actions(deterministic=deterministic)
 
     def _evaluate(self, obs: Observations) -> tuple[CategoricalDistribution, Tensor]:
         logits = self.head(obs["candidates"], obs["search"], obs["mask"] > 0)

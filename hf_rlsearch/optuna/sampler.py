@@ -285,12 +285,14 @@ class RLSampler(BaseSampler):
         trials = study._get_trials(deepcopy=False)
         distributions = self._search_space.distributions if self._search_space else stable_distributions(trials)
         predicts = self._agent == META_TRAINED and len(study.directions) == 1
-        if not predicts or not distributions or self.is_exhausted(study):
+        if not predicts or not distributions:
+            return None
+        history = self._read(study, trials)
+        space = self._space(distributions, history)
+        if is_exhausted(space, self._trained(space, trials, history)):
             return None
         from hf_rlsearch.agent.agent import agent_for
 
-        history = self._read(study, trials)
-        space = self._space(distributions, history)
         rows = self._candidates(space, history, np.random.default_rng([self._seed, len(trials)]))
         history = history.select(history.decided)
         mask = self._allowed(space, trials, history, rows)
@@ -437,18 +439,18 @@ class RLSampler(BaseSampler):
 
     def _load_agent(self, space: SearchSpace) -> Agent | OnlineAgent | ScratchAgent:
         """The agent that decides; the first decision loads torch, and the weights or stable-baselines3."""
-        if self._learn is not None:
-            from hf_rlsearch.agent.agent import agent_for
-            from hf_rlsearch.agent.learners import online_agent
+        if self._agent != META_TRAINED:
+            from hf_rlsearch.agent.learners import scratch_agent
 
-            return online_agent(agent_for(self._weights, space), self._seed)
-        if self._agent == META_TRAINED:
-            from hf_rlsearch.agent.agent import agent_for
+            return scratch_agent(self._agent, self._seed)
+        from hf_rlsearch.agent.agent import agent_for
 
-            return agent_for(self._weights, space)
-        from hf_rlsearch.agent.learners import scratch_agent
+        agent = agent_for(self._weights, space)
+        if self._learn is None:
+            return agent
+        from hf_rlsearch.agent.learners import online_agent
 
-        return scratch_agent(self._agent, self._seed)
+        return online_agent(agent, self._seed)
 
     def _allowed(
         self, space: SearchSpace, trials: Sequence[FrozenTrial], history: History, rows: IntArray

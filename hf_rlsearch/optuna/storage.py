@@ -220,14 +220,14 @@ def open_studies(source: str | Path) -> list[optuna.Study]:
     given = repr(str(source))
     with storage_errors(given, opening=True):
         storage = _open_existing(str(source))
-        names = [study.study_name for study in storage.get_all_studies()]
+        names = optuna.get_all_study_names(storage)
         if not names:
             raise _no_study(given)
         return [optuna.load_study(study_name=name, storage=storage) for name in names]
 
 
 def _open_by_name(storage: BaseStorage, given: str, study_name: str | None) -> optuna.Study:
-    names = [study.study_name for study in storage.get_all_studies()]  # in the order in which they were made
+    names = optuna.get_all_study_names(storage)  # in the order in which they were made
     if not names:
         raise _no_study(given)
     if study_name is not None and study_name not in names:
@@ -393,9 +393,7 @@ def _sqlite_url(path: Path) -> str:
 
 def _check_integrity(path: Path) -> None:
     """Refuses a truncated or foreign file before a library describes the error in pages of SQL."""
-    with path.open("rb") as file:
-        head = file.read(len(_SQLITE_HEAD))
-    if head and head != _SQLITE_HEAD:
+    if path.stat().st_size and not _is_sqlite(path):
         raise StorageError(f"{path} is not an SQLite file. Move it away, or pass another storage=.")
     try:
         with closing(sqlite3.connect(path, timeout=_TIMEOUT)) as connection:

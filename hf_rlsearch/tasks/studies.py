@@ -9,7 +9,7 @@ Letters: B tasks, C candidates, H hyperparameters, L levels, N recorded configur
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -173,10 +173,6 @@ class StudyTasks:
         """Draws `n_tasks` tasks of up to `n_candidates` candidates; the same state of `rng` gives the same tasks."""
         chosen = [self.studies[int(i)] for i in rng.integers(len(self.studies), size=n_tasks)]
         return _stacked([(study, study.draw(rng, n_candidates, self.recorded_share)) for study in chosen], n_candidates)
-
-    def of(self, n_candidates: int) -> Callable[[np.random.Generator, int], TaskBatch]:
-        """A function that draws tasks of up to `n_candidates` candidates, as the environments ask for."""
-        return lambda rng, n_tasks: self.draw(rng, n_tasks, n_candidates)
 
 
 def _stacked(drawn: Sequence[tuple[RecordedStudy, dict[str, npt.NDArray[Any]]]], n_candidates: int) -> TaskBatch:

@@ -243,6 +243,8 @@ def load_tasks(
 ) -> list[RecordedTask]:
     """The recorded tasks of a folder, and of the folders in it; no table is read yet.
 
+    A folder `second_test` is read only where it is named itself, so that nobody looks at its tables by accident.
+
     Args:
         folder: Holds a `tasks.json`, or folders that hold one.
         families: Only tasks of these families.
@@ -251,7 +253,8 @@ def load_tasks(
     Raises:
         ArgumentsError: There is no `tasks.json`, it cannot be read, or a family or name is unknown.
     """
-    indices = sorted([*Path(folder).glob("tasks.json"), *Path(folder).glob("*/tasks.json")])
+    below = [index for index in Path(folder).glob("*/tasks.json") if index.parent.name != "second_test"]
+    indices = sorted([*Path(folder).glob("tasks.json"), *below])
     if not indices:
         raise ArgumentsError(
             f"{str(folder)!r} holds no recorded tasks: neither it nor a folder in it has a tasks.json."

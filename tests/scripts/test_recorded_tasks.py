@@ -174,3 +174,10 @@ def test_real_tables() -> None:
     task = tasks["scratch_loss_so-en"]
     assert task.curve([0] * 6).min() == pytest.approx(task.value([0] * 6), abs=1e-3)
     assert task.max_resource == 18
+
+
+def test_tables_for_one_look_are_read_only_where_they_are_named() -> None:
+    folder = Path(__file__).parents[2] / "scripts" / "benchmarks" / "tables"
+    hidden = {task.name for task in load_tasks(folder / "second_test")}
+    assert hidden
+    assert hidden.isdisjoint(task.name for task in load_tasks(folder))

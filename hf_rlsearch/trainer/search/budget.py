@@ -270,8 +270,8 @@ class Outlook:
             gain = self._expected_gain(HORIZON)
             if gain is not None and gain.share < LEAST_SHARE:
                 return "patience"
-        least, hours = self._settings.min_gain_per_hour, self._hours_per_trial()
-        if least is None or hours == 0:
+        least = self._settings.min_gain_per_hour
+        if least is None or (hours := self._hours_per_trial()) == 0:
             return None
         gain = self._expected_gain(_n_in_an_hour(hours))
         return "min_gain_per_hour" if gain is not None and gain.value / (hours * gain.n_trials) < least else None
@@ -281,9 +281,10 @@ class Outlook:
 
         With ``patience="auto"`` it is that of the next `HORIZON` trials, else that of the trials of an hour.
         """
-        is_auto, hours = self._settings.patience == AUTO, self._hours_per_trial()
+        is_auto = self._settings.patience == AUTO
         if not is_auto and self._settings.min_gain_per_hour is None:
             return ""
+        hours = self._hours_per_trial()
         gain = self._expected_gain(HORIZON if is_auto else _n_in_an_hour(hours))
         if gain is None:
             return ""

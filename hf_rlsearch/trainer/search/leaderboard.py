@@ -30,9 +30,11 @@ def ranking(study: optuna.Study, *, confirmed: bool = False) -> list[FrozenTrial
     if len(study.directions) > 1:
         return []
     trials, maximize = rankable(study), study.direction == StudyDirection.MAXIMIZE
-    numbers = {trial.number for trial in trials}
-    found = [each for each in confirm.confirmations(study.get_trials(deepcopy=False)) if each.number in numbers]
-    winner = confirm.winner(found, maximize=maximize) if confirmed else None
+    winner = None
+    if confirmed:
+        numbers = {trial.number for trial in trials}
+        found = [each for each in confirm.confirmations(study.get_trials(deepcopy=False)) if each.number in numbers]
+        winner = confirm.winner(found, maximize=maximize)
     first, sign = None if winner is None else winner.number, -1 if maximize else 1
     return sorted(trials, key=lambda trial: (trial.number != first, sign * trial.values[0], trial.number))
 
