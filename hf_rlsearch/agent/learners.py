@@ -247,7 +247,7 @@ class _CandidateLearner(_Learner):
     """Starts from nothing; its actions are the candidates of the search."""
 
     def __init__(self, space: SearchSpace, candidates: IntArray, facts: Mapping[str, float], seed: int) -> None:
-        self.candidates, self.encoded = candidates, _encode(space, candidates)
+        self.candidates, self.encoded = candidates, space.encode(candidates).astype(np.float32)
         self.left = np.ones(len(candidates), bool)
         shape = (N_CONTEXT_FEATURES + len(candidates),)
         self.observations, self.actions = spaces.Box(-np.inf, np.inf, shape), spaces.Discrete(len(candidates))
@@ -279,7 +279,7 @@ class _CandidateLearner(_Learner):
     def _action(self, params: Mapping[str, Any]) -> int:
         """The candidate nearest to what was trained, which may be a configuration of the user."""
         row = self.space.nearest_levels(dict(params))[None]
-        return int(np.abs(self.encoded - _encode(self.space, row)).sum(1).argmin())
+        return int(np.abs(self.encoded - self.space.encode(row)).sum(1).argmin())
 
     def _logits(self, network: Callable[[Tensor], Tensor], mask: BoolArray) -> FloatArray:
         """C scores; the lowest where the mask of this decision is False."""
@@ -417,18 +417,6 @@ def _learn_by_ppo(model: PPO, observation: Any, action: int, reward: float) -> N
         buffer.compute_returns_and_advantage(torch.zeros(1), np.ones(1))
         model.train()
         buffer.reset()
-
-
-def _encode(space: SearchSpace, rows: IntArray) -> FloatArray:
-    """N x D of N x H level indices: positions of numbers in [0, 1], one column per category; 0 where missing (-1)."""
-    columns = []
-    for h, levels in zip(space.hyperparameters, rows.T, strict=True):
-        if h.ordered:
-            positions = np.array([*(h.position(level) for level in h.levels), 0.0])
-            columns.append(positions[levels][:, None])
-        else:
-            columns.append(levels[:, None] == np.arange(len(h.levels)))
-    return np.concatenate(columns, axis=1).astype(np.float32)
 
 
 def _records(history: History) -> list[tuple[Any, ...]]:

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from optuna.study import Study
-from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,6 +32,7 @@ from hf_rlsearch.envs.search_env import BatchedSearch
 from hf_rlsearch.errors import ArgumentsError, SearchSpaceError
 from hf_rlsearch.meta_training.predictor import ask, draw_trained, likelihood_loss
 from hf_rlsearch.observation.history import History, stable_distributions
+from hf_rlsearch.optuna.confirmation import Gain
 from hf_rlsearch.optuna.sampler import facts_for_agent
 from hf_rlsearch.optuna.storage import open_studies
 from hf_rlsearch.space import SearchSpace
@@ -83,31 +83,6 @@ class Learning:
     hidden_share: float = 0.25
     learning_rate: float = 6e-4
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Gain:
-    """A paired difference with its 95 % interval by Student's t; larger is better for the agent that has learnt.
-
-    Attributes:
-        mean: Mean difference.
-        low: Lower end of the interval.
-        high: Upper end of the interval.
-    """
-
-    mean: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, differences: FloatArray) -> Gain:
-        """Of N differences of independent things."""
-        mean, error = float(differences.mean()), float(differences.std(ddof=1) / np.sqrt(len(differences)))
-        half = float(stats.t.ppf(0.975, len(differences) - 1)) * error
-        return cls(mean, mean - half, mean + half)
-
-    def __str__(self) -> str:
-        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
 
 
 @dataclass(frozen=True)
@@ -332,13 +307,13 @@ def test(shipped: Mixture, learnt: Mixture, held_out: Sequence[RecordedStudy], s
         rng = np.random.default_rng([seed, 2, i])
         tasks = StudyTasks([study], recorded_share=1.0).draw(rng, _TASKS_PER_STUDY, max(len(study.rows), 48))
         chosen, mask = histories.draw_history(rng, tasks, min(_LONGEST, len(study.rows) - 1))
-        own.append(_gains(shipped, learnt, rng, tasks, chosen, mask).mean())
+        own.append(float(_gains(shipped, learnt, rng, tasks, chosen, mask).mean()))
         regrets.append([_regret(mixture, tasks) for mixture in (shipped, learnt)])
     rng = np.random.default_rng([seed, 3])
     general = TaskMix().draw(rng, _PRIOR_TASKS, 96)
     prior = _gains(shipped, learnt, rng, general, *histories.draw_history(rng, general, 2 * _LONGEST))
     before, after = np.mean(regrets, axis=0).tolist()
-    return Learnt(0, len(held_out), [], Gain.of(np.array(own)), Gain.of(prior), before, after)
+    return Learnt(0, len(held_out), [], Gain.of(own), Gain.of(prior.tolist()), before, after)
 
 
 def _gains(

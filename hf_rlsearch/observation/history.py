@@ -216,7 +216,8 @@ def _values(finals: FloatArray, curves: Sequence[FloatArray], status: IntArray, 
     if finals.shape[1] > 1:
         values[complete] = -_fast_non_domination_rank(-finals[complete])
         rivals = complete & feasible
-        values[rivals] = -_fast_non_domination_rank(-finals[rivals])
+        if (rivals != complete).any():
+            values[rivals] = -_fast_non_domination_rank(-finals[rivals])
         return values
     if not len(status):  # without a study there may be no directions, and so no column 0
         return values

@@ -40,19 +40,33 @@ class Confirmation:
 
 @dataclass(frozen=True)
 class Gain:
-    """A mean paired difference over seeds with its 95 % interval; positive where the first configuration is better.
+    """A mean paired difference with its 95 % interval; positive where the first of two things is better.
 
-    The interval of a single seed is from minus infinity to infinity.
+    The interval of a single difference is from minus infinity to infinity.
     """
 
     mean: float
     low: float
     high: float
 
+    @classmethod
+    def of(cls, differences: Sequence[float]) -> "Gain":
+        """The gain by paired differences of independent things, with Student's interval."""
+        from scipy.stats import t  # slow to import, and searches without confirmations do not need it
+
+        mean = statistics.fmean(differences) if differences else math.nan
+        if len(differences) < 2:
+            return cls(mean, -math.inf, math.inf)
+        half = float(t.ppf(0.975, len(differences) - 1)) * _standard_error(differences)
+        return cls(mean, mean - half, mean + half)
+
     @property
     def found(self) -> bool:
         """Whether the whole interval is above 0."""
         return self.low > 0
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
 
 
 def trials_to_confirm(ranking: Sequence[FrozenTrial], baseline: FrozenTrial | None, k: int) -> list[int]:
@@ -102,14 +116,7 @@ def winner(found: Sequence[Confirmation], *, maximize: bool) -> Confirmation | N
 
 def gain(better: Confirmation, other: Confirmation, *, maximize: bool) -> Gain:
     """How much one configuration is better than another, by the seeds that both were trained under."""
-    from scipy.stats import t  # slow to import, and searches without confirmations do not need it
-
-    differences = _differences(better, other, maximize)
-    mean = statistics.fmean(differences) if differences else math.nan
-    if len(differences) < 2:
-        return Gain(mean, -math.inf, math.inf)
-    half = float(t.ppf(0.975, len(differences) - 1)) * _standard_error(differences)
-    return Gain(mean, mean - half, mean + half)
+    return Gain.of(_differences(better, other, maximize))
 
 
 def _reevaluations(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

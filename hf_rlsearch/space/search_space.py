@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from hf_rlsearch._typing import BoolArray, IntArray, Params
+from hf_rlsearch._typing import BoolArray, FloatArray, IntArray, Params
 from hf_rlsearch._validation import did_you_mean, is_finite_number
 from hf_rlsearch.errors import SearchSpaceError
 from hf_rlsearch.space.candidates import draw_pool, full_grid, unique_rows
@@ -275,6 +275,17 @@ class SearchSpace:
         return np.array(
             [h.nearest_level(params[h.name]) if h.name in params else -1 for h in self.hyperparameters], dtype=np.int64
         )
+
+    def encode(self, rows: IntArray) -> FloatArray:
+        """(N, D) of (N, H) level indices: numbers in [0, 1] by position, a column per category, 0 where missing."""
+        columns = []
+        for h, levels in zip(self.hyperparameters, rows.T, strict=True):
+            if h.ordered:
+                positions = np.array([*(h.position(level) for level in h.levels), 0.0])  # -1 takes the last
+                columns.append(positions[levels][:, None])
+            else:
+                columns.append((levels[:, None] == np.arange(len(h.levels))).astype(float))
+        return np.concatenate(columns, axis=1)
 
     def grid(self, limit: int) -> IntArray:
         """(C, H), every candidate.

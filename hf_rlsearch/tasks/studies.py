@@ -141,15 +141,13 @@ class RecordedStudy:
             return process.fit(x, _compressed(self._utility))
 
     def _encoded(self, rows: IntArray) -> FloatArray:
-        """Positions of numbers in [0, 1], and one column per category; all 0 for a hyperparameter that is missing."""
-        columns = []
-        for h, level in zip(self.space.hyperparameters, rows.T, strict=True):
-            if h.ordered:
-                positions = np.array([h.position(value) for value in h.levels])
-                columns.append(np.where(level < 0, 0.0, positions[level])[:, None])
-            else:
-                columns.append((level[:, None] == np.arange(len(h.levels))) / np.sqrt(2.0))
-        return np.concatenate(columns, axis=1)
+        """As the space encodes them, so scaled that two categories are as far apart as the ends of a range."""
+        return np.asarray(self.space.encode(rows) * self._scales)
+
+    @cached_property
+    def _scales(self) -> FloatArray:
+        widths = [(1, 1.0) if h.ordered else (len(h.levels), 1 / np.sqrt(2.0)) for h in self.space.hyperparameters]
+        return np.concatenate([np.full(width, scale) for width, scale in widths])
 
 
 def _compressed(utility: FloatArray) -> FloatArray:

@@ -16,8 +16,9 @@ from hf_rlsearch.agent.checkpoint import load_weights, save_weights
 from hf_rlsearch.cli import main
 from hf_rlsearch.errors import ArgumentsError, StorageError, WeightsError
 from hf_rlsearch.meta_training import learn as module
-from hf_rlsearch.meta_training.learn import LEAST_STUDIES, MARGIN, Gain, Learnt, learn
+from hf_rlsearch.meta_training.learn import LEAST_STUDIES, MARGIN, Learnt, learn
 from hf_rlsearch.optuna import RLSampler
+from hf_rlsearch.optuna.confirmation import Gain
 from hf_rlsearch.optuna.storage import open_studies
 from hf_rlsearch.space import SearchSpace
 from tests.helpers.searches import random_predictor
@@ -137,7 +138,7 @@ def test_the_verdict_says_the_figures_either_way(tmp_path: Path) -> None:
 
 
 def test_an_interval_is_students() -> None:
-    gain = Gain.of(np.array([0.1, 0.3]))
+    gain = Gain.of([0.1, 0.3])
     assert gain.mean == pytest.approx(0.2)
     assert (gain.low, gain.high) == pytest.approx((0.2 - 12.706 * 0.1, 0.2 + 12.706 * 0.1), abs=1e-3)
 
