@@ -75,7 +75,6 @@ METRICS = "rl:metrics"
 CHECKPOINT = "rl:checkpoint"
 FAILURE = "rl:failure"
 PEAK_MEMORY = "rl:peak_memory"
-TRAINABLE = "rl:trainable_params"
 # What was measured for each of the constraints of the search, by name.
 MEASURED = "rl:measured"
 RESIDENT_MEMORY = "rl:resident_memory"

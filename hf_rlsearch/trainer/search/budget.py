@@ -91,7 +91,7 @@ class CostModel:
         trials = [trial for trial in study.get_trials(deepcopy=False) if _is_timed(trial)]
         spent = np.array([spent_on(trial) for trial in trials])
         seconds = np.array([float(trial.user_attrs[SECONDS]) for trial in trials])
-        # The baseline's exact values may lie outside of the space, where its params are the nearest levels.
+        # Values of the baseline that lie outside of the space are none of its params.
         exact = [{**trial.params, **trial.user_attrs.get(HYPERPARAMETERS, {})} for trial in trials]
         levels = np.array([space.nearest_levels(params) for params in exact])
         slowness = np.log(seconds / spent) - np.log(seconds.sum() / spent.sum())

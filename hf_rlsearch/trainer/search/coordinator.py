@@ -486,7 +486,6 @@ class SearchCoordinator:
             attr.SECONDS: outcome.seconds,
             attr.PEAK_MEMORY: outcome.peak_memory,
             attr.RESIDENT_MEMORY: resident_memory(),
-            attr.TRAINABLE: outcome.trainable_params or None,
             attr.MEASURED: self._needed(outcome),
             attr.STEPS: outcome.step,
             attr.METRICS: outcome.metrics,

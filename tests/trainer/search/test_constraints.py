@@ -53,7 +53,9 @@ def test_the_best_feasible_trial_wins(make_trainer: MakeTrainer, caplog: pytest.
     result = best.run_summary
     assert (best.run_id, best.objective) == ("1", 0.064)
     assert result.best_trial.number == result.study.best_trial.number == 1
-    assert [t.user_attrs["rl:trainable_params"] for t in result.trials] == [n_params(width) for width in SIZES]
+    assert [t.user_attrs["rl:measured"]["trainable_params"] for t in result.trials] == [
+        n_params(width) for width in SIZES
+    ]
     excess_of_all = [next(iter(constraints_of(t).values())) for t in result.trials]  # Optuna 4 stores no names
     assert excess_of_all == pytest.approx([n_params(width) / limit - 1 for width in SIZES])
     assert [t.number for t in ranking(result.study)] == [1, 3, 0]
