@@ -15,7 +15,7 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
@@ -80,7 +80,7 @@ class Lease:
             _wait_for_owners(study)
             lease._write_to_study(lease._sign())
             # Another process that started at the same moment has found the study without an owner, too.
-            if all(owned.is_gone() for owned in _owned_trials(study)):
+            if all(owned.is_gone() for owned in _owned_trials(study, _running_trials(study))):
                 break
         lease._thread.start()
         return lease
@@ -119,8 +119,9 @@ class Lease:
 
         Where this process works alone on the study, every running trial was interrupted.
         """
-        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        gone = set() if self.alone else {begun.where for begun in _begun_trials(self._study) if begun.is_gone()}
+        running = _running_trials(self._study)
+        begun = () if self.alone else _begun_trials(self._study, running)
+        gone = {each.where for each in begun if each.is_gone()}
         requeued = []
         for trial in running:
             if self.alone or trial._trial_id in gone:
@@ -142,7 +143,7 @@ class Lease:
         """
         watch = _Watch()
         while True:
-            others = _begun_trials(self._study)
+            others = _begun_trials(self._study, _running_trials(self._study))
             if any(other.is_gone() for other in others):
                 return True
             if not watch.unknown(others):
@@ -192,7 +193,8 @@ def trials_of_other_processes(study: optuna.Study) -> list[FrozenTrial]:
 
     A running trial without an owner counts for 60 s, while its params are sampled.
     """
-    owned = {each.where: each for each in _begun_trials(study)}
+    running = _running_trials(study)
+    owned = {each.where: each for each in _begun_trials(study, running)}
 
     def is_alive(trial: FrozenTrial) -> bool:
         if trial._trial_id in owned:
@@ -200,7 +202,7 @@ def trials_of_other_processes(study: optuna.Study) -> list[FrozenTrial]:
         started = trial.datetime_start
         return started is not None and abs((datetime.now() - started).total_seconds()) < _SAMPLING
 
-    return [trial for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if is_alive(trial)]
+    return [trial for trial in running if is_alive(trial)]
 
 
 def is_leader(study: optuna.Study) -> bool:
@@ -289,7 +291,7 @@ def _wait_for_owners(study: optuna.Study) -> None:
     """
     watch, begun = _Watch(), time.monotonic()
     while True:
-        owned = _owned_trials(study)
+        owned = _owned_trials(study, _running_trials(study))
         # Between two trials, and before the first, only the study has an owner.
         if _is_owner(study.user_attrs.get(OWNER)):
             owned.append(_Owned(study.user_attrs[OWNER], "study"))
@@ -310,7 +312,7 @@ def _wait_for_owners(study: optuna.Study) -> None:
 def is_held(study: optuna.Study) -> bool:
     """Whether a process works on a study, or may do so on another machine."""
     owner = study.user_attrs.get(OWNER, {})
-    owned = [*_owned_trials(study), *([_Owned(owner, "study")] if _is_owner(owner) else [])]
+    owned = [*_owned_trials(study, _running_trials(study)), *([_Owned(owner, "study")] if _is_owner(owner) else [])]
     return not all(each.is_gone() for each in owned)
 
 
@@ -323,9 +325,12 @@ def _described(owner: Any, what: str = "") -> str:
     return f" {who[0].upper()}{who[1:]} has been running this search since {since}{what}.{signs}"
 
 
-def _owned_trials(study: optuna.Study) -> list[_Owned]:
-    """The running trials with an owner, to be called while this process runs none."""
-    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+def _running_trials(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+
+def _owned_trials(study: optuna.Study, running: Sequence[FrozenTrial]) -> list[_Owned]:
+    """Those of the running trials that have an owner; to be called while this process runs none."""
     back_since = getattr(study._storage, "back_since", -math.inf)
     return [
         _Owned(trial.user_attrs[OWNER], trial._trial_id, f": it trains trial {trial.number}", back_since)
@@ -334,15 +339,15 @@ def _owned_trials(study: optuna.Study) -> list[_Owned]:
     ]
 
 
-def _begun_trials(study: optuna.Study) -> list[_Owned]:
-    """The running trials of a shared study with an owner, and those that some process is about to put its name to.
+def _begun_trials(study: optuna.Study, running: Sequence[FrozenTrial]) -> list[_Owned]:
+    """Those of the running trials of a shared study that have an owner, or will have one in a moment.
 
-    These have no params yet, as other programs' trials have, or were requeued; the moment when they began is their only
-    sign of life.
+    Trials without an owner yet have no params, unlike the trials of other programs, or were requeued. The moment when
+    they began is their only sign of life.
     """
-    owned = {each.where: each for each in _owned_trials(study)}
+    owned = {each.where: each for each in _owned_trials(study, running)}
     back_since = getattr(study._storage, "back_since", -math.inf)
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+    for trial in running:
         owner = trial.user_attrs.get(OWNER)
         is_queued = isinstance(owner, Mapping) and "queued" in owner
         if is_queued or not (_is_owner(owner) or trial.params):

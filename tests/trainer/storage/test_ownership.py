@@ -214,6 +214,20 @@ def test_the_minute_begins_anew_when_the_server_answers_again(clock: list[float]
     lease.release()
 
 
+def test_the_running_trials_are_read_once(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database may be far away."""
+    lease = Lease.take(study, alone=False)
+    study.ask()
+    reads, read = [], study._storage.get_all_trials
+    monkeypatch.setattr(study._storage, "get_all_trials", lambda *a, **k: reads.append(k["states"]) or read(*a, **k))
+    for look in (lease.requeue, lease.wait_for_signs_of_others, lambda: resume.trials_of_other_processes(study)):
+        reads.clear()
+        monkeypatch.setattr(resume._Watch, "unknown", lambda self, others: [])
+        look()
+        assert reads == [(TrialState.RUNNING,)]
+    lease.release()
+
+
 SCRIPT = """
 import os, sys, time
 from transformers import Trainer
