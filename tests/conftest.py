@@ -5,6 +5,9 @@ from collections.abc import Iterator
 import optuna
 import pytest
 
+from hf_rlsearch.optuna.storage import open_storage
+from tests.helpers import postgres
+
 
 @pytest.fixture
 def quiet() -> Iterator[None]:
@@ -13,6 +16,23 @@ def quiet() -> Iterator[None]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     yield
     optuna.logging.set_verbosity(before)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[postgres.Server]:
+    """A PostgreSQL server, which a test may stop and start again."""
+    if reason := postgres.missing():
+        pytest.skip(reason)
+    with postgres.Server() as started:
+        yield started
+
+
+@pytest.fixture
+def server_storage(server: postgres.Server) -> Iterator[optuna.storages.BaseStorage]:
+    """The storage in that server."""
+    opened = open_storage(server.url)
+    yield opened
+    opened._backend.engine.dispose()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -321,11 +321,12 @@ def _cause(error: BaseException) -> BaseException:
 
 def _is_unreadable(error: Exception) -> bool:
     """Whether a storage returned text that is not what Optuna writes: a broken JSON, an unknown distribution."""
-    if not isinstance(error, (ValueError, KeyError, TypeError)):
+    if not isinstance(error, (ValueError, KeyError, TypeError, RecursionError)):
         return False
     frames = traceback.extract_tb(error.__traceback__)
-    if isinstance(error, json.JSONDecodeError):
-        return any("optuna/storages" in Path(frame.filename).as_posix() for frame in frames)
+    files = [Path(frame.filename).as_posix() for frame in frames]
+    if files[-1:] and files[-1].endswith("json/decoder.py"):  # also thousands of digits, or of brackets
+        return any("optuna/storages" in file for file in files)
     return any(frame.name.startswith(("_build_frozen", "json_to_distribution")) for frame in frames)
 
 

@@ -4,7 +4,6 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
@@ -179,9 +178,13 @@ def execute(path: Path, command: str) -> None:
     [
         "UPDATE trial_user_attributes SET value_json = '{broken'",
         "UPDATE study_user_attributes SET value_json = '{broken'",
+        f"UPDATE study_user_attributes SET value_json = '{'9' * 5000}'",
+        f"UPDATE trial_user_attributes SET value_json = '{'9' * 5000}'",
+        f"UPDATE study_user_attributes SET value_json = '{'[' * 100_000}'",
         'UPDATE trial_params SET distribution_json = \'{"name": "Uniform", "attributes": {}}\'',
         "UPDATE trial_params SET distribution_json = 'broken'",
     ],
+    ids=lambda command: command[7:60],
 )
 def test_a_value_that_cannot_be_read_ends_in_one_line(database: Path, command: str) -> None:
     study = open_study(database)
@@ -238,25 +241,10 @@ def test_a_missing_driver_is_named(url: str, module: str, text: str) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- a server that goes away
-@pytest.fixture(scope="module")
-def server() -> Iterator[postgres.Server]:
-    if reason := postgres.missing():
-        pytest.skip(reason)
-    with postgres.Server() as started:
-        yield started
-
-
-@pytest.fixture
-def storage(server: postgres.Server) -> Iterator[optuna.storages.BaseStorage]:
-    opened = open_storage(server.url)
-    yield opened
-    opened._backend.engine.dispose()
-
-
 def test_a_server_that_goes_away_for_a_while_is_waited_for(
-    server: postgres.Server, storage: optuna.storages.BaseStorage, caplog: pytest.LogCaptureFixture
+    server: postgres.Server, server_storage: optuna.storages.BaseStorage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    study = optuna.create_study(storage=storage, study_name="restart")
+    study = optuna.create_study(storage=server_storage, study_name="restart")
     trial = study.ask()
     trial.suggest_float("x", 0, 1)
     server.stop()
@@ -276,7 +264,7 @@ def test_a_server_that_goes_away_for_a_while_is_waited_for(
         {"mine": 1},
         {1: 0.5},
     )
-    assert storage.back_since > time.monotonic() - 60  # type: ignore[attr-defined]
+    assert server_storage.back_since > time.monotonic() - 60  # type: ignore[attr-defined]
     assert caplog.text.count("does not answer") == caplog.text.count("answers again, after") == 1
     assert "secret" not in caplog.text
 
@@ -305,10 +293,10 @@ def test_a_server_that_refuses_is_one_line_without_the_password(
 
 
 def test_a_server_that_stays_away_ends_in_one_true_line(
-    server: postgres.Server, storage: optuna.storages.BaseStorage, monkeypatch: pytest.MonkeyPatch
+    server: postgres.Server, server_storage: optuna.storages.BaseStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hf_rlsearch.optuna.storage._RECONNECT", 1.0)
-    study = optuna.create_study(storage=storage, study_name="gone")
+    study = optuna.create_study(storage=server_storage, study_name="gone")
     trial = study.ask()
     server.stop()
     text = r"The database server of postgresql\S* has not answered for 1 s .*What it has confirmed is kept\. Start the"

@@ -15,7 +15,6 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch.observation.trial_attributes import FOLDER, OWNER
-from hf_rlsearch.optuna.storage import open_storage
 from tests.helpers import postgres
 
 N_TRIALS = 40
@@ -51,14 +50,6 @@ trainer.hyperparameter_search(
 """
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[postgres.Server]:
-    if reason := postgres.missing():
-        pytest.skip(reason)
-    with postgres.Server() as started:
-        yield started
-
-
 Launch = Callable[..., subprocess.Popen[str]]
 
 
@@ -83,13 +74,6 @@ def launch(server: postgres.Server, tmp_path: Path) -> Iterator[Launch]:
         each.communicate()
 
 
-@pytest.fixture
-def storage(server: postgres.Server) -> Iterator[optuna.storages.BaseStorage]:
-    opened = open_storage(server.url)
-    yield opened
-    opened._backend.engine.dispose()
-
-
 def finished(trials: list[FrozenTrial]) -> int:
     return sum(trial.state.is_finished() for trial in trials)
 
@@ -108,9 +92,9 @@ def wait_until(study: optuna.Study, process: subprocess.Popen[str], is_met: Call
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_forty_trials_by_four_workers_of_which_one_is_killed_while_the_server_restarts(
-    server: postgres.Server, storage: optuna.storages.BaseStorage, launch: Launch
+    server: postgres.Server, server_storage: optuna.storages.BaseStorage, launch: Launch
 ) -> None:
-    study = optuna.create_study(storage=storage, study_name="s", direction="maximize")
+    study = optuna.create_study(storage=server_storage, study_name="s", direction="maximize")
     launcher = launch(4, "s", n_trials=N_TRIALS, sleep=0.7)
 
     def in_training(trials: list[FrozenTrial]) -> int | None:
@@ -144,7 +128,7 @@ def test_forty_trials_by_four_workers_of_which_one_is_killed_while_the_server_re
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_workers_take_little_more_than_half_of_the_time_of_one(
-    storage: optuna.storages.BaseStorage, launch: Launch
+    server_storage: optuna.storages.BaseStorage, launch: Launch
 ) -> None:
     """On trials that wait for something; measured from the first start of a trial to the last end."""
     seconds = []
@@ -153,7 +137,7 @@ def test_two_workers_take_little_more_than_half_of_the_time_of_one(
         launcher = launch(n_workers, name, n_trials=12, sleep=3.0)
         printed, _ = launcher.communicate(timeout=300)
         assert launcher.returncode == 0, printed
-        trials = [trial for trial in optuna.load_study(study_name=name, storage=storage).trials if trial.values]
+        trials = [trial for trial in optuna.load_study(study_name=name, storage=server_storage).trials if trial.values]
         assert len(trials) == 12
         ends = [trial.datetime_complete for trial in trials if trial.datetime_complete]
         starts = [trial.datetime_start for trial in trials if trial.datetime_start]
