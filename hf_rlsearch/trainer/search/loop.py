@@ -30,7 +30,7 @@ from hf_rlsearch.trainer.search.result import SearchResult
 from hf_rlsearch.trainer.search.runner import DistributedTrialRunner
 from hf_rlsearch.trainer.search.trial import TrialPlan
 from hf_rlsearch.trainer.session.arguments import n_train_rows
-from hf_rlsearch.trainer.session.compat import is_sharded
+from hf_rlsearch.trainer.session.compat import is_sharded, optimizer_function
 from hf_rlsearch.trainer.session.failures import STORAGE, RankLost, discard_reports
 from hf_rlsearch.trainer.session.interrupts import interrupts_in_one_line, sigterm_as_exit
 from hf_rlsearch.trainer.session.progress import Progress, quiet_libraries
@@ -271,10 +271,13 @@ def build_search(
 
 def _functions(provider: TrainerProvider, settings: SearchConfig) -> dict[str, Any]:
     """The user's functions that decide what is trained and how it is scored, by their names in the fingerprint."""
+    trainer = provider.reference
+    further = {"compute_loss": getattr(trainer, "compute_loss_func", None), "optimizer": optimizer_function(trainer)}
     return {
         "model_init": provider.model_function,
-        "collator": getattr(provider.reference, "data_collator", None),
+        "collator": getattr(trainer, "data_collator", None),
         "compute_objective": settings.compute_objective,
+        **{name: function for name, function in further.items() if function is not None},
     }
 
 

@@ -410,7 +410,9 @@ def plain(value: Any) -> Any:
         return f"{value.__module__}.{value.__qualname__}"  # the text of a function would hold its address
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
+    if isinstance(value, (set, frozenset)):
+        value = sorted(value, key=repr)  # their order differs from process to process
+    if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if hasattr(value, "item") and getattr(value, "size", 1) == 1:
         return plain(value.item())

@@ -5,6 +5,7 @@ restores all attributes, and ``storage.paused``, which guards the saving of chec
 """
 
 import copy
+import functools
 import inspect
 import types
 from collections.abc import Callable, Iterable, Iterator
@@ -85,6 +86,14 @@ def arguments_in_use(trainer: Any) -> "TrainingArguments":
         args = copy.copy(args)
         args.learning_rate = float(own[1]["lr"])
     return args
+
+
+def optimizer_function(trainer: Any) -> Callable[..., Any] | None:
+    """What makes the optimizer by ``optimizer_cls_and_kwargs``, without the learning rate, which is an argument."""
+    own = getattr(trainer, "optimizer_cls_and_kwargs", None)
+    if own is None:
+        return None
+    return functools.partial(own[0], **{name: value for name, value in own[1].items() if name != "lr"})
 
 
 def without_effect(trainer: Any, args: "TrainingArguments", searched: Iterable[str]) -> Iterator[tuple[str, str]]:

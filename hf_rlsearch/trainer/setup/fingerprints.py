@@ -1,11 +1,15 @@
 """Fingerprints what a search depends on and what has no readable form: data, weights, tokenizers, functions."""
 
+import argparse
+import dataclasses
+import enum
 import functools
 import hashlib
 import json
+import re
 import sys
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -42,10 +46,17 @@ def model_fingerprint(model: Any) -> Params:
         return {"class": "none"}
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     new = _new_weights(model)
-    config = plain(getattr(model, "config", None))
-    return {
+    config, adapters = plain(getattr(model, "config", None)), plain(getattr(model, "peft_config", None))
+    facts = {
         "class": type(model).__name__,
         "config": {key: _shortened(value) for key, value in config.items()} if isinstance(config, Mapping) else config,
+    }
+    if adapters is not None:
+        facts["adapters"] = adapters
+    if config is None:  # a plain module, whose text has what no tensor tells, such as the rate of its dropout
+        facts["layers"] = HASH + hash_of(re.sub(r" at 0x[0-9a-f]+", "", repr(model)))
+    return {
+        **facts,
         "n_tensors": len(tensors),
         "shapes": HASH + hash_of({name: _shape(tensor) for name, tensor in tensors.items()}),
         "weights": _hash_tensors(tensor for name, tensor in sorted(tensors.items()) if name not in new),
@@ -182,7 +193,7 @@ def _shortened(value: Any) -> Any:
 def _function_facts(function: Any, depth: int) -> Any:
     """Plain data about a function or an object that can be called; at depth 0 about its code alone."""
     if isinstance(function, functools.partial):
-        inner = [function.func, *function.args, *function.keywords.values()]
+        inner = [function.func, *function.args, function.keywords]
         return [_function_facts(function.func, depth), [_value_facts(value, depth) for value in inner if depth]]
     if isinstance(function, types.MethodType):
         return [_function_facts(function.__func__, depth), _object_facts(function.__self__, depth)]
@@ -193,10 +204,24 @@ def _function_facts(function: Any, depth: int) -> Any:
     code = _code_facts(function.__code__)
     if depth == 0:
         return code
-    cells = [_contents(cell) for cell in function.__closure__ or ()]
-    named = [function.__globals__.get(name) for name in function.__code__.co_names]
+    cells, names = [_contents(cell) for cell in function.__closure__ or ()], _names_in(function.__code__)
+    named = [function.__globals__.get(name) for name in names]
     referred = [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *named]
-    return [code, [_value_facts(value, depth - 1) for value in referred]]
+    return [code, [_value_facts(_parts_in_use(value, names), depth - 1) for value in referred]]
+
+
+def _names_in(code: types.CodeType) -> list[str]:
+    """The names of globals and attributes in code, and in that of comprehensions and functions within it."""
+    inner = [name for each in code.co_consts if isinstance(each, types.CodeType) for name in _names_in(each)]
+    return [*code.co_names, *inner]
+
+
+def _parts_in_use(value: Any, names: Sequence[str]) -> Any:
+    """Of the options of a script, those that a function names: the others may change from start to start."""
+    is_options = isinstance(value, argparse.Namespace | types.SimpleNamespace) or dataclasses.is_dataclass(value)
+    if not is_options or isinstance(value, type):
+        return value
+    return {name: getattr(value, name) for name in names if name in getattr(value, "__dict__", {})}
 
 
 def _object_facts(value: Any, depth: int) -> Any:
@@ -233,14 +258,16 @@ def _value_facts(value: Any, depth: int = 0, level: int = 0) -> Any:
     """Returns a value as plain data: arrays and images in full, functions up to a depth of calls, objects by class."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if isinstance(value, (list, tuple)) and level < _DEEPEST:  # deeper, it may hold itself
-        return [_value_facts(item, depth, level + 1) for item in value]
+    if isinstance(value, (list, tuple, set, frozenset)) and level < _DEEPEST:  # deeper, it may hold itself
+        items = [_value_facts(item, depth, level + 1) for item in value]
+        # The order of a set differs from process to process.
+        return items if isinstance(value, (list, tuple)) else sorted(items, key=repr)
     if isinstance(value, Mapping) and level < _DEEPEST:
         return {str(key): _value_facts(item, depth, level + 1) for key, item in value.items()}
     if depth > 0 and isinstance(value, (types.FunctionType, types.MethodType, functools.partial)):
         return _function_facts(value, depth)
-    if isinstance(value, type):
-        return value.__qualname__
+    if isinstance(value, (type, enum.Enum)):
+        return value.__qualname__ if isinstance(value, type) else str(value)
     content = _bytes_of(value)
     return type(value).__name__ if content is None else hashlib.sha256(content).hexdigest()
 

@@ -1,7 +1,10 @@
 """Fingerprints change with everything that a search depends on, and with nothing else."""
 
+import argparse
+import enum
 import functools
 import random
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +15,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, DataCollatorWithPadding
 
 from hf_rlsearch import embedded
+from hf_rlsearch.trainer.session.arguments import plain
+from hf_rlsearch.trainer.session.compat import optimizer_function
 from hf_rlsearch.trainer.setup.fingerprints import (
     data_fingerprint,
     function_fingerprint,
@@ -87,6 +92,55 @@ def test_only_a_few_differences_are_listed() -> None:
 )
 def test_functions_differ_by_code_and_values(function: Any, same: Any, other: Any) -> None:
     assert function_fingerprint(function) == function_fingerprint(same) != function_fingerprint(other)
+
+
+class Kind(enum.Enum):
+    MICRO, MACRO = 1, 2
+
+
+def reads(**variables: Any) -> Metric:
+    """A function in a script with these variables."""
+
+    def score(metrics: dict[str, float]) -> float:
+        best = max(weight * metrics[name] for name in names for _ in [kind])  # type: ignore[name-defined]  # noqa: F821
+        return best - args.penalty  # type: ignore[name-defined]  # noqa: F821
+
+    given = {"weight": 1.0, "names": {"f1", "accuracy"}, "kind": Kind.MICRO, "args": argparse.Namespace(penalty=0.5)}
+    return types.FunctionType(score.__code__, {**given, **variables})
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"weight": 2.0}, {"names": {"f1", "mcc"}}, {"kind": Kind.MACRO}, {"args": argparse.Namespace(penalty=0.6)}],
+)
+def test_variables_that_a_function_names_anywhere_count(changed: dict[str, Any]) -> None:
+    assert function_fingerprint(reads()) == function_fingerprint(reads(names={"accuracy", "f1"}))
+    assert function_fingerprint(reads()) != function_fingerprint(reads(**changed))
+
+
+def test_options_that_a_function_does_not_name_do_not_count() -> None:
+    """A script that is continued with more trials is the same script."""
+    options = argparse.Namespace(penalty=0.5, n_trials=20)
+    assert function_fingerprint(reads(args=options)) == function_fingerprint(reads())
+
+
+def test_the_names_of_arguments_count() -> None:
+    one, other = functools.partial(power, exponent=2), functools.partial(power, metrics=2)
+    assert function_fingerprint(one) != function_fingerprint(other)
+
+
+def test_the_users_optimizer_counts_without_its_learning_rate() -> None:
+    def of(cls: type, **settings: Any) -> str:
+        return function_fingerprint(optimizer_function(types.SimpleNamespace(optimizer_cls_and_kwargs=(cls, settings))))
+
+    given = of(torch.optim.SGD, lr=0.1, momentum=0.9)
+    assert of(torch.optim.SGD, momentum=0.9, lr=0.5) == given
+    assert len({given, of(torch.optim.SGD, lr=0.1, momentum=0.5), of(torch.optim.RMSprop, lr=0.1, momentum=0.9)}) == 3
+    assert optimizer_function(types.SimpleNamespace(optimizer_cls_and_kwargs=None)) is None
+
+
+def test_a_set_is_plain_in_one_order() -> None:
+    assert plain({"modules": set("gfedcba")}) == {"modules": list("abcdefg")}
 
 
 def test_a_function_that_counts_is_known_by_its_code() -> None:
@@ -248,6 +302,27 @@ def test_an_adapter_without_a_seed_does_not_make_it_another_search() -> None:
     first, second = (peft.get_peft_model(model(), config) for _ in range(2))
     torch.nn.init.ones_(second.base_model.model.bert.encoder.layer[0].attention.self.query.lora_A["default"].weight)
     assert diff(model_fingerprint(first), model_fingerprint(second)) == ["new_weights: other content"]
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_adapters_differ_by_settings_that_no_tensor_has() -> None:
+    peft = pytest.importorskip("peft")
+
+    def adapted(alpha: int) -> Any:
+        modules = ["query", "key", "value"]
+        return peft.get_peft_model(model(), peft.LoraConfig(r=2, lora_alpha=alpha, target_modules=modules))
+
+    lines = diff(model_fingerprint(adapted(8)), model_fingerprint(adapted(16)))
+    assert [line for line in lines if "new_weights" not in line] == ["adapters.default.lora_alpha: 8 -> 16"]
+
+
+def test_plain_modules_differ_by_settings_that_no_tensor_has() -> None:
+    def module(dropout: float) -> torch.nn.Module:
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(dropout))
+
+    assert model_fingerprint(module(0.1)) == model_fingerprint(module(0.1))
+    assert diff(model_fingerprint(module(0.1)), model_fingerprint(module(0.3))) == ["layers: other content"]
 
 
 def test_weights_that_cannot_be_read_are_left_out() -> None:

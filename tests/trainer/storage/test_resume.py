@@ -307,6 +307,9 @@ def test_arguments_that_are_functions_are_compared_by_name() -> None:
         ({"row": 33}, "train_data.content: other content"),
         ({"collator": lambda rows: default_data_collator(rows)}, "collator: other content"),
         ({"tokenizer": "left"}, 'tokenizer: "none" -> '),
+        ({"trainer": {"compute_loss_func": lambda *given, **kwargs: torch.tensor(1.0)}}, "compute_loss: null -> "),
+        ({"trainer": {"optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.1})}}, "optimizer: null -> "),
+        ({"trainer": {"eval_dataset": Rows(32, 2)}}, "eval_data.content: other content"),
     ],
 )
 def test_another_search_is_not_continued(
@@ -317,7 +320,9 @@ def test_another_search_is_not_continued(
     changed = {"hp_space": rates, "metric": "accuracy", "rows": 64, "row": None, **changed}
     space, metric, rows, row = (changed.pop(name) for name in ("hp_space", "metric", "rows", "row"))
     collator, tokenizer = changed.pop("collator", None), changed.pop("tokenizer", None)
+    attributes = changed.pop("trainer", {})
     trainer = make_trainer(score=score, **changed)
+    vars(trainer).update(attributes)
     trainer.train_dataset = Rows(rows, 0)
     if row is not None:
         trainer.train_dataset.ids[row, 0] += 1
@@ -381,6 +386,14 @@ def test_a_model_with_a_head_made_anew_continues_its_search(
         result = search(trainer(2), rates, n_trials=2, baseline=False)
     assert (result.study.study_name, states(result.study)) == ("search-1", [TrialState.COMPLETE] * 2)
     assert "other weights than before (model.new_weights)" in caplog.text
+
+
+def test_an_interrupted_search_is_found_behind_another_one(make_trainer: MakeTrainer) -> None:
+    interrupted(make_trainer, 1)
+    other = run(make_trainer(weight_decay=0.1), "rl", n_trials=1).run_summary
+    result = run(make_trainer(), "rl", n_trials=2).run_summary
+    assert (other.study.study_name, result.study.study_name) == ("search-2", "search-1")
+    assert states(result.study) == [TrialState.COMPLETE] * 2
 
 
 def test_what_an_interrupted_search_left_is_said_and_cleaned(
