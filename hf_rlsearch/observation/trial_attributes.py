@@ -46,6 +46,9 @@ OWNER = "rl:owner"
 FOLDER = "rl:folder"
 # Also of a study: the ``output_dir`` where it was opened last, to say that it was copied or moved.
 PLACE = "rl:place"
+# Also of a study: a random text that names its search among all others. Its folder holds the same text, so that no
+# search in another storage writes there.
+KEY = "rl:key"
 
 # User attributes of a trial when it starts: what it is for, its exact values, and all that a replay needs.
 ROLE = "rl:role"

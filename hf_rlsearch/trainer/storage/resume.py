@@ -30,7 +30,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hf_rlsearch._typing import Params
 from hf_rlsearch._validation import is_integer, is_number
 from hf_rlsearch.errors import StorageError
-from hf_rlsearch.observation.trial_attributes import OWNER, STARTED_BY
+from hf_rlsearch.observation.trial_attributes import KEY, OWNER, STARTED_BY
 
 logger = logging.getLogger(__name__)
 
@@ -210,6 +210,15 @@ def is_leader(study: optuna.Study) -> bool:
     study.set_user_attr(STARTED_BY, this_process())
     time.sleep(_MOMENT)
     return bool(study.user_attrs[STARTED_BY] == this_process())
+
+
+def key_of(study: optuna.Study, *, alone: bool) -> str:
+    """A random text that names a search among all others; of processes that start it together the last writer's."""
+    if KEY not in study.user_attrs:
+        study.set_user_attr(KEY, uuid.uuid4().hex)
+        if not alone:
+            time.sleep(_MOMENT)
+    return str(study.user_attrs[KEY])[:100]
 
 
 def this_process() -> Params:

@@ -6,11 +6,14 @@ of that fingerprint and continues its search, or returns the result if that is f
 search starts. A study in a storage that the user names follows Optuna's ``load_if_exists``.
 
 The folder of a search is in the ``output_dir`` of whoever opens it, never where the storage says: a copied or moved
-``output_dir`` works by itself, and what others write to a shared storage moves no search.
+``output_dir`` works by itself, and what others write to a shared storage moves no search. The first search in an
+``output_dir`` uses that itself, each other one a folder in it, whatever storages they are in.
 """
 
+import itertools
 import os
 import re
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -30,12 +33,15 @@ from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.identity import check_same_search, decisive, diff, listed
 from hf_rlsearch.trainer.storage.checkpoints import discard, holds_any, stored_path
 from hf_rlsearch.trainer.storage.paused import folder_size
-from hf_rlsearch.trainer.storage.resume import Lease, is_held
+from hf_rlsearch.trainer.storage.resume import Lease, is_held, key_of
 
+# The file in the folder of a search that tells which search that is, see ``KEY``.
+_MARK = "hf_rlsearch.search"
 # ``Trainer.push_to_hub`` uploads all of ``output_dir`` but what the Hub finds in this file.
 _GITIGNORE = f"""\
 # Written by hf_rlsearch. git, and Trainer.push_to_hub with it, leave out the trials and their database.
 {FILE}*
+{_MARK}
 run-*/
 checkpoint-*/
 """
@@ -51,15 +57,15 @@ class OpenedStudy:
     """A study whose trials can start or continue.
 
     Attributes:
-        folder: Where its trials write.
         resumed: Whether it holds trials of an earlier run.
         note: Lines for the user, may be empty.
+        folder: Where its trials write.
     """
 
     study: optuna.Study
-    folder: str
     resumed: bool
     note: str
+    folder: str = ""
 
 
 def open_study(
@@ -93,22 +99,60 @@ def open_study(
             directions=[StudyDirection[direction.upper()] for direction in directions],
         )
         if settings.storage is not None or (settings.study_name is not None and settings.load_if_exists):
-            opened = _open_by_name(create, settings, identity, directions, output_dir)
+            opened = _open_by_name(create, settings, identity, directions)
         else:
             try:
                 opened = _open_by_identity(create, storage, settings, identity, output_dir)
             except optuna.exceptions.DuplicatedStudyError:
                 # Another process has just created the study; whether that process runs the search is checked later.
                 opened = _open_by_identity(create, storage, settings, identity, output_dir)
-        study = opened.study
+        study, is_shared = opened.study, settings.storage is not None
         if IDENTITY not in study.user_attrs:
             _write_gitignore(output_dir)
             study.set_user_attr(IDENTITY, identity)
-            study.set_user_attr(FOLDER, str(Path(opened.folder).relative_to(output_dir)))
+        if is_shared or FOLDER not in study.user_attrs:
+            folder = _free_folder(study, output_dir, is_shared=is_shared)
+        else:
+            folder = _folder_of(study, output_dir)
+        if FOLDER not in study.user_attrs:
+            study.set_user_attr(FOLDER, os.path.relpath(folder, output_dir))
         study.set_user_attr(N_TRIALS, settings.displayed_n_trials)
-        moved = _moved(study, output_dir, is_shared=settings.storage is not None)
-        left = "" if settings.storage is not None else _left_over(storage, output_dir, study.study_name)
-        return replace(opened, note="\n".join(filter(None, (opened.note, moved, left))))
+        beside = ""
+        if is_shared and folder != output_dir:
+            beside = f"Another search has written to {output_dir}: this one writes to {folder}."
+        moved = _moved(study, output_dir, is_shared=is_shared)
+        left = "" if is_shared else _left_over(storage, output_dir, study.study_name)
+        return replace(opened, folder=folder, note="\n".join(filter(None, (opened.note, beside, moved, left))))
+
+
+def _free_folder(study: optuna.Study, output_dir: str, *, is_shared: bool) -> str:
+    """The folder of a study: ``output_dir``, or one in it with the name of the study where another search works there.
+
+    All processes that share the search find the same one.
+    """
+    key = key_of(study, alone=not is_shared)
+    name = re.sub(r"[^\w. -]", "_", study.study_name).strip(". ") or "search"  # a name may hold separators
+    for parts in itertools.chain([()], [(name,)], ((f"{name}-{i}",) for i in itertools.count(2))):
+        folder = Path(output_dir, *parts)
+        if _mark(folder, key) == key:
+            break
+    return str(folder)
+
+
+def _mark(folder: Path, key: str) -> str:
+    """Writes the key of a search into a folder, unless that is another search's; returns the key that stands there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / _MARK, "x", encoding="utf-8") as file:
+            file.write(key)
+    except FileExistsError:
+        for _ in range(10):
+            if written := (folder / _MARK).read_text(encoding="utf-8"):
+                return written
+            time.sleep(0.1)  # another process is about to write it
+    except OSError:  # the first trial will say that nothing can be written there
+        pass
+    return key
 
 
 def _write_gitignore(output_dir: str) -> None:
@@ -193,7 +237,6 @@ def _open_by_name(
     settings: SearchConfig,
     identity: Params,
     directions: tuple[str, ...],
-    output_dir: str,
 ) -> OpenedStudy:
     """Opens a study that the user names by Optuna's rules, and checks that it is a study of this search."""
     name = settings.study_name
@@ -205,8 +248,7 @@ def _open_by_name(
     changed = diff(study.user_attrs.get(IDENTITY, identity), identity)
     if n_before and changed:
         note += f" This script differs from the one that started the study: {listed(changed)}."
-    folder = output_dir if settings.storage is not None else _folder_of(study, output_dir)
-    return OpenedStudy(study, folder, bool(n_before), note)
+    return OpenedStudy(study, bool(n_before), note)
 
 
 def _open_by_identity(
@@ -239,12 +281,9 @@ def _open_by_identity(
         note = _continued(output_dir, len(finished(study)), settings.displayed_n_trials) if is_resumed else ""
         if is_resumed and changed:
             note += _NEW_WEIGHTS
-        return OpenedStudy(study, _folder_of(study, output_dir), is_resumed, note.strip())
+        return OpenedStudy(study, is_resumed, note.strip())
     number = 1 + (numbers[names[-1]] if names else 0)
-    study = create(study_name=first if number == 1 else f"{prefix}-{number}")
-    # A name may hold separators.
-    folder = output_dir if number == 1 else str(Path(output_dir, re.sub(r"[^\w. -]", "_", study.study_name)))
-    return OpenedStudy(study, folder, False, note)
+    return OpenedStudy(create(study_name=first if number == 1 else f"{prefix}-{number}"), False, note)
 
 
 def _is_interrupted(study: optuna.Study) -> bool:

@@ -1,6 +1,7 @@
 """A search works in its own folder, wherever that was copied or moved, and touches nothing outside of it."""
 
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,11 @@ import pytest
 from optuna.trial import TrialState
 from transformers import Trainer
 
-from hf_rlsearch import StorageError
+from hf_rlsearch import SearchResult, StorageError
+from hf_rlsearch.cli import main
+from hf_rlsearch.optuna.storage import open_sqlite
 from hf_rlsearch.trainer.storage.checkpoints import stored_path
+from hf_rlsearch.trainer.storage.study import _free_folder
 from tests.trainer.conftest import run, states, stored
 from tests.trainer.storage.test_resume import interrupted
 
@@ -138,6 +142,46 @@ def test_the_folder_of_a_study_is_not_taken_from_a_shared_storage(
     assert result.output_dir == str(tmp_path / "out")
     assert states(result.study) == [TrialState.COMPLETE] * 2
     assert files_of(tmp_path / "others") == others
+
+
+def test_no_path_of_others_is_loaded_or_cleaned(tmp_path: Path, others: dict[str, int]) -> None:
+    out = tmp_path / "out"
+    for name, attribute in (("search-1", "rl:folder"), ("search-2", "rl:checkpoint")):
+        study = optuna.create_study(storage=open_sqlite(out / "hf_rlsearch.db"), study_name=name)
+        study.set_user_attr("rl:identity", {})
+        add_foreign_trial(study, attribute, "../others/model" if name == "search-2" else "../others")
+    with pytest.raises(StorageError, match="not inside of the search's folder"):
+        _ = SearchResult(study, "loss", str(out), "n_trials", 1).best_checkpoint
+    assert main(["clean", str(out), "--yes"]) == 1
+    assert files_of(tmp_path / "others") == others
+
+
+def test_each_search_gets_a_folder_of_its_own(tmp_path: Path) -> None:
+    """Whatever storages the searches are in, and whatever the names of their studies are."""
+
+    def folder(study: optuna.Study) -> str:
+        return os.path.relpath(_free_folder(study, str(tmp_path), is_shared=False), tmp_path)
+
+    studies = [optuna.create_study(study_name=name) for name in ("a/b", "a/b", "a/b", "..", "mine")]
+    found = [folder(study) for study in studies]
+    assert found == [".", "a_b", "a_b-2", "search", "mine"]
+    assert [folder(study) for study in studies] == found
+
+
+def test_a_search_in_another_storage_leaves_the_models_of_the_first_alone(
+    make_trainer: MakeTrainer, tmp_path: Path, options: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = run(make_trainer(), "rl", n_trials=1, **options).run_summary
+    before = files_of(tmp_path / "out" / "run-0")
+    other = {**options, "storage": f"sqlite:///{tmp_path / 'other.db'}"}
+    with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
+        second = run(make_trainer(), "rl", n_trials=1, **other).run_summary
+    third = run(make_trainer(), "rl", n_trials=1).run_summary
+    out = tmp_path / "out"
+    assert [each.output_dir for each in (first, second, third)] == [str(out), str(out / "s"), str(out / "search-1")]
+    assert f"Another search has written to {out}: this one writes to {out / 's'}." in caplog.text
+    assert files_of(out / "run-0") == before
+    assert all(Path(str(each.best_checkpoint)).is_dir() for each in (first, second, third))
 
 
 def test_a_stored_path_is_inside_of_the_folder(tmp_path: Path) -> None:
