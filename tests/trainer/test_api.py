@@ -480,6 +480,24 @@ def test_best_models_without_disk(make_trainer: MakeTrainer, tmp_path: Path) -> 
     assert not list((tmp_path / "out").rglob("*.safetensors"))
 
 
+def test_the_best_of_several_objectives_without_disk(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    """The knee is neither the first nor the last that was trained, and trials came onto the front and left it again."""
+    points = {1e-5: (0.4, 30.0), 2e-5: (0.5, 10.0), 3e-5: (0.9, 100.0), 4e-5: (0.88, 20.0), 6e-5: (0.3, 90.0)}
+
+    def metrics(_: Any) -> dict[str, float]:
+        accuracy, seconds = points.get(round(made[0].args.learning_rate, 6), (0.1, 200.0))
+        return {"accuracy": accuracy, "seconds": seconds}
+
+    made = [make_trainer(metrics=metrics)]
+    options: dict[str, Any] = {"metric": ["accuracy", "seconds"], "direction": ["maximize", "minimize"]}
+    sampler = Scripted(learning_rate=list(points))
+    runs = run(made[0], "rl", n_trials=5, keep_best_models=0, sampler=sampler, **options)
+    best = runs[0].run_summary.best_trial
+    assert best.number == 3
+    assert made[0].evaluate()["eval_loss"] == best.user_attrs["rl:metrics"]["eval_loss"]
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
+
+
 def test_the_best_k_stay_on_disk(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     trainer = make_trainer(score=by_rate, save_strategy="epoch", num_train_epochs=2)
     run(trainer, "rl", n_trials=4, keep_best_models=2, sampler=Scripted(learning_rate=[1e-5, 1e-4, 1e-3, 1e-2]))

@@ -303,7 +303,7 @@ class SearchCoordinator:
         self.progress.trial_evaluated(self.trial.number, step / attr.FULL_TRAINING, shown)
         return self.reporter.report(step, values)
 
-    def keeps(self, trial_role: str, outcome: TrialOutcome) -> dict[str, bool]:
+    def keeps(self, trial_role: str, outcome: TrialOutcome) -> Params:
         """Returns which copies of a complete trial's model to keep, unless another process has taken over."""
         self.planner.lease.check()
         return self.leaderboard.keeps(trial_role, outcome, feasible=not exceeded(self._limits, self._needed(outcome)))

@@ -8,7 +8,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from hf_rlsearch._typing import FloatArray
+from hf_rlsearch._typing import FloatArray, Params
 from hf_rlsearch.observation import trial_attributes as attr
 from hf_rlsearch.observation.trial_attributes import counted, finished, role
 from hf_rlsearch.optuna import confirmation as confirm
@@ -51,7 +51,7 @@ def trials_without_improvement(study: optuna.Study) -> float:
     A trial improves it if no trial that ended earlier is at least as good in all objectives. Trials count as they do
     for ``n_trials``.
     """
-    signs = np.array([1.0 if direction == StudyDirection.MAXIMIZE else -1.0 for direction in study.directions])
+    signs = _signs(study)
     values = {trial.number: signs * trial.values for trial in rankable(study)}
     front: list[FloatArray] = []
     n_trials = 0.0
@@ -63,6 +63,11 @@ def trials_without_improvement(study: optuna.Study) -> float:
         elif front and role(trial) != attr.CONFIRM:
             n_trials += counted(trial)
     return n_trials
+
+
+def _signs(study: optuna.Study) -> FloatArray:
+    """1 for each objective of which larger values are better, -1 for the others."""
+    return np.array([1.0 if direction == StudyDirection.MAXIMIZE else -1.0 for direction in study.directions])
 
 
 class Leaderboard:
@@ -86,7 +91,7 @@ class Leaderboard:
         # True once all confirmations are made: then only as many models stay as the user wants.
         self._confirmed = False
 
-    def keeps(self, trial_role: str, outcome: TrialOutcome, *, feasible: bool) -> dict[str, bool]:
+    def keeps(self, trial_role: str, outcome: TrialOutcome, *, feasible: bool) -> Params:
         """Returns whether a complete trial, which is not recorded yet, is the best one, and one of the best k.
 
         Args:
@@ -95,14 +100,21 @@ class Leaderboard:
             feasible: It exceeds no constraint.
 
         Returns:
-            "best": no recorded trial is as good, or there are several objectives. "disk": the model is to be saved.
+            "best": no recorded trial is as good; of several objectives: it is on the Pareto front. "disk": the model is
+            to be saved. "front": of several objectives the numbers of the trials that were on the front before.
         """
         if trial_role == attr.CONFIRM or not feasible:
-            return {"best": False, "disk": False}
+            return {"best": False, "disk": False, "front": []}
+        n_retained = self._n_retained()
+        if len(self._study.directions) > 1:
+            signs, front = _signs(self._study), self._study.best_trials
+            gains = [signs * outcome.values - signs * other.values for other in front]
+            is_best = not any((gain <= 0).all() and (gain < 0).any() for gain in gains)
+            return {"best": is_best, "disk": is_best and n_retained > 0, "front": [trial.number for trial in front]}
         better = [t for t in ranking(self._study) if not self._objective.better(outcome.values[0], t.values[0])]
         may_win_later = trial_role == attr.BASELINE and self._settings.confirm > 0
-        n_retained = self._n_retained()
-        return {"best": not better, "disk": n_retained > 0 and (may_win_later or len(better) < n_retained)}
+        on_disk = n_retained > 0 and (may_win_later or len(better) < n_retained)
+        return {"best": not better, "disk": on_disk, "front": []}
 
     def discard_checkpoints(self, *, confirmed: bool = False) -> None:
         """Deletes all checkpoints but those of the best k trials and those of stopped trials that may be resumed.
