@@ -37,6 +37,11 @@ class Change:
     is_record: bool
     write: Callable[[Any], None]
 
+    @property
+    def is_simple(self) -> bool:
+        """Whether a number, a text or a truth value changed: a setting, and nothing that is loaded once."""
+        return all(value is _ABSENT or isinstance(value, _SIMPLE) for value in (self.before, self.after))
+
     def undo(self) -> None:
         """Writes the value from before the call."""
         self.write(self.before)

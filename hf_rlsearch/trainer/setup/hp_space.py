@@ -64,7 +64,7 @@ class ConfigurationSampler:
         trainer: The Trainer whose parts ``hp_space`` may change; None where a factory makes the Trainers.
         has_side_effects: ``hp_space`` changes something besides returning values.
         initial: Configurations to train first, each once.
-        sampled: What it changed for each trial that this object sampled, by the number of the trial.
+        sampled: What ``hp_space`` changed for each trial that this object sampled, by the number of the trial.
     """
 
     space: SearchSpace
@@ -236,7 +236,7 @@ def build_configuration_sampler(
     observed: Callable[[Any], Any] | None = None
     if model_init is not None and takes_trial(model_init):
         observed = lambda trial: model_init(_ObservedTrial(trial, read_by_model))  # noqa: E731
-    dry_runs = _DryRuns(hp_space, trainer)
+    dry_runs = _DryRuns(hp_space, trainer, model_init)
     with preserve_random_state():
         found = record(dry_runs.call, observed, after_run=dry_runs.undo)
     space = SearchSpace.from_distributions(
@@ -335,14 +335,18 @@ class SideEffects:
 
 
 class _DryRuns:
-    """Calls ``hp_space`` for dry runs, and undoes what they change.
+    """Calls ``hp_space`` for dry runs, and undoes what these change.
+
+    Of what ``model_init`` changes in its dry runs the settings are undone: the baseline may be trained with them. A
+    model that it loads once stays.
 
     Attributes:
         changed: Names of what ``hp_space`` has changed; what ``model_init`` changes after it is not among them.
     """
 
-    def __init__(self, hp_space: Callable[[Any], Any], trainer: Any) -> None:
+    def __init__(self, hp_space: Callable[[Any], Any], trainer: Any, model_init: Callable[..., Any] | None) -> None:
         self._hp_space, self._watch = hp_space, Watch(hp_space, trainer)
+        self._watch_of_model = None if model_init is None else Watch(model_init)
         self.changed: set[str] = set()
 
     def call(self, trial: Any) -> Any:
@@ -352,7 +356,8 @@ class _DryRuns:
             self.changed.update(change.name for change in self._watch.changes())
 
     def undo(self) -> None:
-        for change in self._watch.changes():
+        of_model = [] if self._watch_of_model is None else self._watch_of_model.changes()
+        for change in [*self._watch.changes(), *(change for change in of_model if change.is_simple)]:
             change.undo()
         for name in sorted(self.changed):
             _check_changeable(name)

@@ -105,6 +105,21 @@ def test_a_push_that_make_trainer_asks_for_is_answered_by_one_warning(
     assert "`hf upload REPOSITORY FOLDER`" in warned[0]
 
 
+def test_what_hp_space_changes_is_set_while_make_trainer_is_called(make_trainer: Any) -> None:
+    settings, seen = {"dropout": 0.2}, []
+
+    def factory(values: dict[str, Any]) -> transformers.Trainer:
+        seen.append(settings["dropout"])
+        return make_trainer(model_init=lambda: tiny_model(settings["dropout"]), **values)  # type: ignore[no-any-return]
+
+    def hp_space(trial: Any) -> dict[str, Any]:
+        settings["dropout"] = trial.suggest_categorical("dropout", [0.3, 0.4])
+        return rates(trial)
+
+    result = search(factory, hp_space, n_trials=3, pruner=None)
+    assert seen == [0.2, 0.2, *(trial.params["dropout"] for trial in result.trials[1:])]
+
+
 def test_a_name_that_make_trainer_reads_is_searched(make_trainer: Any, caplog: pytest.LogCaptureFixture) -> None:
     def factory(values: dict[str, Any]) -> transformers.Trainer:
         dropout = values.pop("dropout_rate", 0.1)

@@ -129,6 +129,27 @@ def test_what_model_init_changes_is_none_of_hp_spaces(make_trainer: MakeTrainer)
     assert states(result.study) == [TrialState.COMPLETE] * 2
 
 
+def test_dry_runs_of_model_init_leave_no_setting_behind(make_trainer: MakeTrainer) -> None:
+    """The baseline, whose model_init gets no trial, would be trained with it."""
+    settings, loaded, trained = {"share": 0.5}, {}, []
+
+    class Noted(Trainer):
+        def train(self, *args: Any, **kwargs: Any) -> Any:
+            trained.append(settings["share"])
+            return super().train(*args, **kwargs)
+
+    def model_init(trial: Any = None) -> Any:
+        if trial is not None:
+            settings["share"] = trial.suggest_categorical("share", [0.1, 0.9])
+        if not loaded:
+            loaded["config"] = tiny_model().config
+        return tiny_model()
+
+    result = run(make_trainer(cls=Noted, model_init=model_init), "rl", n_trials=2, baseline=True).run_summary
+    assert states(result.study) == [TrialState.COMPLETE] * 2
+    assert (trained[0], list(loaded)) == (0.5, ["config"])
+
+
 def test_what_hp_space_changes_may_depend_on_the_study(make_trainer: MakeTrainer) -> None:
     trained = []
 
