@@ -3,12 +3,16 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import optuna
 import pytest
 from transformers import Trainer
 
+from hf_rlsearch.errors import SearchFailed
 from hf_rlsearch.observation.trial_attributes import OWNER
+from hf_rlsearch.trainer.search.loop import Search
 from hf_rlsearch.trainer.search.result import SearchResult
 from tests.trainer.conftest import run
 from tests.trainer.storage.test_paused import search
@@ -35,6 +39,17 @@ def test_a_trial_that_resumes_another_one_names_it(
     caplog.set_level(logging.INFO)
     search(make_trainer, tmp_path / "search")
     assert "Trial 3 resumes trial 1 at 33 %." in caplog.text
+
+
+def test_a_model_in_parts_that_only_some_ranks_see_is_an_error_on_all() -> None:
+    """Each rank loads its own part, so that none can send the model to another."""
+    group = SimpleNamespace(gather=lambda message: [{"has": True}, {"has": False}])
+    runner: Any = SimpleNamespace(
+        group=group, provider=SimpleNamespace(reference=SimpleNamespace(is_fsdp_enabled=True))
+    )
+    for load in (None, lambda trainer: None):
+        with pytest.raises(SearchFailed, match=r"not on the disk of the ranks \[1\], .* disk that all machines share"):
+            Search(runner)._agree_on_weights(load, 3)
 
 
 @pytest.mark.parametrize("n_complete", [5, 0])
