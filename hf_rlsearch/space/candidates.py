@@ -105,7 +105,7 @@ def _keys(rows: IntArray) -> IntArray:
 
 
 def _moved(rng: np.random.Generator, n_levels: IntArray, level: IntArray, ordered: BoolArray) -> IntArray:
-    """Another level of each: half the time the next one up or down where levels are ordered, else any other."""
+    """Another level of each row: half the time the next one up or down where levels are ordered, else any other."""
     anywhere = (level + rng.integers(1, n_levels)) % n_levels
     step = rng.choice(np.array([-1, 1]), size=len(level))
     inside = (level + step >= 0) & (level + step < n_levels)

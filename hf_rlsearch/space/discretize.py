@@ -53,7 +53,8 @@ def make_levels(
     if not (-sys.float_info.max <= distribution.low and distribution.high <= sys.float_info.max):
         bounds = (distribution.low, distribution.high)
         low, high = (
-            b if isinstance(b, float) or abs(b) < sys.float_info.max else "an integer beyond it" for b in bounds
+            b if isinstance(b, float) or abs(b) < sys.float_info.max else "an integer of over 308 digits"
+            for b in bounds
         )
         raise SearchSpaceError(f"{name!r} ranges from {low} to {high}, expected finite numbers of at most 1e308.")
     if isinstance(distribution, IntDistribution):
@@ -62,7 +63,8 @@ def make_levels(
         levels = storable(distribution, _float_levels(distribution, role, n_points))
     if not levels:
         raise SearchSpaceError(
-            f"No value of {distribution} of {name!r} survives Optuna's storage as a float: narrow it."
+            f"{name!r} has the range {distribution}, but Optuna stores numbers as floats, and none of these whole "
+            "numbers is one. Use numbers of at most 2**53, or suggest the number as text."
         )
     return levels
 

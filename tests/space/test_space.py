@@ -563,6 +563,10 @@ def test_an_empty_space_and_bad_levels() -> None:
         SearchSpace(space.hyperparameters * 2)
     with pytest.raises(SearchSpaceError, match="'x' has a str, expected Optuna's float, int or categorical"):
         SearchSpace.from_distributions({"x": "uniform"})  # type: ignore[dict-item]
+    with pytest.raises(SearchSpaceError, match=r"'x' ranges from 0 to an integer of over 308 digits, expected"):
+        SearchSpace.from_distributions({"x": IntDistribution(0, 10**400)})
+    with pytest.raises(SearchSpaceError, match=r"none of these whole numbers is one. Use numbers of at most 2\*\*53"):
+        SearchSpace.from_distributions({"x": IntDistribution(2**60 + 1, 2**60 + 1)})
 
 
 def test_numbers_of_settings_become_levels_in_place_of_their_neighbours() -> None:
