@@ -224,6 +224,11 @@ def test_a_truncated_database_is_damaged_and_nothing_else_is_said(database: Path
         assert "\n" not in str(told.value)
 
 
+def test_a_misspelt_database_is_named() -> None:
+    with pytest.raises(StorageError, match=r"names a database 'postgresq', expected .*Did you mean 'postgresql'\?"):
+        open_storage("postgresq://me@host/db")
+
+
 @pytest.mark.parametrize(
     ("url", "module", "text"),
     [

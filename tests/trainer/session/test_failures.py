@@ -16,7 +16,16 @@ from optuna.trial import TrialState
 from transformers import Trainer
 
 from hf_rlsearch import SearchFailed
-from hf_rlsearch.trainer.session.failures import LEFT, LOST, STORAGE, Failure, failure_kind, read_report, write_report
+from hf_rlsearch.trainer.session.failures import (
+    DEVICE,
+    LEFT,
+    LOST,
+    STORAGE,
+    Failure,
+    failure_kind,
+    read_report,
+    write_report,
+)
 from tests.trainer.conftest import Scripted, SmallOnly, batches, rates, run, states, stored, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
@@ -382,6 +391,21 @@ def test_a_report_of_a_rank_is_read_by_the_next_start(tmp_path: Path) -> None:
 )
 def test_a_lost_connection_is_recognized_whatever_backend_trains(error: Exception) -> None:
     assert failure_kind(error) == LOST
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a device that answers is not lost")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "HIP error: an illegal memory access was encountered",
+        "XPU error: device lost",
+        "NPU error, error code is 507015",
+        "CUDA driver error: unspecified launch failure",
+    ],
+)
+def test_a_lost_device_is_recognized_whoever_made_it(text: str) -> None:
+    assert failure_kind(RuntimeError(text)) == DEVICE
+    assert failure_kind(ValueError(text)) != DEVICE
 
 
 @pytest.mark.parametrize("kind", [LOST, LEFT, STORAGE])
