@@ -266,6 +266,8 @@ def build_search(
             return {}
 
         group.run_on_main(store)
+    else:
+        provider.release()
     return Search(DistributedTrialRunner(provider, settings, group, objective, coordinator))
 
 
@@ -282,17 +284,10 @@ def _functions(provider: TrainerProvider, settings: SearchConfig) -> dict[str, A
 
 
 def _initial_model(provider: TrainerProvider, group: ProcessGroup) -> Params:
-    """Facts of the model that the search starts from; every rank makes that model."""
-
-    def read() -> Params:
-        try:
-            return model_fingerprint(provider.initial_model())
-        finally:
-            provider.release()
-
+    """Facts of the model that the search starts from; every rank makes that model, which the provider keeps."""
     with preserve_random_state(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return group.run_on_all(read)
+        return group.run_on_all(lambda: model_fingerprint(provider.initial_model()))
 
 
 def _measure_facts(

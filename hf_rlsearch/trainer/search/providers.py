@@ -74,6 +74,8 @@ class UserTrainerProvider(TrainerSession):
         self.side_effects = SideEffects()
         self._earlier_params: Params = getattr(inner, "params", {})
         self.model_function: Callable[..., Any] = getattr(inner, "original", inner)
+        # Whether the Trainer has the model of ``initial_model``, and the baseline starts from the same.
+        self._has_initial_model = False
 
     def configuration_sampler(self, settings: SearchConfig) -> ConfigurationSampler:
         """Checks the search space, which may hold scoped names, and returns the sampler of its configurations."""
@@ -104,13 +106,24 @@ class UserTrainerProvider(TrainerSession):
 
         The Trainer's own model may be the best one of an earlier search.
         """
+        if self._has_initial_model:
+            set_training_seed(self.reference.args)  # an evaluation may draw at random
+            return self.reference
         trainer: Trainer = self.prepare(self.frozen.original(), model_init=self._model_init, callbacks=False)
         trainer.model = trainer.model_wrapped = trainer.callback_handler.model = fresh_model(trainer)
         return trainer
 
     def initial_model(self) -> Any:
         """Returns a model that has not been trained, made under the seed of the arguments; to be released after use."""
-        return fresh_model(self.prepare(self.frozen.original(), model_init=self.model_function, callbacks=False))
+        trainer: Trainer = self.prepare(self.frozen.original(), model_init=self.model_function, callbacks=False)
+        trainer.model = trainer.model_wrapped = trainer.callback_handler.model = fresh_model(trainer)
+        self._has_initial_model = self.model_function is self._model_init
+        return trainer.model
+
+    def release(self) -> None:
+        """Drops the model that the Trainer has now, with all that belongs to it."""
+        self._has_initial_model = False
+        super().release()
 
     def trainer_for(self, plan: TrialPlan, monitor: EvaluationMonitor) -> "Trainer":
         """Returns the Trainer, ready to train one configuration; it calls the monitor at each evaluation."""

@@ -12,7 +12,7 @@ from transformers import Trainer
 from hf_rlsearch.agent.agent import Agent
 from hf_rlsearch.observation.trial_attributes import TASK_FACTS
 from hf_rlsearch.optuna import RLSampler
-from tests.trainer.conftest import Rows, finished, run, stored
+from tests.trainer.conftest import Rows, finished, run, stored, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
 N_ROWS = 100
@@ -53,6 +53,27 @@ def watched() -> type[Watched]:
         pass
 
     return New
+
+
+def test_one_model_is_made_before_the_first_trial(make_trainer: MakeTrainer) -> None:
+    """It tells which search this is, and is then evaluated."""
+    made: list[int] = []
+    n_made: list[int] = []
+
+    def model_init() -> Any:
+        made.append(1)
+        return tiny_model()
+
+    class Noted(Trainer):
+        def train(self, *args: Any, **kwargs: Any) -> Any:
+            n_made.append(len(made))
+            return super().train(*args, **kwargs)
+
+    trainer = make_trainer(cls=Noted, model_init=model_init)
+    n_before = len(made)
+    result = run(trainer, "rl", n_trials=1).run_summary
+    assert n_made == [n_before + 1]
+    assert "untrained" in result.study.user_attrs[TASK_FACTS]
 
 
 def test_the_untrained_model_is_measured_once_and_told_in_each_trial(
