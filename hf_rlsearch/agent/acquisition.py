@@ -21,6 +21,8 @@ SEARCH_FEATURES = (
     "running_mean", "running_spread", "running_fidelity", "budget_known",
 )  # fmt: skip
 
+_N_DRAWN = 64  # of the outcomes of running trials, an even number
+
 
 def mixture_features(probabilities: Tensor, bins: Tensor, mask: Tensor) -> Tensor:
     """Describes candidates by their predicted distributions: B x C x len(MIXTURE_FEATURES), each about in [-3, 3].
@@ -143,9 +145,51 @@ def joint_improvement(probabilities: Tensor, bins: Tensor, n: int) -> Tensor:
     return expected_improvement(torch.diff(below, prepend=below.new_zeros(1)), bins)
 
 
+def improvement_beside(
+    probabilities: Tensor, bins: Tensor, running: Tensor, correlation: Tensor, generator: torch.Generator
+) -> Tensor:
+    """C expected improvements over the best of the incumbent and of the trials that are running.
+
+    The outcomes are jointly distributed by a Gaussian copula: each has its own distribution, and what is alike ends
+    alike. So a candidate is worth little beside a running trial that is like it, or better than it.
+
+    Args:
+        probabilities: C x bins, of the candidates.
+        bins: Value of each bin.
+        running: M x bins probabilities of the running trials.
+        correlation: (C + M) x M, of the candidates and then the running trials with the running trials.
+        generator: Draws the outcomes of the running trials.
+
+    Source: the expected improvement of a batch, Ginsbourger et al. 2010 (Kriging is well-suited to parallelize
+    optimization); a copula of distributions that are not Gaussian, Salinas et al. 2020 (arXiv:1909.13595).
+    """
+    M = len(running)
+    factor, failed = torch.linalg.cholesky_ex(correlation[-M:])
+    factor = torch.eye(M) if failed else factor  # by rounding: then the running trials count as independent
+    half = torch.randn(_N_DRAWN // 2, M, generator=generator)
+    drawn = torch.cat([half, -half])  # D x M independent ones
+    levels = torch.special.ndtr(drawn @ factor.T)
+    outcomes = torch.searchsorted(running.cumsum(-1), levels.T.contiguous()).clamp(max=len(bins) - 1)
+    best = bins[outcomes].max(0).values.clamp(min=0)  # D
+    # Given the outcomes that were drawn, the normal score of each candidate has another mean and a smaller spread.
+    told = torch.linalg.solve_triangular(factor, correlation[:-M].T, upper=False)  # M x C
+    mean, spread = drawn @ told, (1 - (told**2).sum(0)).clamp(min=1e-3).sqrt()
+    better = bins > 0
+    gains = (bins[better] - best[:, None]).clamp(min=0)  # D x bins above 0
+    steps = torch.diff(gains, prepend=torch.zeros(_N_DRAWN, 1))
+    at_least = probabilities.flip(-1).cumsum(-1).flip(-1)[:, better].clamp(1e-6, 1 - 1e-6)  # C x bins above 0
+    chances = torch.special.ndtr((mean[..., None] + torch.special.ndtri(at_least)) / spread[:, None])
+    return torch.einsum("dcb,db->c", chances, steps) / _N_DRAWN
+
+
 def log_expected_improvement(probabilities: Tensor, bins: Tensor) -> Tensor:
     """Natural logarithm of the expected improvement, at least -12; shape as above."""
-    return torch.log(expected_improvement(probabilities, bins) + 6e-6)  # exp(-12)
+    return log_improvement(expected_improvement(probabilities, bins))
+
+
+def log_improvement(improvement: Tensor) -> Tensor:
+    """Natural logarithm of an expected improvement, at least -12; same shape."""
+    return torch.log(improvement + 6e-6)  # exp(-12)
 
 
 def mean_and_spread(probabilities: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ from hf_rlsearch.agent.mixture import EncodedReadings, Mixture
 from hf_rlsearch.agent.network import Arrays, Predictor
 from hf_rlsearch.agent.shapley import AttendedMean, PredictedMean, shapley_values
 from hf_rlsearch.errors import WeightsError
-from hf_rlsearch.observation.history import COMPLETE, History
+from hf_rlsearch.observation.history import COMPLETE, RUNNING, History
 from hf_rlsearch.observation.observation import live_observation
 from hf_rlsearch.space import SearchSpace
 
@@ -106,6 +106,9 @@ class Agent:
             arrays = Arrays.of(observation)
             encoded = self.mixture.encode_history(arrays)
             probabilities, source, scores = self._scores(encoded, arrays, mask, n_remaining, n_done)
+            running = torch.as_tensor(np.flatnonzero(history.status == RUNNING))
+            if len(running):
+                scores = scores + _SHARPNESS * self._beside(encoded, arrays, probabilities[0], running, rng)
             if acquisition_weight is not None:
                 scores = scores + _SHARPNESS * torch.as_tensor(np.log(acquisition_weight))
             if not scores[torch.as_tensor(mask)].isfinite().all():  # numbers beyond float32 within the network
@@ -240,6 +243,23 @@ class Agent:
         )
         actions = torch.cat([allowed, torch.zeros(1, 1, dtype=torch.bool)], dim=1)  # nothing runs that could continue
         return probabilities, "policy", torch.as_tensor(self.head(candidates, search, actions)[0, :-1])
+
+    def _beside(
+        self, encoded: EncodedReadings, arrays: Arrays, probabilities: Tensor, running: Tensor, rng: np.random.Generator
+    ) -> Tensor:
+        """C logarithms, not positive: what is left of each expected improvement beside the running trials."""
+        rows = torch.cat([arrays.candidates, arrays.trials[:, running]], dim=1)
+        distances, n_running = encoded[0].distances.rows(rows).processes, len(running)
+        correlations = [
+            predictor.processes.correlation(own.posterior, distances, running)
+            for predictor, own in zip(self.mixture.members, encoded, strict=True)
+        ]
+        outcomes, bins = self.mixture.score(encoded, rows[:, -n_running:])[0], self.mixture.bins
+        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        correlation = torch.cat(correlations).mean((0, 1))
+        improvement = acquisition.improvement_beside(probabilities, bins, outcomes, correlation, generator)
+        own = acquisition.expected_improvement(probabilities, bins)
+        return acquisition.log_improvement(torch.minimum(improvement, own)) - acquisition.log_improvement(own)
 
     def _prediction(self, probabilities: Tensor, chosen: float) -> dict[str, float]:
         """The numbers of a `Prediction` from the outcome of one candidate and its probability of being chosen."""

@@ -100,6 +100,7 @@ class Block(nn.Module):
 
 # Where training starts: a length scale of about a half of each range, and a noise of about a tenth of the spread.
 _SMOOTH, _ROUGH, _NOISE = 1.5, -2.0, -4.0
+_OUTCOME_NOISE = 0.02  # of trials that have not ended, of the prior variance: where the noise of training starts
 _LEAST_NOISE = 2e-3  # of the prior variance; keeps the means of 160 trials within .02 in single precision
 
 # Exponents of the kernel end here: their exponentials, and products of two, stay normal numbers. A processor is several
@@ -181,6 +182,22 @@ class GaussianProcesses(nn.Module):
         mean = posterior.mean + kernel @ posterior.weights
         variance = 1 - ((kernel @ posterior.inverse) * kernel).sum(-1, keepdim=True)
         return mean, variance.clamp(1e-6, 1).sqrt()
+
+    def correlation(self, posterior: Posterior, distances: Tensor, running: Tensor) -> Tensor:
+        """B x heads x N x M correlations of the outcomes of N rows with those of M running trials, given the others.
+
+        Args:
+            posterior: Of the trials.
+            distances: B x 2H x N x T from the rows to the trials; the last M rows are the running trials.
+            running: M indices of the running trials among all.
+        """
+        kernel = self._kernel(posterior.scales, distances)
+        told, m = kernel @ posterior.inverse, len(running)
+        covariance = kernel[..., running] - told @ kernel[..., -m:, :].mT
+        spread = ((1 - (told * kernel).sum(-1)).clamp(min=0) + _OUTCOME_NOISE).sqrt()
+        correlation = covariance / spread[..., None] / spread[..., None, -m:]
+        correlation[..., -m:, :].diagonal(dim1=-2, dim2=-1).fill_(1)
+        return correlation.clamp(-1, 1)
 
     def _kernel(self, scales: Tensor, distances: Tensor) -> Tensor:
         """B x heads x N x T in (0, 1]: exp(-distance), squared and plain distances each with its own weight."""

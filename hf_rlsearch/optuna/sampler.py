@@ -109,7 +109,9 @@ class RLSampler(BaseSampler):
     chosen one by one, in the order of suggestion, each given the earlier ones.
 
     Threads of one process (``n_jobs=4``) decide in turns and see each other's choices. Workers in other processes that
-    start at the same moment see them too late: each computes what the workers with smaller trial numbers choose.
+    start at the same moment see them too late: each computes what the workers with smaller trial numbers choose. Beside
+    running trials improvement is that over the best of the incumbent and of their outcomes, drawn jointly with the
+    candidate's own, so that workers do not train neighbours of one promising configuration.
 
     Where trials have failed, expected improvement counts by the chance that a training ends well, estimated from which
     configurations failed.
