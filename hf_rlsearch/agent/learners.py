@@ -94,14 +94,16 @@ class ScratchAgent:
                 random choices falls.
             facts: Known facts by name, see `hf_rlsearch.observation.observation.FACTS`.
             rng: Of the exploration.
-            acquisition_weight: Not used: these agents predict no improvement that a price could be weighed against.
+            acquisition_weight: C positive factors on what a candidate is worth, see `CostCooling`; all 1 where not
+                given.
         """
         finished = history.select(history.status != RUNNING)
         n_left = max(_UNKNOWN_TRIALS - len(finished), 1) if n_remaining is None else n_remaining
         with one_torch_thread():
             make = partial(_LEARNERS[self.algorithm], space, candidates, facts, self.seed)
             learner = self._taught.learner((space, candidates.tobytes(), tuple(sorted(facts.items()))), make, finished)
-            chances = learner.chances(mask, n_left / (len(finished) + n_left))
+            weight = np.where(mask, 1.0 if acquisition_weight is None else acquisition_weight, 0.0)
+            chances = learner.chances(weight / weight.max(), n_left / (len(finished) + n_left))
         index = int(rng.choice(len(chances), p=chances))
         return Decision(
             index=index, source=self.algorithm, n_candidates=int(mask.sum()), probability=float(chances[index])
@@ -258,8 +260,13 @@ class _CandidateLearner(_Learner):
         """Learns from one trial; `after` is the observation with it."""
         raise NotImplementedError
 
-    def chances(self, mask: BoolArray, share_left: float) -> FloatArray:
-        """C probabilities of choosing each candidate; `share_left` of the search's trials are left."""
+    def chances(self, weight: FloatArray, share_left: float) -> FloatArray:
+        """C probabilities of choosing each candidate.
+
+        Args:
+            weight: C factors on what a candidate is worth, in [0, 1]; 0 where it may not be chosen.
+            share_left: Of the search's trials.
+        """
         raise NotImplementedError
 
     def take(self, history: History) -> None:
@@ -281,11 +288,13 @@ class _CandidateLearner(_Learner):
         row = self.space.nearest_levels(dict(params))[None]
         return int(np.abs(self.encoded - self.space.encode(row)).sum(1).argmin())
 
-    def _logits(self, network: Callable[[Tensor], Tensor], mask: BoolArray) -> FloatArray:
-        """C scores; the lowest where the mask of this decision is False."""
-        seen = np.concatenate([self.observation[:N_CONTEXT_FEATURES], mask]).astype(np.float32)
+    def _scores(self, network: Callable[[Tensor], Tensor], weight: FloatArray) -> FloatArray:
+        """C scores, each with the logarithm of its factor, as the meta-trained agent adds it; -inf where that is 0."""
+        seen = np.concatenate([self.observation[:N_CONTEXT_FEATURES], weight > 0]).astype(np.float32)
         with torch.inference_mode():
-            return np.asarray(network(torch.as_tensor(seen)[None])[0].double())
+            scores = np.asarray(network(torch.as_tensor(seen)[None])[0].double())
+        with np.errstate(divide="ignore"):
+            return np.asarray(scores + np.log(weight))
 
 
 class _PpoLearner(_CandidateLearner):
@@ -301,9 +310,9 @@ class _PpoLearner(_CandidateLearner):
     def update(self, action: int, reward: float, after: FloatArray) -> None:
         _learn_by_ppo(self.model, self.observation[None], action, reward)
 
-    def chances(self, mask: BoolArray, share_left: float) -> FloatArray:
-        logits = self._logits(self.model.policy.scores, mask)
-        chances = np.where(mask, np.exp(logits - logits[mask].max()), 0.0)
+    def chances(self, weight: FloatArray, share_left: float) -> FloatArray:
+        scores = self._scores(self.model.policy.scores, weight)
+        chances = np.exp(scores - scores.max())
         return np.asarray(chances / chances.sum())
 
 
@@ -324,10 +333,10 @@ class _DqnLearner(_CandidateLearner):
         self.model.train(_GRADIENT_STEPS, batch_size=self.model.batch_size)
         self.model.q_net_target.load_state_dict(self.model.q_net.state_dict())
 
-    def chances(self, mask: BoolArray, share_left: float) -> FloatArray:
+    def chances(self, weight: FloatArray, share_left: float) -> FloatArray:
         epsilon = self.model.exploration_schedule(share_left)
-        greedy = np.where(mask, self._logits(self.model.q_net, mask), -np.inf).argmax()
-        return np.asarray(epsilon * mask / mask.sum() + (1 - epsilon) * (np.arange(len(mask)) == greedy))
+        greedy = np.arange(len(weight)) == self._scores(self.model.q_net, weight).argmax()
+        return np.asarray(epsilon * weight / weight.sum() + (1 - epsilon) * greedy)
 
 
 _LEARNERS: dict[str, type[_CandidateLearner]] = {"ppo-scratch": _PpoLearner, "dqn": _DqnLearner}

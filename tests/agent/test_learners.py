@@ -6,7 +6,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from hf_rlsearch.agent import AGENTS, META_TRAINED
 from hf_rlsearch.agent.agent import load_agent
@@ -21,6 +21,7 @@ from hf_rlsearch.agent.learners import (
 )
 from hf_rlsearch.observation.history import FAILED, RUNNING, History
 from hf_rlsearch.optuna import RLSampler
+from hf_rlsearch.optuna.sampler import CostCooling
 from hf_rlsearch.space import SearchSpace
 from tests.helpers.searches import history_of
 
@@ -40,7 +41,13 @@ QUALITY = np.array([1.0, 0.0, -1.0])
 
 
 def decide(
-    agent: ScratchAgent, history: History, *, n_remaining: int | None = 1, mask: Any = None, seed: int = 0
+    agent: ScratchAgent,
+    history: History,
+    *,
+    n_remaining: int | None = 1,
+    mask: Any = None,
+    seed: int = 0,
+    weight: Any = None,
 ) -> Any:
     return agent.decide(
         SPACE,
@@ -50,6 +57,7 @@ def decide(
         n_remaining=n_remaining,
         facts={},
         rng=np.random.default_rng(seed),
+        acquisition_weight=weight,
     )
 
 
@@ -95,6 +103,53 @@ def test_a_masked_candidate_is_never_chosen(name: str) -> None:
     mask[[3, 40]] = True
     agent = ScratchAgent(name, 0)
     assert {decide(agent, history(9), mask=mask, n_remaining=20, seed=seed).index for seed in range(30)} <= {3, 40}
+
+
+@pytest.mark.parametrize("name", UNTRAINED)
+@pytest.mark.parametrize("n_trials", [0, 9])
+def test_what_costs_less_or_is_likelier_to_be_allowed_is_chosen_more_often(name: str, n_trials: int) -> None:
+    """By the factors that the meta-trained agent gets, in random choices too; without any all is as with equal ones."""
+    agent, seen, half = ScratchAgent(name, 0), history(n_trials), np.arange(len(CANDIDATES)) % 2 == 0
+
+    def chosen(weight: Any) -> list[int]:
+        return [decide(agent, seen, n_remaining=40, seed=seed, weight=weight).index for seed in range(60)]
+
+    assert np.mean(half[chosen(np.where(half, 1.0, 0.01))]) > 0.9
+    assert np.mean(half[chosen(np.where(half, 0.01, 1.0))]) < 0.1
+    assert chosen(None) == chosen(np.full(len(CANDIDATES), 0.25))
+
+
+@pytest.mark.parametrize("name", UNTRAINED)
+def test_factors_as_small_as_numbers_can_be_do_no_harm(name: str) -> None:
+    weight = np.full(len(CANDIDATES), 1e-300)
+    decision = decide(ScratchAgent(name, 0), history(9), weight=weight)
+    assert np.isfinite(decision.probability)
+
+
+@pytest.mark.parametrize("name", UNTRAINED)
+def test_a_search_weighs_prices_and_keeps_to_constraints(name: str) -> None:
+    """Half of the values of `n` cost a hundredth, and half of those of `x` are not allowed."""
+
+    def objective(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", -1, 1)
+        trial.set_user_attr("excess", x)
+        return x**2 + trial.suggest_int("n", 0, 7)
+
+    space = SearchSpace.from_distributions({"x": FloatDistribution(-1, 1), "n": IntDistribution(0, 7)}, n_points=8)
+
+    def price(space: SearchSpace, rows: Any) -> Any:
+        return np.where(rows[:, space.names.index("n")] < 4, 0.01, 1.0)
+
+    sampler = RLSampler(
+        seed=1, n_trials=24, agent=name, search_space=space, constraints_func=lambda trial: [trial.user_attrs["excess"]]
+    )
+    sampler.plan_for(24, CostCooling(price=price, left=24.0, total=24.0))
+    study = optuna.create_study(sampler=sampler)
+    study.optimize(objective, n_trials=12)
+    late = study.trials[3:]
+    assert np.mean([trial.params["n"] < 4 for trial in late]) > 0.8
+    assert np.mean([trial.params["x"] <= 0 for trial in late]) > 0.6
+    assert study.trials[0].system_attrs["rl:decision"]["price"] in (0.01, 1.0)
 
 
 def test_dqn_explores_less_the_less_of_the_search_is_left() -> None:
