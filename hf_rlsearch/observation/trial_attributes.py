@@ -14,8 +14,9 @@ PREFIX = "rl:"
 # System attributes, written by RLSampler and RLPruner: why a configuration was chosen, why a trial was stopped.
 DECISION = "rl:decision"
 STOP = "rl:stop"
-# Value of "reason" in STOP of a trial that was stopped because the time of the search was over.
-TIMEOUT = "timeout"
+# Values of "reason" in STOP of a trial that no pruner stopped: the time of the search was over, or the trial had
+# exceeded the memory of ``constraints=``.
+TIMEOUT, LIMIT = "timeout", "limit"
 
 # System attributes in which Optuna stores constraints: a list, as `constraints_func` returns it, and one value for each
 # name since Optuna 5. A constraint is violated if its value is above 0.

@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 
 from hf_rlsearch.errors import ArgumentsError
-from hf_rlsearch.observation.trial_attributes import BASELINE, CONFIRM, TIMEOUT
+from hf_rlsearch.observation.trial_attributes import BASELINE, CONFIRM, LIMIT, TIMEOUT
 from hf_rlsearch.report.format import show, show_params
 from hf_rlsearch.report.records import ONE_BY_ONE, SearchRecord, TrialRecord, as_dict, finite
 
@@ -170,6 +170,8 @@ def _course(trial: TrialRecord) -> list[str]:
         sure, chance = finite(trial.stop.get("probability")), finite(trial.stop.get("chance"))
         if trial.stop.get("reason") == TIMEOUT:
             line += ", because the time of the search was over"
+        elif trial.stop.get("reason") == LIMIT:
+            line += ", because it had exceeded the memory that the constraints allow"
         elif sure is not None:
             why = "" if chance is None else f" its predicted chance to become the best was {_percent(chance)}, and"
             line += f":{why} the pruner was {sure:.0%} certain that the rest was not worth its price"

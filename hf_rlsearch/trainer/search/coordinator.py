@@ -1,5 +1,6 @@
 """Runs the search on rank 0: asks Optuna for trials, records their outcomes, decides when to end."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -30,7 +31,7 @@ from hf_rlsearch.trainer.session.failures import DEVICE, NAN, OOM, DeviceLost, F
 from hf_rlsearch.trainer.session.progress import Progress, TrialSummary
 from hf_rlsearch.trainer.session.seeds_and_memory import resident_memory
 from hf_rlsearch.trainer.setup.config import AUTO, RL_PRUNER, UNSET_TRIALS, SearchConfig
-from hf_rlsearch.trainer.setup.constraints import excess, measured
+from hf_rlsearch.trainer.setup.constraints import MEMORY, excess, measured
 from hf_rlsearch.trainer.setup.default_space import DefaultSpace
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
 from hf_rlsearch.trainer.setup.objective import Objective
@@ -295,13 +296,24 @@ class SearchCoordinator:
         """Returns whether the running trial, which the pruner stops, is to leave a checkpoint to resume from."""
         return self.paused.should_pause(stored_trial(self.trial), trainer)
 
-    def report(self, step: int, values: tuple[float, ...]) -> bool:
-        """Reports an evaluation of the running trial, unless another process has taken over, and asks the pruner."""
+    def report(self, step: int, values: tuple[float, ...], peak_memory: int = 0) -> bool:
+        """Reports an evaluation of the running trial, unless another process has taken over.
+
+        Args:
+            step: In 1..FULL_TRAINING.
+            values: The objective(s).
+            peak_memory: Bytes until now.
+
+        Returns:
+            Whether the trial ends here: the pruner says so, the time is over, or it has exceeded the memory, which
+            grows only. The baseline and confirmations go on to their end.
+        """
         self.planner.lease.check()
         pairs = zip(self.objective.names, values, strict=True)
         shown = ", ".join(f"{name} {objectives([value])}" for name, value in pairs)
         self.progress.trial_evaluated(self.trial.number, step / attr.FULL_TRAINING, shown)
-        return self.reporter.report(step, values)
+        exceeds = peak_memory / 1e9 > self._limits.get(MEMORY, math.inf)
+        return self.reporter.report(step, values, exceeds=exceeds and role(stored_trial(self.trial)) == attr.SEARCH)
 
     def keeps(self, trial_role: str, outcome: TrialOutcome) -> Params:
         """Returns which copies of a complete trial's model to keep, unless another process has taken over."""

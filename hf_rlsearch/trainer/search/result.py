@@ -436,10 +436,11 @@ class SearchResult:
 
     def _why_none(self) -> str:
         """Why there is no best trial."""
-        complete = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
-        if not complete:
+        trained = [trial for trial in self.trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        over = [trial for trial in trained if not attr.is_feasible(trial)]
+        if not over:
             return f"No trial of {self._n_started} completed. See trials_dataframe()['failure'] for the reasons."
-        nearest = min(complete, key=lambda trial: sum(max(e, 0.0) for e in attr.constraints_of(trial).values()))
+        nearest = min(over, key=lambda trial: sum(max(e, 0.0) for e in attr.constraints_of(trial).values()))
         return (
             f"No trial of {self._n_started} kept to the constraints, so there is no best one. Trial {nearest.number} "
             f"came nearest: {', '.join(self.exceeded(nearest))}."

@@ -13,7 +13,15 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import ObjectiveError, SearchSpaceError
 from hf_rlsearch.metrics.directions import MAXIMIZE
-from hf_rlsearch.observation.trial_attributes import CONTINUES, FULL_TRAINING, SEARCH, STOP, STOPPED, TIMEOUT
+from hf_rlsearch.observation.trial_attributes import (
+    CONTINUES,
+    FULL_TRAINING,
+    LIMIT,
+    SEARCH,
+    STOP,
+    STOPPED,
+    TIMEOUT,
+)
 from hf_rlsearch.trainer.search.distributed import ProcessGroup
 from hf_rlsearch.trainer.session.arguments import plain
 from hf_rlsearch.trainer.session.compat import allow_shared_weights, found_arguments
@@ -148,18 +156,20 @@ class EvaluationMonitor:
     """Scores each evaluation of a training and stops the training, on all ranks, where rank 0 decides so.
 
     Attributes:
-        report: Called on rank 0 with the share of the training that is done, in 1..FULL_TRAINING, and the objective
-            value(s); returns whether to stop the trial. None stops no trial.
+        report: Called on rank 0 with the share of the training that is done, in 1..FULL_TRAINING, the objective
+            value(s), and the bytes of this rank's peak memory; returns whether to stop the trial. None stops no trial.
         should_pause: Called on rank 0 with the Trainer of a trial that is to be stopped; returns whether to save a
             checkpoint from which the trial can be resumed. None saves none.
         evaluations: All evaluations so far.
+        memory: Measures the training.
     """
 
     objective: Objective
     group: ProcessGroup
-    report: Callable[[int, tuple[float, ...]], bool] | None = None
+    report: Callable[[int, tuple[float, ...], int], bool] | None = None
     should_pause: Callable[["Trainer"], bool] | None = None
     evaluations: list[Evaluation] = field(default_factory=list, init=False)
+    memory: PeakMemory = field(default_factory=PeakMemory, init=False)
 
     def __call__(self, trainer: "Trainer", metrics: Mapping[str, Any]) -> None:
         """Scores one evaluation; called on all ranks at the same step."""
@@ -184,7 +194,8 @@ class EvaluationMonitor:
             if failure := divergence(values, metrics, step):
                 return replace(evaluation, state=TrialState.FAIL, failure=failure)
             if self.report is not None:
-                prunes = self.report(curve_step(step, max_steps), values) and step < max_steps
+                peak = self.memory.so_far()
+                prunes = self.report(curve_step(step, max_steps), values, peak) and step < max_steps
             if prunes and self.should_pause is not None:
                 pauses = self.should_pause(trainer)
         except Exception as error:
@@ -202,7 +213,7 @@ def run_trial(trainer: "Trainer", plan: TrialPlan, monitor: EvaluationMonitor) -
     started, error = time.perf_counter(), None
     shared = SharedTrial(plan.params, plan.number)
     allow_shared_weights(trainer)
-    with PeakMemory() as memory:
+    with monitor.memory as memory:
         try:
             outcome = _train(trainer, plan, monitor, shared)
         except Exception as caught:
@@ -285,7 +296,7 @@ def stored_trial(trial: optuna.Trial) -> FrozenTrial:
 
 
 class PruningReporter:
-    """Reports the learning curve of the running trial, and stops the trial where the pruner or the time says so.
+    """Reports the learning curve of the running trial, and stops it where the pruner, a limit or the time says so.
 
     A resumed training repeats evaluations: each point is stored once, and the pruner is asked once about each. The
     pruner never stops the baseline and confirmations, since others are compared with them.
@@ -300,10 +311,15 @@ class PruningReporter:
         # The last point of the paused trial that this trial resumes.
         self._start = 0 if resumed is None else trials[resumed].last_step or 0
 
-    def report(self, step: int, values: tuple[float, ...]) -> bool:
+    def report(self, step: int, values: tuple[float, ...], *, exceeds: bool = False) -> bool:
         """Stores the objective at a step in 1..FULL_TRAINING and returns whether the trial is stopped.
 
-        Optuna stores no learning curves of several objectives, so only the time stops trials then.
+        Optuna stores no learning curves of several objectives, so no pruner stops trials then.
+
+        Args:
+            step: In 1..FULL_TRAINING.
+            values: The objective(s).
+            exceeds: The trial needs more than ``constraints=`` allows, which no more training would change.
         """
         if step <= self._start:
             return False
@@ -315,15 +331,19 @@ class PruningReporter:
             return False
         if self._trial.user_attrs.get(STOPPED) == step:
             return True  # interrupted between the decision and the end of the trial
+        if exceeds:
+            return self._stop(step, LIMIT)
         if self._may_prune and self._trial.should_prune():
-            self._trial.set_user_attr(STOPPED, step)
-            return True
-        if self._out_of_time():
-            reason: Params = {"reason": TIMEOUT, "fidelity": step / FULL_TRAINING}
+            return self._stop(step)
+        return self._out_of_time() and self._stop(step, TIMEOUT)
+
+    def _stop(self, step: int, why: str | None = None) -> bool:
+        """Stores that the trial is stopped, and the reason where the pruner has stored none; returns True."""
+        if why is not None:
+            reason: Params = {"reason": why, "fidelity": step / FULL_TRAINING}
             self._trial.study._storage.set_trial_system_attr(self._trial._trial_id, STOP, reason)
-            self._trial.set_user_attr(STOPPED, step)
-            return True
-        return False
+        self._trial.set_user_attr(STOPPED, step)
+        return True
 
     def _store(self, step: int, value: float) -> None:
         if step not in self._reported:

@@ -49,7 +49,8 @@ class PeakMemory:
     one would be charged with the memory of the large one.
 
     Attributes:
-        peak: Bytes; of the device, or of the process where there is no CUDA device. Valid once the context is left.
+        peak: Bytes; of the device, or of the process where there is no CUDA device. Valid once the context is left,
+            before that see ``so_far``.
     """
 
     def __init__(self) -> None:
@@ -69,14 +70,18 @@ class PeakMemory:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if self._sampler is not None:
+            self._ended.set()
+            self._sampler.join()
+        self.peak = self.so_far()
+
+    def so_far(self) -> int:
+        """Bytes, the peak until now."""
         if self._sampler is None:
             import torch
 
-            self.peak = int(torch.cuda.max_memory_allocated())
-            return
-        self._ended.set()
-        self._sampler.join()
-        self.peak = max(self.peak, resident_memory())
+            return int(torch.cuda.max_memory_allocated())
+        return max(self.peak, resident_memory())
 
     def _sample(self) -> None:
         while not self._ended.wait(_SAMPLING_INTERVAL):

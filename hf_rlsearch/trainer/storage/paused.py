@@ -56,7 +56,7 @@ class PausedTrials:
     def should_pause(self, trial: FrozenTrial, trainer: "Trainer") -> bool:
         """Whether a trial that the pruner stops now should write a checkpoint.
 
-        False if the trial has next to no chance to become the best, which no later trial of the search would change,
+        False if the trial cannot become the best, whatever the other trials of the search bring,
         and if the checkpoint would be deleted at once, since better trials wait already or the disk is full.
         """
         if _is_hopeless(trial):
@@ -134,9 +134,10 @@ class PausedTrials:
 
 
 def _is_hopeless(trial: FrozenTrial) -> bool:
-    """Whether RLPruner stopped a trial and its forecast chance to become the best was next to nothing then."""
-    chance = (trial.system_attrs.get(attr.STOP) or {}).get("chance")
-    return chance is not None and chance < HOPELESS
+    """Whether a trial exceeded a limit, or RLPruner stopped it with next to no forecast chance to become the best."""
+    stop = trial.system_attrs.get(attr.STOP) or {}
+    chance = stop.get("chance")
+    return stop.get("reason") == attr.LIMIT or (chance is not None and chance < HOPELESS)
 
 
 def resumable_trials(trials: Sequence[FrozenTrial], folder: str) -> list[FrozenTrial]:

@@ -12,7 +12,7 @@ from transformers import Trainer
 
 from hf_rlsearch.errors import SearchFailed, StorageError
 from hf_rlsearch.observation.trial_attributes import constraints_of, is_feasible
-from hf_rlsearch.report import SearchRecord, to_text
+from hf_rlsearch.report import SearchRecord, explain, to_text
 from hf_rlsearch.report.html import to_html
 from hf_rlsearch.trainer.search.leaderboard import ranking, trials_without_improvement
 from hf_rlsearch.trainer.session.seeds_and_memory import resident_memory
@@ -97,6 +97,46 @@ def test_running_out_of_memory_exceeds_the_memory(make_trainer: MakeTrainer) -> 
     assert list(constraints_of(result.trials[1]).values()) == [pytest.approx(0.1)]  # Optuna 4 stores no names
     assert [is_feasible(trial) for trial in result.trials] == [True, False, True]
     assert 0 < result.trials[0].user_attrs["rl:measured"]["peak_memory_gb"] < 100
+
+
+def test_a_trial_that_has_exceeded_the_memory_is_not_trained_to_its_end(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The second trial takes a gigabyte more after its first epoch, and the baseline is left alone."""
+    score = {"learning_rate": [1e-3] * 2, WIDTH: [32, 64]}
+    made: list[Trainer] = []
+    more = [0]
+
+    def memory() -> int:
+        more[0] += 10**9 if made[0].model is not None and made[0].model.config.intermediate_size == 64 else 0
+        return 10**8 + more[0]
+
+    monkeypatch.setattr("hf_rlsearch.trainer.session.seeds_and_memory.resident_memory", memory)
+    made.append(sized(make_trainer, num_train_epochs=4, save_strategy="epoch"))
+    options = {"constraints": {"peak_memory_gb": 0.5}, "sampler": Scripted(**score), "baseline": True, "n_trials": 3}
+    with caplog.at_level("INFO"):
+        result = run(
+            made[0], "rl", lambda trial: {**rates(trial), **widths(trial)}, metric="accuracy", **options
+        ).run_summary
+    baseline, kept, stopped, *_ = result.trials
+    assert [trial.state for trial in (baseline, kept, stopped)] == [TrialState.COMPLETE] * 2 + [TrialState.PRUNED]
+    assert [is_feasible(trial) for trial in (baseline, kept, stopped)] == [True, True, False]
+    assert list(stopped.intermediate_values) == [2500]
+    assert stopped.system_attrs["rl:stop"] == {"reason": "limit", "fidelity": 0.25}
+    assert "rl:paused" not in stopped.user_attrs
+    assert "pruned at 0.064, exceeds peak_memory_gb" in caplog.text
+    assert "exceeded the memory that the constraints allow" in explain(result.study, stopped.number).to_text()
+    assert "exceeded the memory that the constraints allow" in to_html(result.study)
+
+
+def test_a_search_in_which_nothing_fits_ends_and_says_so(make_trainer: MakeTrainer) -> None:
+    options = {"constraints": {"peak_memory_gb": 1e-3}, "sampler": Scripted(learning_rate=[1e-3] * 9), "n_trials": 2}
+    result = run(make_trainer(num_train_epochs=4), "rl", rates, **options).run_summary
+    assert {trial.state for trial in result.trials} == {TrialState.PRUNED}
+    assert len(result.trials) == 5  # a quarter of a training each, then a whole one has no room
+    assert "No trial of 5 kept to the constraints, so there is no best one. Trial " in result.summary()
+    assert "came nearest: peak_memory_gb " in result.summary()
+    assert result.best_trial is None
 
 
 def test_all_limits_are_measured(make_trainer: MakeTrainer) -> None:
