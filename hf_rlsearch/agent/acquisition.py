@@ -134,14 +134,17 @@ def expected_improvement(probabilities: Tensor, bins: Tensor) -> Tensor:
     return (probabilities * bins.clamp(min=0)).sum(-1)
 
 
-def joint_improvement(probabilities: Tensor, bins: Tensor, n: int) -> Tensor:
+def joint_improvement(probabilities: Tensor, bins: Tensor, n: int, success: Tensor) -> Tensor:
     """Expected improvement of the best of the `n` candidates of the largest expected improvement, as a scalar.
 
     The outcomes, C x bins probabilities, count as independent. The candidates are alike, so this is too much for one
-    round; a search that learns from each trial chooses better ones, which makes up for it in part.
+    round; a search that learns from each trial chooses better ones, which makes up for it in part. A training that
+    fails improves nothing; `success` has the C chances that it does not.
     """
-    chosen = expected_improvement(probabilities, bins).argsort(descending=True)[:n]
-    below = probabilities[chosen].cumsum(-1).clamp(1e-12, 1.0).log().sum(0).exp()  # bins: chance of no better one
+    chosen = (success * expected_improvement(probabilities, bins)).argsort(descending=True)[:n]
+    ends_well = success[chosen, None]
+    no_better = 1 - ends_well + ends_well * probabilities[chosen].cumsum(-1)  # n x bins chances of no better value
+    below = no_better.clamp(1e-12, 1.0).log().sum(0).exp()
     return expected_improvement(torch.diff(below, prepend=below.new_zeros(1)), bins)
 
 

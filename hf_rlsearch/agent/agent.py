@@ -176,10 +176,11 @@ class Agent:
         mask: BoolArray,
         n_trials: int,
         facts: Mapping[str, float],
+        success: FloatArray,
     ) -> tuple[float, float] | None:
         """Predicts by how much the next `n_trials` improve the best trial, see `acquisition.joint_improvement`.
 
-        The other arguments are those of `decide`.
+        The other arguments are those of `decide`; `success` has C chances that the training of a candidate ends well.
 
         Returns:
             The gain on the task's scale, where 1 is the distance from its median to its best, and this unit in that of
@@ -196,7 +197,8 @@ class Agent:
             rows = torch.cat([arrays.candidates, own], dim=1)
             probabilities = self.mixture.score(self.mixture.encode_history(arrays), rows)[0]
             allowed = probabilities[: len(candidates)][torch.as_tensor(mask)]
-            gain = float(acquisition.joint_improvement(allowed, bins, n_trials))
+            chances = torch.as_tensor(success[mask], dtype=allowed.dtype)
+            gain = float(acquisition.joint_improvement(allowed, bins, n_trials, chances))
             predicted = acquisition.mean_and_spread(probabilities[len(candidates) :], bins)[0].double().numpy()
         unit = _unit(history.values[complete], predicted)
         return (gain, unit) if np.isfinite([gain, unit]).all() and unit > 0 else None

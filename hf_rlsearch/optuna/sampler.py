@@ -267,8 +267,9 @@ class RLSampler(BaseSampler):
         """Estimates by how much the next trials will improve the best one.
 
         The agent predicts the improvement by the best of the ``n_trials`` candidates that promise most, as if they were
-        trained side by side and their outcomes were independent. That is multiplied by how true the promises of the
-        last ten trials have come: (realised + 0.1) / (promised + 0.1), both on the task's scale.
+        trained side by side and their outcomes were independent. A candidate counts by the chance that its training
+        ends well, as when a trial is chosen. All of it is multiplied by how true the promises of the last ten complete
+        trials have come: (realised + 0.1) / (promised + 0.1), both on the task's scale.
 
         Args:
             study: With one direction.
@@ -302,8 +303,9 @@ class RLSampler(BaseSampler):
         if feasibility is not None:
             mask = _where_possible(mask, is_likely(feasibility, mask, trials))
         facts = facts_for_agent(study, self._facts)
+        success = chance_of_success(space, history, rows)
         found = agent_for(self._weights, space).expected_gain(
-            space, history, rows, mask=mask, n_trials=n_trials, facts=facts
+            space, history, rows, mask=mask, n_trials=n_trials, facts=facts, success=success
         )
         if found is None:
             return None

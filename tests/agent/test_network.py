@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_rlsearch.agent.acquisition import expected_improvement
+from hf_rlsearch.agent.acquisition import expected_improvement, joint_improvement
 from hf_rlsearch.agent.layers import weigh
 from hf_rlsearch.agent.network import (
     BIN_EDGES,
@@ -159,6 +159,16 @@ def test_expected_improvement_of_known_distributions() -> None:
     certain[0, 0, low] = certain[0, 1, best] = certain[0, 2, low] = certain[0, 2, best] = 50.0
     ei = expected_improvement(certain.softmax(-1), bins)[0]
     np.testing.assert_allclose(ei, [0.0, bins[-1], bins[-1] / 2], atol=1e-6)
+
+
+def test_a_training_that_may_fail_is_expected_to_improve_less() -> None:
+    """One candidate by its chance to end well; of two sure improvements one has to. The likely one is taken first."""
+    bins = bin_values()
+    probabilities = torch.zeros(2, N_BINS)
+    probabilities[:, -1] = 1.0
+    best, success = float(bins[-1]), torch.tensor([0.25, 0.5])
+    gains = [float(joint_improvement(probabilities, bins, n, success)) for n in (1, 2)]
+    np.testing.assert_allclose(gains, [0.5 * best, (1 - 0.75 * 0.5) * best], rtol=1e-5)
 
 
 def test_compression_keeps_what_is_good_and_the_order() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.trial import TrialState, create_trial
 
 from hf_rlsearch import ArgumentsError, RLSampler
 
@@ -38,6 +39,15 @@ def test_more_trials_are_expected_to_gain_more_and_a_longer_search_less() -> Non
     gains = [expected(short, n).value for n in (1, 3, 9)]
     assert gains == sorted(gains)
     assert expected(long, 5).share < expected(short, 5).share
+
+
+def test_where_trainings_fail_less_is_expected() -> None:
+    study = spent_on_a_bowl(5)
+    before = expected(study, 10).value
+    for rate in (1.1e-5, 3e-5, 1.2e-4, 3.3e-4, 1.3e-3, 3.7e-3, 1.1e-2, 4e-2):
+        failed = {"params": {"learning_rate": rate}, "distributions": study.trials[0].distributions}
+        study.add_trial(create_trial(state=TrialState.FAIL, **failed))
+    assert expected(study, 10).value < 0.7 * before
 
 
 def test_where_nothing_can_be_predicted_no_gain_is_expected() -> None:
