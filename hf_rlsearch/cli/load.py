@@ -15,11 +15,11 @@ from hf_rlsearch._validation import did_you_mean
 from hf_rlsearch.errors import ArgumentsError, HfRlSearchError, describe
 
 
-def load_function(target: str) -> Callable[..., Any]:
-    """Imports a function by ``module:name``, or by ``file.py:name``; a file is run, but not as ``__main__``.
+def load_object(target: str) -> Any:
+    """Imports an object by ``module:name``, or by ``file.py:name``; a file is run, but not as ``__main__``.
 
     Raises:
-        ArgumentsError: The target has no colon, module, file or name do not exist, or the object cannot be called.
+        ArgumentsError: The target has no colon, or module, file or name do not exist.
     """
     place, _, name = target.rpartition(":")
     if not place or not name:
@@ -28,9 +28,19 @@ def load_function(target: str) -> Callable[..., Any]:
     if name not in names:
         hint = did_you_mean(name, [known for known in names if not known.startswith("__")])
         raise ArgumentsError(f"{place!r} has no {name!r}.{hint}")
-    if not callable(names[name]):
-        raise ArgumentsError(f"{target!r} is of type {type(names[name]).__name__}, expected a function.")
-    return names[name]  # type: ignore[no-any-return]
+    return names[name]
+
+
+def load_function(target: str) -> Callable[..., Any]:
+    """Imports a function, as `load_object`.
+
+    Raises:
+        ArgumentsError: There is no such object, or it cannot be called.
+    """
+    found = load_object(target)
+    if not callable(found):
+        raise ArgumentsError(f"{target!r} is of type {type(found).__name__}, expected a function.")
+    return found  # type: ignore[no-any-return]
 
 
 def _names_of(place: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from hf_rlsearch.cli.load import load_function, user_code_errors
+from hf_rlsearch.cli.load import load_object, user_code_errors
 from hf_rlsearch.errors import ArgumentsError
 
 if TYPE_CHECKING:  # optuna stays unloaded until a command runs
@@ -98,9 +98,7 @@ def replay_trial(
     study_name: StudyName = None,
     trainer: Annotated[
         str | None,
-        typer.Option(
-            metavar="FILE.py:FUNCTION", help="Function that returns the Trainer that was searched, untrained."
-        ),
+        typer.Option(metavar="FILE.py:NAME", help="The Trainer that was searched, or a function that returns it."),
     ] = None,
 ) -> None:
     """Show the objective and the exact arguments of a trial, or train the trial again."""
@@ -153,7 +151,8 @@ def _train_again(target: str, study: optuna.Study, number: int, before: dict[str
     from hf_rlsearch.trainer.setup.hp_space import SideEffects
 
     with user_code_errors(target):
-        trainer = load_function(target)()
+        made = load_object(target)
+        trainer = made() if callable(made) else made
     check_trainer(trainer)
     # The user's own output_dir may hold checkpoints that save_total_limit would delete.
     with tempfile.TemporaryDirectory() as folder:

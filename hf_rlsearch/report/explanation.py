@@ -14,7 +14,7 @@ import optuna
 
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.observation.trial_attributes import BASELINE, CONFIRM, LIMIT, TIMEOUT
-from hf_rlsearch.report.format import show, show_params
+from hf_rlsearch.report.format import objectives, show, show_params
 from hf_rlsearch.report.records import ONE_BY_ONE, SearchRecord, TrialRecord, as_dict, finite
 
 _SCRATCH = {"ppo-scratch": "PPO, which learns in this search alone", "dqn": "DQN, which learns in this search alone"}
@@ -24,6 +24,9 @@ _SOURCES = {
     "design": "distance from all trials",
     **_SCRATCH,
 }
+
+UNIT = "where 1 is from the median to the best configuration"
+"""Unit of what the agent predicts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +84,11 @@ class Explanation:
     def to_text(self) -> str:
         """The explanation as lines for a terminal."""
         params = show_params(self.trial.params) or "no hyperparameters"
-        lines = [f"Trial {self.trial.number} ({self.trial.status}): {params}", *self.sentences]
+        value = f", {objectives(self.trial.values)}" if self.trial.values else ""
+        lines = [f"Trial {self.trial.number} ({self.trial.status}{value}): {params}", *self.sentences]
         lines += [f"  {name}: {value}" for name, value in self.facts]
         if self.contributions:
-            lines += ["What set this candidate apart from the average one, in the agent's prediction:"]
+            lines += [f"What set this candidate apart from the average one, in the agent's prediction, {UNIT}:"]
             lines += [f"  {contribution.to_text()}" for contribution in self.contributions]
         return "\n".join([*lines, self.attention] if self.attended else lines)
 
@@ -188,9 +192,9 @@ def _facts(trial: TrialRecord) -> dict[str, str]:
     if "source" in trial.decision:
         source = show(trial.decision["source"])
         facts["decided by"] = _SOURCES.get(source, source)
-    other = as_dict(trial.decision.get("alternative"))
-    second = _predicted(other)
-    for name, text in _predicted(trial.decision).items():
+    other, by_policy = as_dict(trial.decision.get("alternative")), trial.decision.get("source") != "predictor"
+    second = _predicted(other, by_policy=by_policy)
+    for name, text in _predicted(trial.decision, by_policy=by_policy).items():
         facts[name] = f"{text}; best alternative {second[name]}" if name in second else text
     if "params" in other:
         facts["best alternative"] = show_params(as_dict(other["params"]))
@@ -202,26 +206,29 @@ def _facts(trial: TrialRecord) -> dict[str, str]:
         facts["cost of its whole training"] = f"{price:.2g} full trainings"
     sure, at = finite(trial.stop.get("probability")), finite(trial.stop.get("fidelity"))
     if sure is not None and at is not None and trial.status != "pruned":  # `_course` gives these of a stopped trial
-        facts["last judgement of the pruner"] = f"at {at:.0%} of a full training, {sure:.0%} certain to stop"
+        facts["last judgement of the pruner"] = f"at {at:.0%} of a full training, probability of stopping {sure:.0%}"
     return facts
 
 
-def _predicted(prediction: Mapping[str, Any]) -> dict[str, str]:
-    """Name -> text of each stored prediction for one candidate."""
+def _predicted(prediction: Mapping[str, Any], *, by_policy: bool) -> dict[str, str]:
+    """Name -> text of each stored prediction for one candidate.
+
+    Its probability is that of a policy. Where expected improvement decides, the largest is chosen, and the stored share
+    of it among all candidates is no probability.
+    """
     known = {key: value for key, stored in prediction.items() if (value := finite(stored)) is not None}
     texts = {}
-    if "probability" in known:
-        n = int(known.get("n_candidates", 1))
-        texts["probability of being chosen"] = _percent(known["probability"]) + (
-            f" among {n:,} candidates" if n > 1 else ""
-        )
+    if "n_candidates" in known:
+        texts["candidates to choose from"] = f"{int(known['n_candidates']):,}"
+    if "probability" in known and by_policy:
+        texts["probability of being chosen"] = _percent(known["probability"])
     if "chance" in known:
         texts["chance to beat the best so far"] = _percent(known["chance"])
     if "mean" in known:
         spread = f" ± {known['spread']:.3f}" if "spread" in known else ""
-        texts["predicted difference to the best so far"] = f"{known['mean']:+.3f}{spread}"
+        texts[f"predicted difference to the best so far, {UNIT}"] = f"{known['mean']:+.3f}{spread}"
     if "improvement" in known:
-        texts["expected improvement"] = f"{known['improvement']:.4f}"
+        texts["expected improvement, in the same unit"] = f"{known['improvement']:.4f}"
     return texts
 
 

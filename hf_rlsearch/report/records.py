@@ -108,7 +108,8 @@ class SearchRecord:
         metrics: Name of each objective, as far as it is known.
         minimize: Per objective, True where smaller is better.
         trials: In the order of their numbers, waiting ones left out.
-        distributions: Hyperparameter -> distribution, of all that any trial used, in the order of first use.
+        distributions: Hyperparameter -> distribution, of all that any trial used; first those of the trial that used
+            most, in its order.
         max_step: The step of a full training.
         constrained: Whether constraints are stored with any trial.
         fractions: Whether steps are ten-thousandths of a trial's own training.
@@ -139,13 +140,15 @@ class SearchRecord:
         needed = (names.REEVALUATES, names.SEED)
         repeated = [t for t in frozen if all(isinstance(t.user_attrs.get(name), int) for name in needed)]
         versions = as_dict(frozen[-1].user_attrs.get(names.VERSIONS)) if frozen else {}
+        # The baseline, which is the first, lacks a hyperparameter whose own value lies outside of the space.
+        widest = sorted(frozen, key=lambda t: -len(t.distributions))[:1]
         return cls(
             name=study.study_name,
             metrics=_metric_names(study),
             minimize=tuple(d == optuna.study.StudyDirection.MINIMIZE for d in study.directions),
             trials=tuple(_record(t, max_step, study.user_attrs.get(names.CONSTRAINTS)) for t in frozen),
             constrained=any(names.constraints_of(t) for t in frozen),
-            distributions={name: dist for t in frozen for name, dist in t.distributions.items()},
+            distributions={name: dist for t in widest + frozen for name, dist in t.distributions.items()},
             max_step=max_step,
             fractions=fractions,
             confirmations=tuple(confirmations(repeated)),
@@ -247,12 +250,13 @@ def _record(trial: FrozenTrial, max_step: float, limits: Any) -> TrialRecord:
     spent, seconds = _amount(attrs.get(names.SPENT), _MOST_TRAININGS), _amount(attrs.get(names.SECONDS), _MOST_SECONDS)
     if seconds is None and trial.duration is not None:
         seconds = _amount(trial.duration.total_seconds(), _MOST_SECONDS)
+    exact = as_dict(attrs.get(names.HYPERPARAMETERS))
     started = trial.datetime_start or datetime.min  # Optuna has a start of every trial that is not waiting
     return TrialRecord(
         number=trial.number,
         status="failed" if has_failed else trial.state.name.lower(),
         role=_role(trial) or SEARCH,
-        params={**trial.params, **as_dict(attrs.get(names.HYPERPARAMETERS))},
+        params={**exact, **trial.params, **exact},
         given=as_dict(attrs.get(names.INITIAL)),
         returned=as_dict(attrs.get(names.VALUES)),
         values=tuple(trial.values) if is_complete else None,

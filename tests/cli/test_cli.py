@@ -123,7 +123,7 @@ def test_a_command_that_fails_ends_with_1_and_the_reason(capsys: pytest.CaptureF
 
 def test_explain_one_and_all(database: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", database, "1"]) == 0
-    assert capsys.readouterr().out.startswith("Trial 1 (complete): x=0.25")
+    assert capsys.readouterr().out.startswith("Trial 1 (complete, 0.25): x=0.25")
     assert main(["explain", database]) == 0
     assert capsys.readouterr().out.count("Trial ") == 3
     assert main(["explain", database, "7"]) == 1

@@ -12,7 +12,7 @@ def test_a_stored_decision_is_put_into_words(study: optuna.Study) -> None:
     number = next(t.number for t in study.trials if t.state == TrialState.COMPLETE and t.number > 3)
     reason = explain(study, number)
     text = reason.to_text()
-    assert text.startswith(f"Trial {number} (complete): learning_rate=")
+    assert text.startswith(f"Trial {number} (complete, {study.trials[number].value:.4g}): learning_rate=")
     shown = [(c.name, c.total, c.beforehand) for c in reason.contributions]
     assert shown == [("learning_rate", 0.4, 0.1), ("weight_decay", -0.1, None)]
     assert reason.contributions[0].n_values == len(
@@ -20,11 +20,22 @@ def test_a_stored_decision_is_put_into_words(study: optuna.Study) -> None:
     )
     assert "The strongest reason for this configuration was learning_rate=" in text
     assert "mostly learned from the trials" in text
-    assert "probability of being chosen: 12% among 256 candidates; best alternative 11%" in text
+    assert "  candidates to choose from: 256\n" in text
+    assert "where 1 is from the median to the best configuration: " in text
     assert "best alternative: learning_rate=0.001" in text
     assert "chance to beat the best so far: 31%; best alternative 28%" in text
     assert [n for n, _ in reason.attended] == [number - 3, number - 2, number - 1]
     assert "31%" in text
+
+
+def test_the_largest_expected_improvement_has_no_probability_of_being_chosen() -> None:
+    """That of a policy is one; the share of an expected improvement would read as if the choice were drawn."""
+    study = optuna.create_study()
+    for source in ("policy", "predictor"):
+        decision = {"source": source, "probability": 0.12, "n_candidates": 9, "alternative": {"probability": 0.11}}
+        study.add_trial(create_trial(value=0.0, system_attrs={"rl:decision": decision}))
+    assert "probability of being chosen: 12%; best alternative 11%" in explain(study, 0).to_text()
+    assert "probability" not in explain(study, 1).to_text()
 
 
 def test_an_agent_that_started_untrained_is_named_and_predicts_nothing() -> None:
@@ -59,7 +70,7 @@ def test_baseline_stops_and_failures_are_explained(study: optuna.Study) -> None:
         in text
     )
     complete = next(t.number for t in study.trials[1:] if t.state == TrialState.COMPLETE)
-    assert "at 25% of a full training, 97% certain to stop" in explain(study, complete).to_text()
+    assert "at 25% of a full training, probability of stopping 97%" in explain(study, complete).to_text()
     failed = next(t.number for t in study.trials if t.state == TrialState.FAIL)
     assert "It failed: OutOfMemoryError" in explain(study, failed).to_text()
 

@@ -30,6 +30,17 @@ def test_values_keep_the_users_sign(maximizing: optuna.Study) -> None:
     assert best.values == (0.9,)
 
 
+def test_a_baseline_outside_of_the_space_leaves_hyperparameters_in_their_order(maximizing: optuna.Study) -> None:
+    """Its own learning rate is no point of the space, so that its trial has no such param."""
+    space = {"learning_rate": X["x"], "weight_decay": X["x"]}
+    for exact, names in (([2.0, 0.1], ["weight_decay"]), ([0.2, 0.1], list(space))):
+        params = dict(zip(space, exact, strict=True))
+        trial = {"params": {name: params[name] for name in names}, "distributions": dict.fromkeys(names, X["x"])}
+        maximizing.add_trial(create_trial(value=0.5, user_attrs={"rl:hyperparameters": params}, **trial))
+    search = SearchRecord.from_study(maximizing)
+    assert list(search.distributions) == [*search.trials[0].params] == [*search.trials[1].params] == [*space]
+
+
 def test_an_objective_that_is_no_number_is_a_failure_with_a_reason(maximizing: optuna.Study) -> None:
     add(maximizing, value=math.inf)
     (trial,) = SearchRecord.from_study(maximizing).trials

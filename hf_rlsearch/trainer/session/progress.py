@@ -16,8 +16,11 @@ from hf_rlsearch._typing import Params
 
 logger = logging.getLogger(__name__)
 
-# tqdm's format where the number of trials is not known.
-_ENDLESS = "{desc}: {n_fmt} trials [{elapsed}{postfix}]"
+# tqdm's formats: in a terminal, in a notebook, and where the number of trials is not known. tqdm cuts a line to the
+# width of the terminal only if it has a bar, be it of no width. Its estimate of the time left knows no stopped trials.
+_TERMINAL = "{desc}: {n_fmt}/{total_fmt} |{bar:8}| {elapsed}{postfix}"
+_NOTEBOOK = "{desc}: {n_fmt}/{total_fmt} {bar} {elapsed}{postfix}"
+_ENDLESS = "{desc}: {n_fmt} trials{bar:0} [{elapsed}{postfix}]"
 # Seconds between the lines of one training, where there is no bar to show it.
 _BETWEEN_LINES = 60.0
 # Modules that log which weights a checkpoint lacks: twenty lines, the same for every trial.
@@ -80,10 +83,9 @@ class Progress:
 
         is_widget = any(base.__name__ == "tqdm_notebook" for base in tqdm.__mro__)
         if is_widget or sys.stderr.isatty():
-            bar_format = None if n_trials is not None else _ENDLESS
-            self._bar = tqdm(
-                total=n_trials, initial=int(n_done), desc="search", unit="trial", file=sys.stderr, bar_format=bar_format
-            )
+            bar_format = _ENDLESS if n_trials is None else _NOTEBOOK if is_widget else _TERMINAL
+            options = {"total": n_trials, "initial": int(n_done), "desc": "search", "unit": "trial"}
+            self._bar = tqdm(**options, file=sys.stderr, bar_format=bar_format, dynamic_ncols=not is_widget)
         if is_widget:
             # A notebook shows standard error on red, as if something had failed.
             self._lines = sys.stdout
@@ -123,23 +125,22 @@ class Progress:
             objective: Name and value.
         """
         now = time.monotonic()
-        left = (now - self._started) * (1 - share) / max(share - self._share_before, 1e-3)
-        columns = (
-            f"{share:.0%} trained",
-            objective,
-            f"best {self._best}" if self._best else "",
-            f"about {as_time(left)} left of the trial" if share < 1 else "",
-        )
-        text = " | ".join(column for column in columns if column)
+        left = as_time((now - self._started) * (1 - share) / max(share - self._share_before, 1e-3))
+        best = f"best {self._best}" if self._best else ""
         if self._bar is not None:
-            self._bar.set_postfix_str(f"trial {number}: {text}")
+            # A narrow terminal cuts off what stands last.
+            columns = [objective, f"{left} left" if share < 1 else "", best]
+            self._bar.set_postfix_str(f"trial {number} at {share:.0%}: {', '.join(filter(None, columns))}")
         elif share < 1 and now - self._shown >= _BETWEEN_LINES:
             self._shown = now
-            self.say(f"Trial {number}  {text}")
+            columns = [f"{share:.0%} trained", objective, best, f"about {left} left of the trial"]
+            self.say(f"Trial {number}  {' | '.join(filter(None, columns))}")
 
     def trial_finished(self, trial: TrialSummary) -> None:
         """Prints the line of a trial and advances the bar to what the whole search has finished."""
         self._seconds.append(trial.seconds)
+        if self._bar is not None:
+            self._bar.set_postfix_str("", refresh=False)
         width = len(str(max((self._n_trials or 1) - 1, 0)))
         columns = (
             f"Trial {trial.number:>{width}}  {trial.result}",
@@ -188,7 +189,7 @@ class Progress:
 
 def as_time(seconds: float) -> str:
     """Seconds as 8 s, 3 min, 2 h 05 min."""
-    if seconds < 60:
+    if round(seconds) < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

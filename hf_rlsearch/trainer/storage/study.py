@@ -179,8 +179,8 @@ class Leftover:
     def __str__(self) -> str:
         numbers = ", ".join(str(trial.number) for trial in self.running)
         size = sum(map(folder_size, self.folders)) / 1e6
-        parts = [f"trial {numbers} still RUNNING"] if numbers else []
-        parts += [f"{size:.1f} MB in {len(self.folders)} folders of trials"] if self.folders else []
+        parts = [f"trial {numbers} unfinished"] if numbers else []
+        parts += [f"{size:.1f} MB of checkpoints"] if self.folders else []
         return f"{self.study.study_name} ({', '.join(parts)})"
 
     def clean(self) -> None:
@@ -229,7 +229,10 @@ def _left_over(storage: BaseStorage, output_dir: str, name: str) -> str:
         left = [str(each) for each in leftovers(storage, output_dir, but=name)]
     if not left:
         return ""
-    return f"Interrupted before and left as it is: {'; '.join(left)}. `hf-rlsearch clean {output_dir}` deletes that."
+    return (
+        f"Interrupted earlier, and left as it is: {'; '.join(left)}. `hf-rlsearch clean {output_dir}` deletes such "
+        "checkpoints."
+    )
 
 
 def _open_by_name(

@@ -21,8 +21,8 @@ def test_a_replay_is_equal_and_keeps_the_checkpoints_of_the_user(
     result = run(make_trainer(**args), "rl", n_trials=2, baseline=True).run_summary
     mine = Path(result.output_dir, "checkpoint-1")
     mine.mkdir()
-    monkeypatch.setattr("hf_rlsearch.cli.studies.load_function", lambda target: lambda: make_trainer(**args))
-    for number in ("0", "1"):
+    for number, made in (("0", lambda: make_trainer(**args)), ("1", make_trainer(**args))):
+        monkeypatch.setattr("hf_rlsearch.cli.studies.load_object", lambda target, made=made: made)
         assert (
             main(["replay", str(Path(result.output_dir, "hf_rlsearch.db")), number, "--trainer", "mine.py:make"]) == 0
         )

@@ -1,5 +1,6 @@
 """The lines that a person reads while a search runs."""
 
+import re
 import sys
 import time
 from typing import Any
@@ -99,7 +100,9 @@ def test_the_bar_of_a_resumed_search_starts_at_the_finished_trials(
     assert "tqdm" in sys.modules
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (150, "2 min"), (7500, "2 h 05 min")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min"), (150, "2 min"), (7500, "2 h 05 min")]
+)
 def test_durations(seconds: float, text: str) -> None:
     assert as_time(seconds) == text
 
@@ -131,7 +134,7 @@ def test_a_bar_without_n_trials_counts_trials(terminal: None, capsys: pytest.Cap
     assert "%|" not in shown
 
 
-@pytest.mark.parametrize(("finished", "last"), [(True, "100%"), (False, "25%")])
+@pytest.mark.parametrize(("finished", "last"), [(True, "1/1 |████████|"), (False, "1/4 |██      |")])
 def test_a_search_that_ends_early_ends_with_a_full_bar(
     terminal: None, finished: bool, last: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,6 +200,20 @@ def test_the_bar_shows_the_latest_evaluation(terminal: None, capsys: pytest.Capt
     progress.trial_started(1, "search", BASELINE, best="0.7 (trial 0)")
     progress.trial_evaluated(1, 0.5, "accuracy 0.8")
     progress.close()
-    assert "trial 1: 50% trained | accuracy 0.8 | best 0.7 (trial 0) | about 0 s left of the trial" in (
-        capsys.readouterr().err
-    )
+    assert "trial 1 at 50%: accuracy 0.8, 0 s left, best 0.7 (trial 0)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("n_trials", [20, None])
+def test_a_narrow_terminal_cuts_the_bar_and_shows_the_evaluation(
+    terminal: None, n_trials: int | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A longer line would wrap, and each update of the bar would leave a line behind."""
+    monkeypatch.setattr("tqdm.std._screen_shape_wrapper", lambda: lambda stream: (80, 40))
+    progress = Progress(n_trials=n_trials, n_done=2, baseline=BASELINE, quiet=False)
+    progress.trial_started(2, "search", {f"hyperparameter_{i}": i for i in range(9)}, best="0.6133 (trial 0)")
+    progress.trial_evaluated(2, 0.5, "eval_accuracy 0.4067")
+    progress.trial_finished(summary(2))
+    progress.close()
+    bars = [part for part in re.split(r"[\r\n]", capsys.readouterr().err) if part.startswith("search: ")]
+    assert max(map(len, bars)) <= 80
+    assert any("trial 2 at 50%: eval_accuracy 0.4067, 0 s left" in bar for bar in bars)

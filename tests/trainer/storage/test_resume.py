@@ -405,8 +405,8 @@ def test_what_an_interrupted_search_left_is_said_and_cleaned(
     assert left == {"run-0", "run-1"}
     with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
         other = run(make_trainer(weight_decay=0.1, **args), "rl", n_trials=1).run_summary
-    assert "left as it is: search-1 (trial 1 still RUNNING, " in caplog.text
-    assert f"MB in 2 folders of trials). `hf-rlsearch clean {out}` deletes that." in caplog.text
+    assert "left as it is: search-1 (trial 1 unfinished, " in caplog.text
+    assert f"MB of checkpoints). `hf-rlsearch clean {out}` deletes such checkpoints." in caplog.text
     assert main(["clean", str(out), "--yes"]) == 0
     assert f"  {out / 'run-0'}\n  {out / 'run-1'}\nCleaned: search-1." in capsys.readouterr().out
     assert not list(out.glob("run-*/checkpoint-*"))
