@@ -23,16 +23,15 @@ def shape(text: str) -> str:
     return re.sub(NUMBER, "#", text.strip())
 
 
-def run(code: str, folder: Path) -> str:
-    return run_code(code, folder, OMP_WAIT_POLICY="PASSIVE", HF_HUB_OFFLINE="1")
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_example_prints_what_the_readme_says(tmp_path: Path) -> None:
-    printed = run(blocks("python")[1], tmp_path)
-    said = blocks("text")[0].splitlines()
-    assert shape(printed) == shape("\n".join(line for line in said if not line.startswith("Trial ")))
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+    shown = run_code(blocks("python")[1], tmp_path, with_errors=True, **environment)
+    said = [line for line in blocks("text")[0].splitlines() if not line.startswith("Trial ")]
+    printed = "\n".join(shown.splitlines()[-len(said) :])
+    assert shape(printed) == shape("\n".join(said))
+    assert shown.count("eval_accuracy: ") == 1
     best = float(re.findall(rf"eval_accuracy: ({NUMBER}) in trial", printed)[0])
     baseline, gain = (float(x) for x in re.findall(rf"baseline: ({NUMBER}), gain ({NUMBER})", printed)[0])
     assert gain > 0

@@ -34,12 +34,20 @@ def run_limited(command: list[str], *, limit: float, **options: Any) -> subproce
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
-def run_code(code: str, folder: Path, **environment: str) -> str:
-    """Runs `code` as a file in `folder`, in a process of its own with one thread, and returns what it printed."""
+def run_code(code: str, folder: Path, *, with_errors: bool = False, **environment: str) -> str:
+    """Runs `code` as a file in `folder`, in a process of its own with one thread, and returns what it printed.
+
+    Args:
+        code: Of Python.
+        folder: Exists.
+        with_errors: What it wrote on standard error is returned too, as a terminal shows both.
+        **environment: More variables of the environment.
+    """
     (folder / "example.py").write_text(code, encoding="utf-8")
     own = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    done = run_limited([sys.executable, "example.py"], limit=1100, cwd=folder, env=own)
-    assert done.returncode == 0, done.stderr[-3000:]
+    pipes = {"stderr": subprocess.STDOUT} if with_errors else {}
+    done = run_limited([sys.executable, "example.py"], limit=1100, cwd=folder, env=own, **pipes)
+    assert done.returncode == 0, (done.stderr or done.stdout)[-3000:]
     return done.stdout
 
 
