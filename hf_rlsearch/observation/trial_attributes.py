@@ -154,6 +154,11 @@ def counted(trial: FrozenTrial) -> float:
     return max(trained - float(trial.user_attrs.get(STARTED_AT, 0)) / FULL_TRAINING, 0.0)
 
 
+def n_trials_used(study: optuna.Study) -> float:
+    """How much of ``n_trials`` the finished trials of a search use up; confirmations are none of them."""
+    return sum(counted(trial) for trial in finished(study) if role(trial) != CONFIRM)
+
+
 def share_trained(trial: FrozenTrial) -> float:
     """Share of a trial's own training up to its last evaluation, in [0, 1]."""
     return 1.0 if trial.state == TrialState.COMPLETE else (trial.last_step or 0) / FULL_TRAINING

@@ -13,7 +13,7 @@ from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import SearchFailed, StorageError
 from hf_rlsearch.observation import trial_attributes as attr
 from hf_rlsearch.observation.history import History
-from hf_rlsearch.observation.trial_attributes import counted, finished, newly_spent, role, share_trained
+from hf_rlsearch.observation.trial_attributes import finished, n_trials_used, newly_spent, role, share_trained
 from hf_rlsearch.optuna import RLSampler
 from hf_rlsearch.optuna import confirmation as confirm
 from hf_rlsearch.optuna.filters import is_exhausted, outside_of_space
@@ -350,11 +350,11 @@ class SearchCoordinator:
 
     def interrupted(self) -> str:
         """Prints that the search was interrupted, and what continues it, as one line; returns the line."""
-        n_done = sum(counted(each) for each in finished(self.study) if role(each) != attr.CONFIRM)
+        n_done = n_trials_used(self.study)
         of = "" if self.settings.displayed_n_trials is None else f" of {self.settings.displayed_n_trials}"
         best = f", best {text}" if (text := self._best_text()) not in ("", "-") else ""
         command = "The same command" if self.settings.resume else "The same command with resume=True"
-        line = f"Interrupted after {n_done:g}{of} trials{best}. {command} continues."
+        line = f"Interrupted after {round(n_done, 1):g}{of} trials{best}. {command} continues."
         self.progress.close()
         self.progress.say(line)
         return line
@@ -551,7 +551,7 @@ class SearchCoordinator:
             best=self._best_text(),
             fidelity=share_trained(trial),
             seconds=outcome.seconds,
-            n_done=sum(counted(each) for each in finished(self.study) if role(each) != attr.CONFIRM),
+            n_done=n_trials_used(self.study),
             n_workers=1 + len(trials_of_other_processes(self.study)) if self.is_shared else 1,
             seconds_left=self.budget.seconds_left(),
             outlook=self.outlook.to_text(),

@@ -15,7 +15,7 @@ import optuna
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import ObjectiveError, SearchFailed, describe
-from hf_rlsearch.observation.trial_attributes import CONFIRM, PUBLISHED, TASK_FACTS, counted, finished, role
+from hf_rlsearch.observation.trial_attributes import PUBLISHED, TASK_FACTS, finished, n_trials_used
 from hf_rlsearch.optuna import RLSampler
 from hf_rlsearch.optuna.pruner import RLPruner
 from hf_rlsearch.optuna.storage import cannot_continue, storage_errors
@@ -387,7 +387,7 @@ def _build_coordinator(
         paused=paused,
         progress=Progress(
             n_trials=settings.displayed_n_trials,
-            n_done=sum(counted(trial) for trial in finished(study) if role(trial) != CONFIRM),
+            n_done=n_trials_used(study),
             baseline=baseline[1],
             quiet=bool(getattr(trainer.args, "disable_tqdm", False)),
         ),

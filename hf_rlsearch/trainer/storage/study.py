@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import StorageError
-from hf_rlsearch.observation.trial_attributes import FOLDER, IDENTITY, N_TRIALS, PLACE, SUMMARY, finished
+from hf_rlsearch.observation.trial_attributes import FOLDER, IDENTITY, N_TRIALS, PLACE, SUMMARY, n_trials_used
 from hf_rlsearch.optuna.storage import FILE, open_sqlite, open_storage, storage_errors
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.identity import check_same_search, decisive, diff, listed
@@ -281,7 +281,7 @@ def _open_by_identity(
     if found is not None:
         study, changed = found
         is_resumed = bool(study.get_trials(deepcopy=False))
-        note = _continued(output_dir, len(finished(study)), settings.displayed_n_trials) if is_resumed else ""
+        note = _continued(output_dir, n_trials_used(study), settings.displayed_n_trials) if is_resumed else ""
         if is_resumed and changed:
             note += _NEW_WEIGHTS
         return OpenedStudy(study, is_resumed, note.strip())
@@ -348,11 +348,11 @@ def _moved(study: optuna.Study, output_dir: str, *, is_shared: bool) -> str:
     )
 
 
-def _continued(output_dir: str, n_done: int, n_trials: int | None) -> str:
+def _continued(output_dir: str, n_done: float, n_trials: int | None) -> str:
     if n_trials is not None and n_done >= n_trials:
         return ""  # whether confirmations are left is known when the next trial is asked for
     of_all = "" if n_trials is None else f" of {n_trials}"
-    return f"The search in {output_dir} is continued: {n_done}{of_all} trials are finished."
+    return f"The search in {output_dir} is continued: {round(n_done, 1):g}{of_all} trials are finished."
 
 
 def _number_of(name: str, prefix: str, first: str) -> int:
