@@ -156,6 +156,16 @@ def hide_names(arrays: Arrays) -> Arrays:
     return replace(arrays, static=static, level_features=levels, context=context)
 
 
+def hide_names_of(searches: Tensor, arrays: Arrays) -> Arrays:
+    """The searches as they are, those of B flags with names hidden."""
+
+    def choose(hidden: Tensor, known: Tensor) -> Tensor:
+        return hidden if hidden is known else torch.where(searches.view(-1, *[1] * (known.dim() - 1)), hidden, known)
+
+    hidden = hide_names(arrays)
+    return Arrays(*(choose(getattr(hidden, f.name), getattr(arrays, f.name)) for f in fields(Arrays)))
+
+
 def concatenate(first: Arrays, second: Arrays) -> Arrays:
     """The searches of both, one after the other."""
     return Arrays(*(torch.cat([getattr(first, f.name), getattr(second, f.name)]) for f in fields(Arrays)))

@@ -18,7 +18,7 @@ from hf_rlsearch.errors import ObservationError
 from hf_rlsearch.observation.history import COMPLETE, PRUNED, RUNNING
 from hf_rlsearch.observation.observation import Observation, space_arrays
 from hf_rlsearch.tasks.curves import curves, draw_family
-from hf_rlsearch.tasks.histories import Trained, draw_among, index_batch, observe_tasks
+from hf_rlsearch.tasks.histories import Trained, best_so_far, draw_among, index_batch, observe_tasks
 from hf_rlsearch.tasks.mix import TaskMix
 from hf_rlsearch.tasks.prior import TaskBatch
 from hf_rlsearch.tasks.prior_space import MAX_LEVELS
@@ -223,8 +223,8 @@ class BatchedSearch:
         self.noise[b, at] = noise * drawn
         final = utility + self.noise[b, at]
         fractions = np.arange(1, self.evaluations + 1) / self.evaluations
-        if n := self.tasks.curves.shape[2]:  # real ones, with the noise of their evaluations
-            at_fractions = self.tasks.curves[b, candidates][:, np.round(fractions * n).astype(int) - 1]
+        if self.tasks.curves.shape[2]:  # real ones, with the noise of their evaluations
+            at_fractions = best_so_far(self.tasks.curves[b, candidates], np.tile(fractions, (len(b), 1)))
             shown: FloatArray = (at_fractions - self.tasks.median[b, None]) / self.tasks.spread[b, None]
         elif self.evaluations > 1:
             shown = curves(self.rng, index_batch(self.family, b), final[:, None], fractions)[:, 0]

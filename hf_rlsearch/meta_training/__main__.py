@@ -17,6 +17,7 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,10 +36,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/meta_train"), help="bank, checkpoints and logs")
-    parser.add_argument("--out", type=Path, default=Path("runs/meta_train/rl-v3.safetensors"), help="weights to write")
+    parser.add_argument("--out", type=Path, default=Path("runs/meta_train/rl-v4.safetensors"), help="weights to write")
     parser.add_argument("--hours", type=float, default=2.0, help="by the clock, divided among the stages")
     parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
     parser.add_argument("--until", choices=_STAGES, default="all", help="end after this stage")
+    parser.add_argument("--predictors-of", metavar="WEIGHTS", help="continue the training of these weights' predictors")
     parser.add_argument("--stop-rule-of", metavar="WEIGHTS", help="train only the stop rule of these weights anew")
     parser.add_argument("--test-tasks", type=int, default=Plan.test_tasks, help="fresh tasks of each gate")
     return parser.parse_args(arguments)
@@ -50,6 +52,9 @@ def main(arguments: list[str] | None = None, plan: Plan | None = None) -> None:
     torch.set_num_threads(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     plan = plan or replace(Plan.for_hours(args.hours, args.jobs), test_tasks=args.test_tasks)
+    continued = Agent(*load_weights(args.predictors_of)) if args.predictors_of else None
+    if continued:
+        plan = plan.continuing(continued.card)
     print(plan, flush=True)
     if args.stop_rule_of:
         renew_stop_rule(args, plan, device)
@@ -58,7 +63,8 @@ def main(arguments: list[str] | None = None, plan: Plan | None = None) -> None:
     if args.until == "bank":
         return
     config = NetworkConfig()
-    predictors = train_predictors(plan, config, bank, args.folder, args.jobs, device)
+    start_from = continued.mixture.members if continued else []
+    predictors = train_predictors(plan, config, bank, args.folder, args.jobs, device, start_from)
     if args.until == "predictors":
         return
     mixture = Mixture(predictors)
@@ -80,6 +86,7 @@ def main(arguments: list[str] | None = None, plan: Plan | None = None) -> None:
             "stop_rule": stop_rule.settings,
             "decision_head": decision_head.settings,
             "device": device,
+            **({"continues": {"weights": continued.card.name, **_earlier(continued.card)}} if continued else {}),
         },
         gates={"decision_head": decision_head.verdict, "stop_rule": stop_rule.verdict},
         versions={name: version(name) for name in ("torch", "stable-baselines3", "gymnasium", "numpy")},
@@ -102,6 +109,11 @@ def renew_stop_rule(args: argparse.Namespace, plan: Plan, device: str) -> None:
         gates={**card.gates, "stop_rule": stop_rule.verdict},
     )
     save_weights(args.out, tensors | stop_rule.tensors, renewed)
+
+
+def _earlier(card: Card) -> dict[str, Any]:
+    """How the predictors of some weights were trained."""
+    return {name: card.training[name] for name in ("hours", "bank", "predictors", "continues") if name in card.training}
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
+from hf_rlsearch.agent.checkpoint import Card
 from hf_rlsearch.agent.mixture import Mixture
 from hf_rlsearch.agent.network import NetworkConfig, Predictor
+from hf_rlsearch.errors import WeightsError
 from hf_rlsearch.meta_training.decision_head import DecisionHeadTraining, acceptance_test, train_decision_head
 from hf_rlsearch.meta_training.finished import compare_once, digest
 from hf_rlsearch.meta_training.predictor import PredictorTraining, train_predictor
@@ -31,6 +33,7 @@ _BLOCK, _N_BLOCKS = 750, 2
 # Tables whose seed has one of these remainders are kept from the predictors: PPO trains the head on the first kind, and
 # the gates are decided on the second.
 MODULUS, FOR_HEAD, FOR_GATES = 12, 5, 11
+_CONTINUED_RATE = 1e-3  # peak learning rate of predictors that have learnt before
 _REAL_CURVES = 0.8  # share of the batches from which the stop rule learns that have real learning curves
 
 
@@ -40,6 +43,7 @@ class Plan:
 
     Attributes:
         n_tables: Tables of the bank.
+        first: Tables of each half of the seeds that an earlier training had; this one has those behind them.
         n_predictors: Members of the ensemble.
         predictor: Settings of each, which differ in the seed.
         curve_steps: Decisions of the stop rule on curves alone.
@@ -56,6 +60,7 @@ class Plan:
     joint_steps: int
     head_steps: int
     test_tasks: int = 1536
+    first: int = 0
     size: MiniatureSize = field(default_factory=MiniatureSize)
 
     @classmethod
@@ -76,12 +81,25 @@ class Plan:
             head_steps=round(seconds["head"] / _SECONDS["head"]),
         )
 
+    def continuing(self, card: Card) -> Plan:
+        """The plan of a training that continues the predictors of some weights, on tables that those have not seen.
+
+        Raises:
+            WeightsError: The card does not say how many tables the earlier training had.
+        """
+        bank = card.training.get("bank")
+        n_before = bank.get("tables") if isinstance(bank, dict) else None
+        if not isinstance(n_before, int):
+            raise WeightsError(f"The card of {card.name!r} does not say its number of tables; continue other weights.")
+        gentler = replace(self.predictor, learning_rate=_CONTINUED_RATE)
+        return replace(self, first=-(-n_before // _N_BLOCKS), predictor=gentler)
+
     def seeds(self) -> list[int]:
         """Seeds of the tables."""
         each, rest = divmod(self.n_tables, _N_BLOCKS)
-        if each + (rest > 0) > _BLOCK:
-            return list(range(self.n_tables))
-        return [block * _BLOCK + i for block in range(_N_BLOCKS) for i in range(each + (block < rest))]
+        if self.first + each + (rest > 0) > _BLOCK:
+            return list(range(_N_BLOCKS * self.first, _N_BLOCKS * self.first + self.n_tables))
+        return [block * _BLOCK + self.first + i for block in range(_N_BLOCKS) for i in range(each + (block < rest))]
 
 
 @dataclass(frozen=True)
@@ -121,21 +139,38 @@ def _make_tables(folder: Path, seeds: Sequence[int], size: MiniatureSize, device
 
 
 def train_predictors(
-    plan: Plan, config: NetworkConfig, bank: Bank, folder: Path, jobs: int, device: str
+    plan: Plan,
+    config: NetworkConfig,
+    bank: Bank,
+    folder: Path,
+    jobs: int,
+    device: str,
+    start_from: Sequence[Predictor] = (),
 ) -> list[Predictor]:
-    """Trains the members of the ensemble, up to `jobs` of them at a time; each continues from its checkpoint."""
+    """Trains the members of the ensemble, up to `jobs` of them at a time; each continues from its checkpoint.
+
+    New trainings start from the weights of `start_from`, one for each member, where it is given.
+    """
     settings = [replace(plan.predictor, seed=plan.predictor.seed + i) for i in range(plan.n_predictors)]
     folders = [folder / f"predictor-{i}" for i in range(plan.n_predictors)]
     mix = TaskMix(bank.learnt)
-    work = [(s, config, mix, f, device) for s, f in zip(settings, folders, strict=True)]
+    starts = [start.state_dict() for start in start_from] if start_from else [None] * plan.n_predictors
+    work = [(s, config, mix, f, device, start) for s, f, start in zip(settings, folders, starts, strict=True)]
     with _pool(jobs) as pool:
         list(pool.map(_train, *zip(*work, strict=True)))
-    return [train_predictor(s, config, mix, f, device=device).eval() for s, f in zip(settings, folders, strict=True)]
+    return [_train(*member).eval() for member in work]
 
 
-def _train(settings: PredictorTraining, config: NetworkConfig, mix: TaskMix, folder: Path, device: str) -> None:
+def _train(
+    settings: PredictorTraining,
+    config: NetworkConfig,
+    mix: TaskMix,
+    folder: Path,
+    device: str,
+    start_from: Mapping[str, torch.Tensor] | None,
+) -> Predictor:
     torch.set_num_threads(1)
-    train_predictor(settings, config, mix, folder, device=device)
+    return train_predictor(settings, config, mix, folder, device=device, start_from=start_from)
 
 
 @dataclass(frozen=True)

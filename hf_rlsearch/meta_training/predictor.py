@@ -1,8 +1,9 @@
 """Trains the predictor by likelihood to predict every candidate from every history, the first stage of meta-training.
 
 Some histories are drawn, the others are searches that the predictor itself has just made; in the last part of the
-training, trials are pruned in some of them. Resumable: the randomness of step k comes from (seed, k) alone, and
-checkpoints are written only where new tasks are drawn.
+training, trials are pruned in some of them. A part of the searches is read with names hidden, as the mixture reads all
+of them once more. Resumable: the randomness of step k comes from (seed, k) alone, and checkpoints are written only
+where new tasks are drawn.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,14 @@ from torch.nn import functional as F
 
 from hf_rlsearch._typing import FloatArray, IntArray
 from hf_rlsearch.agent.acquisition import log_expected_improvement
+from hf_rlsearch.agent.mixture import hide_names_of
 from hf_rlsearch.agent.network import BIN_EDGES, Arrays, NetworkConfig, Predictor, compress
-from hf_rlsearch.meta_training.finished import load_finished, save_finished
+from hf_rlsearch.meta_training.finished import digest, load_finished, save_finished
 from hf_rlsearch.meta_training.stopped_histories import pruned_rollouts
 from hf_rlsearch.observation.history import RUNNING
 from hf_rlsearch.observation.observation import Observation, space_arrays
 from hf_rlsearch.tasks import histories
-from hf_rlsearch.tasks.mix import TaskMix
+from hf_rlsearch.tasks.mix import TaskMix, with_failures
 from hf_rlsearch.tasks.prior import TaskBatch
 
 
@@ -44,6 +46,8 @@ class PredictorTraining:
         reuse: Steps that share tasks and the searches on them; making these takes longer than the steps.
         rollout_share: Share of the steps that train on the first trials of searches that the predictor made.
         pruned_share: Share of the steps, at the end; every other one of them trains on searches with pruned trials.
+        curve_share: Share of the draws from the bank whose tasks have the learning curves of their trainings.
+        hidden_share: Share of the searches that are read with names hidden.
         learning_rate: Peak; rises over `warmup` steps, then falls as a cosine to zero.
         warmup: Steps.
         seed: Of everything; the members of an ensemble differ in it alone.
@@ -56,6 +60,8 @@ class PredictorTraining:
     reuse: int = 24
     rollout_share: float = 0.5
     pruned_share: float = 0.15
+    curve_share: float = 0.5
+    hidden_share: float = 0.35
     learning_rate: float = 1.5e-3
     warmup: int = 300
     seed: int = 0
@@ -75,15 +81,21 @@ def train_predictor(
     *,
     device: str = "cpu",
     log_every: int = 20,
+    start_from: Mapping[str, Tensor] | None = None,
 ) -> Predictor:
     """Trains a predictor on tasks of `mix`, continuing from `folder` if it holds a checkpoint of the same settings.
 
+    A new training starts from random weights, or from those of a predictor in `start_from`.
     After every `log_every` draws of tasks a line is added to `predictor.log.jsonl` and a checkpoint is written.
     """
     torch.manual_seed(settings.seed)
     network = Predictor(config).to(device)
+    if start_from is not None:
+        network.load_state_dict(dict(start_from))
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
     made_from = {**asdict(settings), "tables": mix.seeds, "bank_share": mix.bank_share}
+    if start_from is not None:
+        made_from["start_from"] = digest(start_from)
     start = _resume(folder, network, optimizer, made_from)
     losses, began = [], time.perf_counter()
     every = log_every * settings.reuse
@@ -118,11 +130,13 @@ def _schedule(step: int, settings: PredictorTraining) -> float:
 class _Searches:
     """Tasks that some steps share, and searches of the predictor on them.
 
-    `complete` is a search on each task with complete trials, `pruned` has snapshots of another search on each, with
-    pruned trials; empty before the last part of the training.
+    `complete` is a search on each task with complete trials, in `failing` the same tasks where parts of some spaces
+    fail. `pruned` has snapshots of another search on each, with pruned trials; empty before the last part of the
+    training.
     """
 
     tasks: TaskBatch
+    failing: TaskBatch
     complete: histories.Rollout
     pruned: list[histories.Trained]
 
@@ -143,10 +157,13 @@ class _Searches:
             chances = network(Arrays.of(seen, device)).softmax(-1)
             return np.asarray(log_expected_improvement(chances, network.bins).cpu())
 
+        mix = replace(mix, curves=rng.random() < settings.curve_share)
         tasks = mix.draw(rng, settings.batch_size, int(rng.choice(settings.n_candidates)))
-        complete = histories.rollout(rng, tasks, int(rng.choice(_ROLLOUT_LENGTHS, p=_ROLLOUT_SHARES)), score)
+        failing = with_failures(rng, tasks)
+        complete = histories.rollout(rng, failing, int(rng.choice(_ROLLOUT_LENGTHS, p=_ROLLOUT_SHARES)), score)
         late = _is_late(min(step + settings.reuse, settings.steps) - 1, settings)
-        return cls(tasks, complete, pruned_rollouts(rng, tasks, max(1, settings.reuse // 2), score) if late else [])
+        pruned = pruned_rollouts(rng, tasks, max(1, settings.reuse // 2), score) if late else []
+        return cls(tasks, failing, complete, pruned)
 
     def history(
         self, rng: np.random.Generator, step: int, settings: PredictorTraining
@@ -157,10 +174,10 @@ class _Searches:
             runs = (trained.mask & (trained.status == RUNNING)).any(1)
             return tasks, trained, np.where(runs, _OWN_WEIGHT, 1.0)
         if rng.random() < settings.rollout_share:
-            trained = histories.random_prefix(rng, self.tasks, self.complete)
+            trained = histories.random_prefix(rng, self.failing, self.complete)
         else:
-            trained = draw_trained(rng, self.tasks)
-        return self.tasks, trained, np.ones(len(self.tasks))
+            trained = draw_trained(rng, self.failing)
+        return self.failing, trained, np.ones(len(self.failing))
 
 
 def _is_late(step: int, settings: PredictorTraining) -> bool:
@@ -188,7 +205,9 @@ def _loss(
     tasks, trained, own = searches.history(rng, step, settings)
     observation, labels, weight = ask(rng, tasks, trained, settings.n_targets)
     weight[:, -1] *= own
-    return likelihood_loss(network(Arrays.of(observation, device)), labels.to(device), weight)
+    hidden = torch.as_tensor(rng.random(len(tasks)) < settings.hidden_share, device=device)
+    arrays = hide_names_of(hidden, Arrays.of(observation, device))
+    return likelihood_loss(network(arrays), labels.to(device), weight)
 
 
 def draw_trained(rng: np.random.Generator, tasks: TaskBatch) -> histories.Trained:

@@ -49,8 +49,8 @@ class Trained(TrialArrays):
 
     @classmethod
     def complete(cls, chosen: IntArray, values: FloatArray, mask: BoolArray) -> Trained:
-        """Makes complete trials of which only the final value is known."""
-        status, unknown = np.full(values.shape, COMPLETE), np.full_like(values, np.nan)
+        """Makes trials of which only the final value is known: complete ones, and failed ones where it is NaN."""
+        status, unknown = np.where(np.isnan(values), FAILED, COMPLETE), np.full_like(values, np.nan)
         return cls(values, np.ones_like(values), status, mask, values, unknown, chosen)
 
 
@@ -91,7 +91,8 @@ def train_partly(
 
     Two in five searches know final values only. The others know curves, pruned the worse trials more often, and in half
     of them the last trial is still running. In some searches the latest trials run without a report yet, as those of
-    other workers do. All arrays are B x T; `final` has the values at the end of each training, see `measure`.
+    other workers do. Curves are those of the tasks, and simulated where the tasks have none. All arrays are B x T;
+    `final` has the values at the end of each training, NaN where it failed, see `measure`.
     """
     B, T = final.shape
     complete = Trained.complete(chosen, final, mask)
@@ -100,20 +101,39 @@ def train_partly(
     median, unit = tasks.median[:, None], tasks.spread[:, None]
     scaled = (final - median) / unit
     pruned = rng.random((B, T)) < np.clip(rng.uniform(0, 1.2, (B, 1)) * (1.1 - np.clip(scaled, -1, 1)) / 2, 0, 0.9)
-    running = (np.arange(T) == mask.sum(1, keepdims=True) - 1) & (rng.random((B, 1)) < 0.5)
+    running = (np.arange(T) == mask.sum(1, keepdims=True) - 1) & (rng.random((B, 1)) < 0.5) & ~np.isnan(final)
     partial = pruned | running
     fidelity = np.where(partial, np.maximum(rng.random((B, T)) ** 1.5, 0.02), 1.0)
+    half = fidelity / 2
+    if S := tasks.curves.shape[2]:
+        fidelity = np.where(partial, np.clip(np.ceil(fidelity * S), 1, S - 1) / S, 1.0)
+        half = np.floor(fidelity * S / 2) / S
     reference = np.where(running.any(1), np.where(running, fidelity, 0).max(1), 1.0)[:, None]
-    points = np.stack([fidelity, np.minimum(reference, fidelity), fidelity / 2], axis=-1)
-    shown = curves(rng, draw_family(rng, B), scaled, points) * unit[..., None] + median[..., None]
+    points = np.stack([fidelity, np.minimum(reference, fidelity), half], axis=-1)
+    if S:
+        shown = best_so_far(tasks.curves[np.arange(B)[:, None], chosen], points)
+    else:
+        shown = curves(rng, draw_family(rng, B), scaled, points) * unit[..., None] + median[..., None]
     value = np.where(partial, shown[..., 0], final)
     reached = np.where(fidelity >= reference, np.minimum(shown[..., 1], value), np.nan)
     at_reference, at_half = np.where(reference >= 1, value, reached), np.minimum(shown[..., 2], value)
+    at_half = np.where(half > 0, at_half, np.nan)
     status = np.select([running, pruned], [RUNNING, PRUNED], COMPLETE)
     partly = Trained(value, fidelity, status, mask, at_reference, at_half, chosen)
-    failed, final_only = rng.random((B, T)) < _FAILED, rng.random((B, 1)) < _FINAL_VALUES_ONLY
+    failed = (rng.random((B, T)) < _FAILED) | np.isnan(final)
+    final_only = rng.random((B, 1)) < _FINAL_VALUES_ONLY
     pairs = {f.name: (getattr(complete, f.name), getattr(partly, f.name)) for f in fields(Trained)}
     return _without_reports(rng, Trained(**{name: np.where(final_only, *pair) for name, pair in pairs.items()}), failed)
+
+
+def best_so_far(curves: FloatArray, fractions: FloatArray) -> FloatArray:
+    """... x K best values of trainings at fractions of their length, from ... x S evaluations at equal distances.
+
+    A fraction in (0, 1] between two evaluations, or before the first, has the value of the next one.
+    """
+    S = curves.shape[-1]
+    at = np.clip(np.ceil(fractions * S - 1e-9).astype(int) - 1, 0, S - 1)
+    return np.take_along_axis(np.maximum.accumulate(curves, axis=-1), at, axis=-1)
 
 
 def _without_reports(rng: np.random.Generator, trained: Trained, failed: BoolArray) -> Trained:

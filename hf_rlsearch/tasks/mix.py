@@ -20,6 +20,11 @@ _MOST_FROM_BANK = 256  # candidates of a task from the bank; its tables have no 
 _MOVED_RATES, _MOVE = 0.5, 0.7
 _MOST_DRAWS = 10
 _WRONG_NAMES, _WRONG_FACTS, _WRONG_BY = 0.2, 0.3, 1.5
+# Share of the tasks in which a part of the space fails, share of these parts that two hyperparameters bound together,
+# chance that a part lies at the upper end of a range (memory, divergence), and the largest part.
+_FAILING, _BY_TWO, _UPPER, _MOST_FAIL = 0.2, 0.3, 0.75, 0.8
+_WORST = -10.0  # utility of a training that fails
+_LEAST_SPREAD = 0.05  # from median to best of what is left, in that of the whole task
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,48 @@ def unfamiliar(rng: np.random.Generator, tasks: TaskBatch) -> TaskBatch:
     return replace(
         tasks, levels=levels, roles=np.where(wrong, permuted, tasks.roles), facts=_wrong_facts(rng, tasks.facts)
     )
+
+
+def with_failures(rng: np.random.Generator, tasks: TaskBatch) -> TaskBatch:
+    """Lets all trainings of a part of the space fail in some tasks, as out of memory or by an invalid combination.
+
+    Their values are NaN, and their utility is that of padding. The utility of the others is measured anew, from their
+    median to their best.
+    """
+    B = len(tasks)
+    first, second = _random_part(rng, tasks), _random_part(rng, tasks)
+    fails = first & (second | (rng.random((B, 1)) >= _BY_TWO)) & (rng.random((B, 1)) < _FAILING)
+    runs = tasks.candidate_mask & ~fails
+    left = np.where(runs, tasks.utility, np.nan)
+    enough = runs.sum(1) >= (1 - _MOST_FAIL) * tasks.candidate_mask.sum(1)
+    left = np.where(enough[:, None], left, np.where(tasks.candidate_mask, tasks.utility, np.nan))
+    median, best = np.nanmedian(left, 1), np.nanmax(left, 1)
+    changed = enough & (best - median > _LEAST_SPREAD) & fails.any(1)
+    median, unit = np.where(changed, median, 0.0), np.where(changed, best - median, 1.0)
+    fails &= changed[:, None]
+    gone = fails | ~tasks.candidate_mask
+    return replace(
+        tasks,
+        utility=np.where(gone, _WORST, (tasks.utility - median[:, None]) / unit[:, None]),
+        values=np.where(fails, np.nan, tasks.values),
+        noise=tasks.noise / unit[:, None],
+        spread=tasks.spread * unit,
+        median=tasks.median + median * tasks.spread,
+    )
+
+
+def _random_part(rng: np.random.Generator, tasks: TaskBatch) -> BoolArray:
+    """B x C, True on one side of a random level of one hyperparameter, or for random categories of it."""
+    B, H = tasks.roles.shape
+    h = np.where(tasks.n_levels > 1, rng.random((B, H)), -1.0).argmax(1)
+    b = np.arange(B)
+    n, level = tasks.n_levels[b, h][:, None], tasks.candidates[b, :, h]
+    first = np.ceil(rng.random((B, 1)) * (n - 1))  # 1 .. n - 1
+    upper = rng.random((B, 1)) < _UPPER
+    beyond = np.where(upper, level >= first, level < first)
+    category = rng.random((B, tasks.levels.shape[2])).argsort(1).argsort(1)  # a random order of the levels
+    drawn = np.take_along_axis(category, level, 1) % np.maximum(n, 1) == 0
+    return np.asarray(np.where(tasks.ordered[b, h][:, None], beyond, drawn) & tasks.present[b, :, h])
 
 
 def _wrong_facts(rng: np.random.Generator, facts: FloatArray) -> FloatArray:

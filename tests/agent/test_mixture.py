@@ -7,7 +7,7 @@ import pytest
 import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from hf_rlsearch.agent.mixture import Mixture, hide_names
+from hf_rlsearch.agent.mixture import Mixture, concatenate, hide_names, hide_names_of
 from hf_rlsearch.agent.network import Arrays, NetworkConfig, Predictor
 from hf_rlsearch.observation.observation import live_observation, space_arrays
 from hf_rlsearch.space import SearchSpace
@@ -120,3 +120,13 @@ def test_hiding_changes_no_input_and_padding_stays_zero() -> None:
     assert absent.any()
     assert not hidden.static[absent].any()
     assert not hidden.level_features[absent].any()
+
+
+def test_names_are_hidden_of_some_searches_only() -> None:
+    arrays = search(5)
+    two = concatenate(arrays, arrays)
+    half = hide_names_of(torch.arange(len(two.trials)) >= len(arrays.trials), two)
+    for field in fields(Arrays):
+        known, hidden = getattr(half, field.name).chunk(2)
+        torch.testing.assert_close(known, getattr(arrays, field.name), rtol=0, atol=0)
+        torch.testing.assert_close(hidden, getattr(hide_names(arrays), field.name), rtol=0, atol=0)

@@ -239,7 +239,10 @@ def with_curves(rng: np.random.Generator, n_tasks: int) -> TaskBatch:
     return replace(tasks, curves=curves, prices=np.tile(prices, (n_tasks, 1)), noise=np.zeros_like(tasks.noise))
 
 
-def test_trainings_show_the_curves_of_their_table() -> None:
+@pytest.mark.parametrize("evaluations", EVALUATIONS)
+def test_trainings_show_the_curves_of_their_table(evaluations: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More evaluations than the table has, too: the first of them shows no more than the table's first."""
+    monkeypatch.setattr("hf_rlsearch.envs.stop_env.EVALUATIONS", (evaluations,))
     search = StopSearch(4, 0, with_curves, priced=0.0)
     while not search.done:
         search.decide(np.zeros(4, bool))

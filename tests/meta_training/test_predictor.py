@@ -175,3 +175,13 @@ def test_checkpoints_hold_the_weights_of_the_network(tmp_path: Path) -> None:
     assert names <= set(stored)
     torch.testing.assert_close(stored["weights.scales.bias"], network.scales.bias.detach())
     assert not (tmp_path / "predictor.partial").exists()
+
+
+def test_a_training_that_continues_starts_from_the_given_weights(tmp_path: Path) -> None:
+    start, config = random_predictor().state_dict(), replace(TINY, width=16)
+    still = replace(SETTINGS, steps=1, learning_rate=0.0)
+    kept = train_predictor(still, config, MIX, tmp_path / "kept", start_from=start).state_dict()
+    for name, tensor in start.items():
+        torch.testing.assert_close(kept[name], tensor, rtol=0, atol=0, msg=name)
+    with pytest.raises(ValueError, match="has other settings or inputs"):
+        train_predictor(still, config, MIX, tmp_path / "kept")

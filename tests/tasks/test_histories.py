@@ -1,5 +1,7 @@
 """Histories of simulated searches."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from hf_rlsearch.observation.history import STATUS
 from hf_rlsearch.observation.observation import space_arrays
 from hf_rlsearch.tasks.histories import (
     Trained,
+    best_so_far,
     draw_among,
     draw_history,
     hide_hyperparameters,
@@ -14,7 +17,7 @@ from hf_rlsearch.tasks.histories import (
     observe_tasks,
     train_partly,
 )
-from hf_rlsearch.tasks.prior import draw
+from hf_rlsearch.tasks.prior import TaskBatch, draw
 
 TASKS = draw(np.random.default_rng(0), 60, 40)
 ROWS = np.arange(60)[:, None]
@@ -102,6 +105,36 @@ def test_all_states_of_trials_occur() -> None:
     assert (t == mask.sum(1)[b] - 1).all()
     b, t = np.nonzero(pending)
     assert (t >= mask.sum(1)[b] - 3).all()
+
+
+def late(rng: np.random.Generator, n_tasks: int) -> TaskBatch:
+    """Tasks whose trainings show nothing until two thirds of their time, at twelve evaluations."""
+    tasks = draw(rng, n_tasks, 40)
+    gained = np.where(np.arange(12) < 8, -1.0, 0.0)
+    return replace(tasks, curves=tasks.values[..., None] + gained * tasks.spread[:, None, None])
+
+
+def test_trials_show_the_curves_that_their_tasks_have() -> None:
+    rng = np.random.default_rng(3)
+    tasks = late(rng, 300)
+    chosen, mask = draw_history(rng, tasks, 15)
+    trained = train_partly(rng, tasks, chosen, mask, np.take_along_axis(tasks.values, chosen, 1))
+    partial = np.isin(trained.status, [STATUS.index("running"), STATUS.index("pruned")]) & (trained.fidelity > 0)
+    steps = np.round(trained.fidelity * 12).astype(int)
+    assert set(steps[partial].tolist()) == set(range(1, 12))
+    b, t = np.nonzero(partial)
+    for at, shown in ((steps, trained.values), (steps // 2, trained.at_half)):
+        known = at[b, t] > 0
+        expected = tasks.curves[b, chosen[b, t], np.maximum(at[b, t], 1) - 1]
+        np.testing.assert_allclose(shown[b, t][known], expected[known])
+        assert np.isnan(shown[b, t][~known]).all()
+
+
+@pytest.mark.parametrize(("fraction", "expected"), [(1 / 24, 1), (1 / 12, 1), (0.5, 6), (13 / 24, 7), (1.0, 12)])
+def test_what_a_training_has_shown_at_a_fraction(fraction: float, expected: int) -> None:
+    rising = np.arange(1.0, 13.0)
+    assert best_so_far(rising, np.array([fraction])).tolist() == [expected]
+    assert best_so_far(-rising, np.array([fraction])).tolist() == [-1.0]
 
 
 def test_hiding_keeps_something_and_changes_only_what_is_untried() -> None:
