@@ -11,6 +11,9 @@ export MKL_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
+# Processes of `make test`. Tests of a file stay in one, since they share what is slow to make.
+JOBS ?= 2
+
 # The sizes of `make chaos` and `make fuzz`.
 KILLS ?= 60
 STUDIES ?= 1000
@@ -29,7 +32,7 @@ demo: $(VENV)/.demo ## Install, then run a real search on the embedded checkpoin
 	$(RUN) -m hf_rlsearch demo
 
 test: $(VENV)/.test ## Install, then run the tests that take seconds
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q -n $(JOBS) --dist loadfile
 
 lint: $(VENV)/.test ## ruff and mypy
 	$(RUN) -m ruff check .
@@ -42,7 +45,7 @@ check-all: lint docs package ## As check, with the slow tests, the documentation
 	$(RUN) -m pytest -q -m "slow or not slow"
 
 check-oldest: $(OLDEST)/.test ## The tests on the oldest versions that pyproject.toml allows
-	$(OLDEST)/bin/python -m pytest -q
+	$(OLDEST)/bin/python -m pytest -q -n $(JOBS) --dist loadfile
 
 meta-train: $(VENV)/.test ## Make the shipped weights anew: bank, predictors, stop rule, head, gates (2 hours; docs/background/meta_training.md)
 	$(RUN) -m hf_rlsearch.meta_training
