@@ -43,7 +43,7 @@ class Plan:
 
     Attributes:
         n_tables: Tables of the bank.
-        first: Tables of each half of the seeds that an earlier training had; this one has those behind them.
+        n_before: Tables that an earlier training had; this one has others.
         n_predictors: Members of the ensemble.
         predictor: Settings of each, which differ in the seed.
         curve_steps: Decisions of the stop rule on curves alone.
@@ -60,7 +60,7 @@ class Plan:
     joint_steps: int
     head_steps: int
     test_tasks: int = 1536
-    first: int = 0
+    n_before: int = 0
     size: MiniatureSize = field(default_factory=MiniatureSize)
 
     @classmethod
@@ -87,19 +87,24 @@ class Plan:
         Raises:
             WeightsError: The card does not say how many tables the earlier training had.
         """
-        bank = card.training.get("bank")
-        n_before = bank.get("tables") if isinstance(bank, dict) else None
-        if not isinstance(n_before, int):
-            raise WeightsError(f"The card of {card.name!r} does not say its number of tables; continue other weights.")
+        n_before = 0
+        training: Any = card.training
+        while training:
+            bank = training.get("bank")
+            if not isinstance(bank, dict) or not isinstance(bank.get("tables"), int):
+                raise WeightsError(f"The card of {card.name!r} does not say its number of tables; continue others.")
+            n_before, training = n_before + bank["tables"], training.get("continues")
         gentler = replace(self.predictor, learning_rate=_CONTINUED_RATE)
-        return replace(self, first=-(-n_before // _N_BLOCKS), predictor=gentler)
+        return replace(self, n_before=n_before, predictor=gentler)
 
     def seeds(self) -> list[int]:
         """Seeds of the tables."""
         each, rest = divmod(self.n_tables, _N_BLOCKS)
-        if self.first + each + (rest > 0) > _BLOCK:
-            return list(range(_N_BLOCKS * self.first, _N_BLOCKS * self.first + self.n_tables))
-        return [block * _BLOCK + self.first + i for block in range(_N_BLOCKS) for i in range(each + (block < rest))]
+        first = -(-self.n_before // _N_BLOCKS)
+        if first + each + (rest > 0) > _BLOCK:
+            begin = _N_BLOCKS * _BLOCK + self.n_before if self.n_before else 0
+            return list(range(begin, begin + self.n_tables))
+        return [block * _BLOCK + first + i for block in range(_N_BLOCKS) for i in range(each + (block < rest))]
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ import torch
 
 from hf_rlsearch.agent.acquisition import CANDIDATE_FEATURES
 from hf_rlsearch.agent.agent import Agent
-from hf_rlsearch.agent.checkpoint import load_weights
+from hf_rlsearch.agent.checkpoint import Card, load_weights
 from hf_rlsearch.agent.stop_rule import StopRule
 from hf_rlsearch.envs.search_env import BatchedSearch
+from hf_rlsearch.errors import WeightsError
 from hf_rlsearch.meta_training.__main__ import _ranges, main
 from hf_rlsearch.meta_training.decision_head import acquisition, area_under_regret
 from hf_rlsearch.meta_training.plan import Plan
@@ -166,6 +167,22 @@ def test_the_seeds_of_the_bank_are_as_many_as_its_tables() -> None:
     for n in (1, 14, 801, 1500, 2000):
         seeds = replace(PLAN, n_tables=n).seeds()
         assert len(seeds) == len(set(seeds)) == n
+
+
+def card_of(**training: Any) -> Card:
+    return replace(load_weights()[1], training=training)
+
+
+def test_a_training_that_continues_has_other_tables() -> None:
+    for n in (14, 801, 1500, 2000):
+        first = replace(PLAN, n_tables=n)
+        bank = {"bank": {"tables": n}}
+        second = first.continuing(card_of(**bank))
+        third = first.continuing(card_of(**bank, continues=bank))
+        assert len({*first.seeds(), *second.seeds(), *third.seeds()}) == 3 * n
+        assert second.predictor.learning_rate < first.predictor.learning_rate
+    with pytest.raises(WeightsError, match="does not say its number of tables"):
+        PLAN.continuing(card_of(bank="many"))
 
 
 @pytest.mark.parametrize(
