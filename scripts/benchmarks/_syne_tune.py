@@ -10,6 +10,7 @@ import datetime
 import importlib.util
 import io
 import logging
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -17,6 +18,9 @@ import numpy as np
 
 from hf_rlsearch._typing import FloatArray
 from recorded_tasks import RecordedTask
+
+Price = Callable[[Sequence[int]], float]
+"""The levels of a configuration -> what one of its checkpoints costs, in full trainings."""
 
 VERSION = "0.13.0"
 NEEDS = ("autograd", "dill", "sortedcontainers", "statsmodels")
@@ -48,13 +52,15 @@ class SyneTuneSearch:
         method: One of `METHODS`.
         task: To be tuned.
         seed: Of the scheduler.
+        price: Levels -> what a checkpoint costs, in full trainings.
 
     Attributes:
         trials: Trainings begun or resumed.
         continued: How many of them were resumed.
+        price: Of a checkpoint of the latest training.
     """
 
-    def __init__(self, method: str, task: RecordedTask, seed: int) -> None:
+    def __init__(self, method: str, task: RecordedTask, seed: int, price: Price) -> None:
         scheduler = _baselines(METHODS[method])
         from syne_tune.config_space import choice, randint
 
@@ -72,23 +78,27 @@ class SyneTuneSearch:
         )
         self.task = task
         self.trials = self.continued = 0
+        self._price_of, self.price = price, 0.0
         self._begun: dict[int, tuple[Any, int]] = {}
 
-    def train(self, left: int) -> FloatArray:
+    def train(self, left: float) -> FloatArray:
         """Trains what the scheduler suggests: a new trial, or a paused one from where it was paused.
 
         Args:
-            left: No more than so many checkpoints.
+            left: In full trainings; no more checkpoints are trained than it pays for.
 
         Returns:
-            The objective at the new checkpoints; none where the scheduler has nothing to suggest.
+            The objective at the new checkpoints; none where nothing is left or the scheduler has nothing to suggest.
         """
         while (suggestion := self.scheduler.suggest(trial_id=len(self._begun))) is not None:
             trial, begun = self._trial(suggestion)
-            curve = self.task.curve([int(trial.config[h.name]) for h in self.task.hyperparameters])
+            levels = [int(trial.config[h.name]) for h in self.task.hyperparameters]
+            curve, self.price = self.task.curve(levels), self._price_of(levels)
+            if (n_left := round(left / self.price)) < 1:
+                break
             if begun < len(curve):
                 self.trials, self.continued = self.trials + 1, self.continued + (begun > 0)
-                new = self._report(trial, curve, begun, min(len(curve), begun + left))
+                new = self._report(trial, curve, begun, min(len(curve), begun + n_left))
                 self._begun[trial.trial_id] = trial, begun + len(new)
                 return new
             # It was paused at what happens to be its last checkpoint: a resumed training would end at once.

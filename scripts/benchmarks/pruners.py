@@ -6,7 +6,8 @@
 The second line compares selection only, stopping only, both, and both with trainings that go on where they were stopped
 ("thaw"): a configuration proposed again after it was pruned pays the rest of its curve only.
 
-Only tasks with curves are used. The budget is counted in full trainings: checkpoints over those of an average training.
+Only tasks with curves are used. The budget is counted in average trainings: in checkpoints, or with `--seconds` in
+seconds of the processor, where a checkpoint of a long training costs more than one of a short training.
 The best checkpoint seen counts, of pruned trials as well. Syne Tune's schedulers are compared where it is installed.
 See docs/background/benchmark.md.
 """
@@ -31,7 +32,7 @@ import optuna
 import _benchmarking as bench
 from _peers import OptunaSearch, prepare
 from _syne_tune import METHODS as SYNE_TUNE
-from _syne_tune import SyneTuneSearch, why_missing
+from _syne_tune import Price, SyneTuneSearch, why_missing
 from hf_rlsearch import RLPruner, RLSampler
 from hf_rlsearch._typing import FloatArray
 from hf_rlsearch.agent.checkpoint import load_weights, resolve
@@ -67,10 +68,10 @@ ABLATION = {
 }
 
 
-def run_cell(cell: bench.Cell, *, tables: Path, budget: int, weights: str | None) -> dict[str, Any]:
+def run_cell(cell: bench.Cell, *, tables: Path, budget: int, weights: str | None, in_seconds: bool) -> dict[str, Any]:
     """One search: regret of the best checkpoint seen after each full training, and the number of trials."""
     pair, name, seed = cell
-    return search(pair, _task(tables, name), seed, budget, weights)
+    return search(pair, _task(tables, name), seed, budget, weights, in_seconds=in_seconds)
 
 
 @lru_cache(maxsize=64)
@@ -78,16 +79,26 @@ def _task(tables: Path, name: str) -> RecordedTask:
     return load_tasks(tables, names=[name])[0]
 
 
-def search(pair: str, task: RecordedTask, seed: int, budget: int, weights: str | None) -> dict[str, Any]:
+def search(
+    pair: str, task: RecordedTask, seed: int, budget: int, weights: str | None, *, in_seconds: bool = False
+) -> dict[str, Any]:
     """Trains until the budget is spent; the last trial may end in the middle."""
     own = bench.seed_of(task.name, seed)
     prepare(own)
-    run = SyneTuneSearch(pair, task, own) if pair in SYNE_TUNE else PairSearch(pair, task, own, budget, weights)
-    spend, seen = round(budget * task.full_training), np.empty(0)
-    while len(seen) < spend and len(new := run.train(spend - len(seen))):
+    price = partial(task.price, in_seconds=in_seconds)
+    run: SyneTuneSearch | PairSearch
+    if pair in SYNE_TUNE:
+        run = SyneTuneSearch(pair, task, own, price)
+    else:
+        run = PairSearch(pair, task, own, budget, weights, price)
+    seen, spent = np.empty(0), np.empty(0)
+    while len(new := run.train(budget - spent[-1] if len(spent) else budget)):
         seen = np.concatenate([seen, new])
-    # A method that has tried everything proposes nothing any more, and stays with what it has.
-    ends = np.minimum([round(n * task.full_training) for n in range(1, budget + 1)], len(seen)) - 1
+        spent = np.concatenate([spent, (spent[-1] if len(spent) else 0) + run.price * np.arange(1, len(new) + 1)])
+    # A checkpoint belongs to the training at whose end it is half paid for. A method that has tried everything proposes
+    # nothing any more, and stays with what it has.
+    half = np.diff(spent, prepend=0) / 2
+    ends = np.maximum(np.searchsorted(spent - half, np.arange(1, budget + 1), side="right") - 1, 0)
     best = np.minimum.accumulate(task.regret(seen))
     return {"regret": best[ends].round(6).tolist(), "trials": run.trials, "continued": run.continued}
 
@@ -101,13 +112,17 @@ class PairSearch:
         seed: Of the sampler.
         budget: Full trainings.
         weights: Of ours.
+        price: Levels -> what a checkpoint costs, in full trainings.
 
     Attributes:
         trials: Trainings begun or resumed.
         continued: How many of them were resumed.
+        price: Of a checkpoint of the latest training.
     """
 
-    def __init__(self, pair: str, task: RecordedTask, seed: int, budget: int, weights: str | None) -> None:
+    def __init__(
+        self, pair: str, task: RecordedTask, seed: int, budget: int, weights: str | None, price: Price
+    ) -> None:
         sampler, pruner, *thaw = pair.split(" + ")
         self.study = OptunaSearch(
             task,
@@ -117,14 +132,18 @@ class PairSearch:
         )
         self.task, self.thaw, self.paused = task, bool(thaw), Paused()
         self.trials = self.continued = 0
+        self._price_of, self.price = price, 0.0
 
-    def train(self, left: int) -> FloatArray:
-        """Trains one trial, for no more than `left` checkpoints; returns the objective at the new ones."""
+    def train(self, left: float) -> FloatArray:
+        """Trains one trial with what is left, in full trainings; returns the objective at the new checkpoints."""
         if self.thaw and isinstance(sampler := self.study.study.sampler, RLSampler):
             sampler.plan_for(None, resumable=self.paused.numbers())
         levels = self.study.ask()
+        self.price = self._price_of(levels)
+        if (n_left := round(left / self.price)) < 1:
+            return np.empty(0)
         begun = self.paused.take(self.study, levels) if self.thaw else 0
-        curve = self.task.curve(levels)[: begun + left]
+        curve = self.task.curve(levels)[: begun + n_left]
         new = train(self.study, self.task, curve, begun)
         if begun + len(new) < len(curve):
             self.paused.put(self.study, levels, begun + len(new))
@@ -202,6 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs what is missing, then prints the tables."""
     parser = bench.parser(__doc__, "pairs")
     parser.add_argument("--budget", type=int, default=20, help="full trainings of each search")
+    parser.add_argument("--seconds", action="store_true", help="count the budget in seconds of the processor")
     parser.add_argument("--ablation", action="store_true", help="only the pairs of the ablation, in a table of it")
     args = parser.parse_args(arguments)
     tasks = [t for t in load_tasks(args.tables, families=args.families, names=args.tasks) if t.has_curves]
@@ -210,9 +230,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pairs = available(list(ABLATION.values()) if args.ablation else args.pairs, args.weights)
     digest = hashlib.sha256(resolve(args.weights).read_bytes()).hexdigest()[:12]
     made = {pair: digest if "ours" in pair else "peer" for pair in PAIRS}
-    results = bench.Results(args.out, {"budget": args.budget})
+    settings = {"budget": args.budget} | ({"seconds": True} if args.seconds else {})
+    results = bench.Results(args.out, settings)
     results.drop_stale(made)
-    run = partial(run_cell, tables=args.tables, budget=args.budget, weights=args.weights)
+    run = partial(run_cell, tables=args.tables, budget=args.budget, weights=args.weights, in_seconds=args.seconds)
     bench.run_cells(
         results, [(p, t.name, s) for s in range(args.seeds) for p in pairs for t in tasks], run, made, args.jobs
     )

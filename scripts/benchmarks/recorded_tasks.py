@@ -206,6 +206,15 @@ class RecordedTask:
         """What a configuration takes, in seconds of the processor; 1 where it was not recorded."""
         return float(self._table.seconds[self.row(levels)])
 
+    def price(self, levels: IntArray | Collection[int], *, in_seconds: bool) -> float:
+        """What a checkpoint of a configuration costs, in average trainings of the table.
+
+        All checkpoints cost the same, or what they take: the seconds of the training, shared equally among its own.
+        """
+        if not in_seconds:
+            return 1 / self.full_training
+        return self.seconds(levels) / self.mean_seconds / len(self.curve(levels))
+
     @property
     def mean_seconds(self) -> float:
         """What a training of the table takes on average."""

@@ -250,6 +250,20 @@ def test_the_budget_is_counted_in_full_trainings(
         assert prunes is None or (result["trials"] > 4) == prunes
 
 
+def test_the_budget_can_be_counted_in_seconds(
+    pruners: ModuleType, tables: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trainings that take twice as long as the average: half as many fit, and one is not begun with nothing left."""
+    task = pruners.load_tasks(tables)[0]
+    mean = task.mean_seconds
+    monkeypatch.setattr(type(task), "seconds", lambda self, levels: 2 * mean)
+    fewer, more = (pruners.search("random + none", task, 0, 8, None, in_seconds=s) for s in (True, False))
+    assert len(fewer["regret"]) == 8
+    assert fewer["trials"] == 4 < more["trials"]
+    # Equal trainings in the same order: after the time of two of them as good as after one before.
+    assert fewer["regret"][1] == more["regret"][0]
+
+
 def test_a_training_that_goes_on_pays_the_rest_only(pruners: ModuleType, tables: Path) -> None:
     task = next(t for t in pruners.load_tasks(tables) if t.maximize)
     never = optuna.pruners.ThresholdPruner(lower=10.0)
@@ -378,7 +392,7 @@ def test_schedulers_of_syne_tune(pruners: ModuleType, tables: Path, name: str) -
 def test_syne_tune_pays_new_checkpoints_only(pruners: ModuleType, tables: Path) -> None:
     """The pieces of a paused training are its curve, and no piece is longer than what is left."""
     task = pruners.load_tasks(tables)[0]
-    search = pruners.SyneTuneSearch("Syne Tune DyHPO", task, 0)
+    search = pruners.SyneTuneSearch("Syne Tune DyHPO", task, 0, lambda levels: 1 / task.full_training)
     pieces: dict[int, list[float]] = {}
     for _ in range(12):
         before = {i: n for i, (_, n) in search._begun.items()}
