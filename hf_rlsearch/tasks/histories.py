@@ -105,7 +105,9 @@ def train_partly(
     partial = pruned | running
     fidelity = np.where(partial, np.maximum(rng.random((B, T)) ** 1.5, 0.02), 1.0)
     half = fidelity / 2
-    if S := tasks.curves.shape[2]:
+    S = tasks.curves.shape[2]
+    S = S if S > 1 else 0  # one evaluation is the end of a training, not a part of it
+    if S:
         fidelity = np.where(partial, np.clip(np.ceil(fidelity * S), 1, S - 1) / S, 1.0)
         half = np.floor(fidelity * S / 2) / S
     reference = np.where(running.any(1), np.where(running, fidelity, 0).max(1), 1.0)[:, None]

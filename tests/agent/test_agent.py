@@ -186,7 +186,7 @@ def test_improvement_beside_a_running_trial() -> None:
         return torch.stack(draws).mean(0)
 
     # Of independent outcomes the joint improvement is known: that of the best of both, less that of the running one.
-    both = torch.stack([joint_improvement(candidates[[0, i]], bins, 2) for i in range(1, 5)]) - alone[0]
+    both = torch.stack([joint_improvement(candidates[[0, i]], bins, 2, torch.ones(2)) for i in range(1, 5)]) - alone[0]
     assert torch.allclose(beside(0.0)[1:], both, rtol=0.05)
     assert (beside(0.0) < alone).all()
     assert (beside(0.999)[0] < 0.1 * alone[0]).all()  # as good as the same configuration again

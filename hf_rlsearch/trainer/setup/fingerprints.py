@@ -221,7 +221,9 @@ def _parts_in_use(value: Any, names: Sequence[str]) -> Any:
     is_options = isinstance(value, argparse.Namespace | types.SimpleNamespace) or dataclasses.is_dataclass(value)
     if not is_options or isinstance(value, type):
         return value
-    return {name: getattr(value, name) for name in names if name in getattr(value, "__dict__", {})}
+    fields = [field.name for field in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
+    known = {*getattr(value, "__dict__", {}), *fields}  # a dataclass may have slots
+    return {name: getattr(value, name) for name in names if name in known and hasattr(value, name)}
 
 
 def _object_facts(value: Any, depth: int) -> Any:

@@ -13,7 +13,6 @@ The folder of a search is in the ``output_dir`` of whoever opens it, never where
 import itertools
 import os
 import re
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -114,6 +113,7 @@ def open_study(
             folder = _free_folder(study, output_dir, is_shared=is_shared)
         else:
             folder = _folder_of(study, output_dir)
+            _mark(Path(folder), key_of(study, alone=True))  # earlier versions wrote no such file
         if FOLDER not in study.user_attrs:
             study.set_user_attr(FOLDER, os.path.relpath(folder, output_dir))
         study.set_user_attr(N_TRIALS, settings.displayed_n_trials)
@@ -132,7 +132,12 @@ def _free_folder(study: optuna.Study, output_dir: str, *, is_shared: bool) -> st
     """
     key = key_of(study, alone=not is_shared)
     name = re.sub(r"[^\w. -]", "_", study.study_name).strip(". ") or "search"  # a name may hold separators
-    for parts in itertools.chain([()], [(name,)], ((f"{name}-{i}",) for i in itertools.count(2))):
+    if re.fullmatch(r"(run|checkpoint)-\d+", name):
+        name = f"search-{name}"  # trials and checkpoints have folders of these names
+    # The first search of an earlier version wrote no file that says whose the folder is.
+    others = [] if is_shared else [s for s in study._storage.get_all_studies() if s.study_name != study.study_name]
+    own: list[tuple[str, ...]] = [] if any(other.user_attrs.get(FOLDER) == "." for other in others) else [()]
+    for parts in itertools.chain(own, [(name,)], ((f"{name}-{i}",) for i in itertools.count(2))):
         folder = Path(output_dir, *parts)
         if _mark(folder, key) == key:
             break
@@ -141,18 +146,16 @@ def _free_folder(study: optuna.Study, output_dir: str, *, is_shared: bool) -> st
 
 def _mark(folder: Path, key: str) -> str:
     """Writes the key of a search into a folder, unless that is another search's; returns the key that stands there."""
+    mark, draft = folder / _MARK, folder / f"{_MARK}.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / _MARK, "x", encoding="utf-8") as file:
-            file.write(key)
-    except FileExistsError:
-        for _ in range(10):
-            if written := (folder / _MARK).read_text(encoding="utf-8"):
-                return written
-            time.sleep(0.1)  # another process is about to write it
+        draft.write_text(key, encoding="utf-8")
+        with suppress(FileExistsError):
+            os.link(draft, mark)  # all of it or nothing, whenever the process is killed
+        draft.unlink()
+        return mark.read_text(encoding="utf-8")
     except OSError:  # the first trial will say that nothing can be written there
-        pass
-    return key
+        return key
 
 
 def _write_gitignore(output_dir: str) -> None:

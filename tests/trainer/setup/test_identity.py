@@ -6,6 +6,7 @@ import functools
 import random
 import types
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import datasets
@@ -122,6 +123,17 @@ def test_options_that_a_function_does_not_name_do_not_count() -> None:
     """A script that is continued with more trials is the same script."""
     options = argparse.Namespace(penalty=0.5, n_trials=20)
     assert function_fingerprint(reads(args=options)) == function_fingerprint(reads())
+
+
+@dataclass(slots=True)
+class Options:
+    penalty: float
+    n_trials: int = 8
+
+
+def test_options_without_a_dict_count() -> None:
+    fingerprint = [function_fingerprint(reads(args=Options(*each))) for each in ((0.5,), (0.5, 20), (0.6,))]
+    assert fingerprint[0] == fingerprint[1] != fingerprint[2]
 
 
 def test_the_names_of_arguments_count() -> None:

@@ -14,9 +14,10 @@ from transformers import Trainer
 
 from hf_rlsearch import SearchResult, StorageError
 from hf_rlsearch.cli import main
-from hf_rlsearch.optuna.storage import open_sqlite
+from hf_rlsearch.observation.trial_attributes import FOLDER
+from hf_rlsearch.optuna.storage import FILE, open_sqlite
 from hf_rlsearch.trainer.storage.checkpoints import stored_path
-from hf_rlsearch.trainer.storage.study import _free_folder
+from hf_rlsearch.trainer.storage.study import _free_folder, _mark
 from tests.trainer.conftest import run, states, stored
 from tests.trainer.storage.test_resume import interrupted
 
@@ -201,3 +202,26 @@ def test_workers_with_folders_of_their_own_are_told(
     assert f"was started in {tmp_path / 'out'}, this process works in {tmp_path / 'new'}" in caplog.text
     assert files_of(tmp_path / "out") == before
     assert result.best_checkpoint == str(tmp_path / "new" / "run-1" / "model")
+
+
+def test_a_search_of_a_version_that_marked_no_folder_keeps_its_own(tmp_path: Path) -> None:
+    """Its folder is ``output_dir`` itself: a second search in the same storage gets another one."""
+    study = optuna.create_study(storage=open_sqlite(tmp_path / FILE), study_name="search-1")
+    study.set_user_attr(FOLDER, ".")
+    later = optuna.create_study(storage=study._storage, study_name="search-2")
+    assert _free_folder(later, str(tmp_path), is_shared=False) == str(tmp_path / "search-2")
+
+
+def test_a_study_named_like_a_trial_gets_no_folder_of_trials(tmp_path: Path) -> None:
+    for name in ("first", "run-0"):
+        study = optuna.create_study(storage=open_sqlite(tmp_path / f"{name}.db"), study_name=name)
+        folder = _free_folder(study, str(tmp_path), is_shared=True)
+    assert folder == str(tmp_path / "search-run-0")
+
+
+def test_the_file_that_tells_whose_a_folder_is_is_whole_or_not_there(tmp_path: Path) -> None:
+    assert [_mark(tmp_path, key) for key in ("mine", "other")] == ["mine", "mine"]
+    assert [file.name for file in tmp_path.iterdir()] == ["hf_rlsearch.search"]
+    taken = tmp_path / "file"
+    taken.write_text("")
+    assert _mark(taken, "mine") == "mine"
