@@ -128,7 +128,7 @@ def test_a_best_model_that_cannot_be_built(make_trainer: MakeTrainer) -> None:
     def model_init() -> Any:
         nonlocal n_made
         n_made += 1
-        if n_made > 4:  # of the Trainer, of the identity, of the facts, of the trial
+        if n_made > 3:  # of the Trainer, of identity and facts, of the trial
             raise OSError("the hub is away")
         return tiny_model()
 
