@@ -101,7 +101,8 @@ class Leaderboard:
 
         Returns:
             "best": no recorded trial is as good; of several objectives: it is on the Pareto front. "disk": the model is
-            to be saved. "front": of several objectives the numbers of the trials that were on the front before.
+            to be saved. "front": the numbers of earlier trials whose models stay in memory, those of the front before;
+            of one objective those that may win when the best are confirmed.
         """
         if trial_role == attr.CONFIRM or not feasible:
             return {"best": False, "disk": False, "front": []}
@@ -114,7 +115,10 @@ class Leaderboard:
         better = [t for t in ranking(self._study) if not self._objective.better(outcome.values[0], t.values[0])]
         may_win_later = trial_role == attr.BASELINE and self._settings.confirm > 0
         on_disk = n_retained > 0 and (may_win_later or len(better) < n_retained)
-        return {"best": not better, "disk": on_disk, "front": []}
+        in_memory = 1 if n_retained else max(1, self._settings.confirm)
+        others = [t for t in ranking(self._study) if self._settings.confirm > 0 and role(t) == attr.BASELINE]
+        others += ranking(self._study)[: in_memory - 1]
+        return {"best": len(better) < in_memory, "disk": on_disk, "front": [t.number for t in others]}
 
     def discard_checkpoints(self, *, confirmed: bool = False) -> None:
         """Deletes all checkpoints but those of the best k trials and those of stopped trials that may be resumed.
