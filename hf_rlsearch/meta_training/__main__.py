@@ -40,8 +40,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--hours", type=float, default=2.0, help="by the clock, divided among the stages")
     parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
     parser.add_argument("--until", choices=_STAGES, default="all", help="end after this stage")
-    parser.add_argument("--predictors-of", metavar="WEIGHTS", help="continue the training of these weights' predictors")
-    parser.add_argument("--stop-rule-of", metavar="WEIGHTS", help="train only the stop rule of these weights anew")
+    earlier = parser.add_mutually_exclusive_group()
+    earlier.add_argument(
+        "--predictors-of", metavar="WEIGHTS", help="continue the training of these weights' predictors"
+    )
+    earlier.add_argument("--stop-rule-of", metavar="WEIGHTS", help="train only the stop rule of these weights anew")
     parser.add_argument("--test-tasks", type=int, default=Plan.test_tasks, help="fresh tasks of each gate")
     return parser.parse_args(arguments)
 
@@ -62,8 +65,8 @@ def main(arguments: list[str] | None = None, plan: Plan | None = None) -> None:
     bank = Bank.of(plan, args.folder / "bank", args.jobs, device)
     if args.until == "bank":
         return
-    config = NetworkConfig()
     start_from = continued.mixture.members if continued else []
+    config = start_from[0].config if start_from else NetworkConfig()
     predictors = train_predictors(plan, config, bank, args.folder, args.jobs, device, start_from)
     if args.until == "predictors":
         return

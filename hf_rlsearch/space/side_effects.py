@@ -261,7 +261,9 @@ def _is_small_array(value: Any) -> bool:
     shape = getattr(value, "shape", None)
     if not isinstance(shape, tuple) or not hasattr(value, "__setitem__") or getattr(value, "requires_grad", False):
         return False
-    if any(getattr(value, f"is_{kind}", False) for kind in ("meta", "sparse", "sparse_csr", "nested", "quantized")):
+    if str(getattr(value, "layout", "torch.strided")) != "torch.strided":
+        return False  # sparse in one of five ways
+    if any(getattr(value, f"is_{kind}", False) for kind in ("meta", "nested", "quantized")):
         return False  # it has no values, or none that can be compared
     is_array = hasattr(value, "clone") or (hasattr(value, "dtype") and hasattr(value, "strides"))
     return is_array and functools.reduce(lambda n, size: n * size, shape, 1) <= _MAX_ITEMS

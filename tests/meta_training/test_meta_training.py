@@ -135,6 +135,11 @@ class TestWholeRun:
         for name, tensor in first.items():
             torch.testing.assert_close(second[name], tensor, rtol=0, atol=0)
 
+    def test_two_ways_to_use_earlier_weights_are_one_too_many(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            main(["--predictors-of", "rl-v4", "--stop-rule-of", "rl-v4"], PLAN)
+        assert "not allowed with argument" in capsys.readouterr().err
+
     def test_the_stop_rule_alone_is_trained_anew(self, trained: Path) -> None:
         """From the same tables and predictors it is the same; all other parts stay as they are."""
         given = ["--folder", str(trained), "--out", str(trained / "renewed.safetensors")]

@@ -20,6 +20,7 @@ from hf_rlsearch.observation.trial_attributes import (
     SECONDS,
     counted,
     finished,
+    n_trials_used,
     role,
     spent_on,
 )
@@ -182,7 +183,7 @@ class RemainingBudget:
         """
         limit = self._first_limit()
         sampler, pruner = self._study.sampler, self._study.pruner
-        by_number = self._settings.max_trials - sum(map(counted, self._finished()))
+        by_number = self._settings.max_trials - n_trials_used(self._study)
         if self._settings.sampler is None and isinstance(sampler, RLSampler):
             left = math.ceil(by_number) if limit is None else self._trials_left(limit.left)
             sampler.plan_for(max(left, 1), self.cost_cooling(), resumable)
@@ -193,7 +194,7 @@ class RemainingBudget:
 
     def cost_cooling(self) -> CostCooling | None:
         """Returns what is left of the limit that ends the search, with costs; None where ``n_trials`` ends it."""
-        limit, n_done = self._first_limit(), sum(map(counted, self._finished()))
+        limit, n_done = self._first_limit(), n_trials_used(self._study)
         if limit is None or self._trials_left(limit.left) >= self._settings.max_trials - n_done:
             return None
         return limit

@@ -92,7 +92,7 @@ class Leaderboard:
         self._confirmed = False
 
     def keeps(self, trial_role: str, outcome: TrialOutcome, *, feasible: bool) -> Params:
-        """Returns whether a complete trial, which is not recorded yet, is the best one, and one of the best k.
+        """Returns where the model of a complete trial, which is not recorded yet, is to be kept.
 
         Args:
             trial_role: As in ``TrialPlan``.
@@ -100,25 +100,32 @@ class Leaderboard:
             feasible: It exceeds no constraint.
 
         Returns:
-            "best": no recorded trial is as good; of several objectives: it is on the Pareto front. "disk": the model is
-            to be saved. "front": the numbers of earlier trials whose models stay in memory, those of the front before;
-            of one objective those that may win when the best are confirmed.
+            "disk": the model is to be saved. "memory": it may be the best at the end, so that it stays in memory where
+            it is not saved. "beside": the numbers of the earlier trials whose models stay in memory with it. With
+            several objectives the models of the Pareto front stay, else the best one and those that may win when the
+            best are confirmed.
         """
         if trial_role == attr.CONFIRM or not feasible:
-            return {"best": False, "disk": False, "front": []}
+            return {"disk": False, "memory": False, "beside": []}
         n_retained = self._n_retained()
         if len(self._study.directions) > 1:
             signs, front = _signs(self._study), self._study.best_trials
             gains = [signs * outcome.values - signs * other.values for other in front]
             is_best = not any((gain <= 0).all() and (gain < 0).any() for gain in gains)
-            return {"best": is_best, "disk": is_best and n_retained > 0, "front": [trial.number for trial in front]}
-        better = [t for t in ranking(self._study) if not self._objective.better(outcome.values[0], t.values[0])]
-        may_win_later = trial_role == attr.BASELINE and self._settings.confirm > 0
-        on_disk = n_retained > 0 and (may_win_later or len(better) < n_retained)
-        in_memory = 1 if n_retained else max(1, self._settings.confirm)
-        others = [t for t in ranking(self._study) if self._settings.confirm > 0 and role(t) == attr.BASELINE]
-        others += ranking(self._study)[: in_memory - 1]
-        return {"best": len(better) < in_memory, "disk": on_disk, "front": [t.number for t in others]}
+            beside = [trial.number for trial in front]
+            return {"disk": is_best and n_retained > 0, "memory": is_best, "beside": beside}
+        confirms = self._settings.confirm > 0
+        may_win_later = confirms and trial_role == attr.BASELINE
+        ranked = ranking(self._study)
+        rank = sum(not self._objective.better(outcome.values[0], trial.values[0]) for trial in ranked)
+        n_in_memory = 1 if n_retained else max(1, self._settings.confirm)
+        n_beside = n_in_memory - (rank < n_in_memory)
+        kept = ranked[:n_beside] + [t for t in ranked[n_beside:] if confirms and role(t) == attr.BASELINE]
+        return {
+            "disk": n_retained > 0 and (may_win_later or rank < n_retained),
+            "memory": may_win_later or rank < n_in_memory,
+            "beside": [trial.number for trial in kept],
+        }
 
     def discard_checkpoints(self, *, confirmed: bool = False) -> None:
         """Deletes all checkpoints but those of the best k trials and those of stopped trials that may be resumed.

@@ -28,8 +28,7 @@ class DistributedTrialRunner:
     group: ProcessGroup
     objective: Objective
     coordinator: SearchCoordinator | None  # on rank 0; None on the other ranks
-    # Number of the best trial -> weights of its model, if the model is not on disk; of several objectives those of the
-    # trials on the Pareto front.
+    # Number of a trial that may be the best at the end -> weights of its model, if the model is not on disk.
     weights: dict[int, dict[str, Any]] = field(default_factory=dict, init=False)
 
     def train(self, plan: TrialPlan) -> tuple[TrialOutcome, Exception | None]:
@@ -134,21 +133,21 @@ class DistributedTrialRunner:
         """Keeps the model of a complete trial that is among the best, on disk or else in memory; see ``_agree``."""
         error: Exception | None = None
         weights: dict[str, Any] | None = None
-        front: Sequence[int] = ()
+        beside: Sequence[int] = ()
         try:
             coordinator = self.coordinator
             keeps = self.group.broadcast(None if coordinator is None else coordinator.keeps(plan.role, outcome))
             if keeps["disk"]:
                 saved = {"checkpoint": checkpoints.save_scored(trainer, plan.folder)}
                 outcome = replace(outcome, checkpoint=self.group.broadcast(saved)["checkpoint"])
-            if keeps["best"] and outcome.checkpoint is None:
-                weights, front = checkpoints.copy_weights(trainer), keeps["front"]
+            if keeps["memory"] and outcome.checkpoint is None:
+                weights, beside = checkpoints.copy_weights(trainer), keeps["beside"]
         except Exception as caught:
             error = caught
             failed = self._failed(caught, outcome.step)
             outcome = replace(outcome, state=failed.state, failure=failed.failure)
         outcome, fatal = self._agree(plan, outcome, error)
         if weights is not None and outcome.state == TrialState.COMPLETE:
-            self.weights = {number: self.weights[number] for number in front if number in self.weights}
+            self.weights = {number: self.weights[number] for number in beside if number in self.weights}
             self.weights[plan.number] = weights
         return outcome, fatal

@@ -72,8 +72,8 @@ class SearchOptions(TypedDict, total=False):
         hp_name: Names a trial's folder and run.
 
     Disk:
-        keep_best_models: Number of best trials whose model stays on disk; with 0 the best model stays in memory. With
-            several objectives all models of the Pareto front stay.
+        keep_best_models: Number of best trials whose model stays on disk; with 0 the best model, or those that
+            ``confirm`` may choose, stay in memory. With several objectives all models of the Pareto front stay.
         max_paused_trials: Number of trials stopped by the pruner whose checkpoint stays on disk while the search runs,
             so that the search can resume them. Default: 4, or 0 with a given ``sampler``. 0 switches resuming off.
         disk_budget_gb: Disk space for the checkpoints of finished trials while the search runs, in GB of 10**9 bytes.

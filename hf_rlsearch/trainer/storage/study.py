@@ -13,6 +13,7 @@ The folder of a search is in the ``output_dir`` of whoever opens it, never where
 import itertools
 import os
 import re
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -146,14 +147,15 @@ def _free_folder(study: optuna.Study, output_dir: str, *, is_shared: bool) -> st
 
 def _mark(folder: Path, key: str) -> str:
     """Writes the key of a search into a folder, unless that is another search's; returns the key that stands there."""
-    mark, draft = folder / _MARK, folder / f"{_MARK}.{os.getpid()}"
+    mark = folder / _MARK
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        draft.write_text(key, encoding="utf-8")
-        with suppress(FileExistsError):
-            os.link(draft, mark)  # all of it or nothing, whenever the process is killed
-        draft.unlink()
-        return mark.read_text(encoding="utf-8")
+        with tempfile.NamedTemporaryFile("w", dir=folder, prefix=_MARK, encoding="utf-8") as draft:
+            draft.write(key)
+            draft.flush()
+            with suppress(FileExistsError):
+                os.link(draft.name, mark)  # all of it or nothing, whenever the process is killed
+        return mark.read_text(encoding="utf-8", errors="replace")
     except OSError:  # the first trial will say that nothing can be written there
         return key
 

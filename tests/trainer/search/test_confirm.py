@@ -116,6 +116,22 @@ def test_confirmations_are_resumed(make_trainer: MakeTrainer) -> None:
     assert all(trial.state.is_finished() for trial in result.trials)
 
 
+@pytest.mark.parametrize(("baseline", "winner_number"), [(False, 1), (True, 0)])
+def test_the_confirmed_model_is_there_without_disk(
+    make_trainer: MakeTrainer, baseline: bool, winner_number: int
+) -> None:
+    """The trial that wins under new seeds was not the best one before, and its model is in the Trainer."""
+
+    def score(args: Any, state: Any) -> float:
+        return float(args.learning_rate if args.seed == 42 else -args.learning_rate)
+
+    trainer, sampler = make_trainer(score=score), Scripted(learning_rate=[1e-2, 1e-3])
+    options: dict[str, Any] = {"n_trials": 2 + baseline, "baseline": baseline, "confirm": 2, "keep_best_models": 0}
+    best = run(trainer, "rl", sampler=sampler, **options).run_summary.best_trial
+    assert best.number == winner_number
+    assert trainer.evaluate()["eval_loss"] == best.user_attrs["rl:metrics"]["eval_loss"]
+
+
 def test_the_arithmetic_of_confirmations() -> None:
     good = Confirmation(1, {1: 3.0, 2: 4.0, 3: 5.0})
     baseline = Confirmation(0, {1: 1.0, 2: 2.0, 3: 4.0})

@@ -172,11 +172,12 @@ def test_what_hp_space_changes_may_depend_on_the_study(make_trainer: MakeTrainer
     assert trained[-1] == 2.0
 
 
-@pytest.mark.parametrize("odd", ["sparse", "itself"])
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize("odd", ["sparse", "sparse_csr", "sparse_csc", "itself"])
 def test_a_function_may_name_anything(make_trainer: MakeTrainer, odd: str) -> None:
     itself: dict[str, Any] = {}
     itself["itself"] = itself
-    named = torch.eye(3).to_sparse() if odd == "sparse" else itself
+    named = itself if odd == "itself" else getattr(torch.eye(3), f"to_{odd}")()
 
     def model_init() -> Any:
         assert named is not None
