@@ -98,6 +98,19 @@ def make_trainer(args: Args) -> Trainer:
     )
 
 
+def search(args: Args, trainer: Trainer, **options: Any) -> Any:
+    """Runs the search and returns its ``BestRun``; ``options`` are more arguments of ``hyperparameter_search``."""
+    return trainer.hyperparameter_search(
+        hp_space=hp_space,
+        direction="maximize",
+        n_trials=args.n_trials,
+        timeout=args.timeout,
+        backend=args.backend,
+        **objective(args.backend, "accuracy"),
+        **options,
+    )
+
+
 def main(argv: list[str] | None = None) -> Any:
     """Reads the arguments, searches, prints what was found."""
     args = parse_args(Args, argv)
@@ -106,14 +119,7 @@ def main(argv: list[str] | None = None) -> Any:
     silence_libraries()
     transformers.set_seed(args.seed)
     started = time.monotonic()
-    best = make_trainer(args).hyperparameter_search(
-        hp_space=hp_space,
-        direction="maximize",
-        n_trials=args.n_trials,
-        timeout=args.timeout,
-        backend=args.backend,
-        **objective(args.backend, "accuracy"),
-    )
+    best = search(args, make_trainer(args))
     print_result(best, "accuracy", started)
     return best
 

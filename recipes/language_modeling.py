@@ -127,12 +127,14 @@ def tiny_space(trial: Any) -> dict[str, Any]:
     }
 
 
-def search(args: Args) -> Any:
-    """Runs the search and returns its ``BestRun``; the objective is the loss, the logarithm of the perplexity."""
-    trainer = make_trainer(args)
+def search(args: Args, trainer: Trainer, **options: Any) -> Any:
+    """Runs the search and returns its ``BestRun``; ``options`` are more arguments of ``hyperparameter_search``.
+
+    The objective is the loss, the logarithm of the perplexity.
+    """
     published = published_space(args.backend, trainer.model.config.model_type)
     return trainer.hyperparameter_search(
-        **({"hp_space": tiny_space} if args.offline else published),
+        **{**({"hp_space": tiny_space} if args.offline else published), **options},
         direction="minimize",
         n_trials=args.n_trials,
         timeout=args.timeout,
@@ -149,7 +151,7 @@ def main(argv: list[str] | None = None) -> Any:
     silence_libraries()
     transformers.set_seed(args.seed)
     started = time.monotonic()
-    best = search(args)
+    best = search(args, make_trainer(args))
     print_result(best, "loss", started, perplexity=math.exp(best.objective))
     return best
 

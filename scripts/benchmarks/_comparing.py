@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,14 +11,23 @@ import numpy as np
 import _benchmarking as bench
 from hf_rlsearch._typing import FloatArray
 
-TASKS = {"sst2": "accuracy", "cola": "Matthews correlation", "mrpc": "mean of F1 and accuracy", "multi30k": "BLEU"}
+TASKS = {
+    "sst2": "accuracy",
+    "cola": "Matthews correlation",
+    "mrpc": "mean of F1 and accuracy",
+    "multi30k": "BLEU",
+    "german": "minus the loss",
+    "digits": "accuracy",
+}
+BEFORE = {"german": -math.log(2048)}
+"""Score before the first trial has ended, where that is not 0: the loss of equal chances of all tokens."""
 BACKENDS = ("rl", "optuna")
-FRACTIONS = (0.25, 0.5, 1.0)
+FRACTIONS = (1 / 3, 2 / 3, 1.0)
 
 
-def score_at(steps: Sequence[Sequence[float]], seconds: float) -> float:
-    """The best score after so many seconds, 0 before the first trial has ended."""
-    return max((score for at, score in steps if at <= seconds), default=0.0)
+def score_at(steps: Sequence[Sequence[float]], seconds: float, before: float = 0.0) -> float:
+    """The best score after so many seconds, `before` until the first trial has ended."""
+    return max((score for at, score in steps if at <= seconds), default=before)
 
 
 def reached(steps: Sequence[Sequence[float]], goal: float, budget: float) -> float:
@@ -42,19 +52,23 @@ def cells_of(results: bench.Results, task: str) -> tuple[list[int], dict[str, li
 
 def score_rows(task: str, budget: float, cells: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
     """A row for each backend and one for their paired difference: scores along the budget, and trials."""
-    scores = {b: np.array([[score_at(c["steps"], f * budget) for f in FRACTIONS] for c in cells[b]]) for b in BACKENDS}
+    before = BEFORE.get(task, 0.0)
+    scores = {
+        b: np.array([[score_at(c["steps"], f * budget, before) for f in FRACTIONS] for c in cells[b]]) for b in BACKENDS
+    }
+    label = f"{task}, {TASKS[task]}"
     rows = []
     for backend in BACKENDS:
         trials = [[c["trials"].get(state, 0) for state in ("complete", "pruned", "fail")] for c in cells[backend]]
         counts = " / ".join(f"{n:.1f}" for n in np.mean(trials, 0))
-        rows.append([task, backend, *map(interval_of_mean, scores[backend].T), counts])
+        rows.append([label, backend, *map(interval_of_mean, scores[backend].T), counts])
     difference = scores["rl"] - scores["optuna"]
-    return [*rows, [task, "rl minus optuna", *map(interval_of_mean, difference.T), ""]]
+    return [*rows, [label, "rl minus optuna", *map(interval_of_mean, difference.T), ""]]
 
 
 def speed_row(task: str, budget: float, cells: dict[str, list[dict[str, Any]]]) -> list[str]:
     """Seconds until our backend holds optuna's final score, beside those that optuna took for it."""
-    goals = [score_at(c["steps"], budget) for c in cells["optuna"]]
+    goals = [score_at(c["steps"], budget, BEFORE.get(task, 0.0)) for c in cells["optuna"]]
     seconds = {
         b: np.array([reached(c["steps"], goal, budget) for c, goal in zip(cells[b], goals, strict=True)])
         for b in BACKENDS
@@ -71,7 +85,7 @@ def tables(results: bench.Results, tasks: Sequence[str], budget: float) -> str:
         seeds, cells = cells_of(results, task)
         if not seeds:
             continue
-        scores += score_rows(f"{task}, {TASKS[task]}", budget, cells)
+        scores += score_rows(task, budget, cells)
         speeds.append(speed_row(task, budget, cells))
         walls = " and ".join(f"{sum(c['wall'] for c in cells[b]):.0f} s ({b})" for b in BACKENDS)
         notes.append(f"{task}: seeds {seeds}, wall time in all {walls}.")

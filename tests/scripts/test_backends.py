@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -54,8 +55,8 @@ def test_tables_of_known_searches(compare: ModuleType, tmp_path: Path) -> None:
     text = compare.tables(results, ["sst2", "cola"], 100.0)
     always = "0.800 [0.800, 0.800]"
     assert f"| sst2, accuracy | rl | {always} | {always} | {always} | 2.0 / 1.0 / 0.0 |" in text
-    less = "0.300 [0.300, 0.300] | 0.000 [-0.100, 0.100]"
-    assert f"| sst2, accuracy | rl minus optuna | {always} | {less} |  |" in text
+    more = "0.300 [0.300, 0.300]"
+    assert f"| sst2, accuracy | rl minus optuna | {more} | {more} | 0.000 [-0.100, 0.100] |  |" in text
     assert "| sst2 | 1 of 2 | 60 [20, 100] | 90 [90, 90] |" in text
     assert "seeds [0, 1]" in text
     assert "cola" not in text
@@ -101,6 +102,19 @@ def test_a_search_ends_with_its_budget(compare: ModuleType, tmp_path: Path, back
     assert (np.diff(scores) > 0).all()
     assert 0 < scores[-1] <= 1
     json.dumps(found)
+
+
+@pytest.mark.parametrize(("task", "least"), [("german", -math.log(2048)), ("digits", 0)])
+def test_a_search_on_german_and_on_digits(compare: ModuleType, tmp_path: Path, task: str, least: float) -> None:
+    (tmp_path / "multi30k_en_de").mkdir()
+    for split in ("train", "validation"):
+        rows = [{"translation": {"en": f"{i} dogs.", "de": f"{i} Hunde laufen auf der Wiese."}} for i in range(64)]
+        datasets.Dataset.from_list(rows).to_json(tmp_path / "multi30k_en_de" / f"{split}.jsonl.gz", compression="gzip")
+    rows_of = ["--n_train", "60", "--n_validation", "40"]
+    args = compare.parse(["--out", "unused", "--data", str(tmp_path), "--budget", "10", "--trials", "2", *rows_of])
+    found = compare.run_cell(("rl", task, 0), args=args)
+    assert found["trials"].get("fail", 0) == 0
+    assert found["steps"][-1][1] > least
 
 
 def test_what_is_missing_is_said(compare: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
