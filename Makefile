@@ -11,8 +11,8 @@ export MKL_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-# Processes beside that of `make test`; 0 for none. Tests of a file stay in one, since they share what is slow to make.
-JOBS ?= 0
+# Processes of `make test`; 0 for its own alone. Tests of a file stay in one, since they share what is slow to make.
+JOBS ?= 2
 
 # The sizes of `make chaos` and `make fuzz`.
 KILLS ?= 60

@@ -1,5 +1,6 @@
 """Fixtures of all tests."""
 
+import os
 from collections.abc import Iterator
 
 import optuna
@@ -7,6 +8,10 @@ import pytest
 
 from hf_rlsearch.optuna.storage import open_storage
 from tests.helpers import postgres
+
+# On its import submitit configures logging, which closes all handlers that exist. That of absl closes the stream which
+# was stderr when absl was imported: pytest's own.
+os.environ.setdefault("SUBMITIT_LOG_LEVEL", "NOCONFIG")
 
 
 @pytest.fixture
