@@ -67,7 +67,7 @@ class StorageError(HfRlSearchError, RuntimeError):
 
 
 class SearchFailed(HfRlSearchError, RuntimeError):
-    """The search ended early: too many trials failed, or a rank was lost."""
+    """Too many trials failed, a rank was lost, or a result has no complete trial to use."""
 
 
 class MissingExtraError(HfRlSearchError, ImportError):

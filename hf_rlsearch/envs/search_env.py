@@ -76,7 +76,8 @@ class SearchEnv(gym.Env[dict[str, Any], np.int64]):
     training, `seed` of tasks and noise. `ObservationError` is raised where a count is below one.
 
     ## Version History
-    v1: first version, observation format 1.
+    Observation format 1: first version. Format 2: more facts in `context`, and in `trial_features` how far each trial
+    is above the untrained model.
     """
 
     metadata = {"render_modes": []}

@@ -56,8 +56,8 @@ class RLPruner(BasePruner):
     better now than all complete trials were at their last report; and one at ``max_resource``, which has ended. Trials
     are judged at their reports, but at most once in each twelfth of a training, and not within the first. Where the
     facts name the untrained model's objective, a trial that is not above it goes on until three complete trials have
-    shown that such a gap is not made up. Neither the
-    direction nor the unit of the objective matters: a loss and its negative maximised are stopped at the same reports.
+    shown that such a gap is not made up. Neither the direction nor the unit of the objective matters: a loss and its
+    negative maximised are stopped at the same reports.
 
     All trials must report on one axis, either the best value so far or the current value. Works with any sampler. Two
     user attributes of a trial are read where they are set:

@@ -85,7 +85,7 @@ class CostCooling:
 
 @dataclass(frozen=True)
 class ExpectedGain:
-    """What the next trials are expected to improve.
+    """How much the next trials are expected to improve the best one.
 
     Attributes:
         n_trials: How many.
@@ -102,16 +102,16 @@ class RLSampler(BaseSampler):
     """Chooses each trial's configuration by the expected improvement that meta-trained predictors see in it.
 
     Works in every Optuna study: any storage, several workers, conditional hyperparameters, failed trials. The agent
-    sees all trials of the study, running ones included, and picks one of the candidates of the discretised search space
-    that no trial has had, pruned and failed ones included, unless ``plan_for`` says that its training can be resumed.
-    Only when no such candidate is left, the agent repeats one: see ``is_exhausted``. Hyperparameters that cannot be
-    chosen jointly (in the first trial of a study without ``search_space``, or new, or with a range that has moved) are
-    chosen one by one, in the order of suggestion, each given the earlier ones.
+    sees all trials of the study, running ones included, and picks a candidate of the discretised search space that no
+    trial has had, complete, pruned or failed. It repeats a candidate only if ``plan_for`` says that its training can be
+    resumed, or if no other is left (``is_exhausted``). Hyperparameters that cannot be chosen jointly (in the first
+    trial of a study without ``search_space``, or new, or with a range that has moved) are chosen one by one, in the
+    order of suggestion, each given the earlier ones.
 
-    Threads of one process (``n_jobs=4``) decide in turns and see each other's choices. Workers in other processes that
-    start at the same moment see them too late: each computes what the workers with smaller trial numbers choose. Beside
-    running trials improvement is that over the best of the incumbent and of their outcomes, drawn jointly with the
-    candidate's own, so that workers do not train neighbours of one promising configuration.
+    Threads of one process (``n_jobs=4``) decide in turns and see each other's choices. Worker processes that start at
+    the same moment do not: each computes what the workers with smaller trial numbers choose. While trials run, the
+    value to improve on is the best of the incumbent and of their outcomes, which are drawn jointly with the
+    candidate's, so that workers do not train neighbours of one promising configuration.
 
     Where trials have failed, expected improvement counts by the chance that a training ends well, estimated from which
     configurations failed.

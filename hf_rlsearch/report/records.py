@@ -38,7 +38,7 @@ class TrialRecord:
     Attributes:
         number: As in Optuna.
         status: complete, pruned, failed or running.
-        role: baseline (the user's configuration), search, or confirm (the winner under a new seed).
+        role: baseline (the user's configuration), search, or confirm (one of the best again, under a new seed).
         params: Hyperparameters by name: the exact values of the training where the search stored them.
         given: The params that the user gave to be trained first; empty otherwise.
         returned: What ``hp_space`` returned, by name; empty for the baseline and in studies of other origin.

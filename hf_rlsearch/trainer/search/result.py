@@ -58,7 +58,8 @@ class SearchResult:
         metric: Name of the objective; of several objectives their names, separated by commas.
         output_dir: The folder that the trials wrote to.
         stopped_by: Why the search ended: "n_trials", "budget", "timeout", "target", "patience", "min_gain_per_hour",
-            "study.stop", or "space" where trials have had every configuration of the space.
+            "study.stop", or "space" where trials have had every configuration of the space. Empty while it runs, and
+            after an interruption.
         n_trials: Total number of trials asked for; None where only ``budget`` or ``timeout`` limits them.
         side_effects: Repeats what ``hp_space`` changes besides returning values, for ``replay`` and ``apply``; in the
             process of the search alone.
@@ -112,12 +113,12 @@ class SearchResult:
 
     @property
     def best_trial(self) -> FrozenTrial | None:
-        """The best trial; with several objectives the first of `best_trials`; None if no trial completed."""
+        """The first of `best_trials`; None if there is none."""
         return next(iter(self.best_trials), None)
 
     @property
     def best_value(self) -> float | None:
-        """The objective of the best trial; None if no trial completed, and with several objectives."""
+        """The objective of the best trial; None if there is none, and with several objectives."""
         best = self.best_trial
         return None if best is None or len(self.directions) > 1 else float(best.values[0])
 
@@ -209,9 +210,9 @@ class SearchResult:
         Returns:
             One row for each trial that has started, in order: "number", "state" ("complete", "pruned", "failed" or
             "running"), "role" ("baseline", "search" or "confirm"), each objective and each hyperparameter by its name,
-            "fidelity" (share of its training that was done, in [0, 1]), "duration" in seconds, peak "memory" in bytes,
-            and "failure" with the reason of a failed trial. The objective of a stopped trial is that of its last
-            evaluation. Values are NaN or None where there is none.
+            with ``constraints=`` what it "exceeds", "fidelity" (share of its training that was done, in [0, 1]),
+            "duration" in seconds, peak "memory" in bytes, and "failure" with the reason of a failed trial. The
+            objective of a stopped trial is that of its last evaluation. Values are NaN or None where there is none.
         """
         return to_dataframe(self.study)
 

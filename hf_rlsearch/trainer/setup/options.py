@@ -29,8 +29,8 @@ class SearchOptions(TypedDict, total=False):
             chosen as in any trial. ``SearchResult.best_configurations`` has those of an earlier search.
 
     Objective:
-        metric: The metric to optimize, as evaluation names it, ``eval_`` may be left out; a list for several
-            directions.
+        metric: The metric to optimize, as evaluation names it, ``eval_`` may be left out; for several objectives a
+            list, beside a list of directions.
         direction: "minimize", "maximize" or a list of these. It may be left out where the name of the metric tells the
             direction, or where ``compute_objective`` rises or falls with metrics of known directions.
         compute_objective: Makes one number of the metrics, or one for each direction. Before the first training the
@@ -56,12 +56,12 @@ class SearchOptions(TypedDict, total=False):
         min_gain_per_hour: Ends the search when the agent expects less improvement of the objective in an hour; in the
             unit of the objective, positive in either direction.
         timeout: Seconds after which the search ends: no new trial starts, and the running one stops at its next
-            evaluation, the baseline included. If stopped trials may wait on disk, it can be resumed.
-        confirm: Number of best configurations to train again under new seeds, together with the baseline; the best mean
-            wins.
+            evaluation, the baseline included.
+        confirm: Number of best configurations to train again, together with the baseline, under up to three new seeds
+            each; the best mean wins. These trainings come on top of ``n_trials`` and ``budget``.
         catch: Exceptions that fail a trial; any other exception ends the search.
-        max_failed_trials: Number of failed trials at which the search ends. Default: a quarter of ``n_trials``, at
-            least three.
+        max_failed_trials: Number of failed trials at which the search ends, without those that diverged (NaN) or failed
+            before a restart. Default: a quarter of ``n_trials``, at least three.
 
     Storage:
         storage: An Optuna storage or its URL instead of an SQLite file in ``output_dir``.
@@ -69,7 +69,7 @@ class SearchOptions(TypedDict, total=False):
         load_if_exists: As in Optuna.
         resume: In the default storage, continue the unfinished search of the same script, or return the stored result
             of the finished one without training. False always starts a new search.
-        hp_name: Names a trial's folder and run.
+        hp_name: Returns the name of a trial's folder and run.
 
     Disk:
         keep_best_models: Number of best trials whose model stays on disk; with 0 the best model, or those that
@@ -89,7 +89,7 @@ class SearchOptions(TypedDict, total=False):
             "ppo-scratch" or "dqn", to compare with. Not with a given ``sampler``.
         learn: "online" trains the decision head of the meta-trained agent on within the search. Not with a given
             ``sampler``.
-        seed: Seed of the sampler.
+        seed: Seed of the agent's choices. Default: the seed of the Trainer's arguments.
 
     Accepted as in Optuna:
         directions: Another name of ``direction``.
