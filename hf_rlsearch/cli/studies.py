@@ -181,7 +181,7 @@ def learn_agent(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the training, and of which studies are held out.")] = 0,
 ) -> None:
-    """Train the agent further on your own searches; it is written only if searches that are held out prove a gain."""
+    """Train the agent further on own searches; writes it only if it does better on searches that were held out."""
     from hf_rlsearch.meta_training.learn import learn
 
     result = learn(sources, out, weights=weights, seed=seed, log=partial(print, flush=True))
@@ -200,7 +200,7 @@ def clean_searches(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before anything is deleted.")] = False,
 ) -> None:
-    """Delete checkpoints and mark running trials of interrupted searches that no process works on."""
+    """Delete the checkpoints of interrupted searches that no process works on; their running trials become failed."""
     from hf_rlsearch.optuna.storage import FILE, open_sqlite, storage_errors
     from hf_rlsearch.trainer.storage.study import leftovers
 

@@ -30,7 +30,7 @@ BUNDLED: tuple[str, ...] = tuple(sorted((*CLASSIFICATION, *TEXT)))
 
 
 def load_metric(name: str, config: str | None = None) -> "evaluate.EvaluationModule":
-    """Loads the bundled metric of a name, or any other metric with ``evaluate.load``.
+    """Loads a bundled metric by its name, or any other metric with ``evaluate.load``.
 
     Args:
         name: One of ``BUNDLED``; or a path to a script, or the name of a module on the Hub.

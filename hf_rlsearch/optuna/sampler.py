@@ -102,11 +102,12 @@ class RLSampler(BaseSampler):
     """Chooses each trial's configuration by the expected improvement that meta-trained predictors see in it.
 
     Works in every Optuna study: any storage, several workers, conditional hyperparameters, failed trials. The agent
-    sees all trials of the study, running ones included, and picks a candidate of the discretised search space that no
-    trial has had, complete, pruned or failed. It repeats a candidate only if ``plan_for`` says that its training can be
-    resumed, or if no other is left (``is_exhausted``). Hyperparameters that cannot be chosen jointly (in the first
-    trial of a study without ``search_space``, or new, or with a range that has moved) are chosen one by one, in the
-    order of suggestion, each given the earlier ones.
+    sees all trials of the study, running ones included (of more than 160 the best 80 and the latest 80), and picks a
+    candidate of the discretised search space that no trial has had, complete, pruned or failed. It repeats a candidate
+    only if ``plan_for`` says that its training can be resumed, or if no other is left (``is_exhausted``). With more
+    than 24 hyperparameters it predicts nothing and spreads the trials over the space. Hyperparameters that cannot be
+    chosen jointly (in the first trial of a study without ``search_space``, or new, or with a range that has moved) are
+    chosen one by one, in the order of suggestion, each given the earlier ones.
 
     Threads of one process (``n_jobs=4``) decide in turns and see each other's choices. Worker processes that start at
     the same moment do not: each computes what the workers with smaller trial numbers choose. While trials run, the

@@ -64,7 +64,7 @@ def record(
     *,
     after_run: Callable[[], None] = lambda: None,
 ) -> Recording:
-    """Runs both functions with made-up values until every choice was made once and nothing new appears.
+    """Runs both functions with made-up values until every choice was made and nothing new appears, 64 times at most.
 
     The first run takes the first choices and lowest values, the second the last and highest, the others prefer choices
     not made so far. The same functions always give the same recording. A ``model_init`` without parameters is not run.
