@@ -536,6 +536,7 @@ def write_plots(
     Raises:
         ArgumentsError: `format` is neither.
         StorageError: There is no such storage or study.
+        MissingExtraError: The extra ``report`` is not installed; raised when this function is imported.
     """
     if format not in {"svg", "png"}:
         raise ArgumentsError(f"format is {format!r}; plots can be written as 'svg' or 'png'.")

@@ -51,6 +51,7 @@ def write_report(
     Raises:
         ArgumentsError: `path` is a folder.
         StorageError: There is no such storage or study.
+        MissingExtraError: The extra ``report`` is not installed; raised when this function is imported.
     """
     study = open_study(source, study_name=study_name)
     path = Path(path)

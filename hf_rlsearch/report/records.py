@@ -33,7 +33,7 @@ ONE_BY_ONE = "one_by_one"
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """One trial.
+    """One trial as a report shows it.
 
     Attributes:
         number: As in Optuna.
@@ -101,7 +101,7 @@ class TrialRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchRecord:
-    """One search.
+    """One search as a report shows it.
 
     Attributes:
         name: The name of the study.

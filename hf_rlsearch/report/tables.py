@@ -109,7 +109,7 @@ def to_text(source: optuna.Study | SearchRecord, *, most: int | None = None) -> 
 
 
 def to_html_table(source: optuna.Study | SearchRecord, *, most: int | None = None) -> str:
-    """The trials as a table for a notebook, the best one in bold; see `to_text`."""
+    """The trials as an HTML table for a notebook, the best one in bold; the arguments are those of `to_text`."""
     search = _record(source)
     best = search.best()
     head = "".join(f"<th>{html.escape(name)}</th>" for name in columns(search))
@@ -124,7 +124,11 @@ def to_html_table(source: optuna.Study | SearchRecord, *, most: int | None = Non
 
 
 def to_dataframe(source: optuna.Study | SearchRecord) -> pandas.DataFrame:
-    """All trials as a pandas table of raw numbers: fidelity in [0, 1], duration in seconds, memory in bytes."""
+    """All trials as a pandas table of raw numbers: fidelity in [0, 1], duration in seconds, memory in bytes.
+
+    Args:
+        source: The study, or its record.
+    """
     import pandas as pd
 
     search = _record(source)
@@ -135,6 +139,9 @@ def to_csv(source: optuna.Study | SearchRecord) -> str:
     """All trials as CSV of the same raw numbers as `to_dataframe`; unknown cells are empty.
 
     A text that a spreadsheet would take for a formula begins with an apostrophe.
+
+    Args:
+        source: The study, or its record.
     """
     search = _record(source)
     text = io.StringIO()

@@ -67,8 +67,12 @@ def record(
     """Runs both functions with made-up values until every choice was made and nothing new appears, 64 times at most.
 
     The first run takes the first choices and lowest values, the second the last and highest, the others prefer choices
-    not made so far. The same functions always give the same recording. A ``model_init`` without parameters is not run.
-    ``after_run`` is called after each run, whatever happened in it.
+    not made so far. The same functions always give the same recording.
+
+    Args:
+        hp_space: Takes a trial and returns a dict.
+        model_init: Called only if it takes a trial, and no longer after some seconds.
+        after_run: Called after each run, whatever happened in it.
 
     Raises:
         SearchSpaceError: A function raised, ``hp_space`` did not return a dict, or a range or choice is not valid.

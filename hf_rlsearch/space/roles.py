@@ -17,10 +17,14 @@ _PATTERNS: dict[str, re.Pattern[str]] = {role: re.compile(pattern) for role, pat
 
 
 def infer_role(name: str, distribution: BaseDistribution) -> str:
-    """Infers a role from a name; an unknown name gets a generic role, of a number or of a choice.
+    """Infers what a hyperparameter does in a training, such as "learning_rate", from its name.
 
-    Case, dots, dashes, camel case and prefixes such as ``"args."`` do not matter. The distribution's values decide
-    where the name says too little. The role is one of ``ROLES``.
+    Args:
+        name: Case, dots, dashes, camel case and prefixes such as ``"args."`` do not matter.
+        distribution: Of the hyperparameter. Its values decide where the name says too little.
+
+    Returns:
+        One of ``ROLES``; of an unknown name that of ``generic_role``.
     """
     # "args.perDevice-BatchSize" becomes "_args_per_device_batch_size_".
     separated = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
@@ -33,7 +37,7 @@ def infer_role(name: str, distribution: BaseDistribution) -> str:
 
 
 def generic_role(distribution: BaseDistribution) -> str:
-    """The role of a hyperparameter of which only the values are known: a number, or one of several choices."""
+    """The role of a hyperparameter whose name says nothing, by its distribution: a number, or one of some choices."""
     return "generic_numeric" if _all_numbers(distribution) else "generic_categorical"
 
 

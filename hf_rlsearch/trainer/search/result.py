@@ -358,7 +358,12 @@ class SearchResult:
         )
 
     def report(self, path: str | Path) -> Path:
-        """Writes a report of the search as one HTML file, and returns its path."""
+        """Writes a report of the search as one HTML file, and returns its path.
+
+        Raises:
+            ArgumentsError: ``path`` is a folder.
+            MissingExtraError: The extra ``report`` is not installed.
+        """
         from hf_rlsearch.report import write_report
 
         return write_report(self.study, path)

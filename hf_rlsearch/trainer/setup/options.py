@@ -19,7 +19,7 @@ class SearchOptions(TypedDict, total=False):
     """The options of a search beside ``hp_space``; their defaults are those of ``SearchConfig``.
 
     Space:
-        roles: Role of a hyperparameter by name, where it does not follow from the name.
+        roles: Role by name of hyperparameters whose name does not tell it, such as {"my_lr": "learning_rate"}.
         n_points: Number of levels of numeric hyperparameters, of all or by name.
         baseline: Whether trial 0 trains the baseline: the Trainer's arguments, unchanged.
         published: Configurations known to work, always among the candidates: their numbers become levels. Names outside
@@ -66,7 +66,7 @@ class SearchOptions(TypedDict, total=False):
     Storage:
         storage: An Optuna storage or its URL instead of an SQLite file in ``output_dir``.
         study_name: Names the study; in a given ``storage`` an existing study is an error unless ``load_if_exists``.
-        load_if_exists: As in Optuna.
+        load_if_exists: Continue the study with ``study_name`` if there is one, as in Optuna.
         resume: In the default storage, continue the unfinished search of the same script, or return the stored result
             of the finished one without training. False always starts a new search.
         hp_name: Returns the name of a trial's folder and run.
