@@ -24,9 +24,9 @@ def search(
 ) -> SearchResult:
     """Searches the hyperparameters of a Trainer.
 
-    The same as ``trainer.hyperparameter_search(backend="rl", ...)``, without that method: it returns what
-    that method has as ``best.run_summary``. Afterwards the Trainer has the best arguments and the best model. After an
-    exception the Trainer is what it was before.
+    The same as ``trainer.hyperparameter_search(backend="rl", ...)``, but it returns the ``SearchResult`` that is
+    ``best.run_summary`` there. Afterwards the Trainer has the best arguments and the best model. After an exception the
+    Trainer is what it was before.
 
     Args:
         trainer: A ``transformers.Trainer`` with a ``model_init``, or with a model that each trial gets a copy of; or a
