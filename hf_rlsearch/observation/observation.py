@@ -345,6 +345,19 @@ def has_learnt(facts: FloatArray, values: FloatArray, best: FloatArray) -> Float
     return np.where(np.isfinite(start), above, 0.0)
 
 
+def is_at_chance(facts: Mapping[str, float], history: History) -> bool:
+    """Whether no trial is above the untrained model by more than noise; False where that model's value is unknown.
+
+    Args:
+        facts: As the agent is told.
+        history: Of one search.
+    """
+    values = history.values[np.isfinite(history.values)]
+    best = values.max(initial=-np.inf, keepdims=True)
+    told = np.array([[facts.get(name, np.nan) for name in FACTS]], float)
+    return len(values) > 0 and bool(has_learnt(told, best, best)[0] < 0)
+
+
 def _rows_of_evaluation(facts: FloatArray) -> FloatArray:
     """B rows, infinity where unknown."""
     n_evaluated = facts[:, FACTS.index("n_evaluated")]

@@ -25,7 +25,7 @@ from hf_rlsearch.agent import AGENTS, META_TRAINED, ONLINE
 from hf_rlsearch.agent.decision import Decision
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.observation.history import COMPLETE, LARGEST, PRUNED, History, stable_distributions
-from hf_rlsearch.observation.observation import FACTS
+from hf_rlsearch.observation.observation import FACTS, is_at_chance
 from hf_rlsearch.observation.trial_attributes import DECISION, TASK_FACTS
 from hf_rlsearch.optuna.constraints import chance_of_feasibility, is_likely, is_unconstrained
 from hf_rlsearch.optuna.failures import chance_of_success
@@ -74,7 +74,7 @@ class CostCooling:
         """C factors on expected improvement: price to the power of minus the share that is left.
 
         While much is left an improvement has to be worth its price, as cheap trials teach the same; near the end of the
-        budget only the improvement counts.
+        budget only the improvement counts. Until a trial is above the untrained model no price counts.
 
         Source: cost-cooling, Lee et al. 2020 (arXiv:2003.10870), equation 3. Without cooling it is expected improvement
         per second, Snoek et al. 2012, section 3.2.
@@ -411,9 +411,13 @@ class RLSampler(BaseSampler):
         mask = self._allowed(space, trials, history, rows)
         prices = None if self._cost_cooling is None else self._cost_cooling.price(space, rows)
         acquisition_weight = chance_of_success(space, history, rows)
+        facts = facts_for_agent(study, self._facts)
         if self._cost_cooling is not None and prices is not None:
             mask = _where_possible(mask, self._cost_cooling.affordable(np.where(mask, prices, np.inf)))
-            acquisition_weight = acquisition_weight * self._cost_cooling.acquisition_weight(prices)
+            if not is_at_chance(
+                facts, history
+            ):  # there a cheap trial does not teach the same: it learns nothing either
+                acquisition_weight = acquisition_weight * self._cost_cooling.acquisition_weight(prices)
         feasibility = self._feasibility(space, trials, history, rows)
         if feasibility is not None:
             mask = _where_possible(mask, is_likely(feasibility, mask, trials))
@@ -424,7 +428,7 @@ class RLSampler(BaseSampler):
             rows,
             mask=mask,
             n_remaining=self._n_remaining(number),
-            facts=facts_for_agent(study, self._facts),
+            facts=facts,
             rng=rng,
             acquisition_weight=acquisition_weight,
         )

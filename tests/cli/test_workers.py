@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -23,9 +24,14 @@ FAILS_FIRST = 'mkdir "$0" 2>/dev/null && echo "it broke" && exit 3; echo "well"'
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setattr(workers, "_LOOK", 0.02)
     monkeypatch.chdir(tmp_path)
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell ignores it in what runs in its background
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def log(number: int) -> list[str]:

@@ -201,6 +201,20 @@ def test_with_a_budget_the_agent_weighs_prices_and_cannot_choose_what_does_not_f
     assert [params["n"] for params in first.calls[6].allowed] == [2, 2, 2]
 
 
+@pytest.mark.parametrize(("best", "counts"), [(0.5, False), (0.55, False), (0.9, True)])
+def test_at_chance_level_no_price_counts(first: RuleAgent, best: float, counts: bool) -> None:
+    """The untrained model has .5 of 100 rows right. Cheap trainings learn the least, so they would never leave it."""
+    sampler = RLSampler(seed=0, search_space=SPACE, facts={"untrained": 0.5, "n_evaluated": 2.0})
+    sampler.plan_for(3, CostCooling(price=price_of_n, left=4.0, total=8.0))
+    study = optuna.create_study(sampler=sampler, direction="maximize")
+    for value in (0.5, best):
+        study.add_trial(create_trial(value=value, params={"n": 3, "c": "a"}, distributions=SPACE.distributions))
+    study.ask(SPACE.distributions)
+    call = first.calls[0]
+    assert call.acquisition_weight is not None
+    assert (np.ptp(call.acquisition_weight) > 0) == counts
+
+
 def test_memory_goes_before_money(first: RuleAgent) -> None:
     space = SearchSpace.from_distributions({"per_device_train_batch_size": CategoricalDistribution([8, 16, 32])})
     sampler = RLSampler(seed=0, search_space=space)
