@@ -110,8 +110,10 @@ def _categorical_levels(name: str, distribution: CategoricalDistribution) -> tup
 
 
 def _plain(value: Any) -> Any:
-    """The value in Python's own type; numpy's float64 and str_ are subclasses, which would show in JSON and logs."""
-    return next((kind(value) for kind in (bool, int, float, str) if isinstance(value, kind)), value)
+    """The value in Python's own type; subclasses, as numpy's float64 and an Enum of texts, show in JSON and logs."""
+    if isinstance(value, str):
+        return str.__str__(value)  # ``str`` of an Enum's member is the name of the member
+    return next((kind(value) for kind in (bool, int, float) if isinstance(value, kind)), value)
 
 
 def _float_levels(distribution: FloatDistribution, role: str, n_points: int | None) -> list[float]:

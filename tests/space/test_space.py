@@ -1,5 +1,6 @@
 """Spaces found by dry runs, their levels, and candidates: everything handed out must be what Optuna accepts."""
 
+import enum
 import math
 import pickle
 import warnings
@@ -18,6 +19,11 @@ from hf_rlsearch.space.candidates import matches, neighbours
 
 FAST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 FLOAT = FloatDistribution(0.0, 1.0)
+
+
+class Schedule(str, enum.Enum):  # noqa: UP042  as in transformers, where ``str`` of a member is its name
+    LINEAR = "linear"
+    COSINE = "cosine"
 
 
 def default_space(trial: Any) -> dict[str, Any]:
@@ -68,6 +74,7 @@ distributions = st.one_of(floats, log_floats, stepped_floats, small_ints, log_in
 @example(CategoricalDistribution([True, 1, 1.0, False]), "x", None)
 @example(CategoricalDistribution([float("nan"), 1.0]), "x", None)
 @example(CategoricalDistribution([np.float64(0.5), np.str_("a")]), "x", None)
+@example(CategoricalDistribution([Schedule.LINEAR, Schedule.COSINE]), "lr_scheduler_type", None)
 def test_every_level_is_a_plain_value_that_the_distribution_contains(
     distribution: BaseDistribution, name: str, n_points: int | None
 ) -> None:
