@@ -5,6 +5,7 @@ import dataclasses
 import enum
 import functools
 import hashlib
+import itertools
 import json
 import re
 import sys
@@ -74,7 +75,7 @@ def data_fingerprint(data: Any) -> Any:
     try:
         facts["rows"] = len(data)
     except TypeError:
-        return facts
+        return {**facts, **_first_rows_of_stream(data)}
     table = getattr(getattr(data, "data", None), "table", None)
     if hasattr(table, "to_batches"):
         facts["table"] = _table_fingerprint(data, table)
@@ -85,6 +86,16 @@ def data_fingerprint(data: Any) -> Any:
         if first is None or first != second:
             return facts
         return {**facts, "content": _hash_rows(data, facts["rows"], n_read)}
+
+
+def _first_rows_of_stream(data: Any) -> Params:
+    """A hash of the first rows of a stream of ``datasets``; other data without a length may give each row but once."""
+    if type(data).__module__.partition(".")[0] != "datasets":
+        return {}
+    with preserve_random_state(), suppress(Exception):  # without a network the training will tell why
+        first, second = (hash_of([_value_facts(row) for row in itertools.islice(data, _N_TWICE)]) for _ in range(2))
+        return {"first_rows": HASH + first} if first == second else {}
+    return {}
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> Any:

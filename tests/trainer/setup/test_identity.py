@@ -256,6 +256,21 @@ def test_images_and_arrays_are_read() -> None:
     assert data_fingerprint([{"x": torch.ones(3, dtype=torch.bfloat16)}]) != data_fingerprint([{"x": torch.zeros(3)}])
 
 
+def test_a_stream_is_known_by_its_first_rows() -> None:
+    def stream(x: int) -> Any:
+        return datasets.Dataset.from_list([{"x": x}, {"x": 0}]).to_iterable_dataset()
+
+    assert data_fingerprint(stream(1)) == data_fingerprint(stream(1)) != data_fingerprint(stream(2))
+
+
+def test_a_stream_that_may_be_read_once_is_not_read() -> None:
+    class Once(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
+        def __iter__(self) -> Any:
+            raise AssertionError
+
+    assert data_fingerprint(Once()) == {"class": "Once"}
+
+
 def test_data_that_change_with_each_reading_have_no_hash() -> None:
     class Augmented:
         def __len__(self) -> int:
