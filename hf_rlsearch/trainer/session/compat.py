@@ -27,13 +27,21 @@ _NEEDED = (
     "_load_best_model",
     "evaluate",
 )
-# The fields of the arguments that methods of the Trainer read to make the optimizer and the schedule.
+# Methods of the Trainer that users replace, and the fields of the arguments that nothing but these reads.
 _READ_BY = {
     "create_optimizer": words("weight_decay"),
     "get_optimizer_cls_and_kwargs": words(
         "learning_rate adam_beta1 adam_beta2 adam_epsilon optim optim_args optim_target_modules"
     ),
     "create_scheduler": words("lr_scheduler_type lr_scheduler_kwargs warmup_steps warmup_ratio"),
+    "compute_loss": words("label_smoothing_factor"),
+    "get_train_dataloader": words("per_device_train_batch_size"),
+}
+# What else tells the value of a field.
+_SAME_AS = {
+    "label_smoother": "label_smoothing_factor",
+    "train_batch_size": "per_device_train_batch_size",
+    "_train_batch_size": "per_device_train_batch_size",
 }
 # A function that mentions one of these names may read every field.
 _READ_ALL = words("vars asdict to_dict __dict__")
@@ -109,18 +117,21 @@ def without_effect(trainer: Any, args: "TrainingArguments", searched: Iterable[s
         if name == "num_train_epochs" and args.max_steps > 0 and "max_steps" not in searched:
             yield name, f"max_steps={args.max_steps} sets the length of the training"
         elif method is not None and name not in read:
-            part = "schedule" if method == "create_scheduler" else "optimizer"
-            decides = "optimizer_cls_and_kwargs" if own is not None and part == "optimizer" else f"create_{part}"
-            yield name, f"{decides} of your {type(trainer).__name__} makes the {part} and does not read that argument"
+            if method in ("create_optimizer", "get_optimizer_cls_and_kwargs"):
+                method = "create_optimizer" if own is None else "optimizer_cls_and_kwargs"
+            if method == "compute_loss" and getattr(trainer, "compute_loss_func", None) is not None:
+                method = "compute_loss_func"
+            yield name, f"{method} of your {type(trainer).__name__} does not read that argument"
         elif name in ("warmup_steps", "warmup_ratio") and schedule == "constant" and not schedules & searched:
             yield name, "lr_scheduler_type='constant' has no warm-up, 'constant_with_warmup' has one"
 
 
 def _fields_read(trainer: Any) -> frozenset[str]:
-    """All names that may be read when a Trainer makes optimizer and schedule, by its methods or functions they call."""
+    """All names that may be read by what users replace in a Trainer, or by the functions that it calls."""
     names: set[str] = set()
     seen: set[Any] = set()
-    waiting = [_function(trainer, "create_optimizer_and_scheduler")]
+    replaced = ("create_optimizer_and_scheduler", "compute_loss", "get_train_dataloader")
+    waiting = [_function(trainer, method) for method in replaced]
     while waiting:
         function = waiting.pop()
         if function in seen:
@@ -130,7 +141,8 @@ def _fields_read(trainer: Any) -> frozenset[str]:
             return frozenset().union(*_READ_BY.values())
         if str(function.__module__).split(".")[0] in ("transformers", "hf_rlsearch"):
             name = function.__name__
-            names |= _READ_BY.get(name, frozenset())
+            if name != "compute_loss" or getattr(trainer, "compute_loss_func", None) is None:
+                names |= _READ_BY.get(name, frozenset())
             called = ["create_optimizer", "create_scheduler"] if name == "create_optimizer_and_scheduler" else []
             if name == "create_optimizer" and getattr(trainer, "optimizer_cls_and_kwargs", None) is None:
                 called = ["get_optimizer_cls_and_kwargs"]
@@ -139,7 +151,7 @@ def _fields_read(trainer: Any) -> frozenset[str]:
         mentioned = _names_in(function.__code__)
         if mentioned & _READ_ALL:
             return frozenset().union(*_READ_BY.values())
-        names |= mentioned
+        names |= mentioned | {_SAME_AS[name] for name in mentioned & _SAME_AS.keys()}
         waiting += _called_by(trainer, function, mentioned)
     return frozenset(names)
 

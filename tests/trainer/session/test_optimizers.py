@@ -62,7 +62,29 @@ class Both(Trainer):
         self.create_scheduler(num_training_steps)
 
 
+class FixedLoss(Trainer):
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        return torch.nn.functional.cross_entropy(model(**inputs).logits, inputs["labels"])
+
+
+class SmoothedLoss(Trainer):
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = super().compute_loss if self.label_smoother is None else self.label_smoother
+        return loss(model(**inputs), inputs["labels"])
+
+
+class FixedBatches(Trainer):
+    def get_train_dataloader(self) -> Any:
+        return torch.utils.data.DataLoader(self.train_dataset, batch_size=8)
+
+
+class OwnBatches(Trainer):
+    def get_train_dataloader(self) -> Any:
+        return torch.utils.data.DataLoader(self.train_dataset, batch_size=self.args.train_batch_size)
+
+
 NAMES = ("learning_rate", "weight_decay", "adam_beta1", "warmup_steps", "num_train_epochs")
+NAMES += ("label_smoothing_factor", "per_device_train_batch_size")
 
 
 @pytest.mark.parametrize(
@@ -74,6 +96,10 @@ NAMES = ("learning_rate", "weight_decay", "adam_beta1", "warmup_steps", "num_tra
         (Both, {}, {"learning_rate", "weight_decay", "adam_beta1"}),
         (Helped, {}, {"weight_decay", "adam_beta1"}),
         (FixedSchedule, {}, {"warmup_steps"}),
+        (FixedLoss, {}, {"label_smoothing_factor"}),
+        (SmoothedLoss, {}, set()),
+        (FixedBatches, {}, {"per_device_train_batch_size"}),
+        (OwnBatches, {}, set()),
         (Trainer, {"max_steps": 5}, {"num_train_epochs"}),
         (Trainer, {"lr_scheduler_type": "constant"}, {"warmup_steps"}),
     ],
@@ -84,6 +110,13 @@ def test_names_that_nothing_reads_are_known(
     trainer = make_trainer(cls=cls, **changes)
     assert {name for name, _ in without_effect(trainer, trainer.args, NAMES)} == silent
     assert not list(without_effect(trainer, trainer.args, ["max_grad_norm"]))
+
+
+def test_a_loss_function_smooths_no_labels(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer()
+    trainer.compute_loss_func = lambda outputs, labels, **kwargs: outputs["logits"].sum()
+    found = list(without_effect(trainer, trainer.args, NAMES))
+    assert found == [("label_smoothing_factor", "compute_loss_func of your Trainer does not read that argument")]
 
 
 def test_nothing_is_said_where_what_is_read_is_not_known(make_trainer: MakeTrainer) -> None:
