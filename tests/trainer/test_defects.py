@@ -7,12 +7,13 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.samplers import RandomSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_rlsearch import SearchSpaceError
 from tests.helpers.both import NOT_REFUSED, on_both
 from tests.helpers.versions import IS_OLDEST
-from tests.trainer.conftest import Scripted, finished, run, stored
+from tests.trainer.conftest import Scripted, finished, run, stored, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
 
@@ -28,6 +29,18 @@ def test_the_seed_of_a_trial_makes_its_weights(make_trainer: MakeTrainer, backen
     again = make_trainer(**best.hyperparameters)
     again.train()
     assert again.evaluate()["eval_loss"] == best.objective
+
+
+@on_both()
+def test_each_trial_starts_from_the_same_weights(make_trainer: MakeTrainer, backend: str) -> None:
+    model, starts = tiny_model(), []
+
+    class Keeps(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+            starts.append([parameter.sum().item() for parameter in model.parameters()])
+
+    run(make_trainer(model_init=lambda: model, callbacks=[Keeps()]), backend, n_trials=2, sampler=RandomSampler(0))
+    assert starts[0] == starts[1]
 
 
 @on_both()

@@ -275,8 +275,9 @@ def _functions(provider: TrainerProvider, settings: SearchConfig) -> dict[str, A
     """The user's functions that decide what is trained and how it is scored, by their names in the fingerprint."""
     trainer = provider.reference
     further = {"compute_loss": getattr(trainer, "compute_loss_func", None), "optimizer": optimizer_function(trainer)}
+    model_init = provider.model_function
     return {
-        "model_init": provider.model_function,
+        "model_init": getattr(model_init, "copies_of", model_init),  # what an earlier search has put around it
         "collator": getattr(trainer, "data_collator", None),
         "compute_objective": settings.compute_objective,
         **{name: function for name, function in further.items() if function is not None},

@@ -1,9 +1,9 @@
 """Prepares the user's Trainer for each trial, or makes a fresh trainer with the user's function."""
 
 import copy
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, Self, get_type_hints
 
 from hf_rlsearch._typing import Params
@@ -116,8 +116,16 @@ class UserTrainerProvider(TrainerSession):
     def initial_model(self) -> Any:
         """Returns a model that has not been trained, made under the seed of the arguments; to be released after use."""
         trainer: Trainer = self.prepare(self.frozen.original(), model_init=self.model_function, callbacks=False)
-        trainer.model = trainer.model_wrapped = trainer.callback_handler.model = fresh_model(trainer)
+        before, model = trainer.model, fresh_model(trainer)
         self._has_initial_model = self.model_function is self._model_init
+        if before is not None and _train_the_same_weights(before, model):
+            logger.warning(
+                "model_init returns the same model each time it is called, so each trial trains a copy of it. Make the "
+                "model inside of model_init."
+            )
+            self.model_function = _copying(self.model_function)
+            model = copy.deepcopy(model)
+        trainer.model = trainer.model_wrapped = trainer.callback_handler.model = model
         return trainer.model
 
     def release(self) -> None:
@@ -150,13 +158,24 @@ class UserTrainerProvider(TrainerSession):
         attach_optimizer(self.reference, best.values)
 
     def _change(self, plan: TrialPlan) -> Callable[[], Sequence[Change]]:
-        return partial(self.side_effects.apply, self.reference, plan)
+        return functools.partial(self.side_effects.apply, self.reference, plan)
 
 
 def _copies_of(model: Any) -> Callable[[], Any]:
     """Returns a ``model_init`` that copies a model as it is now."""
     original = copy.deepcopy(model).to("cpu")
     return lambda: copy.deepcopy(original)
+
+
+def _copying(model_init: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a ``model_init`` whose models are copies, so that no training changes those of the given one."""
+
+    @functools.wraps(model_init)  # the Trainer looks whether it takes a trial
+    def copied(*trial: Any) -> Any:
+        return copy.deepcopy(model_init(*trial))
+
+    copied.copies_of = model_init  # type: ignore[attr-defined]
+    return copied
 
 
 def _with_params(model_init: Callable[..., Any], params: Params) -> Callable[..., Any]:
@@ -392,12 +411,16 @@ def _check_trainer_protocol(trainer: Any) -> None:
 
 def _check_fresh_weights(first: TrainerProtocol, fresh: TrainerProtocol) -> None:
     """Refuses a trial that trains the weights of another trial further, which would favour later trials."""
-    known = {id(parameter) for parameter in first.model.parameters() if parameter.requires_grad}
-    if any(id(parameter) in known for parameter in fresh.model.parameters() if parameter.requires_grad):
+    if _train_the_same_weights(first.model, fresh.model):
         raise ArgumentsError(
             f"make_trainer returned a {type(fresh).__name__} that trains the same weights as the one before. Make "
             "model and trainer inside of make_trainer, so that every trial starts from the same weights."
         )
+
+
+def _train_the_same_weights(first: Any, second: Any) -> bool:
+    known = {id(parameter) for parameter in first.parameters() if parameter.requires_grad}
+    return any(id(parameter) in known for parameter in second.parameters() if parameter.requires_grad)
 
 
 # Attribute of arguments whose metric_for_best_model a search has set.
