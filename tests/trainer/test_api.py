@@ -242,6 +242,21 @@ def test_several_evaluation_sets(make_trainer: MakeTrainer) -> None:
     assert len(best.run_summary.trials[0].intermediate_values) == 1
 
 
+def test_a_model_that_is_made_once_is_copied_for_each_trial(
+    make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny_model()
+    before = copy.deepcopy(model.state_dict())
+    trainer = make_trainer(model_init=lambda: model)
+    options = {"n_trials": 2, "metric": "loss", "sampler": Scripted(learning_rate=[1e-2, 1e-2])}
+    for _ in range(2):  # the second search finds that the first is finished
+        best = run(trainer, "rl", **options)
+    assert "each trial trains a copy" in caplog.text
+    first, second = best.run_summary.trials
+    assert first.value == second.value == trainer.evaluate()["eval_loss"]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
 def test_no_evaluation_during_training(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(eval_strategy="no")
     best = run(trainer, "rl", n_trials=1)
@@ -365,6 +380,46 @@ def test_derived_arguments_are_made_from_what_the_user_gave(tmp_path: Path) -> N
     assert "total_batch" in inspect.signature(Derived).parameters
     assert "learning_rate" in inspect.signature(TrainingArguments).parameters
     assert pickle.loads(pickle.dumps(args)) == copy.copy(args) == args
+
+
+class Distillation(TrainingArguments):
+    """Values of its own that are no fields, as in many scripts that distil a model."""
+
+    def __init__(self, *args: Any, alpha: float = 0.5, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.alpha = alpha
+
+
+class Distiller(Trainer):
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        loss: Any = super().compute_loss(*args, **kwargs)
+        return (loss[0] * self.args.alpha, *loss[1:]) if isinstance(loss, tuple) else loss * self.args.alpha
+
+
+@pytest.mark.parametrize("by_script", [False, True])
+def test_values_that_arguments_hold_beside_their_fields(make_trainer: MakeTrainer, by_script: bool) -> None:
+    trainer = make_trainer(cls=Distiller, eval_strategy="no")
+    trainer.args = Distillation(**trainer.args.to_dict(), alpha=1)
+    if by_script:
+        trainer = make_trainer(cls=Distiller)
+        trainer.args.alpha = 1
+    space = lambda trial: {"alpha": trial.suggest_float("alpha", 0.1, 1)}  # noqa: E731
+    options = {"n_trials": 3, "baseline": True, "sampler": Scripted(alpha=[0.25, 0.5]), "metric": "loss"}
+    result = run(trainer, "rl", space, **options).run_summary
+    assert [trial.params["alpha"] for trial in result.trials] == [1, 0.25, 0.5]
+    assert result.trials[1].value < result.trials[0].value / 3
+    assert trainer.args.alpha == result.hyperparameters()["alpha"] == 0.25
+    # Not with the value that the best trial has left in the arguments.
+    assert result.replay(trainer, 0) == result.trials[0].value
+
+
+def test_a_constructor_with_arguments_of_its_own(tmp_path: Path) -> None:
+    class Own(TrainingArguments):
+        def __init__(self, rate: float) -> None:
+            super().__init__(str(tmp_path), use_cpu=True, learning_rate=rate)
+
+    made = FrozenArguments(Own(0.25)).with_values({"weight_decay": 0.5})
+    assert (made.output_dir, made.learning_rate, made.weight_decay) == (str(tmp_path), 0.25, 0.5)
 
 
 def test_eval_steps_follow_logging_steps_as_the_arguments_say(make_trainer: MakeTrainer) -> None:
@@ -571,6 +626,15 @@ def test_a_plain_training_keeps_the_checkpoint_that_the_trial_kept(
     trainer = searched if of_the_search else result.apply(make_trainer(score=by_epoch, **args))
     trainer.train()
     assert trainer.evaluate()["eval_loss"] == metrics["eval_loss"]
+
+
+def test_trials_keep_the_checkpoint_that_the_arguments_name(make_trainer: MakeTrainer) -> None:
+    args = {"num_train_epochs": 3, "load_best_model_at_end": True, "save_strategy": "epoch", "learning_rate": 1e-3}
+    trainer = make_trainer(score=by_epoch, metric_for_best_model="eval_loss", **args)
+    result = run(trainer, "rl", n_trials=1, baseline=True, metric="accuracy", direction="maximize").run_summary
+    trainer.train()
+    assert trainer.args.metric_for_best_model == "eval_loss"
+    assert trainer.evaluate()["eval_loss"] == result.best_trial.user_attrs["rl:metrics"]["eval_loss"]
 
 
 def test_the_best_checkpoint_follows_the_metric_of_the_latest_search(make_trainer: MakeTrainer) -> None:

@@ -19,7 +19,7 @@ from hf_rlsearch.trainer.hyperparameters import (
     without_scoped_values,
 )
 from hf_rlsearch.trainer.search.trial import EvaluationMonitor, SharedTrial, TrialPlan
-from hf_rlsearch.trainer.session.arguments import FrozenArguments
+from hf_rlsearch.trainer.session.arguments import FrozenArguments, chosen_best_metric
 from hf_rlsearch.trainer.session.compat import (
     arguments_in_use,
     check_optimizers,
@@ -442,9 +442,8 @@ def _point_to_trial(args: Any, plan: TrialPlan, monitor: EvaluationMonitor) -> A
 
 def _follow(args: "TrainingArguments", follows: Sequence[Any] | None) -> "TrainingArguments":
     """Makes the objective the metric for the best checkpoint, where the user has named no such metric."""
-    # TrainingArguments fills in "loss" with load_best_model_at_end, so that name is no choice of the user.
-    unnamed = (None, "loss", "eval_loss", getattr(args, _FOLLOWED, None))
-    if follows is not None and args.load_best_model_at_end and args.metric_for_best_model in unnamed:
+    unnamed = (None, getattr(args, _FOLLOWED, None))
+    if follows is not None and args.load_best_model_at_end and chosen_best_metric(args) in unnamed:
         args.metric_for_best_model, args.greater_is_better = follows
         setattr(args, _FOLLOWED, args.metric_for_best_model)
     return args

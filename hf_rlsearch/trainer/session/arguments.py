@@ -9,6 +9,7 @@ import dataclasses
 import enum
 import functools
 import hashlib
+import inspect
 import json
 import math
 import types
@@ -69,15 +70,13 @@ class FrozenArguments:
         fields = dataclasses.fields(args) if dataclasses.is_dataclass(args) else ()
         self._hints: dict[str, Any] = {field.name: hints.get(field.name, Any) for field in fields if field.init}
         self._given = _given_to_constructor(args, {field.name: field for field in fields if field.init})
+        for name in _set_by_hand(args) if fields else ():
+            self._hints[name], self._given[name] = Any, getattr(args, name)
 
     @property
     def names(self) -> frozenset[str]:
-        """The fields of the arguments' class."""
+        """The fields of the arguments' class, and what a script or a constructor of its own has put beside them."""
         return frozenset(self._hints)
-
-    def is_set_by_hand(self, name: str) -> bool:
-        """Whether the arguments have an attribute that is none of the fields of their class."""
-        return name in vars(self._args) and name not in self._hints
 
     def value(self, name: str) -> Any:
         """The user's value of a field."""
@@ -187,6 +186,13 @@ class FrozenArguments:
         """The arguments that are not searched and influence training, as plain data."""
         left_out = _NOT_IDENTITY | set(searched)
         return {name: value for name, value in self.to_json(self._args).items() if name not in left_out}
+
+
+def chosen_best_metric(args: Any) -> str | None:
+    """The user's ``metric_for_best_model``; None where ``TrainingArguments`` has filled in "loss"."""
+    name: str | None = getattr(args, "metric_for_best_model", None)
+    given: Params = getattr(args, GIVEN, ((), {}))[1]
+    return None if name == "loss" != given.get("metric_for_best_model") else name
 
 
 def check_searchable(names: Iterable[str]) -> None:
@@ -367,11 +373,24 @@ def _expected_range(name: str, value: float) -> str | None:
     return "not negative" if name in _NOT_NEGATIVE and value < 0 else None
 
 
+def _set_by_hand(args: Any) -> list[str]:
+    """The attributes of arguments that are none of their fields, and that ``__post_init__`` does not make anew."""
+    fields = {field.name for field in dataclasses.fields(args)}
+    own = [vars(cls)["__post_init__"] for cls in type(args).__mro__ if "__post_init__" in vars(cls)]
+    made_anew = {name for each in own for name in inspect.unwrap(each).__code__.co_names}
+    return [
+        name
+        for name, value in vars(args).items()
+        if not name.startswith("_") and name not in fields | made_anew and isinstance(value, bool | int | float | str)
+    ]
+
+
 def _given_to_constructor(args: Any, fields: Mapping[str, "dataclasses.Field[Any]"]) -> Params:
     """The value that the constructor of arguments got for each field; the present one where that is not known."""
     positional, named = getattr(args, GIVEN, ((), {}))
     given = {**dict(zip(fields, positional, strict=False)), **named}
-    if given and given.keys() <= fields.keys():
+    is_generated = list(inspect.signature(type(args).__init__).parameters)[1:] == list(fields)
+    if given and given.keys() <= fields.keys() and is_generated:
         left_out = {name: field for name, field in fields.items() if name not in given}
         defaults = {
             name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
@@ -381,6 +400,8 @@ def _given_to_constructor(args: Any, fields: Mapping[str, "dataclasses.Field[Any
     given = {name: getattr(args, name) for name in fields}
     if given.get("eval_steps") is not None and given["eval_steps"] == given.get("logging_steps"):
         given["eval_steps"] = None  # TrainingArguments fills it in from logging_steps
+    if "metric_for_best_model" in given:
+        given["metric_for_best_model"] = chosen_best_metric(args)
     return given
 
 

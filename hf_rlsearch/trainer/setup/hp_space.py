@@ -255,12 +255,6 @@ def build_configuration_sampler(
     if scoped_names is not None:
         scoped_names.check(found.returned)
         for name in sorted(found.returned - frozen.names - read_by_model):
-            if frozen.is_set_by_hand(name):
-                raise SearchSpaceError(
-                    f"hp_space sets {name!r}, an attribute that was put on the arguments by hand; each trial has "
-                    "arguments of its own. Make it a field of a dataclass that inherits from TrainingArguments: "
-                    f"@dataclass class MyArguments(TrainingArguments): {name}: float = 0.0"
-                )
             if prefix_of(name) is None:
                 raise unknown_name(name, frozen.names, observed is not None, scoped_names.nearest(name))
     sampler = ConfigurationSampler(

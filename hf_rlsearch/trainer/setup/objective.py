@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from hf_rlsearch._validation import did_you_mean, is_number
 from hf_rlsearch.errors import ArgumentsError, ObjectiveError, describe
 from hf_rlsearch.metrics.directions import MAXIMIZE, MINIMIZE, is_ambiguous, known_direction
+from hf_rlsearch.trainer.session.arguments import chosen_best_metric
 from hf_rlsearch.trainer.setup.hp_space import AccessRecorder
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def choose_objective(
         return _computed_objective(probe, compute_objective, given, multi, args)
     n_wanted = len(given) if multi else 1
     if metric is None:
-        names, why = _default_metric(probe, args, n_wanted)
+        names, why = _default_metric(probe, args, given, n_wanted)
     else:
         wanted = [metric] if isinstance(metric, str) else list(metric)
         if len(wanted) != n_wanted:
@@ -218,7 +219,9 @@ def _given_directions(direction: str | Sequence[str]) -> tuple[str, ...]:
     return given
 
 
-def _default_metric(probe: Metrics, args: "TrainingArguments", n_wanted: int) -> tuple[tuple[str, ...], str]:
+def _default_metric(
+    probe: Metrics, args: "TrainingArguments", given: tuple[str, ...], n_wanted: int
+) -> tuple[tuple[str, ...], str]:
     """The full key of the metric to optimize where the user names none, and where the choice comes from."""
     found = _numeric_names(probe)
     if n_wanted > 1:
@@ -226,10 +229,11 @@ def _default_metric(probe: Metrics, args: "TrainingArguments", n_wanted: int) ->
             f"{n_wanted} directions are given but neither compute_objective nor metric. Pass metric=[...] with "
             f"{n_wanted} of {found}, or a compute_objective that returns {n_wanted} values."
         )
-    best = getattr(args, "metric_for_best_model", None)
+    best = chosen_best_metric(args)
     others = [name for name in found if not name.endswith("loss")]
-    # TrainingArguments fills in "loss" by itself with load_best_model_at_end, so that word alone is no choice.
-    if best is not None and (best not in ("loss", "eval_loss") or not others):
+    # Who maximizes does not mean the loss by which each training keeps its best checkpoint.
+    is_meant = best not in ("loss", "eval_loss") or given != (MAXIMIZE,) or not others
+    if best is not None and is_meant:
         return (_full_key(best, probe, "metric_for_best_model"),), "metric_for_best_model"
     candidates = others or (["eval_loss"] if "eval_loss" in found else found)
     if len(candidates) == 1:

@@ -120,13 +120,6 @@ def test_a_space_for_another_backend_is_named(trainer: Trainer, returned: Any, m
     refuses(SearchSpaceError, match, trainer, lambda trial: returned)
 
 
-def test_an_attribute_put_on_the_arguments_is_named(trainer: Trainer) -> None:
-    trainer.args.alpha = 0.5  # type: ignore[attr-defined]
-    refuses(
-        SearchSpaceError, "'alpha', an attribute that was put on .* by hand.*dataclass", trainer, one("alpha", 1, 2)
-    )
-
-
 @pytest.mark.parametrize("returned", [0.5, None])
 def test_compute_metrics_that_returns_no_dict_is_named(make_trainer: MakeTrainer, returned: Any) -> None:
     def compute(prediction: Any) -> Any:

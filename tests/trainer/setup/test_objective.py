@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from transformers import TrainingArguments
 
 from hf_rlsearch import ObjectiveError
+from hf_rlsearch.trainer.session.arguments import FrozenArguments
 from hf_rlsearch.trainer.setup.objective import choose_objective, metric_direction
 
 METRICS = {
@@ -34,6 +36,20 @@ def test_an_unknown_name_is_asked_for() -> None:
     assert metric_direction("eval_zog", args, "minimize") == "minimize"
     args = SimpleNamespace(metric_for_best_model="zog", greater_is_better=False)
     assert metric_direction("eval_zog", args, None) == "minimize"
+
+
+def test_a_loss_that_the_user_named_is_the_objective(tmp_path: Any) -> None:
+    probe = {"eval_loss": 0.7, "eval_accuracy": 0.5}
+    common: Any = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch", "use_cpu": True}
+    filled_in = TrainingArguments(str(tmp_path), **common)
+    assert filled_in.metric_for_best_model == "loss"
+    assert choose_objective(probe, args=filled_in).names == ("eval_accuracy",)
+    for name in ("loss", "eval_loss"):
+        args = TrainingArguments(str(tmp_path), **common, metric_for_best_model=name)
+        for given in (args, FrozenArguments(args).with_values({"learning_rate": 0.1})):
+            assert choose_objective(probe, args=given).names == ("eval_loss",)
+            assert choose_objective(probe, args=given, direction="minimize").names == ("eval_loss",)
+            assert choose_objective(probe, args=given, direction="maximize").names == ("eval_accuracy",)
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
