@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any, Self
 
 from optuna.pruners import BasePruner
@@ -113,6 +114,7 @@ class SearchConfig:
                 shown = shorten(" ".join(repr(value).split()), _SHOWN)
                 given = f"the class {value.__name__}; call it" if isinstance(value, type) else shown
                 raise error(f"{name}={given} given, expected {expected}.")
+        self._check_storage()
         if self.constraints is not None:
             check_constraints(self.constraints)
         if self.confirm and not isinstance(self.direction, str):
@@ -131,6 +133,18 @@ class SearchConfig:
             )
         if self.load_if_exists and self.study_name is None:
             logger.warning("load_if_exists=True has no effect without study_name=.")
+
+    def _check_storage(self) -> None:
+        """Refuses the path of a file, which says neither whether the file is SQLite nor whether it is a journal."""
+        if not isinstance(self.storage, str | PathLike) or "://" in str(self.storage):
+            return
+        path = str(self.storage).removeprefix("sqlite:")
+        given = shorten(repr(str(self.storage)), _SHOWN)
+        raise ArgumentsError(
+            f"storage={given} given, expected a URL or an Optuna storage. For an SQLite file write "
+            f"storage={f'sqlite:///{path}'!r}; for a journal file JournalStorage(JournalFileBackend({path!r})), with "
+            "both names from optuna.storages and optuna.storages.journal."
+        )
 
     def _check_agent(self) -> None:
         """Refuses options of the agent where another sampler, or no stop rule, would leave them without effect."""
@@ -261,7 +275,7 @@ _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "confirm": (_is_int(at_least=0), "a whole number, at least 0"),
     "catch": (_is_exceptions, "an exception class or a tuple of them, () for none"),
     "max_failed_trials": (_is_int(at_least=1), "a whole number, at least 1"),
-    "storage": (_is_a(str, BaseStorage), "an Optuna storage, a URL such as 'sqlite:///search.db', or None"),
+    "storage": (_is_a(str, PathLike, BaseStorage), "an Optuna storage, a URL such as 'sqlite:///search.db', or None"),
     "study_name": (_is_a(str), "text, or None"),
     "hp_name": (callable, "a function of a trial that returns a name"),
     "keep_best_models": (_is_int(at_least=0), "a whole number, at least 0"),

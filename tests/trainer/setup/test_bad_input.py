@@ -274,6 +274,14 @@ def test_foreign_weights(trainer: Trainer, tmp_path: Path, content: bytes) -> No
     refuses(WeightsError, "mine", trainer, weights=str(path))
 
 
+@pytest.mark.parametrize("given", ["search.db", "sqlite:search.db", Path("search.db")])
+def test_a_path_is_no_storage(trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    match = r"For an SQLite file write storage='sqlite:///search\.db'; .*JournalFileBackend\('search\.db'\)"
+    refuses(ArgumentsError, f"storage='{given}' given, expected a URL.*{match}", trainer, storage=given)
+    assert not (tmp_path / "search.db").exists()
+
+
 def test_foreign_storage_file(trainer: Trainer) -> None:
     folder = Path(trainer.args.output_dir)
     folder.mkdir(exist_ok=True)
