@@ -24,6 +24,7 @@ from hf_rlsearch._validation import did_you_mean, is_finite_number, is_integer
 from hf_rlsearch.agent import AGENTS, META_TRAINED, ONLINE
 from hf_rlsearch.agent.decision import Decision
 from hf_rlsearch.errors import ArgumentsError
+from hf_rlsearch.observation.curve_features import PRICE_EXPONENT
 from hf_rlsearch.observation.history import COMPLETE, LARGEST, PRUNED, History, stable_distributions
 from hf_rlsearch.observation.observation import FACTS, is_at_chance
 from hf_rlsearch.observation.trial_attributes import DECISION, TASK_FACTS
@@ -71,16 +72,15 @@ class CostCooling:
         return fits if fits.any() else prices <= prices.min()
 
     def acquisition_weight(self, prices: FloatArray) -> FloatArray:
-        """C factors on expected improvement: price to the power of minus the share that is left.
+        """C factors on expected improvement: price to the power of -`PRICE_EXPONENT` times the share that is left.
 
-        While much is left an improvement has to be worth its price, as cheap trials teach the same; near the end of the
-        budget only the improvement counts. Until a trial is above the untrained model no price counts.
+        While much is left a cheap trial is preferred to one that promises little more; near the end of the budget only
+        the improvement counts. Until a trial is above the untrained model no price counts.
 
-        Source: cost-cooling, Lee et al. 2020 (arXiv:2003.10870), equation 3. Without cooling it is expected improvement
-        per second, Snoek et al. 2012, section 3.2.
+        Source: cost-cooling, Lee et al. 2020 (arXiv:2003.10870), equation 3, which has an exponent of 1.
         """
         share = float(np.clip(self.left / self.total, 0.0, 1.0))
-        return np.asarray(np.maximum(prices, 1e-9) ** -share)
+        return np.asarray(np.maximum(prices, 1e-9) ** (-PRICE_EXPONENT * share))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from hf_rlsearch.envs.search_env import BatchedSearch, SearchEnv, flatten
 from hf_rlsearch.envs.stop_env import BUDGETS, EVALUATIONS, STOP, StopSearch, StopVecEnv
 from hf_rlsearch.envs.vec_env import SearchVecEnv, relative
 from hf_rlsearch.errors import ObservationError
-from hf_rlsearch.observation.curve_features import FORECAST_FEATURES
+from hf_rlsearch.observation.curve_features import FORECAST_FEATURES, PRICE_EXPONENT
 from hf_rlsearch.optuna.sampler import CostCooling
 from hf_rlsearch.tasks.mix import TaskMix
 from hf_rlsearch.tasks.prior import TaskBatch
@@ -269,10 +269,10 @@ def test_prices_lead_the_choice_while_much_is_left() -> None:
     search = StopSearch(1, 0, with_curves, priced=1.0)
     targets = np.arange(4)[None]
     early = search.weights(np.array([0]), targets)[0]
-    assert early == pytest.approx([np.log(2), -np.log(1.5)] * 2)
+    assert early == pytest.approx([PRICE_EXPONENT * np.log(2), -PRICE_EXPONENT * np.log(1.5)] * 2)
     search.spent[:] = search.budget - 1.0
     late = search.weights(np.array([0]), targets)[0]
-    assert late[0] == pytest.approx(np.log(2) / search.budget)
+    assert late[0] == pytest.approx(PRICE_EXPONENT * np.log(2) / search.budget)
     assert late[1] == -np.inf
 
 

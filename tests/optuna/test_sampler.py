@@ -195,7 +195,7 @@ def test_with_a_budget_the_agent_weighs_prices_and_cannot_choose_what_does_not_f
     call = first.calls[0]
     assert {params["n"] for params in call.allowed} == {0, 1}
     assert call.acquisition_weight is not None
-    np.testing.assert_allclose(call.acquisition_weight, (1.0 + call.candidates[:, 0]) ** -0.25)
+    np.testing.assert_allclose(call.acquisition_weight, (1.0 + call.candidates[:, 0]) ** -0.0625)
     assert study.trials[0].system_attrs["rl:decision"]["price"] == 1.0
     # The six that fit are trained: the cheapest of the others is next.
     assert [params["n"] for params in first.calls[6].allowed] == [2, 2, 2]
