@@ -189,9 +189,11 @@ class SearchConfig:
         if "directions" in options:
             options["direction"] = options.pop("directions")
         known = {field.name for field in dataclasses.fields(cls)}
-        for name in options.keys() - known:
+        if unknown := [name for name in options if name not in known]:
+            name = unknown[0]
             hint = f" Its name is {RENAMED[name]!r}." if name in RENAMED else did_you_mean(name, known)
-            raise TypeError(f"The search got an unexpected keyword argument {name!r}.{hint}")
+            others = f" Nor does it know {', '.join(map(repr, unknown[1:]))}." if unknown[1:] else ""
+            raise TypeError(f"The search got an unexpected keyword argument {name!r}.{hint}{others}")
         return cls(**options)
 
     @property

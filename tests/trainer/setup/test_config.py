@@ -47,6 +47,11 @@ def test_a_former_name_is_an_error_that_names_todays(old: str, new: str) -> None
     assert getattr(SearchConfig.from_options({new: 1}), new) == 1
 
 
+def test_all_unknown_options_are_named_at_once() -> None:
+    with pytest.raises(TypeError, match=r"'n_trial'\. Did you mean 'n_trials'\? Nor does it know 'scheduler', 'x'\."):
+        SearchConfig.from_options({"n_trial": 1, "scheduler": None, "seed": 1, "x": 2})
+
+
 @pytest.mark.parametrize(
     ("options", "max_trials", "displayed"),
     [
