@@ -56,7 +56,7 @@ def search_from_trainer(
 ) -> "BestRun | list[BestRun]":
     """Runs the search of ``trainer.hyperparameter_search(backend="rl")``, which has set attributes of the Trainer."""
     given: Any = trainer
-    is_default = getattr(getattr(given.hp_space, "__self__", None), "name", None) == "rl"
+    is_default = getattr(given.hp_space, "__module__", None) == f"{__package__}.register"
     from_method = {
         "hp_space": default_hp_space if is_default else given.hp_space,
         "compute_objective": given.compute_objective,

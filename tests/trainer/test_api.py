@@ -139,6 +139,24 @@ def test_a_name_that_only_model_init_reads(make_trainer: MakeTrainer, read: Any)
     assert trainer.model.config.hidden_dropout_prob == best.hyperparameters["dropout"]
 
 
+class MakesModels:
+    """A ``model_init`` with attributes of any name."""
+
+    def __init__(self, params: dict[str, float]) -> None:
+        self.params, self.scoped, self.original = params, True, "a checkpoint"
+
+    def __call__(self, trial: Any = None) -> Any:
+        return tiny_model(self.params["dropout"] if trial is None else trial.suggest_float("rate", 0.3, 0.5))
+
+
+def test_attributes_of_model_init_are_the_users(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(model_init=MakesModels({"dropout": 0.25}))
+    options = {"metric": "loss", "sampler": Scripted(learning_rate=[1e-2], rate=[0.5])}
+    first, second = run(trainer, "rl", n_trials=2, baseline=True, **options).run_summary.trials
+    assert (first.state, second.state) == (TrialState.COMPLETE, TrialState.COMPLETE)
+    assert trainer.model.config.hidden_dropout_prob == (0.5 if second.value < first.value else 0.25)
+
+
 def test_conditional_hyperparameters_of_the_model(make_trainer: MakeTrainer) -> None:
     def model_init(trial: Any = None) -> Any:
         if trial is None or trial.suggest_categorical("regularise", [True, False]) is False:
@@ -196,6 +214,17 @@ def test_the_default_space(make_trainer: MakeTrainer) -> None:
         "weight_decay",
         "warmup_steps",
     }
+
+
+def test_a_space_of_any_object_is_the_users(make_trainer: MakeTrainer) -> None:
+    class Experiment:
+        name = "rl"  # as our backend is called
+
+        def space(self, trial: Any) -> dict[str, Any]:
+            return {"weight_decay": trial.suggest_float("weight_decay", 0.0, 0.3)}
+
+    best = run(make_trainer(), "rl", Experiment().space, n_trials=1, metric="loss")
+    assert set(best.hyperparameters) == {"weight_decay"}
 
 
 def test_a_list_of_directions_gives_a_list_of_runs(make_trainer: MakeTrainer) -> None:

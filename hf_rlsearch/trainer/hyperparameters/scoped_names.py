@@ -21,6 +21,9 @@ from hf_rlsearch.trainer.session.compat import takes_trial
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
 
+# Attribute of a model_init that gives models scoped values: the one without them, and the values.
+_SCOPED = "_hf_rlsearch_scoped"
+
 
 class ScopedNames:
     """Checks scoped names and values against the groups of one Trainer; a group is read when a name needs it.
@@ -131,13 +134,13 @@ def trial_model_init(model_init: Callable[..., Any], values: Mapping[str, Any]) 
         return _with_values(inner(trial), merged)
 
     made: Any = with_trial if takes_trial(inner) else lambda: _with_values(inner(), merged)
-    made.scoped = inner, merged
+    setattr(made, _SCOPED, (inner, merged))
     return made  # type: ignore[no-any-return]
 
 
 def without_scoped_values(model_init: Callable[..., Any]) -> tuple[Callable[..., Any], Params]:
     """Returns the ``model_init`` that ``trial_model_init`` was given, and the values that it was given."""
-    inner, values = getattr(model_init, "scoped", (model_init, {}))
+    inner, values = getattr(model_init, _SCOPED, (model_init, {}))
     return inner, dict(values)
 
 

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Attribute of a model_init that a search has left in a Trainer: the user's, and the params that it gets.
+_WITH_PARAMS = "_hf_rlsearch_with_params"
 # Of the baseline's trainer, which a factory makes before its own seed is known.
 _SEED = 42
 
@@ -72,8 +74,9 @@ class UserTrainerProvider(TrainerSession):
         inner, earlier = without_scoped_values(self._model_init)
         self._earlier_values = {name: value for name, value in earlier.items() if prefix_of(name) is not None}
         self.side_effects = SideEffects()
-        self._earlier_params: Params = getattr(inner, "params", {})
-        self.model_function: Callable[..., Any] = getattr(inner, "original", inner)
+        self._earlier_params: Params
+        self.model_function: Callable[..., Any]
+        self.model_function, self._earlier_params = getattr(inner, _WITH_PARAMS, (inner, {}))
         # Whether the Trainer has the model of ``initial_model``, and the baseline starts from the same.
         self._has_initial_model = False
 
@@ -187,8 +190,7 @@ def _with_params(model_init: Callable[..., Any], params: Params) -> Callable[...
         return model_init(SharedTrial(params, 0) if trial is None else trial)
 
     # For a later search of the same Trainer.
-    best_model_init.original = model_init  # type: ignore[attr-defined]
-    best_model_init.params = params  # type: ignore[attr-defined]
+    setattr(best_model_init, _WITH_PARAMS, (model_init, params))
     return best_model_init
 
 
