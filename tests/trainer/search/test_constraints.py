@@ -225,11 +225,11 @@ def models(trial: Any) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("name", "most"), [("peak_memory_gb", 4), ("trainable_params", 2)])
-def test_few_real_trainings_exceed_a_limit(make_trainer: MakeTrainer, name: str, most: int) -> None:
-    """Wider models score better, so the limit is in the way. It is exceeded by at most `most` of 21 trials.
+@pytest.mark.parametrize("name", ["peak_memory_gb", "trainable_params"])
+def test_few_real_trainings_exceed_a_limit(make_trainer: MakeTrainer, name: str) -> None:
+    """Wider models score better, so the limit is in the way; fewer than a tenth of the later trials exceed it.
 
-    The memory of a process varies by some percent from training to training, and the best models are that near to it.
+    A model of a gigabyte is among them, whose memory the next trials must not be charged with.
     """
     made: list[Trainer] = []
 
@@ -243,5 +243,5 @@ def test_few_real_trainings_exceed_a_limit(make_trainer: MakeTrainer, name: str,
     result = run(made[0], "rl", models, keep_best_models=0, **options).run_summary
     late = [is_feasible(trial) for trial in result.trials[3:]]
     assert len(late) == 21
-    assert late.count(False) <= most
+    assert late.count(False) <= 2
     assert result.best_trial.params[WIDTH] >= 4096
