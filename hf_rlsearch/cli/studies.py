@@ -194,16 +194,13 @@ def clean_searches(
     folder: Annotated[Path, typer.Argument(help="The output_dir of the searches.")],
     study_name: Annotated[
         str | None,
-        typer.Option("--study", help="Name of one such search; all but the newest if left out.", show_default=False),
+        typer.Option(
+            "--study", help="Name of an interrupted search; all but the newest if left out.", show_default=False
+        ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before anything is deleted.")] = False,
 ) -> None:
-    """Delete what searches have left to be continued: those that were interrupted, or that timeout has ended.
-
-    Of an interrupted search all checkpoints and models are deleted, and running trials become failed. Of a search that
-    timeout has ended the checkpoints of its stopped trials are deleted, and its best models stay. A search that a
-    process works on is left alone.
-    """
+    """Delete the checkpoints of interrupted searches that no process works on; their running trials become failed."""
     from hf_rlsearch.optuna.storage import FILE, open_sqlite, storage_errors
     from hf_rlsearch.trainer.storage.study import leftovers
 
@@ -216,14 +213,10 @@ def clean_searches(
         found = leftovers(storage, str(output_dir), but=newest)
         found = [each for each in found if study_name in (None, each.study.study_name)]
         if not found:
-            print(
-                "Nothing to clean: no older search was interrupted or ended by timeout, or a process works on it. "
-                "--study NAME names the newest one."
-            )
+            print("Nothing to clean: no older search was interrupted, or a process works on it.")
             return
         for each in found:
-            failed = "the unfinished trials will be failed, and " if each.running else ""
-            print(f"{each}: {failed}these folders lose checkpoints and models:")
+            print(f"{each}: the trials will be failed, and these folders lose checkpoints and models:")
             print("".join(f"  {path}\n" for path in each.folders) or "  none\n", end="")
         if not yes and not typer.confirm("Delete?"):
             raise typer.Exit(1)

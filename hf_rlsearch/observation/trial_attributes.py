@@ -14,9 +14,9 @@ PREFIX = "rl:"
 # System attributes, written by RLSampler and RLPruner: why a configuration was chosen, why a trial was stopped.
 DECISION = "rl:decision"
 STOP = "rl:stop"
-# Values of "reason" in STOP of a trial that no pruner stopped: the time of the search was over, the trial had exceeded
-# the memory of ``constraints=``, or, of a trial that nothing stopped, it goes on with one that was stopped.
-TIMEOUT, LIMIT, RESUMED = "timeout", "limit", "resumed"
+# Values of "reason" in STOP of a trial that no pruner stopped: the time of the search was over, or the trial had
+# exceeded the memory of ``constraints=``.
+TIMEOUT, LIMIT = "timeout", "limit"
 
 # System attributes in which Optuna stores constraints: a list, as `constraints_func` returns it, and one value for each
 # name since Optuna 5. A constraint is violated if its value is above 0.
@@ -146,13 +146,8 @@ def spent_on(trial: FrozenTrial) -> float:
     return share_trained(trial) if stored is None else float(stored)
 
 
-def is_timed_out(trial: FrozenTrial) -> bool:
-    """Whether a trial was stopped because the time of its search was over, whatever its values."""
-    return trial.state == TrialState.PRUNED and (trial.system_attrs.get(STOP) or {}).get("reason") == TIMEOUT
-
-
 def counted(trial: FrozenTrial) -> float:
-    """How much of ``n_trials`` a trial uses up: 1, or the share that it newly trained where STOP is stored."""
+    """How much of ``n_trials`` a trial uses up: 1, or the share that it newly trained if RLPruner has judged it."""
     if not trial.system_attrs.get(STOP):
         return 1.0  # as in Optuna, whatever another pruner does
     trained = share_trained(trial) if trial.state == TrialState.PRUNED else 1.0

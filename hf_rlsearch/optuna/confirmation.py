@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
-from hf_rlsearch.observation.trial_attributes import CONFIRM, REEVALUATES, ROLE, SEED, is_timed_out
+from hf_rlsearch.observation.trial_attributes import CONFIRM, REEVALUATES, ROLE, SEED
 
 # New seeds for each configuration: three give a spread, and cost three trainings.
 N_SEEDS = 3
@@ -87,8 +87,7 @@ def next_seed(
 
     The new seeds are the numbers after ``seed``, the user's.
     """
-    ended = [t for t in _reevaluations(trials) if t.state.is_finished() and not is_timed_out(t)]
-    done = {(t.user_attrs[REEVALUATES], t.user_attrs[SEED]) for t in ended}
+    done = {(t.user_attrs[REEVALUATES], t.user_attrs[SEED]) for t in _reevaluations(trials) if t.state.is_finished()}
     for turn in range(1, N_SEEDS + 1):
         racing = numbers if turn <= 2 else _still_racing(numbers, confirmations(trials), maximize)
         for number in racing:

@@ -132,7 +132,7 @@ def _choice(search: SearchRecord, trial: TrialRecord, contributions: tuple[Contr
         return ["One of the best configurations again, under a new seed: was the configuration good, or the seed?"]
     given = [f"You gave {show_params(trial.given)} to be trained first (initial_trials)."] if trial.given else []
     if not decision:
-        return given or [_why_without_reason(search, trial)]
+        return given or ["The sampler that chose this trial stored no reason."]
     has_results = any(t.values for t in search.trials if t.number < trial.number)
     chance = finite(decision.get("chance"))
     if decision.get("source") == "design":
@@ -153,13 +153,6 @@ def _choice(search: SearchRecord, trial: TrialRecord, contributions: tuple[Contr
         if contributions and abs(contributions[0].total) >= 0.01:
             return [*given, line, _strongest_reason(trial, contributions[0])]
     return [*given, line]
-
-
-def _why_without_reason(search: SearchRecord, trial: TrialRecord) -> str:
-    """Says why a configuration was chosen for which the sampler has stored no reason."""
-    if any(t.number == trial.continues and t.stop.get("reason") == TIMEOUT for t in search.trials):
-        return f"The configuration of trial {trial.continues}, which was stopped because the time was over."
-    return "The sampler that chose this trial stored no reason."
 
 
 def _strongest_reason(trial: TrialRecord, most: Contribution) -> str:

@@ -13,7 +13,6 @@ from optuna.trial import FrozenTrial, TrialState
 from hf_rlsearch._typing import FloatArray, IntArray
 from hf_rlsearch.observation.trial_attributes import (
     CONFIRM,
-    CONTINUES,
     HYPERPARAMETERS,
     OWNER,
     ROLE,
@@ -30,12 +29,11 @@ from hf_rlsearch.optuna.pruner import RLPruner
 from hf_rlsearch.optuna.sampler import CostCooling, ExpectedGain
 from hf_rlsearch.space import SearchSpace
 from hf_rlsearch.trainer.search.leaderboard import rankable
-from hf_rlsearch.trainer.session.arguments import plain, training_cost
+from hf_rlsearch.trainer.session.arguments import training_cost
 from hf_rlsearch.trainer.session.progress import as_time
 from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state
 from hf_rlsearch.trainer.setup.config import AUTO, RL_PRUNER, SearchConfig
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
-from hf_rlsearch.trainer.storage.paused import writes_checkpoints
 from hf_rlsearch.trainer.storage.resume import trials_of_other_processes
 
 if TYPE_CHECKING:
@@ -68,11 +66,6 @@ class CostModel:
     def space(self) -> SearchSpace:
         """The space that is searched."""
         return self._configurations.space
-
-    @property
-    def leaves_checkpoints(self) -> bool:
-        """Whether a training that is stopped can be resumed, by the arguments of the baseline."""
-        return plain(getattr(self._baseline, "eval_strategy", "no")) != "no" and writes_checkpoints(self._baseline)
 
     def cost_of(self, args: "TrainingArguments") -> float:
         """Returns the cost of a whole training, by the number of samples that it trains on."""
@@ -141,7 +134,8 @@ class RemainingBudget:
     def reached(self) -> str | None:
         """Returns which of "n_trials", "timeout" and "budget" is used up; None where another trial may start."""
         waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        is_interrupted = any(map(_goes_on, waiting))  # trials that the user has queued may wait
+        # Interrupted trials of this search, which have an owner, run again; trials that the user has queued may wait.
+        is_interrupted = any(trial.user_attrs.get(OWNER) for trial in waiting)
         if not self._fits_another(self._started()) and not is_interrupted:
             return "n_trials"
         if self.is_out_of_time():
@@ -151,8 +145,7 @@ class RemainingBudget:
     def too_little_left(self) -> tuple[str, str] | None:
         """Returns which of "timeout" and "budget" leaves too little for any training, and a sentence that says so.
 
-        None where a training fits, where none was timed yet, and where an interrupted or queued trial is to run. Where
-        none would fit the whole timeout either, one may be trained in several runs of the search.
+        None where a training fits, where none was timed yet, and where an interrupted or queued trial is to run.
         """
         limits = self._limits()
         waiting = self._study.get_trials(states=(TrialState.WAITING,), deepcopy=False)
@@ -163,8 +156,6 @@ class RemainingBudget:
         rows = space.candidates(np.random.default_rng(0), limit=_N_PRICED)
         shortest = float(limits[name].price(space, rows).min())
         if left >= shortest * (_MAY_FIT if name == "timeout" else 1 - 1e-6):
-            return None
-        if name == "timeout" and limits[name].total < shortest * _MAY_FIT and self._can_pause():
             return None
         if name == "budget":
             return (
@@ -179,14 +170,9 @@ class RemainingBudget:
         """Returns whether ``timeout`` is over."""
         return time.monotonic() >= self.deadline
 
-    def _can_pause(self) -> bool:
-        """Whether a training that the end of the time stops goes on when the same command is given again."""
-        settings = self._settings
-        return settings.max_paused > 0 and settings.is_continued and self._cost_model.leaves_checkpoints
-
     def is_surplus(self, trial: optuna.Trial) -> bool:
-        """Returns whether the last of ``n_trials`` was started before a new trial, as by another process."""
-        if _goes_on(trial) or trial.user_attrs.get(ROLE) == CONFIRM:
+        """Returns whether other processes have started the last of ``n_trials`` before a new trial."""
+        if trial.user_attrs.get(OWNER) or trial.user_attrs.get(ROLE) == CONFIRM:
             return False
         return not self._fits_another([t for t in self._started() if t.number < trial.number])
 
@@ -329,11 +315,6 @@ class Outlook:
 
     def _ended(self) -> list[FrozenTrial]:
         return [trial for trial in finished(self._study) if role(trial) != CONFIRM]
-
-
-def _goes_on(trial: FrozenTrial | optuna.Trial) -> bool:
-    """Whether a trial goes on with a training: it was interrupted, and so has an owner, or names the earlier trial."""
-    return bool(trial.user_attrs.get(OWNER)) or trial.user_attrs.get(CONTINUES) is not None
 
 
 def _n_in_an_hour(hours_per_trial: float) -> int:

@@ -13,14 +13,7 @@ from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import SearchFailed, StorageError
 from hf_rlsearch.observation import trial_attributes as attr
 from hf_rlsearch.observation.history import History
-from hf_rlsearch.observation.trial_attributes import (
-    finished,
-    is_timed_out,
-    n_trials_used,
-    newly_spent,
-    role,
-    share_trained,
-)
+from hf_rlsearch.observation.trial_attributes import finished, n_trials_used, newly_spent, role, share_trained
 from hf_rlsearch.optuna import RLSampler
 from hf_rlsearch.optuna import confirmation as confirm
 from hf_rlsearch.optuna.filters import is_exhausted, outside_of_space
@@ -135,24 +128,13 @@ class SearchCoordinator:
         self._say_initial()
 
     def _queue_first_trials(self) -> None:
-        """Queues the baseline, what the end of the time stopped, and the initial configurations.
-
-        What an earlier or another process has queued stays as it is.
-        """
-        is_incomplete = self._lacks_baseline() or self.paused.timed_out() or self._not_queued()
+        """Queues the baseline and then the initial configurations, unless an earlier or another process has done so."""
+        is_incomplete = self._lacks_baseline() or self._not_queued()
         if not is_incomplete or (self.is_shared and not is_leader(self.study)):
             return
         # While the leader was elected, another process may have queued them.
-        stopped = self.paused.timed_out()
         if self._lacks_baseline():
-            attributes: Params = {attr.ROLE: attr.BASELINE}
-            for trial in stopped:
-                if role(trial) == attr.BASELINE:
-                    attributes[attr.CONTINUES] = trial.number
-            self.study.enqueue_trial(self.planner.baseline[0], user_attrs=attributes)
-        for trial in stopped:
-            if role(trial) == attr.SEARCH:
-                self.study.enqueue_trial(trial.params, user_attrs={attr.CONTINUES: trial.number})
+            self.study.enqueue_trial(self.planner.baseline[0], user_attrs={attr.ROLE: attr.BASELINE})
         for params in self._not_queued():
             self.study.enqueue_trial(params, user_attrs={attr.INITIAL: params})
 
@@ -198,7 +180,7 @@ class SearchCoordinator:
         trials = self.study.get_trials(deepcopy=False)
         return not trials or (
             any(role(trial) == attr.BASELINE for trial in trials)
-            and all(is_timed_out(trial) for trial in trials if role(trial) == attr.BASELINE)
+            and all(_is_timed_out(trial) for trial in trials if role(trial) == attr.BASELINE)
         )
 
     @contextmanager
@@ -221,8 +203,6 @@ class SearchCoordinator:
         while True:
             self._take_over()
             reason = self.reason_to_stop() or self._too_little_left()
-            if reason is not None and self.budget.is_out_of_time() and self._is_unfinished(reason):
-                reason = "timeout"
             if reason is not None and (reason == "timeout" or not self._enqueue_confirmation()):
                 is_last = self.is_shared and reason in ("n_trials", "budget", "space")
                 if is_last and self.planner.lease.wait_for_signs_of_others():
@@ -290,10 +270,6 @@ class SearchCoordinator:
         if reason := self.outlook.reached():
             return reason
         return "space" if self._is_exhausted() else None
-
-    def _is_unfinished(self, reason: str) -> bool:
-        """Whether more time would go on with a trial, or confirm the best ones, though the search has that reason."""
-        return self._next_confirmation() is not None or (reason == "n_trials" and bool(self.paused.timed_out()))
 
     def _is_exhausted(self) -> bool:
         """Whether a new trial would repeat one, bit by bit; waiting trials are trained whatever they repeat."""
@@ -385,9 +361,7 @@ class SearchCoordinator:
 
     def conclude(self) -> SearchResult:
         """Stores why the search has ended, prints its summary, saves that as a note, and returns the result."""
-        # With more time the search goes on: its stopped trials, and the models that may win when they are confirmed.
-        goes_on = self.stopped_by == "timeout" and self.settings.is_continued
-        self.leaderboard.discard_checkpoints(confirmed=not goes_on)
+        self.leaderboard.discard_checkpoints(confirmed=True)
         result = SearchResult(
             study=self.study,
             metric=", ".join(self.objective.names),
@@ -436,7 +410,7 @@ class SearchCoordinator:
         try:
             while True:
                 trial = self.study.ask()
-                if not self.budget.is_surplus(trial):
+                if not (self.is_shared and self.budget.is_surplus(trial)):
                     return trial
                 surplus.append(trial)
                 if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
@@ -496,28 +470,22 @@ class SearchCoordinator:
 
     def _enqueue_confirmation(self) -> bool:
         """Queues the next training of one of the best configurations under a new seed; False when none is left."""
-        attributes = self._next_confirmation()
-        if attributes:
-            original = self.study.get_trials(deepcopy=False)[attributes[attr.REEVALUATES]]
-            self.study.enqueue_trial(original.params, user_attrs=attributes)
-        return attributes is not None
-
-    def _next_confirmation(self) -> Params | None:
-        """The user attributes of the next confirmation, none where one is queued already; None when none is left."""
         if self.settings.confirm == 0 or self._is_multi:
-            return None
+            return False
         trials = self.study.get_trials(deepcopy=False)
         if any(t.state == TrialState.WAITING and role(t) == attr.CONFIRM for t in trials):
-            return {}
+            return True
         baseline = next((t for t in trials if role(t) == attr.BASELINE and t.state == TrialState.COMPLETE), None)
         numbers = confirm.trials_to_confirm(ranking(self.study), baseline, self.settings.confirm)
         seed = int(self.configurations.frozen.value("seed"))
         maximize = self.objective.directions[0] == "maximize"
         chosen = confirm.next_seed(numbers, trials, seed=seed, maximize=maximize)
         if chosen is None:
-            return None
+            return False
         number, new_seed = chosen
-        return {attr.ROLE: attr.CONFIRM, attr.REEVALUATES: number, attr.SEED: new_seed}
+        attributes = {attr.ROLE: attr.CONFIRM, attr.REEVALUATES: number, attr.SEED: new_seed}
+        self.study.enqueue_trial(trials[number].params, user_attrs=attributes)
+        return True
 
     def _attributes(self, outcome: TrialOutcome) -> Params:
         """The user attributes of the running trial, which has ended."""
@@ -599,6 +567,11 @@ def _unrecorded_outcome(plan: TrialPlan, trial: FrozenTrial) -> TrialOutcome | N
     return None
 
 
+def _is_timed_out(trial: FrozenTrial) -> bool:
+    stop = trial.system_attrs.get(attr.STOP) or {}
+    return trial.state == TrialState.PRUNED and stop.get("reason") == attr.TIMEOUT
+
+
 def _result_text(trial: FrozenTrial, outcome: TrialOutcome, world_size: int) -> str:
     """The objective of a finished trial, or why and where it ended."""
     values = objectives(outcome.values)
@@ -610,7 +583,7 @@ def _result_text(trial: FrozenTrial, outcome: TrialOutcome, world_size: int) -> 
     if outcome.state == TrialState.COMPLETE:
         return values
     ended = "paused" if attr.PAUSED in trial.user_attrs else "pruned"
-    why = ", the time is over" if is_timed_out(trial) else ""
+    why = ", the time is over" if _is_timed_out(trial) else ""
     return f"{ended} at {values or 'the start'}{why}"
 
 

@@ -130,9 +130,7 @@ class Leaderboard:
     def discard_checkpoints(self, *, confirmed: bool = False) -> None:
         """Deletes all checkpoints but those of the best k trials and those of stopped trials that may be resumed.
 
-        Args:
-            confirmed: The confirmations are made and the search has ended: no trial is resumed, and the ranking no
-                longer changes.
+        Once the confirmations are made the search has ended: no trial is resumed, and the ranking no longer changes.
         """
         self._confirmed = self._confirmed or confirmed
         trials = self._study.get_trials(deepcopy=False)
@@ -144,7 +142,7 @@ class Leaderboard:
         paused = [] if self._confirmed else self._paused.retained(sum(folder_size(path) for path in models))
         resumable = {trial.number for trial in paused}
         # Another process may just be starting to resume these.
-        in_use = {trial.user_attrs.get(attr.CONTINUES) for trial in trials if trial.state == TrialState.RUNNING}
+        in_use = {trial.user_attrs.get(attr.CONTINUES) for trial in trials if not trial.state.is_finished()}
         for folder, trial in owners.items():
             if trial.state.is_finished() and trial.number not in in_use and Path(folder).is_dir():
                 kept = self._paused.folders_of(trial) if trial.number in resumable else []

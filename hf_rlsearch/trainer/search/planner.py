@@ -155,15 +155,16 @@ class Planner:
 
     def _paused_trial(self, trial: optuna.Trial, attributes: Params) -> FrozenTrial | None:
         """The paused trial to resume, with its intermediate values copied; None for a fresh start."""
-        earlier = self.paused.claim(trial, attributes)
+        number = trial.user_attrs.get(attr.CONTINUES)
+        if number is None and attributes[attr.ROLE] == SEARCH:
+            earlier = self.paused.claim(trial, attributes)
+        else:  # the process was killed after this trial had claimed a paused trial
+            earlier = None if number is None else self.study.get_trials(deepcopy=False)[number]
         if earlier is not None:
             known = stored_trial(trial).intermediate_values
             for step, value in sorted(earlier.intermediate_values.items()):
                 if step not in known:
                     trial.report(value, step)
-            if earlier.system_attrs.get(attr.STOP) and not stored_trial(trial).system_attrs.get(attr.STOP):
-                # The earlier trial counts by the share that it trained, so this one does, too.
-                self.study._storage.set_trial_system_attr(trial._trial_id, attr.STOP, {"reason": attr.RESUMED})
         return earlier
 
     def _last_checkpoint(self, folder: str, args: "TrainingArguments") -> str | None:

@@ -4,7 +4,6 @@ import html
 import json
 import math
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -30,7 +29,6 @@ from hf_rlsearch.trainer.search.leaderboard import ranking
 from hf_rlsearch.trainer.setup.hp_space import SideEffects
 from hf_rlsearch.trainer.setup.objective import reaches
 from hf_rlsearch.trainer.storage.checkpoints import stored_path
-from hf_rlsearch.trainer.storage.paused import folder_size, folders_of, resumable_trials
 from hf_rlsearch.trainer.storage.resume import name_of_owner
 from hf_rlsearch.trainer.storage.study import opened_folder
 
@@ -224,14 +222,7 @@ class SearchResult:
         if best is None:
             return "\n".join(
                 filter(
-                    None,
-                    [
-                        self._why_none(),
-                        self._missing(),
-                        self._waiting(),
-                        self._paused(),
-                        ended_by(self.stopped_by, self._ends),
-                    ],
+                    None, [self._why_none(), self._missing(), self._waiting(), ended_by(self.stopped_by, self._ends)]
                 )
             )
         lines = [f"{self.metric}: {objectives(best.values)} in trial {best.number} of {self._n_started}"]
@@ -258,7 +249,8 @@ class SearchResult:
             lines.append(alike)
         if missing := self._missing():
             lines.append(missing)
-        lines += [self._waiting(), self._paused()]
+        if waiting := self._waiting():
+            lines.append(waiting)
         lines += [f"hyperparameters: {self.hyperparameters(best)}", ended_by(self.stopped_by, self._ends)]
         return "\n".join(filter(None, lines))
 
@@ -477,24 +469,6 @@ class SearchResult:
         return (
             f"of initial_trials these still wait for a search of more trials, budget or time: {shown}" if shown else ""
         )
-
-    def _paused(self) -> str:
-        """Which stopped trials wait on disk after the time was over, and what continues or deletes them; else empty."""
-        waiting = []
-        if self.stopped_by == attr.TIMEOUT:
-            with suppress(StorageError):  # a path that leads out of the folder
-                waiting = [
-                    folders_of(trial, self.output_dir) for trial in resumable_trials(self.trials, self.output_dir)
-                ]
-        if not waiting:
-            return ""
-        n = f"{len(waiting)} stopped trials wait" if len(waiting) > 1 else "1 stopped trial waits"
-        size = sum(folder_size(path) for paths in waiting for path in paths) / 1e6
-        # Only a search in the default storage has an owner.
-        is_default = attr.OWNER in self.study.user_attrs
-        command = f"hf-rlsearch clean {self.study.user_attrs.get(attr.PLACE)} --study {self.study.study_name}"
-        ends = f"`{command}` deletes the checkpoints" if is_default else f"the checkpoints are in {self.output_dir}"
-        return f"{n} on disk ({size:.1f} MB): the same command continues, {ends}"
 
     @property
     def _maximize(self) -> bool:

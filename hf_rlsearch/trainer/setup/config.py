@@ -218,12 +218,6 @@ class SearchConfig:
         return DEFAULT_PAUSED if self.sampler is None else 0
 
     @property
-    def is_continued(self) -> bool:
-        """Whether the same options find the search again where it has not come to its end."""
-        by_name = self.study_name is not None and self.load_if_exists
-        return by_name or (self.storage is None and self.resume)
-
-    @property
     def caught(self) -> tuple[type[BaseException], ...]:
         """The exceptions after which the search continues."""
         return tuple(self.catch) if isinstance(self.catch, (tuple, list, set, frozenset)) else (self.catch,)

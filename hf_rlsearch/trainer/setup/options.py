@@ -56,8 +56,7 @@ class SearchOptions(TypedDict, total=False):
         min_gain_per_hour: Ends the search when the agent expects less improvement of the objective in an hour; in the
             unit of the objective, positive in either direction.
         timeout: Seconds after which the search ends: no new trial starts, and the running one stops at its next
-            evaluation, the baseline included. Where the arguments write checkpoints, and ``max_paused_trials`` is not
-            0, stopped trials stay on disk, and the same command goes on with the one that the time has stopped.
+            evaluation, the baseline included.
         confirm: Number of best configurations to train again, together with the baseline, under up to three new seeds
             each; the best mean wins. These trainings come on top of ``n_trials`` and ``budget``.
         catch: Exceptions that fail a trial; any other exception ends the search.
@@ -75,9 +74,8 @@ class SearchOptions(TypedDict, total=False):
     Disk:
         keep_best_models: Number of best trials whose model stays on disk; with 0 the best model, or those that
             ``confirm`` may choose, stay in memory. With several objectives all models of the Pareto front stay.
-        max_paused_trials: Number of trials stopped by the pruner or by ``timeout`` whose checkpoint stays on disk until
-            the search ends otherwise, so that it can resume them. Default: 4, or 0 with a given ``sampler``. 0 switches
-            resuming off.
+        max_paused_trials: Number of trials stopped by the pruner whose checkpoint stays on disk while the search runs,
+            so that the search can resume them. Default: 4, or 0 with a given ``sampler``. 0 switches resuming off.
         disk_budget_gb: Disk space for the checkpoints of finished trials while the search runs, in GB of 10**9 bytes.
             The best models count and always stay. Stopped trials are deleted first, those with the worst values before
             the others. Default: half of the free space.

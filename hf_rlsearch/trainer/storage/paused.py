@@ -1,9 +1,8 @@
-"""Keeps the checkpoints of trials that the pruner or the end of the time stopped, for a later trial to resume them.
+"""Keeps the checkpoints of trials that the pruner stopped, so that a later trial can resume their training.
 
 A stopped trial is recorded as pruned. If it wrote a complete checkpoint (model, optimizer, scheduler, random state of
 every rank), that checkpoint may stay, and a later trial of the same configuration resumes from it: the new trial takes
 over the folder and the intermediate values of the earlier trial, and names it in the user attribute "rl:continues".
-A trial that the end of the time stopped is resumed first when the search continues: a trial that names it is queued.
 """
 
 import logging
@@ -19,7 +18,6 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch.observation import trial_attributes as attr
-from hf_rlsearch.observation.trial_attributes import is_timed_out, role
 from hf_rlsearch.optuna.pruner import HOPELESS
 from hf_rlsearch.trainer.session.arguments import plain
 from hf_rlsearch.trainer.setup.config import SearchConfig
@@ -56,13 +54,15 @@ class PausedTrials:
         self._disk_budget = None if settings.disk_budget_gb is None else settings.disk_budget_gb * _GB
 
     def should_pause(self, trial: FrozenTrial, trainer: "Trainer") -> bool:
-        """Whether a trial that is stopped now should write a checkpoint.
+        """Whether a trial that the pruner stops now should write a checkpoint.
 
         False if the trial cannot become the best, whatever the other trials of the search bring,
         and if the checkpoint would be deleted at once, since better trials wait already or the disk is full.
         """
+        if _is_hopeless(trial):
+            return False
         args = trainer.args
-        if _is_hopeless(trial) or not writes_checkpoints(args):
+        if plain(getattr(args, "save_strategy", "no")) in ("no", "best") or getattr(args, "save_only_model", False):
             return False
         better = [each for each in self._resumable() if self._rank(each) < self._rank(trial)]
         n_bytes = _MARGIN * _training_size(trainer)
@@ -71,44 +71,21 @@ class PausedTrials:
 
     def resumable(self) -> list[int]:
         """The numbers of the trials that a new trial of the same configuration would resume; none that is hopeless."""
-        reserved = self._continued()
-        return [
-            trial.number
-            for trial in (self._resumable() if self._limit else ())
-            if role(trial) == attr.SEARCH and trial.number not in reserved and not _is_hopeless(trial)
-        ]
-
-    def timed_out(self) -> list[FrozenTrial]:
-        """The trials that the end of the time stopped, that can be resumed, and for which no trial is queued yet."""
-        reserved = self._continued()
-        return [
-            trial
-            for trial in (self._resumable() if self._limit else ())
-            if is_timed_out(trial) and trial.number not in reserved
-        ]
+        return [trial.number for trial in self._resumable() if not _is_hopeless(trial)] if self._limit else []
 
     def claim(self, trial: optuna.Trial, attributes: Mapping[str, Any]) -> FrozenTrial | None:
         """Finds the newest paused trial of the same training, and reserves it for a new trial with these attributes.
 
-        A trial that names a paused trial already, as it was queued to resume that or was interrupted, finds no other.
-
         Returns:
             None if there is no such trial, or another process was quicker.
         """
-        named = trial.user_attrs.get(attr.CONTINUES)
-        if named is None:
-            found = self._resumable() if self._limit else []
-        else:
-            found = [each for each in self._trials() if each.number == named and _is_on_disk(each, self._folder)]
         wanted = {name: attributes[name] for name in _SAME}
         same = [
             each
-            for each in found
+            for each in (self._resumable() if self._limit else ())
             if each.params == trial.params and {name: each.user_attrs.get(name) for name in _SAME} == wanted
         ]
         if not same:
-            if named is not None:
-                trial.set_user_attr(attr.CONTINUES, None)
             return None
         trial.set_user_attr(attr.CONTINUES, same[-1].number)
         rivals = [each for each in self._trials() if each.user_attrs.get(attr.CONTINUES) == same[-1].number]
@@ -118,7 +95,7 @@ class PausedTrials:
         return None
 
     def retained(self, other_bytes: float) -> list[FrozenTrial]:
-        """The paused trials that stay on disk: as many as fit, those that the time stopped first, then by their values.
+        """The paused trials that stay on disk: as many as fit, those with the better values first.
 
         Better values mostly took more training, too, which would have to be repeated.
 
@@ -140,23 +117,20 @@ class PausedTrials:
 
     def folders_of(self, trial: FrozenTrial) -> list[str]:
         """The folders that a training needs to resume a paused trial."""
-        return folders_of(trial, self._folder)
+        checkpoint = stored_path(trial, attr.PAUSED, self._folder)
+        return [] if checkpoint is None else resume_folders(checkpoint)
 
     def _resumable(self) -> list[FrozenTrial]:
         return resumable_trials(self._trials(), self._folder)
 
-    def _continued(self) -> set[int | None]:
-        """The numbers of the trials that another trial resumes, or is queued to resume."""
-        return {trial.user_attrs.get(attr.CONTINUES) for trial in self._trials()}
-
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
 
-    def _rank(self, trial: FrozenTrial) -> tuple[bool, float, int]:
-        """Sorts trials that the end of the time stopped first, then better ones, and newer ones first among equals."""
+    def _rank(self, trial: FrozenTrial) -> tuple[float, int]:
+        """Sorts better trials first, and newer ones first among equals."""
         sign = 1.0 if self._study.directions[0] == StudyDirection.MINIMIZE else -1.0
         values = [sign * value for value in trial.intermediate_values.values() if math.isfinite(value)]
-        return not is_timed_out(trial), min(values, default=math.inf), -trial.number
+        return min(values, default=math.inf), -trial.number
 
 
 def _is_hopeless(trial: FrozenTrial) -> bool:
@@ -167,26 +141,14 @@ def _is_hopeless(trial: FrozenTrial) -> bool:
 
 
 def resumable_trials(trials: Sequence[FrozenTrial], folder: str) -> list[FrozenTrial]:
-    """The paused trials that no trial has begun to resume and whose checkpoint is on disk, by their numbers."""
-    resumed = {trial.user_attrs.get(attr.CONTINUES) for trial in trials if trial.state != TrialState.WAITING}
-    return [t for t in trials if t.state == TrialState.PRUNED and t.number not in resumed and _is_on_disk(t, folder)]
+    """The paused trials that no trial has resumed and whose checkpoint is still on disk, in order of their numbers."""
+    resumed = {trial.user_attrs.get(attr.CONTINUES) for trial in trials}
 
+    def is_on_disk(trial: FrozenTrial) -> bool:
+        checkpoint = stored_path(trial, attr.PAUSED, folder)
+        return checkpoint is not None and Path(checkpoint, "trainer_state.json").is_file()
 
-def _is_on_disk(trial: FrozenTrial, folder: str) -> bool:
-    checkpoint = stored_path(trial, attr.PAUSED, folder)
-    return checkpoint is not None and Path(checkpoint, "trainer_state.json").is_file()
-
-
-def folders_of(trial: FrozenTrial, folder: str) -> list[str]:
-    """The folders that a training needs to resume a paused trial of the search in a folder."""
-    checkpoint = stored_path(trial, attr.PAUSED, folder)
-    return [] if checkpoint is None else resume_folders(checkpoint)
-
-
-def writes_checkpoints(args: Any) -> bool:
-    """Whether a training with these arguments may leave a checkpoint from which it can be resumed."""
-    is_on = plain(getattr(args, "save_strategy", "no")) not in ("no", "best")
-    return is_on and not getattr(args, "save_only_model", False)
+    return [t for t in trials if t.state == TrialState.PRUNED and t.number not in resumed and is_on_disk(t)]
 
 
 def curve_step(step: int, max_steps: int) -> int:

@@ -32,7 +32,7 @@ from hf_rlsearch.optuna.storage import FILE, open_sqlite, open_storage, storage_
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.identity import check_same_search, decisive, diff, listed
 from hf_rlsearch.trainer.storage.checkpoints import discard, holds_any, stored_path
-from hf_rlsearch.trainer.storage.paused import folder_size, resumable_trials
+from hf_rlsearch.trainer.storage.paused import folder_size
 from hf_rlsearch.trainer.storage.resume import Lease, is_held, key_of
 
 # The file in the folder of a search that tells which search that is, see ``KEY``.
@@ -168,14 +168,12 @@ def _write_gitignore(output_dir: str) -> None:
 
 @dataclass(frozen=True)
 class Leftover:
-    """What is left of a search in the default storage that was interrupted, or that the time has ended.
-
-    No process works on the search.
+    """What is left of an interrupted search in the default storage that no process works on.
 
     Attributes:
         folder: Of the search.
         running: Trials that were being trained.
-        folders: Folders of trials with checkpoints or a model; of a search that has ended those of its stopped trials.
+        folders: Folders of trials with checkpoints or a model.
     """
 
     study: optuna.Study
@@ -207,9 +205,7 @@ class Leftover:
 
 
 def leftovers(storage: BaseStorage, output_dir: str, *, but: str | None = None) -> list[Leftover]:
-    """Finds what is left of searches in the default storage of a folder that another run might continue, oldest first.
-
-    Of a search that has come to its end the best models stay: only one that the time has ended has stopped trials, too.
+    """Finds what is left of interrupted searches in the default storage of a folder, oldest first.
 
     Args:
         storage: Of the folder.
@@ -219,12 +215,11 @@ def leftovers(storage: BaseStorage, output_dir: str, *, but: str | None = None) 
     found = []
     for name in optuna.get_all_study_names(storage):
         study = optuna.load_study(study_name=name, storage=storage)
-        if name == but or IDENTITY not in study.user_attrs or is_held(study):
+        if name == but or IDENTITY not in study.user_attrs or not _is_interrupted(study) or is_held(study):
             continue
         folder = _folder_of(study, output_dir)
         trials = study.get_trials(deepcopy=False)
-        left = trials if _is_interrupted(study) else resumable_trials(trials, folder)
-        paths = {stored_path(trial, FOLDER, folder) for trial in left}
+        paths = {stored_path(trial, FOLDER, folder) for trial in trials}
         folders = sorted(path for path in paths if path is not None and holds_any(path))
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         if running or folders:
@@ -233,15 +228,15 @@ def leftovers(storage: BaseStorage, output_dir: str, *, but: str | None = None) 
 
 
 def _left_over(storage: BaseStorage, output_dir: str, name: str) -> str:
-    """Says which other searches of the folder were interrupted or ended by the time; empty where none was."""
+    """Says which other searches of the folder were interrupted; empty where none was."""
     left: list[str] = []
     with suppress(StorageError):  # a path that another study stores must not end this search
         left = [str(each) for each in leftovers(storage, output_dir, but=name)]
     if not left:
         return ""
     return (
-        f"Interrupted or ended by timeout, and left as it is: {'; '.join(left)}. `hf-rlsearch clean {output_dir}` "
-        "deletes such checkpoints."
+        f"Interrupted earlier, and left as it is: {'; '.join(left)}. `hf-rlsearch clean {output_dir}` deletes such "
+        "checkpoints."
     )
 
 
