@@ -70,7 +70,8 @@ class FrozenArguments:
         fields = dataclasses.fields(args) if dataclasses.is_dataclass(args) else ()
         self._hints: dict[str, Any] = {field.name: hints.get(field.name, Any) for field in fields if field.init}
         self._given = _given_to_constructor(args, {field.name: field for field in fields if field.init})
-        for name in _set_by_hand(args) if fields else ():
+        self._by_hand = frozenset(_set_by_hand(args) if fields else ())
+        for name in self._by_hand:
             self._hints[name], self._given[name] = Any, getattr(args, name)
 
     @property
@@ -183,8 +184,11 @@ class FrozenArguments:
         }
 
     def identity(self, searched: Iterable[str]) -> Params:
-        """The arguments that are not searched and influence training, as plain data."""
-        left_out = _NOT_IDENTITY | set(searched)
+        """The fields that are not searched and influence training, as plain data.
+
+        What a script has put beside them may be a time or the name of a run, so it tells no searches apart.
+        """
+        left_out = _NOT_IDENTITY | self._by_hand | set(searched)
         return {name: value for name, value in self.to_json(self._args).items() if name not in left_out}
 
 
@@ -377,7 +381,8 @@ def _set_by_hand(args: Any) -> list[str]:
     """The attributes of arguments that are none of their fields, and that ``__post_init__`` does not make anew."""
     fields = {field.name for field in dataclasses.fields(args)}
     own = [vars(cls)["__post_init__"] for cls in type(args).__mro__ if "__post_init__" in vars(cls)]
-    made_anew = {name for each in own for name in inspect.unwrap(each).__code__.co_names}
+    codes = [getattr(inspect.unwrap(each), "__code__", None) for each in own]
+    made_anew = {name for code in codes if code is not None for name in code.co_names}
     return [
         name
         for name, value in vars(args).items()

@@ -7,16 +7,23 @@ import random
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, DataCollatorWithPadding
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    DataCollatorWithPadding,
+    TrainingArguments,
+)
 
 from hf_rlsearch import embedded
-from hf_rlsearch.trainer.session.arguments import plain
+from hf_rlsearch.trainer.session.arguments import FrozenArguments, plain
 from hf_rlsearch.trainer.session.compat import optimizer_function
 from hf_rlsearch.trainer.setup.fingerprints import (
     data_fingerprint,
@@ -359,3 +366,18 @@ def test_weights_that_cannot_be_read_are_left_out() -> None:
     assert model_fingerprint(None) == {"class": "none"}
     plain = torch.nn.Linear(2, 2)
     assert model_fingerprint(plain)["new_weights"] == model_fingerprint(torch.nn.ReLU())["new_weights"]
+
+
+class OddArguments(TrainingArguments):
+    """Its `__post_init__` is no plain function."""
+
+    __post_init__ = functools.partialmethod(TrainingArguments.__post_init__)
+
+
+@pytest.mark.parametrize("cls", [TrainingArguments, OddArguments])
+def test_what_a_script_puts_beside_the_fields_tells_no_searches_apart(cls: Any, tmp_path: Path) -> None:
+    made = [cls(output_dir=str(tmp_path)) for _ in range(2)]
+    made[1].run_id = "2026-11-30 12:00"
+    plain, named = map(FrozenArguments, made)
+    assert named.identity(()) == plain.identity(())
+    assert named.with_values({"run_id": "other"}).run_id == "other"
