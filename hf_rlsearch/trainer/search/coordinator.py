@@ -129,11 +129,11 @@ class SearchCoordinator:
 
     def _queue_first_trials(self) -> None:
         """Queues the baseline and then the initial configurations, unless an earlier or another process has done so."""
-        is_incomplete = self._lacks_baseline() or self._not_queued()
-        if not is_incomplete or (self.is_shared and not is_leader(self.study)):
+        lacks_baseline = self._lacks_baseline()
+        if not (lacks_baseline or self._not_queued()) or (self.is_shared and not is_leader(self.study)):
             return
-        # While the leader was elected, another process may have queued them.
-        if self._lacks_baseline():
+        # While the leader was elected, another process may have queued them, or begun a trial of its own.
+        if lacks_baseline and not self._has_baseline():
             self.study.enqueue_trial(self.planner.baseline[0], user_attrs={attr.ROLE: attr.BASELINE})
         for params in self._not_queued():
             self.study.enqueue_trial(params, user_attrs={attr.INITIAL: params})
@@ -178,10 +178,13 @@ class SearchCoordinator:
         if not self.settings.baseline:
             return False
         trials = self.study.get_trials(deepcopy=False)
-        return not trials or (
-            any(role(trial) == attr.BASELINE for trial in trials)
-            and all(_is_timed_out(trial) for trial in trials if role(trial) == attr.BASELINE)
-        )
+        is_begun = any(role(trial) == attr.BASELINE for trial in trials)
+        return not trials or (is_begun and not self._has_baseline())
+
+    def _has_baseline(self) -> bool:
+        """Whether a baseline waits, runs or has ended before the time was over."""
+        baselines = [t for t in self.study.get_trials(deepcopy=False) if role(t) == attr.BASELINE]
+        return not all(map(_is_timed_out, baselines))
 
     @contextmanager
     def running(self) -> Iterator[None]:
