@@ -17,16 +17,9 @@ from gymnasium import spaces
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.envs.search_env import BatchedSearch, Tasks, repeated
 from hf_rlsearch.envs.vec_env import BatchVecEnv
-from hf_rlsearch.observation.curve_features import (
-    CURVE_FEATURES,
-    PRICE_EXPONENT,
-    STOP_FEATURES,
-    curve_features,
-    is_due,
-    leads,
-)
+from hf_rlsearch.observation.curve_features import CURVE_FEATURES, STOP_FEATURES, curve_features, is_due, leads
 from hf_rlsearch.observation.history import COMPLETE
-from hf_rlsearch.observation.observation import has_learnt
+from hf_rlsearch.observation.observation import has_learnt, log_price_factor
 from hf_rlsearch.tasks.histories import draw_among, index_batch
 from hf_rlsearch.tasks.mix import TaskMix
 
@@ -143,7 +136,7 @@ class StopSearch(BatchedSearch):
         prices = np.take_along_axis(self.prices[rows], targets, axis=1)
         left = self.left[rows, None]
         fits = (prices <= left) | (prices <= prices.min(1, keepdims=True))
-        return np.where(fits, -PRICE_EXPONENT * np.log(prices) * np.clip(left / self.budget, 0.0, 1.0), -np.inf)
+        return np.where(fits, log_price_factor(prices, left / self.budget), -np.inf)
 
     def decide(self, stop: BoolArray) -> FloatArray:
         """Stops or continues the running trials and trains one evaluation further.

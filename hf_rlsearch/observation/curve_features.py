@@ -48,10 +48,6 @@ N_ALTERNATIVES = 128
 DECISIONS_PER_TRAINING = 12
 """A trial is judged at most this often, and not before a twelfth of its training. Every decision is a chance to stop a
 good trial by mistake, the greater the earlier: see docs/background/log/2026-11-23-searches-with-stopping.md."""
-PRICE_EXPONENT = 0.25
-"""How much a candidate's price counts at the beginning of a budget: 0 not at all, 1 as much as its improvement. On
-recorded trainings 1 costs results, since cheap trainings learn little: see
-docs/background/log/2026-11-30-prices-and-chance-level.md."""
 # Tolerance at the edges of these fractions, as a share of one: fidelities are rounded to ten-thousandths.
 _ROUNDING = 1e-3
 # Exponent of the power law used for extrapolation: between the 0.4 and 0.9 that cover most of the prior's curves.

@@ -62,6 +62,9 @@ CONTEXT_FACTS, CONTEXT_GIVEN = slice(0, len(FACTS)), slice(len(FACTS), 2 * len(F
 _FACT_SCALE = np.array(
     [[8.0, 1.0], [4.3, 1.0], [0.5, 0.5], [0.5, 0.5], [0.5, 0.5], [3.0, 1.0], [3.0, 1.0], [0.6, 0.6], [-1.0, 1.0]]
 )
+# How much the price of a candidate counts while a budget is whole: 0 not at all, 1 as much as its improvement. With 1 a
+# search trains what is cheap and learns little: see docs/background/log/2026-11-30-prices-and-chance-level.md.
+PRICE_EXPONENT = 0.25
 # Standard errors by which a score has to exceed the untrained model's before something counts as learnt.
 _LEARNT = 2.0
 # Least variance of a row's score: where all rows are right, the next model may still err.
@@ -343,6 +346,22 @@ def has_learnt(facts: FloatArray, values: FloatArray, best: FloatArray) -> Float
     error = _standard_error(np.nan_to_num(start), _rows_of_evaluation(facts)) * bounded
     above = np.where(values > np.nan_to_num(start) + _LEARNT * error, 1.0, -1.0)
     return np.where(np.isfinite(start), above, 0.0)
+
+
+def log_price_factor(prices: FloatArray, share_left: FloatArray) -> FloatArray:
+    """Logarithms of factors on expected improvement: the price to the power of `-PRICE_EXPONENT * share_left`.
+
+    While much is left a cheap trial is preferred to one that promises little more; near the end of the budget only the
+    improvement counts.
+
+    Args:
+        prices: Above 0, in any unit.
+        share_left: Of the budget, cut to [0, 1]; its shape fits that of the prices.
+
+    Source:
+        Cost-cooling, Lee et al. 2020 (arXiv:2003.10870), equation 3, which has an exponent of 1.
+    """
+    return np.asarray(-PRICE_EXPONENT * np.clip(share_left, 0.0, 1.0) * np.log(prices))
 
 
 def is_at_chance(facts: Mapping[str, float], history: History) -> bool:

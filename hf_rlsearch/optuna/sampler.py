@@ -24,9 +24,8 @@ from hf_rlsearch._validation import did_you_mean, is_finite_number, is_integer
 from hf_rlsearch.agent import AGENTS, META_TRAINED, ONLINE
 from hf_rlsearch.agent.decision import Decision
 from hf_rlsearch.errors import ArgumentsError
-from hf_rlsearch.observation.curve_features import PRICE_EXPONENT
 from hf_rlsearch.observation.history import COMPLETE, LARGEST, PRUNED, History, stable_distributions
-from hf_rlsearch.observation.observation import FACTS, is_at_chance
+from hf_rlsearch.observation.observation import FACTS, is_at_chance, log_price_factor
 from hf_rlsearch.observation.trial_attributes import DECISION, TASK_FACTS
 from hf_rlsearch.optuna.constraints import chance_of_feasibility, is_likely, is_unconstrained
 from hf_rlsearch.optuna.failures import chance_of_success
@@ -72,15 +71,8 @@ class CostCooling:
         return fits if fits.any() else prices <= prices.min()
 
     def acquisition_weight(self, prices: FloatArray) -> FloatArray:
-        """C factors on expected improvement: price to the power of -`PRICE_EXPONENT` times the share that is left.
-
-        While much is left a cheap trial is preferred to one that promises little more; near the end of the budget only
-        the improvement counts. Until a trial is above the untrained model no price counts.
-
-        Source: cost-cooling, Lee et al. 2020 (arXiv:2003.10870), equation 3, which has an exponent of 1.
-        """
-        share = float(np.clip(self.left / self.total, 0.0, 1.0))
-        return np.asarray(np.maximum(prices, 1e-9) ** (-PRICE_EXPONENT * share))
+        """C factors on expected improvement, see `log_price_factor`."""
+        return np.exp(log_price_factor(np.maximum(prices, 1e-9), np.array(self.left / self.total)))
 
 
 @dataclass(frozen=True)
@@ -414,9 +406,8 @@ class RLSampler(BaseSampler):
         facts = facts_for_agent(study, self._facts)
         if self._cost_cooling is not None and prices is not None:
             mask = _where_possible(mask, self._cost_cooling.affordable(np.where(mask, prices, np.inf)))
-            if not is_at_chance(
-                facts, history
-            ):  # there a cheap trial does not teach the same: it learns nothing either
+            # At chance level a cheap trial does not teach the same as a long one: it learns nothing.
+            if not is_at_chance(facts, history):
                 acquisition_weight = acquisition_weight * self._cost_cooling.acquisition_weight(prices)
         feasibility = self._feasibility(space, trials, history, rows)
         if feasibility is not None:

@@ -262,7 +262,7 @@ def _is_small_array(value: Any) -> bool:
     if not isinstance(shape, tuple) or not hasattr(value, "__setitem__") or getattr(value, "requires_grad", False):
         return False
     if str(getattr(value, "layout", "torch.strided")) != "torch.strided":
-        return False  # sparse in one of five ways
+        return False  # sparse or nested: not every entry can be set
     if any(getattr(value, f"is_{kind}", False) for kind in ("meta", "nested", "quantized")):
         return False  # it has no values, or none that can be compared
     is_array = hasattr(value, "clone") or (hasattr(value, "dtype") and hasattr(value, "strides"))

@@ -23,7 +23,7 @@ from _flaml import FlamlSearch
 from _hebo import HeboSearch
 from _neps import NepsSearch
 from hf_rlsearch import RLSampler
-from hf_rlsearch._typing import IntArray
+from hf_rlsearch._typing import IntArray, Params
 from hf_rlsearch.observation.observation import FACTS
 from hf_rlsearch.space import SearchSpace
 from recorded_tasks import RecordedTask
@@ -95,10 +95,15 @@ class OptunaSearch:
     def ask(self) -> list[int]:
         """Levels of the next configuration; all are suggested in the order of the table."""
         self.trial = self.study.ask()
-        suggested = [self.trial._suggest(name, distribution) for name, distribution in self.space.items()]
+        return self.levels({name: self.trial._suggest(name, d) for name, d in self.space.items()})
+
+    def levels(self, params: Params) -> list[int]:
+        """Levels of a configuration that is named by what the study suggests."""
         return [
-            d.choices.index(value) if isinstance(d, optuna.distributions.CategoricalDistribution) else value
-            for value, d in zip(suggested, self.space.values(), strict=True)
+            d.choices.index(params[name])
+            if isinstance(d, optuna.distributions.CategoricalDistribution)
+            else params[name]
+            for name, d in self.space.items()
         ]
 
     def tell(self, value: float) -> None:

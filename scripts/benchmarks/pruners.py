@@ -2,9 +2,11 @@
 
     python scripts/benchmarks/pruners.py --tables TABLES --out runs.json --report table.md --figure regret.svg
     python scripts/benchmarks/pruners.py --tables TABLES --out runs.json --ablation --report ablation.md
+    python scripts/benchmarks/pruners.py --tables TABLES --out prices.json --seconds --pairs "ours + none + prices"
 
 The second line compares selection only, stopping only, both, and both with trainings that go on where they were stopped
-("thaw"): a configuration proposed again after it was pruned pays the rest of its curve only.
+("thaw"): a configuration proposed again after it was pruned pays the rest of its curve only. The third line tells the
+sampler the seconds of each candidate, and what is left of the budget.
 
 Only tasks with curves are used. The budget is counted in average trainings: in checkpoints, or with `--seconds` in
 seconds of the processor, where a checkpoint of a long training costs more than one of a short training.
@@ -21,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -34,11 +37,13 @@ from _peers import OptunaSearch, prepare
 from _syne_tune import METHODS as SYNE_TUNE
 from _syne_tune import Price, SyneTuneSearch, why_missing
 from hf_rlsearch import RLPruner, RLSampler
-from hf_rlsearch._typing import FloatArray
+from hf_rlsearch._typing import FloatArray, IntArray
 from hf_rlsearch.agent.checkpoint import load_weights, resolve
 from hf_rlsearch.agent.stop_rule import StopRule
 from hf_rlsearch.errors import WeightsError
 from hf_rlsearch.observation.trial_attributes import CONTINUES
+from hf_rlsearch.optuna.sampler import CostCooling
+from hf_rlsearch.space import SearchSpace
 from recorded_tasks import RecordedTask, load_tasks
 
 POINTS = (1, 3, 5, 10, 20)
@@ -58,8 +63,8 @@ PRUNERS: dict[str, Callable[[RecordedTask, int, str | None], optuna.pruners.Base
     "halving": lambda task, budget, weights: optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
     "ours": lambda task, budget, weights: RLPruner(max_resource=task.max_resource, budget=budget, weights=weights),
 }
-OURS, THAW = "ours + ours", "ours + ours + thaw"
-PAIRS = (*(f"{sampler} + {pruner}" for sampler in SAMPLERS for pruner in PRUNERS), THAW, *SYNE_TUNE)
+OURS, THAW, PRICED = "ours + ours", "ours + ours + thaw", "ours + none + prices"
+PAIRS = (*(f"{sampler} + {pruner}" for sampler in SAMPLERS for pruner in PRUNERS), THAW, PRICED, *SYNE_TUNE)
 ABLATION = {
     "selection only": "ours + none",
     "stopping only": "random + ours",
@@ -123,21 +128,24 @@ class PairSearch:
     def __init__(
         self, pair: str, task: RecordedTask, seed: int, budget: int, weights: str | None, price: Price
     ) -> None:
-        sampler, pruner, *thaw = pair.split(" + ")
+        sampler, pruner, *more = pair.split(" + ")
         self.study = OptunaSearch(
             task,
             SAMPLERS[sampler](task, seed, weights),
             PRUNERS[pruner](task, budget, weights),
             values=sampler == "ours",
         )
-        self.task, self.thaw, self.paused = task, bool(thaw), Paused()
+        self.task, self.budget, self.paused = task, budget, Paused()
+        self.thaw, self.is_priced = "thaw" in more, "prices" in more
         self.trials = self.continued = 0
         self._price_of, self.price = price, 0.0
 
     def train(self, left: float) -> FloatArray:
         """Trains one trial with what is left, in full trainings; returns the objective at the new checkpoints."""
-        if self.thaw and isinstance(sampler := self.study.study.sampler, RLSampler):
+        if isinstance(sampler := self.study.study.sampler, RLSampler) and self.thaw:
             sampler.plan_for(None, resumable=self.paused.numbers())
+        elif isinstance(sampler, RLSampler) and self.is_priced and self.trials:  # the first trial makes the space known
+            sampler.plan_for(math.ceil(left), CostCooling(price=self._prices, left=left, total=self.budget))
         levels = self.study.ask()
         self.price = self._price_of(levels)
         if (n_left := round(left / self.price)) < 1:
@@ -149,6 +157,11 @@ class PairSearch:
             self.paused.put(self.study, levels, begun + len(new))
         self.trials, self.continued = self.trials + 1, self.continued + (begun > 0)
         return new
+
+    def _prices(self, space: SearchSpace, rows: IntArray) -> FloatArray:
+        """Of whole trainings, as `CostCooling` takes them."""
+        levels = [self.study.levels(space.decode(row)) for row in rows]
+        return np.array([self._price_of(each) * len(self.task.curve(each)) for each in levels])
 
 
 class Paused:
@@ -202,7 +215,7 @@ def available(wanted: Sequence[str] | None, weights: str | None) -> list[str]:
     """The pairs to run; says which are left out and why."""
     if unknown := sorted(set(wanted or ()) - set(PAIRS)):
         raise SystemExit(f"there are no pairs {unknown}: choose from {list(PAIRS)}.")
-    pairs = list(wanted or PAIRS)
+    pairs = list(wanted or [pair for pair in PAIRS if pair != PRICED])  # that one is for `--seconds`
     if reason := why_missing():
         if asked := [pair for pair in wanted or () if pair in SYNE_TUNE]:
             raise SystemExit(f"{asked[0]!r} cannot be run: {reason}.")

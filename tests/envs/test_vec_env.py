@@ -12,7 +12,8 @@ from hf_rlsearch.envs.search_env import BatchedSearch, SearchEnv, flatten
 from hf_rlsearch.envs.stop_env import BUDGETS, EVALUATIONS, STOP, StopSearch, StopVecEnv
 from hf_rlsearch.envs.vec_env import SearchVecEnv, relative
 from hf_rlsearch.errors import ObservationError
-from hf_rlsearch.observation.curve_features import FORECAST_FEATURES, PRICE_EXPONENT
+from hf_rlsearch.observation.curve_features import FORECAST_FEATURES
+from hf_rlsearch.observation.observation import PRICE_EXPONENT
 from hf_rlsearch.optuna.sampler import CostCooling
 from hf_rlsearch.tasks.mix import TaskMix
 from hf_rlsearch.tasks.prior import TaskBatch

@@ -111,9 +111,9 @@ def test_a_search_on_german_and_on_digits(compare: ModuleType, tmp_path: Path, t
         rows = [{"translation": {"en": f"{i} dogs.", "de": f"{i} Hunde laufen auf der Wiese."}} for i in range(64)]
         datasets.Dataset.from_list(rows).to_json(tmp_path / "multi30k_en_de" / f"{split}.jsonl.gz", compression="gzip")
     rows_of = ["--n_train", "60", "--n_validation", "40"]
-    args = compare.parse(["--out", "unused", "--data", str(tmp_path), "--budget", "10", "--trials", "2", *rows_of])
+    args = compare.parse(["--out", "unused", "--data", str(tmp_path), "--budget", "60", "--trials", "2", *rows_of])
     found = compare.run_cell(("rl", task, 0), args=args)
-    assert found["trials"].get("fail", 0) == 0
+    assert found["trials"] == {"complete": 2}
     assert found["steps"][-1][1] > least
 
 

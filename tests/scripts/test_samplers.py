@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -262,6 +263,17 @@ def test_the_budget_can_be_counted_in_seconds(
     assert fewer["trials"] == 4 < more["trials"]
     # Equal trainings in the same order: after the time of two of them as good as after one before.
     assert fewer["regret"][1] == more["regret"][0]
+
+
+def test_a_sampler_is_told_the_seconds_of_each_candidate(pruners: ModuleType, tables: Path) -> None:
+    task = pruners.load_tasks(tables)[0]
+    price = partial(task.price, in_seconds=True)
+    search = pruners.PairSearch("ours + none + prices", task, 0, 3, None, price)
+    search.train(3.0)
+    search.train(2.0)
+    levels = search.study.levels(search.study.trial.params)
+    decision = search.study.study.trials[1].system_attrs["rl:decision"]
+    assert decision["price"] == pytest.approx(price(levels) * len(task.curve(levels)), rel=1e-3)
 
 
 def test_a_training_that_goes_on_pays_the_rest_only(pruners: ModuleType, tables: Path) -> None:

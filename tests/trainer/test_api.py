@@ -143,7 +143,7 @@ class MakesModels:
     """A ``model_init`` with attributes of any name."""
 
     def __init__(self, params: dict[str, float]) -> None:
-        self.params, self.scoped, self.original = params, True, "a checkpoint"
+        self.params, self.scoped, self.original, self.copies_of = params, True, "a checkpoint", "a model"
 
     def __call__(self, trial: Any = None) -> Any:
         return tiny_model(self.params["dropout"] if trial is None else trial.suggest_float("rate", 0.3, 0.5))

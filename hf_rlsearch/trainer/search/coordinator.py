@@ -177,14 +177,14 @@ class SearchCoordinator:
         """Whether the study is new, or the time of an earlier run was over before the end of its baseline."""
         if not self.settings.baseline:
             return False
-        trials = self.study.get_trials(deepcopy=False)
-        is_begun = any(role(trial) == attr.BASELINE for trial in trials)
-        return not trials or (is_begun and not self._has_baseline())
+        return not self.study.get_trials(deepcopy=False) or (bool(self._baselines()) and not self._has_baseline())
 
     def _has_baseline(self) -> bool:
         """Whether a baseline waits, runs or has ended before the time was over."""
-        baselines = [t for t in self.study.get_trials(deepcopy=False) if role(t) == attr.BASELINE]
-        return not all(map(_is_timed_out, baselines))
+        return not all(map(_is_timed_out, self._baselines()))
+
+    def _baselines(self) -> list[FrozenTrial]:
+        return [trial for trial in self.study.get_trials(deepcopy=False) if role(trial) == attr.BASELINE]
 
     @contextmanager
     def running(self) -> Iterator[None]:

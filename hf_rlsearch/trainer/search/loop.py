@@ -24,7 +24,7 @@ from hf_rlsearch.trainer.search.coordinator import SearchCoordinator
 from hf_rlsearch.trainer.search.distributed import ProcessGroup
 from hf_rlsearch.trainer.search.leaderboard import Leaderboard
 from hf_rlsearch.trainer.search.planner import Planner
-from hf_rlsearch.trainer.search.providers import TrainerProvider
+from hf_rlsearch.trainer.search.providers import TrainerProvider, without_copying
 from hf_rlsearch.trainer.search.replay import replay_plan
 from hf_rlsearch.trainer.search.result import SearchResult
 from hf_rlsearch.trainer.search.runner import DistributedTrialRunner
@@ -275,9 +275,8 @@ def _functions(provider: TrainerProvider, settings: SearchConfig) -> dict[str, A
     """The user's functions that decide what is trained and how it is scored, by their names in the fingerprint."""
     trainer = provider.reference
     further = {"compute_loss": getattr(trainer, "compute_loss_func", None), "optimizer": optimizer_function(trainer)}
-    model_init = provider.model_function
     return {
-        "model_init": getattr(model_init, "copies_of", model_init),  # what an earlier search has put around it
+        "model_init": without_copying(provider.model_function),
         "collator": getattr(trainer, "data_collator", None),
         "compute_objective": settings.compute_objective,
         **{name: function for name, function in further.items() if function is not None},

@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 # Attribute of a model_init that a search has left in a Trainer: the user's, and the params that it gets.
 _WITH_PARAMS = "_hf_rlsearch_with_params"
+# Attribute of a model_init whose models are copies: the user's.
+_COPIED = "_hf_rlsearch_copied"
 # Of the baseline's trainer, which a factory makes before its own seed is known.
 _SEED = 42
 
@@ -177,8 +179,13 @@ def _copying(model_init: Callable[..., Any]) -> Callable[..., Any]:
     def copied(*trial: Any) -> Any:
         return copy.deepcopy(model_init(*trial))
 
-    copied.copies_of = model_init  # type: ignore[attr-defined]
+    setattr(copied, _COPIED, model_init)
     return copied
+
+
+def without_copying(model_init: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the user's function of one whose models are copies; any other function as it is."""
+    return getattr(model_init, _COPIED, model_init)
 
 
 def _with_params(model_init: Callable[..., Any], params: Params) -> Callable[..., Any]:

@@ -1,7 +1,6 @@
 """Sets the seed of a training, preserves random states, and measures and releases memory."""
 
 import ctypes
-import gc
 import random
 import re
 import sys
@@ -100,13 +99,11 @@ def release_memory() -> None:
 
     glibc keeps what a large model has left free, and the next trials would be charged with it.
     """
-    import torch
+    from accelerate.utils.memory import clear_device_cache
 
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    elif trim := getattr(ctypes.CDLL(None) if sys.platform == "linux" else None, "malloc_trim", None):
-        trim(0)
+    clear_device_cache(garbage_collection=True)
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
