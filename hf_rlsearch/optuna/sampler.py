@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 # (scripts/benchmarks/ask.py).
 _MAX_CANDIDATES = 1024
 _N_INCUMBENTS = 5
+_LEAST_LEFT = 1e-2  # of a training that is resumed: its price is above 0
 # Candidates of an agent that starts untrained, the same throughout a search: more would never be told apart.
 _MAX_ACTIONS = 256
 # Of an expected gain: the first complete trials are not judged by what was promised for them, of the others the latest;
@@ -393,7 +394,9 @@ class RLSampler(BaseSampler):
 
     def _candidates(self, space: SearchSpace, history: History, rng: np.random.Generator) -> IntArray:
         incumbents = history.best(_N_INCUMBENTS)
-        return space.candidates(rng, limit=_MAX_CANDIDATES, incumbents=incumbents, published=self._published)
+        # A pool of a large space would hardly ever hold the configurations of stopped trials by chance.
+        always = [*history.select(self._can_be_resumed(history)).params, *self._published]
+        return space.candidates(rng, limit=_MAX_CANDIDATES, incumbents=incumbents, published=always)
 
     def _decide(
         self, study: Study, space: SearchSpace, history: History, rows: IntArray, number: int, rng: np.random.Generator
@@ -401,7 +404,9 @@ class RLSampler(BaseSampler):
         history = history.select(history.decided)
         trials = study._get_trials(deepcopy=False, use_cache=True)
         mask = self._allowed(space, trials, history, rows)
-        prices = None if self._cost_cooling is None else self._cost_cooling.price(space, rows)
+        prices = None
+        if self._cost_cooling is not None:
+            prices = self._cost_cooling.price(space, rows) * self._share_left(space, history, rows)
         acquisition_weight = chance_of_success(space, history, rows)
         facts = facts_for_agent(study, self._facts)
         if self._cost_cooling is not None and prices is not None:
@@ -461,8 +466,20 @@ class RLSampler(BaseSampler):
 
     def _trained(self, space: SearchSpace, trials: Sequence[FrozenTrial], history: History) -> History:
         """The trials that a candidate may repeat in vain."""
-        resumable = np.isin(history.numbers, list(self._resumable))
-        return history.select(~resumable & ~outside_of_space(space, trials, history))
+        return history.select(~self._can_be_resumed(history) & ~outside_of_space(space, trials, history))
+
+    def _can_be_resumed(self, history: History) -> BoolArray:
+        """T flags of the trials whose training a trial of the same configuration resumes."""
+        return np.isin(history.numbers, list(self._resumable))
+
+    def _share_left(self, space: SearchSpace, history: History, rows: IntArray) -> FloatArray:
+        """C shares of a whole training that a trial of a candidate has to make: 1 where it resumes none."""
+        share = np.ones(len(rows))
+        for number in self._resumable:
+            trial = history.select(history.numbers == number)
+            if len(trial):
+                share[is_duplicate(space, trial, rows)] = max(1 - float(trial.fidelity[0]), _LEAST_LEFT)
+        return share
 
     def _n_remaining(self, number: int) -> int | None:
         """Trials that are left including the one with this number, None where unknown."""

@@ -201,6 +201,26 @@ def test_with_a_budget_the_agent_weighs_prices_and_cannot_choose_what_does_not_f
     assert [params["n"] for params in first.calls[6].allowed] == [2, 2, 2]
 
 
+def test_a_resumed_training_costs_its_rest_and_is_among_the_candidates_of_any_space(first: RuleAgent) -> None:
+    """A whole training costs 4 where 2 are left, so only the one that three quarters were made of can end in time."""
+    space = SearchSpace.from_distributions({f"x{i}": IntDistribution(0, 9) for i in range(8)})
+    sampler = RLSampler(seed=0, search_space=space, max_resource=8)
+    study = optuna.create_study(sampler=sampler)
+    stopped = {f"x{i}": i for i in range(8)}
+    study.add_trial(
+        create_trial(
+            state=TrialState.PRUNED,
+            params=stopped,
+            distributions=space.distributions,
+            intermediate_values={6: 0.5},
+        )
+    )
+    sampler.plan_for(3, CostCooling(lambda _, rows: np.full(len(rows), 4.0), left=2.0, total=8.0), resumable=[0])
+    trial = study.ask(space.distributions)
+    assert (trial.params, first.calls[-1].allowed) == (stopped, [stopped])
+    assert study.trials[-1].system_attrs["rl:decision"]["price"] == 1.0
+
+
 @pytest.mark.parametrize(("best", "counts"), [(0.5, False), (0.55, False), (0.9, True)])
 def test_at_chance_level_no_price_counts(first: RuleAgent, best: float, counts: bool) -> None:
     """The untrained model has .5 of 100 rows right. Cheap trainings learn the least, so they would never leave it."""

@@ -22,6 +22,7 @@ from hf_rlsearch.observation.trial_attributes import (
     finished,
     n_trials_used,
     role,
+    share_trained,
     spent_on,
 )
 from hf_rlsearch.optuna import RLSampler
@@ -142,10 +143,11 @@ class RemainingBudget:
             return "timeout"
         return "budget" if self._settings.budget is not None and self._spent() >= self._settings.budget else None
 
-    def too_little_left(self) -> tuple[str, str] | None:
+    def too_little_left(self, resumable: Sequence[int]) -> tuple[str, str] | None:
         """Returns which of "timeout" and "budget" leaves too little for any training, and a sentence that says so.
 
-        None where a training fits, where none was timed yet, and where an interrupted or queued trial is to run.
+        None where a training fits, or the rest of one of the ``resumable`` trials, given by their numbers; also where
+        none was timed yet, and where an interrupted or queued trial is to run.
         """
         limits = self._limits()
         waiting = self._study.get_trials(states=(TrialState.WAITING,), deepcopy=False)
@@ -153,8 +155,15 @@ class RemainingBudget:
             return None
         name = min(limits, key=lambda each: limits[each].left)
         left, space = limits[name].left, self._cost_model.space
-        rows = space.candidates(np.random.default_rng(0), limit=_N_PRICED)
-        shortest = float(limits[name].price(space, rows).min())
+        whole = space.candidates(np.random.default_rng(0), limit=_N_PRICED)
+        trials = self._study.get_trials(deepcopy=False)
+        stopped = [trials[number] for number in resumable]
+        begun = np.array([space.nearest_levels(trial.params) for trial in stopped], np.int64).reshape(
+            -1, whole.shape[1]
+        )
+        rest = np.array([1 - share_trained(trial) for trial in stopped])
+        prices = limits[name].price(space, np.concatenate([whole, begun]))
+        shortest = float((prices * np.concatenate([np.ones(len(whole)), rest])).min())
         if left >= shortest * (_MAY_FIT if name == "timeout" else 1 - 1e-6):
             return None
         if name == "budget":

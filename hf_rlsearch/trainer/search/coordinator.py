@@ -288,7 +288,7 @@ class SearchCoordinator:
 
     def _too_little_left(self) -> str | None:
         """Says that nothing fits what is left of time or budget, and returns which of them; None where a trial fits."""
-        found = self.budget.too_little_left()
+        found = self.budget.too_little_left(self.paused.resumable())
         if found is None:
             return None
         reason, sentence = found

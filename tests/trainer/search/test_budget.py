@@ -21,6 +21,7 @@ from hf_rlsearch.trainer.session.arguments import FrozenArguments
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler, build_configuration_sampler
 from tests.trainer.conftest import rates, run
+from tests.trainer.storage.test_paused import Stops
 
 MakeTrainer = Callable[..., Trainer]
 
@@ -135,6 +136,22 @@ def test_a_budget_that_pays_for_no_training_any_more_ends_the_search(
         result = run(make_trainer(eval_strategy="no"), "rl", budget=2.6).run_summary
     assert (result.stopped_by, len(result.trials)) == ("budget", 2)
     assert "The search ends with 0.6 of its budget left: the shortest training costs 1." in caplog.text
+
+
+def test_a_rest_that_pays_for_no_whole_training_pays_for_the_end_of_a_stopped_one(
+    make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a budget of 2.2 the baseline takes 1 and the stopped trial 0.67; 0.53 are left, and its rest costs 0.33."""
+    trainer = make_trainer(num_train_epochs=3, save_strategy="epoch")
+    with caplog.at_level("INFO"):
+        result = run(trainer, "rl", budget=2.2, pruner=Stops(trial_1=2)).run_summary
+    _, stopped, resumed = result.trials
+    assert [trial.state for trial in result.trials] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.COMPLETE]
+    assert resumed.user_attrs["rl:continues"] == 1
+    assert resumed.params == stopped.params
+    assert sum(trial.user_attrs["rl:spent"] for trial in result.trials) == pytest.approx(2.0)
+    assert "Trial 2 resumes trial 1 at 67 %." in caplog.text
+    assert result.stopped_by == "budget"
 
 
 class Slow(Trainer):
