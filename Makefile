@@ -47,7 +47,7 @@ check-all: lint docs package ## As check, with the slow tests, the documentation
 check-oldest: $(OLDEST)/.test ## The tests on the oldest versions that pyproject.toml allows
 	$(OLDEST)/bin/python -m pytest -q -n $(JOBS) --dist loadfile
 
-meta-train: $(VENV)/.test ## Make the shipped weights anew: bank, predictors, stop rule, head, gates (2 hours; docs/background/meta_training.md)
+meta-train: $(VENV)/.test ## Make weights from nothing: bank, predictors, stop rule, head, gates (2 hours; docs/background/meta_training.md)
 	$(RUN) -m hf_rlsearch.meta_training
 
 chaos: $(VENV)/.test ## Kill a search KILLS times in one process and in two, and break it in every other way

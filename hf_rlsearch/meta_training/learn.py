@@ -48,7 +48,7 @@ LEAST_STUDIES, LEAST_TRIALS = 6, 8
 MARGIN = 0.05
 """Nats per configuration that the agent may lose on tasks of the prior, at the lower end of the interval.
 
-The losses of the two shipped predictors, which differ in their seed alone, were 0.06 apart after their training."""
+The losses of the two predictors of ``rl-v3``, which differ in their seed alone, were 0.06 apart."""
 _HELD_OUT = 0.3  # share of the studies
 # Tasks of the tests: of each held-out study, and of the prior; trials that the agent has seen in the former at most.
 _TASKS_PER_STUDY, _PRIOR_TASKS, _LONGEST = 16, 192, 10

@@ -161,10 +161,14 @@ def n_trials_used(study: optuna.Study) -> float:
 
 def share_trained(trial: FrozenTrial) -> float:
     """Share of a trial's own training up to its last evaluation, in [0, 1]."""
-    return 1.0 if trial.state == TrialState.COMPLETE else (trial.last_step or 0) / FULL_TRAINING
+    if trial.state == TrialState.COMPLETE:
+        return 1.0
+    if trial.last_step is None:  # as of every trial with several objectives, which have no reports in Optuna
+        return float(trial.user_attrs.get(TRAINED, 0.0))
+    return trial.last_step / FULL_TRAINING
 
 
-def newly_spent(trial: optuna.Trial, trained: float) -> float:
+def newly_spent(trial: optuna.Trial | FrozenTrial, trained: float) -> float:
     """Full trainings that a trial adds to the search's cost if it ends with this share of its own training done."""
     started_at = trial.user_attrs.get(STARTED_AT, 0) / FULL_TRAINING
     return float(trial.user_attrs.get(COST, 1.0) * max(0.0, trained - started_at))

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 # A configuration that is trained again after it was stopped gets at least this many times the training it had before.
 _RETRY_FACTOR = 4
+# Relative tolerance of steps: a third of one training and the whole of one a third as long are the same amount, and the
+# steps of a search are rounded to ten-thousandths of a training.
+_ROUNDING = 1e-3
 # Without a budget the number of trials ends the study, so that a stop saves time but costs a trial. Only trials whose
 # forecast chance to become the best is below this are stopped then.
 HOPELESS = 0.05
@@ -121,8 +124,8 @@ class RLPruner(BasePruner):
         Raises:
             WeightsError: The weights are missing or hold no stop rule.
         """
-        # As in Optuna's own pruners: inside a trial the cache saves a query of the storage.
-        trials = study._get_trials(deepcopy=False, use_cache=True)
+        # Not from the cache, which has the trials as they were when this one was asked for.
+        trials = study._get_trials(deepcopy=False)
         others = [t for t in trials if t.number != trial.number]
         resource = self._max_resource or _longest(others)
         if resource is None or not self._may_judge(trial, others, resource):
@@ -141,7 +144,7 @@ class RLPruner(BasePruner):
         learnt, made_up = (float(features[0, CURVE_FEATURES.index(name)]) for name in ("learnt", "made_up"))
         if learnt < 0 and (made_up + 1) / 2 > _MADE_UP_AT_CHANCE:
             return False
-        return self._stops(study, trial, resource, features)
+        return self._stops(study, trial, others, resource, features)
 
     def _may_judge(self, trial: FrozenTrial, others: list[FrozenTrial], resource: float) -> bool:
         """Whether trials are judged at the latest report, and a stop would save some training."""
@@ -188,15 +191,17 @@ class RLPruner(BasePruner):
             ),
         )
 
-    def _stops(self, study: Study, trial: FrozenTrial, resource: float, features: FloatArray) -> bool:
+    def _stops(
+        self, study: Study, trial: FrozenTrial, others: list[FrozenTrial], resource: float, features: FloatArray
+    ) -> bool:
         """Asks the stop rule, and stores its reason with the trial."""
         rule, _ = _stop_rule(self._weights)
-        forecast = self._forecast(study, trial, resource) if rule.reads_forecasts else None
+        forecast = self._forecast(study, trial, others, resource) if rule.reads_forecasts else None
         log_odds = float(
             rule.log_odds(np.concatenate([features, _NO_FORECAST if forecast is None else forecast], 1))[0]
         )
         if log_odds > 0 and not rule.reads_forecasts:  # for the report, and for the check of the chance below
-            forecast = self._forecast(study, trial, resource)
+            forecast = self._forecast(study, trial, others, resource)
         chance = None if forecast is None else float(forecast[0, FORECAST_FEATURES.index("forecast_chance")] + 1) / 2
         reason = {
             "fidelity": round(float(features[0, CURVE_FEATURES.index("fidelity")]), 4),
@@ -208,11 +213,13 @@ class RLPruner(BasePruner):
         has_budget = self._budget is not None or self._planned_budget is not None
         return log_odds > 0 and (has_budget or chance is None or chance < HOPELESS)
 
-    def _forecast(self, study: Study, trial: FrozenTrial, resource: float) -> FloatArray | None:
+    def _forecast(
+        self, study: Study, trial: FrozenTrial, others: list[FrozenTrial], resource: float
+    ) -> FloatArray | None:
         """1 x len(FORECAST_FEATURES), of the trial and of the best alternative; None where nothing can be predicted."""
         from hf_rlsearch.agent.agent import agent_for
 
-        trials = [*(t for t in study._get_trials(deepcopy=False, use_cache=True) if t.number != trial.number), trial]
+        trials = [*others, trial]
         distributions = stable_distributions(trials)
         if not distributions or not _stop_rule(self._weights)[1]:
             return None
@@ -265,7 +272,7 @@ class _Curve:
 
     def best_by(self, step: float) -> float:
         """The best value up to a step, NaN where nothing was reported so early."""
-        at = int(np.searchsorted(self.steps, step * (1 + 1e-9), side="right"))
+        at = int(np.searchsorted(self.steps, step * (1 + _ROUNDING), side="right"))
         return float(self.best[at - 1]) if at else float("nan")
 
     def best_after(self, amount: float) -> float:
@@ -274,7 +281,7 @@ class _Curve:
         A complete trial keeps its last best value at any later amount.
         """
         step = amount / self.cost
-        return self.best_by(step) if self.complete or self.steps[-1] * (1 + 1e-9) >= step else float("nan")
+        return self.best_by(step) if self.complete or self.steps[-1] * (1 + _ROUNDING) >= step else float("nan")
 
     def spent(self, resource: float) -> float:
         """Full trainings that the trial took."""

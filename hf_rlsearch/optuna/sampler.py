@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 _MAX_CANDIDATES = 1024
 _N_INCUMBENTS = 5
 _LEAST_LEFT = 1e-2  # of a training that is resumed: its price is above 0
+_ROUNDING = 1e-3  # of what is left: the shares of stopped trainings are rounded to ten-thousandths
 # Candidates of an agent that starts untrained, the same throughout a search: more would never be told apart.
 _MAX_ACTIONS = 256
 # Of an expected gain: the first complete trials are not judged by what was promised for them, of the others the latest;
@@ -59,7 +60,8 @@ class CostCooling:
     Attributes:
         price: A search space and C x H candidates -> C prices greater than 0.
         left: Not negative.
-        total: Of the whole search, greater than 0.
+        total: Of the whole search, greater than 0; infinity where something else ends the search, so that prices only
+            decide what fits.
     """
 
     price: Callable[[SearchSpace, IntArray], FloatArray]
@@ -68,7 +70,7 @@ class CostCooling:
 
     def affordable(self, prices: FloatArray) -> BoolArray:
         """C, True where a training can end before the search does; the cheapest ones where none can."""
-        fits = prices <= self.left
+        fits = prices <= self.left * (1 + _ROUNDING)
         return fits if fits.any() else prices <= prices.min()
 
     def acquisition_weight(self, prices: FloatArray) -> FloatArray:
@@ -137,7 +139,7 @@ class RLSampler(BaseSampler):
             compared with. They choose among 256 candidates at most, the first trial and hyperparameters that cannot be
             chosen jointly at random.
         learn: "online": PPO trains the decision head of the meta-trained agent on within the search, after every eight
-            trials. In searches of twenty trials it did harm.
+            trials. In searches of twenty trials it brought nothing.
         search_space: The space to search, so that the first trial is chosen jointly too. Read from the study's trials,
             each time, where not given.
         roles: Role by name, for hyperparameters whose name says too little; not together with ``search_space``.
@@ -256,6 +258,22 @@ class RLSampler(BaseSampler):
         history = self._read(study, trials)
         space = self._space(distributions, history)
         return is_exhausted(space, self._trained(space, trials, history))
+
+    def lowest_price(self, study: Study) -> float | None:
+        """The lowest price of a configuration that may be proposed next, in the unit of ``plan_for``.
+
+        None where ``plan_for`` has set no prices, or while the search space is unknown.
+        """
+        trials = study._get_trials(deepcopy=False)
+        distributions = self._search_space.distributions if self._search_space else stable_distributions(trials)
+        if self._cost_cooling is None or not distributions:
+            return None
+        history = self._read(study, trials)
+        space = self._space(distributions, history)
+        rows = self._candidates(space, history, np.random.default_rng([self._seed, len(trials)]))
+        history = history.select(history.decided)
+        prices = self._cost_cooling.price(space, rows) * self._share_left(space, history, rows)
+        return float(prices[self._allowed(space, trials, history, rows)].min())
 
     def expected_gain(self, study: Study, n_trials: int) -> ExpectedGain | None:
         """Estimates by how much the next trials will improve the best one.

@@ -213,6 +213,28 @@ def test_the_first_third_of_three_epochs_is_compared_with_the_whole_of_one(
     assert trial.should_prune() == stopped
 
 
+@pytest.mark.parametrize("third", [3333, 3334])
+def test_steps_that_were_rounded_are_the_same_amount(rules: Rules, third: int) -> None:
+    """A third of three epochs, in ten-thousandths of the training, and the whole of one epoch."""
+    study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=10_000, weights=rules("always")))
+    study.add_trial(finished(TrialState.COMPLETE, 0.1, value=0.9, intermediate_values={10_000: 0.9}))
+    study.enqueue_trial({"x": 0.2}, user_attrs={"rl:cost": 3.0})
+    trial = study.ask({"x": X})
+    trial.report(0.5, third)
+    assert trial.should_prune()
+
+
+def test_a_trial_is_compared_with_what_others_report_while_it_is_trained(rules: Rules, tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 's.db'}"
+    pruner = RLPruner(max_resource=5, weights=rules("always"))
+    study = optuna.create_study(direction="maximize", pruner=pruner, storage=storage, study_name="s")
+    trial = study.ask({"x": X})
+    other = optuna.load_study(study_name="s", storage=storage, pruner=pruner)
+    other.add_trial(finished(TrialState.COMPLETE, 0.1, value=0.9, intermediate_values=dict.fromkeys(range(1, 6), 0.9)))
+    trial.report(0.1, 1)
+    assert trial.should_prune()
+
+
 def test_a_short_trial_is_compared_with_the_beginning_of_a_long_one(rules: Rules) -> None:
     study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=30, weights=rules("always")))
     long = {step: step / 30 for step in range(1, 31)}

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
@@ -20,9 +21,10 @@ from hf_rlsearch.observation.trial_attributes import (
     SECONDS,
     counted,
     finished,
+    is_feasible,
     n_trials_used,
+    newly_spent,
     role,
-    share_trained,
     spent_on,
 )
 from hf_rlsearch.optuna import RLSampler
@@ -49,8 +51,9 @@ docs/background/benchmark.md."""
 # Trials in an hour of which a gain is predicted: more than there are candidates.
 _MAX_AHEAD = 1000
 # Candidates among which the shortest training is looked for, and the share of its estimated time that must be left: the
-# estimate is not exact, and a training that the end of the time stops can be resumed later.
+# estimate is not exact.
 _N_PRICED, _MAY_FIT = 512, 0.8
+_ROUNDING = 1e-3  # of what is left: the shares of stopped trainings are rounded to ten-thousandths
 
 
 class CostModel:
@@ -141,30 +144,26 @@ class RemainingBudget:
             return "n_trials"
         if self.is_out_of_time():
             return "timeout"
-        return "budget" if self._settings.budget is not None and self._spent() >= self._settings.budget else None
+        return "budget" if self._settings.budget is not None and self._committed() >= self._settings.budget else None
 
-    def too_little_left(self, resumable: Sequence[int]) -> tuple[str, str] | None:
+    def too_little_left(self) -> tuple[str, str] | None:
         """Returns which of "timeout" and "budget" leaves too little for any training, and a sentence that says so.
 
-        None where a training fits, or the rest of one of the ``resumable`` trials, given by their numbers; also where
-        none was timed yet, and where an interrupted or queued trial is to run.
+        None where a training fits, or the rest of a stopped one that can be resumed; also where none was timed yet, and
+        where an interrupted or queued trial is to run. To be called after ``update_sampler_and_pruner``.
         """
         limits = self._limits()
         waiting = self._study.get_trials(states=(TrialState.WAITING,), deepcopy=False)
         if not limits or not self._finished() or waiting:
             return None
         name = min(limits, key=lambda each: limits[each].left)
-        left, space = limits[name].left, self._cost_model.space
-        whole = space.candidates(np.random.default_rng(0), limit=_N_PRICED)
-        trials = self._study.get_trials(deepcopy=False)
-        stopped = [trials[number] for number in resumable]
-        begun = np.array([space.nearest_levels(trial.params) for trial in stopped], np.int64).reshape(
-            -1, whole.shape[1]
-        )
-        rest = np.array([1 - share_trained(trial) for trial in stopped])
-        prices = limits[name].price(space, np.concatenate([whole, begun]))
-        shortest = float((prices * np.concatenate([np.ones(len(whole)), rest])).min())
-        if left >= shortest * (_MAY_FIT if name == "timeout" else 1 - 1e-6):
+        left, sampler = limits[name].left, self._study.sampler
+        shortest = sampler.lowest_price(self._study) if isinstance(sampler, RLSampler) else None
+        if shortest is None:  # another sampler, which resumes nothing
+            space = self._cost_model.space
+            rows = space.candidates(np.random.default_rng(0), limit=_N_PRICED)
+            shortest = float(limits[name].price(space, rows).min())
+        if left >= shortest * (_MAY_FIT if name == "timeout" else 1 - _ROUNDING):
             return None
         if name == "budget":
             return (
@@ -190,23 +189,34 @@ class RemainingBudget:
 
         The sampler also gets the numbers of the pruned trials that can be resumed.
         """
-        limit = self._first_limit()
+        limit, whole = self._first_limit(), self._by_number()
         sampler, pruner = self._study.sampler, self._study.pruner
         by_number = self._settings.max_trials - n_trials_used(self._study)
         if self._settings.sampler is None and isinstance(sampler, RLSampler):
             left = math.ceil(by_number) if limit is None else self._trials_left(limit.left)
             sampler.plan_for(max(left, 1), self.cost_cooling(), resumable)
         if self._settings.pruner == RL_PRUNER and isinstance(pruner, RLPruner):
-            # The pruner does not count failed trials.
-            seen = sum(spent_on(trial) for trial in self._finished() if trial.state != TrialState.FAIL)
-            pruner.plan_for(seen + (max(by_number, 0.0) if limit is None else limit.left))
+            # The pruner counts neither failed trials nor those that violate a constraint.
+            judged = [t for t in self._finished() if t.state != TrialState.FAIL and is_feasible(t)]
+            seen = sum(map(spent_on, judged))
+            pruner.plan_for(seen + max(whole if limit is None else min(whole, limit.left), 0.0))
 
     def cost_cooling(self) -> CostCooling | None:
-        """Returns what is left of the limit that ends the search, with costs; None where ``n_trials`` ends it."""
-        limit, n_done = self._first_limit(), n_trials_used(self._study)
-        if limit is None or self._trials_left(limit.left) >= self._settings.max_trials - n_done:
+        """Returns what is left of the limit that is reached first, with costs; None without one.
+
+        Where ``n_trials`` ends the search before, its total is infinite.
+        """
+        limit = self._first_limit()
+        if limit is None:
             return None
-        return limit
+        return replace(limit, total=math.inf) if limit.left >= self._by_number() else limit
+
+    def _by_number(self) -> float:
+        """Full trainings that ``n_trials`` leaves, at the mean cost of the trials so far."""
+        trials = [trial for trial in self._finished() if role(trial) == SEARCH]
+        n_counted = sum(map(counted, trials))
+        usual = sum(map(spent_on, trials)) / n_counted if n_counted else 1.0
+        return (self._settings.max_trials - n_trials_used(self._study)) * usual
 
     def seconds_left(self) -> float:
         """Returns how long the search may still take; infinity without a limit, or before a training was timed."""
@@ -219,11 +229,12 @@ class RemainingBudget:
 
     def _started(self) -> list[FrozenTrial]:
         """The trials that count towards ``n_trials``, apart from the one that this process of several is running."""
+        return [trial for trial in (*finished(self._study), *self._running_elsewhere()) if role(trial) != CONFIRM]
+
+    def _running_elsewhere(self) -> list[FrozenTrial]:
         if self._settings.storage is None:  # all are of this process, which asks for more while some run on a cluster
-            running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        else:
-            running = trials_of_other_processes(self._study)
-        return [trial for trial in (*finished(self._study), *running) if role(trial) != CONFIRM]
+            return self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return trials_of_other_processes(self._study)
 
     def _first_limit(self) -> CostCooling | None:
         """Of budget and timeout the one that leaves fewer trainings; None without a limit that can be computed yet."""
@@ -234,7 +245,7 @@ class RemainingBudget:
         limits = {}
         budget, timeout, seconds = self._settings.budget, self._settings.timeout, self._seconds_per_training()
         if budget is not None:
-            left = max(0.0, budget - self._spent())
+            left = max(0.0, budget - self._committed())
             limits["budget"] = CostCooling(price=self._cost_model.planned_costs, left=left, total=budget)
         if timeout is not None and seconds is not None:
             left = max(0.0, self.deadline - time.monotonic()) / seconds
@@ -253,8 +264,11 @@ class RemainingBudget:
         trainings = sum(spent_on(trial) for trial in timed)
         return sum(float(trial.user_attrs[SECONDS]) for trial in timed) / trainings if trainings else None
 
-    def _spent(self) -> float:
-        return sum(spent_on(trial) for trial in self._finished())
+    def _committed(self) -> float:
+        """Full trainings that the finished trials took, and that those of other processes will take."""
+        running = self._running_elsewhere()
+        expected = [newly_spent(trial, 1.0) for trial in running if role(trial) != CONFIRM]
+        return sum(map(spent_on, self._finished())) + sum(expected)
 
     def _finished(self) -> list[FrozenTrial]:
         """The finished trials without confirmations, which do not count towards the budget."""

@@ -205,6 +205,7 @@ class SearchCoordinator:
         """
         while True:
             self._take_over()
+            self.budget.update_sampler_and_pruner(self.paused.resumable())
             reason = self.reason_to_stop() or self._too_little_left()
             if reason is not None and (reason == "timeout" or not self._enqueue_confirmation()):
                 is_last = self.is_shared and reason in ("n_trials", "budget", "space")
@@ -216,6 +217,11 @@ class SearchCoordinator:
                     self.progress.say(
                         f"This search is finished ({reason}): its stored result is returned and nothing is trained. "
                         f"{more} continues it, resume=False starts a new search."
+                    )
+                if reason == "timeout" and self._next_confirmation() is not None:
+                    self.progress.say(
+                        f"The time was over before confirm={self.settings.confirm} was done, so the best trial is not "
+                        "confirmed. The same command goes on, or give n_trials= or budget= and more time."
                     )
                 self.stopped_by = reason
                 return None
@@ -288,7 +294,7 @@ class SearchCoordinator:
 
     def _too_little_left(self) -> str | None:
         """Says that nothing fits what is left of time or budget, and returns which of them; None where a trial fits."""
-        found = self.budget.too_little_left(self.paused.resumable())
+        found = self.budget.too_little_left()
         if found is None:
             return None
         reason, sentence = found
@@ -364,7 +370,9 @@ class SearchCoordinator:
 
     def conclude(self) -> SearchResult:
         """Stores why the search has ended, prints its summary, saves that as a note, and returns the result."""
-        self.leaderboard.discard_checkpoints(confirmed=True)
+        # What other processes train may still resume a stopped trial, or confirm another one than the best.
+        is_last = not (self.is_shared and trials_of_other_processes(self.study))
+        self.leaderboard.discard_checkpoints(confirmed=is_last)
         result = SearchResult(
             study=self.study,
             metric=", ".join(self.objective.names),
@@ -384,7 +392,6 @@ class SearchCoordinator:
         """Asks the study for a trial and plans it; None if the trial ended before it could be trained."""
         # Before a trial begins that would be left behind.
         self.planner.lease.check()
-        self.budget.update_sampler_and_pruner(self.paused.resumable())
         trial = self._first_to_train()
         if trial is None:
             return None
@@ -473,22 +480,27 @@ class SearchCoordinator:
 
     def _enqueue_confirmation(self) -> bool:
         """Queues the next training of one of the best configurations under a new seed; False when none is left."""
-        if self.settings.confirm == 0 or self._is_multi:
-            return False
         trials = self.study.get_trials(deepcopy=False)
         if any(t.state == TrialState.WAITING and role(t) == attr.CONFIRM for t in trials):
             return True
-        baseline = next((t for t in trials if role(t) == attr.BASELINE and t.state == TrialState.COMPLETE), None)
-        numbers = confirm.trials_to_confirm(ranking(self.study), baseline, self.settings.confirm)
-        seed = int(self.configurations.frozen.value("seed"))
-        maximize = self.objective.directions[0] == "maximize"
-        chosen = confirm.next_seed(numbers, trials, seed=seed, maximize=maximize)
+        chosen = self._next_confirmation()
         if chosen is None:
             return False
         number, new_seed = chosen
         attributes = {attr.ROLE: attr.CONFIRM, attr.REEVALUATES: number, attr.SEED: new_seed}
         self.study.enqueue_trial(trials[number].params, user_attrs=attributes)
         return True
+
+    def _next_confirmation(self) -> tuple[int, int] | None:
+        """The trial that ``confirm`` trains again next, and its new seed; None when none is left."""
+        if self.settings.confirm == 0 or self._is_multi:
+            return None
+        trials = self.study.get_trials(deepcopy=False)
+        baseline = next((t for t in trials if role(t) == attr.BASELINE and t.state == TrialState.COMPLETE), None)
+        numbers = confirm.trials_to_confirm(ranking(self.study), baseline, self.settings.confirm)
+        seed = int(self.configurations.frozen.value("seed"))
+        maximize = self.objective.directions[0] == "maximize"
+        return confirm.next_seed(numbers, trials, seed=seed, maximize=maximize)
 
     def _attributes(self, outcome: TrialOutcome) -> Params:
         """The user attributes of the running trial, which has ended."""

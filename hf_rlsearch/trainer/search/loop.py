@@ -364,7 +364,7 @@ def _build_coordinator(
     study, trainer = opened.study, provider.reference
     baseline = configurations.baseline_params(getattr(getattr(trainer, "model", None), "config", None))
     cost_model = CostModel(configurations, n_train_rows(trainer), world_size)
-    paused = PausedTrials(study, settings, opened.folder)
+    paused = PausedTrials(study, settings, opened.folder, configurations, world_size)
     return SearchCoordinator(
         study=study,
         settings=settings,

@@ -161,10 +161,13 @@ class Planner:
         else:  # the process was killed after this trial had claimed a paused trial
             earlier = None if number is None else self.study.get_trials(deepcopy=False)[number]
         if earlier is not None:
-            known = stored_trial(trial).intermediate_values
+            known = stored_trial(trial)
             for step, value in sorted(earlier.intermediate_values.items()):
-                if step not in known:
+                if step not in known.intermediate_values:
                     trial.report(value, step)
+            judged = earlier.system_attrs.get(attr.STOP)
+            if judged and attr.STOP not in known.system_attrs:  # the judgement of the training: only the rest counts
+                self.study._storage.set_trial_system_attr(trial._trial_id, attr.STOP, judged)
         return earlier
 
     def _last_checkpoint(self, folder: str, args: "TrainingArguments") -> str | None:

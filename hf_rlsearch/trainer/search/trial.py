@@ -326,14 +326,14 @@ class PruningReporter:
         furthest = max(self._reported, default=0)
         if len(values) == 1:
             self._store(step, values[0])
-        # Below the furthest point the pruner has answered before the interruption.
-        if step < furthest or step >= FULL_TRAINING:
+        if step >= FULL_TRAINING:
             return False
         if self._trial.user_attrs.get(STOPPED) == step:
             return True  # interrupted between the decision and the end of the trial
-        if exceeds:
+        is_new = step >= furthest  # below that the trial was judged before an interruption
+        if is_new and exceeds:
             return self._stop(step, LIMIT)
-        if self._may_prune and self._trial.should_prune():
+        if is_new and self._may_prune and self._trial.should_prune():
             return self._stop(step)
         return self._out_of_time() and self._stop(step, TIMEOUT)
 

@@ -188,8 +188,12 @@ class FrozenArguments:
 
         What a script has put beside them may be a time or the name of a run, so it tells no searches apart.
         """
-        left_out = _NOT_IDENTITY | self._by_hand | set(searched)
-        return {name: value for name, value in self.to_json(self._args).items() if name not in left_out}
+        left_out = set(searched)
+        return {name: value for name, value in self.decisive(self.to_json(self._args)).items() if name not in left_out}
+
+    def decisive(self, stored: Params) -> Params:
+        """Those of the arguments of a trial, as plain data, that influence training."""
+        return {name: value for name, value in stored.items() if name not in _NOT_IDENTITY | self._by_hand}
 
 
 def chosen_best_metric(args: Any) -> str | None:

@@ -44,9 +44,9 @@ class SearchOptions(TypedDict, total=False):
 
     Budget:
         n_trials: Total number of trials, those of an interrupted run and the baseline included; None for as many as
-            ``timeout`` or ``budget`` allow, 1000 at most. A trial that RLPruner stops counts by the share that was
-            trained, so several stops pay for a further trial. Of ``n_trials``, ``budget`` and ``timeout`` the first
-            that is reached ends the search.
+            ``timeout`` or ``budget`` allow: 1000 at most, with ``budget`` eight for each training of it. A trial that
+            RLPruner stops counts by the share that was trained, so several stops pay for a further trial. Of
+            ``n_trials``, ``budget`` and ``timeout`` the first that is reached ends the search.
         budget: Largest cost of the search, in trainings of the baseline. If ``n_trials`` is left out, the search has as
             many trials as the budget pays for, eight for each training at most. A trial costs what it newly trains.
         patience: Number of trials in a row without an improvement of the best after which the search ends; they count
@@ -58,7 +58,8 @@ class SearchOptions(TypedDict, total=False):
         timeout: Seconds after which the search ends: no new trial starts, and the running one stops at its next
             evaluation, the baseline included.
         confirm: Number of best configurations to train again, together with the baseline, under up to three new seeds
-            each; the best mean wins. These trainings come on top of ``n_trials`` and ``budget``.
+            each; the best mean wins. These trainings come on top of ``n_trials`` and ``budget``. A search that
+            ``timeout`` ends makes none.
         catch: Exceptions that fail a trial; any other exception ends the search.
         max_failed_trials: Number of failed trials at which the search ends, without those that diverged (NaN) or failed
             before a restart. Default: a quarter of ``n_trials``, at least three.

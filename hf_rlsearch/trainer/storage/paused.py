@@ -5,6 +5,7 @@ every rank), that checkpoint may stay, and a later trial of the same configurati
 over the folder and the intermediate values of the earlier trial, and names it in the user attribute "rl:continues".
 """
 
+import json
 import logging
 import math
 import shutil
@@ -26,10 +27,12 @@ from hf_rlsearch.trainer.storage.checkpoints import best_checkpoint_beside, stor
 if TYPE_CHECKING:
     from transformers import Trainer
 
+    from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
+
 logger = logging.getLogger(__name__)
 
-# Attributes that must be equal, as the params must, for two trials to be the same training.
-_SAME = (attr.ROLE, attr.VALUES, attr.ARGUMENTS, attr.WORLD_SIZE)
+# Attributes that must be equal for two trials to be the same training, beside the arguments.
+_SAME = (attr.ROLE, attr.VALUES, attr.WORLD_SIZE)
 _GB = 10**9
 # A checkpoint needs a little more space than the tensors in it.
 _MARGIN = 1.1
@@ -46,10 +49,20 @@ class PausedTrials:
         study: Of the search.
         settings: Of the search.
         folder: Of the search.
+        configurations: Of the search.
+        world_size: Number of ranks.
     """
 
-    def __init__(self, study: optuna.Study, settings: SearchConfig, folder: str) -> None:
+    def __init__(
+        self,
+        study: optuna.Study,
+        settings: SearchConfig,
+        folder: str,
+        configurations: "ConfigurationSampler",
+        world_size: int,
+    ) -> None:
         self._study, self._folder = study, folder
+        self._configurations, self._world_size = configurations, world_size
         self._limit = settings.max_paused
         self._disk_budget = None if settings.disk_budget_gb is None else settings.disk_budget_gb * _GB
 
@@ -71,7 +84,8 @@ class PausedTrials:
 
     def resumable(self) -> list[int]:
         """The numbers of the trials that a new trial of the same configuration would resume; none that is hopeless."""
-        return [trial.number for trial in self._resumable() if not _is_hopeless(trial)] if self._limit else []
+        found = self._resumable() if self._limit else []
+        return [trial.number for trial in found if not _is_hopeless(trial) and self._is_same_today(trial)]
 
     def claim(self, trial: optuna.Trial, attributes: Mapping[str, Any]) -> FrozenTrial | None:
         """Finds the newest paused trial of the same training, and reserves it for a new trial with these attributes.
@@ -79,11 +93,11 @@ class PausedTrials:
         Returns:
             None if there is no such trial, or another process was quicker.
         """
-        wanted = {name: attributes[name] for name in _SAME}
+        wanted = self._training(attributes)
         same = [
             each
             for each in (self._resumable() if self._limit else ())
-            if each.params == trial.params and {name: each.user_attrs.get(name) for name in _SAME} == wanted
+            if each.params == trial.params and self._training(each.user_attrs) == wanted
         ]
         if not same:
             return None
@@ -119,6 +133,29 @@ class PausedTrials:
         """The folders that a training needs to resume a paused trial."""
         checkpoint = stored_path(trial, attr.PAUSED, self._folder)
         return [] if checkpoint is None else resume_folders(checkpoint)
+
+    def _is_same_today(self, trial: FrozenTrial) -> bool:
+        """Whether a new trial of the values of an earlier one would be the same training.
+
+        It is not where arguments or ranks have changed since. The baseline and confirmations are not repeated.
+        """
+        values = trial.user_attrs.get(attr.VALUES, {})
+        try:
+            arguments = self._configurations.frozen.to_json(self._configurations.arguments(values))
+        except Exception:  # a combination that is refused
+            return False
+        today = {
+            attr.ROLE: attr.SEARCH,
+            attr.VALUES: values,
+            attr.ARGUMENTS: json.loads(json.dumps(arguments)),
+            attr.WORLD_SIZE: self._world_size,
+        }
+        return self._training(today) == self._training(trial.user_attrs)
+
+    def _training(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """What must be equal, as the params must, for two trials to be the same training."""
+        arguments = self._configurations.frozen.decisive(attributes.get(attr.ARGUMENTS) or {})
+        return {**{name: attributes.get(name) for name in _SAME}, attr.ARGUMENTS: arguments}
 
     def _resumable(self) -> list[FrozenTrial]:
         return resumable_trials(self._trials(), self._folder)

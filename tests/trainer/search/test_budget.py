@@ -10,7 +10,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_rlsearch import RLPruner, RLSampler
@@ -32,7 +32,7 @@ def study_of(*trials: tuple[float, TrialState, str], seconds: float = 10.0) -> o
     for spent, state, role in trials:
         value = 1.0 if state == TrialState.COMPLETE else None
         attributes = {"rl:spent": spent, "rl:seconds": seconds * spent, "rl:role": role}
-        study.add_trial(optuna.trial.create_trial(state=state, value=value, user_attrs=attributes))
+        study.add_trial(create_trial(state=state, value=value, user_attrs=attributes))
     return study
 
 
@@ -75,7 +75,29 @@ def test_of_budget_and_timeout_the_smaller_counts() -> None:
 
 def test_without_budget_and_timeout_the_number_of_trials_is_planned_with() -> None:
     study = study_of(*SEEN)
-    assert plans_after_update(budget_of(study, n_trials=9), study) == (6, pytest.approx(7.5))
+    # Six more trials at a mean cost of 0.375.
+    assert plans_after_update(budget_of(study, n_trials=9), study) == (6, pytest.approx(1.5 + 2.25))
+
+
+def test_a_number_of_trials_that_ends_first_bounds_what_the_pruner_plans_with() -> None:
+    study = study_of(*SEEN)
+    assert plans_after_update(budget_of(study, n_trials=9, budget=40.0), study)[1] == pytest.approx(1.5 + 2.25)
+
+
+def test_a_trial_that_violates_a_constraint_is_none_that_the_pruner_has_seen() -> None:
+    study = study_of(*SEEN)
+    attributes = {"rl:spent": 1.0, "rl:seconds": 10.0, "rl:role": "search"}
+    system = {"constraints": [1.0]}
+    study.add_trial(create_trial(state=DONE, value=1.0, user_attrs=attributes, system_attrs=system))
+    assert plans_after_update(budget_of(study, budget=4.0), study)[1] == pytest.approx(1.5 + 1.25)
+
+
+def test_a_budget_counts_what_runs_elsewhere() -> None:
+    study = study_of(*SEEN)
+    study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs={"rl:cost": 2.0, "rl:started_at": 2500}))
+    assert budget_of(study, budget=4.0).cost_cooling().left == pytest.approx(4.0 - 1.75 - 1.5)  # type: ignore[union-attr]
+    assert budget_of(study, budget=3.25).reached() == "budget"
+    assert budget_of(study, budget=3.5).reached() is None
 
 
 def test_a_timeout_is_unknown_before_a_training_was_timed() -> None:
@@ -138,20 +160,21 @@ def test_a_budget_that_pays_for_no_training_any_more_ends_the_search(
     assert "The search ends with 0.6 of its budget left: the shortest training costs 1." in caplog.text
 
 
+@pytest.mark.parametrize(("budget", "n_trials", "epochs"), [(2.2, None, 2), (2.2, 3, 2), (2, None, 1)])
 def test_a_rest_that_pays_for_no_whole_training_pays_for_the_end_of_a_stopped_one(
-    make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture
+    make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture, budget: float, n_trials: int | None, epochs: int
 ) -> None:
-    """Of a budget of 2.2 the baseline takes 1 and the stopped trial 0.67; 0.53 are left, and its rest costs 0.33."""
+    """The baseline takes 1; what the stopped trial leaves of the budget pays for its rest, and not for a whole one."""
     trainer = make_trainer(num_train_epochs=3, save_strategy="epoch")
     with caplog.at_level("INFO"):
-        result = run(trainer, "rl", budget=2.2, pruner=Stops(trial_1=2)).run_summary
+        result = run(trainer, "rl", budget=budget, n_trials=n_trials, pruner=Stops(trial_1=epochs)).run_summary
     _, stopped, resumed = result.trials
     assert [trial.state for trial in result.trials] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.COMPLETE]
     assert resumed.user_attrs["rl:continues"] == 1
     assert resumed.params == stopped.params
-    assert sum(trial.user_attrs["rl:spent"] for trial in result.trials) == pytest.approx(2.0)
-    assert "Trial 2 resumes trial 1 at 67 %." in caplog.text
-    assert result.stopped_by == "budget"
+    assert sum(trial.user_attrs["rl:spent"] for trial in result.trials) == pytest.approx(2.0, abs=1e-3)
+    assert f"Trial 2 resumes trial 1 at {100 * epochs / 3:.0f} %." in caplog.text
+    assert result.stopped_by == ("budget" if n_trials is None else "n_trials")
 
 
 class Slow(Trainer):
@@ -272,7 +295,7 @@ def test_a_stopped_trial_uses_up_what_it_cost(shares: list[float], n_more: int) 
         study.add_trial(stopped)
     budget, n_begun = budget_of(study, n_trials=4), 0
     while budget.reached() is None:
-        study.add_trial(optuna.trial.create_trial(state=DONE, value=1.0))
+        study.add_trial(create_trial(state=DONE, value=1.0))
         n_begun += 1
     assert n_begun == n_more
     assert sum(shares) + 1 + n_begun <= 4 + 1e-6  # never more training than that of four trials
@@ -280,5 +303,5 @@ def test_a_stopped_trial_uses_up_what_it_cost(shares: list[float], n_more: int) 
 
 def test_trials_that_another_pruner_stops_count_as_in_optuna() -> None:
     study = study_of((1.0, DONE, "baseline"))
-    study.add_trial(optuna.trial.create_trial(state=PRUNED, intermediate_values={1000: 0.5}))
+    study.add_trial(create_trial(state=PRUNED, intermediate_values={1000: 0.5}))
     assert budget_of(study, n_trials=2).reached() == "n_trials"

@@ -11,6 +11,7 @@ from transformers import Trainer
 
 from hf_rlsearch import ArgumentsError, ObjectiveError
 from hf_rlsearch.optuna.confirmation import Confirmation, confirmations, gain, winner
+from hf_rlsearch.trainer.search.budget import RemainingBudget
 from tests.trainer.conftest import Scripted, run, tiny_model
 
 MakeTrainer = Callable[..., Trainer]
@@ -37,6 +38,16 @@ def conditional(trial: Any) -> dict[str, Any]:
     if trial.suggest_categorical("more", [False, True]):
         values |= {"weight_decay": 0.3, "num_train_epochs": 2, "train.lr_schedule": "step", "model.hidden_size": 8}
     return values
+
+
+def test_the_end_of_the_time_before_the_confirmations_is_said(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(RemainingBudget, "is_out_of_time", lambda self: len(self._finished()) >= 2)
+    with caplog.at_level("INFO"):
+        result = run(make_trainer(), "rl", n_trials=None, timeout=1000, confirm=2).run_summary
+    assert (result.stopped_by, len(result.trials)) == ("timeout", 2)
+    assert "The time was over before confirm=2 was done, so the best trial is not confirmed." in caplog.text
 
 
 @pytest.mark.parametrize("earlier_search", [False, True])

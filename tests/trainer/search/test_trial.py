@@ -96,3 +96,14 @@ def test_the_end_of_the_time_stops_every_trial_and_says_so() -> None:
     assert not reporter_of(study.ask(), is_over=True).report(10_000, (0.5,))  # the training has ended by itself
     several = optuna.create_study(directions=["minimize", "maximize"]).ask()
     assert reporter_of(several, may_prune=False, is_over=True).report(2500, (0.5, 0.6))
+
+
+def test_the_end_of_the_time_stops_a_training_that_repeats_what_was_evaluated_before() -> None:
+    pruner = Asked(stops_at=2500)
+    study = optuna.create_study(pruner=pruner)
+    trial = study.ask()
+    reporter_of(trial).report(8000, (0.5,))
+    assert not reporter_of(trial).report(2500, (0.4,))  # the pruner is not asked again
+    assert pruner.steps == [8000]
+    assert reporter_of(trial, is_over=True).report(5000, (0.4,))
+    assert study.trials[0].system_attrs[STOP] == {"reason": "timeout", "fidelity": 0.5}

@@ -12,6 +12,7 @@ import torch
 from optuna.trial import TrialState
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
+from hf_rlsearch.observation.trial_attributes import counted
 from hf_rlsearch.trainer.storage import paused
 from tests.helpers.versions import exact_within_epochs
 from tests.trainer.conftest import Scripted, run, states, tiny_model
@@ -394,6 +395,48 @@ def test_killed_in_a_resumed_training(make_trainer: MakeTrainer, tmp_path: Path)
         == whole.trials[3].user_attrs["rl:spent"]
         == pytest.approx(2 / 3, abs=1e-4)
     )
+
+
+def test_a_search_that_continues_with_other_logging_resumes_the_stopped_trials(
+    make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    """Arguments that say how a training is logged make no other training of it."""
+
+    class Dies(Trainer):
+        def training_step(self, *args: Any, **kwargs: Any) -> Any:
+            if Path(str(self.args.output_dir)).name == "run-2":
+                raise SystemExit
+            return super().training_step(*args, **kwargs)
+
+    with pytest.raises(SystemExit):
+        search(make_trainer, tmp_path, cls=Dies)
+    result = search(make_trainer, tmp_path, rates=RATES[3:], n_trials=4, logging_steps=1, dataloader_num_workers=0)
+    assert result.trials[3].user_attrs["rl:continues"] == 1
+    assert result.trials[3].user_attrs["rl:spent"] == pytest.approx(2 / 3, abs=1e-4)
+
+
+def test_only_what_would_be_the_same_training_today_is_offered(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    """Stopped trials of other ranks, and the stopped baseline, are none that a new trial can resume."""
+    offered: list[list[int]] = []
+
+    class Looks(paused.PausedTrials):
+        def resumable(self) -> list[int]:
+            found = super().resumable()
+            self._world_size = 2
+            offered.extend([found, super().resumable()])
+            self._world_size = 1
+            return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hf_rlsearch.trainer.search.loop.PausedTrials", Looks)
+        search(make_trainer, tmp_path)
+    assert ([1] in offered[::2], [1] in offered[1::2]) == (True, False)
+
+
+def test_the_rest_of_a_judged_training_uses_up_the_rest_of_a_trial(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    result = search(make_trainer, tmp_path, pruner=Doubts(0.3, trial_1=1))
+    assert result.trials[3].user_attrs["rl:continues"] == 1
+    assert [counted(trial) for trial in result.trials] == pytest.approx([1, 1 / 3, 1, 2 / 3, 1], abs=1e-4)  # of four
 
 
 def test_two_processes_do_not_resume_the_same_training(make_trainer: MakeTrainer, tmp_path: Path) -> None:
