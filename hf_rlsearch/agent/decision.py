@@ -55,8 +55,8 @@ class Decision(Prediction):
         attention: (trial number, attention weight in [0, 1]) of the trials with the largest weights, largest first;
             means over the readings of the networks.
         feasibility: Predicted probability that it violates no constraint; None in a study without constraints.
-        price: Cost of its training, or of the rest of one that it resumes, in full trainings; None where there was no
-            limit but a number of trials.
+        price: Cost of its training, or of the rest of one that it resumes, in full trainings; None without a limit of
+            training or time, and before any training was timed.
     """
 
     index: int

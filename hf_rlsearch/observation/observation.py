@@ -20,6 +20,7 @@ from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch._validation import is_number
 from hf_rlsearch.errors import ObservationError
 from hf_rlsearch.observation.history import STATUS, History
+from hf_rlsearch.observation.trial_attributes import ROUNDING
 from hf_rlsearch.observation.value_features import KINDS, absolute, size_hint
 from hf_rlsearch.space import ROLES, SearchSpace
 
@@ -71,8 +72,6 @@ _LEARNT = 2.0
 _LEAST_VARIANCE = 0.01
 # Units below the best at which values are cut off: a diverged loss of 1e290 is no worse than one of 1e5.
 _FARTHEST = 1e5
-# Relative tolerance of fidelities: searches round them to ten-thousandths of a training.
-_ROUNDING = 1e-3
 # Distance from best to median, as a share of the best, where the unit of the values is left out.
 _USUAL_SPREAD = 0.1
 
@@ -499,7 +498,7 @@ def _at_reference(history: History) -> FloatArray:
     if reference <= 0:
         return np.asarray(history.values, float)
     unrecorded = np.array([len(curve) == 0 for curve in history.curves], dtype=bool)
-    reached = np.asarray(history.fidelity) >= reference * (1 - _ROUNDING)
+    reached = np.asarray(history.fidelity) >= reference * (1 - ROUNDING)
     best = np.where(reached, _best_up_to(history, np.full(len(reached), reference)), np.nan)
     return np.where(unrecorded, history.values, best)
 
@@ -516,7 +515,7 @@ def _best_up_to(history: History, fidelity: FloatArray) -> FloatArray:
     last[owner] = step  # steps ascend, so the last one stays
     # The last report covers the whole training so far, also where steps count from 0 and there is only one report.
     at = np.where(last[owner] > 0, step / np.maximum(last[owner], 1e-300), 1.0) * own[owner]
-    early = (at <= fidelity[owner] * (1 + _ROUNDING)) & (own[owner] > 0)
+    early = (at <= fidelity[owner] * (1 + ROUNDING)) & (own[owner] > 0)
     np.maximum.at(best, owner[early], value[early])
     return np.where(np.isneginf(best), np.nan, best)
 

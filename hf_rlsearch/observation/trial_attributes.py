@@ -69,6 +69,8 @@ COST = "rl:cost"
 REEVALUATES = "rl:reevaluates"
 CONTINUES = "rl:continues"
 STARTED_AT = "rl:started_at"
+# True for a trial that resumes one which RLPruner had judged.
+JUDGED = "rl:judged"
 ATTEMPTS = "rl:attempts"
 
 # User attributes of a trial when it ends. TRAINED is the share of its own training that is done, SPENT what the trial
@@ -98,6 +100,8 @@ BASELINE, SEARCH, CONFIRM = "baseline", "search", "confirm"
 
 # The axis of learning curves: this many units are the whole of a trial's own training, whatever its batch size.
 FULL_TRAINING = 10_000
+ROUNDING = 1e-3
+"""Relative tolerance of shares and costs of trainings, which searches round to units of that axis."""
 
 
 def role(trial: FrozenTrial) -> str:
@@ -148,7 +152,7 @@ def spent_on(trial: FrozenTrial) -> float:
 
 def counted(trial: FrozenTrial) -> float:
     """How much of ``n_trials`` a trial uses up: 1, or the share that it newly trained if RLPruner has judged it."""
-    if not trial.system_attrs.get(STOP):
+    if not (trial.system_attrs.get(STOP) or trial.user_attrs.get(JUDGED)):
         return 1.0  # as in Optuna, whatever another pruner does
     trained = share_trained(trial) if trial.state == TrialState.PRUNED else 1.0
     return max(trained - float(trial.user_attrs.get(STARTED_AT, 0)) / FULL_TRAINING, 0.0)

@@ -28,7 +28,7 @@ from hf_rlsearch.observation.curve_features import (
 )
 from hf_rlsearch.observation.history import COMPLETE, FAILED, History, continued, stable_distributions
 from hf_rlsearch.observation.observation import FACTS, has_learnt, unitless
-from hf_rlsearch.observation.trial_attributes import COST, STOP, is_feasible
+from hf_rlsearch.observation.trial_attributes import COST, ROUNDING, STOP, is_feasible
 from hf_rlsearch.optuna.filters import is_duplicate
 from hf_rlsearch.optuna.sampler import checked_facts, facts_for_agent
 from hf_rlsearch.space import SearchSpace
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 
 # A configuration that is trained again after it was stopped gets at least this many times the training it had before.
 _RETRY_FACTOR = 4
-# Relative tolerance of steps: a third of one training and the whole of one a third as long are the same amount, and the
-# steps of a search are rounded to ten-thousandths of a training.
-_ROUNDING = 1e-3
 # Without a budget the number of trials ends the study, so that a stop saves time but costs a trial. Only trials whose
 # forecast chance to become the best is below this are stopped then.
 HOPELESS = 0.05
@@ -271,8 +268,11 @@ class _Curve:
         return cls(curve[:, 0], best, float(curve[-1, 1]), complete, cost)
 
     def best_by(self, step: float) -> float:
-        """The best value up to a step, NaN where nothing was reported so early."""
-        at = int(np.searchsorted(self.steps, step * (1 + _ROUNDING), side="right"))
+        """The best value up to a step, NaN where nothing was reported so early.
+
+        A third of one training is as much as the whole of one a third as long, though their steps are rounded.
+        """
+        at = int(np.searchsorted(self.steps, step * (1 + ROUNDING), side="right"))
         return float(self.best[at - 1]) if at else float("nan")
 
     def best_after(self, amount: float) -> float:
@@ -281,7 +281,7 @@ class _Curve:
         A complete trial keeps its last best value at any later amount.
         """
         step = amount / self.cost
-        return self.best_by(step) if self.complete or self.steps[-1] * (1 + _ROUNDING) >= step else float("nan")
+        return self.best_by(step) if self.complete or self.steps[-1] * (1 + ROUNDING) >= step else float("nan")
 
     def spent(self, resource: float) -> float:
         """Full trainings that the trial took."""

@@ -26,7 +26,7 @@ from hf_rlsearch.agent.decision import Decision
 from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.observation.history import COMPLETE, LARGEST, PRUNED, History, stable_distributions
 from hf_rlsearch.observation.observation import FACTS, is_at_chance, log_price_factor
-from hf_rlsearch.observation.trial_attributes import DECISION, TASK_FACTS
+from hf_rlsearch.observation.trial_attributes import DECISION, ROUNDING, TASK_FACTS
 from hf_rlsearch.optuna.constraints import chance_of_feasibility, is_likely, is_unconstrained
 from hf_rlsearch.optuna.failures import chance_of_success
 from hf_rlsearch.optuna.filters import exceeds_memory, is_duplicate, is_exhausted, outside_of_space
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 _MAX_CANDIDATES = 1024
 _N_INCUMBENTS = 5
 _LEAST_LEFT = 1e-2  # of a training that is resumed: its price is above 0
-_ROUNDING = 1e-3  # of what is left: the shares of stopped trainings are rounded to ten-thousandths
 # Candidates of an agent that starts untrained, the same throughout a search: more would never be told apart.
 _MAX_ACTIONS = 256
 # Of an expected gain: the first complete trials are not judged by what was promised for them, of the others the latest;
@@ -70,7 +69,7 @@ class CostCooling:
 
     def affordable(self, prices: FloatArray) -> BoolArray:
         """C, True where a training can end before the search does; the cheapest ones where none can."""
-        fits = prices <= self.left * (1 + _ROUNDING)
+        fits = prices <= self.left * (1 + ROUNDING)
         return fits if fits.any() else prices <= prices.min()
 
     def acquisition_weight(self, prices: FloatArray) -> FloatArray:
@@ -238,7 +237,9 @@ class RLSampler(BaseSampler):
             cost_cooling: Remaining budget and prices of candidates; where not given, every trial costs the same.
             resumable: Numbers of the pruned trials whose training a trial of the same configuration resumes.
         """
-        self._n_left, self._cost_cooling, self._resumable = n_left, cost_cooling, frozenset(resumable)
+        self._n_left, self._cost_cooling = n_left, cost_cooling
+        # An agent that starts untrained has the same candidates throughout a search.
+        self._resumable = frozenset(resumable) if self._agent == META_TRAINED else frozenset()
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Stores what ``constraints_func`` returns for a complete or pruned trial, as Optuna's own samplers do."""

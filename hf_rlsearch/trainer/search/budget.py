@@ -17,6 +17,7 @@ from hf_rlsearch.observation.trial_attributes import (
     HYPERPARAMETERS,
     OWNER,
     ROLE,
+    ROUNDING,
     SEARCH,
     SECONDS,
     counted,
@@ -53,7 +54,6 @@ _MAX_AHEAD = 1000
 # Candidates among which the shortest training is looked for, and the share of its estimated time that must be left: the
 # estimate is not exact.
 _N_PRICED, _MAY_FIT = 512, 0.8
-_ROUNDING = 1e-3  # of what is left: the shares of stopped trainings are rounded to ten-thousandths
 
 
 class CostModel:
@@ -163,7 +163,7 @@ class RemainingBudget:
             space = self._cost_model.space
             rows = space.candidates(np.random.default_rng(0), limit=_N_PRICED)
             shortest = float(limits[name].price(space, rows).min())
-        if left >= shortest * (_MAY_FIT if name == "timeout" else 1 - _ROUNDING):
+        if left >= shortest * (_MAY_FIT if name == "timeout" else 1 - ROUNDING):
             return None
         if name == "budget":
             return (
@@ -199,7 +199,10 @@ class RemainingBudget:
             # The pruner counts neither failed trials nor those that violate a constraint.
             judged = [t for t in self._finished() if t.state != TrialState.FAIL and is_feasible(t)]
             seen = sum(map(spent_on, judged))
-            pruner.plan_for(seen + max(whole if limit is None else min(whole, limit.left), 0.0))
+            if limit is not None:  # what other processes are training is part of the budget, and the pruner sees it
+                elsewhere = 0.0 if self._settings.budget is None else self._expected_elsewhere()
+                whole = min(whole, limit.left + elsewhere)
+            pruner.plan_for(seen + max(whole, 0.0))
 
     def cost_cooling(self) -> CostCooling | None:
         """Returns what is left of the limit that is reached first, with costs; None without one.
@@ -213,9 +216,9 @@ class RemainingBudget:
 
     def _by_number(self) -> float:
         """Full trainings that ``n_trials`` leaves, at the mean cost of the trials so far."""
-        trials = [trial for trial in self._finished() if role(trial) == SEARCH]
-        n_counted = sum(map(counted, trials))
-        usual = sum(map(spent_on, trials)) / n_counted if n_counted else 1.0
+        trials = [t for t in self._finished() if role(t) == SEARCH and t.state != TrialState.FAIL]
+        spent, n_counted = sum(map(spent_on, trials)), sum(map(counted, trials))
+        usual = spent / n_counted if spent and n_counted else 1.0
         return (self._settings.max_trials - n_trials_used(self._study)) * usual
 
     def seconds_left(self) -> float:
@@ -266,9 +269,15 @@ class RemainingBudget:
 
     def _committed(self) -> float:
         """Full trainings that the finished trials took, and that those of other processes will take."""
-        running = self._running_elsewhere()
-        expected = [newly_spent(trial, 1.0) for trial in running if role(trial) != CONFIRM]
-        return sum(map(spent_on, self._finished())) + sum(expected)
+        return sum(map(spent_on, self._finished())) + self._expected_elsewhere()
+
+    def _expected_elsewhere(self) -> float:
+        """Full trainings that the trials of other processes will have taken at their ends."""
+        return sum(newly_spent(trial, 1.0) for trial in self._running_elsewhere() if role(trial) != CONFIRM)
+
+    def is_last(self) -> bool:
+        """Whether no other process trains a trial, whose end may leave more than it was expected to."""
+        return not self._running_elsewhere()
 
     def _finished(self) -> list[FrozenTrial]:
         """The finished trials without confirmations, which do not count towards the budget."""

@@ -220,8 +220,8 @@ class SearchCoordinator:
                     )
                 if reason == "timeout" and self._next_confirmation() is not None:
                     self.progress.say(
-                        f"The time was over before confirm={self.settings.confirm} was done, so the best trial is not "
-                        "confirmed. The same command goes on, or give n_trials= or budget= and more time."
+                        f"No time was left for confirm={self.settings.confirm}, so the best trial is not confirmed. To "
+                        "confirm it, give more time and an n_trials= that is reached."
                     )
                 self.stopped_by = reason
                 return None
@@ -298,7 +298,8 @@ class SearchCoordinator:
         if found is None:
             return None
         reason, sentence = found
-        self.progress.say(sentence)
+        if self.budget.is_last():
+            self.progress.say(sentence)
         return reason
 
     def should_pause(self, trainer: "Trainer") -> bool:

@@ -74,6 +74,9 @@ class Planner:
         name = self._name(trial, params, taken_over)
         folder = str(Path(self.folder, name))
         resume_from = None if taken_over is None else self._last_checkpoint(folder, args)
+        if earlier is not None:
+            stop = earlier.system_attrs.get(attr.STOP) or {"reason": None}
+            attributes[attr.JUDGED] = "reason" not in stop or bool(earlier.user_attrs.get(attr.JUDGED))
         if started is None:
             attributes[attr.STARTED_AT] = 0 if resume_from is None else checkpoint_curve_step(resume_from)
         # The folder last: a trial that has one counts as started.
@@ -161,13 +164,10 @@ class Planner:
         else:  # the process was killed after this trial had claimed a paused trial
             earlier = None if number is None else self.study.get_trials(deepcopy=False)[number]
         if earlier is not None:
-            known = stored_trial(trial)
+            known = stored_trial(trial).intermediate_values
             for step, value in sorted(earlier.intermediate_values.items()):
-                if step not in known.intermediate_values:
+                if step not in known:
                     trial.report(value, step)
-            judged = earlier.system_attrs.get(attr.STOP)
-            if judged and attr.STOP not in known.system_attrs:  # the judgement of the training: only the rest counts
-                self.study._storage.set_trial_system_attr(trial._trial_id, attr.STOP, judged)
         return earlier
 
     def _last_checkpoint(self, folder: str, args: "TrainingArguments") -> str | None:

@@ -322,7 +322,7 @@ class PruningReporter:
             exceeds: The trial needs more than ``constraints=`` allows, which no more training would change.
         """
         if step <= self._start:
-            return False
+            return self._out_of_time() and self._stop(step, TIMEOUT)
         furthest = max(self._reported, default=0)
         if len(values) == 1:
             self._store(step, values[0])

@@ -45,6 +45,8 @@ _NOT_IDENTITY = words(
     dataloader_prefetch_factor resume_from_checkpoint use_cpu do_train do_eval do_predict
     """
 )
+# Of these the fields that may change the last bits of a training: one that is resumed has the same.
+_NOT_TO_THE_BIT = words("use_cpu dataloader_num_workers")
 # Attribute of arguments: the positional and the named arguments of their constructor.
 GIVEN = "_hf_rlsearch_given"
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -188,12 +190,8 @@ class FrozenArguments:
 
         What a script has put beside them may be a time or the name of a run, so it tells no searches apart.
         """
-        left_out = set(searched)
-        return {name: value for name, value in self.decisive(self.to_json(self._args)).items() if name not in left_out}
-
-    def decisive(self, stored: Params) -> Params:
-        """Those of the arguments of a trial, as plain data, that influence training."""
-        return {name: value for name, value in stored.items() if name not in _NOT_IDENTITY | self._by_hand}
+        left_out = _NOT_IDENTITY | self._by_hand | set(searched)
+        return {name: value for name, value in self.to_json(self._args).items() if name not in left_out}
 
 
 def chosen_best_metric(args: Any) -> str | None:
@@ -419,6 +417,11 @@ def _cast_if_possible(hint: Any, value: Any) -> Any:
         return cast_to(hint, value)
     except (TypeError, ValueError):
         return value
+
+
+def same_to_the_bit(stored: Params) -> Params:
+    """Those of the arguments of a trial, as plain data, that have to be equal where one training resumes another."""
+    return {name: value for name, value in stored.items() if name not in _NOT_IDENTITY - _NOT_TO_THE_BIT}
 
 
 def _copy(args: "TrainingArguments") -> "TrainingArguments":

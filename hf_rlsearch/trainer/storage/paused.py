@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch.observation import trial_attributes as attr
 from hf_rlsearch.optuna.pruner import HOPELESS
-from hf_rlsearch.trainer.session.arguments import plain
+from hf_rlsearch.trainer.session.arguments import plain, same_to_the_bit
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.storage.checkpoints import best_checkpoint_beside, stored_path, training_state
 
@@ -154,7 +154,7 @@ class PausedTrials:
 
     def _training(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         """What must be equal, as the params must, for two trials to be the same training."""
-        arguments = self._configurations.frozen.decisive(attributes.get(attr.ARGUMENTS) or {})
+        arguments = same_to_the_bit(attributes.get(attr.ARGUMENTS) or {})
         return {**{name: attributes.get(name) for name in _SAME}, attr.ARGUMENTS: arguments}
 
     def _resumable(self) -> list[FrozenTrial]:

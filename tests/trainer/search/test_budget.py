@@ -75,13 +75,20 @@ def test_of_budget_and_timeout_the_smaller_counts() -> None:
 
 def test_without_budget_and_timeout_the_number_of_trials_is_planned_with() -> None:
     study = study_of(*SEEN)
-    # Six more trials at a mean cost of 0.375.
-    assert plans_after_update(budget_of(study, n_trials=9), study) == (6, pytest.approx(1.5 + 2.25))
+    # Six more trials that cost as much as the one that has not failed.
+    assert plans_after_update(budget_of(study, n_trials=9), study) == (6, pytest.approx(1.5 + 3.0))
+
+
+def test_a_first_trial_that_fails_at_once_leaves_the_plan_as_it_is() -> None:
+    study = study_of((1.0, DONE, "baseline"), (0.0, FAIL, "search"))
+    assert plans_after_update(budget_of(study, n_trials=20), study)[1] == pytest.approx(1.0 + 18.0)
+    cooling = budget_of(study, budget=10.0).cost_cooling()
+    assert (cooling.left, cooling.total) == (9.0, 10.0)  # type: ignore[union-attr]
 
 
 def test_a_number_of_trials_that_ends_first_bounds_what_the_pruner_plans_with() -> None:
     study = study_of(*SEEN)
-    assert plans_after_update(budget_of(study, n_trials=9, budget=40.0), study)[1] == pytest.approx(1.5 + 2.25)
+    assert plans_after_update(budget_of(study, n_trials=9, budget=40.0), study)[1] == pytest.approx(1.5 + 3.0)
 
 
 def test_a_trial_that_violates_a_constraint_is_none_that_the_pruner_has_seen() -> None:
@@ -96,6 +103,9 @@ def test_a_budget_counts_what_runs_elsewhere() -> None:
     study = study_of(*SEEN)
     study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs={"rl:cost": 2.0, "rl:started_at": 2500}))
     assert budget_of(study, budget=4.0).cost_cooling().left == pytest.approx(4.0 - 1.75 - 1.5)  # type: ignore[union-attr]
+    assert plans_after_update(budget_of(study, budget=4.0), study)[1] == pytest.approx(
+        4.0 - 0.25
+    )  # without the failed one
     assert budget_of(study, budget=3.25).reached() == "budget"
     assert budget_of(study, budget=3.5).reached() is None
 

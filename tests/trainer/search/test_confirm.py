@@ -47,7 +47,7 @@ def test_the_end_of_the_time_before_the_confirmations_is_said(
     with caplog.at_level("INFO"):
         result = run(make_trainer(), "rl", n_trials=None, timeout=1000, confirm=2).run_summary
     assert (result.stopped_by, len(result.trials)) == ("timeout", 2)
-    assert "The time was over before confirm=2 was done, so the best trial is not confirmed." in caplog.text
+    assert "No time was left for confirm=2, so the best trial is not confirmed." in caplog.text
 
 
 @pytest.mark.parametrize("earlier_search", [False, True])

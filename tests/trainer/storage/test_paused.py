@@ -410,13 +410,13 @@ def test_a_search_that_continues_with_other_logging_resumes_the_stopped_trials(
 
     with pytest.raises(SystemExit):
         search(make_trainer, tmp_path, cls=Dies)
-    result = search(make_trainer, tmp_path, rates=RATES[3:], n_trials=4, logging_steps=1, dataloader_num_workers=0)
+    result = search(make_trainer, tmp_path, rates=RATES[3:], n_trials=4, logging_steps=1)
     assert result.trials[3].user_attrs["rl:continues"] == 1
     assert result.trials[3].user_attrs["rl:spent"] == pytest.approx(2 / 3, abs=1e-4)
 
 
 def test_only_what_would_be_the_same_training_today_is_offered(make_trainer: MakeTrainer, tmp_path: Path) -> None:
-    """Stopped trials of other ranks, and the stopped baseline, are none that a new trial can resume."""
+    """A trial that was stopped on one rank is none that a search on two ranks can resume."""
     offered: list[list[int]] = []
 
     class Looks(paused.PausedTrials):
