@@ -149,14 +149,16 @@ def _ours(task: RecordedTask, seed: int, n_trials: int, weights: str | None, *, 
 
 def _ours_with_facts(task: RecordedTask, seed: int, n_trials: int, weights: str | None) -> Search:
     """Ours as a search of the product begins it: with the whole space and what the Trainer tells about the task."""
-    sampler = RLSampler(
-        seed=seed,
-        n_trials=n_trials,
-        weights=weights,
-        search_space=SearchSpace.from_distributions(_distributions(task, values=True)),
-        facts={name: value for name, value in task.facts.items() if name in FACTS},
-    )
+    sampler = RLSampler(seed=seed, n_trials=n_trials, weights=weights, **known_of(task))
     return OptunaSearch(task, sampler, values=True)
+
+
+def known_of(task: RecordedTask) -> dict[str, Any]:
+    """The space of a table and its facts, as arguments of our sampler and pruner."""
+    return {
+        "search_space": SearchSpace.from_distributions(_distributions(task, values=True)),
+        "facts": {name: value for name, value in task.facts.items() if name in FACTS},
+    }
 
 
 def _scratch(agent: str) -> Peer:

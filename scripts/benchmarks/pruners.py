@@ -4,9 +4,11 @@
     python scripts/benchmarks/pruners.py --tables TABLES --out runs.json --ablation --report ablation.md
     python scripts/benchmarks/pruners.py --tables TABLES --out prices.json --seconds --pairs "ours + none + prices"
 
-The second line compares selection only, stopping only, both, and both with trainings that go on where they were stopped
-("thaw"): a configuration proposed again after it was pruned pays the rest of its curve only. The third line tells the
-sampler the seconds of each candidate, and what is left of the budget.
+"ours, facts" is told what a Trainer's search knows: the whole space, the facts of the table, and how long each training
+is beside the others; each training has its own axis. The second line compares selection only, stopping only, both, and
+both with trainings that go on where they were stopped ("thaw"): a configuration proposed again after it was pruned pays
+the rest of its curve only. The third line tells the sampler the seconds of each candidate, and what is left of the
+budget.
 
 Only tasks with curves are used. The budget is counted in average trainings: in checkpoints, or with `--seconds` in
 seconds of the processor, where a checkpoint of a long training costs more than one of a short training.
@@ -33,7 +35,7 @@ import numpy as np
 import optuna
 
 import _benchmarking as bench
-from _peers import OptunaSearch, prepare
+from _peers import OptunaSearch, known_of, prepare
 from _syne_tune import METHODS as SYNE_TUNE
 from _syne_tune import Price, SyneTuneSearch, why_missing
 from hf_rlsearch import RLPruner, RLSampler
@@ -41,7 +43,7 @@ from hf_rlsearch._typing import FloatArray, IntArray
 from hf_rlsearch.agent.checkpoint import load_weights, resolve
 from hf_rlsearch.agent.stop_rule import StopRule
 from hf_rlsearch.errors import WeightsError
-from hf_rlsearch.observation.trial_attributes import CONTINUES
+from hf_rlsearch.observation.trial_attributes import CONTINUES, COST, FULL_TRAINING
 from hf_rlsearch.optuna.sampler import CostCooling
 from hf_rlsearch.space import SearchSpace
 from recorded_tasks import RecordedTask, load_tasks
@@ -53,6 +55,9 @@ SAMPLERS: dict[str, Callable[[RecordedTask, int, str | None], optuna.samplers.Ba
     "random": lambda task, seed, weights: optuna.samplers.RandomSampler(seed=seed),
     "TPE": lambda task, seed, weights: optuna.samplers.TPESampler(seed=seed),
     "ours": lambda task, seed, weights: RLSampler(seed=seed, weights=weights, max_resource=task.max_resource),
+    "ours, facts": lambda task, seed, weights: RLSampler(
+        seed=seed, weights=weights, max_resource=FULL_TRAINING, **known_of(task)
+    ),
 }
 PRUNERS: dict[str, Callable[[RecordedTask, int, str | None], optuna.pruners.BasePruner]] = {
     "none": lambda task, budget, weights: optuna.pruners.NopPruner(),
@@ -62,9 +67,19 @@ PRUNERS: dict[str, Callable[[RecordedTask, int, str | None], optuna.pruners.Base
     ),
     "halving": lambda task, budget, weights: optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
     "ours": lambda task, budget, weights: RLPruner(max_resource=task.max_resource, budget=budget, weights=weights),
+    "ours, facts": lambda task, budget, weights: RLPruner(
+        max_resource=FULL_TRAINING, budget=budget, weights=weights, **known_of(task)
+    ),
 }
 OURS, THAW, PRICED = "ours + ours", "ours + ours + thaw", "ours + none + prices"
-PAIRS = (*(f"{sampler} + {pruner}" for sampler in SAMPLERS for pruner in PRUNERS), THAW, PRICED, *SYNE_TUNE)
+TOLD = ("ours, facts + none", "ours, facts + ours, facts")
+PAIRS = (
+    *(f"{sampler} + {pruner}" for sampler in SAMPLERS for pruner in PRUNERS if "facts" not in sampler + pruner),
+    *TOLD,
+    THAW,
+    PRICED,
+    *SYNE_TUNE,
+)
 ABLATION = {
     "selection only": "ours + none",
     "stopping only": "random + ours",
@@ -133,8 +148,9 @@ class PairSearch:
             task,
             SAMPLERS[sampler](task, seed, weights),
             PRUNERS[pruner](task, budget, weights),
-            values=sampler == "ours",
+            values=sampler.startswith("ours"),
         )
+        self.is_told = pair in TOLD
         self.task, self.budget, self.paused = task, budget, Paused()
         self.thaw, self.is_priced = "thaw" in more, "prices" in more
         self.trials = self.continued = 0
@@ -151,8 +167,11 @@ class PairSearch:
         if (n_left := round(left / self.price)) < 1:
             return np.empty(0)
         begun = self.paused.take(self.study, levels) if self.thaw else 0
-        curve = self.task.curve(levels)[: begun + n_left]
-        new = train(self.study, self.task, curve, begun)
+        whole = self.task.curve(levels)
+        curve = whole[: begun + n_left]
+        if self.is_told:
+            self.study.trial.set_user_attr(COST, self.price * len(whole))
+        new = train(self.study, self.task, curve, begun, FULL_TRAINING / len(whole) if self.is_told else 1)
         if begun + len(new) < len(curve):
             self.paused.put(self.study, levels, begun + len(new))
         self.trials, self.continued = self.trials + 1, self.continued + (begun > 0)
@@ -190,7 +209,7 @@ class Paused:
         return n_seen
 
 
-def train(study: OptunaSearch, task: RecordedTask, curve: FloatArray, begun: int = 0) -> FloatArray:
+def train(study: OptunaSearch, task: RecordedTask, curve: FloatArray, begun: int = 0, unit: float = 1) -> FloatArray:
     """Trains the trial asked for last, to its end or until it is pruned.
 
     Args:
@@ -198,12 +217,13 @@ def train(study: OptunaSearch, task: RecordedTask, curve: FloatArray, begun: int
         task: It is tuned on.
         curve: Its objective at every checkpoint.
         begun: Checkpoints that an earlier trial has paid for: they are repeated, and nothing is decided there.
+        unit: Of a checkpoint on the axis of the study.
 
     Returns:
         The new checkpoints.
     """
     for step, value in enumerate(curve, 1):
-        study.trial.report(float(value), step)
+        study.trial.report(float(value), round(step * unit))
         if begun < step < len(curve) and study.trial.should_prune():
             study.study.tell(study.trial, state=optuna.trial.TrialState.PRUNED)
             return curve[begun:step]
