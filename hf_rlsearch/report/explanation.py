@@ -203,7 +203,7 @@ def _facts(trial: TrialRecord) -> dict[str, str]:
         facts["chance to violate no constraint"] = _percent(feasibility)
     price = finite(trial.decision.get("price"))
     if price is not None:
-        facts["cost, as the agent reckoned"] = f"{price:.2g} full trainings"
+        facts["expected cost"] = f"{price:.2g} full trainings"
     sure, at = finite(trial.stop.get("probability")), finite(trial.stop.get("fidelity"))
     if sure is not None and at is not None and trial.status != "pruned":  # `_course` gives these of a stopped trial
         facts["last judgement of the pruner"] = f"at {at:.0%} of a full training, probability of stopping {sure:.0%}"

@@ -57,8 +57,8 @@ def test_a_price_is_named_where_it_mattered() -> None:
             system_attrs={"rl:decision": decision},
         )
         study.add_trial(trial)
-    assert "cost of its whole training" not in explain(study, 0).to_text()
-    assert "cost of its whole training: 0.33 full trainings" in explain(study, 1).to_text()
+    assert "expected cost" not in explain(study, 0).to_text()
+    assert "expected cost: 0.33 full trainings" in explain(study, 1).to_text()
 
 
 def test_baseline_stops_and_failures_are_explained(study: optuna.Study) -> None:
