@@ -252,12 +252,10 @@ class RLSampler(BaseSampler):
 
         False while the search space is unknown, or has more than a few thousand candidates.
         """
-        trials = study._get_trials(deepcopy=False)
-        distributions = self._search_space.distributions if self._search_space else stable_distributions(trials)
-        if not distributions:
+        known = self._known(study)
+        if known is None:
             return False
-        history = self._read(study, trials)
-        space = self._space(distributions, history)
+        trials, history, space = known
         return is_exhausted(space, self._trained(space, trials, history))
 
     def lowest_price(self, study: Study) -> float | None:
@@ -265,16 +263,14 @@ class RLSampler(BaseSampler):
 
         None where ``plan_for`` has set no prices, or while the search space is unknown.
         """
-        trials = study._get_trials(deepcopy=False)
-        distributions = self._search_space.distributions if self._search_space else stable_distributions(trials)
-        if self._cost_cooling is None or not distributions:
+        known = self._known(study)
+        if known is None:
             return None
-        history = self._read(study, trials)
-        space = self._space(distributions, history)
+        trials, history, space = known
         rows = self._candidates(space, history, np.random.default_rng([self._seed, len(trials)]))
         history = history.select(history.decided)
-        prices = self._cost_cooling.price(space, rows) * self._share_left(space, history, rows)
-        return float(prices[self._allowed(space, trials, history, rows)].min())
+        prices = self._prices(space, history, rows)
+        return None if prices is None else float(prices[self._allowed(space, trials, history, rows)].min())
 
     def expected_gain(self, study: Study, n_trials: int) -> ExpectedGain | None:
         """Estimates by how much the next trials will improve the best one.
@@ -298,13 +294,10 @@ class RLSampler(BaseSampler):
         """
         if not (is_integer(n_trials) and n_trials >= 1):
             raise ArgumentsError(f"n_trials={n_trials!r} given, expected a whole number, at least 1.")
-        trials = study._get_trials(deepcopy=False)
-        distributions = self._search_space.distributions if self._search_space else stable_distributions(trials)
-        predicts = self._agent == META_TRAINED and len(study.directions) == 1
-        if not predicts or not distributions:
+        known = self._known(study) if self._agent == META_TRAINED and len(study.directions) == 1 else None
+        if known is None:
             return None
-        history = self._read(study, trials)
-        space = self._space(distributions, history)
+        trials, history, space = known
         if is_exhausted(space, self._trained(space, trials, history)):
             return None
         from hf_rlsearch.agent.agent import agent_for
@@ -423,9 +416,7 @@ class RLSampler(BaseSampler):
         history = history.select(history.decided)
         trials = study._get_trials(deepcopy=False, use_cache=True)
         mask = self._allowed(space, trials, history, rows)
-        prices = None
-        if self._cost_cooling is not None:
-            prices = self._cost_cooling.price(space, rows) * self._share_left(space, history, rows)
+        prices = self._prices(space, history, rows)
         acquisition_weight = chance_of_success(space, history, rows)
         facts = facts_for_agent(study, self._facts)
         if self._cost_cooling is not None and prices is not None:
@@ -491,6 +482,12 @@ class RLSampler(BaseSampler):
         """T flags of the trials whose training a trial of the same configuration resumes."""
         return np.isin(history.numbers, list(self._resumable))
 
+    def _prices(self, space: SearchSpace, history: History, rows: IntArray) -> FloatArray | None:
+        """C prices of what a trial of a candidate has to train; None where ``plan_for`` has set none."""
+        if self._cost_cooling is None:
+            return None
+        return np.asarray(self._cost_cooling.price(space, rows) * self._share_left(space, history, rows))
+
     def _share_left(self, space: SearchSpace, history: History, rows: IntArray) -> FloatArray:
         """C shares of a whole training that a trial of a candidate has to make: 1 where it resumes none."""
         share = np.ones(len(rows))
@@ -512,6 +509,15 @@ class RLSampler(BaseSampler):
 
     def _read(self, study: Study, trials: Sequence[FrozenTrial], *, exclude: int | None = None) -> History:
         return History.from_trials(trials, study.directions, max_resource=self._max_resource, exclude=exclude)
+
+    def _known(self, study: Study) -> tuple[list[FrozenTrial], History, SearchSpace] | None:
+        """All trials, their history and the search space, between two trials; None while the space is unknown."""
+        trials = study._get_trials(deepcopy=False)
+        distributions = self._search_space.distributions if self._search_space else stable_distributions(trials)
+        if not distributions:
+            return None
+        history = self._read(study, trials)
+        return trials, history, self._space(distributions, history)
 
     def _space(self, distributions: Mapping[str, BaseDistribution], history: History) -> SearchSpace:
         """The space of these distributions, with the hyperparameters of the given space where they still hold."""

@@ -275,7 +275,7 @@ class RemainingBudget:
         """Full trainings that the trials of other processes will have taken at their ends."""
         return sum(newly_spent(trial, 1.0) for trial in self._running_elsewhere() if role(trial) != CONFIRM)
 
-    def is_last(self) -> bool:
+    def trains_alone(self) -> bool:
         """Whether no other process trains a trial, whose end may leave more than it was expected to."""
         return not self._running_elsewhere()
 

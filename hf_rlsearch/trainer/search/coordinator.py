@@ -298,7 +298,7 @@ class SearchCoordinator:
         if found is None:
             return None
         reason, sentence = found
-        if self.budget.is_last():
+        if self.budget.trains_alone():
             self.progress.say(sentence)
         return reason
 

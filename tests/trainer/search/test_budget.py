@@ -103,9 +103,8 @@ def test_a_budget_counts_what_runs_elsewhere() -> None:
     study = study_of(*SEEN)
     study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs={"rl:cost": 2.0, "rl:started_at": 2500}))
     assert budget_of(study, budget=4.0).cost_cooling().left == pytest.approx(4.0 - 1.75 - 1.5)  # type: ignore[union-attr]
-    assert plans_after_update(budget_of(study, budget=4.0), study)[1] == pytest.approx(
-        4.0 - 0.25
-    )  # without the failed one
+    without_the_failed_one = 4.0 - 0.25
+    assert plans_after_update(budget_of(study, budget=4.0), study)[1] == pytest.approx(without_the_failed_one)
     assert budget_of(study, budget=3.25).reached() == "budget"
     assert budget_of(study, budget=3.5).reached() is None
 
