@@ -18,7 +18,7 @@ from hf_rlsearch.errors import ObservationError
 from hf_rlsearch.observation.history import COMPLETE, PRUNED, RUNNING
 from hf_rlsearch.observation.observation import Observation, space_arrays
 from hf_rlsearch.tasks.curves import curves, draw_family
-from hf_rlsearch.tasks.histories import Trained, best_so_far, draw_among, index_batch, observe_tasks
+from hf_rlsearch.tasks.histories import Trained, draw_among, index_batch, observe_tasks, shown_at
 from hf_rlsearch.tasks.mix import TaskMix
 from hf_rlsearch.tasks.prior import TaskBatch
 from hf_rlsearch.tasks.prior_space import MAX_LEVELS
@@ -142,7 +142,7 @@ class BatchedSearch:
         self.family = draw_family(self.rng, B)
         self.n_candidates = self.tasks.candidates.shape[1]
         self.chosen, self.steps = np.zeros((B, T), int), np.zeros((B, T), int)
-        # Best value so far at each evaluation, 0 = median and 1 = best of the task.
+        # What the search reads at each evaluation, 0 = median and 1 = best of the task.
         self.curves = np.zeros((B, T, self.evaluations))
         self.noise = np.zeros((B, T))
         self.status = np.full((B, T), PRUNED)
@@ -225,14 +225,14 @@ class BatchedSearch:
         final = utility + self.noise[b, at]
         fractions = np.arange(1, self.evaluations + 1) / self.evaluations
         if self.tasks.curves.shape[2]:  # real ones, with the noise of their evaluations
-            at_fractions = best_so_far(self.tasks.curves[b, candidates], np.tile(fractions, (len(b), 1)))
+            at_fractions = shown_at(self.tasks.curves[b, candidates], np.tile(fractions, (len(b), 1)))
             shown: FloatArray = (at_fractions - self.tasks.median[b, None]) / self.tasks.spread[b, None]
         elif self.evaluations > 1:
-            shown = curves(self.rng, index_batch(self.family, b), final[:, None], fractions)[:, 0]
+            drawn_curves = curves(self.rng, index_batch(self.family, b), final[:, None], fractions)[:, 0]
+            shown = np.maximum.accumulate(drawn_curves, axis=1)  # a trial counts by its best value so far
         else:
             shown = final[:, None]
-        # As in a real study, a trial counts by its best value so far.
-        self.curves[b, at] = np.maximum.accumulate(shown, axis=1)
+        self.curves[b, at] = shown
 
     def observed(self, steps: IntArray) -> FloatArray:
         """B x n best values on the task's scale after `steps` (B x n) evaluations of the first n trials.

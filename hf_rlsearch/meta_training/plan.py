@@ -210,9 +210,10 @@ def train_and_test_stop_rule(plan: Plan, mixture: Mixture, bank: Bank, folder: P
     """Trains the stop rule on real curves that no predictor learnt from, and compares it on others."""
     torch.set_num_threads(1)
     settings = StopTraining(steps=plan.curve_steps, joint_steps=plan.joint_steps)
-    mix = TaskMix(bank.for_head, bank_share=_REAL_CURVES, perturbed=True, curves=True)
+    # In these searches a stopped trial counts by its best value, so they need tasks in which the best counts.
+    mix = TaskMix(bank.for_head, bank_share=_REAL_CURVES, perturbed=True, curves=True, best_counts=1.0)
     tensors = train_stop_rule(settings, mixture, mix, folder, device)
-    unlearnt = TaskMix(bank.for_gates, bank_share=1.0, perturbed=True, curves=True)
+    unlearnt = replace(mix, tables=bank.for_gates, bank_share=1.0)
     n_tasks = plan.test_tasks
     made_from = {"rule": digest(tensors), "predictors": digest(mixture.state_dict()), "tables": unlearnt.seeds}
     verdict = compare_once(

@@ -1,5 +1,6 @@
 """Reads Optuna trials into arrays in which a larger objective is better, whatever the study's direction."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
@@ -37,10 +38,11 @@ class History:
         params: Of each trial; may hold values between the levels of a search space, and names outside of it. Of a
             running trial also params that are decided but not suggested yet; empty while another worker decides.
         values: (T,) objective, larger is better; nan where unknown (failed, or nothing reported yet). Of a pruned or
-            running trial the best value reported so far.
+            running trial the last value of its curve.
         fidelity: (T,) share of a full training that was done, in [0, 1]; 1 for complete trials.
         status: (T,) index into ``STATUS``.
-        curves: Of each trial (S, 2): step as reported, value larger is better. Reports of nan and inf are left out.
+        curves: Of each trial (S, 2): step as reported, value larger is better. The value is the best one so far, or the
+            newest one where the last report of a trial is its objective. Reports of nan and inf are left out.
 
     Values are in [-1e300, 1e300], see ``LARGEST``.
     """
@@ -63,6 +65,7 @@ class History:
         *,
         max_resource: float | None = None,
         exclude: int | None = None,
+        newest: bool | None = None,
     ) -> "History":
         """Reads trials of one study, in any order; leaves out number ``exclude``, usually the trial being decided.
 
@@ -70,7 +73,8 @@ class History:
         the front that is left without it, and so on. A complete trial whose objective is nan or infinite counts as
         failed. Waiting trials are left out, as their params are not decided yet. A trial that another one continues is
         left out too: the later trial repeats its reports, so the two are one training. Where ``max_resource``, the step
-        of a full training, is not given, it is the largest step that any trial reported.
+        of a full training, is not given, it is the largest step that any trial reported. ``newest`` says whether the
+        newest report of a trial counts or the best one; where not given, ``newest_counts`` of these trials.
 
         A trial that violates a constraint cannot be the best one: once a complete trial violates none, all values and
         reports of the others are at most just below the best of these. With several directions only trials that violate
@@ -82,6 +86,8 @@ class History:
         status = np.array([_STATUS_OF[trial.state] for trial in started], dtype=np.int64)
         signs = np.array([1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in directions])
         curves = _curves(started, signs)
+        if not (newest_counts(started, directions) if newest is None else newest):
+            curves = _best_so_far(curves)
         finals = _final_values(started, signs)
         status[(status == COMPLETE) & ~np.isfinite(finals).all(axis=1)] = FAILED
         feasible = np.array([is_feasible(trial) for trial in started], dtype=bool)
@@ -140,6 +146,23 @@ def continued(trials: Iterable[FrozenTrial]) -> frozenset[int]:
     return frozenset(number for number, t in found if t.state not in (TrialState.WAITING, TrialState.FAIL))
 
 
+def newest_counts(trials: Iterable[FrozenTrial], directions: Sequence[StudyDirection]) -> bool:
+    """Whether the objective of a trial is its last report, and not its best one.
+
+    The first complete trial says so whose last report is not its best one, and whose objective is one of the two.
+    """
+    if len(directions) != 1:
+        return False
+    best_of = max if directions[0] == StudyDirection.MAXIMIZE else min
+    for trial in trials:
+        reports = {step: value for step, value in trial.intermediate_values.items() if math.isfinite(value)}
+        if trial.state == TrialState.COMPLETE and reports:
+            last, best = reports[max(reports)], best_of(reports.values())
+            if last != best and trial.value in (last, best):
+                return trial.value == last
+    return False
+
+
 def stable_distributions(trials: Iterable[FrozenTrial], *, exclude: int | None = None) -> dict[str, BaseDistribution]:
     """The distributions that the trials of a study, other than number `exclude`, have suggested, in alphabetical order.
 
@@ -178,6 +201,10 @@ def _curves(trials: Sequence[FrozenTrial], signs: FloatArray) -> tuple[FloatArra
     points, owner = points[order] * [1.0, signs[0]], owner[order]
     ends = np.searchsorted(owner, np.arange(len(trials) + 1)).tolist()
     return tuple(points[start:end] for start, end in pairwise(ends))
+
+
+def _best_so_far(curves: tuple[FloatArray, ...]) -> tuple[FloatArray, ...]:
+    return tuple(np.column_stack([curve[:, 0], np.maximum.accumulate(curve[:, 1])]) for curve in curves)
 
 
 def _final_values(trials: Sequence[FrozenTrial], signs: FloatArray) -> FloatArray:
@@ -224,7 +251,7 @@ def _values(finals: FloatArray, curves: Sequence[FloatArray], status: IntArray, 
     values[complete] = finals[complete, 0]
     for i in np.flatnonzero((status == PRUNED) | (status == RUNNING)).tolist():
         if len(curves[i]):
-            values[i] = curves[i][:, 1].max()
+            values[i] = curves[i][-1, 1]
         elif np.isfinite(finals[i, 0]):
             values[i] = finals[i, 0]
     return values

@@ -125,9 +125,9 @@ class TrialArrays:
         fidelity: B x T in [0, 1].
         status: B x T index into `STATUS`.
         mask: B x T, False for padding.
-        at_reference: B x T best value up to the fidelity of the trial that is running now, NaN where the trial has no
-            curve that far; where nothing runs, the value itself.
-        at_half: B x T best value up to half of the trial's own fidelity, NaN where unknown.
+        at_reference: B x T value at the fidelity of the trial that is running now, NaN where the trial has no curve
+            that far; where nothing runs, the value itself.
+        at_half: B x T value at half of the trial's own fidelity, NaN where unknown.
     """
 
     values: FloatArray
@@ -461,7 +461,7 @@ def live_observation(
         status=np.asarray(history.status, int)[None],
         mask=np.ones((1, len(levels)), bool),
         at_reference=_at_reference(history)[None],
-        at_half=_best_up_to(history, fidelity / 2)[None],
+        at_half=_shown_at(history, fidelity / 2)[None],
     )
     row = np.array([[facts.get(name, np.nan) for name in FACTS]], dtype=float)
     arrays = space_arrays(space_tables(space, appended), space.n_levels[None])
@@ -499,25 +499,25 @@ def _at_reference(history: History) -> FloatArray:
         return np.asarray(history.values, float)
     unrecorded = np.array([len(curve) == 0 for curve in history.curves], dtype=bool)
     reached = np.asarray(history.fidelity) >= reference * (1 - ROUNDING)
-    best = np.where(reached, _best_up_to(history, np.full(len(reached), reference)), np.nan)
-    return np.where(unrecorded, history.values, best)
+    shown = np.where(reached, _shown_at(history, np.full(len(reached), reference)), np.nan)
+    return np.where(unrecorded, history.values, shown)
 
 
-def _best_up_to(history: History, fidelity: FloatArray) -> FloatArray:
-    """T best values of the trials up to T fidelities, NaN for a trial without a report that early."""
-    best = np.full(len(history.params), -np.inf)
+def _shown_at(history: History, fidelity: FloatArray) -> FloatArray:
+    """T values of the curves of the trials at T fidelities, NaN for a trial without a report that early."""
+    shown = np.full(len(history.params), np.nan)
     if not any(map(len, history.curves)):
-        return np.full(len(best), np.nan)
+        return shown
     # All curves at once: one by one a hundred trials would take longer than the network.
-    owner = np.repeat(np.arange(len(best)), [len(curve) for curve in history.curves])
+    owner = np.repeat(np.arange(len(shown)), [len(curve) for curve in history.curves])
     step, value = np.concatenate(history.curves).T
-    last, own = np.zeros(len(best)), np.asarray(history.fidelity, float)
+    last, own = np.zeros(len(shown)), np.asarray(history.fidelity, float)
     last[owner] = step  # steps ascend, so the last one stays
     # The last report covers the whole training so far, also where steps count from 0 and there is only one report.
     at = np.where(last[owner] > 0, step / np.maximum(last[owner], 1e-300), 1.0) * own[owner]
     early = (at <= fidelity[owner] * (1 + ROUNDING)) & (own[owner] > 0)
-    np.maximum.at(best, owner[early], value[early])
-    return np.where(np.isneginf(best), np.nan, best)
+    shown[owner[early]] = value[early]  # the latest one stays
+    return shown
 
 
 def _trial_levels(space: SearchSpace, history: History) -> tuple[IntArray, list[list[float]]]:

@@ -26,7 +26,7 @@ from hf_rlsearch.observation.curve_features import (
     is_due,
     leads,
 )
-from hf_rlsearch.observation.history import COMPLETE, FAILED, History, continued, stable_distributions
+from hf_rlsearch.observation.history import COMPLETE, FAILED, History, continued, newest_counts, stable_distributions
 from hf_rlsearch.observation.observation import FACTS, has_learnt, unitless
 from hf_rlsearch.observation.trial_attributes import COST, ROUNDING, STOP, is_feasible
 from hf_rlsearch.optuna.filters import is_duplicate
@@ -104,7 +104,7 @@ class RLPruner(BasePruner):
         self._max_resource, self._budget, self._weights = max_resource, budget, weights
         self._search_space, self._facts = search_space, checked_facts(facts)
         self._planned_budget: float | None = None
-        self._finished: dict[tuple[str, int, datetime | None], _Curve | None] = {}
+        self._finished: dict[tuple[str, int, datetime | None, bool], _Curve | None] = {}
 
     def plan_for(self, budget: float | None) -> None:
         """Sets how many full trainings the study is going to get, where time or something else ends it.
@@ -127,15 +127,16 @@ class RLPruner(BasePruner):
         resource = self._max_resource or _longest(others)
         if resource is None or not self._may_judge(trial, others, resource):
             return False
-        curve = _Curve.of(trial, study)
+        newest = newest_counts(others, study.directions)
+        curve = _Curve.of(trial, study, newest=newest)
         if curve is None:
             return False
         earlier_parts = continued([*others, trial])
-        curves = [self._curve(t, study) for t in others if t.number not in earlier_parts]
+        curves = [self._curve(t, study, newest=newest) for t in others if t.number not in earlier_parts]
         rest = [c for c in curves if c is not None]
-        here = np.array([[c.best_after(curve.steps[-1] * curve.cost) for c in rest]])
+        here = np.array([[c.shown_after(curve.steps[-1] * curve.cost) for c in rest]])
         ended = [c.last for c in rest if c.complete]
-        if leads(curve.best[-1:], here)[0] or (ended and curve.last > max(ended)):
+        if leads(curve.shown[-1:], here)[0] or (ended and curve.last > max(ended)):
             return False
         features = self._features(study, curve, rest, here, resource)
         learnt, made_up = (float(features[0, CURVE_FEATURES.index(name)]) for name in ("learnt", "made_up"))
@@ -154,14 +155,14 @@ class RLPruner(BasePruner):
         stopped = [t.last_step or 0 for t in others if t.state == TrialState.PRUNED and t.params == trial.params]
         return steps[-1] >= _RETRY_FACTOR * max(stopped, default=0)
 
-    def _curve(self, trial: FrozenTrial, study: Study) -> _Curve | None:
+    def _curve(self, trial: FrozenTrial, study: Study, *, newest: bool) -> _Curve | None:
         """The curve of another trial; those of finished trials, which cannot change, are read once."""
         if not trial.state.is_finished():
-            return _Curve.of(trial, study)
+            return _Curve.of(trial, study, newest=newest)
         # With the time, since a study in another storage may have the same name.
-        key = (study.study_name, trial.number, trial.datetime_complete)
+        key = (study.study_name, trial.number, trial.datetime_complete, newest)
         if key not in self._finished:
-            self._finished[key] = _Curve.of(trial, study)
+            self._finished[key] = _Curve.of(trial, study, newest=newest)
         return self._finished[key]
 
     def _features(
@@ -170,21 +171,21 @@ class RLPruner(BasePruner):
         """1 x len(CURVE_FEATURES), of a running trial against the rest."""
         total = min((b for b in (self._budget, self._planned_budget) if b is not None), default=np.nan)
         used = sum(c.spent(resource) for c in rest) + curve.spent(resource)
-        best = np.array([max((c.best[-1] for c in rest), default=curve.best[-1])])
+        best = np.array([max((c.shown[-1] for c in rest), default=curve.shown[-1])])
         facts = {**facts_for_agent(study, self._facts), "maximize": study.directions[0] == StudyDirection.MAXIMIZE}
         return curve_features(
             fidelity=np.array([min(curve.steps[-1] / resource, 1.0)]),
-            value=curve.best[-1:],
-            value_at_half=np.array([curve.best_by(curve.steps[-1] / 2)]),
+            value=curve.shown[-1:],
+            value_at_half=np.array([curve.shown_by(curve.steps[-1] / 2)]),
             others_here=here,
-            others_best=np.array([[c.best[-1] for c in rest]]),
+            others_best=np.array([[c.shown[-1] for c in rest]]),
             others_complete=np.array([[c.complete for c in rest]]),
             budget=np.array([[max(total - used, 0.0), total]]),
             price=np.array([curve.cost / np.mean([c.cost for c in rest]) if rest else 1.0]),
             learnt=has_learnt(
                 np.array([[facts.get(name, np.nan) for name in FACTS]], float),
-                curve.best[-1:],
-                np.maximum(best, curve.best[-1:]),
+                curve.shown[-1:],
+                np.maximum(best, curve.shown[-1:]),
             ),
         )
 
@@ -235,26 +236,26 @@ class RLPruner(BasePruner):
 
 @dataclass(frozen=True)
 class _Curve:
-    """The best value so far of one trial at each of its S reports, larger is better.
+    """What one trial is worth at each of its S reports, larger is better.
 
     Attributes:
         steps: S, ascending, above 0.
-        best: S, running maximum.
+        shown: S, the best value so far, or the newest one where the last report of a trial is its objective.
         last: The last report.
         complete: The trial was trained to its end.
         cost: Of the trial's whole training, in full trainings.
     """
 
     steps: FloatArray
-    best: FloatArray
+    shown: FloatArray
     last: float
     complete: bool
     cost: float
 
     @classmethod
-    def of(cls, trial: FrozenTrial, study: Study) -> _Curve | None:
+    def of(cls, trial: FrozenTrial, study: Study, *, newest: bool) -> _Curve | None:
         """None for a trial that violates a constraint or lacks a usable report: failed at once, waiting, only NaN."""
-        history = History.from_trials([trial], study.directions)
+        history = History.from_trials([trial], study.directions, newest=True)
         if not is_feasible(trial):
             return None  # no trial has to be better than one that violates a constraint
         if not len(history) or history.status[0] == FAILED or not len(history.curves[0]):
@@ -264,24 +265,24 @@ class _Curve:
             return None
         stored = trial.user_attrs.get(COST)
         cost = float(stored) if is_number(stored) and 0 < stored < math.inf else 1.0
-        best, complete = np.maximum.accumulate(curve[:, 1]), bool(history.status[0] == COMPLETE)
-        return cls(curve[:, 0], best, float(curve[-1, 1]), complete, cost)
+        shown = curve[:, 1] if newest else np.maximum.accumulate(curve[:, 1])
+        return cls(curve[:, 0], shown, float(curve[-1, 1]), bool(history.status[0] == COMPLETE), cost)
 
-    def best_by(self, step: float) -> float:
-        """The best value up to a step, NaN where nothing was reported so early.
+    def shown_by(self, step: float) -> float:
+        """The value at a step, NaN where nothing was reported so early.
 
         A third of one training is as much as the whole of one a third as long, though their steps are rounded.
         """
         at = int(np.searchsorted(self.steps, step * (1 + ROUNDING), side="right"))
-        return float(self.best[at - 1]) if at else float("nan")
+        return float(self.shown[at - 1]) if at else float("nan")
 
-    def best_after(self, amount: float) -> float:
-        """The best value after an amount of training, in steps of a trial of cost 1; NaN where the trial is shorter.
+    def shown_after(self, amount: float) -> float:
+        """The value after an amount of training, in steps of a trial of cost 1; NaN where the trial is shorter.
 
-        A complete trial keeps its last best value at any later amount.
+        A complete trial keeps its last value at any later amount.
         """
         step = amount / self.cost
-        return self.best_by(step) if self.complete or self.steps[-1] * (1 + ROUNDING) >= step else float("nan")
+        return self.shown_by(step) if self.complete or self.steps[-1] * (1 + ROUNDING) >= step else float("nan")
 
     def spent(self, resource: float) -> float:
         """Full trainings that the trial took."""

@@ -113,13 +113,15 @@ def train_partly(
     reference = np.where(running.any(1), np.where(running, fidelity, 0).max(1), 1.0)[:, None]
     points = np.stack([fidelity, np.minimum(reference, fidelity), half], axis=-1)
     if S:
-        shown = best_so_far(tasks.curves[np.arange(B)[:, None], chosen], points)
+        shown = shown_at(tasks.curves[np.arange(B)[:, None], chosen], points)
+        value = np.where(partial, shown[..., 0], final)
     else:
         shown = curves(rng, draw_family(rng, B), scaled, points) * unit[..., None] + median[..., None]
-    value = np.where(partial, shown[..., 0], final)
-    reached = np.where(fidelity >= reference, np.minimum(shown[..., 1], value), np.nan)
-    at_reference, at_half = np.where(reference >= 1, value, reached), np.minimum(shown[..., 2], value)
-    at_half = np.where(half > 0, at_half, np.nan)
+        value = np.where(partial, shown[..., 0], final)
+        shown = np.minimum(shown, value[..., None])  # the best so far never falls
+    reached = np.where(fidelity >= reference, shown[..., 1], np.nan)
+    at_reference = np.where(reference >= 1, value, reached)
+    at_half = np.where(half > 0, shown[..., 2], np.nan)
     status = np.select([running, pruned], [RUNNING, PRUNED], COMPLETE)
     partly = Trained(value, fidelity, status, mask, at_reference, at_half, chosen)
     failed = (rng.random((B, T)) < _FAILED) | np.isnan(final)
@@ -128,14 +130,14 @@ def train_partly(
     return _without_reports(rng, Trained(**{name: np.where(final_only, *pair) for name, pair in pairs.items()}), failed)
 
 
-def best_so_far(curves: FloatArray, fractions: FloatArray) -> FloatArray:
-    """... x K best values of trainings at fractions of their length, from ... x S evaluations at equal distances.
+def shown_at(curves: FloatArray, fractions: FloatArray) -> FloatArray:
+    """... x K values that trainings show at fractions of their length, from ... x S evaluations at equal distances.
 
     A fraction in (0, 1] between two evaluations, or before the first, has the value of the next one.
     """
     S = curves.shape[-1]
     at = np.clip(np.ceil(fractions * S - 1e-9).astype(int) - 1, 0, S - 1)
-    return np.take_along_axis(np.maximum.accumulate(curves, axis=-1), at, axis=-1)
+    return np.take_along_axis(curves, at, axis=-1)
 
 
 def _without_reports(rng: np.random.Generator, trained: Trained, failed: BoolArray) -> Trained:

@@ -10,7 +10,7 @@ import numpy as np
 from hf_rlsearch._typing import BoolArray, FloatArray
 from hf_rlsearch.observation.observation import FACTS
 from hf_rlsearch.space import ROLES
-from hf_rlsearch.tasks.bank_tasks import draw_from_bank
+from hf_rlsearch.tasks.bank_tasks import BEST_COUNTS, TELLING, draw_from_bank
 from hf_rlsearch.tasks.histories import index_batch
 from hf_rlsearch.tasks.miniature import Table
 from hf_rlsearch.tasks.prior import TaskBatch, draw
@@ -36,6 +36,8 @@ class TaskMix:
         bank_share: Share of the batches that come from them.
         perturbed: The tasks are made unfamiliar to a predictor that learnt from the others, see `unfamiliar`.
         curves: Tasks from the bank have the learning curves and the prices of their trainings.
+        best_counts: Share of the tasks from the bank in which the best evaluation counts, not the last.
+        telling: Share of the tasks with curves that are chosen because their early values tell much of the end.
         flat_first: Only tasks in which many good trainings stay where they began for a third of their time, as far as
             the tables have such tasks.
     """
@@ -44,6 +46,8 @@ class TaskMix:
     bank_share: float = 0.6
     perturbed: bool = False
     curves: bool = False
+    best_counts: float = BEST_COUNTS
+    telling: float = TELLING
     flat_first: bool = False
 
     def draw(self, rng: np.random.Generator, n_tasks: int, n_candidates: int) -> TaskBatch:
@@ -51,14 +55,22 @@ class TaskMix:
         if self.flat_first:
             return self._draw_flat(rng, n_tasks, n_candidates)
         if self.tables and rng.random() < self.bank_share:
-            tasks = draw_from_bank(rng, self.tables, n_tasks, min(n_candidates, _MOST_FROM_BANK), curves=self.curves)
+            tasks = draw_from_bank(
+                rng,
+                self.tables,
+                n_tasks,
+                min(n_candidates, _MOST_FROM_BANK),
+                curves=self.curves,
+                best_counts=self.best_counts,
+                telling=self.telling,
+            )
         else:
             tasks = draw(rng, n_tasks, n_candidates)
         return unfamiliar(rng, tasks) if self.perturbed else tasks
 
     def _draw_flat(self, rng: np.random.Generator, n_tasks: int, n_candidates: int) -> TaskBatch:
-        """Draws tasks until there are enough with flat beginnings, about one in eight; the rest from few tables."""
-        others = replace(self, flat_first=False)
+        """Draws tasks until there are enough with flat beginnings, about one in twenty; the rest from few tables."""
+        others = replace(self, flat_first=False, telling=0.0)
         found: list[TaskBatch] = []
         while sum(map(len, found)) < n_tasks:
             drawn = others.draw(rng, 8 * n_tasks, n_candidates)
@@ -82,9 +94,9 @@ def begins_flat(tasks: TaskBatch) -> BoolArray:
 
     A training is good that ends above the middle between median and best of its task. Tasks need real curves.
     """
-    best = np.maximum.accumulate(tasks.curves, axis=2)
     low = np.minimum(tasks.curves[..., 0].min(1), tasks.median)[:, None]
-    way = (best[..., best.shape[2] // 3 - 1] - low) / np.maximum(best[..., -1] - low, 1e-9)
+    third, end = tasks.curves[..., tasks.curves.shape[2] // 3 - 1], tasks.curves[..., -1]
+    way = (third - low) / np.maximum(end - low, 1e-9)
     good = (tasks.utility >= 0.5) & tasks.candidate_mask
     return np.asarray((good & (way < 0.3)).sum(1) >= 0.3 * good.sum(1))
 

@@ -42,8 +42,9 @@ class TaskBatch(SpaceTables):
         spread: B, (best - median) in the metric's own units.
         median: B, median value in the metric's own units.
         facts: B x len(FACTS), NaN where unknown.
-        curves: B x C x S values of S evaluations at equal distances, in the metric's own units, larger is better; S is
-            0 where learning curves are simulated when a candidate is trained.
+        curves: B x C x S values that a search reads after S evaluations at equal distances, in the metric's own units,
+            larger is better: the best so far where the best counts, else the newest. S is 0 where learning curves are
+            simulated when a candidate is trained.
         prices: B x C costs of a whole training, 1 on the mean of a task's candidates; all 1 where they are alike.
     """
 

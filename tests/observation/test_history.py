@@ -96,7 +96,19 @@ def test_pruned_and_running_trials_are_worth_their_best_report() -> None:
     assert status(history) == ["pruned", "running", "running", "failed", "pruned"]
     np.testing.assert_array_equal(history.values, [-3.0, -3.0, np.nan, np.nan, -1.5])
     assert history.fidelity.tolist() == [0.5, 0.5, 0.0, 0.5, 0.0]
-    assert history.curves[0].tolist() == [[1, -5], [2, -3], [3, -4]]
+    assert history.curves[0].tolist() == [[1, -5], [2, -3], [3, -3]]
+
+
+@pytest.mark.parametrize(
+    ("complete", "expected"), [([2.0], -4.0), ([1.0], -3.0), ([7.0], -3.0), ([7.0, 2.0, 1.0], -4.0), ([], -3.0)]
+)
+def test_the_newest_report_counts_where_the_last_one_is_the_objective(complete: list[float], expected: float) -> None:
+    """The first complete trial decides whose objective is either its last report, 2, or its best, 1."""
+    running = trial(9, state=TrialState.RUNNING, reports={1: 5.0, 2: 3.0, 3: 4.0})
+    others = [trial(i, value, reports={1: 3.0, 2: 1.0, 3: 2.0}) for i, value in enumerate(complete)]
+    history = History.from_trials([*others, running], MINIMIZE, max_resource=6)
+    assert history.values[-1] == expected
+    assert history.curves[-1][:, 1].tolist() == ([-5, -3, -4] if expected == -4 else [-5, -3, -3])
 
 
 def test_reports_of_nan_are_left_out() -> None:

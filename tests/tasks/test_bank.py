@@ -16,7 +16,7 @@ from hf_rlsearch.errors import StorageError
 from hf_rlsearch.observation.observation import FACTS, space_arrays
 from hf_rlsearch.space import ROLES
 from hf_rlsearch.tasks.bank import list_tables, main, make_bank, read_tables
-from hf_rlsearch.tasks.bank_tasks import MAX_EVALUATIONS, draw_from_bank
+from hf_rlsearch.tasks.bank_tasks import MAX_EVALUATIONS, draw_from_bank, early_values_tell
 from hf_rlsearch.tasks.miniature import Table
 from hf_rlsearch.tasks.miniature.table import MiniatureSize, make_table
 from hf_rlsearch.tasks.prior import TaskBatch
@@ -164,12 +164,41 @@ def test_a_task_has_the_curves_and_prices_of_its_trainings(tables: list[Table]) 
     tasks = draw_from_bank(np.random.default_rng(0), tables, 60, C, curves=True)
     mask = tasks.candidate_mask
     assert tasks.curves.shape == (60, C, MAX_EVALUATIONS)
-    # The best evaluation counts, and nothing is added to what was measured.
-    np.testing.assert_allclose(tasks.curves.max(2)[mask], tasks.values[mask])
+    np.testing.assert_allclose(tasks.curves[..., -1][mask], tasks.values[mask])  # nothing is added to the measurement
     assert (tasks.noise == 0).all()
     assert (tasks.prices[mask] > 0).all()
     assert np.where(mask, tasks.prices, 0).sum(1) / mask.sum(1) == pytest.approx(1)
     assert tasks.prices[mask].std() > 0
+
+
+@pytest.mark.parametrize("best_counts", [0.0, 1.0])
+def test_curves_show_the_best_value_so_far_where_it_counts(tables: list[Table], best_counts: float) -> None:
+    tasks = draw_from_bank(np.random.default_rng(1), tables, 40, C, curves=True, best_counts=best_counts)
+    falls = (np.diff(tasks.curves, axis=2) < 0).any(2) & tasks.candidate_mask
+    assert falls.any() == (best_counts == 0)
+
+
+def test_the_untrained_model_is_no_evaluation(tables: list[Table]) -> None:
+    """Tables have fewer evaluations than tasks: the first fractions show the first evaluation."""
+    tasks = draw_from_bank(np.random.default_rng(2), tables, 60, C, curves=True, best_counts=0.0)
+    known = ~np.isnan(tasks.facts[:, FACTS.index("untrained")])
+    first = tasks.curves[..., 0][known]
+    untrained = tasks.facts[known, FACTS.index("untrained")][:, None]
+    shown = np.isclose(first, untrained, rtol=1e-6) & tasks.candidate_mask[known]
+    assert shown.sum() < 0.2 * tasks.candidate_mask[known].sum()
+
+
+def test_more_tasks_have_early_values_that_tell_where_these_are_wanted(tables: list[Table]) -> None:
+    few, many = (
+        draw_from_bank(np.random.default_rng(3), tables, 60, C, curves=True, telling=share) for share in (0.0, 1.0)
+    )
+
+    def share(tasks: TaskBatch) -> float:
+        pairs = zip(tasks.curves, tasks.candidate_mask, strict=True)
+        return float(np.mean([early_values_tell(curves[mask]) for curves, mask in pairs]))
+
+    assert share(few) < 0.6
+    assert share(many) > 0.9
 
 
 def test_one_factor_moves_all_rates_of_a_task(batch: TaskBatch, tables: list[Table]) -> None:

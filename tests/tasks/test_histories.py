@@ -9,12 +9,12 @@ from hf_rlsearch.observation.history import STATUS
 from hf_rlsearch.observation.observation import space_arrays
 from hf_rlsearch.tasks.histories import (
     Trained,
-    best_so_far,
     draw_among,
     draw_history,
     hide_hyperparameters,
     measure,
     observe_tasks,
+    shown_at,
     train_partly,
 )
 from hf_rlsearch.tasks.prior import TaskBatch, draw
@@ -133,8 +133,8 @@ def test_trials_show_the_curves_that_their_tasks_have() -> None:
 @pytest.mark.parametrize(("fraction", "expected"), [(1 / 24, 1), (1 / 12, 1), (0.5, 6), (13 / 24, 7), (1.0, 12)])
 def test_what_a_training_has_shown_at_a_fraction(fraction: float, expected: int) -> None:
     rising = np.arange(1.0, 13.0)
-    assert best_so_far(rising, np.array([fraction])).tolist() == [expected]
-    assert best_so_far(-rising, np.array([fraction])).tolist() == [-1.0]
+    assert shown_at(rising, np.array([fraction])).tolist() == [expected]
+    assert shown_at(-rising, np.array([fraction])).tolist() == [-expected]
 
 
 def test_hiding_keeps_something_and_changes_only_what_is_untried() -> None:
