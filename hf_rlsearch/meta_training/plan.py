@@ -209,7 +209,12 @@ def train_by_ppo(
 def train_and_test_stop_rule(plan: Plan, mixture: Mixture, bank: Bank, folder: Path, device: str) -> Tested:
     """Trains the stop rule on real curves that no predictor learnt from, and compares it on others."""
     torch.set_num_threads(1)
-    settings = StopTraining(steps=plan.curve_steps, joint_steps=plan.joint_steps)
+    settings = StopTraining(
+        steps=plan.curve_steps,
+        fit_steps=plan.joint_steps // 3,
+        joint_steps=plan.joint_steps,
+        caution_blocks=max(1, plan.test_tasks // 256),
+    )
     # In these searches a stopped trial counts by its best value, so they need tasks in which the best counts.
     mix = TaskMix(bank.for_head, bank_share=_REAL_CURVES, perturbed=True, curves=True, best_counts=1.0)
     tensors = train_stop_rule(settings, mixture, mix, folder, device)

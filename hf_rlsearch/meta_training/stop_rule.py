@@ -1,7 +1,9 @@
 """Trains the stop rule by PPO, the second stage of meta-training.
 
-The rule is first trained on curves alone, where an episode costs next to nothing. Then the same policy continues with
-the predictor, which forecasts the running trials and proposes the next ones: it learns to stop given these choices.
+The rule is first trained on curves alone, where an episode costs next to nothing. Then the predictors forecast the
+running trials and propose the next ones. The policy is fitted to how such trials ended, so that it reads the forecasts
+before PPO goes on with it. At last its caution, a constant that is taken from the log-odds of stopping, is chosen by
+the regret of the agent's own searches.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from hf_rlsearch.agent.mixture import Mixture
 from hf_rlsearch.agent.network import Arrays
 from hf_rlsearch.agent.stop_rule import StopRule
 from hf_rlsearch.envs.search_env import Tasks
-from hf_rlsearch.envs.stop_env import N_CANDIDATES, N_TRUTH, StopSearch, StopVecEnv
+from hf_rlsearch.envs.stop_env import N_CANDIDATES, N_TRUTH, STOP, StopSearch, StopVecEnv
 from hf_rlsearch.meta_training.finished import digest, load_finished, save_finished
 from hf_rlsearch.observation.curve_features import CURVE_FEATURES, FORECAST_FEATURES, N_ALTERNATIVES, STOP_FEATURES
 from hf_rlsearch.tasks.mix import TaskMix
@@ -40,6 +42,11 @@ Rule = Callable[[FloatArray, StopSearch], BoolArray]
 """(observations of `StopVecEnv`, the searches) -> B flags: stop the running trial."""
 # The comparison: seed of the first block, and tasks per block, which share a budget and a number of evaluations.
 _TEST_SEED, _BLOCK = 20_000, 32
+_PASSES, _FITTED_AT_ONCE, _FIT_RATE = 20, 256, 1e-3  # of the fit to how trials ended
+_LOSS_OF_A_WINNER = 8.0  # trainings in vain that stopping one that would have become the best outweighs
+CAUTIONS = (0.0, 1.0, 2.0, 3.0)
+"""What is tried as the constant that is taken from the log-odds of stopping."""
+_CAUTION_SEED = 40_000
 
 
 @dataclass(frozen=True)
@@ -52,9 +59,11 @@ class StopTraining:
         n_steps: Decisions per search between two updates.
         learning_rate: At the start; falls linearly to zero.
         n_candidates: Candidates per task, where the space has so many.
+        fit_steps: Decisions with forecasts of the predictor to whose outcomes the policy is fitted.
         joint_steps: Decisions with forecasts of the predictor, after those without.
         joint_envs: Searches side by side in the joint part.
         joint_learning_rate: Learning rate at the start of the joint part.
+        caution_blocks: Blocks of searches in which the caution is chosen, for each kind of prices.
         entropy: Weight of the policy's entropy.
         seed: Of everything.
     """
@@ -64,9 +73,11 @@ class StopTraining:
     n_steps: int = 64
     learning_rate: float = 7e-4
     n_candidates: int = N_CANDIDATES
-    joint_steps: int = 245_760
+    fit_steps: int = 24_576
+    joint_steps: int = 65_536
     joint_envs: int = 64
     joint_learning_rate: float = 3e-4
+    caution_blocks: int = 6
     entropy: float = 0.004
     seed: int = 1
 
@@ -93,10 +104,11 @@ def train_stop_rule(
         env = StopVecEnv(
             n_envs=settings.joint_envs, seed=settings.seed + 1, group=GROUP, tasks=tasks, forecasts=forecasts
         )
-        model = _ppo(settings, env, settings.joint_learning_rate)
+        model = _ppo(settings, env, settings.joint_learning_rate, batch_size=256)
         _start_from(model, load_finished(first, on_curves)[0])
+        _fit_outcomes(model, env, settings)
         model.learn(settings.joint_steps)
-        save_finished(second, _tensors(model), jointly)
+        save_finished(second, _with_caution(_tensors(model), forecasts, mix, settings), jointly)
     return load_finished(second, jointly)[0]
 
 
@@ -161,12 +173,12 @@ class _Networks(nn.Module):
         return self.value_net(features)  # type: ignore[no-any-return]
 
 
-def _ppo(settings: StopTraining, env: StopVecEnv, rate: float) -> PPO:
+def _ppo(settings: StopTraining, env: StopVecEnv, rate: float, batch_size: int = 2048) -> PPO:
     return PPO(
         _Policy,
         env,
         n_steps=settings.n_steps,
-        batch_size=2048,
+        batch_size=batch_size,
         n_epochs=5,
         gamma=1.0,  # the objective is the sum of an episode's rewards, which is finite
         gae_lambda=0.97,
@@ -206,6 +218,54 @@ def _clone_few_made_it_up(model: PPO, settings: StopTraining, tasks: Tasks, step
         model.policy.optimizer.step()
         env.step_async((rng.random(len(stop)) < stop.numpy()).astype(int))
         observations = env.step_wait()[0]
+
+
+def _fit_outcomes(model: PPO, env: StopVecEnv, settings: StopTraining) -> None:
+    """Fits the policy to whether running trials will become the best, by weighted cross-entropy, before PPO goes on.
+
+    The searches are decided by the policy as it comes. The weights of the forecasts start at zero, and the rewards of
+    PPO are too noisy to move them: by far most of their variance is the luck of what is trained next.
+    """
+    found, observations = [], env.reset()
+    for _ in range(max(1, settings.fit_steps // env.num_envs)):
+        with torch.no_grad():
+            actions = model.policy.get_distribution(torch.as_tensor(observations)).sample().numpy()
+        found.append(observations[observations[:, -N_TRUTH - 1] > 0])  # trials that may be stopped
+        env.step_async(actions)
+        observations = env.step_wait()[0]
+    seen = torch.as_tensor(np.concatenate(found))
+    wins = seen[:, -N_TRUTH + 1] > 0
+    weights = torch.where(wins, _LOSS_OF_A_WINNER, 1.0)
+    optimizer = torch.optim.Adam(model.policy.parameters(), lr=_FIT_RATE)
+    generator = torch.Generator().manual_seed(settings.seed)
+    for _ in range(_PASSES):
+        for rows in torch.split(torch.randperm(len(seen), generator=generator), _FITTED_AT_ONCE):
+            logits = model.policy.get_distribution(seen[rows]).distribution.logits  # type: ignore[union-attr]
+            losses = torch.nn.functional.cross_entropy(logits, (~wins[rows]).long(), reduction="none")
+            loss = (losses * weights[rows]).sum() / weights[rows].sum()
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+
+def _with_caution(
+    tensors: dict[str, Tensor], forecasts: Forecaster, mix: TaskMix, settings: StopTraining
+) -> dict[str, Tensor]:
+    """The rule with the caution that gives the agent's searches the least regret, on tasks that PPO learnt from."""
+    mix = replace(mix, bank_share=1.0)
+    seeds = range(_CAUTION_SEED, _CAUTION_SEED + settings.caution_blocks)
+    rule = StopRule(tensors)
+    areas = [
+        np.mean([_stop_area(_cautious(rule, less), forecasts, mix, priced, s) for priced in (0.0, 1.0) for s in seeds])
+        for less in CAUTIONS
+    ]
+    bias = tensors["stop.2.bias"].clone()
+    bias[STOP] -= CAUTIONS[int(np.argmin(areas))]
+    return {**tensors, "stop.2.bias": bias}
+
+
+def _cautious(rule: StopRule, less: float) -> Rule:
+    return lambda seen, search: rule.log_odds(seen) > less
 
 
 def few_made_it_up(observations: FloatArray) -> FloatArray:

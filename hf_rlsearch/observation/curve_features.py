@@ -141,12 +141,21 @@ def _share_that_made_up(gain: FloatArray, gap: FloatArray) -> FloatArray:
 
 
 def _early_ranks_tell(here: FloatArray, final: FloatArray, complete: BoolArray) -> FloatArray:
-    """B rank correlations between values here and final values of the n complete trials, times n / (n + 4)."""
+    """B rank correlations between values here and final values of the n complete trials, times n / (n + 4).
+
+    Equal values share their mean rank. Where all values here are equal, nothing is known: 0.
+    """
     n = complete.sum(1)
-    ranks = [np.where(complete, values, np.inf).argsort(1).argsort(1).astype(float) for values in (here, final)]
+    ranks = [mean_ranks(np.where(complete, values, np.inf)) for values in (here, final)]
     centred = [np.where(complete, rank - (n[:, None] - 1) / 2, 0.0) for rank in ranks]
     spread = np.sqrt((centred[0] ** 2).sum(1) * (centred[1] ** 2).sum(1))
     return np.asarray((centred[0] * centred[1]).sum(1) / np.maximum(spread, 1e-9) * n / (n + 4))
+
+
+def mean_ranks(values: FloatArray) -> FloatArray:
+    """B x T ranks from 0 within each row; equal values share their mean rank."""
+    ranks = [v.argsort(axis=1, kind="stable").argsort(axis=1) for v in (values, values[:, ::-1])]
+    return np.asarray((ranks[0] + ranks[1][:, ::-1]) / 2)  # equal values in their order, and in the opposite one
 
 
 def leads(value: FloatArray, others_here: FloatArray) -> BoolArray:

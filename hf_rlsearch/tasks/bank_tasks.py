@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from optuna.distributions import CategoricalDistribution
-from scipy.stats import rankdata
 
 from hf_rlsearch._typing import FloatArray, IntArray
 from hf_rlsearch.errors import StorageError
+from hf_rlsearch.observation.curve_features import mean_ranks
 from hf_rlsearch.observation.observation import FACTS
 from hf_rlsearch.observation.value_features import KINDS, kind
 from hf_rlsearch.space import ROLES, infer_role
@@ -146,9 +146,10 @@ def _draw_use(
 
 def early_values_tell(curves: FloatArray) -> bool:
     """Whether values after a quarter of M x S learning curves order the trainings much as their ends do."""
-    ranks = rankdata(curves[:, [round(_EARLY * curves.shape[1]) - 1, -1]], axis=0)
-    spread = ranks.std(0)
-    return bool(spread.all() and np.corrcoef(ranks.T)[0, 1] >= _TELLS)
+    ranks = mean_ranks(curves[:, [round(_EARLY * curves.shape[1]) - 1, -1]].T)
+    centred = ranks - ranks.mean(1, keepdims=True)
+    spread = np.sqrt((centred**2).sum(1).prod())
+    return bool((centred[0] * centred[1]).sum() >= _TELLS * spread > 0)
 
 
 def _draw_part(rng: np.random.Generator, table: Table, n_candidates: int, best_counts: float, *, curves: bool) -> _Part:

@@ -7,9 +7,10 @@ import torch
 from hf_rlsearch.agent.acquisition import forecast_features
 from hf_rlsearch.agent.mixture import Mixture
 from hf_rlsearch.agent.network import N_BINS, NetworkConfig, Predictor, bin_values
+from hf_rlsearch.agent.stop_rule import StopRule
 from hf_rlsearch.envs.stop_env import STOP, StopSearch, StopVecEnv
 from hf_rlsearch.meta_training import stop_rule
-from hf_rlsearch.meta_training.stop_rule import Forecaster
+from hf_rlsearch.meta_training.stop_rule import Forecaster, StopTraining
 from hf_rlsearch.observation.curve_features import FORECAST_FEATURES, STOP_FEATURES
 from hf_rlsearch.tasks.prior import TaskBatch, draw
 
@@ -99,6 +100,31 @@ def test_searches_of_the_agent_train_what_it_picked() -> None:
     searching.decide(np.zeros(12, bool))
     own = searching.by_agent
     assert (searching.chosen[own, 0] == picks[own]).all()
+
+
+def test_the_fit_makes_the_policy_read_the_forecasts() -> None:
+    """After it, a forecast that is sure of the best end speaks against stopping, one that rules it out for it."""
+    settings = StopTraining(n_envs=8, joint_envs=8, n_steps=8, fit_steps=1600)
+    env = StopVecEnv(n_envs=8, seed=1, group=4, tasks=large, forecasts=known_ends)
+    model = stop_rule._ppo(settings, env, settings.joint_learning_rate, batch_size=32)
+    torch.nn.init.zeros_(model.policy.mlp_extractor.policy_net[0].weight)
+    stop_rule._fit_outcomes(model, env, settings)
+    features = np.zeros((1, len(STOP_FEATURES)))
+    features[:, STOP_FEATURES.index("forecast_known")] = 1
+    sure, ruled_out = features.copy(), features.copy()
+    sure[:, STOP_FEATURES.index("forecast_chance")] = 1
+    ruled_out[:, STOP_FEATURES.index("forecast_chance")] = -1
+    odds = StopRule(stop_rule._tensors(model)).log_odds
+    assert odds(sure)[0] < odds(ruled_out)[0] - 1
+
+
+def known_ends(searching: StopSearch, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Forecasts that know whether the running trial will become the best."""
+    features = np.zeros((searching.n_envs, len(FORECAST_FEATURES)), np.float32)
+    gain = searching.truth()[:, 1]
+    features[:, FORECAST_FEATURES.index("forecast_known")] = 1
+    features[:, FORECAST_FEATURES.index("forecast_chance")] = np.where(gain > 0, 1, -1)
+    return features * wanted[:, None], searching.action_masks()[:, :-1].argmax(1)
 
 
 def test_an_episode_with_forecasts_runs_to_its_end() -> None:

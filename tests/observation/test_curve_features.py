@@ -107,6 +107,15 @@ def test_known_answers() -> None:
         assert column(features, name) == pytest.approx([value], rel=1e-5), name
 
 
+def test_equal_early_values_say_nothing() -> None:
+    given = arguments(n_others=6, n_searches=1)
+    given["others_complete"][:], given["others_best"][:] = True, np.arange(6)
+    given["others_here"][:] = 0.5
+    assert column(curve_features(**given), "early_ranks_tell") == [0.0]
+    given["others_here"][:] = [0, 0, 0, 1, 1, 1]  # ranks 1, 1, 1, 4, 4, 4
+    assert column(curve_features(**given), "early_ranks_tell") == pytest.approx([np.sqrt(27 / 35) * 6 / 10])
+
+
 def test_without_a_budget_a_usual_one_is_assumed() -> None:
     unknown = {**arguments(), "budget": np.full((3, 2), np.nan)}
     usual = {**arguments(), "budget": np.tile([10.0, 20.0], (3, 1))}
