@@ -45,7 +45,7 @@ BEST_COUNTS = 0.5  # share of the uses in which the best evaluation counts, not 
 # Share of the uses with curves that are chosen for their early values: after a quarter of the trainings these order
 # them much as the ends do, by a rank correlation of at least 0.85. It is that high in 8 of 11 families of recorded
 # trainings, but only in 39 % of the uses as they come: docs/background/log/2026-12-01-early-values.md.
-TELLING, _TELLS, _EARLY = 0.55, 0.85, 1 / 4
+TELLING, _TELLS, _EARLY = 0.7, 0.85, 1 / 4
 _MOST_LOOKS = 40  # at uses of tables, for one whose early values tell
 _HIDE_ALL, _HIDE_ONE = 0.15, 0.05
 _INERT = 0.15  # a hyperparameter without any effect, of which nothing is known

@@ -144,6 +144,11 @@ class RecordedTask:
         return _read(self.path, self.hyperparameters)
 
     @property
+    def rows(self) -> IntArray:
+        """R x H levels of its trainings."""
+        return self._table.rows
+
+    @property
     def values(self) -> FloatArray:
         """(R,) objective of every recorded training, in the units of the table."""
         return self._table.values

@@ -219,6 +219,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.timeout(600)  # submitit asks for the states of jobs at its own pace
 def test_workers_are_an_array_of_jobs(cluster: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = "partition=gpu,time=1-08:00:00,cpus-per-task=4,mem=16G,reservation=mine,nodelist=a1,a2,nice=0"
     words = ["workers", "2", "--slurm", options, "--gpus-per-worker", "1", "--", "sh", "-c", "echo it runs"]
@@ -250,6 +251,7 @@ def test_a_failed_job_is_one_exit_code(cluster: Path, capsys: pytest.CaptureFixt
     assert main([*words, "exit 7"]) == 1
 
 
+@pytest.mark.timeout(600)
 def test_ctrl_c_cancels_all_jobs(cluster: Path) -> None:
     def wait() -> None:
         while len(list(cluster.glob("started-*"))) < 2:
