@@ -12,7 +12,14 @@ from optuna.study._multi_objective import _fast_non_domination_rank  # not publi
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray, Params
-from hf_rlsearch.observation.trial_attributes import CONTINUES, DECISION, is_feasible
+from hf_rlsearch.observation.trial_attributes import (
+    BASELINE,
+    CONTINUES,
+    DECISION,
+    HYPERPARAMETERS,
+    is_feasible,
+    role,
+)
 
 STATUS = ("complete", "pruned", "failed", "running")
 """Names of the values of ``History.status``. The weights store the order, so new ones are appended."""
@@ -35,8 +42,9 @@ class History:
 
     Attributes:
         numbers: (T,) Optuna's trial numbers, ascending.
-        params: Of each trial; may hold values between the levels of a search space, and names outside of it. Of a
-            running trial also params that are decided but not suggested yet; empty while another worker decides.
+        params: Of each trial; may hold values between the levels of a search space or beyond them, and names outside of
+            it. Of a baseline also the values outside of the space, which Optuna cannot hold. Of a running trial also
+            params that are decided but not suggested yet; empty while another worker decides.
         values: (T,) objective, larger is better; nan where unknown (failed, or nothing reported yet). Of a pruned or
             running trial the last value of its curve.
         fidelity: (T,) share of a full training that was done, in [0, 1]; 1 for complete trials.
@@ -179,11 +187,13 @@ def stable_distributions(trials: Iterable[FrozenTrial], *, exclude: int | None =
 
 def _params(trial: FrozenTrial) -> Params:
     """The params that a trial has suggested; while it runs also those that are decided but not suggested yet."""
+    exact = trial.user_attrs.get(HYPERPARAMETERS) if role(trial) == BASELINE else None
+    outside = exact if isinstance(exact, dict) else {}
     if trial.state != TrialState.RUNNING:
-        return dict(trial.params)
+        return {**outside, **trial.params}
     decisions = [value for name, value in trial.system_attrs.items() if name.startswith(DECISION) and value]
     decided = {name: value for decision in decisions for name, value in decision.get("params", {}).items()}
-    return {**decided, **trial.system_attrs.get("fixed_params", {}), **trial.params}
+    return {**outside, **decided, **trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
 def _curves(trials: Sequence[FrozenTrial], signs: FloatArray) -> tuple[FloatArray, ...]:

@@ -7,7 +7,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import BoolArray, IntArray
 from hf_rlsearch.observation.history import RUNNING, History
-from hf_rlsearch.observation.trial_attributes import BASELINE, FAILURE, HYPERPARAMETERS, ROLE
+from hf_rlsearch.observation.trial_attributes import FAILURE
 from hf_rlsearch.space import SearchSpace
 from hf_rlsearch.space.candidates import matches
 
@@ -41,22 +41,6 @@ def is_duplicate(space: SearchSpace, history: History, rows: IntArray) -> BoolAr
         same_pattern = partial & (missing == pattern).all(axis=1)
         tried |= matches(rows[:, ~pattern], levels[same_pattern][:, ~pattern])
     return tried
-
-
-def outside_of_space(space: SearchSpace, trials: Sequence[FrozenTrial], history: History) -> BoolArray:
-    """(T,) True for baselines with a value outside of the space: its name is missing, and no level of it was trained.
-
-    A trial of ``hp_space`` that lacks the name may have had any level instead.
-    """
-    baselines = [t for t in trials if t.user_attrs.get(ROLE) == BASELINE]
-    outside = [t.number for t in baselines if not _only_exact(t).isdisjoint(space.names)]
-    return np.isin(history.numbers, outside)
-
-
-def _only_exact(baseline: FrozenTrial) -> set[str]:
-    """The names that a baseline was trained with, and that none of its params has."""
-    exact = baseline.user_attrs.get(HYPERPARAMETERS)
-    return exact.keys() - baseline.params.keys() if isinstance(exact, dict) else set()
 
 
 def is_exhausted(space: SearchSpace, history: History) -> bool:

@@ -29,7 +29,7 @@ from hf_rlsearch.observation.observation import FACTS, is_at_chance, log_price_f
 from hf_rlsearch.observation.trial_attributes import DECISION, ROUNDING, TASK_FACTS
 from hf_rlsearch.optuna.constraints import chance_of_feasibility, is_likely, is_unconstrained
 from hf_rlsearch.optuna.failures import chance_of_success
-from hf_rlsearch.optuna.filters import exceeds_memory, is_duplicate, is_exhausted, outside_of_space
+from hf_rlsearch.optuna.filters import exceeds_memory, is_duplicate, is_exhausted
 from hf_rlsearch.space import Hyperparameter, SearchSpace, infer_role
 from hf_rlsearch.space.candidates import unique_rows
 from hf_rlsearch.space.roles import check_role
@@ -255,8 +255,8 @@ class RLSampler(BaseSampler):
         known = self._known(study)
         if known is None:
             return False
-        trials, history, space = known
-        return is_exhausted(space, self._trained(space, trials, history))
+        _, history, space = known
+        return is_exhausted(space, self._trained(history))
 
     def lowest_price(self, study: Study) -> float | None:
         """The lowest price of a configuration that may be proposed next, in the unit of ``plan_for``.
@@ -298,7 +298,7 @@ class RLSampler(BaseSampler):
         if known is None:
             return None
         trials, history, space = known
-        if is_exhausted(space, self._trained(space, trials, history)):
+        if is_exhausted(space, self._trained(history)):
             return None
         from hf_rlsearch.agent.agent import agent_for
 
@@ -382,8 +382,7 @@ class RLSampler(BaseSampler):
         rows = np.tile(space.nearest_levels(trial.params), (len(levels), 1))
         rows[:, index] = np.arange(len(levels))
         if self._agent != META_TRAINED or _being_decided(history, before=trial.number):
-            trials = study._get_trials(deepcopy=False, use_cache=True)
-            known = self._trained(space, trials, history.select(history.decided))
+            known = self._trained(history.select(history.decided))
             fresh = _where_possible(~is_duplicate(space, known, rows))
             return levels[rng.choice(np.flatnonzero(fresh))], {}
         decision = self._decide(study, space, history, rows, trial.number, rng)
@@ -471,12 +470,12 @@ class RLSampler(BaseSampler):
         self, space: SearchSpace, trials: Sequence[FrozenTrial], history: History, rows: IntArray
     ) -> BoolArray:
         """C, True for candidates that no trial has had and that are not known to run out of memory."""
-        fresh = ~is_duplicate(space, self._trained(space, trials, history), rows)
+        fresh = ~is_duplicate(space, self._trained(history), rows)
         return _where_possible(fresh, ~exceeds_memory(space, trials, rows))
 
-    def _trained(self, space: SearchSpace, trials: Sequence[FrozenTrial], history: History) -> History:
+    def _trained(self, history: History) -> History:
         """The trials that a candidate may repeat in vain."""
-        return history.select(~self._can_be_resumed(history) & ~outside_of_space(space, trials, history))
+        return history.select(~self._can_be_resumed(history))
 
     def _can_be_resumed(self, history: History) -> BoolArray:
         """T flags of the trials whose training a trial of the same configuration resumes."""

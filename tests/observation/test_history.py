@@ -175,6 +175,15 @@ def test_params_are_copies() -> None:
     assert original.params == {"x": 0.5}
 
 
+def test_a_baseline_has_the_values_that_no_param_can_hold() -> None:
+    baseline = trial(0, 0.5, x=0.5)
+    baseline.user_attrs = {"rl:role": "baseline", "rl:hyperparameters": {"x": 0.5, "learning_rate": 1e-7}}
+    searched = trial(1, 0.4)
+    searched.user_attrs = {"rl:hyperparameters": {"x": 0.5, "learning_rate": 1e-4}}
+    history = History.from_trials([baseline, searched], MINIMIZE)
+    assert history.params == ({"x": 0.5, "learning_rate": 1e-7}, {"x": 0.5})
+
+
 def test_a_real_study_with_failures() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(pruner=optuna.pruners.ThresholdPruner(upper=0.5))

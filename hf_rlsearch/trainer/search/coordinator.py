@@ -16,7 +16,7 @@ from hf_rlsearch.observation.history import History
 from hf_rlsearch.observation.trial_attributes import finished, n_trials_used, newly_spent, role, share_trained
 from hf_rlsearch.optuna import RLSampler
 from hf_rlsearch.optuna import confirmation as confirm
-from hf_rlsearch.optuna.filters import is_exhausted, outside_of_space
+from hf_rlsearch.optuna.filters import is_exhausted
 from hf_rlsearch.optuna.pruner import RLPruner
 from hf_rlsearch.report import explain
 from hf_rlsearch.report.format import exceeded, objectives, show_params
@@ -289,7 +289,6 @@ class SearchCoordinator:
             return sampler.is_exhausted(self.study)
         space = self.configurations.space  # other samplers choose values between the levels, where there are any
         history = History.from_trials(trials, self.study.directions)
-        history = history.select(~outside_of_space(space, trials, history))
         return all(h.has_all_values for h in space.hyperparameters) and is_exhausted(space, history)
 
     def _too_little_left(self) -> str | None:
