@@ -2,8 +2,8 @@
 
 The rule is first trained on curves alone, where an episode costs next to nothing. Then the predictors forecast the
 running trials and propose the next ones. The policy is fitted to how such trials ended, so that it reads the forecasts
-before PPO goes on with it. At last its caution, a constant that is taken from the log-odds of stopping, is chosen by
-the regret of the agent's own searches.
+before PPO goes on with it. At last its boldness, a constant that is added to the log-odds of stopping, is chosen by the
+regret of the agent's own searches.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hf_rlsearch.agent.mixture import Mixture
 from hf_rlsearch.agent.network import Arrays
 from hf_rlsearch.agent.stop_rule import StopRule
 from hf_rlsearch.envs.search_env import Tasks
-from hf_rlsearch.envs.stop_env import N_CANDIDATES, N_TRUTH, STOP, StopSearch, StopVecEnv
+from hf_rlsearch.envs.stop_env import N_CANDIDATES, N_TRUTH, StopSearch, StopVecEnv
 from hf_rlsearch.meta_training.finished import digest, load_finished, save_finished
 from hf_rlsearch.observation.curve_features import CURVE_FEATURES, FORECAST_FEATURES, N_ALTERNATIVES, STOP_FEATURES
 from hf_rlsearch.tasks.mix import TaskMix
@@ -44,9 +44,9 @@ Rule = Callable[[FloatArray, StopSearch], BoolArray]
 _TEST_SEED, _BLOCK = 20_000, 32
 _PASSES, _FITTED_AT_ONCE, _FIT_RATE = 20, 256, 1e-3  # of the fit to how trials ended
 _LOSS_OF_A_WINNER = 8.0  # trainings in vain that stopping one that would have become the best outweighs
-CAUTIONS = (0.0, 1.0, 2.0, 3.0)
-"""What is tried as the constant that is taken from the log-odds of stopping."""
-_CAUTION_SEED = 40_000
+BOLDNESS = (-2.0, -1.0, 0.0, 1.0, 2.0)
+"""Constants that are tried for the log-odds of stopping."""
+_BOLDNESS_SEED = 40_000
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class StopTraining:
         joint_steps: Decisions with forecasts of the predictor, after those without.
         joint_envs: Searches side by side in the joint part.
         joint_learning_rate: Learning rate at the start of the joint part.
-        caution_blocks: Blocks of searches in which the caution is chosen, for each kind of prices.
+        boldness_blocks: Blocks of searches by which the boldness is chosen, for each kind of prices.
         entropy: Weight of the policy's entropy.
         seed: Of everything.
     """
@@ -77,7 +77,7 @@ class StopTraining:
     joint_steps: int = 65_536
     joint_envs: int = 64
     joint_learning_rate: float = 3e-4
-    caution_blocks: int = 6
+    boldness_blocks: int = 6
     entropy: float = 0.004
     seed: int = 1
 
@@ -108,7 +108,7 @@ def train_stop_rule(
         _start_from(model, load_finished(first, on_curves)[0])
         _fit_outcomes(model, env, settings)
         model.learn(settings.joint_steps)
-        save_finished(second, _with_caution(_tensors(model), forecasts, mix, settings), jointly)
+        save_finished(second, _with_boldness(_tensors(model), forecasts, mix, settings), jointly)
     return load_finished(second, jointly)[0]
 
 
@@ -248,24 +248,22 @@ def _fit_outcomes(model: PPO, env: StopVecEnv, settings: StopTraining) -> None:
             optimizer.step()
 
 
-def _with_caution(
+def _with_boldness(
     tensors: dict[str, Tensor], forecasts: Forecaster, mix: TaskMix, settings: StopTraining
 ) -> dict[str, Tensor]:
-    """The rule with the caution that gives the agent's searches the least regret, on tasks that PPO learnt from."""
+    """The rule with the boldness that gives the agent's searches the least regret, on tasks that PPO learnt from."""
     mix = replace(mix, bank_share=1.0)
-    seeds = range(_CAUTION_SEED, _CAUTION_SEED + settings.caution_blocks)
-    rule = StopRule(tensors)
+    seeds = range(_BOLDNESS_SEED, _BOLDNESS_SEED + settings.boldness_blocks)
+    bolder = [{**tensors, "stop.2.bias": tensors["stop.2.bias"] + torch.tensor([0.0, b])} for b in BOLDNESS]
     areas = [
-        np.mean([_stop_area(_cautious(rule, less), forecasts, mix, priced, s) for priced in (0.0, 1.0) for s in seeds])
-        for less in CAUTIONS
+        np.mean([_stop_area(_by(rule), forecasts, mix, priced, seed) for priced in (0.0, 1.0) for seed in seeds])
+        for rule in map(StopRule, bolder)
     ]
-    bias = tensors["stop.2.bias"].clone()
-    bias[STOP] -= CAUTIONS[int(np.argmin(areas))]
-    return {**tensors, "stop.2.bias": bias}
+    return bolder[int(np.argmin(areas))]
 
 
-def _cautious(rule: StopRule, less: float) -> Rule:
-    return lambda seen, search: rule.log_odds(seen) > less
+def _by(rule: StopRule) -> Rule:
+    return lambda seen, search: rule.log_odds(seen) > 0
 
 
 def few_made_it_up(observations: FloatArray) -> FloatArray:
@@ -302,9 +300,9 @@ def compare_stop_rules(
         that will not improve; and over all regimes the difference to the best rule (negative = trained is better) with
         its 95% interval over blocks of tasks, which share a budget and a number of evaluations.
     """
-    forecasts, trained = Forecaster(mixture, device), StopRule(tensors)
+    forecasts = Forecaster(mixture, device)
     rules: dict[str, Rule] = {
-        "trained": lambda seen, search: trained.log_odds(seen) > 0,
+        "trained": _by(StopRule(tensors)),
         "never": lambda seen, search: np.zeros(len(seen), bool),
         "few_made_it_up": lambda seen, search: few_made_it_up(seen) > 0,
         "expected_gain_per_price": lambda seen, search: expected_gain_per_price(seen) > 0,
