@@ -266,6 +266,24 @@ def _by(rule: StopRule) -> Rule:
     return lambda seen, search: rule.log_odds(seen) > 0
 
 
+def _share_changed_without_forecasts(
+    rule: StopRule, forecasts: Forecaster, mix: TaskMix, n_blocks: int, seed: int
+) -> float:
+    """Share of the decisions in the agent's searches that would be others if the rule did not see the forecasts."""
+    changed: list[BoolArray] = []
+
+    def decide(seen: FloatArray, search: StopSearch) -> BoolArray:
+        stops, without = rule.log_odds(seen) > 0, seen.copy()
+        without[:, len(CURVE_FEATURES) : len(STOP_FEATURES)] = 0
+        judged = seen[:, len(STOP_FEATURES)] > 0  # the trials that may be stopped
+        changed.append((stops != (rule.log_odds(without) > 0))[judged])
+        return stops
+
+    for block in range(n_blocks):
+        _stop_area(decide, forecasts, mix, 0.0, seed + block)
+    return float(np.concatenate(changed).mean())
+
+
 def few_made_it_up(observations: FloatArray) -> FloatArray:
     """B log-odds of stopping under the rule that PPO starts from.
 
@@ -297,8 +315,9 @@ def compare_stop_rules(
 
     Returns:
         By regime the mean areas under the regret curve of each rule and of a clairvoyant one, which stops at once all
-        that will not improve; and over all regimes the difference to the best rule (negative = trained is better) with
-        its 95% interval over blocks of tasks, which share a budget and a number of evaluations.
+        that will not improve; over all regimes the difference to the best rule (negative = trained is better) with its
+        95% interval over blocks of tasks, which share a budget and a number of evaluations; and the share of the
+        decisions of the trained rule that would be others without forecasts.
     """
     forecasts = Forecaster(mixture, device)
     rules: dict[str, Rule] = {
@@ -332,6 +351,7 @@ def compare_stop_rules(
             for name, found in areas.items()
         },
         "best_rule": best,
+        "changed_without_forecasts": _share_changed_without_forecasts(StopRule(tensors), forecasts, mix, 2, _TEST_SEED),
         **difference(overall["trained"], overall[best]),
     }
 
