@@ -121,7 +121,7 @@ def test_the_fit_makes_the_policy_read_the_forecasts() -> None:
     assert odds(sure)[0] < odds(ruled_out)[0] - 1
 
 
-def test_the_boldness_with_the_least_regret_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_boldness_that_surely_wins_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = {
         f"stop.{i}.{part}": torch.zeros(shape)
         for i, (n_out, n_in) in enumerate([(4, len(STOP_FEATURES) + 1), (4, 4), (2, 4)])
@@ -131,13 +131,15 @@ def test_the_boldness_with_the_least_regret_is_chosen(monkeypatch: pytest.Monkey
     features, asked = np.zeros((1, len(STOP_FEATURES))), []
 
     def area(decide: stop_rule.Rule, *others: Any) -> float:
-        asked.append(others[2:])  # 0.5 + boldness is above 0 for 0, 1 and 2
-        return float(decide(features, None)[0])
+        """Rules that stop, all but the two least bold ones, are better on the mean, by one block alone."""
+        asked.append(others[2:])
+        stops, sure = decide(features, None)[0], others[-1] % 3 == 0
+        return float(-0.5 * stops * sure + 0.1 * stops)
 
     monkeypatch.setattr(stop_rule, "_stop_area", area)
     chosen = stop_rule._with_boldness(tensors, None, TaskMix(), StopTraining(boldness_blocks=3))
     assert chosen["stop.2.bias"].tolist() == [0.0, 0.5 + stop_rule.BOLDNESS[0]]
-    assert len(asked) == 2 * 3 * len(stop_rule.BOLDNESS)
+    assert len(asked) == 2 * 3 * (1 + len(stop_rule.BOLDNESS))
     assert len(set(asked)) == 6  # the same searches for each
 
 
