@@ -36,7 +36,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/meta_train"), help="bank, checkpoints and logs")
-    parser.add_argument("--out", type=Path, default=Path("runs/meta_train/rl-v4.safetensors"), help="weights to write")
+    parser.add_argument("--out", type=Path, default=Path("runs/meta_train/rl-v5.safetensors"), help="weights to write")
     parser.add_argument("--hours", type=float, default=2.0, help="by the clock, divided among the stages")
     parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
     parser.add_argument("--until", choices=_STAGES, default="all", help="end after this stage")
@@ -100,15 +100,23 @@ def main(arguments: list[str] | None = None, plan: Plan | None = None) -> None:
 
 
 def renew_stop_rule(args: argparse.Namespace, plan: Plan, device: str) -> None:
-    """Trains the stop rule anew for predictors that exist; all else of the weights and of their card stays."""
+    """Trains the stop rule anew for predictors that exist; all else of the weights and of their card stays.
+
+    Its tables are others than those of the weights, so that nobody has looked at those of the gate.
+    """
     tensors, card = load_weights(args.stop_rule_of, without="stop")
+    plan = plan.continuing(card)
     bank = Bank.of(plan, args.folder / "bank", args.jobs, device, for_predictors=False)
     stop_rule = train_and_test_stop_rule(plan, Agent(tensors, card).mixture, bank, args.folder, device)
     print(json.dumps(stop_rule.verdict, indent=2))
     renewed = replace(
         card,
         name=args.out.stem,
-        training={**card.training, "stop_rule": stop_rule.settings, "other_parts": f"of {card.name}"},
+        training={
+            **card.training,
+            "stop_rule": {**stop_rule.settings, "seeds": _ranges(plan.seeds())},
+            "other_parts": f"of {card.name}",
+        },
         gates={**card.gates, "stop_rule": stop_rule.verdict},
     )
     save_weights(args.out, tensors | stop_rule.tensors, renewed)
