@@ -235,7 +235,7 @@ class BatchedSearch:
         self.curves[b, at] = shown
 
     def observed(self, steps: IntArray) -> FloatArray:
-        """B x n best values on the task's scale after `steps` (B x n) evaluations of the first n trials.
+        """B x n values that are read on the task's scale after `steps` (B x n) evaluations of the first n trials.
 
         NaN where a trial did not get that far.
         """

@@ -58,10 +58,10 @@ def main(arguments: list[str] | None = None, plan: Plan | None = None) -> None:
     continued = Agent(*load_weights(args.predictors_of)) if args.predictors_of else None
     if continued:
         plan = plan.continuing(continued.card)
-    print(plan, flush=True)
     if args.stop_rule_of:
         renew_stop_rule(args, plan, device)
         return
+    print(plan, flush=True)
     bank = Bank.of(plan, args.folder / "bank", args.jobs, device)
     if args.until == "bank":
         return
@@ -106,6 +106,7 @@ def renew_stop_rule(args: argparse.Namespace, plan: Plan, device: str) -> None:
     """
     tensors, card = load_weights(args.stop_rule_of, without="stop")
     plan = plan.continuing(card)
+    print(plan, flush=True)
     bank = Bank.of(plan, args.folder / "bank", args.jobs, device, for_predictors=False)
     stop_rule = train_and_test_stop_rule(plan, Agent(tensors, card).mixture, bank, args.folder, device)
     print(json.dumps(stop_rule.verdict, indent=2))
@@ -114,7 +115,8 @@ def renew_stop_rule(args: argparse.Namespace, plan: Plan, device: str) -> None:
         name=args.out.stem,
         training={
             **card.training,
-            "stop_rule": {**stop_rule.settings, "seeds": _ranges(plan.seeds())},
+            "stop_rule": stop_rule.settings,
+            "stop_rule_bank": {"tables": plan.n_tables, "seeds": _ranges(plan.seeds())},
             "other_parts": f"of {card.name}",
         },
         gates={**card.gates, "stop_rule": stop_rule.verdict},
@@ -124,7 +126,8 @@ def renew_stop_rule(args: argparse.Namespace, plan: Plan, device: str) -> None:
 
 def _earlier(card: Card) -> dict[str, Any]:
     """How the predictors of some weights were trained."""
-    return {name: card.training[name] for name in ("hours", "bank", "predictors", "continues") if name in card.training}
+    kept = ("hours", "bank", "stop_rule_bank", "predictors", "continues")
+    return {name: card.training[name] for name in kept if name in card.training}
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -32,6 +32,7 @@ from hf_rlsearch.envs.search_env import BatchedSearch
 from hf_rlsearch.errors import ArgumentsError, SearchSpaceError
 from hf_rlsearch.meta_training.predictor import ask, draw_trained, likelihood_loss
 from hf_rlsearch.observation.history import History, stable_distributions
+from hf_rlsearch.observation.trial_attributes import OUTSIDE
 from hf_rlsearch.optuna.confirmation import Gain
 from hf_rlsearch.optuna.sampler import facts_for_agent
 from hf_rlsearch.optuna.storage import open_studies
@@ -242,7 +243,8 @@ def read_studies(studies: Sequence[Study]) -> tuple[list[RecordedStudy], list[tu
 
 def _read(study: Study) -> RecordedStudy | str:
     """One study, or why nothing can be learnt from it."""
-    trials = study.get_trials(deepcopy=False)
+    # A baseline outside of the space is no configuration of it.
+    trials = [trial for trial in study.get_trials(deepcopy=False) if not trial.user_attrs.get(OUTSIDE)]
     distributions = stable_distributions(trials)
     if len(study.directions) > 1:
         return "it has several objectives"

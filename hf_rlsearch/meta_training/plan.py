@@ -82,7 +82,7 @@ class Plan:
         )
 
     def continuing(self, card: Card) -> Plan:
-        """The plan of a training that continues the predictors of some weights, on tables that those have not seen.
+        """The plan of a training that continues parts of some weights, on tables that no part of those has seen.
 
         Raises:
             WeightsError: The card does not say how many tables the earlier training had.
@@ -93,7 +93,8 @@ class Plan:
             bank = training.get("bank")
             if not isinstance(bank, dict) or not isinstance(bank.get("tables"), int):
                 raise WeightsError(f"The card of {card.name!r} does not say its number of tables; continue others.")
-            n_before, training = n_before + bank["tables"], training.get("continues")
+            n_before += bank["tables"] + training.get("stop_rule_bank", {"tables": 0})["tables"]
+            training = training.get("continues")
         gentler = replace(self.predictor, learning_rate=_CONTINUED_RATE)
         return replace(self, n_before=n_before, predictor=gentler)
 

@@ -259,7 +259,10 @@ def _with_boldness(
     bolder = [{**tensors, "stop.2.bias": tensors["stop.2.bias"] + torch.tensor([0.0, b])} for b in BOLDNESS]
     areas = np.array(
         [
-            [_stop_area(rule, forecasts, mix, priced, _BOLDNESS_SEED + block) for rule in (_never, *map(_by, bolder))]
+            [
+                _stop_area(rule, forecasts, mix, priced, _BOLDNESS_SEED + block)
+                for rule in (_never_stop, *map(_stops_by, bolder))
+            ]
             for priced in (0.0, 1.0)
             for block in range(settings.boldness_blocks)
         ]
@@ -268,12 +271,12 @@ def _with_boldness(
     return bolder[int(np.argmin(won.mean(0) + won.std(0) / np.sqrt(len(won))))]
 
 
-def _by(tensors: dict[str, Tensor]) -> Rule:
+def _stops_by(tensors: dict[str, Tensor]) -> Rule:
     rule = StopRule(tensors)
     return lambda seen, search: rule.log_odds(seen) > 0
 
 
-def _never(seen: FloatArray, search: StopSearch) -> BoolArray:
+def _never_stop(seen: FloatArray, search: StopSearch) -> BoolArray:
     return np.zeros(len(seen), bool)
 
 
@@ -332,8 +335,8 @@ def compare_stop_rules(
     """
     forecasts = Forecaster(mixture, device)
     rules: dict[str, Rule] = {
-        "trained": _by(tensors),
-        "never": _never,
+        "trained": _stops_by(tensors),
+        "never": _never_stop,
         "few_made_it_up": lambda seen, search: few_made_it_up(seen) > 0,
         "expected_gain_per_price": lambda seen, search: expected_gain_per_price(seen) > 0,
         "clairvoyant": lambda seen, search: search.truth()[:, 1] <= 0,

@@ -80,10 +80,11 @@ def curve_features(
 
     Args:
         fidelity: B, of the running trial, in (0, 1].
-        value: B best value so far of the running trial, larger is better.
-        value_at_half: B best value up to half of that fidelity; NaN where nothing was reported so early.
-        others_here: B x T best value of each other trial up to the same fidelity, NaN for shorter trials.
-        others_best: B x T best value of each other trial, NaN for padding and failures.
+        value: B what the running trial is worth now, larger is better: its best value so far, or its newest one where
+            the last evaluation of a training counts. So are the values below.
+        value_at_half: B the same at half of that fidelity; NaN where nothing was reported so early.
+        others_here: B x T of each other trial at the same fidelity, NaN for shorter trials.
+        others_best: B x T of each other trial at its end so far, NaN for padding and failures.
         others_complete: B x T, True where a trial was trained to its end.
         budget: B x 2 full trainings that are left, and in all; NaN where there is no budget.
         price: B costs of the running trial's whole training, over the mean of the other trials'; 1 without others.
@@ -141,15 +142,18 @@ def _share_that_made_up(gain: FloatArray, gap: FloatArray) -> FloatArray:
 
 
 def _early_ranks_tell(here: FloatArray, final: FloatArray, complete: BoolArray) -> FloatArray:
-    """B rank correlations between values here and final values of the n complete trials, times n / (n + 4).
-
-    Equal values share their mean rank. Where all values here are equal, nothing is known: 0.
-    """
+    """B rank correlations between values here and final values of the n complete trials, times n / (n + 4)."""
     n = complete.sum(1)
-    ranks = [mean_ranks(np.where(complete, values, np.inf)) for values in (here, final)]
-    centred = [np.where(complete, rank - (n[:, None] - 1) / 2, 0.0) for rank in ranks]
+    return np.asarray(rank_correlation(here, final, complete) * n / (n + 4))
+
+
+def rank_correlation(first: FloatArray, second: FloatArray, mask: BoolArray) -> FloatArray:
+    """B rank correlations (Spearman) of B x T values where the mask is True; 0 where all of one kind are equal."""
+    n = mask.sum(1)
+    ranks = [mean_ranks(np.where(mask, values, np.inf)) for values in (first, second)]
+    centred = [np.where(mask, rank - (n[:, None] - 1) / 2, 0.0) for rank in ranks]
     spread = np.sqrt((centred[0] ** 2).sum(1) * (centred[1] ** 2).sum(1))
-    return np.asarray((centred[0] * centred[1]).sum(1) / np.maximum(spread, 1e-9) * n / (n + 4))
+    return np.asarray((centred[0] * centred[1]).sum(1) / np.maximum(spread, 1e-9))
 
 
 def mean_ranks(values: FloatArray) -> FloatArray:

@@ -1,7 +1,6 @@
 """Reads Optuna trials into arrays in which a larger objective is better, whatever the study's direction."""
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 
@@ -12,14 +11,7 @@ from optuna.study._multi_objective import _fast_non_domination_rank  # not publi
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray, Params
-from hf_rlsearch.observation.trial_attributes import (
-    BASELINE,
-    CONTINUES,
-    DECISION,
-    HYPERPARAMETERS,
-    is_feasible,
-    role,
-)
+from hf_rlsearch.observation.trial_attributes import CONTINUES, DECISION, OUTSIDE, is_feasible
 
 STATUS = ("complete", "pruned", "failed", "running")
 """Names of the values of ``History.status``. The weights store the order, so new ones are appended."""
@@ -43,7 +35,7 @@ class History:
     Attributes:
         numbers: (T,) Optuna's trial numbers, ascending.
         params: Of each trial; may hold values between the levels of a search space or beyond them, and names outside of
-            it. Of a baseline also the values outside of the space, which Optuna cannot hold. Of a running trial also
+            it. Of a baseline also the values outside of the space, which no param can hold. Of a running trial also
             params that are decided but not suggested yet; empty while another worker decides.
         values: (T,) objective, larger is better; nan where unknown (failed, or nothing reported yet). Of a pruned or
             running trial the last value of its curve.
@@ -93,9 +85,7 @@ class History:
         started.sort(key=lambda trial: trial.number)
         status = np.array([_STATUS_OF[trial.state] for trial in started], dtype=np.int64)
         signs = np.array([1.0 if d == StudyDirection.MAXIMIZE else -1.0 for d in directions])
-        curves = _curves(started, signs)
-        if not (newest_counts(started, directions) if newest is None else newest):
-            curves = _best_so_far(curves)
+        curves = _curves(started, signs, newest=newest_counts(started, directions) if newest is None else newest)
         finals = _final_values(started, signs)
         status[(status == COMPLETE) & ~np.isfinite(finals).all(axis=1)] = FAILED
         feasible = np.array([is_feasible(trial) for trial in started], dtype=bool)
@@ -155,20 +145,17 @@ def continued(trials: Iterable[FrozenTrial]) -> frozenset[int]:
 
 
 def newest_counts(trials: Iterable[FrozenTrial], directions: Sequence[StudyDirection]) -> bool:
-    """Whether the objective of a trial is its last report, and not its best one.
-
-    The first complete trial says so whose last report is not its best one, and whose objective is one of the two.
-    """
+    """Whether the objective of every complete trial with reports is its last one, and of one trial not its best one."""
     if len(directions) != 1:
         return False
     best_of = max if directions[0] == StudyDirection.MAXIMIZE else min
+    one_differs = False
     for trial in trials:
-        reports = {step: value for step, value in trial.intermediate_values.items() if math.isfinite(value)}
-        if trial.state == TrialState.COMPLETE and reports:
-            last, best = reports[max(reports)], best_of(reports.values())
-            if last != best and trial.value in (last, best):
-                return trial.value == last
-    return False
+        if trial.state == TrialState.COMPLETE and (reports := trial.intermediate_values):
+            if trial.value != reports[max(reports)]:
+                return False
+            one_differs = one_differs or trial.value != best_of(reports.values())
+    return one_differs
 
 
 def stable_distributions(trials: Iterable[FrozenTrial], *, exclude: int | None = None) -> dict[str, BaseDistribution]:
@@ -187,8 +174,11 @@ def stable_distributions(trials: Iterable[FrozenTrial], *, exclude: int | None =
 
 def _params(trial: FrozenTrial) -> Params:
     """The params that a trial has suggested; while it runs also those that are decided but not suggested yet."""
-    exact = trial.user_attrs.get(HYPERPARAMETERS) if role(trial) == BASELINE else None
-    outside = exact if isinstance(exact, dict) else {}
+    found = trial.user_attrs.get(OUTSIDE)
+    # Values are compared with levels by their hash; a list or a dict equals none.
+    outside = (
+        {n: v if isinstance(v, Hashable) else repr(v) for n, v in found.items()} if isinstance(found, dict) else {}
+    )
     if trial.state != TrialState.RUNNING:
         return {**outside, **trial.params}
     decisions = [value for name, value in trial.system_attrs.items() if name.startswith(DECISION) and value]
@@ -196,8 +186,11 @@ def _params(trial: FrozenTrial) -> Params:
     return {**outside, **decided, **trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
-def _curves(trials: Sequence[FrozenTrial], signs: FloatArray) -> tuple[FloatArray, ...]:
-    """Of each trial (S, 2) finite reports in order of steps; Optuna allows reports only with one objective."""
+def _curves(trials: Sequence[FrozenTrial], signs: FloatArray, *, newest: bool) -> tuple[FloatArray, ...]:
+    """Of each trial (S, 2) finite reports in order of steps; Optuna allows reports only with one objective.
+
+    The values are as reported where the newest counts, else the best so far.
+    """
     if len(signs) != 1:
         return (np.empty((0, 2)),) * len(trials)
     reports = [trial.intermediate_values for trial in trials]
@@ -209,12 +202,17 @@ def _curves(trials: Sequence[FrozenTrial], signs: FloatArray) -> tuple[FloatArra
     order = np.lexsort((points[:, 0], owner))
     order = order[np.isfinite(points[order, 1])]
     points, owner = points[order] * [1.0, signs[0]], owner[order]
+    if not newest:
+        points[:, 1] = _best_so_far(points[:, 1], owner)
     ends = np.searchsorted(owner, np.arange(len(trials) + 1)).tolist()
     return tuple(points[start:end] for start, end in pairwise(ends))
 
 
-def _best_so_far(curves: tuple[FloatArray, ...]) -> tuple[FloatArray, ...]:
-    return tuple(np.column_stack([curve[:, 0], np.maximum.accumulate(curve[:, 1])]) for curve in curves)
+def _best_so_far(values: FloatArray, owner: IntArray) -> FloatArray:
+    """P running maxima of the values of each owner, who ascend."""
+    ordered = np.sort(values)
+    ranks = np.searchsorted(ordered, values) + owner * len(values)  # those of a later owner are higher
+    return ordered[np.maximum.accumulate(ranks) - owner * len(values)]
 
 
 def _final_values(trials: Sequence[FrozenTrial], signs: FloatArray) -> FloatArray:

@@ -55,6 +55,8 @@ KEY = "rl:key"
 ROLE = "rl:role"
 HYPERPARAMETERS = "rl:hyperparameters"
 VALUES = "rl:values"
+# Searched names of a baseline, and of its confirmations, whose values no param can hold: they are outside of the space.
+OUTSIDE = "rl:outside"
 # The params that the user gave with ``initial_trials``; they tell which of these configurations are queued already.
 INITIAL = "rl:initial"
 # The params that an earlier search has left in the Trainer's ``model_init``; the baseline is trained with them.

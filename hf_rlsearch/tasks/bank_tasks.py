@@ -21,7 +21,7 @@ from optuna.distributions import CategoricalDistribution
 
 from hf_rlsearch._typing import FloatArray, IntArray
 from hf_rlsearch.errors import StorageError
-from hf_rlsearch.observation.curve_features import mean_ranks
+from hf_rlsearch.observation.curve_features import rank_correlation
 from hf_rlsearch.observation.observation import FACTS
 from hf_rlsearch.observation.value_features import KINDS, kind
 from hf_rlsearch.space import ROLES, infer_role
@@ -44,8 +44,8 @@ _INFORMED, _TOO_LOW = 0.85, 0.1
 BEST_COUNTS = 0.5  # share of the uses in which the best evaluation counts, not the last
 # Share of the uses with curves that are chosen for their early values: after a quarter of the trainings these order
 # them much as the ends do, by a rank correlation of at least 0.85. It is that high in 8 of 11 families of recorded
-# trainings, but only in 39 % of the uses as they come: docs/background/log/2026-12-01-early-values.md.
-TELLING, _TELLS, _EARLY = 0.7, 0.85, 1 / 4
+# trainings, but in a third of the uses as they come: docs/background/log/2026-12-01-early-values.md.
+TELLING, TELLS, _EARLY = 0.7, 0.85, 1 / 4
 _MOST_LOOKS = 40  # at uses of tables, for one whose early values tell
 _HIDE_ALL, _HIDE_ONE = 0.15, 0.05
 _INERT = 0.15  # a hyperparameter without any effect, of which nothing is known
@@ -94,8 +94,8 @@ def draw_from_bank(
     Raises:
         StorageError: There are no tables, or none whose values differ.
     """
-    tell = rng.random(n_tasks) < telling if curves else np.zeros(n_tasks, bool)
-    drawn = [_draw_use(rng, tables, n_candidates, best_counts, curves=curves, tells=bool(t)) for t in tell]
+    must_tell = rng.random(n_tasks) < telling if curves else np.zeros(n_tasks, bool)
+    drawn = [_draw_use(rng, tables, n_candidates, best_counts, curves=curves, must_tell=bool(t)) for t in must_tell]
     return TaskBatch(**{field.name: np.stack([use[field.name] for use in drawn]) for field in fields(TaskBatch)})
 
 
@@ -128,7 +128,7 @@ def _draw_use(
     best_counts: float,
     *,
     curves: bool,
-    tells: bool,
+    must_tell: bool,
 ) -> dict[str, npt.NDArray[Any]]:
     """The arrays of one task, padded, by the names of `TaskBatch`."""
     for look in range(_TRIES if len(tables) else 0):
@@ -137,7 +137,7 @@ def _draw_use(
         values = part.values[part.rows]
         spread = values.max() - np.median(values)
         differ = spread > 1e-3 * max(abs(values.max()), 1e-3) and any(len(levels) > 1 for levels in part.levels)
-        if differ and (not tells or look >= _MOST_LOOKS or early_values_tell(part.curves[part.rows])):
+        if differ and (not must_tell or look >= _MOST_LOOKS or early_values_tell(part.curves[part.rows])):
             return _space_arrays(rng, table, part, n_candidates) | _value_arrays(table, part, n_candidates)
     raise StorageError(
         f"None of {len(tables)} tables has values that differ, so there is nothing to search: read more tables."
@@ -146,10 +146,8 @@ def _draw_use(
 
 def early_values_tell(curves: FloatArray) -> bool:
     """Whether values after a quarter of M x S learning curves order the trainings much as their ends do."""
-    ranks = mean_ranks(curves[:, [round(_EARLY * curves.shape[1]) - 1, -1]].T)
-    centred = ranks - ranks.mean(1, keepdims=True)
-    spread = np.sqrt((centred**2).sum(1).prod())
-    return bool((centred[0] * centred[1]).sum() >= _TELLS * spread > 0)
+    early, late = curves[None, :, round(_EARLY * curves.shape[1]) - 1], curves[None, :, -1]
+    return bool(rank_correlation(early, late, np.ones_like(early, dtype=bool))[0] >= TELLS)
 
 
 def _draw_part(rng: np.random.Generator, table: Table, n_candidates: int, best_counts: float, *, curves: bool) -> _Part:

@@ -121,6 +121,15 @@ def test_units_of_the_objective_change_no_trial(n_trials: int, unit: float, orig
 
 
 # ---------------------------------------------------------------------------------------------------- known answers
+def test_what_a_curve_shows_at_half_is_the_value_there_also_where_it_fell() -> None:
+    curve = np.array([[1.0, 0.2], [2.0, 0.9], [3.0, 0.4], [4.0, 0.5], [5.0, 0.6], [6.0, 0.6]])
+    history = history_of(random_rows(2), np.array([0.6, 1.0]), curves=(curve, np.empty((0, 2))))
+    at_half = TRIAL_FEATURES.index("at_half")
+    features = seen(history).trial_features[0]
+    # best 1.0 and median 0.8: one unit is 0.2
+    np.testing.assert_allclose(features[0, at_half], -np.log1p(0.6 / 0.2), rtol=1e-5)
+
+
 def test_a_history_is_put_on_its_own_scale() -> None:
     features = seen(history_of(random_rows(5), np.array([0.2, 0.4, 0.6, 0.8, 1.0]))).trial_features[0]
     # best 1.0 and median 0.6: one unit is 0.4

@@ -132,6 +132,21 @@ def test_a_trial_better_than_all_complete_trials_continues(rules: Rules, sign: f
     assert stopped == [2]
 
 
+@pytest.mark.parametrize(("objective_of", "goes_on"), [("last", False), ("best", True)])
+def test_a_trial_is_worth_what_counts_of_its_reports(rules: Rules, objective_of: str, goes_on: bool) -> None:
+    """It was ahead and has fallen behind: it leads by its best report, and not by its newest one."""
+    pruner = RLPruner(max_resource=4, weights=rules("always"))
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    curve = {1: 0.2, 2: 0.6, 3: 0.5, 4: 0.55}
+    value = {"last": 0.55, "best": 0.6}[objective_of]
+    study.add_trial(finished(TrialState.COMPLETE, 0.9, value=value, intermediate_values=curve))
+    study.add_trial(finished(TrialState.COMPLETE, 0.8, value=0.9, intermediate_values={1: 0.1, 4: 0.9}))
+    trial = study.ask({"x": X})
+    trial.report(0.7, 2)
+    trial.report(0.4, 3)
+    assert trial.should_prune() != goes_on
+
+
 def test_it_leads_who_leads_at_the_same_step(rules: Rules) -> None:
     """A trial that is behind all final values, but ahead of what they were at its step, goes on."""
     pruner = RLPruner(max_resource=4, weights=rules("always"))

@@ -22,9 +22,9 @@ def early_values() -> ModuleType:
 def test_curves_that_keep_their_order_tell_everything_and_crossing_ones_the_opposite(early_values: ModuleType) -> None:
     ends = np.arange(5.0)
     parallel = np.linspace(0, 1, 12) + ends[:, None]
-    assert early_values.early_and_late(parallel) == pytest.approx([1.0] * 6)
+    assert early_values.early_and_late(parallel) == pytest.approx([1.0] * 7)
     crossing = np.where(np.arange(12) < 11, -ends[:, None], ends[:, None])
-    assert early_values.early_and_late(crossing) == pytest.approx([-1.0, 0.0] * 3)
+    assert early_values.early_and_late(crossing) == pytest.approx([-1.0, 0.0] * 3 + [0.0])
 
 
 def test_recorded_curves_are_the_best_so_far_on_one_axis(early_values: ModuleType) -> None:

@@ -77,6 +77,21 @@ def test_a_value_outside_of_the_space_is_no_param_and_masks_nothing(make_trainer
     assert trained == {("adamw_torch", 0.5), ("adamw_torch", 0.8), ("sgd", None)}
 
 
+def test_a_baseline_with_a_list_is_no_category_of_the_space(make_trainer: MakeTrainer) -> None:
+    """Nor is it a configuration that its confirmation masks."""
+
+    def space(trial: Any) -> dict[str, Any]:
+        return {"optim_target_modules": trial.suggest_categorical("optim_target_modules", ["all-linear", "attention"])}
+
+    trainer = make_trainer(score=by_rate, optim_target_modules=["query", "value"])
+    result = run(trainer, "rl", space, n_trials=3, baseline=True, confirm=1).run_summary
+    assert result.baseline.user_attrs["rl:outside"] == {"optim_target_modules": ["query", "value"]}
+    searched = [t.params["optim_target_modules"] for t in result.trials if t.user_attrs["rl:role"] == "search"]
+    assert sorted(searched) == ["all-linear", "attention"]
+    again = [t for t in result.trials if t.user_attrs["rl:role"] == "confirm" and t.user_attrs["rl:reevaluates"] == 0]
+    assert all(t.user_attrs["rl:outside"] == result.baseline.user_attrs["rl:outside"] for t in again)
+
+
 def test_constants_and_attributes_of_model_init_are_stored(make_trainer: MakeTrainer) -> None:
     def space(trial: Any) -> dict[str, Any]:
         return {"learning_rate": 10 ** trial.suggest_int("exponent", -5, -2), "weight_decay": 0.25}

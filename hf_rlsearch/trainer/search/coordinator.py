@@ -134,7 +134,10 @@ class SearchCoordinator:
             return
         # While the leader was elected, another process may have queued them, or begun a trial of its own.
         if lacks_baseline and not self._has_baseline():
-            self.study.enqueue_trial(self.planner.baseline[0], user_attrs={attr.ROLE: attr.BASELINE})
+            recorded, exact = self.planner.baseline
+            outside = {name: value for name, value in exact.items() if name not in recorded}
+            attributes = {attr.ROLE: attr.BASELINE, **({attr.OUTSIDE: outside} if outside else {})}
+            self.study.enqueue_trial(recorded, user_attrs=attributes)
         for params in self._not_queued():
             self.study.enqueue_trial(params, user_attrs={attr.INITIAL: params})
 
@@ -488,6 +491,8 @@ class SearchCoordinator:
             return False
         number, new_seed = chosen
         attributes = {attr.ROLE: attr.CONFIRM, attr.REEVALUATES: number, attr.SEED: new_seed}
+        if outside := trials[number].user_attrs.get(attr.OUTSIDE):
+            attributes[attr.OUTSIDE] = outside
         self.study.enqueue_trial(trials[number].params, user_attrs=attributes)
         return True
 
