@@ -59,9 +59,9 @@ class RLPruner(BasePruner):
     shown that such a gap is not made up. Neither the direction nor the unit of the objective matters: a loss and its
     negative maximised are stopped at the same reports.
 
-    All trials must report on one axis. Their best reports so far are compared, or their newest ones where the objective
-    of a complete trial was its last report and not its best. Works with any sampler. Two user attributes of a trial are
-    read where they are set:
+    All trials must report on one axis. Their best reports so far are compared, or their newest ones where the last
+    report of every complete trial is its objective. Works with any sampler. Two user attributes of a trial are read
+    where they are set:
 
     - "rl:cost": the cost of its whole training, in full trainings, where trials are of different lengths (epochs are
       searched). Then each trial has its own axis, up to ``max_resource`` for all, and curves are compared after the
