@@ -214,7 +214,6 @@ def train_and_test_stop_rule(plan: Plan, mixture: Mixture, bank: Bank, folder: P
         steps=plan.curve_steps,
         fit_steps=plan.joint_steps // 3,
         joint_steps=plan.joint_steps,
-        boldness_blocks=max(1, plan.test_tasks // 192),
     )
     # In these searches a stopped trial counts by its best value, so they need tasks in which the best counts.
     mix = TaskMix(bank.for_head, bank_share=_REAL_CURVES, perturbed=True, curves=True, best_counts=1.0)

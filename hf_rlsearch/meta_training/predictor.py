@@ -94,6 +94,7 @@ def train_predictor(
         network.load_state_dict(dict(start_from))
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
     made_from = {**asdict(settings), "tables": mix.seeds, "bank_share": mix.bank_share}
+    made_from |= {"best_counts": mix.best_counts, "telling": mix.telling}
     if start_from is not None:
         made_from["start_from"] = digest(start_from)
     start = _resume(folder, network, optimizer, made_from)

@@ -2,8 +2,7 @@
 
 The rule is first trained on curves alone, where an episode costs next to nothing. Then the predictors forecast the
 running trials and propose the next ones. The policy is fitted to how such trials ended, so that it reads the forecasts
-before PPO goes on with it. At last its boldness, a constant that is added to the log-odds of stopping, is chosen by the
-regret of the agent's own searches.
+before PPO goes on with it.
 """
 
 from __future__ import annotations
@@ -44,9 +43,6 @@ Rule = Callable[[FloatArray, StopSearch], BoolArray]
 _TEST_SEED, _BLOCK = 20_000, 32
 _PASSES, _FITTED_AT_ONCE, _FIT_RATE = 20, 256, 1e-3  # of the fit to how trials ended
 _LOSS_OF_A_WINNER = 8.0  # trainings in vain that stopping one that would have become the best outweighs
-BOLDNESS = (-2.0, -1.0, 0.0, 1.0, 2.0)
-"""Constants that are tried for the log-odds of stopping."""
-_BOLDNESS_SEED = 40_000
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,6 @@ class StopTraining:
         joint_steps: Decisions with forecasts of the predictor, after those without.
         joint_envs: Searches side by side in the joint part.
         joint_learning_rate: Learning rate at the start of the joint part.
-        boldness_blocks: Blocks of searches by which the boldness is chosen, for each kind of prices.
         entropy: Weight of the policy's entropy.
         seed: Of everything.
     """
@@ -77,7 +72,6 @@ class StopTraining:
     joint_steps: int = 65_536
     joint_envs: int = 64
     joint_learning_rate: float = 3e-4
-    boldness_blocks: int = 8
     entropy: float = 0.004
     seed: int = 1
 
@@ -90,7 +84,7 @@ def train_stop_rule(
     The folder holds the tensors of each finished part, which is then not repeated.
     """
     tasks = mix.of(settings.n_candidates)
-    on_curves = {**asdict(settings), "tables": mix.seeds}
+    on_curves = {**asdict(settings), "tables": mix.seeds, "best_counts": mix.best_counts, "telling": mix.telling}
     jointly = {**on_curves, "predictors": digest(mixture.state_dict())}
     first, second = folder / "stop_curves.safetensors", folder / "stop.safetensors"
     if not first.exists():
@@ -108,7 +102,7 @@ def train_stop_rule(
         _start_from(model, load_finished(first, on_curves)[0])
         _fit_outcomes(model, env, settings)
         model.learn(settings.joint_steps)
-        save_finished(second, _with_boldness(_tensors(model), forecasts, mix, settings), jointly)
+        save_finished(second, _tensors(model), jointly)
     return load_finished(second, jointly)[0]
 
 
@@ -246,29 +240,6 @@ def _fit_outcomes(model: PPO, env: StopVecEnv, settings: StopTraining) -> None:
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-
-
-def _with_boldness(
-    tensors: dict[str, Tensor], forecasts: Forecaster, mix: TaskMix, settings: StopTraining
-) -> dict[str, Tensor]:
-    """The rule with the boldness that wins most over never stopping, on tasks that PPO learnt from.
-
-    What counts is the mean difference in regret plus its standard error: a few blocks must not decide for a bold rule.
-    """
-    mix = replace(mix, bank_share=1.0)
-    bolder = [{**tensors, "stop.2.bias": tensors["stop.2.bias"] + torch.tensor([0.0, b])} for b in BOLDNESS]
-    areas = np.array(
-        [
-            [
-                _stop_area(rule, forecasts, mix, priced, _BOLDNESS_SEED + block)
-                for rule in (_never_stop, *map(_stops_by, bolder))
-            ]
-            for priced in (0.0, 1.0)
-            for block in range(settings.boldness_blocks)
-        ]
-    )
-    won = areas[:, 1:] - areas[:, :1]
-    return bolder[int(np.argmin(won.mean(0) + won.std(0) / np.sqrt(len(won))))]
 
 
 def _stops_by(tensors: dict[str, Tensor]) -> Rule:

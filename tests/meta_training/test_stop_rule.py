@@ -1,7 +1,5 @@
 """Forecasts of running trials."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -14,7 +12,6 @@ from hf_rlsearch.envs.stop_env import STOP, StopSearch, StopVecEnv
 from hf_rlsearch.meta_training import stop_rule
 from hf_rlsearch.meta_training.stop_rule import Forecaster, StopTraining
 from hf_rlsearch.observation.curve_features import FORECAST_FEATURES, STOP_FEATURES
-from hf_rlsearch.tasks.mix import TaskMix
 from hf_rlsearch.tasks.prior import TaskBatch, draw
 
 
@@ -119,28 +116,6 @@ def test_the_fit_makes_the_policy_read_the_forecasts() -> None:
     ruled_out[:, STOP_FEATURES.index("forecast_chance")] = -1
     odds = StopRule(stop_rule._tensors(model)).log_odds
     assert odds(sure)[0] < odds(ruled_out)[0] - 1
-
-
-def test_the_boldness_that_surely_wins_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    tensors = {
-        f"stop.{i}.{part}": torch.zeros(shape)
-        for i, (n_out, n_in) in enumerate([(4, len(STOP_FEATURES) + 1), (4, 4), (2, 4)])
-        for part, shape in (("weight", (n_out, n_in)), ("bias", (n_out,)))
-    }
-    tensors["stop.2.bias"] = torch.tensor([0.0, 0.5])
-    features, asked = np.zeros((1, len(STOP_FEATURES))), []
-
-    def area(decide: stop_rule.Rule, *others: Any) -> float:
-        """Rules that stop, all but the two least bold ones, are better on the mean, by one block alone."""
-        asked.append(others[2:])
-        stops, sure = decide(features, None)[0], others[-1] % 3 == 0
-        return float(-0.5 * stops * sure + 0.1 * stops)
-
-    monkeypatch.setattr(stop_rule, "_stop_area", area)
-    chosen = stop_rule._with_boldness(tensors, None, TaskMix(), StopTraining(boldness_blocks=3))
-    assert chosen["stop.2.bias"].tolist() == [0.0, 0.5 + stop_rule.BOLDNESS[0]]
-    assert len(asked) == 2 * 3 * (1 + len(stop_rule.BOLDNESS))
-    assert len(set(asked)) == 6  # the same searches for each
 
 
 def known_ends(searching: StopSearch, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
