@@ -22,7 +22,7 @@ from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.agent.acquisition import forecast_features
 from hf_rlsearch.agent.mixture import Mixture
 from hf_rlsearch.agent.network import Arrays
-from hf_rlsearch.agent.stop_rule import StopRule
+from hf_rlsearch.agent.stop_rule import StopRule, chance_of_a_record
 from hf_rlsearch.envs.search_env import Tasks
 from hf_rlsearch.envs.stop_env import N_CANDIDATES, N_TRUTH, StopSearch, StopVecEnv
 from hf_rlsearch.meta_training.finished import digest, load_finished, save_finished
@@ -242,9 +242,12 @@ def _fit_outcomes(model: PPO, env: StopVecEnv, settings: StopTraining) -> None:
             optimizer.step()
 
 
-def _stops_by(tensors: dict[str, Tensor]) -> Rule:
-    rule = StopRule(tensors)
-    return lambda seen, search: rule.log_odds(seen) > 0
+def _stops_as_pruner(tensors: dict[str, Tensor]) -> Rule:
+    """The rule, and no trial is stopped that is more likely to become the best than `chance_of_a_record`."""
+    rule, chance = StopRule(tensors), STOP_FEATURES.index("forecast_chance")
+    return lambda seen, search: (
+        (rule.log_odds(seen) > 0) & ((seen[:, chance] + 1) / 2 < chance_of_a_record(search.spent))
+    )
 
 
 def _never_stop(seen: FloatArray, search: StopSearch) -> BoolArray:
@@ -292,7 +295,7 @@ def expected_gain_per_price(observations: FloatArray) -> FloatArray:
 def compare_stop_rules(
     tensors: dict[str, Tensor], mixture: Mixture, mix: TaskMix, n_tasks: int, device: str
 ) -> dict[str, Any]:
-    """Compares the trained stop rule with three rules, in three regimes, on tasks that nothing learnt from.
+    """Compares the trained stop rule, as RLPruner uses it, with three rules, on tasks that nothing learnt from.
 
     The rules are: never stop, `few_made_it_up`, from which PPO started, and `expected_gain_per_price`. The regimes are
     equal prices, unequal prices with a hard end, and trainings that are flat first (at equal prices). Searches know the
@@ -306,7 +309,7 @@ def compare_stop_rules(
     """
     forecasts = Forecaster(mixture, device)
     rules: dict[str, Rule] = {
-        "trained": _stops_by(tensors),
+        "trained": _stops_as_pruner(tensors),
         "never": _never_stop,
         "few_made_it_up": lambda seen, search: few_made_it_up(seen) > 0,
         "expected_gain_per_price": lambda seen, search: expected_gain_per_price(seen) > 0,

@@ -53,7 +53,8 @@ class RLPruner(BasePruner):
 
     A policy trained by PPO reads the running curve, all other curves of the study and the remaining budget. Three kinds
     of trials are never stopped: the one that leads at its fidelity, so a study never stops everything; one that is
-    better now than all complete trials were at their last report; and one at ``max_resource``, which has ended. Trials
+    better now than all complete trials were at their last report; and one at ``max_resource``, which has ended. Nor is
+    one stopped that is more likely to become the best than any trial would be after as many full trainings. Trials
     are judged at their reports, but at most once in each twelfth of a training, and not within the first. Where the
     facts name the untrained model's objective, a trial that is not above it goes on until three complete trials have
     shown that such a gap is not made up. Neither the direction nor the unit of the objective matters: a loss and its
@@ -143,7 +144,8 @@ class RLPruner(BasePruner):
         learnt, made_up = (float(features[0, CURVE_FEATURES.index(name)]) for name in ("learnt", "made_up"))
         if learnt < 0 and (made_up + 1) / 2 > _MADE_UP_AT_CHANCE:
             return False
-        return self._stops(study, trial, others, resource, features)
+        spent = sum(c.spent(resource) for c in rest) + curve.spent(resource)
+        return self._stops(study, trial, others, resource, features, spent)
 
     def _may_judge(self, trial: FrozenTrial, others: list[FrozenTrial], resource: float) -> bool:
         """Whether trials are judged at the latest report, and a stop would save some training."""
@@ -191,9 +193,17 @@ class RLPruner(BasePruner):
         )
 
     def _stops(
-        self, study: Study, trial: FrozenTrial, others: list[FrozenTrial], resource: float, features: FloatArray
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        others: list[FrozenTrial],
+        resource: float,
+        features: FloatArray,
+        spent: float,
     ) -> bool:
-        """Asks the stop rule, and stores its reason with the trial."""
+        """Asks the stop rule, after so many full trainings, and stores its reason with the trial."""
+        from hf_rlsearch.agent.stop_rule import chance_of_a_record
+
         rule, _ = _stop_rule(self._weights)
         forecast = self._forecast(study, trial, others, resource) if rule.reads_forecasts else None
         log_odds = float(
@@ -210,7 +220,8 @@ class RLPruner(BasePruner):
             reason["chance"] = round(chance, 4)
         study._storage.set_trial_system_attr(trial._trial_id, STOP, reason)
         has_budget = self._budget is not None or self._planned_budget is not None
-        return log_odds > 0 and (has_budget or chance is None or chance < HOPELESS)
+        least = float(chance_of_a_record(np.array(spent)))
+        return log_odds > 0 and (chance is None or chance < (least if has_budget else min(least, HOPELESS)))
 
     def _forecast(
         self, study: Study, trial: FrozenTrial, others: list[FrozenTrial], resource: float
