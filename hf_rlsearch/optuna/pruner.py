@@ -140,11 +140,11 @@ class RLPruner(BasePruner):
         ended = [c.last for c in rest if c.complete]
         if leads(curve.shown[-1:], here)[0] or (ended and curve.last > max(ended)):
             return False
-        features = self._features(study, curve, rest, here, resource)
+        spent = sum(c.spent(resource) for c in rest) + curve.spent(resource)
+        features = self._features(study, curve, rest, here, resource, spent)
         learnt, made_up = (float(features[0, CURVE_FEATURES.index(name)]) for name in ("learnt", "made_up"))
         if learnt < 0 and (made_up + 1) / 2 > _MADE_UP_AT_CHANCE:
             return False
-        spent = sum(c.spent(resource) for c in rest) + curve.spent(resource)
         return self._stops(study, trial, others, resource, features, spent)
 
     def _may_judge(self, trial: FrozenTrial, others: list[FrozenTrial], resource: float) -> bool:
@@ -169,11 +169,10 @@ class RLPruner(BasePruner):
         return self._finished[key]
 
     def _features(
-        self, study: Study, curve: _Curve, rest: list[_Curve], here: FloatArray, resource: float
+        self, study: Study, curve: _Curve, rest: list[_Curve], here: FloatArray, resource: float, spent: float
     ) -> FloatArray:
-        """1 x len(CURVE_FEATURES), of a running trial against the rest."""
+        """1 x len(CURVE_FEATURES), of a running trial against the rest, after so many full trainings."""
         total = min((b for b in (self._budget, self._planned_budget) if b is not None), default=np.nan)
-        used = sum(c.spent(resource) for c in rest) + curve.spent(resource)
         best = np.array([max((c.shown[-1] for c in rest), default=curve.shown[-1])])
         facts = {**facts_for_agent(study, self._facts), "maximize": study.directions[0] == StudyDirection.MAXIMIZE}
         return curve_features(
@@ -183,7 +182,7 @@ class RLPruner(BasePruner):
             others_here=here,
             others_best=np.array([[c.shown[-1] for c in rest]]),
             others_complete=np.array([[c.complete for c in rest]]),
-            budget=np.array([[max(total - used, 0.0), total]]),
+            budget=np.array([[max(total - spent, 0.0), total]]),
             price=np.array([curve.cost / np.mean([c.cost for c in rest]) if rest else 1.0]),
             learnt=has_learnt(
                 np.array([[facts.get(name, np.nan) for name in FACTS]], float),

@@ -21,7 +21,7 @@ from hf_rlsearch.agent.agent import Agent
 from hf_rlsearch.agent.checkpoint import load_weights, save_weights
 from hf_rlsearch.agent.stop_rule import StopRule
 from hf_rlsearch.errors import ArgumentsError, WeightsError
-from hf_rlsearch.observation.curve_features import CURVE_FEATURES, DECISIONS_PER_TRAINING
+from hf_rlsearch.observation.curve_features import CURVE_FEATURES, DECISIONS_PER_TRAINING, FORECAST_FEATURES
 from hf_rlsearch.observation.trial_attributes import CONTINUES, STOP
 from hf_rlsearch.optuna.pruner import RLPruner
 
@@ -541,6 +541,19 @@ def test_where_the_number_of_trials_ends_the_study_only_the_hopeless_are_stopped
     pruner.plan_for(10)
     monkeypatch.setattr("hf_rlsearch.optuna.pruner.HOPELESS", 0.0)
     assert run(pruner, [0.5, 0.6, 0.7, 0.8, 0.1]).trials[4].state == TrialState.PRUNED
+
+
+@pytest.mark.parametrize(("n_before", "stops"), [(1, True), (2, True), (3, False), (8, False)])
+def test_what_is_likelier_to_win_than_any_other_would_be_goes_on(
+    always: Path, monkeypatch: pytest.MonkeyPatch, n_before: int, stops: bool
+) -> None:
+    """The next of 3.2 alike full trainings is their best with a chance of 1/4.2, below the 30 % of this one."""
+    forecast = np.zeros((1, len(FORECAST_FEATURES)))
+    forecast[0, FORECAST_FEATURES.index("forecast_chance")] = 2 * 0.3 - 1
+    monkeypatch.setattr(RLPruner, "_forecast", lambda *_: forecast)
+    qualities = [*np.linspace(0.5, 0.9, n_before), 0.1]
+    study = run(RLPruner(max_resource=5, budget=20, weights=always), qualities)
+    assert (study.trials[-1].state == TrialState.PRUNED) == stops
 
 
 def test_a_trial_without_hyperparameters_has_no_chance_to_tell(always: Path) -> None:
