@@ -21,7 +21,7 @@ from hf_rlsearch.space import ROLES
 from hf_rlsearch.tasks.prior_effects import EffectDraw
 from hf_rlsearch.tasks.prior_space import GENERIC, LORA, SCRATCH, SGD, lognormal
 
-PRIOR_VERSION = "5"
+PRIOR_VERSION = "6"
 """Raised with every change of the prior; the card of the weights names the version."""
 _WRONG_HINTS = 0.08  # share of tasks whose roles mislead
 _SHARED_ROWS = 0.6  # part of the error of an evaluation that trainings do not share, as all are scored on the same rows
