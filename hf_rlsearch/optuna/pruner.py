@@ -215,12 +215,13 @@ class RLPruner(BasePruner):
             "fidelity": round(float(features[0, CURVE_FEATURES.index("fidelity")]), 4),
             "probability": round(float(1 / (1 + np.exp(-log_odds))), 4),
         }
-        if log_odds > 0 and chance is not None:
-            reason["chance"] = round(chance, 4)
-        study._storage.set_trial_system_attr(trial._trial_id, STOP, reason)
         has_budget = self._budget is not None or self._planned_budget is not None
-        least = float(chance_of_a_record(np.array(spent)))
-        return log_odds > 0 and (chance is None or chance < (least if has_budget else min(least, HOPELESS)))
+        limit = min(float(chance_of_a_record(np.array(spent))), 1.0 if has_budget else HOPELESS)
+        stops = log_odds > 0 and (chance is None or chance < limit)
+        if log_odds > 0 and chance is not None:
+            reason |= {"chance": round(chance, 4), **({} if stops else {"limit": round(limit, 4)})}
+        study._storage.set_trial_system_attr(trial._trial_id, STOP, reason)
+        return stops
 
     def _forecast(
         self, study: Study, trial: FrozenTrial, others: list[FrozenTrial], resource: float

@@ -206,7 +206,11 @@ def _facts(trial: TrialRecord) -> dict[str, str]:
         facts["expected cost"] = f"{price:.2g} full trainings"
     sure, at = finite(trial.stop.get("probability")), finite(trial.stop.get("fidelity"))
     if sure is not None and at is not None and trial.status != "pruned":  # `_course` gives these of a stopped trial
-        facts["last judgement of the pruner"] = f"at {at:.0%} of a full training, probability of stopping {sure:.0%}"
+        judged = f"at {at:.0%} of a full training, probability of stopping {sure:.0%}"
+        chance, limit = finite(trial.stop.get("chance")), finite(trial.stop.get("limit"))
+        if chance is not None and limit is not None:
+            judged += f"; it went on, as its chance to become the best, {chance:.0%}, is not below {limit:.0%}"
+        facts["last judgement of the pruner"] = judged
     return facts
 
 

@@ -554,6 +554,10 @@ def test_what_is_likelier_to_win_than_any_other_would_be_goes_on(
     qualities = [*np.linspace(0.5, 0.9, n_before), 0.1]
     study = run(RLPruner(max_resource=5, budget=20, weights=always), qualities)
     assert (study.trials[-1].state == TrialState.PRUNED) == stops
+    reason = study.trials[-1].system_attrs[STOP]
+    assert reason["chance"] == 0.3
+    assert ("limit" in reason) == (not stops)
+    assert reason.get("limit", 1.0) == pytest.approx(1.0 if stops else 1 / (1 + n_before + 0.8), abs=1e-4)
 
 
 def test_a_trial_without_hyperparameters_has_no_chance_to_tell(always: Path) -> None:

@@ -61,6 +61,14 @@ def test_a_price_is_named_where_it_mattered() -> None:
     assert "expected cost: 0.33 full trainings" in explain(study, 1).to_text()
 
 
+def test_what_was_to_be_stopped_and_went_on_says_why() -> None:
+    study = optuna.create_study()
+    reason = {"fidelity": 0.25, "probability": 0.97, "chance": 0.3, "limit": 0.2}
+    study.add_trial(create_trial(value=0.0, system_attrs={"rl:stop": reason}))
+    expected = "probability of stopping 97%; it went on, as its chance to become the best, 30%, is not below 20%"
+    assert expected in explain(study, 0).to_text()
+
+
 def test_baseline_stops_and_failures_are_explained(study: optuna.Study) -> None:
     assert "the arguments of your Trainer" in explain(study, 0).to_text()
     pruned = next(t.number for t in study.trials if t.state == TrialState.PRUNED)
