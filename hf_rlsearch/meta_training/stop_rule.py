@@ -228,6 +228,8 @@ def _fit_outcomes(model: PPO, env: StopVecEnv, settings: StopTraining) -> None:
         env.step_async(actions)
         observations = env.step_wait()[0]
     seen = torch.as_tensor(np.concatenate(found))
+    if not len(seen):  # in a short training all trials may have led
+        return
     wins = seen[:, -N_TRUTH + 1] > 0
     weights = torch.where(wins, _LOSS_OF_A_WINNER, 1.0)
     optimizer = torch.optim.Adam(model.policy.parameters(), lr=_FIT_RATE)
