@@ -37,16 +37,6 @@ class StopRule:
         return np.asarray(logits[:, 1] - logits[:, 0])
 
 
-def chance_of_a_record(spent: FloatArray) -> FloatArray:
-    """The chance that the next trial becomes the best, after as many full trainings, if all trials are alike.
-
-    Trials whose forecast chance is higher are not stopped: at first what any other trial would promise as well may be
-    stopped early, and in a long search only what is nearly hopeless. Source: the n-th of exchangeable values is their
-    record with a chance of 1/n (Renyi 1962).
-    """
-    return np.asarray(1.0 / (1.0 + spent))
-
-
 def stop_rule_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
     """Returns the shapes that a stop rule's tensors must have by name, given the number of features and the biases.
 

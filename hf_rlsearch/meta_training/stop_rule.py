@@ -22,11 +22,17 @@ from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.agent.acquisition import forecast_features
 from hf_rlsearch.agent.mixture import Mixture
 from hf_rlsearch.agent.network import Arrays
-from hf_rlsearch.agent.stop_rule import StopRule, chance_of_a_record
+from hf_rlsearch.agent.stop_rule import StopRule
 from hf_rlsearch.envs.search_env import Tasks
 from hf_rlsearch.envs.stop_env import N_CANDIDATES, N_TRUTH, StopSearch, StopVecEnv
 from hf_rlsearch.meta_training.finished import digest, load_finished, save_finished
-from hf_rlsearch.observation.curve_features import CURVE_FEATURES, FORECAST_FEATURES, N_ALTERNATIVES, STOP_FEATURES
+from hf_rlsearch.observation.curve_features import (
+    CURVE_FEATURES,
+    FORECAST_FEATURES,
+    N_ALTERNATIVES,
+    STOP_FEATURES,
+    chance_of_a_record,
+)
 from hf_rlsearch.tasks.mix import TaskMix
 
 # Tensor of the stop rule -> tensor of stable-baselines3's policy.
@@ -68,8 +74,8 @@ class StopTraining:
     n_steps: int = 64
     learning_rate: float = 7e-4
     n_candidates: int = N_CANDIDATES
-    fit_steps: int = 24_576
-    joint_steps: int = 65_536
+    fit_steps: int = 81_920
+    joint_steps: int = 245_760
     joint_envs: int = 64
     joint_learning_rate: float = 3e-4
     entropy: float = 0.004

@@ -22,6 +22,7 @@ from hf_rlsearch.observation.curve_features import (
     CURVE_FEATURES,
     FORECAST_FEATURES,
     N_ALTERNATIVES,
+    chance_of_a_record,
     curve_features,
     is_due,
     leads,
@@ -201,8 +202,6 @@ class RLPruner(BasePruner):
         spent: float,
     ) -> bool:
         """Asks the stop rule, after so many full trainings, and stores its reason with the trial."""
-        from hf_rlsearch.agent.stop_rule import chance_of_a_record
-
         rule, _ = _stop_rule(self._weights)
         forecast = self._forecast(study, trial, others, resource) if rule.reads_forecasts else None
         log_odds = float(
@@ -216,7 +215,7 @@ class RLPruner(BasePruner):
             "probability": round(float(1 / (1 + np.exp(-log_odds))), 4),
         }
         has_budget = self._budget is not None or self._planned_budget is not None
-        limit = min(float(chance_of_a_record(np.array(spent))), 1.0 if has_budget else HOPELESS)
+        limit = min(float(chance_of_a_record(spent)), 1.0 if has_budget else HOPELESS)
         stops = log_odds > 0 and (chance is None or chance < limit)
         if log_odds > 0 and chance is not None:
             reason |= {"chance": round(chance, 4), **({} if stops else {"limit": round(limit, 4)})}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution
+from optuna.distributions import FloatDistribution, IntDistribution
 
 import hf_rlsearch
 from hf_rlsearch.agent.agent import agent_for, load_agent
@@ -162,6 +162,21 @@ def test_studies_that_cannot_teach_are_left_out_with_the_reason(small: str, tmp_
     assert [name for name, _ in found.skipped] == ["constant", "several", "empty"]
     assert dict(found.skipped)["constant"] == "all values are equal"
     assert dict(found.skipped)["several"] == "it has several objectives"
+
+
+def test_a_baseline_outside_of_the_space_is_no_trial_of_the_nearest_levels() -> None:
+    studies = make_studies(LEAST_STUDIES)
+    before, _ = module.read_studies(studies)
+    outside = optuna.trial.create_trial(
+        value=100.0,
+        params={"num_train_epochs": 1},
+        distributions={"num_train_epochs": IntDistribution(1, 3)},
+        user_attrs={"rl:role": "baseline", "rl:outside": {"learning_rate": 1e-9}},
+    )
+    studies[0].add_trial(outside)
+    after, skipped = module.read_studies(studies)
+    assert not skipped
+    assert all(one.equals(other) for one, other in zip(before, after, strict=True))
 
 
 def test_a_copy_teaches_once_and_each_study_of_one_name_has_its_reason(tmp_path: Path) -> None:

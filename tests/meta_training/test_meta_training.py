@@ -114,6 +114,7 @@ class TestWholeRun:
         stopping = card.gates["stop_rule"]
         assert stopping["tasks"] == 192
         assert set(stopping["areas"]) == {"equal_prices", "unequal_prices", "flat_first"}
+        assert 0 <= stopping["changed_without_forecasts"] <= 1
         rules = {"trained", "never", "few_made_it_up", "expected_gain_per_price"}
         for areas in stopping["areas"].values():
             assert all(areas["clairvoyant"] <= areas[rule] + 0.02 for rule in rules)

@@ -89,6 +89,7 @@ def test_a_baseline_with_a_list_is_no_category_of_the_space(make_trainer: MakeTr
     searched = [t.params["optim_target_modules"] for t in result.trials if t.user_attrs["rl:role"] == "search"]
     assert sorted(searched) == ["all-linear", "attention"]
     again = [t for t in result.trials if t.user_attrs["rl:role"] == "confirm" and t.user_attrs["rl:reevaluates"] == 0]
+    assert again
     assert all(t.user_attrs["rl:outside"] == result.baseline.user_attrs["rl:outside"] for t in again)
 
 
