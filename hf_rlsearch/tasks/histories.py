@@ -114,11 +114,11 @@ def train_partly(
     points = np.stack([fidelity, np.minimum(reference, fidelity), half], axis=-1)
     if S:
         shown = shown_at(tasks.curves[np.arange(B)[:, None], chosen], points)
-        value = np.where(partial, shown[..., 0], final)
     else:
         shown = curves(rng, draw_family(rng, B), scaled, points) * unit[..., None] + median[..., None]
-        value = np.where(partial, shown[..., 0], final)
-        shown = np.minimum(shown, value[..., None])  # the best so far never falls
+    value = np.where(partial, shown[..., 0], final)
+    if not S:  # simulated values are the best so far, which never falls
+        shown = np.minimum(shown, value[..., None])
     reached = np.where(fidelity >= reference, shown[..., 1], np.nan)
     at_reference = np.where(reference >= 1, value, reached)
     at_half = np.where(half > 0, shown[..., 2], np.nan)
