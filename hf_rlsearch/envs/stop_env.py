@@ -17,7 +17,14 @@ from gymnasium import spaces
 from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.envs.search_env import BatchedSearch, Tasks, repeated
 from hf_rlsearch.envs.vec_env import BatchVecEnv
-from hf_rlsearch.observation.curve_features import CURVE_FEATURES, STOP_FEATURES, curve_features, is_due, leads
+from hf_rlsearch.observation.curve_features import (
+    CURVE_FEATURES,
+    STOP_FEATURES,
+    curve_features,
+    is_due,
+    leads,
+    stands_still,
+)
 from hf_rlsearch.observation.history import COMPLETE
 from hf_rlsearch.observation.observation import has_learnt, log_price_factor
 from hf_rlsearch.tasks.histories import draw_among, index_batch
@@ -192,6 +199,14 @@ class StopSearch(BatchedSearch):
             known, self.picks = self.forecasts(self, self.forecast & (may_stop | waits))
             features = np.concatenate([features, known * (may_stop & self.forecast)[:, None]], axis=1)
         return features, may_stop
+
+    def stands_still(self) -> BoolArray:
+        """B, True where the running trial stands still at a value that another had: `curve_features.stands_still`."""
+        b, n = np.arange(self.n_envs), max(int(self.count.max()), 1)
+        shown = np.where(np.arange(self.evaluations) < self.steps[:, :n, None], self.curves[:, :n], np.nan)
+        at = np.maximum(self.running, 0)
+        own, others = shown[b, at], np.where((np.arange(n) == at[:, None])[..., None], np.nan, shown)
+        return stands_still(own, others) & (self.running >= 0)
 
     def truth(self) -> FloatArray:
         """B x N_TRUTH numbers that only the critic sees: the incumbent, what the running trial gains, what is left."""

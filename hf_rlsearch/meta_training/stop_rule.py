@@ -32,6 +32,7 @@ from hf_rlsearch.observation.curve_features import (
     N_ALTERNATIVES,
     STOP_FEATURES,
     chance_of_a_record,
+    may_still_rise,
 )
 from hf_rlsearch.tasks.mix import TaskMix
 
@@ -251,11 +252,17 @@ def _fit_outcomes(model: PPO, env: StopVecEnv, settings: StopTraining) -> None:
 
 
 def _stops_as_pruner(tensors: dict[str, Tensor]) -> Rule:
-    """The rule, and no trial is stopped that is more likely to become the best than `chance_of_a_record`."""
+    """The rule, within the limits that RLPruner sets it.
+
+    No trial is stopped that is more likely to become the best than `chance_of_a_record`, nor one that `may_still_rise`.
+    """
     rule, chance = StopRule(tensors), STOP_FEATURES.index("forecast_chance")
-    return lambda seen, search: (
-        (rule.log_odds(seen) > 0) & ((seen[:, chance] + 1) / 2 < chance_of_a_record(search.spent))
-    )
+
+    def stops(seen: FloatArray, search: StopSearch) -> BoolArray:
+        unlikely = (seen[:, chance] + 1) / 2 < chance_of_a_record(search.spent)
+        return np.asarray((rule.log_odds(seen) > 0) & unlikely & ~may_still_rise(seen, search.stands_still()))
+
+    return stops
 
 
 def _never_stop(seen: FloatArray, search: StopSearch) -> BoolArray:

@@ -50,6 +50,8 @@ DECISIONS_PER_TRAINING = 12
 good trial by mistake, the greater the earlier: see docs/background/log/2026-11-23-searches-with-stopping.md."""
 # Tolerance at the edges of these fractions, as a share of one: fidelities are rounded to ten-thousandths.
 _ROUNDING = 1e-3
+# At chance level an early value says nothing unless complete trials say so: see `may_still_rise`.
+_MADE_UP_AT_CHANCE = 0.2
 # Exponent of the power law used for extrapolation: between the 0.4 and 0.9 that cover most of the prior's curves.
 _EXPONENT = 0.6
 
@@ -175,6 +177,37 @@ def chance_of_a_record(spent: FloatArray | float) -> FloatArray:
     values is their record with a chance of 1/n (Renyi 1962).
     """
     return np.asarray(1.0 / (1.0 + np.asarray(spent)))
+
+
+def stands_still(own: FloatArray, others: FloatArray) -> BoolArray:
+    """B, True where all reports of a running trial are one value that another trial has reported too.
+
+    So does a model that gives every row the most frequent class: such trials have the same accuracy, to the last digit,
+    and an early value says as little as that of an untrained model.
+
+    Args:
+        own: B x S reports so far, NaN for padding.
+        others: B x T x S reports of the other trials, NaN for padding.
+    """
+    first = own[:, :1]
+    constant = ((own == first) | np.isnan(own)).all(1)
+    return np.asarray(constant & (others == first[:, None]).any((1, 2)))
+
+
+def may_still_rise(features: FloatArray, still: BoolArray) -> BoolArray:
+    """B, True where a trial at chance level is not stopped, as no complete trials have shown that such a gap stays.
+
+    A trial is at chance level that is not above the untrained model, or that stands still. At most a fifth of the
+    complete trials, with one success and one failure added, may have made up such a gap; see
+    docs/background/log/2026-11-30-prices-and-chance-level.md.
+
+    Args:
+        features: B x len(CURVE_FEATURES) or more, see `curve_features`.
+        still: B, see `stands_still`.
+    """
+    column = {name: features[:, CURVE_FEATURES.index(name)] for name in ("learnt", "made_up")}
+    at_chance = still | (column["learnt"] < 0)
+    return np.asarray(at_chance & ((column["made_up"] + 1) / 2 > _MADE_UP_AT_CHANCE))
 
 
 def _squash(x: FloatArray) -> FloatArray:

@@ -26,6 +26,8 @@ from hf_rlsearch.observation.curve_features import (
     curve_features,
     is_due,
     leads,
+    may_still_rise,
+    stands_still,
 )
 from hf_rlsearch.observation.history import COMPLETE, FAILED, History, continued, newest_counts, stable_distributions
 from hf_rlsearch.observation.observation import FACTS, has_learnt, unitless
@@ -43,9 +45,6 @@ _RETRY_FACTOR = 4
 # forecast chance to become the best is below this are stopped then.
 HOPELESS = 0.05
 _N_INCUMBENTS = 5  # their neighbours are among the candidates to train instead
-# A trial that is not above the untrained model yet is stopped only if at most this share of the complete trials, with
-# one success and one failure added, made up such a gap: at chance level an early value says nothing unless they say so.
-_MADE_UP_AT_CHANCE = 0.2
 _NO_FORECAST = np.zeros((1, len(FORECAST_FEATURES)))
 
 
@@ -56,10 +55,11 @@ class RLPruner(BasePruner):
     of trials are never stopped: the one that leads at its fidelity, so a study never stops everything; one that is
     better now than all complete trials were at their last report; and one at ``max_resource``, which has ended. Nor is
     one stopped that is more likely to become the best than any trial would be after as many full trainings. Trials
-    are judged at their reports, but at most once in each twelfth of a training, and not within the first. Where the
-    facts name the untrained model's objective, a trial that is not above it goes on until three complete trials have
-    shown that such a gap is not made up. Neither the direction nor the unit of the objective matters: a loss and its
-    negative maximised are stopped at the same reports.
+    are judged at their reports, but at most once in each twelfth of a training, and not within the first. At chance
+    level a trial goes on until three complete trials have shown that such a gap is not made up: where it is not above
+    the untrained model, whose objective the facts may name, or where all of its reports are one value that another
+    trial has reported too, as of models that give every row the most frequent class. Neither the direction nor the
+    unit of the objective matters: a loss and its negative maximised are stopped at the same reports.
 
     All trials must report on one axis. Their best reports so far are compared, or their newest ones where the last
     report of every complete trial is its objective. Works with any sampler. Two user attributes of a trial are read
@@ -143,8 +143,8 @@ class RLPruner(BasePruner):
             return False
         spent = sum(c.spent(resource) for c in rest) + curve.spent(resource)
         features = self._features(study, curve, rest, here, resource, spent)
-        learnt, made_up = (float(features[0, CURVE_FEATURES.index(name)]) for name in ("learnt", "made_up"))
-        if learnt < 0 and (made_up + 1) / 2 > _MADE_UP_AT_CHANCE:
+        reports = np.concatenate([c.reports for c in rest])[None, None] if rest else np.full((1, 0, 0), np.nan)
+        if may_still_rise(features, stands_still(curve.reports[None], reports))[0]:
             return False
         return self._stops(study, trial, others, resource, features, spent)
 
@@ -252,14 +252,14 @@ class _Curve:
     Attributes:
         steps: S, ascending, above 0.
         shown: S, the best value so far, or the newest one where the last report of a trial is its objective.
-        last: The last report.
+        reports: S, as they are.
         complete: The trial was trained to its end.
         cost: Of the trial's whole training, in full trainings.
     """
 
     steps: FloatArray
     shown: FloatArray
-    last: float
+    reports: FloatArray
     complete: bool
     cost: float
 
@@ -277,7 +277,12 @@ class _Curve:
         stored = trial.user_attrs.get(COST)
         cost = float(stored) if is_number(stored) and 0 < stored < math.inf else 1.0
         shown = curve[:, 1] if newest else np.maximum.accumulate(curve[:, 1])
-        return cls(curve[:, 0], shown, float(curve[-1, 1]), bool(history.status[0] == COMPLETE), cost)
+        return cls(curve[:, 0], shown, curve[:, 1], bool(history.status[0] == COMPLETE), cost)
+
+    @property
+    def last(self) -> float:
+        """The last report."""
+        return float(self.reports[-1])
 
     def shown_by(self, step: float) -> float:
         """The value at a step, NaN where nothing was reported so early.

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_rlsearch.observation.curve_features import CURVE_FEATURES, curve_features, is_due, leads
+from hf_rlsearch.observation.curve_features import (
+    CURVE_FEATURES,
+    curve_features,
+    is_due,
+    leads,
+    may_still_rise,
+    stands_still,
+)
 
 
 def arguments(n_others: int = 5, seed: int = 0, n_searches: int = 3) -> dict[str, np.ndarray]:
@@ -152,6 +159,25 @@ def test_who_leads() -> None:
     others = np.array([[0.5, np.nan], [0.5, 0.9], [np.nan, np.nan], [0.7, 0.7]])
     assert leads(np.array([0.7, 0.7, -5.0, 0.7]), others).tolist() == [True, False, True, True]
     assert leads(np.array([0.0]), np.empty((1, 0))).tolist() == [True]
+
+
+def test_what_stands_still() -> None:
+    nan = np.nan
+    own = np.array([[0.25, 0.25, nan], [0.25, 0.3, nan], [0.25, 0.25, 0.25], [0.5, nan, nan]])
+    others = np.tile([[[0.1, 0.25, 0.6], [0.7, nan, nan]]], (4, 1, 1))
+    assert stands_still(own, others).tolist() == [True, False, True, False]
+    assert stands_still(own, np.full((4, 0, 3), nan)).tolist() == [False] * 4
+
+
+@pytest.mark.parametrize(
+    ("learnt", "made_up", "still", "expected"),
+    [(-1, 0.25, False, True), (1, 0.25, False, False), (1, 0.25, True, True), (-1, 0.2, True, False)],
+)
+def test_what_may_still_rise(learnt: float, made_up: float, *, still: bool, expected: bool) -> None:
+    features = np.zeros((1, len(CURVE_FEATURES)), np.float32)
+    features[0, CURVE_FEATURES.index("learnt")] = learnt
+    features[0, CURVE_FEATURES.index("made_up")] = 2 * made_up - 1
+    assert may_still_rise(features, np.array([still])).tolist() == [expected]
 
 
 @pytest.mark.parametrize(("n_complete", "n_made_it_up", "expected"), [(0, 0, 0.5), (4, 0, 1 / 6), (4, 4, 5 / 6)])

@@ -184,7 +184,7 @@ def test_a_configuration_that_was_stopped_gets_a_longer_look_the_second_time(rul
         study.enqueue_trial({"x": x})
         trial = study.ask({"x": X})
         for step in range(1, 13):
-            trial.report(0.2, step)
+            trial.report(0.2 + (step + x) / 1000, step)
             if trial.should_prune():
                 break
         assert step == last
@@ -625,6 +625,18 @@ def test_at_chance_level_complete_trials_have_to_say_that_early_values_tell(
     assert [trial.state == TrialState.PRUNED for trial in study.trials] == [False] * n_complete + [stops]
     above = run(pruner, [0.9, 0.7])  # something was learnt: the rule decides
     assert above.trials[1].state == TrialState.PRUNED
+
+
+@pytest.mark.parametrize(("n_complete", "stops"), [(2, False), (3, True)])
+def test_what_stands_still_where_another_trial_stood_is_at_chance_level(
+    rules: Rules, n_complete: int, stops: bool
+) -> None:
+    """0.25 is the share of the most frequent class, which models that have learnt nothing have in common."""
+    pruner = RLPruner(max_resource=5, budget=20, weights=rules("always"))
+    study = run(pruner, [*[0.25, 0.9, 0.91][:n_complete], 0.25])
+    assert [trial.state == TrialState.PRUNED for trial in study.trials] == [False] * n_complete + [stops]
+    another = run(pruner, [0.25, 0.9, 0.26])
+    assert another.trials[2].state == TrialState.PRUNED
 
 
 def test_unknown_facts_are_refused() -> None:
