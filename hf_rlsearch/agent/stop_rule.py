@@ -1,4 +1,4 @@
-"""Scores stopping a running trial with a small network, which PPO trained and numpy evaluates at every report."""
+"""Scores stopping a running trial: by expected gains per price, and by what PPO has learnt to change in that."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ from hf_rlsearch._typing import FloatArray
 from hf_rlsearch.errors import WeightsError
 from hf_rlsearch.observation.curve_features import CURVE_FEATURES, STOP_FEATURES
 
+_LARGEST = 3.0  # log-odds of `before_learning`, which PPO must be able to outweigh
+
 
 class StopRule:
     """Features -> log-odds of stopping, from the tensors "stop.0.weight" to "stop.2.bias" that meta-training writes.
+
+    A small network whose last layer also reads `before_learning`, so that PPO starts from that rule.
 
     Raises:
         WeightsError: A tensor is missing, or the rule reads other features.
@@ -23,18 +27,43 @@ class StopRule:
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         stop_rule_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()})
         self._layers = [(tensors[f"stop.{i}.weight"].numpy(), tensors[f"stop.{i}.bias"].numpy()) for i in range(3)]
-        self.reads_forecasts = self._layers[0][0].shape[1] - 1 == len(STOP_FEATURES)
-        """True if the rule reads `STOP_FEATURES`, False if `CURVE_FEATURES` only."""
 
     def log_odds(self, features: FloatArray) -> FloatArray:
         """B x features -> B log-odds of stopping trials that may be stopped; extra columns are ignored."""
-        seen = features[:, : self._layers[0][0].shape[1] - 1]
+        seen = features[:, : len(STOP_FEATURES)]
         x = np.concatenate([seen, np.ones((len(seen), 1))], axis=1)
         for weight, bias in self._layers[:-1]:
             x = np.tanh(x @ weight.T + bias)
         weight, bias = self._layers[-1]
-        logits = x @ weight.T + bias
+        logits = np.concatenate([x, before_learning(seen)[:, None]], axis=1) @ weight.T + bias
         return np.asarray(logits[:, 1] - logits[:, 0])
+
+
+def before_learning(features: FloatArray) -> FloatArray:
+    """B log-odds of stopping from which PPO starts, in [-3, 3].
+
+    Those of `gain_per_price` where the predictors forecast, else those of `few_made_it_up`.
+    """
+    known = features[:, STOP_FEATURES.index("forecast_known")] > 0
+    return np.clip(np.where(known, gain_per_price(features), few_made_it_up(features)), -_LARGEST, _LARGEST)
+
+
+def gain_per_price(features: FloatArray) -> FloatArray:
+    """B log-odds of stopping where a fresh candidate promises more for its price than the rest of the running trial.
+
+    The predictors say what a candidate promises. Source: expected improvement per cost, Snoek et al. 2012, section 3.2.
+    """
+    column = {name: features[:, STOP_FEATURES.index(name)] for name in STOP_FEATURES}
+    rest = np.log(np.maximum(1 - column["fidelity"], 1e-3)) + column["price"]
+    return np.asarray(3 * column["fresh_log_ei"] - (3 * column["forecast_log_ei"] - rest))  # features are over three
+
+
+def few_made_it_up(features: FloatArray) -> FloatArray:
+    """B log-odds of stopping where hardly any complete trial has gained as much, from here on, as the trial lacks.
+
+    Without complete trials it goes on.
+    """
+    return np.asarray(14.0 * (0.28 - (features[:, CURVE_FEATURES.index("made_up")] + 1) / 2))
 
 
 def stop_rule_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
@@ -48,12 +77,12 @@ def stop_rule_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[i
             raise WeightsError(
                 f"the weights hold no stop rule: {name!r} is missing. Use weights that were trained with one."
             )
-    got, known = (0, *shapes["stop.0.weight"])[-1] - 1, (len(CURVE_FEATURES), len(STOP_FEATURES))
-    if got not in known:
-        raise WeightsError(f"the stop rule reads {got} features, expected one of {known}: use the bundled weights.")
-    # Two actions, continue and stop.
+    got, known = (0, *shapes["stop.0.weight"])[-1] - 1, len(STOP_FEATURES)
+    if got != known:
+        raise WeightsError(f"the stop rule reads {got} features, expected {known}: use the bundled weights.")
+    # The last layer also reads `before_learning`, and scores two actions, continue and stop.
     sizes = [got + 1, *((*shapes[f"stop.{i}.bias"], 0)[0] for i in (0, 1)), 2]
     expected: dict[str, tuple[int, ...]] = {}
     for i, (n_in, n_out) in enumerate(pairwise(sizes)):
-        expected |= {f"stop.{i}.weight": (n_out, n_in), f"stop.{i}.bias": (n_out,)}
+        expected |= {f"stop.{i}.weight": (n_out, n_in + (i == 2)), f"stop.{i}.bias": (n_out,)}
     return expected

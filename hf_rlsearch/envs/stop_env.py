@@ -19,10 +19,13 @@ from hf_rlsearch.envs.search_env import BatchedSearch, Tasks, repeated
 from hf_rlsearch.envs.vec_env import BatchVecEnv
 from hf_rlsearch.observation.curve_features import (
     CURVE_FEATURES,
+    FORECAST_FEATURES,
     STOP_FEATURES,
+    chance_of_a_record,
     curve_features,
     is_due,
     leads,
+    may_still_rise,
     stands_still,
 )
 from hf_rlsearch.observation.history import COMPLETE
@@ -193,11 +196,14 @@ class StopSearch(BatchedSearch):
             learnt=self._learnt(value, others_best),
         )
         may_stop = ~idle & ~leads(value, others_here) & is_due((steps - 1) / self.evaluations, steps / self.evaluations)
+        may_stop &= ~may_still_rise(features, self.stands_still())
         features = features * ~idle[:, None]
         if self.forecasts is not None:
             waits = (self.running < 0) & self.by_agent & ~self.over
             known, self.picks = self.forecasts(self, self.forecast & (may_stop | waits))
             features = np.concatenate([features, known * (may_stop & self.forecast)[:, None]], axis=1)
+            chance = (known[:, FORECAST_FEATURES.index("forecast_chance")] + 1) / 2
+            may_stop &= ~self.forecast | (chance < chance_of_a_record(self.spent))
         return features, may_stop
 
     def stands_still(self) -> BoolArray:

@@ -25,9 +25,9 @@ from hf_rlsearch.tasks.miniature.table import MiniatureSize
 from hf_rlsearch.tasks.mix import TaskMix
 
 # Shares of the wall time, and seconds that one processor needs for a table, for a step of the predictor, and for a
-# decision of PPO on curves, on curves with forecasts, and of the head (measured on two busy cores).
-_SHARES = {"bank": 0.3333, "predictors": 0.4, "curves": 0.04, "joint": 0.1, "head": 0.08}
-_SECONDS = {"table": 6.0, "step": 0.3, "curves": 7e-5, "joint": 6e-3, "head": 8e-3}
+# decision of the stop rule and of the head (measured on two busy cores).
+_SHARES = {"bank": 0.3333, "predictors": 0.4, "stop": 0.14, "head": 0.08}
+_SECONDS = {"table": 6.0, "step": 0.3, "stop": 6e-3, "head": 8e-3}
 # The seeds of the bank: blocks, so that two processes fill the first two.
 _BLOCK, _N_BLOCKS = 750, 2
 # Tables whose seed has one of these remainders are kept from the predictors: PPO trains the head on the first kind, and
@@ -46,8 +46,7 @@ class Plan:
         n_before: Tables that an earlier training had; this one has others.
         n_predictors: Members of the ensemble.
         predictor: Settings of each, which differ in the seed.
-        curve_steps: Decisions of the stop rule on curves alone.
-        joint_steps: Decisions of the stop rule with forecasts.
+        stop_steps: Decisions of the stop rule.
         head_steps: Decisions of the decision head.
         test_tasks: Fresh tasks of each gate.
         size: Of the trainings of the bank.
@@ -56,8 +55,7 @@ class Plan:
     n_tables: int
     n_predictors: int
     predictor: PredictorTraining
-    curve_steps: int
-    joint_steps: int
+    stop_steps: int
     head_steps: int
     test_tasks: int = 1536
     n_before: int = 0
@@ -76,8 +74,7 @@ class Plan:
             n_tables=round(seconds["bank"] * jobs / _SECONDS["table"]),
             n_predictors=n_predictors,
             predictor=PredictorTraining(steps=round(seconds["predictors"] / waves / _SECONDS["step"])),
-            curve_steps=round(seconds["curves"] / _SECONDS["curves"]),
-            joint_steps=round(seconds["joint"] / _SECONDS["joint"]),
+            stop_steps=round(seconds["stop"] / _SECONDS["stop"]),
             head_steps=round(seconds["head"] / _SECONDS["head"]),
         )
 
@@ -210,11 +207,7 @@ def train_by_ppo(
 def train_and_test_stop_rule(plan: Plan, mixture: Mixture, bank: Bank, folder: Path, device: str) -> Tested:
     """Trains the stop rule on real curves that no predictor learnt from, and compares it on others."""
     torch.set_num_threads(1)
-    settings = StopTraining(
-        steps=plan.curve_steps,
-        fit_steps=plan.joint_steps // 3,
-        joint_steps=plan.joint_steps,
-    )
+    settings = StopTraining(steps=plan.stop_steps)
     # In these searches a stopped trial counts by its best value, so they need tasks in which the best counts.
     mix = TaskMix(bank.for_head, bank_share=_REAL_CURVES, perturbed=True, curves=True, best_counts=1.0)
     tensors = train_stop_rule(settings, mixture, mix, folder, device)

@@ -1,8 +1,7 @@
 """Trains the stop rule by PPO, the second stage of meta-training.
 
-The rule is first trained on curves alone, where an episode costs next to nothing. Then the predictors forecast the
-running trials and propose the next ones. The policy is fitted to how such trials ended, so that it reads the forecasts
-before PPO goes on with it.
+The predictors forecast the running trials and propose the next ones. The policy starts from expected gains per price,
+the best of the rules that are known, and PPO learns where to stop otherwise.
 """
 
 from __future__ import annotations
@@ -22,18 +21,10 @@ from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.agent.acquisition import forecast_features
 from hf_rlsearch.agent.mixture import Mixture
 from hf_rlsearch.agent.network import Arrays
-from hf_rlsearch.agent.stop_rule import StopRule
-from hf_rlsearch.envs.search_env import Tasks
+from hf_rlsearch.agent.stop_rule import StopRule, before_learning, few_made_it_up, gain_per_price
 from hf_rlsearch.envs.stop_env import N_CANDIDATES, N_TRUTH, StopSearch, StopVecEnv
 from hf_rlsearch.meta_training.finished import digest, load_finished, save_finished
-from hf_rlsearch.observation.curve_features import (
-    CURVE_FEATURES,
-    FORECAST_FEATURES,
-    N_ALTERNATIVES,
-    STOP_FEATURES,
-    chance_of_a_record,
-    may_still_rise,
-)
+from hf_rlsearch.observation.curve_features import FORECAST_FEATURES, N_ALTERNATIVES
 from hf_rlsearch.tasks.mix import TaskMix
 
 # Tensor of the stop rule -> tensor of stable-baselines3's policy.
@@ -48,8 +39,7 @@ Rule = Callable[[FloatArray, StopSearch], BoolArray]
 """(observations of `StopVecEnv`, the searches) -> B flags: stop the running trial."""
 # The comparison: seed of the first block, and tasks per block, which share a budget and a number of evaluations.
 _TEST_SEED, _BLOCK = 20_000, 32
-_PASSES, _FITTED_AT_ONCE, _FIT_RATE = 20, 256, 1e-3  # of the fit to how trials ended
-_LOSS_OF_A_WINNER = 8.0  # trainings in vain that stopping one that would have become the best outweighs
+_STEEPNESS = 2.0  # factor on the log-odds of `before_learning` at the start: PPO decides rarely against them by chance
 
 
 @dataclass(frozen=True)
@@ -60,57 +50,42 @@ class StopTraining:
         steps: Decisions in all.
         n_envs: Searches side by side.
         n_steps: Decisions per search between two updates.
+        batch_size: Decisions per gradient step.
         learning_rate: At the start; falls linearly to zero.
         n_candidates: Candidates per task, where the space has so many.
-        fit_steps: Decisions with forecasts of the predictor to whose outcomes the policy is fitted.
-        joint_steps: Decisions with forecasts of the predictor, after those without.
-        joint_envs: Searches side by side in the joint part.
-        joint_learning_rate: Learning rate at the start of the joint part.
-        entropy: Weight of the policy's entropy.
         seed: Of everything.
     """
 
-    steps: int = 3_000_000
-    n_envs: int = 128
+    steps: int = 245_760
+    n_envs: int = 64
     n_steps: int = 64
-    learning_rate: float = 7e-4
+    batch_size: int = 256
+    learning_rate: float = 3e-4
     n_candidates: int = N_CANDIDATES
-    fit_steps: int = 81_920
-    joint_steps: int = 245_760
-    joint_envs: int = 64
-    joint_learning_rate: float = 3e-4
-    entropy: float = 0.004
     seed: int = 1
 
 
 def train_stop_rule(
     settings: StopTraining, mixture: Mixture, mix: TaskMix, folder: Path, device: str
 ) -> dict[str, Tensor]:
-    """Trains the tensors of `StopRule` by PPO on tasks of `mix`, first without and then with forecasts of the mixture.
+    """Trains the tensors of `StopRule` by PPO on tasks of `mix`, with forecasts of the mixture.
 
-    The folder holds the tensors of each finished part, which is then not repeated.
+    The folder holds the tensors once they are finished; the training is then not repeated.
     """
-    tasks = mix.of(settings.n_candidates)
-    on_curves = {**asdict(settings), "tables": mix.seeds, "best_counts": mix.best_counts, "telling": mix.telling}
-    jointly = {**on_curves, "predictors": digest(mixture.state_dict())}
-    first, second = folder / "stop_curves.safetensors", folder / "stop.safetensors"
-    if not first.exists():
-        env = StopVecEnv(n_envs=settings.n_envs, seed=settings.seed, group=GROUP, tasks=tasks)
-        model = _ppo(settings, env, settings.learning_rate)
-        _clone_few_made_it_up(model, settings, tasks)
-        model.learn(settings.steps)
-        save_finished(first, _tensors(model), on_curves)
-    if not second.exists():
-        forecasts = Forecaster(mixture, device)
+    path, made_from = folder / "stop.safetensors", {**asdict(settings), "tables": mix.seeds}
+    made_from |= {"best_counts": mix.best_counts, "telling": mix.telling, "predictors": digest(mixture.state_dict())}
+    if not path.exists():
         env = StopVecEnv(
-            n_envs=settings.joint_envs, seed=settings.seed + 1, group=GROUP, tasks=tasks, forecasts=forecasts
+            n_envs=settings.n_envs,
+            seed=settings.seed,
+            group=GROUP,
+            tasks=mix.of(settings.n_candidates),
+            forecasts=Forecaster(mixture, device),
         )
-        model = _ppo(settings, env, settings.joint_learning_rate, batch_size=256)
-        _start_from(model, load_finished(first, on_curves)[0])
-        _fit_outcomes(model, env, settings)
-        model.learn(settings.joint_steps)
-        save_finished(second, _tensors(model), jointly)
-    return load_finished(second, jointly)[0]
+        model = make_ppo(settings, env)
+        model.learn(settings.steps)
+        save_finished(path, tensors_of(model), made_from)
+    return load_finished(path, made_from)[0]
 
 
 class Forecaster:
@@ -155,11 +130,14 @@ class _Policy(ActorCriticPolicy):
 
 
 class _Networks(nn.Module):
-    """The hidden layers of actor and critic, under the names that stable-baselines3 gives them."""
+    """The hidden layers of actor and critic, under the names that stable-baselines3 gives them.
+
+    The last number of the actor's is `before_learning`, as in `StopRule`.
+    """
 
     def __init__(self, n_seen: int, n_all: int, width: int = 64) -> None:
         super().__init__()
-        self.n_seen, self.latent_dim_pi, self.latent_dim_vf = n_seen, width, width
+        self.n_seen, self.latent_dim_pi, self.latent_dim_vf = n_seen, width + 1, width
         self.policy_net, self.value_net = (
             nn.Sequential(nn.Linear(n, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh()) for n in (n_seen, n_all)
         )
@@ -168,166 +146,68 @@ class _Networks(nn.Module):
         return self.forward_actor(features), self.forward_critic(features)
 
     def forward_actor(self, features: Tensor) -> Tensor:
-        return self.policy_net(features[:, : self.n_seen])  # type: ignore[no-any-return]
+        seen = features[:, : self.n_seen]
+        start = torch.as_tensor(before_learning(seen.cpu().numpy()), dtype=seen.dtype, device=seen.device)
+        return torch.cat([self.policy_net(seen), start[:, None]], 1)
 
     def forward_critic(self, features: Tensor) -> Tensor:
         return self.value_net(features)  # type: ignore[no-any-return]
 
 
-def _ppo(settings: StopTraining, env: StopVecEnv, rate: float, batch_size: int = 2048) -> PPO:
-    return PPO(
+def make_ppo(settings: StopTraining, env: StopVecEnv) -> PPO:
+    """PPO whose policy decides as `before_learning`, with some chance against it where that is unsure."""
+    rate = settings.learning_rate
+    model = PPO(
         _Policy,
         env,
         n_steps=settings.n_steps,
-        batch_size=batch_size,
+        batch_size=settings.batch_size,
         n_epochs=5,
         gamma=1.0,  # the objective is the sum of an episode's rewards, which is finite
         gae_lambda=0.97,
         learning_rate=lambda left: rate * left + 1e-5,
-        ent_coef=settings.entropy,
         device="cpu",
         seed=settings.seed,
     )
+    last = model.policy.action_net
+    assert isinstance(last, nn.Linear)
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.zero_()
+        last.weight[:, -1] = _STEEPNESS * torch.tensor([-0.5, 0.5])
+    return model
 
 
-def _tensors(model: PPO) -> dict[str, Tensor]:
+def tensors_of(model: PPO) -> dict[str, Tensor]:
+    """The tensors of `StopRule`."""
     state = model.policy.state_dict()
     return {name: state[sb3_name].detach().cpu().clone() for name, sb3_name in _NAMES.items()}
-
-
-def _start_from(model: PPO, tensors: dict[str, Tensor]) -> None:
-    """Gives a policy with forecasts the weights of one without; the weights of the forecasts start at zero."""
-    weight, n = tensors["stop.0.weight"], len(CURVE_FEATURES)
-    unseen = torch.zeros(len(weight), len(FORECAST_FEATURES))
-    wider = {**tensors, "stop.0.weight": torch.cat([weight[:, :n], unseen, weight[:, n:]], dim=1)}
-    model.policy.load_state_dict({sb3_name: wider[name] for name, sb3_name in _NAMES.items()}, strict=False)
-
-
-def _clone_few_made_it_up(model: PPO, settings: StopTraining, tasks: Tasks, steps: int = 300) -> None:
-    """Fits the policy to `few_made_it_up`, before PPO starts.
-
-    A policy that stops at random ends all trials early, never sees that patience pays, and collapses to stopping.
-    """
-    env = StopVecEnv(n_envs=settings.n_envs, seed=settings.seed + 1000, tasks=tasks)
-    rng, observations = np.random.default_rng(settings.seed), env.reset()
-    for _ in range(steps):
-        stop = torch.as_tensor(1 / (1 + np.exp(-few_made_it_up(observations))))
-        chance = model.policy.get_distribution(torch.as_tensor(observations)).distribution.probs[:, 1]  # type: ignore[union-attr]
-        loss = torch.nn.functional.binary_cross_entropy(chance, stop.float())
-        model.policy.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        model.policy.optimizer.step()
-        env.step_async((rng.random(len(stop)) < stop.numpy()).astype(int))
-        observations = env.step_wait()[0]
-
-
-def _fit_outcomes(model: PPO, env: StopVecEnv, settings: StopTraining) -> None:
-    """Fits the policy to whether running trials will become the best, by weighted cross-entropy, before PPO goes on.
-
-    The searches are decided by the policy as it comes. The weights of the forecasts start at zero, and the rewards of
-    PPO are too noisy to move them: by far most of their variance is the luck of what is trained next.
-    """
-    found, observations = [], env.reset()
-    for _ in range(max(1, settings.fit_steps // env.num_envs)):
-        with torch.no_grad():
-            actions = model.policy.get_distribution(torch.as_tensor(observations)).sample().numpy()
-        found.append(observations[observations[:, -N_TRUTH - 1] > 0])  # trials that may be stopped
-        env.step_async(actions)
-        observations = env.step_wait()[0]
-    seen = torch.as_tensor(np.concatenate(found))
-    if not len(seen):  # in a short training all trials may have led
-        return
-    wins = seen[:, -N_TRUTH + 1] > 0
-    weights = torch.where(wins, _LOSS_OF_A_WINNER, 1.0)
-    optimizer = torch.optim.Adam(model.policy.parameters(), lr=_FIT_RATE)
-    generator = torch.Generator().manual_seed(settings.seed)
-    for _ in range(_PASSES):
-        for rows in torch.split(torch.randperm(len(seen), generator=generator), _FITTED_AT_ONCE):
-            logits = model.policy.get_distribution(seen[rows]).distribution.logits  # type: ignore[union-attr]
-            losses = torch.nn.functional.cross_entropy(logits, (~wins[rows]).long(), reduction="none")
-            loss = (losses * weights[rows]).sum() / weights[rows].sum()
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-
-
-def _stops_as_pruner(tensors: dict[str, Tensor]) -> Rule:
-    """The rule, within the limits that RLPruner sets it.
-
-    No trial is stopped that is more likely to become the best than `chance_of_a_record`, nor one that `may_still_rise`.
-    """
-    rule, chance = StopRule(tensors), STOP_FEATURES.index("forecast_chance")
-
-    def stops(seen: FloatArray, search: StopSearch) -> BoolArray:
-        unlikely = (seen[:, chance] + 1) / 2 < chance_of_a_record(search.spent)
-        return np.asarray((rule.log_odds(seen) > 0) & unlikely & ~may_still_rise(seen, search.stands_still()))
-
-    return stops
 
 
 def _never_stop(seen: FloatArray, search: StopSearch) -> BoolArray:
     return np.zeros(len(seen), bool)
 
 
-def _share_changed_without_forecasts(
-    rule: StopRule, forecasts: Forecaster, mix: TaskMix, n_blocks: int, seed: int
-) -> float:
-    """Share of the decisions in the agent's searches that would be others if the rule did not see the forecasts."""
-    changed: list[BoolArray] = []
-
-    def decide(seen: FloatArray, search: StopSearch) -> BoolArray:
-        stops, without = rule.log_odds(seen) > 0, seen.copy()
-        without[:, len(CURVE_FEATURES) : len(STOP_FEATURES)] = 0
-        judged = seen[:, len(STOP_FEATURES)] > 0  # the trials that may be stopped
-        changed.append((stops != (rule.log_odds(without) > 0))[judged])
-        return stops
-
-    for block in range(n_blocks):
-        _stop_area(decide, forecasts, mix, 0.0, seed + block)
-    return float(np.concatenate(changed).mean())
-
-
-def few_made_it_up(observations: FloatArray) -> FloatArray:
-    """B log-odds of stopping under the rule that PPO starts from.
-
-    A trial is stopped where hardly any complete trial has gained as much, from here on, as it lacks. Without complete
-    trials it goes on.
-    """
-    return np.asarray(14.0 * (0.28 - (observations[:, CURVE_FEATURES.index("made_up")] + 1) / 2))
-
-
-def expected_gain_per_price(observations: FloatArray) -> FloatArray:
-    """B log-odds of stopping where a fresh candidate promises more for its price than the rest of the running trial.
-
-    The predictors say what a candidate promises. Source: expected improvement per cost, Snoek et al. 2012, section 3.2.
-    """
-    column = {name: observations[:, STOP_FEATURES.index(name)] for name in STOP_FEATURES}
-    rest = np.log(np.maximum(1 - column["fidelity"], 1e-3)) + column["price"]
-    own = 3 * column["forecast_log_ei"] - rest  # the features are log expected improvements over three
-    return np.where(column["forecast_known"] > 0, 3 * column["fresh_log_ei"] - own, -1.0)
-
-
 def compare_stop_rules(
     tensors: dict[str, Tensor], mixture: Mixture, mix: TaskMix, n_tasks: int, device: str
 ) -> dict[str, Any]:
-    """Compares the trained stop rule, as RLPruner uses it, with three rules, on tasks that nothing learnt from.
+    """Compares the trained stop rule with three rules, on tasks that nothing learnt from.
 
-    The rules are: never stop, `few_made_it_up`, from which PPO started, and `expected_gain_per_price`. The regimes are
-    equal prices, unequal prices with a hard end, and trainings that are flat first (at equal prices). Searches know the
-    forecasts and choose by them.
+    The rules are: never stop, `few_made_it_up`, and `gain_per_price`, from which PPO started; all within the limits
+    that RLPruner sets. The regimes are equal prices, unequal prices with a hard end, and trainings that are flat first
+    (at equal prices). Searches know the forecasts and choose by them.
 
     Returns:
         By regime the mean areas under the regret curve of each rule and of a clairvoyant one, which stops at once all
         that will not improve; over all regimes the difference to the best rule (negative = trained is better) with its
-        95% interval over blocks of tasks, which share a budget and a number of evaluations; and the share of the
-        decisions of the trained rule that would be others without forecasts.
+        95% interval over blocks of tasks, which share a budget and a number of evaluations.
     """
-    forecasts = Forecaster(mixture, device)
+    forecasts, rule = Forecaster(mixture, device), StopRule(tensors)
     rules: dict[str, Rule] = {
-        "trained": _stops_as_pruner(tensors),
+        "trained": lambda seen, search: rule.log_odds(seen) > 0,
         "never": _never_stop,
         "few_made_it_up": lambda seen, search: few_made_it_up(seen) > 0,
-        "expected_gain_per_price": lambda seen, search: expected_gain_per_price(seen) > 0,
+        "gain_per_price": lambda seen, search: gain_per_price(seen) > 0,
         "clairvoyant": lambda seen, search: search.truth()[:, 1] <= 0,
     }
     regimes = {
@@ -338,23 +218,22 @@ def compare_stop_rules(
     n_blocks = n_tasks // _BLOCK // len(regimes)
     areas = {
         name: {
-            rule: np.array([_stop_area(decide, forecasts, tasks, priced, _TEST_SEED + i) for i in range(n_blocks)])
-            for rule, decide in rules.items()
+            by: np.array([_stop_area(decide, forecasts, tasks, priced, _TEST_SEED + i) for i in range(n_blocks)])
+            for by, decide in rules.items()
         }
         for name, (tasks, priced) in regimes.items()
     }
-    overall = {rule: np.concatenate([found[rule] for found in areas.values()]) for rule in rules}
-    best = min(list(rules)[1:-1], key=lambda rule: float(overall[rule].mean()))
+    overall = {by: np.concatenate([found[by] for found in areas.values()]) for by in rules}
+    best = min(list(rules)[1:-1], key=lambda by: float(overall[by].mean()))
     return {
         "tasks": n_blocks * _BLOCK * len(regimes),
         "blocks": n_blocks * len(regimes),
         "areas": {
-            name: {rule: float(area.mean()) for rule, area in found.items()}
+            name: {by: float(area.mean()) for by, area in found.items()}
             | {"difference": difference(found["trained"], found[best])}
             for name, found in areas.items()
         },
         "best_rule": best,
-        "changed_without_forecasts": _share_changed_without_forecasts(StopRule(tensors), forecasts, mix, 2, _TEST_SEED),
         **difference(overall["trained"], overall[best]),
     }
 

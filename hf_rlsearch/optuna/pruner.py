@@ -203,12 +203,10 @@ class RLPruner(BasePruner):
     ) -> bool:
         """Asks the stop rule, after so many full trainings, and stores its reason with the trial."""
         rule, _ = _stop_rule(self._weights)
-        forecast = self._forecast(study, trial, others, resource) if rule.reads_forecasts else None
+        forecast = self._forecast(study, trial, others, resource)
         log_odds = float(
             rule.log_odds(np.concatenate([features, _NO_FORECAST if forecast is None else forecast], 1))[0]
         )
-        if log_odds > 0 and not rule.reads_forecasts:  # for the report, and for the check of the chance below
-            forecast = self._forecast(study, trial, others, resource)
         chance = None if forecast is None else float(forecast[0, FORECAST_FEATURES.index("forecast_chance")] + 1) / 2
         reason = {
             "fidelity": round(float(features[0, CURVE_FEATURES.index("fidelity")]), 4),
