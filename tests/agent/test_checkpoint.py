@@ -20,7 +20,7 @@ from hf_rlsearch.agent.agent import load_agent
 from hf_rlsearch.agent.checkpoint import BUNDLED, Card, learnt_spaces, load_weights, resolve, save_weights
 from hf_rlsearch.agent.decision_head import DecisionHead
 from hf_rlsearch.errors import WeightsError
-from hf_rlsearch.observation.curve_features import CURVE_FEATURES
+from hf_rlsearch.observation.curve_features import STOP_FEATURES
 from hf_rlsearch.observation.observation import OBSERVATION_FORMAT
 from tests.helpers.searches import random_predictor
 
@@ -188,7 +188,7 @@ NETWORK = {"width": 16, "heads": 2, "history_blocks": 1, "candidate_blocks": 1}
 
 def all_parts() -> dict[str, torch.Tensor]:
     """Weights of all parts, of the sizes in NETWORK."""
-    rule = {"stop.0.weight": (8, len(CURVE_FEATURES) + 1), "stop.1.weight": (4, 8), "stop.2.weight": (2, 4)}
+    rule = {"stop.0.weight": (8, len(STOP_FEATURES) + 1), "stop.1.weight": (4, 8), "stop.2.weight": (2, 5)}
     rule |= {"stop.0.bias": (8,), "stop.1.bias": (4,), "stop.2.bias": (2,)}
     return {
         **{

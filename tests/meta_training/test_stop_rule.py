@@ -7,7 +7,7 @@ import torch
 from hf_rlsearch.agent.acquisition import forecast_features
 from hf_rlsearch.agent.mixture import Mixture
 from hf_rlsearch.agent.network import N_BINS, NetworkConfig, Predictor, bin_values
-from hf_rlsearch.agent.stop_rule import StopRule
+from hf_rlsearch.agent.stop_rule import StopRule, before_learning
 from hf_rlsearch.envs.stop_env import STOP, StopSearch, StopVecEnv
 from hf_rlsearch.meta_training import stop_rule
 from hf_rlsearch.meta_training.stop_rule import Forecaster, StopTraining
@@ -102,20 +102,48 @@ def test_searches_of_the_agent_train_what_it_picked() -> None:
     assert (searching.chosen[own, 0] == picks[own]).all()
 
 
-def test_the_fit_makes_the_policy_read_the_forecasts() -> None:
-    """After it, a forecast that is sure of the best end speaks against stopping, one that rules it out for it."""
-    settings = StopTraining(n_envs=8, joint_envs=8, n_steps=8, fit_steps=1600)
+def test_the_policy_starts_from_the_rule_that_is_known() -> None:
+    settings = StopTraining(n_envs=8, n_steps=8, batch_size=16)
+    env = StopVecEnv(n_envs=8, seed=1, group=4, tasks=large, forecasts=forecaster())
+    model = stop_rule.make_ppo(settings, env)
+    seen = np.random.default_rng(0).normal(size=(20, env.observation_space.shape[0])).astype(np.float32)
+    expected = 2 * before_learning(seen)
+    np.testing.assert_allclose(StopRule(stop_rule.tensors_of(model)).log_odds(seen), expected, atol=1e-5)
+    logits = model.policy.get_distribution(torch.as_tensor(seen)).distribution.logits.detach().numpy()
+    np.testing.assert_allclose(logits[:, 1] - logits[:, 0], expected, atol=1e-4)
+
+
+def test_ppo_moves_the_policy_and_numpy_decides_as_it_does() -> None:
+    settings = StopTraining(n_envs=8, n_steps=8, batch_size=16)
     env = StopVecEnv(n_envs=8, seed=1, group=4, tasks=large, forecasts=known_ends)
-    model = stop_rule._ppo(settings, env, settings.joint_learning_rate, batch_size=32)
-    torch.nn.init.zeros_(model.policy.mlp_extractor.policy_net[0].weight)
-    stop_rule._fit_outcomes(model, env, settings)
-    features = np.zeros((1, len(STOP_FEATURES)))
-    features[:, STOP_FEATURES.index("forecast_known")] = 1
-    sure, ruled_out = features.copy(), features.copy()
-    sure[:, STOP_FEATURES.index("forecast_chance")] = 1
-    ruled_out[:, STOP_FEATURES.index("forecast_chance")] = -1
-    odds = StopRule(stop_rule._tensors(model)).log_odds
-    assert odds(sure)[0] < odds(ruled_out)[0] - 1
+    model = stop_rule.make_ppo(settings, env)
+    before = stop_rule.tensors_of(model)
+    model.learn(128)
+    after = stop_rule.tensors_of(model)
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+    seen = np.random.default_rng(0).normal(size=(20, env.observation_space.shape[0])).astype(np.float32)
+    seen[:, len(STOP_FEATURES)] = 1  # the trial may be stopped
+    logits = model.policy.get_distribution(torch.as_tensor(seen)).distribution.logits.detach().numpy()
+    np.testing.assert_allclose(StopRule(after).log_odds(seen), logits[:, 1] - logits[:, 0], atol=1e-4)
+
+
+@pytest.mark.parametrize("chance", [0.9, 0.01])
+def test_a_likely_winner_may_not_be_stopped(chance: float) -> None:
+    """Within the limit of RLPruner, 1 / (1 + n) after n full trainings."""
+
+    def forecast(searching: StopSearch, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        features = np.zeros((searching.n_envs, len(FORECAST_FEATURES)), np.float32)
+        features[:, FORECAST_FEATURES.index("forecast_chance")] = 2 * chance - 1
+        return features * wanted[:, None], searching.action_masks()[:, :-1].argmax(1)
+
+    searching = StopSearch(32, 0, large, forecasts=forecast, agent_only=True)
+    allowed = 0
+    while not searching.done:
+        may_stop = searching.describe()[1]
+        assert not (may_stop & (chance >= 1 / (1 + searching.spent))).any()
+        allowed += may_stop.sum()
+        searching.decide(np.zeros(32, bool))
+    assert allowed > 0 or chance > 0.5
 
 
 def known_ends(searching: StopSearch, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -21,7 +21,12 @@ from hf_rlsearch.agent.agent import Agent
 from hf_rlsearch.agent.checkpoint import load_weights, save_weights
 from hf_rlsearch.agent.stop_rule import StopRule
 from hf_rlsearch.errors import ArgumentsError, WeightsError
-from hf_rlsearch.observation.curve_features import CURVE_FEATURES, DECISIONS_PER_TRAINING, FORECAST_FEATURES
+from hf_rlsearch.observation.curve_features import (
+    CURVE_FEATURES,
+    DECISIONS_PER_TRAINING,
+    FORECAST_FEATURES,
+    STOP_FEATURES,
+)
 from hf_rlsearch.observation.trial_attributes import CONTINUES, STOP
 from hf_rlsearch.optuna.pruner import RLPruner
 
@@ -38,7 +43,7 @@ def rules(tmp_path_factory: pytest.TempPathFactory) -> Rules:
 
     def make(kind: str) -> Path:
         generator = torch.Generator().manual_seed(0)
-        shapes = [(8, len(CURVE_FEATURES) + 1), (8, 8), (2, 8)]
+        shapes = [(8, len(STOP_FEATURES) + 1), (8, 8), (2, 9)]
         tensors = {}
         for i, shape in enumerate(shapes):
             scale = 1.0 if kind == "random" else 0.0
