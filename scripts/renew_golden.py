@@ -1,6 +1,6 @@
 """Writes the golden files of the bundled weights anew: three observations, and the scores that the weights give them.
 
-    python scripts/renew_golden.py [--weights rl-v4]
+    python scripts/renew_golden.py [--weights rl-v5]
 
 Run it after the bundled weights have been replaced. The observations are renewed with the scores only where
 `--observations` is given: they are stored as arrays, so that a change of the prior or of the observation builder does

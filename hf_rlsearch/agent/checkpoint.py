@@ -22,7 +22,7 @@ from hf_rlsearch.agent.stop_rule import stop_rule_shapes
 from hf_rlsearch.errors import WeightsError, describe
 from hf_rlsearch.observation.observation import OBSERVATION_FORMAT
 
-BUNDLED = ("rl-v4",)
+BUNDLED = ("rl-v5",)
 """Names of the weights that ship with the package, the default first."""
 
 AGENT_FILE = "agent.safetensors"

@@ -36,7 +36,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/meta_train"), help="bank, checkpoints and logs")
-    parser.add_argument("--out", type=Path, default=Path("runs/meta_train/rl-v4.safetensors"), help="weights to write")
+    parser.add_argument("--out", type=Path, default=Path("runs/meta_train/rl-v5.safetensors"), help="weights to write")
     parser.add_argument("--hours", type=float, default=2.0, help="by the clock, divided among the stages")
     parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
     parser.add_argument("--until", choices=_STAGES, default="all", help="end after this stage")

@@ -1,6 +1,6 @@
 """Plays searches on miniature trainings that no predictor learnt from, and says what hints and readings are worth.
 
-    python scripts/benchmarks/simulated.py --bank runs/meta_train/bank --weights runs/meta_train/rl-v4.safetensors
+    python scripts/benchmarks/simulated.py --bank runs/meta_train/bank --weights runs/meta_train/rl-v5.safetensors
 
 One table per question, clipped regret after 1, 3, 5, 10 and 20 trials with the standard error over tables of the bank:
 

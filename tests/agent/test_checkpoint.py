@@ -107,7 +107,7 @@ def test_a_missing_file_is_not_looked_for_on_the_hub(monkeypatch: pytest.MonkeyP
 # ----------------------------------------------------------------------------------------------------- what is refused
 def test_missing_weights_name_what_there_is(tmp_path: Path) -> None:
     for name in ("rl-v99", tmp_path / "gone.safetensors", tmp_path):
-        with pytest.raises(WeightsError, match=r"there are no weights .*rl-v4.*\.safetensors"):
+        with pytest.raises(WeightsError, match=r"there are no weights .*rl-v5.*\.safetensors"):
             load_weights(name)
 
 
@@ -134,7 +134,7 @@ def test_weights_of_something_else_are_refused(path: Path, metadata: dict[str, s
 
 def test_another_observation_format_is_refused(path: Path) -> None:
     save_weights(path, TENSORS, replace(CARD, observation_format=OBSERVATION_FORMAT + 1))
-    text = f"observation format {OBSERVATION_FORMAT + 1}, this version .* reads {OBSERVATION_FORMAT}.*rl-v4"
+    text = f"observation format {OBSERVATION_FORMAT + 1}, this version .* reads {OBSERVATION_FORMAT}.*rl-v5"
     with pytest.raises(WeightsError, match=text):
         load_weights(path)
 

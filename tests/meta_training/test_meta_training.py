@@ -136,7 +136,7 @@ class TestWholeRun:
 
     def test_two_ways_to_use_earlier_weights_are_one_too_many(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
-            main(["--predictors-of", "rl-v4", "--stop-rule-of", "rl-v4"], PLAN)
+            main(["--predictors-of", "rl-v5", "--stop-rule-of", "rl-v5"], PLAN)
         assert "not allowed with argument" in capsys.readouterr().err
 
     def test_the_stop_rule_alone_is_trained_anew(self, trained: Path) -> None:

@@ -648,7 +648,7 @@ def test_all_trials_are_read_once_per_trial(first: RuleAgent, monkeypatch: pytes
             "learn='offline' and agent=.*expected learn='online'",
         ),
         ({"agent": "dqn", "learn": "online"}, ArgumentsError, "learn='online' and agent='dqn' given"),
-        ({"agent": "dqn", "weights": "rl-v4"}, ArgumentsError, "weights='rl-v4' and agent='dqn' given.*untrained"),
+        ({"agent": "dqn", "weights": "rl-v5"}, ArgumentsError, "weights='rl-v5' and agent='dqn' given.*untrained"),
         ({"n_trials": 0}, ArgumentsError, "n_trials is 0, expected a whole number of at least 1"),
         (
             {"search_space": {"x": FloatDistribution(0, 1)}},
