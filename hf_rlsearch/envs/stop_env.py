@@ -21,7 +21,7 @@ from hf_rlsearch.observation.curve_features import (
     CURVE_FEATURES,
     FORECAST_FEATURES,
     STOP_FEATURES,
-    chance_of_a_record,
+    chance_to_go_on,
     curve_features,
     is_due,
     leads,
@@ -203,11 +203,14 @@ class StopSearch(BatchedSearch):
             known, self.picks = self.forecasts(self, self.forecast & (may_stop | waits))
             features = np.concatenate([features, known * (may_stop & self.forecast)[:, None]], axis=1)
             chance = (known[:, FORECAST_FEATURES.index("forecast_chance")] + 1) / 2
-            may_stop &= ~self.forecast | (chance < chance_of_a_record(self.spent))
+            may_stop &= ~self.forecast | (chance < chance_to_go_on(self.spent, self.left))
         return features, may_stop
 
     def stands_still(self) -> BoolArray:
-        """B, True where the running trial stands still at a value that another had: `curve_features.stands_still`."""
+        """B, True where the running trial stands still, see `curve_features.stands_still`.
+
+        Simulated trials show their best value so far, so a trial that only falls stands still too.
+        """
         b, n = np.arange(self.n_envs), max(int(self.count.max()), 1)
         shown = np.where(np.arange(self.evaluations) < self.steps[:, :n, None], self.curves[:, :n], np.nan)
         at = np.maximum(self.running, 0)

@@ -45,6 +45,8 @@ FORECAST_FEATURES = (
 STOP_FEATURES = (*CURVE_FEATURES, *FORECAST_FEATURES)
 N_ALTERNATIVES = 128
 """Number of candidates to train instead: enough for one nearly as good as the best of all."""
+HOPELESS = 0.05
+"""A trial with a smaller forecast chance to become the best may always be stopped."""
 DECISIONS_PER_TRAINING = 12
 """A trial is judged at most this often, and not before a twelfth of its training. Every decision is a chance to stop a
 good trial by mistake, the greater the earlier: see docs/background/log/2026-11-23-searches-with-stopping.md."""
@@ -169,37 +171,47 @@ def leads(value: FloatArray, others_here: FloatArray) -> BoolArray:
     return np.asarray(~(np.nan_to_num(others_here, nan=-np.inf) > value[:, None]).any(1))
 
 
-def chance_of_a_record(spent: FloatArray | float) -> FloatArray:
-    """The chance that the next trial becomes the best after so many full trainings, where all trials are alike.
+def chance_to_go_on(spent: FloatArray | float, left: FloatArray | float) -> FloatArray:
+    """The forecast chance to become the best from which on no trial is stopped.
 
-    A trial whose forecast chance is not below it is never stopped. Early in a search a trial may then be stopped as
-    soon as it promises less than another would, late only if it is nearly hopeless. Source: the n-th of exchangeable
+    It is the chance that the next trial becomes the best after so many full trainings, where all trials are alike.
+    Early in a search a trial may then be stopped as soon as it promises less than another would, late only if it is
+    nearly hopeless. So it is also where a stop could not pay for another training. Source: the n-th of exchangeable
     values is their record with a chance of 1/n (Renyi 1962).
+
+    Args:
+        spent: Full trainings so far.
+        left: Full trainings that the budget still pays for; NaN where there is no budget, so that a stop saves time
+            only.
     """
-    return np.asarray(1.0 / (1.0 + np.asarray(spent)))
+    record = 1.0 / (1.0 + np.asarray(spent))
+    return np.where(np.asarray(left) >= 1, record, np.minimum(record, HOPELESS))
 
 
 def stands_still(own: FloatArray, others: FloatArray) -> BoolArray:
-    """B, True where all reports of a running trial are one value that another trial has reported too.
+    """B, True where all reports of a running trial are one value at which another trial has begun and stayed.
 
     So does a model that gives every row the most frequent class: such trials have the same accuracy, to the last digit,
-    and an early value says as little as that of an untrained model.
+    and an early value says as little as that of an untrained model. Two trials that pass the same value once, as they
+    do where few rows are evaluated, do not stand still.
 
     Args:
-        own: B x S reports so far, NaN for padding.
-        others: B x T x S reports of the other trials, NaN for padding.
+        own: B x S reports so far, in their order, NaN for padding.
+        others: B x T x S reports of the other trials, as above.
     """
     first = own[:, :1]
     constant = ((own == first) | np.isnan(own)).all(1)
-    return np.asarray(constant & (others == first[:, None]).any((1, 2)))
+    began = others[..., :2] == first[:, None]  # B x T x 2; a trial with one report has begun there
+    stayed = began.all(2) | (began[..., 0] & np.isnan(others[..., 1:2]).all(2))
+    return np.asarray(constant & stayed.any(1))
 
 
 def may_still_rise(features: FloatArray, still: BoolArray) -> BoolArray:
     """B, True where a trial at chance level is not stopped, as no complete trials have shown that such a gap stays.
 
-    A trial is at chance level that is not above the untrained model, or that stands still. At most a fifth of the
-    complete trials, with one success and one failure added, may have made up such a gap; see
-    docs/background/log/2026-11-30-prices-and-chance-level.md.
+    A trial is at chance level that is not above the untrained model, or that stands still. It may be stopped where at
+    most a fifth of the complete trials, with one success and one failure added, have made up such a gap: of three none,
+    of eight one. See docs/background/log/2026-11-30-prices-and-chance-level.md.
 
     Args:
         features: B x len(CURVE_FEATURES) or more, see `curve_features`.

@@ -22,7 +22,7 @@ from hf_rlsearch.observation.curve_features import (
     CURVE_FEATURES,
     FORECAST_FEATURES,
     N_ALTERNATIVES,
-    chance_of_a_record,
+    chance_to_go_on,
     curve_features,
     is_due,
     leads,
@@ -41,9 +41,6 @@ if TYPE_CHECKING:
 
 # A configuration that is trained again after it was stopped gets at least this many times the training it had before.
 _RETRY_FACTOR = 4
-# Without a budget the number of trials ends the study, so that a stop saves time but costs a trial. Only trials whose
-# forecast chance to become the best is below this are stopped then.
-HOPELESS = 0.05
 _N_INCUMBENTS = 5  # their neighbours are among the candidates to train instead
 _NO_FORECAST = np.zeros((1, len(FORECAST_FEATURES)))
 
@@ -54,12 +51,13 @@ class RLPruner(BasePruner):
     A policy trained by PPO reads the running curve, all other curves of the study and the remaining budget. Three kinds
     of trials are never stopped: the one that leads at its fidelity, so a study never stops everything; one that is
     better now than all complete trials were at their last report; and one at ``max_resource``, which has ended. Nor is
-    one stopped that is more likely to become the best than any trial would be after as many full trainings. Trials
-    are judged at their reports, but at most once in each twelfth of a training, and not within the first. At chance
-    level a trial goes on until three complete trials have shown that such a gap is not made up: where it is not above
-    the untrained model, whose objective the facts may name, or where all of its reports are one value that another
-    trial has reported too, as of models that give every row the most frequent class. Neither the direction nor the
-    unit of the objective matters: a loss and its negative maximised are stopped at the same reports.
+    one stopped that is more likely to become the best than any trial would be after as many full trainings, or, once
+    the budget pays for less than one more, that has any chance above 5 %. Trials are judged at their reports, but at
+    most once in each twelfth of a training, and not within the first. At chance level a trial goes on until at least
+    three complete trials have shown that such a gap is not made up: where it is not above the untrained model, whose
+    objective the facts may name, or where all of its reports are one value at which another trial has begun and
+    stayed, as models do that give every row the most frequent class. Neither the direction nor the unit of the
+    objective matters: a loss and its negative maximised are stopped at the same reports.
 
     All trials must report on one axis. Their best reports so far are compared, or their newest ones where the last
     report of every complete trial is its objective. Works with any sampler. Two user attributes of a trial are read
@@ -142,11 +140,15 @@ class RLPruner(BasePruner):
         if leads(curve.shown[-1:], here)[0] or (ended and curve.last > max(ended)):
             return False
         spent = sum(c.spent(resource) for c in rest) + curve.spent(resource)
-        features = self._features(study, curve, rest, here, resource, spent)
-        reports = np.concatenate([c.reports for c in rest])[None, None] if rest else np.full((1, 0, 0), np.nan)
-        if may_still_rise(features, stands_still(curve.reports[None], reports))[0]:
+        total = min((b for b in (self._budget, self._planned_budget) if b is not None), default=np.nan)
+        budget = np.array([[max(total - spent, 0.0), total]])
+        features = self._features(study, curve, rest, here, resource, budget)
+        n = max((len(c.reports) for c in rest), default=0)
+        reports = np.array([np.pad(c.reports, (0, n - len(c.reports)), constant_values=np.nan) for c in rest])
+        if may_still_rise(features, stands_still(curve.reports[None], reports.reshape(1, len(rest), n)))[0]:
             return False
-        return self._stops(study, trial, others, resource, features, spent)
+        limit = float(chance_to_go_on(spent, budget[0, 0]))
+        return self._stops(study, trial, others, resource, features, limit)
 
     def _may_judge(self, trial: FrozenTrial, others: list[FrozenTrial], resource: float) -> bool:
         """Whether trials are judged at the latest report, and a stop would save some training."""
@@ -170,10 +172,9 @@ class RLPruner(BasePruner):
         return self._finished[key]
 
     def _features(
-        self, study: Study, curve: _Curve, rest: list[_Curve], here: FloatArray, resource: float, spent: float
+        self, study: Study, curve: _Curve, rest: list[_Curve], here: FloatArray, resource: float, budget: FloatArray
     ) -> FloatArray:
-        """1 x len(CURVE_FEATURES), of a running trial against the rest, after so many full trainings."""
-        total = min((b for b in (self._budget, self._planned_budget) if b is not None), default=np.nan)
+        """1 x len(CURVE_FEATURES), of a running trial against the rest; the budget as for `curve_features`."""
         best = np.array([max((c.shown[-1] for c in rest), default=curve.shown[-1])])
         facts = {**facts_for_agent(study, self._facts), "maximize": study.directions[0] == StudyDirection.MAXIMIZE}
         return curve_features(
@@ -183,7 +184,7 @@ class RLPruner(BasePruner):
             others_here=here,
             others_best=np.array([[c.shown[-1] for c in rest]]),
             others_complete=np.array([[c.complete for c in rest]]),
-            budget=np.array([[max(total - spent, 0.0), total]]),
+            budget=budget,
             price=np.array([curve.cost / np.mean([c.cost for c in rest]) if rest else 1.0]),
             learnt=has_learnt(
                 np.array([[facts.get(name, np.nan) for name in FACTS]], float),
@@ -199,9 +200,9 @@ class RLPruner(BasePruner):
         others: list[FrozenTrial],
         resource: float,
         features: FloatArray,
-        spent: float,
+        limit: float,
     ) -> bool:
-        """Asks the stop rule, after so many full trainings, and stores its reason with the trial."""
+        """Asks the stop rule about a trial whose chance is below a limit, and stores its reason with the trial."""
         rule, _ = _stop_rule(self._weights)
         forecast = self._forecast(study, trial, others, resource)
         log_odds = float(
@@ -212,8 +213,6 @@ class RLPruner(BasePruner):
             "fidelity": round(float(features[0, CURVE_FEATURES.index("fidelity")]), 4),
             "probability": round(float(1 / (1 + np.exp(-log_odds))), 4),
         }
-        has_budget = self._budget is not None or self._planned_budget is not None
-        limit = min(float(chance_of_a_record(spent)), 1.0 if has_budget else HOPELESS)
         stops = log_odds > 0 and (chance is None or chance < limit)
         if log_odds > 0 and chance is not None:
             reason |= {"chance": round(chance, 4), **({} if stops else {"limit": round(limit, 4)})}

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from hf_rlsearch.observation.curve_features import (
     CURVE_FEATURES,
+    HOPELESS,
+    chance_to_go_on,
     curve_features,
     is_due,
     leads,
@@ -163,10 +165,20 @@ def test_who_leads() -> None:
 
 def test_what_stands_still() -> None:
     nan = np.nan
-    own = np.array([[0.25, 0.25, nan], [0.25, 0.3, nan], [0.25, 0.25, 0.25], [0.5, nan, nan]])
-    others = np.tile([[[0.1, 0.25, 0.6], [0.7, nan, nan]]], (4, 1, 1))
-    assert stands_still(own, others).tolist() == [True, False, True, False]
-    assert stands_still(own, np.full((4, 0, 3), nan)).tolist() == [False] * 4
+    own = np.array([[0.25, 0.25, nan], [0.25, 0.3, nan], [0.25, nan, nan], [0.5, nan, nan], [0.7, nan, nan]])
+    # One began at 0.25 and stayed, one passed 0.5 once, one has reported 0.7 and nothing else.
+    others = np.tile([[[0.25, 0.25, 0.6], [0.5, 0.6, 0.5], [0.7, nan, nan]]], (5, 1, 1))
+    assert stands_still(own, others).tolist() == [True, False, True, False, True]
+    assert stands_still(own, np.full((5, 0, 3), nan)).tolist() == [False] * 5
+    assert stands_still(own[:, :1], others[..., :1]).tolist() == [True, True, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("spent", "left", "expected"),
+    [(0.0, 9.0, 1.0), (3.0, 1.0, 0.25), (3.0, 0.9, HOPELESS), (3.0, np.nan, HOPELESS), (99.0, 0.0, 0.01)],
+)
+def test_the_chance_to_go_on(spent: float, left: float, expected: float) -> None:
+    assert chance_to_go_on(spent, left) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -537,14 +537,15 @@ def test_where_the_number_of_trials_ends_the_study_only_the_hopeless_are_stopped
     """A stopped trial is one of them: stopping saves time only."""
 
     def last(hopeless: float, **budget: float) -> TrialState:
-        monkeypatch.setattr("hf_rlsearch.optuna.pruner.HOPELESS", hopeless)
+        monkeypatch.setattr("hf_rlsearch.observation.curve_features.HOPELESS", hopeless)
         return run(RLPruner(max_resource=5, weights=always, **budget), [0.5, 0.6, 0.7, 0.8, 0.1]).trials[4].state
 
     assert last(0.0) == TrialState.COMPLETE
     assert last(1.0) == last(0.0, budget=10) == TrialState.PRUNED
+    assert last(0.0, budget=5) == TrialState.COMPLETE  # 4.2 are spent: no other training could be paid for
     pruner = RLPruner(max_resource=5, weights=always)
     pruner.plan_for(10)
-    monkeypatch.setattr("hf_rlsearch.optuna.pruner.HOPELESS", 0.0)
+    monkeypatch.setattr("hf_rlsearch.observation.curve_features.HOPELESS", 0.0)
     assert run(pruner, [0.5, 0.6, 0.7, 0.8, 0.1]).trials[4].state == TrialState.PRUNED
 
 
@@ -632,16 +633,34 @@ def test_at_chance_level_complete_trials_have_to_say_that_early_values_tell(
     assert above.trials[1].state == TrialState.PRUNED
 
 
-@pytest.mark.parametrize(("n_complete", "stops"), [(2, False), (3, True)])
+@pytest.mark.parametrize(("n_complete", "stops"), [(2, False), (4, True)])
 def test_what_stands_still_where_another_trial_stood_is_at_chance_level(
     rules: Rules, n_complete: int, stops: bool
 ) -> None:
     """0.25 is the share of the most frequent class, which models that have learnt nothing have in common."""
     pruner = RLPruner(max_resource=5, budget=20, weights=rules("always"))
-    study = run(pruner, [*[0.25, 0.9, 0.91][:n_complete], 0.25])
+    study = run(pruner, [*[0.25, 0.9, 0.91, 0.92][:n_complete], 0.25])
     assert [trial.state == TrialState.PRUNED for trial in study.trials] == [False] * n_complete + [stops]
     another = run(pruner, [0.25, 0.9, 0.26])
     assert another.trials[2].state == TrialState.PRUNED
+
+
+@pytest.mark.parametrize(("reports", "last"), [([0.5, 0.4, 0.3, 0.3, 0.3], 2), ([0.5] * 5, 5)])
+def test_a_trial_that_falls_does_not_stand_still(rules: Rules, reports: list[float], last: int) -> None:
+    """Its best value so far does not change, but the trial is no model that gives every row the same class."""
+    study = optuna.create_study(
+        direction="maximize", pruner=RLPruner(max_resource=5, budget=20, weights=rules("always"))
+    )
+    for values in ([0.5] * 5, [0.5, 0.9, 0.9, 0.9, 0.9], reports):
+        trial = study.ask({"x": X})
+        for step, value in enumerate(values, 1):
+            trial.report(value, step)
+            if trial.should_prune():
+                study.tell(trial, state=TrialState.PRUNED)
+                break
+        else:
+            study.tell(trial, values[-1])
+    assert study.trials[2].last_step == last
 
 
 def test_unknown_facts_are_refused() -> None:

@@ -19,7 +19,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch.observation import trial_attributes as attr
-from hf_rlsearch.optuna.pruner import HOPELESS
+from hf_rlsearch.observation.curve_features import HOPELESS
 from hf_rlsearch.trainer.session.arguments import plain, same_to_the_bit
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.storage.checkpoints import best_checkpoint_beside, stored_path, training_state

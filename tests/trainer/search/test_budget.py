@@ -14,7 +14,7 @@ from optuna.trial import TrialState, create_trial
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_rlsearch import RLPruner, RLSampler
-from hf_rlsearch.optuna.pruner import HOPELESS
+from hf_rlsearch.observation.curve_features import HOPELESS
 from hf_rlsearch.report import explain
 from hf_rlsearch.trainer.search.budget import CostModel, RemainingBudget
 from hf_rlsearch.trainer.session.arguments import FrozenArguments
