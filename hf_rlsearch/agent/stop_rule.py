@@ -1,4 +1,4 @@
-"""Scores stopping a running trial: by expected gains per price, and by what PPO has learnt to change in that."""
+"""Scores stopping a running trial: by expected gains and the price of the rest, and by what PPO has changed in that."""
 
 from __future__ import annotations
 
@@ -49,9 +49,10 @@ def before_learning(features: FloatArray) -> FloatArray:
 
 
 def gain_per_price(features: FloatArray) -> FloatArray:
-    """B log-odds of stopping where a fresh candidate promises more for its price than the rest of the running trial.
+    """B log-odds of stopping where a fresh candidate promises more per price than the rest of the running trial.
 
-    The predictors say what a candidate promises. Source: expected improvement per cost, Snoek et al. 2012, section 3.2.
+    The predictors say what a candidate promises. The fresh one is taken to cost as much as the mean of the others.
+    Source: expected improvement per cost, Snoek et al. 2012, section 3.2.
     """
     column = {name: features[:, STOP_FEATURES.index(name)] for name in STOP_FEATURES}
     rest = np.log(np.maximum(1 - column["fidelity"], 1e-3)) + column["price"]

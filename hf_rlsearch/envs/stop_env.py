@@ -69,7 +69,7 @@ class StopSearch(BatchedSearch):
         seed: Of tasks, lengths, prices and luck.
         tasks: Draws the tasks; the prior where not given.
         group: Searches in a row that share all that is drawn.
-        forecasts: Forecasts running trials and picks candidates; None for searches on curves alone.
+        forecasts: Forecasts running trials and picks candidates; None for searches without predictors.
         priced: Share of the searches on real curves whose trainings differ in price.
         agent_only: The agent forecasts and proposes in all searches, not in a part of them.
     """

@@ -2,7 +2,7 @@
 
 1. The bank: tables of miniature trainings, from which the tasks of all later stages are drawn, beside the formulas.
 2. The predictors learn the outcomes of candidates from histories, by likelihood.
-3. PPO trains the stop rule on learning curves of the bank, first alone, then with the predictors' forecasts.
+3. PPO trains the stop rule on learning curves of the bank, with the predictors' forecasts.
 4. PPO trains the decision head on the frozen predictors; it ships only if it beats their expected improvement.
 
 Run ``python -m hf_rlsearch.meta_training``; every stage continues from what its folder holds.
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None, plan: Plan | None = None) -> None:
     torch.set_num_threads(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     plan = plan or replace(Plan.for_hours(args.hours, args.jobs), test_tasks=args.test_tasks)
-    continued = Agent(*load_weights(args.predictors_of)) if args.predictors_of else None
+    continued = Agent(*load_weights(args.predictors_of, without="stop")) if args.predictors_of else None
     if continued:
         plan = plan.continuing(continued.card)
     if args.stop_rule_of:
@@ -115,7 +115,7 @@ def renew_stop_rule(args: argparse.Namespace, plan: Plan, device: str) -> None:
         name=args.out.stem,
         training={
             **card.training,
-            "stop_rule": stop_rule.settings,
+            "stop_rule": {**stop_rule.settings, "prior": PRIOR_VERSION},
             "stop_rule_bank": {"tables": plan.n_tables, "seeds": _ranges(plan.seeds())},
             "other_parts": f"of {card.name}",
         },

@@ -1,4 +1,4 @@
-"""Trains the decision head by PPO on the frozen predictors, the third stage of meta-training, and tests if it ships."""
+"""Trains the decision head by PPO on the frozen predictors, the fourth stage of meta-training, and tests it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trains the predictor by likelihood to predict every candidate from every history, the first stage of meta-training.
+"""Trains the predictor by likelihood to predict every candidate from every history, the second stage of meta-training.
 
 Some histories are drawn, the others are searches that the predictor itself has just made; in the last part of the
 training, trials are pruned in some of them. A part of the searches is read with names hidden, as the mixture reads all
@@ -35,7 +35,7 @@ from hf_rlsearch.tasks.prior import TaskBatch
 
 @dataclass(frozen=True)
 class PredictorTraining:
-    """Settings of stage one.
+    """Settings of stage two.
 
     Attributes:
         steps: Gradient steps.

@@ -1,4 +1,4 @@
-"""Trains the stop rule by PPO, the second stage of meta-training.
+"""Trains the stop rule by PPO, the third stage of meta-training.
 
 The predictors forecast the running trials and propose the next ones. The policy starts from expected gains per price,
 the best of the rules that are known, and PPO learns where to stop otherwise.
@@ -44,10 +44,10 @@ _STEEPNESS = 2.0  # factor on the log-odds of `before_learning` at the start: PP
 
 @dataclass(frozen=True)
 class StopTraining:
-    """Settings of stage two.
+    """Settings of stage three.
 
     Attributes:
-        steps: Decisions in all.
+        steps: Evaluations in all; at most of them there is nothing to decide.
         n_envs: Searches side by side.
         n_steps: Decisions per search between two updates.
         batch_size: Decisions per gradient step.
