@@ -197,7 +197,7 @@ def stands_still(own: FloatArray, others: FloatArray) -> BoolArray:
 
     Args:
         own: B x S reports so far, in their order, NaN for padding.
-        others: B x T x S reports of the other trials, as above.
+        others: B x T x S reports of the other trials, as above; no more than the first two are read.
     """
     first = own[:, :1]
     constant = ((own == first) | np.isnan(own)).all(1)

@@ -143,9 +143,8 @@ class RLPruner(BasePruner):
         total = min((b for b in (self._budget, self._planned_budget) if b is not None), default=np.nan)
         budget = np.array([[max(total - spent, 0.0), total]])
         features = self._features(study, curve, rest, here, resource, budget)
-        n = max((len(c.reports) for c in rest), default=0)
-        reports = np.array([np.pad(c.reports, (0, n - len(c.reports)), constant_values=np.nan) for c in rest])
-        if may_still_rise(features, stands_still(curve.reports[None], reports.reshape(1, len(rest), n)))[0]:
+        began = np.array([[(*c.reports[:2], np.nan)[:2] for c in rest]]).reshape(1, len(rest), 2)
+        if may_still_rise(features, stands_still(curve.reports[None], began))[0]:
             return False
         limit = float(chance_to_go_on(spent, budget[0, 0]))
         return self._stops(study, trial, others, resource, features, limit)
