@@ -12,7 +12,7 @@ from hf_rlsearch._typing import FloatArray
 from hf_rlsearch.errors import WeightsError
 from hf_rlsearch.observation.curve_features import CURVE_FEATURES, STOP_FEATURES
 
-_LARGEST = 3.0  # log-odds of `before_learning`, which PPO must be able to outweigh
+_LARGEST = 3.0  # log-odds of `before_learning`: larger ones could not be outweighed by what PPO learns
 
 
 class StopRule:
@@ -54,9 +54,11 @@ def gain_per_price(features: FloatArray) -> FloatArray:
     The predictors say what a candidate promises. The fresh one is taken to cost as much as the mean of the others.
     Source: expected improvement per cost, Snoek et al. 2012, section 3.2.
     """
-    column = {name: features[:, STOP_FEATURES.index(name)] for name in STOP_FEATURES}
-    rest = np.log(np.maximum(1 - column["fidelity"], 1e-3)) + column["price"]
-    return np.asarray(3 * column["fresh_log_ei"] - (3 * column["forecast_log_ei"] - rest))  # features are over three
+    fidelity, log_price, own, fresh = (
+        features[:, STOP_FEATURES.index(name)] for name in ("fidelity", "price", "forecast_log_ei", "fresh_log_ei")
+    )
+    log_rest = np.log(np.maximum(1 - fidelity, 1e-3)) + log_price
+    return np.asarray(3 * (fresh - own) + log_rest)  # the features are log expected improvements over three
 
 
 def few_made_it_up(features: FloatArray) -> FloatArray:

@@ -18,7 +18,6 @@ from hf_rlsearch._typing import BoolArray, FloatArray, IntArray
 from hf_rlsearch.envs.search_env import BatchedSearch, Tasks, repeated
 from hf_rlsearch.envs.vec_env import BatchVecEnv
 from hf_rlsearch.observation.curve_features import (
-    CURVE_FEATURES,
     FORECAST_FEATURES,
     STOP_FEATURES,
     chance_to_go_on,
@@ -246,20 +245,19 @@ class StopVecEnv(BatchVecEnv):
     def __init__(
         self,
         *,
+        forecasts: Forecasts,
         n_envs: int = 128,
         seed: int = 0,
         group: int = 1,
         tasks: Tasks | None = None,
-        forecasts: Forecasts | None = None,
         priced: float = _PRICED,
         agent_only: bool = False,
     ) -> None:
-        n_features = len(CURVE_FEATURES if forecasts is None else STOP_FEATURES)
-        space = spaces.Box(-3.0, 3.0, (n_features + 1 + N_TRUTH,), np.float32)
+        space = spaces.Box(-3.0, 3.0, (len(STOP_FEATURES) + 1 + N_TRUTH,), np.float32)
         super().__init__(StopSearch(n_envs, seed, tasks, group, forecasts, priced, agent_only), space, 2, group)
 
     def observe(self) -> FloatArray:
-        """B x (F + 1 + N_TRUTH): F features of the stop rule, whether the trial may be stopped, and the truth."""
+        """B x (F + 1 + N_TRUTH): the F features of the stop rule, whether the trial may be stopped, and the truth."""
         features, self._may_stop = self.search.describe()
         seen = [features, self._may_stop[:, None], self.search.truth()]
         return np.concatenate(seen, axis=1).astype(np.float32)

@@ -1,7 +1,7 @@
 """Trains the stop rule by PPO, the third stage of meta-training.
 
-The predictors forecast the running trials and propose the next ones. The policy starts from expected gains per price,
-the best of the rules that are known, and PPO learns where to stop otherwise.
+The predictors forecast the running trials and propose the next ones. The policy starts from `gain_per_price`, the best
+of the simple rules, and PPO learns where another decision is better.
 """
 
 from __future__ import annotations

@@ -51,13 +51,13 @@ class RLPruner(BasePruner):
     A policy trained by PPO reads the running curve, all other curves of the study and the remaining budget. Three kinds
     of trials are never stopped: the one that leads at its fidelity, so a study never stops everything; one that is
     better now than all complete trials were at their last report; and one at ``max_resource``, which has ended. Nor is
-    one stopped that is more likely to become the best than any trial would be after as many full trainings, or, once
-    the budget pays for less than one more, that has any chance above 5 %. Trials are judged at their reports, but at
-    most once in each twelfth of a training, and not within the first. At chance level a trial goes on until at least
-    three complete trials have shown that such a gap is not made up: where it is not above the untrained model, whose
-    objective the facts may name, or where all of its reports are one value at which another trial has begun and
-    stayed, as models do that give every row the most frequent class. Neither the direction nor the unit of the
-    objective matters: a loss and its negative maximised are stopped at the same reports.
+    one stopped that is more likely to become the best than any trial would be after as many full trainings. Once the
+    budget pays for less than one more training, only trials with a chance below 5 % are stopped. Trials are judged at
+    their reports, but at most once in each twelfth of a training, and not within the first. At chance level a trial
+    goes on until at least three complete trials have shown that such a gap is not made up: where it is not above the
+    untrained model, whose objective the facts may name, or where all of its reports are one value at which another
+    trial has begun and stayed, as models do that give every row the most frequent class. Neither the direction nor the
+    unit of the objective matters: a loss and its negative maximised are stopped at the same reports.
 
     All trials must report on one axis. Their best reports so far are compared, or their newest ones where the last
     report of every complete trial is its objective. Works with any sampler. Two user attributes of a trial are read
@@ -143,7 +143,7 @@ class RLPruner(BasePruner):
         total = min((b for b in (self._budget, self._planned_budget) if b is not None), default=np.nan)
         budget = np.array([[max(total - spent, 0.0), total]])
         features = self._features(study, curve, rest, here, resource, budget)
-        began = np.array([[(*c.reports[:2], np.nan)[:2] for c in rest]]).reshape(1, len(rest), 2)
+        began = np.array([c.first_two for c in rest]).reshape(1, len(rest), 2)
         if may_still_rise(features, stands_still(curve.reports[None], began))[0]:
             return False
         limit = float(chance_to_go_on(spent, budget[0, 0]))
@@ -274,6 +274,11 @@ class _Curve:
         cost = float(stored) if is_number(stored) and 0 < stored < math.inf else 1.0
         shown = curve[:, 1] if newest else np.maximum.accumulate(curve[:, 1])
         return cls(curve[:, 0], shown, curve[:, 1], bool(history.status[0] == COMPLETE), cost)
+
+    @property
+    def first_two(self) -> tuple[float, float]:
+        """The first two reports; the second is NaN where there is one."""
+        return float(self.reports[0]), float(self.reports[1]) if len(self.reports) > 1 else math.nan
 
     @property
     def last(self) -> float:

@@ -141,8 +141,15 @@ def test_a_group_that_does_not_fit_is_refused() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ the stop rule
+def hopeless(search: StopSearch, wanted: BoolArray) -> tuple[FloatArray, IntArray]:
+    """Forecasts that no running trial becomes the best, so that all but the leaders may be stopped."""
+    features = np.zeros((search.n_envs, len(FORECAST_FEATURES)))
+    features[:, FORECAST_FEATURES.index("forecast_chance")] = -1
+    return features * wanted[:, None], search.action_masks()[:, :-1].argmax(1)
+
+
 def stop_env(n_envs: int = 6, seed: int = 0) -> StopVecEnv:
-    return StopVecEnv(n_envs=n_envs, seed=seed, tasks=TASKS)
+    return StopVecEnv(n_envs=n_envs, seed=seed, tasks=TASKS, forecasts=hopeless)
 
 
 def test_features_of_the_stop_rule_stay_in_their_space() -> None:

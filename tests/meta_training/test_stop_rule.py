@@ -129,7 +129,7 @@ def test_ppo_moves_the_policy_and_numpy_decides_as_it_does() -> None:
 
 @pytest.mark.parametrize("chance", [0.9, 0.01])
 def test_a_likely_winner_may_not_be_stopped(chance: float) -> None:
-    """Within the limit of RLPruner, 1 / (1 + n) after n full trainings. The first that may be stopped is the second."""
+    """Within the limit of RLPruner, 1 / (1 + n) after n full trainings."""
 
     def forecast(searching: StopSearch, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         features = np.zeros((searching.n_envs, len(FORECAST_FEATURES)), np.float32)
