@@ -28,6 +28,9 @@ from hf_rlsearch.observation.observation import FACTS
 from hf_rlsearch.space import SearchSpace
 from recorded_tasks import RecordedTask
 
+# Facts that "ours, wrong facts" is told wrongly, and by how many decades.
+_MISTAKABLE, _WRONG_BY = ("n_parameters", "n_examples", "n_steps"), 2.0
+
 
 class Search(Protocol):
     """One search on a task."""
@@ -153,6 +156,14 @@ def _ours_with_facts(task: RecordedTask, seed: int, n_trials: int, weights: str 
     return OptunaSearch(task, sampler, values=True)
 
 
+def _ours_with_wrong_facts(task: RecordedTask, seed: int, n_trials: int, weights: str | None) -> Search:
+    """The same, told that model and training are a hundred times larger, or in half of the searches smaller."""
+    known, sign = known_of(task), 1 if seed % 2 else -1
+    wrong = {name: value + sign * _WRONG_BY for name, value in known["facts"].items() if name in _MISTAKABLE}
+    sampler = RLSampler(seed=seed, n_trials=n_trials, weights=weights, **known | {"facts": known["facts"] | wrong})
+    return OptunaSearch(task, sampler, values=True)
+
+
 def known_of(task: RecordedTask) -> dict[str, Any]:
     """The space of a table and its facts, as arguments of our sampler and pruner."""
     return {
@@ -253,6 +264,7 @@ PEERS: dict[str, Peer] = {
     "DQN from scratch": _scratch("dqn"),
     "ours": Peer(partial(_ours, roles=True), ours=True),
     "ours, facts": Peer(_ours_with_facts, ours=True),
+    "ours, wrong facts": Peer(_ours_with_wrong_facts, ours=True),
     "ours, online": Peer(_online, ours=True),
     "ours, no roles": Peer(partial(_ours, roles=False), ours=True),
     "ours, no PPO": Peer(partial(_ours, roles=True), ours=True),
@@ -282,9 +294,8 @@ def variants(weights: str | None, folder: Path) -> dict[str, str | None]:
         {f"predictor.0.{k}": v for k, v in fresh.items()},
         replace(card, name="untrained"),
     )
-    found = dict.fromkeys(("ours", "ours, facts", "ours, online", "ours, no roles"), weights) | {
-        "ours, from scratch": str(folder / "untrained.safetensors")
-    }
+    told = ("ours", "ours, facts", "ours, wrong facts", "ours, online", "ours, no roles")
+    found = dict.fromkeys(told, weights) | {"ours, from scratch": str(folder / "untrained.safetensors")}
     without = {k: v for k, v in tensors.items() if not k.startswith("head.")}
     if len(without) < len(tensors):
         save_weights(folder / "no-ppo.safetensors", without, replace(card, name="no-ppo"))

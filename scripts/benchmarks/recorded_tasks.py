@@ -25,8 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from hf_rlsearch._typing import FloatArray, IntArray, Params
+from hf_rlsearch._typing import BoolArray, FloatArray, IntArray, Params
 from hf_rlsearch.errors import ArgumentsError
+from hf_rlsearch.observation.observation import FACTS, has_learnt
 
 _COUNTS = {
     "n_parameters": "n_parameters",
@@ -133,6 +134,18 @@ class RecordedTask:
         if self.meta.get("metric") in stored.get("untrained", {}):
             known["untrained"] = float(stored["untrained"][self.meta["metric"]])
         return known
+
+    @cached_property
+    def above_chance(self) -> BoolArray:
+        """(R,) trainings that are above the untrained model by more than noise; none where that model is unknown."""
+        known = {**self.facts, "maximize": float(self.maximize)}
+        sign = 1.0 if self.maximize else -1.0
+        if "untrained" not in known:
+            return np.zeros(len(self.values), bool)
+        known["untrained"] *= sign
+        facts = np.array([[known.get(name, np.nan) for name in FACTS]]).repeat(len(self.values), 0)
+        best = np.full(len(self.values), sign * self.best)
+        return np.asarray(has_learnt(facts, sign * self.values, best) > 0)
 
     @cached_property
     def n_levels(self) -> IntArray:

@@ -32,6 +32,7 @@ from recorded_tasks import RecordedTask, load_tasks
 
 POINTS = (1, 3, 5, 10, 20, 50)
 COMPARED_AT = 20
+_AT_CHANCE = 0.6  # share of a table's trainings at chance level from which on leaving it is a task of its own
 FIRST = {"middle": middle, "random": at_random}
 """First configurations that all methods can be given."""
 
@@ -118,6 +119,24 @@ def times_table(results: bench.Results) -> str:
     return f"\n### Time of a choice, on the processor, one thread\n\n{table}" if known else ""
 
 
+def chance_table(results: bench.Results, tasks: Sequence[RecordedTask]) -> str:
+    """Trials until the first that is above the untrained model, where most trainings of a table are not."""
+    hard = [t for t in tasks if 0 < t.above_chance.mean() <= 1 - _AT_CHANCE]
+    rows = []
+    for method in PEERS:
+        found = [
+            [bench.first_below(np.array(cell["regret"]), float(t.regret(t.values[t.above_chance]).max())) for cell in c]
+            for t in hard
+            if (c := [v for k, v in results.cells.items() if k.startswith(f"{method}|{t.name}|")])
+        ]
+        if len(found) == len(hard) > 0:
+            by_task = [f"{np.mean(trials):.1f}" for trials in found]
+            rows.append([method, f"{np.mean([np.mean(trials) for trials in found]):.1f}", *by_task])
+    head = f"### Trials until the first above chance level, {len(hard)} tables\n\n"
+    table = bench.table(["", "mean", *(t.name for t in hard)], rows)
+    return f"\n{head}{table}" if rows else ""
+
+
 def made_by(weights: dict[str, str | None]) -> dict[str, str]:
     """What a method's results depend on besides the settings: the weights it uses, if any."""
     return {
@@ -171,7 +190,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bench.run_cells(results, cells, run, made, args.jobs)
         measure_times(results, methods, tasks, args.times, weights, made)
     curves = bench.collect(results, PEERS, tasks)
-    text = bench.report(curves, POINTS, ours="ours", reference="TPE", point=COMPARED_AT) + times_table(results)
+    text = bench.report(curves, POINTS, ours="ours", reference="TPE", point=COMPARED_AT)
+    text += times_table(results) + chance_table(results, tasks)
     if args.first != "own":
         text = f"The first trial of every method: {args.first}.\n\n{text}"
     bench.finish(text, curves, report=args.report, figure=args.figure, label="trials")

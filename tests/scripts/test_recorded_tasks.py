@@ -108,6 +108,32 @@ def test_without_curves(tmp_path: Path) -> None:
         task.curve([0, 0])
 
 
+@pytest.mark.parametrize(
+    ("direction", "metric", "untrained", "above"),
+    [
+        ("minimize", "loss", 3.0, [True, True, False, False]),
+        ("maximize", "loss", 3.0, [False, False, True, False]),
+        ("minimize", "accuracy", 3.0, [False] * 4),  # of that metric no untrained score is known
+    ],
+)
+def test_what_is_above_chance_is_better_than_the_untrained_model(
+    tmp_path: Path, direction: str, metric: str, untrained: float, above: list[bool]
+) -> None:
+    facts = {"n_train": 1000, "untrained": {"loss": untrained}}
+    assert toy(tmp_path, direction=direction, metric=metric, facts=facts).above_chance.tolist() == above
+
+
+def test_a_share_is_above_chance_by_two_standard_errors(tmp_path: Path) -> None:
+    csv = "hp:learning_rate,hp:optimizer,objective\n" + "".join(
+        f"1e-05,{o},{v}\n" for o, v in zip(("adam", "sgd"), (0.55, 0.7), strict=True)
+    )
+    facts = {"n_eval": 100, "untrained": {"accuracy": 0.5}}
+    assert toy(tmp_path, csv, direction="maximize", metric="accuracy", facts=facts).above_chance.tolist() == [
+        False,
+        True,
+    ]
+
+
 def test_the_table_is_read_on_first_use(tmp_path: Path) -> None:
     task = toy(tmp_path, "hp:learning_rate,objective\n")
     assert task.n_levels.tolist() == [3, 3]

@@ -199,6 +199,38 @@ def test_the_agent_is_told_the_facts_that_it_knows(
     assert told[1]["facts"] == {}
 
 
+def test_wrong_facts_are_wrong_by_a_hundred(
+    samplers: ModuleType, tables: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = json.loads((tables / "tasks.json").read_text())
+    entries["losses_a"] |= {"metric": "loss", "facts": {"n_train": 1000, "untrained": {"loss": 9.0}}}
+    (tables / "tasks.json").write_text(json.dumps(entries))
+    peers, told = importlib.import_module("_peers"), []
+    monkeypatch.setattr(peers, "RLSampler", lambda **options: told.append(options) or optuna.samplers.RandomSampler())
+    task = samplers.load_tasks(tables, names=["losses_a"])[0]
+    for seed in range(20):
+        samplers.search("ours, wrong facts", task, seed, 1, None)
+    assert {options["facts"]["n_examples"] for options in told} == {1.0, 5.0}
+    assert {options["facts"]["untrained"] for options in told} == {9.0}
+
+
+def test_trials_until_the_first_above_chance_are_counted(
+    bench: ModuleType, samplers: ModuleType, tables: Path, tmp_path: Path
+) -> None:
+    """Three of fifteen losses are below that of the untrained model. It is never reached in the second search."""
+    entries = json.loads((tables / "tasks.json").read_text())
+    entries["losses_a"] |= {"metric": "loss", "facts": {"untrained": {"loss": 1.9}}}
+    (tables / "tasks.json").write_text(json.dumps(entries))
+    tasks = samplers.load_tasks(tables)
+    assert [task.above_chance.sum() for task in tasks] == [3, 0]
+    results = bench.Results(tmp_path / "runs.json", {})
+    for seed, values in enumerate(([5.0, 1.4, 1.4], [5.0, 5.0, 5.0])):
+        regret = np.minimum.accumulate(tasks[0].regret(np.array(values))).tolist()
+        results.cells[f"random|losses_a|{seed}"] = {"regret": regret}
+    assert "| random | 3.0 | 3.0 |" in samplers.chance_table(results, tasks)
+    assert samplers.chance_table(results, tasks[1:]) == ""
+
+
 def test_searches_of_other_weights_are_forgotten(bench: ModuleType, tmp_path: Path) -> None:
     results = bench.Results(tmp_path / "out.json", {})
     results.cells = {"ours|a|0": {"made_by": "old"}, "random|a|0": {"made_by": "peer"}}
