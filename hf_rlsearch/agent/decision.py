@@ -57,6 +57,7 @@ class Decision(Prediction):
         feasibility: Predicted probability that it violates no constraint; None in a study without constraints.
         price: Cost of its training, or of the rest of one that it resumes, in full trainings; None without a limit of
             training or time, and before any training was timed.
+        too_long: Candidates that could not be chosen, as their trainings do not fit what is left of time or budget.
     """
 
     index: int
@@ -68,6 +69,7 @@ class Decision(Prediction):
     attention: tuple[tuple[int, float], ...] = ()
     feasibility: float | None = None
     price: float | None = None
+    too_long: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, rounded, small enough to store with every trial; without what is empty or not predicted."""

@@ -46,7 +46,7 @@ STOP_FEATURES = (*CURVE_FEATURES, *FORECAST_FEATURES)
 N_ALTERNATIVES = 128
 """Number of candidates to train instead: enough for one nearly as good as the best of all."""
 HOPELESS = 0.05
-"""Forecast chance to become the best below which a trial may be stopped though that pays for no other training."""
+"""Forecast chance to become the best below which no trial is worth its price, whatever else could be trained."""
 DECISIONS_PER_TRAINING = 12
 """A trial is judged at most this often, and not before a twelfth of its training. Every decision is a chance to stop a
 good trial by mistake, the greater the earlier: see docs/background/log/2026-11-23-searches-with-stopping.md."""
@@ -176,16 +176,16 @@ def chance_to_go_on(spent: FloatArray | float, left: FloatArray | float) -> Floa
 
     It is the chance that the next trial becomes the best after so many full trainings, where all trials are alike.
     Early in a search a trial may then be stopped as soon as it promises less than another would, late only if it is
-    nearly hopeless. Where a stop pays for no other training, the limit is at most `HOPELESS`. Source: the n-th of
-    exchangeable values is their record with a chance of 1/n (Renyi 1962).
+    nearly hopeless. Where a stop pays for no other training, the limit is `HOPELESS`, and it is never below that.
+    Source: the n-th of exchangeable values is their record with a chance of 1/n (Renyi 1962).
 
     Args:
         spent: Full trainings so far.
         left: Full trainings that the budget still pays for; NaN where there is no budget, so that a stop saves time
             only.
     """
-    record = 1.0 / (1.0 + np.asarray(spent))
-    return np.where(np.asarray(left) >= 1, record, np.minimum(record, HOPELESS))
+    record = np.maximum(1.0 / (1.0 + np.asarray(spent)), HOPELESS)
+    return np.where(np.asarray(left) >= 1, record, HOPELESS)
 
 
 def stands_still(own: FloatArray, others: FloatArray) -> BoolArray:

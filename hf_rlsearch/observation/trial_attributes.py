@@ -7,6 +7,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._validation import is_number
+from hf_rlsearch.observation.curve_features import HOPELESS
 
 # Every name starts with this; hp_space may use any other.
 PREFIX = "rl:"
@@ -17,6 +18,9 @@ STOP = "rl:stop"
 # Values of "reason" in STOP of a trial that no pruner stopped: the time of the search was over, or the trial had
 # exceeded the memory of ``constraints=``.
 TIMEOUT, LIMIT = "timeout", "limit"
+# Values of "goes_on" in STOP of a trial that RLPruner did not judge by its stop rule: no other trial was better at that
+# point, or the trial was at chance level and complete trials have not shown that such a gap stays.
+LEADS, AT_CHANCE = "leads", "at chance"
 
 # System attributes in which Optuna stores constraints: a list, as `constraints_func` returns it, and one value for each
 # name since Optuna 5. A constraint is violated if its value is above 0.
@@ -32,8 +36,11 @@ SUMMARY = "rl:summary"
 CONSTRAINTS = "rl:constraints"
 # Also of a study: which option ended the search, see ``SearchResult.stopped_by``.
 STOPPED_BY = "rl:stopped_by"
-# Also of a study: ``target=`` as a list, and ``patience=``, of the latest run; missing where none gave any.
+# Also of a study: ``target=`` as a list, and ``patience=``, of the latest run; missing where none gave any. "rest" says
+# what was left of time or budget when the search ended, where that pays for no training.
 ENDS = "rl:ends"
+# Also of a study: what more trials were expected to bring when the search ended, as text.
+OUTLOOK = "rl:outlook"
 # Also of a study: facts of the task for the agent by name, see ``RLSampler``. They are measured once, before the first
 # trial, so that all trials are chosen by the same facts.
 TASK_FACTS = "rl:facts"
@@ -158,6 +165,12 @@ def counted(trial: FrozenTrial) -> float:
         return 1.0  # as in Optuna, whatever another pruner does
     trained = share_trained(trial) if trial.state == TrialState.PRUNED else 1.0
     return max(trained - float(trial.user_attrs.get(STARTED_AT, 0)) / FULL_TRAINING, 0.0)
+
+
+def is_hopeless(trial: FrozenTrial) -> bool:
+    """Whether RLPruner stopped a trial with next to no forecast chance to become the best."""
+    chance = (trial.system_attrs.get(STOP) or {}).get("chance")
+    return chance is not None and chance < HOPELESS
 
 
 def n_trials_used(study: optuna.Study) -> float:

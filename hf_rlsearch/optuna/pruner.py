@@ -31,7 +31,7 @@ from hf_rlsearch.observation.curve_features import (
 )
 from hf_rlsearch.observation.history import COMPLETE, FAILED, History, continued, newest_counts, stable_distributions
 from hf_rlsearch.observation.observation import FACTS, has_learnt, unitless
-from hf_rlsearch.observation.trial_attributes import COST, ROUNDING, STOP, is_feasible
+from hf_rlsearch.observation.trial_attributes import AT_CHANCE, COST, LEADS, ROUNDING, STOP, is_feasible
 from hf_rlsearch.optuna.filters import is_duplicate
 from hf_rlsearch.optuna.sampler import checked_facts, facts_for_agent
 from hf_rlsearch.space import SearchSpace
@@ -137,15 +137,16 @@ class RLPruner(BasePruner):
         rest = [c for c in curves if c is not None]
         here = np.array([[c.shown_after(curve.steps[-1] * curve.cost) for c in rest]])
         ended = [c.last for c in rest if c.complete]
+        fidelity = min(float(curve.steps[-1]) / resource, 1.0)
         if leads(curve.shown[-1:], here)[0] or (ended and curve.last > max(ended)):
-            return False
+            return self._goes_on(study, trial, fidelity, LEADS)
         spent = sum(c.spent(resource) for c in rest) + curve.spent(resource)
         total = min((b for b in (self._budget, self._planned_budget) if b is not None), default=np.nan)
         budget = np.array([[max(total - spent, 0.0), total]])
         features = self._features(study, curve, rest, here, resource, budget)
         began = np.array([c.first_two for c in rest]).reshape(1, len(rest), 2)
         if may_still_rise(features, stands_still(curve.reports[None], began))[0]:
-            return False
+            return self._goes_on(study, trial, fidelity, AT_CHANCE)
         limit = float(chance_to_go_on(spent, budget[0, 0]))
         return self._stops(study, trial, others, resource, features, limit)
 
@@ -191,6 +192,11 @@ class RLPruner(BasePruner):
                 np.maximum(best, curve.shown[-1:]),
             ),
         )
+
+    def _goes_on(self, study: Study, trial: FrozenTrial, fidelity: float, why: str) -> bool:
+        """Stores why a trial goes on whatever the stop rule says; returns False."""
+        study._storage.set_trial_system_attr(trial._trial_id, STOP, {"fidelity": round(fidelity, 4), "goes_on": why})
+        return False
 
     def _stops(
         self,

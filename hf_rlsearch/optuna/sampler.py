@@ -85,11 +85,14 @@ class ExpectedGain:
         n_trials: How many.
         share: Improvement of the best on the task's scale, where 1 is the distance from its median to its best.
         value: The same in the unit of the objective, not negative in either direction.
+        came_true: What has come true of the gains expected of the latest trials, as a share of them; `share` and
+            `value` are multiplied by it.
     """
 
     n_trials: int
     share: float
     value: float
+    came_true: float = 1.0
 
 
 class RLSampler(BaseSampler):
@@ -316,8 +319,9 @@ class RLSampler(BaseSampler):
         if found is None:
             return None
         gain, unit = found
-        share = gain * _track_record(trials, history, unit)
-        return ExpectedGain(n_trials=n_trials, share=share, value=share * unit)
+        came_true = _track_record(trials, history, unit)
+        share = gain * came_true
+        return ExpectedGain(n_trials=n_trials, share=share, value=share * unit, came_true=came_true)
 
     def reseed_rng(self) -> None:
         """Does nothing: all chance is drawn from the trial's number, which differs between workers."""
@@ -416,10 +420,11 @@ class RLSampler(BaseSampler):
         trials = study._get_trials(deepcopy=False, use_cache=True)
         mask = self._allowed(space, trials, history, rows)
         prices = self._prices(space, history, rows)
-        acquisition_weight = chance_of_success(space, history, rows)
+        acquisition_weight, too_long = chance_of_success(space, history, rows), 0
         facts = facts_for_agent(study, self._facts)
         if self._cost_cooling is not None and prices is not None:
-            mask = _where_possible(mask, self._cost_cooling.affordable(np.where(mask, prices, np.inf)))
+            fits = _where_possible(mask, self._cost_cooling.affordable(np.where(mask, prices, np.inf)))
+            too_long, mask = int(mask.sum() - fits.sum()), fits
             # At chance level a cheap trial does not teach the same as a long one: it learns nothing.
             if not is_at_chance(facts, history):
                 acquisition_weight = acquisition_weight * self._cost_cooling.acquisition_weight(prices)
@@ -438,7 +443,7 @@ class RLSampler(BaseSampler):
             acquisition_weight=acquisition_weight,
         )
         if prices is not None:
-            decision = replace(decision, price=float(prices[decision.index]))
+            decision = replace(decision, price=float(prices[decision.index]), too_long=too_long or None)
         return decision if feasibility is None else replace(decision, feasibility=float(feasibility[decision.index]))
 
     def _feasibility(

@@ -13,8 +13,8 @@ from typing import Any
 import optuna
 
 from hf_rlsearch.errors import ArgumentsError
-from hf_rlsearch.observation.trial_attributes import BASELINE, CONFIRM, LIMIT, TIMEOUT
-from hf_rlsearch.report.format import objectives, show, show_params
+from hf_rlsearch.observation.trial_attributes import AT_CHANCE, BASELINE, CONFIRM, LEADS, LIMIT, TIMEOUT
+from hf_rlsearch.report.format import objectives, percent, show, show_params
 from hf_rlsearch.report.records import ONE_BY_ONE, SearchRecord, TrialRecord, as_dict, finite
 
 _SCRATCH = {"ppo-scratch": "PPO, which learns in this search alone", "dqn": "DQN, which learns in this search alone"}
@@ -23,6 +23,10 @@ _SOURCES = {
     "policy": "the trained policy, from what is predicted",
     "design": "distance from all trials",
     **_SCRATCH,
+}
+_GOES_ON = {
+    LEADS: "no other trial was better at that point",
+    AT_CHANCE: "it was at chance level, and complete trials had not shown that such a gap stays",
 }
 
 UNIT = "where 1 is from the median to the best configuration"
@@ -149,7 +153,7 @@ def _choice(search: SearchRecord, trial: TrialRecord, contributions: tuple[Contr
     elif not has_results:
         line = "The agent chose this configuration before any result, from what it knows about such trainings."
     else:
-        line = f"The agent predicted a chance of {_percent(chance)} to beat the best trial so far."
+        line = f"The agent predicted a chance of {percent(chance)} to beat the best trial so far."
         if contributions and abs(contributions[0].total) >= 0.01:
             return [*given, line, _strongest_reason(trial, contributions[0])]
     return [*given, line]
@@ -177,7 +181,7 @@ def _course(trial: TrialRecord) -> list[str]:
         elif trial.stop.get("reason") == LIMIT:
             line += ", because it had exceeded the memory that the constraints allow"
         elif sure is not None:
-            why = "" if chance is None else f" its predicted chance to become the best was {_percent(chance)}, and"
+            why = "" if chance is None else f" its predicted chance to become the best was {percent(chance)}, and"
             line += f":{why} the pruner was {sure:.0%} certain that the rest was not worth its price"
         lines.append(f"{line}.")
         lines += ["It left a checkpoint that another trial could resume."] if trial.paused else []
@@ -200,18 +204,31 @@ def _facts(trial: TrialRecord) -> dict[str, str]:
         facts["best alternative"] = show_params(as_dict(other["params"]))
     feasibility = finite(trial.decision.get("feasibility"))
     if feasibility is not None:
-        facts["chance to violate no constraint"] = _percent(feasibility)
-    price = finite(trial.decision.get("price"))
+        facts["chance to violate no constraint"] = percent(feasibility)
+    price, too_long = (finite(trial.decision.get(name)) for name in ("price", "too_long"))
     if price is not None:
         facts["expected cost"] = f"{price:.2g} full trainings"
-    sure, at = finite(trial.stop.get("probability")), finite(trial.stop.get("fidelity"))
-    if sure is not None and at is not None and trial.status != "pruned":  # `_course` gives these of a stopped trial
-        judged = f"at {at:.0%} of a full training, probability of stopping {sure:.0%}"
-        chance, limit = finite(trial.stop.get("chance")), finite(trial.stop.get("limit"))
-        if chance is not None and limit is not None:
-            judged += f"; it went on, as its chance to become the best, {chance:.0%}, is not below {limit:.0%}"
+    if too_long:
+        facts["candidates that did not fit what was left of time or budget"] = f"{int(too_long):,}"
+    if trial.status != "pruned" and (judged := _judged(trial.stop)):  # `_course` gives it of a stopped trial
         facts["last judgement of the pruner"] = judged
     return facts
+
+
+def _judged(stop: Mapping[str, Any]) -> str:
+    """Why RLPruner let a trial go on at its latest report; empty if it has not judged the trial."""
+    sure, at = finite(stop.get("probability")), finite(stop.get("fidelity"))
+    if at is None:
+        return ""
+    if why := _GOES_ON.get(str(stop.get("goes_on"))):
+        return f"at {at:.0%} of a full training it went on, as {why}"
+    if sure is None:
+        return ""
+    judged = f"at {at:.0%} of a full training, probability of stopping {sure:.0%}"
+    chance, limit = finite(stop.get("chance")), finite(stop.get("limit"))
+    if chance is not None and limit is not None:
+        judged += f"; it went on, as its chance to become the best, {chance:.0%}, is not below {limit:.0%}"
+    return judged
 
 
 def _predicted(prediction: Mapping[str, Any], *, by_policy: bool) -> dict[str, str]:
@@ -225,19 +242,15 @@ def _predicted(prediction: Mapping[str, Any], *, by_policy: bool) -> dict[str, s
     if "n_candidates" in known:
         texts["candidates to choose from"] = f"{int(known['n_candidates']):,}"
     if "probability" in known and by_policy:
-        texts["probability of being chosen"] = _percent(known["probability"])
+        texts["probability of being chosen"] = percent(known["probability"])
     if "chance" in known:
-        texts["chance to beat the best so far"] = _percent(known["chance"])
+        texts["chance to beat the best so far"] = percent(known["chance"])
     if "mean" in known:
         spread = f" ± {known['spread']:.3f}" if "spread" in known else ""
         texts[f"predicted difference to the best so far, {UNIT}"] = f"{known['mean']:+.3f}{spread}"
     if "improvement" in known:
         texts["expected improvement, in the same unit"] = f"{known['improvement']:.4f}"
     return texts
-
-
-def _percent(share: float) -> str:
-    return "less than 1%" if 0 < share < 0.01 else f"{share:.0%}"
 
 
 def _contributions(search: SearchRecord, trial: TrialRecord) -> tuple[Contribution, ...]:

@@ -12,8 +12,8 @@ from hf_rlsearch._validation import is_finite_number
 # Which option ended a search -> what that means.
 _ENDS = {
     "n_trials": "all trials were made",
-    "budget": "what is left of it pays for no training",
-    "timeout": "the time is over, or pays for no training any more",
+    "budget": "it is used up",
+    "timeout": "the time is over",
     "target": "a trial has reached it",
     "patience": "too many trials in a row brought no improvement",
     "patience=auto": "ten more trials are expected to improve the best by too little",
@@ -93,10 +93,15 @@ def exceeded(limits: Any, needed: Any) -> list[str]:
 def ended_by(reason: str, options: Mapping[str, Any]) -> str:
     """Which option ended a search, as in ``SearchResult.stopped_by``, and what that means; empty while it runs.
 
-    `options` are those that are stored with the search.
+    `options` are those that are stored with the search; "rest" says what was left, where that pays for no training.
     """
-    meaning = _ENDS.get(f"{reason}={options.get(reason)}", _ENDS.get(reason))
+    meaning = options.get("rest") or _ENDS.get(f"{reason}={options.get(reason)}", _ENDS.get(reason))
     return f"ended by {reason}" + (f": {meaning}" if meaning else "") if reason else ""
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] as a person would write it: 12%, less than 1%."""
+    return "less than 1%" if 0 < share < 0.01 else f"{share:.0%}"
 
 
 def objectives(values: Sequence[float]) -> str:

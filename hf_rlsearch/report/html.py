@@ -13,7 +13,7 @@ import optuna
 
 from hf_rlsearch._version import __version__
 from hf_rlsearch.errors import ArgumentsError
-from hf_rlsearch.observation.trial_attributes import ENDS, N_TRIALS, STOPPED_BY
+from hf_rlsearch.observation.trial_attributes import ENDS, N_TRIALS, OUTLOOK, STOPPED_BY
 from hf_rlsearch.optuna.storage import open_study
 from hf_rlsearch.report.analysis import front, importances, knee, shown_trials, summarize
 from hf_rlsearch.report.charts import PALETTES, all_charts, javascript, named_data, theme
@@ -88,6 +88,7 @@ def to_html(study: optuna.Study, *, refresh: int | None = None) -> str:
         code=to_copy(best) if best else "",
         sections=[(key, title, drawn[key]) for key, title, _ in _SECTIONS if drawn[key]],
         ended=ended_by(str(search.attributes.get(STOPPED_BY) or ""), as_dict(search.attributes.get(ENDS))),
+        outlook=str(search.attributes.get(OUTLOOK) or ""),
         reasons=[explain(search, number) for number in shown],
         columns=columns(search),
         rows=list(zip(search.trials, rows(search), strict=True)),

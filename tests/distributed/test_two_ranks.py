@@ -22,6 +22,7 @@ SCENARIOS = [
     "stop",
     "target",
     "patience",
+    "auto",
     "utility",
     "constraints",
     "wrong_space",
@@ -129,6 +130,7 @@ def test_compute_objective_raising(folder: Path) -> None:
         ("stop", "study.stop"),
         ("target", "target"),
         ("patience", "patience"),
+        ("auto", "patience"),
         ("utility", "min_gain_per_hour"),
     ],
 )

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from transformers import BertForSequenceClassification, Trainer, TrainingArguments
 
 from hf_rlsearch import RLSampler
-from hf_rlsearch.trainer.search import distributed
+from hf_rlsearch.trainer.search import budget, distributed
 from tests.helpers import seq2seq
 from tests.trainer.conftest import Rows, Scripted, rates, tiny_model
 
@@ -142,6 +142,7 @@ def generation_space(trial: Any) -> dict[str, Any]:
     return {**rates(trial), "gen.num_beams": beams, "gen.length_penalty": 0.5}
 
 
+budget.LEAST_SHARE = 1e9  # "auto" ends its search as soon as there is an estimate
 SCOPED = {"learning_rate": [1e-3, 1e-4], "model.hidden_dropout_prob": [0.2, 0.4]}
 GENERATED = {"learning_rate": [1e-2, 1e-2, 1e-3], "gen.num_beams": [1, 4, 2]}
 WIDTH = "model.intermediate_size"
@@ -164,6 +165,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "baseline": False,
         "sampler": Scripted(learning_rate=[1e-3] * 9, dropout=[0.1] * 9),
     },
+    "auto": {"patience": "auto", "n_trials": 9, "sampler": RLSampler(seed=0)},
     "utility": {"min_gain_per_hour": 1e9, "n_trials": 9, "sampler": RLSampler(seed=0)},
     "constraints": {
         "hp_space": lambda trial: {WIDTH: trial.suggest_categorical(WIDTH, [16, 32, 64])},

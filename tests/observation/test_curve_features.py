@@ -175,7 +175,14 @@ def test_what_stands_still() -> None:
 
 @pytest.mark.parametrize(
     ("spent", "left", "expected"),
-    [(0.0, 9.0, 1.0), (3.0, 1.0, 0.25), (3.0, 0.9, HOPELESS), (3.0, np.nan, HOPELESS), (99.0, 0.0, 0.01)],
+    [
+        (0.0, 9.0, 1.0),
+        (3.0, 1.0, 0.25),
+        (3.0, 0.9, HOPELESS),
+        (3.0, np.nan, HOPELESS),
+        (99.0, 9.0, HOPELESS),
+        (99.0, 0.0, HOPELESS),
+    ],
 )
 def test_the_chance_to_go_on(spent: float, left: float, expected: float) -> None:
     assert chance_to_go_on(spent, left) == pytest.approx(expected)

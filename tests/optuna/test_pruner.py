@@ -29,6 +29,7 @@ from hf_rlsearch.observation.curve_features import (
 )
 from hf_rlsearch.observation.trial_attributes import CONTINUES, STOP
 from hf_rlsearch.optuna.pruner import RLPruner
+from hf_rlsearch.report import explain
 
 Rules = Callable[[str], Path]
 
@@ -510,7 +511,7 @@ def test_a_judged_trial_says_why(rules: Rules) -> None:
     reason = study.trials[1].system_attrs[STOP]
     assert reason["fidelity"] == 0.2
     assert reason["probability"] == pytest.approx(1 / (1 + np.exp(-5)), abs=1e-4)
-    assert STOP not in study.trials[0].system_attrs
+    assert study.trials[0].system_attrs[STOP] == {"fidelity": 0.8, "goes_on": "leads"}
     assert "chance" not in reason  # these weights predict nothing
 
 
@@ -564,6 +565,11 @@ def test_what_is_likelier_to_win_than_any_other_would_be_goes_on(
     assert reason["chance"] == 0.3
     assert ("limit" in reason) == (not stops)
     assert reason.get("limit", 1.0) == pytest.approx(1.0 if stops else 1 / (1 + n_before + 0.8), abs=1e-4)
+
+
+def test_a_leader_stores_why_it_goes_on(always: Path) -> None:
+    study = run(RLPruner(max_resource=5, budget=20, weights=always), [0.5, 0.9])
+    assert "at 80% of a full training it went on, as no other trial was better" in explain(study, 1).to_text()
 
 
 def test_a_trial_without_hyperparameters_has_no_chance_to_tell(always: Path) -> None:
@@ -629,6 +635,8 @@ def test_at_chance_level_complete_trials_have_to_say_that_early_values_tell(
     pruner = RLPruner(max_resource=5, budget=20, weights=rules("always"), facts=facts)
     study = run(pruner, [*[0.9, 0.91, 0.92][:n_complete], 0.52])
     assert [trial.state == TrialState.PRUNED for trial in study.trials] == [False] * n_complete + [stops]
+    if not stops:
+        assert study.trials[-1].system_attrs[STOP] == {"fidelity": 0.8, "goes_on": "at chance"}
     above = run(pruner, [0.9, 0.7])  # something was learnt: the rule decides
     assert above.trials[1].state == TrialState.PRUNED
 

@@ -69,6 +69,13 @@ def test_what_was_to_be_stopped_and_went_on_says_why() -> None:
     assert expected in explain(study, 0).to_text()
 
 
+def test_candidates_that_did_not_fit_are_counted() -> None:
+    study = optuna.create_study()
+    decision = {"source": "predictor", "improvement": 0.1, "n_candidates": 12, "too_long": 988}
+    study.add_trial(create_trial(value=0.0, system_attrs={"rl:decision": decision}))
+    assert "did not fit what was left of time or budget: 988" in explain(study, 0).to_text()
+
+
 def test_baseline_stops_and_failures_are_explained(study: optuna.Study) -> None:
     assert "the arguments of your Trainer" in explain(study, 0).to_text()
     pruned = next(t.number for t in study.trials if t.state == TrialState.PRUNED)

@@ -12,6 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import FloatArray, IntArray
+from hf_rlsearch.observation.curve_features import HOPELESS
 from hf_rlsearch.observation.trial_attributes import (
     CONFIRM,
     HYPERPARAMETERS,
@@ -23,6 +24,7 @@ from hf_rlsearch.observation.trial_attributes import (
     counted,
     finished,
     is_feasible,
+    is_hopeless,
     n_trials_used,
     newly_spent,
     role,
@@ -147,7 +149,7 @@ class RemainingBudget:
         return "budget" if self._settings.budget is not None and self._committed() >= self._settings.budget else None
 
     def too_little_left(self) -> tuple[str, str] | None:
-        """Returns which of "timeout" and "budget" leaves too little for any training, and a sentence that says so.
+        """Returns which of "timeout" and "budget" leaves too little for any training, and what is left of it as text.
 
         None where a training fits, or the rest of a stopped one that can be resumed; also where none was timed yet, and
         where an interrupted or queued trial is to run. To be called after ``update_sampler_and_pruner``.
@@ -166,13 +168,21 @@ class RemainingBudget:
         if left >= shortest * (_MAY_FIT if name == "timeout" else 1 - ROUNDING):
             return None
         if name == "budget":
-            return (
-                name,
-                f"The search ends with {left:.2g} of its budget left: the shortest training costs {shortest:.2g}.",
-            )
-        seconds = self._seconds_per_training() or 0.0
-        needed = as_time(shortest * seconds)
-        return name, f"The search ends with {as_time(left * seconds)} left: the shortest training takes about {needed}."
+            rest = f"{left:.2g} of it is left, and the shortest training costs {shortest:.2g}"
+        else:
+            seconds = self._seconds_per_training() or 0.0
+            needed = as_time(shortest * seconds)
+            rest = f"{as_time(left * seconds)} are left, and the shortest training takes about {needed}"
+        return name, rest + self._not_resumed()
+
+    def _not_resumed(self) -> str:
+        """Names the trials that were stopped without a chance, whose rest might have fitted; empty without any."""
+        numbers = [str(t.number) for t in self._finished() if t.state == TrialState.PRUNED and is_hopeless(t)]
+        if not numbers:
+            return ""
+        *others, last = numbers
+        named = f"trials {', '.join(others)} and {last} are" if others else f"trial {last} is"
+        return f"; {named} not resumed, with a chance below {HOPELESS:.0%} to become the best"
 
     def is_out_of_time(self) -> bool:
         """Returns whether ``timeout`` is over."""
@@ -288,7 +298,7 @@ class Outlook:
     """What more trials are expected to bring, and whether ``patience="auto"`` or ``min_gain_per_hour`` ends a search.
 
     Args:
-        study: Of the search, with an ``RLSampler`` where one of the two options is given.
+        study: Of the search; only an ``RLSampler`` predicts.
         settings: Of the search.
     """
 
@@ -310,19 +320,23 @@ class Outlook:
         return "min_gain_per_hour" if gain is not None and gain.value / (hours * gain.n_trials) < least else None
 
     def to_text(self) -> str:
-        """Returns the expected gain as a column of a trial's line; empty where it is unknown, or not asked for.
+        """Returns the expected gain, and how true such expectations came, as a column of a trial's line.
 
-        With ``patience="auto"`` it is that of the next `HORIZON` trials, else that of the trials of an hour.
+        Of the trials of an hour, at most `HORIZON`; of exactly `HORIZON` with ``patience="auto"``, and of all trials of
+        an hour with ``min_gain_per_hour``, as these options decide. Empty where nothing can be predicted.
         """
-        is_auto = self._settings.patience == AUTO
-        if not is_auto and self._settings.min_gain_per_hour is None:
-            return ""
         hours = self._hours_per_trial()
-        gain = self._expected_gain(HORIZON if is_auto else _n_in_an_hour(hours))
+        n_trials = _n_in_an_hour(hours)
+        if self._settings.patience == AUTO:
+            n_trials = HORIZON
+        elif self._settings.min_gain_per_hour is None:
+            n_trials = min(n_trials, HORIZON)
+        gain = self._expected_gain(n_trials)
         if gain is None:
             return ""
         more = f"{gain.n_trials} more trials" if gain.n_trials > 1 else "1 more trial"
-        return f"{more} ({as_time(3600 * hours * gain.n_trials)}) may improve the best by {gain.value:.2g}"
+        promise = f"{more} ({as_time(3600 * hours * gain.n_trials)}) may improve the best by {gain.value:.2g}"
+        return f"{promise} ({gain.came_true:.0%} came true so far)"
 
     def _expected_gain(self, n_trials: int) -> ExpectedGain | None:
         """What so many more trials are expected to gain, computed once for each trial that ends; None if unknown.

@@ -19,7 +19,7 @@ from hf_rlsearch.optuna import confirmation as confirm
 from hf_rlsearch.optuna.filters import is_exhausted
 from hf_rlsearch.optuna.pruner import RLPruner
 from hf_rlsearch.report import explain
-from hf_rlsearch.report.format import exceeded, objectives, show_params
+from hf_rlsearch.report.format import exceeded, objectives, percent, show_params
 from hf_rlsearch.trainer.search.budget import Outlook, RemainingBudget
 from hf_rlsearch.trainer.search.leaderboard import Leaderboard, rankable, ranking, trials_without_improvement
 from hf_rlsearch.trainer.search.planner import Planner
@@ -80,6 +80,7 @@ class SearchCoordinator:
     trial: optuna.Trial = field(init=False)
     reporter: PruningReporter = field(init=False)
     stopped_by: str = field(init=False, default="")
+    _rest: str = field(init=False, default="")
 
     @property
     def is_shared(self) -> bool:
@@ -119,13 +120,15 @@ class SearchCoordinator:
             self.study.set_user_attr(attr.CONSTRAINTS, dict(self._limits))
         if attr.OBJECTIVE not in self.study.user_attrs:
             self.study.set_user_attr(attr.OBJECTIVE, self.objective.to_json())
-        ends = {"target": list(self.objective.targets), "patience": self.settings.patience}
-        if ends != self.study.user_attrs.get(attr.ENDS, {"target": [], "patience": None}):
-            self.study.set_user_attr(attr.ENDS, ends)
+        if self._ends() != self.study.user_attrs.get(attr.ENDS, {"target": [], "patience": None}):
+            self.study.set_user_attr(attr.ENDS, self._ends())
         if opened.resumed and not self.is_shared:
             self.leaderboard.discard_checkpoints()
         self._queue_first_trials()
         self._say_initial()
+
+    def _ends(self) -> Params:
+        return {"target": list(self.objective.targets), "patience": self.settings.patience}
 
     def _queue_first_trials(self) -> None:
         """Queues the baseline and then the initial configurations, unless an earlier or another process has done so."""
@@ -209,6 +212,7 @@ class SearchCoordinator:
         while True:
             self._take_over()
             self.budget.update_sampler_and_pruner(self.paused.resumable())
+            self._rest = ""
             reason = self.reason_to_stop() or self._too_little_left()
             if reason is not None and (reason == "timeout" or not self._enqueue_confirmation()):
                 is_last = self.is_shared and reason in ("n_trials", "budget", "space")
@@ -299,9 +303,9 @@ class SearchCoordinator:
         found = self.budget.too_little_left()
         if found is None:
             return None
-        reason, sentence = found
+        reason, self._rest = found
         if self.budget.trains_alone():
-            self.progress.say(sentence)
+            self.progress.say(f"The search ends: {self._rest}.")
         return reason
 
     def should_pause(self, trainer: "Trainer") -> bool:
@@ -384,6 +388,9 @@ class SearchCoordinator:
             n_trials=self.settings.displayed_n_trials,
         )
         self.study.set_user_attr(attr.STOPPED_BY, self.stopped_by)
+        if self._rest:
+            self.study.set_user_attr(attr.ENDS, {**self._ends(), "rest": self._rest})
+        self.study.set_user_attr(attr.OUTLOOK, self.outlook.to_text())
         summary = result.summary()
         self.progress.close(finished=True)
         self.progress.say(summary)
@@ -575,6 +582,7 @@ class SearchCoordinator:
             n_workers=1 + len(trials_of_other_processes(self.study)) if self.is_shared else 1,
             seconds_left=self.budget.seconds_left(),
             outlook=self.outlook.to_text(),
+            choice=_choice_text(trial),
         )
 
 
@@ -592,6 +600,13 @@ def _is_timed_out(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.PRUNED and stop.get("reason") == attr.TIMEOUT
 
 
+def _choice_text(trial: FrozenTrial) -> str:
+    """Says that a trial was chosen among few candidates, as the others did not fit what was left; empty if all did."""
+    decision = trial.system_attrs.get(attr.DECISION) or {}
+    n, too_long = decision.get("n_candidates", 1), decision.get("too_long")
+    return f"{n} of {n + too_long} candidates fitted what was left" if too_long else ""
+
+
 def _result_text(trial: FrozenTrial, outcome: TrialOutcome, world_size: int) -> str:
     """The objective of a finished trial, or why and where it ended."""
     values = objectives(outcome.values)
@@ -603,7 +618,13 @@ def _result_text(trial: FrozenTrial, outcome: TrialOutcome, world_size: int) -> 
     if outcome.state == TrialState.COMPLETE:
         return values
     ended = "paused" if attr.PAUSED in trial.user_attrs else "pruned"
-    why = ", the time is over" if _is_timed_out(trial) else ""
+    stop, why = trial.system_attrs.get(attr.STOP) or {}, ""
+    if _is_timed_out(trial):
+        why = ", the time is over"
+    elif "chance" in stop:
+        why = f", with a chance of {percent(stop['chance'])} to become the best"
+    elif "probability" in stop:
+        why = ", the rest was not worth its price"
     return f"{ended} at {values or 'the start'}{why}"
 
 

@@ -245,12 +245,8 @@ class SearchResult:
             lines.append(
                 f"confirmed gain {interval}" if confirmed.found else f"no gain found under new seeds: {interval}"
             )
-        if alike := self._all_alike():
-            lines.append(alike)
-        if missing := self._missing():
-            lines.append(missing)
-        if waiting := self._waiting():
-            lines.append(waiting)
+        lines += [self._all_alike(), self._missing(), self._waiting()]
+        lines.append(str(self.study.user_attrs.get(attr.OUTLOOK) or ""))
         lines += [f"hyperparameters: {self.hyperparameters(best)}", ended_by(self.stopped_by, self._ends)]
         return "\n".join(filter(None, lines))
 

@@ -41,7 +41,8 @@ class TrialSummary:
             confirmations left out.
         n_workers: Processes that work on the search now.
         seconds_left: Time that budget and timeout leave to the search; infinity without a limit.
-        outlook: What more trials are expected to bring, as text; empty where it is unknown or not asked for.
+        outlook: What more trials are expected to bring, as text; empty where it is unknown.
+        choice: How time or budget limited the choice of the configuration, as text; empty where they did not.
     """
 
     number: int
@@ -55,6 +56,7 @@ class TrialSummary:
     n_workers: int = 1
     seconds_left: float = math.inf
     outlook: str = ""
+    choice: str = ""
 
 
 class Progress:
@@ -148,6 +150,7 @@ class Progress:
             f"{trial.fidelity:.0%} trained in {as_time(trial.seconds)}",
             self._time_left(trial),
             trial.outlook,
+            trial.choice,
             self._difference(trial.role, trial.params),
         )
         self.say(" | ".join(column for column in columns if column))

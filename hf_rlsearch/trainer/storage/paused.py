@@ -19,7 +19,6 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch.observation import trial_attributes as attr
-from hf_rlsearch.observation.curve_features import HOPELESS
 from hf_rlsearch.trainer.session.arguments import plain, same_to_the_bit
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.storage.checkpoints import best_checkpoint_beside, stored_path, training_state
@@ -72,7 +71,7 @@ class PausedTrials:
         False if the trial cannot become the best, whatever the other trials of the search bring,
         and if the checkpoint would be deleted at once, since better trials wait already or the disk is full.
         """
-        if _is_hopeless(trial):
+        if _is_in_vain(trial):
             return False
         args = trainer.args
         if plain(getattr(args, "save_strategy", "no")) in ("no", "best") or getattr(args, "save_only_model", False):
@@ -85,7 +84,7 @@ class PausedTrials:
     def resumable(self) -> list[int]:
         """The numbers of the trials that a new trial of the same configuration would resume; none that is hopeless."""
         found = self._resumable() if self._limit else []
-        return [trial.number for trial in found if not _is_hopeless(trial) and self._is_same_today(trial)]
+        return [trial.number for trial in found if not _is_in_vain(trial) and self._is_same_today(trial)]
 
     def claim(self, trial: optuna.Trial, attributes: Mapping[str, Any]) -> FrozenTrial | None:
         """Finds the newest paused trial of the same training, and reserves it for a new trial with these attributes.
@@ -170,11 +169,10 @@ class PausedTrials:
         return min(values, default=math.inf), -trial.number
 
 
-def _is_hopeless(trial: FrozenTrial) -> bool:
-    """Whether a trial exceeded a limit, or RLPruner stopped it with next to no forecast chance to become the best."""
+def _is_in_vain(trial: FrozenTrial) -> bool:
+    """Whether a trial cannot become the best when it is resumed: it exceeded a limit, or is hopeless."""
     stop = trial.system_attrs.get(attr.STOP) or {}
-    chance = stop.get("chance")
-    return stop.get("reason") == attr.LIMIT or (chance is not None and chance < HOPELESS)
+    return stop.get("reason") == attr.LIMIT or attr.is_hopeless(trial)
 
 
 def resumable_trials(trials: Sequence[FrozenTrial], folder: str) -> list[FrozenTrial]:

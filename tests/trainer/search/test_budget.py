@@ -16,12 +16,13 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from hf_rlsearch import RLPruner, RLSampler
 from hf_rlsearch.observation.curve_features import HOPELESS
 from hf_rlsearch.report import explain
+from hf_rlsearch.report.html import to_html
 from hf_rlsearch.trainer.search.budget import CostModel, RemainingBudget
 from hf_rlsearch.trainer.session.arguments import FrozenArguments
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler, build_configuration_sampler
 from tests.trainer.conftest import rates, run
-from tests.trainer.storage.test_paused import Stops
+from tests.trainer.storage.test_paused import Doubts, Stops
 
 MakeTrainer = Callable[..., Trainer]
 
@@ -166,7 +167,9 @@ def test_a_budget_that_pays_for_no_training_any_more_ends_the_search(
     with caplog.at_level("INFO"):
         result = run(make_trainer(eval_strategy="no"), "rl", budget=2.6).run_summary
     assert (result.stopped_by, len(result.trials)) == ("budget", 2)
-    assert "The search ends with 0.6 of its budget left: the shortest training costs 1." in caplog.text
+    assert "The search ends: 0.6 of it is left, and the shortest training costs 1." in caplog.text
+    assert result.summary().endswith("ended by budget: 0.6 of it is left, and the shortest training costs 1")
+    assert "0.6 of it is left" in to_html(result.study)
 
 
 @pytest.mark.parametrize(("budget", "n_trials", "epochs"), [(2.2, None, 2), (2.2, 3, 2), (2, None, 1)])
@@ -184,6 +187,23 @@ def test_a_rest_that_pays_for_no_whole_training_pays_for_the_end_of_a_stopped_on
     assert sum(trial.user_attrs["rl:spent"] for trial in result.trials) == pytest.approx(2.0, abs=1e-3)
     assert f"Trial 2 resumes trial 1 at {100 * epochs / 3:.0f} %." in caplog.text
     assert result.stopped_by == ("budget" if n_trials is None else "n_trials")
+
+
+def test_a_search_ends_rather_than_resume_what_is_hopeless_and_says_so(
+    make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The rest of the budget would pay for the end of trial 1, and for no whole training."""
+    trainer = make_trainer(num_train_epochs=3, save_strategy="epoch")
+    with caplog.at_level("INFO"):
+        result = run(trainer, "rl", budget=2.2, pruner=Doubts(0.04, trial_1=2)).run_summary
+    assert [trial.state for trial in result.trials] == [TrialState.COMPLETE, TrialState.PRUNED]
+    assert ", with a chance of 4% to become the best | " in caplog.text
+    rest = (
+        "0.53 of it is left, and the shortest training costs 1; trial 1 is not resumed, with a chance below 5% to "
+        "become the best"
+    )
+    assert f"The search ends: {rest}." in caplog.text
+    assert result.summary().endswith(f"ended by budget: {rest}")
 
 
 class Slow(Trainer):
@@ -237,8 +257,9 @@ def test_thirty_timed_searches_end_in_time_and_continue_nothing_hopeless(
         assert sum(end > started + timeout for end in Clock.ends) <= 1
         assert result.stopped_by == "timeout"
         chances = {trial.number: (trial.system_attrs.get("rl:stop") or {}).get("chance") for trial in result.trials}
-        continued = [t.user_attrs["rl:continues"] for t in result.trials if "rl:continues" in t.user_attrs]
-        assert all(chances[number] is None or chances[number] >= HOPELESS for number in continued)
+        continued = {t.user_attrs["rl:continues"] for t in result.trials if "rl:continues" in t.user_attrs}
+        kept = {trial.number for trial in result.trials if trial.state != PRUNED}
+        assert all(chances[number] is None or chances[number] >= HOPELESS for number in continued | kept)
 
 
 def batches(trial: Any) -> dict[str, Any]:

@@ -158,6 +158,17 @@ def test_a_search_ends_where_an_hour_is_expected_to_bring_little(
     assert (again.stopped_by, len(again.trials)) == (reason, n_trials)
 
 
+def test_what_more_trials_may_bring_is_shown_without_being_asked_for(
+    make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        result = run(make_trainer(score=learning_rate), "rl", n_trials=5, baseline=True).run_summary
+    shown = r"10 more trials \(.*\) may improve the best by [\d.e-]+ \(\d+% came true so far\)"
+    assert len(re.findall(rf"\| {shown} \|", caplog.text)) == 3  # the first three trials are needed to predict
+    assert re.search(shown, result.summary())
+    assert re.search(shown, to_html(result.study))
+
+
 def test_auto_ends_a_search_that_has_found_the_best_of_its_space() -> None:
     """A bowl over 48 x 6 levels: the search ends long before it has tried them all, next to the lowest point."""
     study, outlook = optuna.create_study(sampler=RLSampler(seed=0)), None
