@@ -57,7 +57,8 @@ class Decision(Prediction):
         feasibility: Predicted probability that it violates no constraint; None in a study without constraints.
         price: Cost of its training, or of the rest of one that it resumes, in full trainings; None without a limit of
             training or time, and before any training was timed.
-        too_long: Candidates that could not be chosen, as their trainings do not fit what is left of time or budget.
+        fitting: Candidates whose trainings fit what is left of time or budget; None where all do.
+        too_long: Candidates whose trainings do not; None where all fit. They are chosen only where none fits.
     """
 
     index: int
@@ -69,6 +70,7 @@ class Decision(Prediction):
     attention: tuple[tuple[int, float], ...] = ()
     feasibility: float | None = None
     price: float | None = None
+    fitting: float | None = None
     too_long: float | None = None
 
     def to_json(self) -> dict[str, Any]:

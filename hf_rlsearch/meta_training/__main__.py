@@ -116,12 +116,19 @@ def renew_stop_rule(args: argparse.Namespace, plan: Plan, device: str) -> None:
         training={
             **card.training,
             "stop_rule": {**stop_rule.settings, "prior": PRIOR_VERSION},
-            "stop_rule_bank": {"tables": plan.n_tables, "seeds": _ranges(plan.seeds())},
+            "stop_rule_bank": _with_earlier(card, plan),
             "other_parts": f"of {card.name}",
         },
         gates={**card.gates, "stop_rule": stop_rule.verdict},
     )
     save_weights(args.out, tensors | stop_rule.tensors, renewed)
+
+
+def _with_earlier(card: Card, plan: Plan) -> dict[str, Any]:
+    """The tables of a stop rule that is trained anew, with those of earlier ones: no part may learn from these."""
+    before = card.training.get("stop_rule_bank", {"tables": 0, "seeds": ""})
+    seeds = ", ".join(filter(None, (before["seeds"], _ranges(plan.seeds()))))
+    return {"tables": before["tables"] + plan.n_tables, "seeds": seeds}
 
 
 def _earlier(card: Card) -> dict[str, Any]:

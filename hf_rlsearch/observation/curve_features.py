@@ -46,7 +46,7 @@ STOP_FEATURES = (*CURVE_FEATURES, *FORECAST_FEATURES)
 N_ALTERNATIVES = 128
 """Number of candidates to train instead: enough for one nearly as good as the best of all."""
 HOPELESS = 0.05
-"""Forecast chance to become the best below which no trial is worth its price, whatever else could be trained."""
+"""Forecast chance to become the best that keeps no trial from being stopped, and below which none is resumed."""
 DECISIONS_PER_TRAINING = 12
 """A trial is judged at most this often, and not before a twelfth of its training. Every decision is a chance to stop a
 good trial by mistake, the greater the earlier: see docs/background/log/2026-11-23-searches-with-stopping.md."""

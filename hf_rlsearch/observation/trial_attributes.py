@@ -19,8 +19,9 @@ STOP = "rl:stop"
 # exceeded the memory of ``constraints=``.
 TIMEOUT, LIMIT = "timeout", "limit"
 # Values of "goes_on" in STOP of a trial that RLPruner did not judge by its stop rule: no other trial was better at that
-# point, or the trial was at chance level and complete trials have not shown that such a gap stays.
-LEADS, AT_CHANCE = "leads", "at chance"
+# point, the trial was better than all complete ones, or it was at chance level and complete trials have not shown that
+# such a gap stays.
+LEADS, AHEAD, AT_CHANCE = "leads", "ahead", "at chance"
 
 # System attributes in which Optuna stores constraints: a list, as `constraints_func` returns it, and one value for each
 # name since Optuna 5. A constraint is violated if its value is above 0.

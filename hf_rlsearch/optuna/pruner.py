@@ -31,7 +31,7 @@ from hf_rlsearch.observation.curve_features import (
 )
 from hf_rlsearch.observation.history import COMPLETE, FAILED, History, continued, newest_counts, stable_distributions
 from hf_rlsearch.observation.observation import FACTS, has_learnt, unitless
-from hf_rlsearch.observation.trial_attributes import AT_CHANCE, COST, LEADS, ROUNDING, STOP, is_feasible
+from hf_rlsearch.observation.trial_attributes import AHEAD, AT_CHANCE, COST, LEADS, ROUNDING, STOP, is_feasible
 from hf_rlsearch.optuna.filters import is_duplicate
 from hf_rlsearch.optuna.sampler import checked_facts, facts_for_agent
 from hf_rlsearch.space import SearchSpace
@@ -51,13 +51,14 @@ class RLPruner(BasePruner):
     A policy trained by PPO reads the running curve, all other curves of the study and the remaining budget. Three kinds
     of trials are never stopped: the one that leads at its fidelity, so a study never stops everything; one that is
     better now than all complete trials were at their last report; and one at ``max_resource``, which has ended. Nor is
-    one stopped that is more likely to become the best than any trial would be after as many full trainings. Once the
-    budget pays for less than one more training, only trials with a chance below 5 % are stopped. Trials are judged at
-    their reports, but at most once in each twelfth of a training, and not within the first. At chance level a trial
-    goes on until at least three complete trials have shown that such a gap is not made up: where it is not above the
-    untrained model, whose objective the facts may name, or where all of its reports are one value at which another
-    trial has begun and stayed, as models do that give every row the most frequent class. Neither the direction nor the
-    unit of the objective matters: a loss and its negative maximised are stopped at the same reports.
+    one stopped after n full trainings whose chance to become the best is at least 1 / (1 + n), that of each of 1 + n
+    equal trials, and at least 5 %. Once the budget pays for less than one more training, only trials with a chance
+    below 5 % are stopped. Trials are judged at their reports, but at most once in each twelfth of a training, and not
+    within the first. At chance level a trial goes on until at least three complete trials have shown that its lag
+    behind the best is not made up: where it is not above the untrained model, whose objective the facts may name, or
+    where all of its reports are one value at which another trial has begun and stayed, as models do that give every row
+    the most frequent class. Neither the direction nor the unit of the objective matters: a loss and its negative
+    maximised are stopped at the same reports.
 
     All trials must report on one axis. Their best reports so far are compared, or their newest ones where the last
     report of every complete trial is its objective. Works with any sampler. Two user attributes of a trial are read
@@ -138,8 +139,10 @@ class RLPruner(BasePruner):
         here = np.array([[c.shown_after(curve.steps[-1] * curve.cost) for c in rest]])
         ended = [c.last for c in rest if c.complete]
         fidelity = min(float(curve.steps[-1]) / resource, 1.0)
-        if leads(curve.shown[-1:], here)[0] or (ended and curve.last > max(ended)):
+        if leads(curve.shown[-1:], here)[0]:
             return self._goes_on(study, trial, fidelity, LEADS)
+        if ended and curve.last > max(ended):
+            return self._goes_on(study, trial, fidelity, AHEAD)
         spent = sum(c.spent(resource) for c in rest) + curve.spent(resource)
         total = min((b for b in (self._budget, self._planned_budget) if b is not None), default=np.nan)
         budget = np.array([[max(total - spent, 0.0), total]])

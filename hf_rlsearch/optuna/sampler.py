@@ -69,8 +69,12 @@ class CostCooling:
 
     def affordable(self, prices: FloatArray) -> BoolArray:
         """C, True where a training can end before the search does; the cheapest ones where none can."""
-        fits = prices <= self.left * (1 + ROUNDING)
+        fits = self.fits(prices)
         return fits if fits.any() else prices <= prices.min()
+
+    def fits(self, prices: FloatArray) -> BoolArray:
+        """C, True where a training can end before the search does."""
+        return np.asarray(prices <= self.left * (1 + ROUNDING))
 
     def acquisition_weight(self, prices: FloatArray) -> FloatArray:
         """C factors on expected improvement, see `log_price_factor`."""
@@ -85,14 +89,16 @@ class ExpectedGain:
         n_trials: How many.
         share: Improvement of the best on the task's scale, where 1 is the distance from its median to its best.
         value: The same in the unit of the objective, not negative in either direction.
-        came_true: What has come true of the gains expected of the latest trials, as a share of them; `share` and
-            `value` are multiplied by it.
+        promised: What was expected of the last ten complete trials together, in the unit of the objective; 0 while
+            none can be judged.
+        realised: By how much they have improved the best, in the same unit.
     """
 
     n_trials: int
     share: float
     value: float
-    came_true: float = 1.0
+    promised: float = 0.0
+    realised: float = 0.0
 
 
 class RLSampler(BaseSampler):
@@ -319,9 +325,9 @@ class RLSampler(BaseSampler):
         if found is None:
             return None
         gain, unit = found
-        came_true = _track_record(trials, history, unit)
-        share = gain * came_true
-        return ExpectedGain(n_trials=n_trials, share=share, value=share * unit, came_true=came_true)
+        promised, realised = _track_record(trials, history, unit)
+        share = gain * (realised + _TRUST) / (promised + _TRUST)
+        return ExpectedGain(n_trials, share, share * unit, promised=promised * unit, realised=realised * unit)
 
     def reseed_rng(self) -> None:
         """Does nothing: all chance is drawn from the trial's number, which differs between workers."""
@@ -420,11 +426,12 @@ class RLSampler(BaseSampler):
         trials = study._get_trials(deepcopy=False, use_cache=True)
         mask = self._allowed(space, trials, history, rows)
         prices = self._prices(space, history, rows)
-        acquisition_weight, too_long = chance_of_success(space, history, rows), 0
+        acquisition_weight = chance_of_success(space, history, rows)
+        fits = allowed = mask
         facts = facts_for_agent(study, self._facts)
         if self._cost_cooling is not None and prices is not None:
-            fits = _where_possible(mask, self._cost_cooling.affordable(np.where(mask, prices, np.inf)))
-            too_long, mask = int(mask.sum() - fits.sum()), fits
+            fits = mask & self._cost_cooling.fits(prices)
+            mask = _where_possible(mask, self._cost_cooling.affordable(np.where(mask, prices, np.inf)))
             # At chance level a cheap trial does not teach the same as a long one: it learns nothing.
             if not is_at_chance(facts, history):
                 acquisition_weight = acquisition_weight * self._cost_cooling.acquisition_weight(prices)
@@ -443,7 +450,9 @@ class RLSampler(BaseSampler):
             acquisition_weight=acquisition_weight,
         )
         if prices is not None:
-            decision = replace(decision, price=float(prices[decision.index]), too_long=too_long or None)
+            decision = replace(decision, price=float(prices[decision.index]))
+            if (n_fitting := int(fits.sum())) < (n_allowed := int(allowed.sum())):
+                decision = replace(decision, fitting=n_fitting, too_long=n_allowed - n_fitting)
         return decision if feasibility is None else replace(decision, feasibility=float(feasibility[decision.index]))
 
     def _feasibility(
@@ -569,8 +578,8 @@ def _turn(study: Study) -> Iterator[None]:
         turns.of_thread.n_decisions = turns.n_decisions
 
 
-def _track_record(trials: Sequence[FrozenTrial], history: History, unit: float) -> float:
-    """How much of what was promised for the last trials has come true; near 1 while little was promised."""
+def _track_record(trials: Sequence[FrozenTrial], history: History, unit: float) -> tuple[float, float]:
+    """What was promised for the last complete trials, and by how much they improved the best, on the task's scale."""
     complete = np.flatnonzero((history.status == COMPLETE) & np.isfinite(history.values))
     n_before = max(len(complete) - _N_JUDGED, _N_TRUSTED)
     before, judged = history.values[complete[:n_before]].max(), complete[n_before:]
@@ -581,7 +590,7 @@ def _track_record(trials: Sequence[FrozenTrial], history: History, unit: float) 
         for number in history.numbers[judged].tolist()
         if isinstance(decision := decisions[number], dict) and is_finite_number(decision.get("improvement"))
     )
-    return float((realised + _TRUST) / (promised + _TRUST))
+    return promised, float(realised)
 
 
 def checked_facts(facts: Mapping[str, float] | None) -> dict[str, float]:

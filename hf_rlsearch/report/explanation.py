@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 
 from hf_rlsearch.errors import ArgumentsError
-from hf_rlsearch.observation.trial_attributes import AT_CHANCE, BASELINE, CONFIRM, LEADS, LIMIT, TIMEOUT
+from hf_rlsearch.observation.trial_attributes import AHEAD, AT_CHANCE, BASELINE, CONFIRM, LEADS, LIMIT, TIMEOUT
 from hf_rlsearch.report.format import objectives, percent, show, show_params
 from hf_rlsearch.report.records import ONE_BY_ONE, SearchRecord, TrialRecord, as_dict, finite
 
@@ -26,6 +26,7 @@ _SOURCES = {
 }
 _GOES_ON = {
     LEADS: "no other trial was better at that point",
+    AHEAD: "it was better already than every complete trial",
     AT_CHANCE: "it was at chance level, and complete trials had not shown that such a gap stays",
 }
 

@@ -93,9 +93,10 @@ def exceeded(limits: Any, needed: Any) -> list[str]:
 def ended_by(reason: str, options: Mapping[str, Any]) -> str:
     """Which option ended a search, as in ``SearchResult.stopped_by``, and what that means; empty while it runs.
 
-    `options` are those that are stored with the search; "rest" says what was left, where that pays for no training.
+    `options` are those that are stored with the search; "rest" says what was left where that paid for no training.
     """
-    meaning = options.get("rest") or _ENDS.get(f"{reason}={options.get(reason)}", _ENDS.get(reason))
+    rest = options.get("rest") if reason in ("budget", "timeout") else None
+    meaning = rest or _ENDS.get(f"{reason}={options.get(reason)}", _ENDS.get(reason))
     return f"ended by {reason}" + (f": {meaning}" if meaning else "") if reason else ""
 
 

@@ -15,7 +15,7 @@ from hf_rlsearch.agent.checkpoint import Card, load_weights
 from hf_rlsearch.agent.stop_rule import StopRule
 from hf_rlsearch.envs.search_env import BatchedSearch
 from hf_rlsearch.errors import WeightsError
-from hf_rlsearch.meta_training.__main__ import _ranges, main
+from hf_rlsearch.meta_training.__main__ import _ranges, _with_earlier, main
 from hf_rlsearch.meta_training.decision_head import acquisition, area_under_regret
 from hf_rlsearch.meta_training.plan import Plan
 from hf_rlsearch.meta_training.predictor import PredictorTraining
@@ -153,8 +153,9 @@ class TestWholeRun:
         assert renewed.gates["decision_head"] == card.gates["decision_head"]
         assert renewed.training["other_parts"] == "of mine"
         assert renewed.training["stop_rule_bank"]["tables"] == PLAN.n_tables
-        used = [set(plan.seeds()) for plan in (PLAN, PLAN.continuing(card), PLAN.continuing(renewed))]
-        assert sum(map(len, used)) == len(set.union(*used)) == 3 * PLAN.n_tables
+        again = replace(renewed, training={**renewed.training, "stop_rule_bank": _with_earlier(renewed, PLAN)})
+        used = [set(plan.seeds()) for plan in (PLAN, *map(PLAN.continuing, (card, renewed, again)))]
+        assert sum(map(len, used)) == len(set.union(*used)) == 4 * PLAN.n_tables
 
     def test_another_run_gives_the_same_weights_bit_by_bit(self, trained: Path, tmp_path: Path) -> None:
         run(tmp_path)

@@ -572,6 +572,17 @@ def test_a_leader_stores_why_it_goes_on(always: Path) -> None:
     assert "at 80% of a full training it went on, as no other trial was better" in explain(study, 1).to_text()
 
 
+def test_a_trial_that_is_ahead_of_the_complete_ones_stores_why_it_goes_on(always: Path) -> None:
+    study = optuna.create_study(direction="maximize")
+    study.add_trial(finished(TrialState.COMPLETE, 0.1, value=0.5, intermediate_values={5: 0.5, 10: 0.5}))
+    study.add_trial(finished(TrialState.PRUNED, 0.2, intermediate_values={5: 0.95}))
+    study.pruner = RLPruner(max_resource=10, budget=20, weights=always)
+    trial = study.ask({"x": X})
+    trial.report(0.8, 5)
+    assert not trial.should_prune()
+    assert study.trials[2].system_attrs[STOP] == {"fidelity": 0.5, "goes_on": "ahead"}
+
+
 def test_a_trial_without_hyperparameters_has_no_chance_to_tell(always: Path) -> None:
     study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=2, weights=always))
     for value in (1.0, 0.0):

@@ -189,7 +189,9 @@ def test_with_a_budget_the_agent_weighs_prices_and_cannot_choose_what_does_not_f
     assert call.acquisition_weight is not None
     np.testing.assert_allclose(call.acquisition_weight, (1.0 + call.candidates[:, 0]) ** -0.0625)
     assert study.trials[0].system_attrs["rl:decision"]["price"] == 1.0
-    assert study.trials[0].system_attrs["rl:decision"]["too_long"] == 6
+    decisions = [trial.system_attrs["rl:decision"] for trial in study.trials]
+    assert [decision["fitting"] for decision in decisions] == [6, 5, 4, 3, 2, 1, 0]
+    assert {decision["too_long"] for decision in decisions} == {6}
     # The six that fit are trained: the cheapest of the others is next.
     assert [params["n"] for params in first.calls[6].allowed] == [2, 2, 2]
 

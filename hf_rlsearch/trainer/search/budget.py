@@ -15,6 +15,7 @@ from hf_rlsearch._typing import FloatArray, IntArray
 from hf_rlsearch.observation.curve_features import HOPELESS
 from hf_rlsearch.observation.trial_attributes import (
     CONFIRM,
+    COST,
     HYPERPARAMETERS,
     OWNER,
     ROLE,
@@ -28,6 +29,7 @@ from hf_rlsearch.observation.trial_attributes import (
     n_trials_used,
     newly_spent,
     role,
+    share_trained,
     spent_on,
 )
 from hf_rlsearch.optuna import RLSampler
@@ -168,20 +170,22 @@ class RemainingBudget:
         if left >= shortest * (_MAY_FIT if name == "timeout" else 1 - ROUNDING):
             return None
         if name == "budget":
-            rest = f"{left:.2g} of it is left, and the shortest training costs {shortest:.2g}"
+            rest = f"{left:.2g} of the budget is left, and the shortest training costs {shortest:.2g}"
         else:
             seconds = self._seconds_per_training() or 0.0
             needed = as_time(shortest * seconds)
             rest = f"{as_time(left * seconds)} are left, and the shortest training takes about {needed}"
-        return name, rest + self._not_resumed()
+        return name, rest + self._not_resumed(left)
 
-    def _not_resumed(self) -> str:
-        """Names the trials that were stopped without a chance, whose rest might have fitted; empty without any."""
-        numbers = [str(t.number) for t in self._finished() if t.state == TrialState.PRUNED and is_hopeless(t)]
-        if not numbers:
+    def _not_resumed(self, left: float) -> str:
+        """Says which trials that were stopped without a chance would have fitted what is left; empty without any."""
+        if not self._settings.max_paused or not isinstance(self._study.sampler, RLSampler):
+            return ""  # no trial is ever resumed
+        stopped = [t for t in self._finished() if t.state == TrialState.PRUNED and is_hopeless(t)]
+        fitting = [t.number for t in stopped if t.user_attrs.get(COST, 1.0) * (1 - share_trained(t)) <= left]
+        if not fitting:
             return ""
-        *others, last = numbers
-        named = f"trials {', '.join(others)} and {last} are" if others else f"trial {last} is"
+        named = f"trial {fitting[0]} is" if len(fitting) == 1 else f"{len(fitting)} stopped trials are"
         return f"; {named} not resumed, with a chance below {HOPELESS:.0%} to become the best"
 
     def is_out_of_time(self) -> bool:
@@ -330,13 +334,16 @@ class Outlook:
         if self._settings.patience == AUTO:
             n_trials = HORIZON
         elif self._settings.min_gain_per_hour is None:
-            n_trials = min(n_trials, HORIZON)
+            n_trials = min(n_trials, HORIZON if hours else 0)
+        if not n_trials:
+            return ""  # no trial was timed
         gain = self._expected_gain(n_trials)
         if gain is None:
             return ""
         more = f"{gain.n_trials} more trials" if gain.n_trials > 1 else "1 more trial"
-        promise = f"{more} ({as_time(3600 * hours * gain.n_trials)}) may improve the best by {gain.value:.2g}"
-        return f"{promise} ({gain.came_true:.0%} came true so far)"
+        text = f"{more} ({as_time(3600 * hours * gain.n_trials)}) may improve the best by {gain.value:.2g}"
+        record = f" (so far {gain.realised:.2g} of {gain.promised:.2g} expected came true)" if gain.promised else ""
+        return text + record
 
     def _expected_gain(self, n_trials: int) -> ExpectedGain | None:
         """What so many more trials are expected to gain, computed once for each trial that ends; None if unknown.

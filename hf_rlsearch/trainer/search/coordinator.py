@@ -115,17 +115,21 @@ class SearchCoordinator:
             self.study.sampler.reseed_rng()
         self.was_interrupted = opened.resumed and not self.study.user_attrs.get(attr.STOPPED_BY)
         if self.study.user_attrs.get(attr.STOPPED_BY):
-            self.study.set_user_attr(attr.STOPPED_BY, None)  # until it ends again
+            for name in (attr.STOPPED_BY, attr.OUTLOOK):
+                self.study.set_user_attr(name, None)  # until it ends again
         if self._limits and attr.CONSTRAINTS not in self.study.user_attrs:
             self.study.set_user_attr(attr.CONSTRAINTS, dict(self._limits))
         if attr.OBJECTIVE not in self.study.user_attrs:
             self.study.set_user_attr(attr.OBJECTIVE, self.objective.to_json())
-        if self._ends() != self.study.user_attrs.get(attr.ENDS, {"target": [], "patience": None}):
-            self.study.set_user_attr(attr.ENDS, self._ends())
+        self._store_ends(self._ends())
         if opened.resumed and not self.is_shared:
             self.leaderboard.discard_checkpoints()
         self._queue_first_trials()
         self._say_initial()
+
+    def _store_ends(self, ends: Params) -> None:
+        if ends != self.study.user_attrs.get(attr.ENDS, {"target": [], "patience": None}):
+            self.study.set_user_attr(attr.ENDS, ends)
 
     def _ends(self) -> Params:
         return {"target": list(self.objective.targets), "patience": self.settings.patience}
@@ -230,6 +234,8 @@ class SearchCoordinator:
                         f"No time was left for confirm={self.settings.confirm}, so the best trial is not confirmed. To "
                         "confirm it, give more time and an n_trials= that is reached."
                     )
+                if self._rest and self.budget.trains_alone():
+                    self.progress.say(f"The search ends: {self._rest}.")
                 self.stopped_by = reason
                 return None
             self.may_be_finished = False
@@ -299,13 +305,11 @@ class SearchCoordinator:
         return all(h.has_all_values for h in space.hyperparameters) and is_exhausted(space, history)
 
     def _too_little_left(self) -> str | None:
-        """Says that nothing fits what is left of time or budget, and returns which of them; None where a trial fits."""
+        """Returns which of "timeout" and "budget" leaves too little for any training; None where a trial fits."""
         found = self.budget.too_little_left()
         if found is None:
             return None
         reason, self._rest = found
-        if self.budget.trains_alone():
-            self.progress.say(f"The search ends: {self._rest}.")
         return reason
 
     def should_pause(self, trainer: "Trainer") -> bool:
@@ -377,6 +381,7 @@ class SearchCoordinator:
 
     def conclude(self) -> SearchResult:
         """Stores why the search has ended, prints its summary, saves that as a note, and returns the result."""
+        outlook = self.outlook.to_text()
         # What other processes train may still resume a stopped trial, or confirm another one than the best.
         is_last = not (self.is_shared and trials_of_other_processes(self.study))
         self.leaderboard.discard_checkpoints(confirmed=is_last)
@@ -388,9 +393,8 @@ class SearchCoordinator:
             n_trials=self.settings.displayed_n_trials,
         )
         self.study.set_user_attr(attr.STOPPED_BY, self.stopped_by)
-        if self._rest:
-            self.study.set_user_attr(attr.ENDS, {**self._ends(), "rest": self._rest})
-        self.study.set_user_attr(attr.OUTLOOK, self.outlook.to_text())
+        self._store_ends(self._ends() | ({"rest": self._rest} if self._rest else {}))
+        self.study.set_user_attr(attr.OUTLOOK, outlook)
         summary = result.summary()
         self.progress.close(finished=True)
         self.progress.say(summary)
@@ -603,8 +607,8 @@ def _is_timed_out(trial: FrozenTrial) -> bool:
 def _choice_text(trial: FrozenTrial) -> str:
     """Says that a trial was chosen among few candidates, as the others did not fit what was left; empty if all did."""
     decision = trial.system_attrs.get(attr.DECISION) or {}
-    n, too_long = decision.get("n_candidates", 1), decision.get("too_long")
-    return f"{n} of {n + too_long} candidates fitted what was left" if too_long else ""
+    fitting, too_long = decision.get("fitting"), decision.get("too_long")
+    return f"{fitting} of {fitting + too_long} candidates fitted what was left" if too_long else ""
 
 
 def _result_text(trial: FrozenTrial, outcome: TrialOutcome, world_size: int) -> str:

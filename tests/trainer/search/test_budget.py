@@ -167,9 +167,9 @@ def test_a_budget_that_pays_for_no_training_any_more_ends_the_search(
     with caplog.at_level("INFO"):
         result = run(make_trainer(eval_strategy="no"), "rl", budget=2.6).run_summary
     assert (result.stopped_by, len(result.trials)) == ("budget", 2)
-    assert "The search ends: 0.6 of it is left, and the shortest training costs 1." in caplog.text
-    assert result.summary().endswith("ended by budget: 0.6 of it is left, and the shortest training costs 1")
-    assert "0.6 of it is left" in to_html(result.study)
+    assert "The search ends: 0.6 of the budget is left, and the shortest training costs 1." in caplog.text
+    assert result.summary().endswith("ended by budget: 0.6 of the budget is left, and the shortest training costs 1")
+    assert "0.6 of the budget is left" in to_html(result.study)
 
 
 @pytest.mark.parametrize(("budget", "n_trials", "epochs"), [(2.2, None, 2), (2.2, 3, 2), (2, None, 1)])
@@ -199,8 +199,8 @@ def test_a_search_ends_rather_than_resume_what_is_hopeless_and_says_so(
     assert [trial.state for trial in result.trials] == [TrialState.COMPLETE, TrialState.PRUNED]
     assert ", with a chance of 4% to become the best | " in caplog.text
     rest = (
-        "0.53 of it is left, and the shortest training costs 1; trial 1 is not resumed, with a chance below 5% to "
-        "become the best"
+        "0.53 of the budget is left, and the shortest training costs 1; trial 1 is not resumed, with a chance below "
+        "5% to become the best"
     )
     assert f"The search ends: {rest}." in caplog.text
     assert result.summary().endswith(f"ended by budget: {rest}")

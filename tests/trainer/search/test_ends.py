@@ -14,7 +14,7 @@ from optuna.trial import TrialState, create_trial
 from transformers import Trainer
 
 from hf_rlsearch import RLSampler
-from hf_rlsearch.report.format import objectives
+from hf_rlsearch.report.format import ended_by, objectives
 from hf_rlsearch.report.html import to_html
 from hf_rlsearch.trainer.search.budget import Outlook
 from hf_rlsearch.trainer.search.leaderboard import trials_without_improvement
@@ -163,10 +163,12 @@ def test_what_more_trials_may_bring_is_shown_without_being_asked_for(
 ) -> None:
     with caplog.at_level("INFO"):
         result = run(make_trainer(score=learning_rate), "rl", n_trials=5, baseline=True).run_summary
-    shown = r"10 more trials \(.*\) may improve the best by [\d.e-]+ \(\d+% came true so far\)"
-    assert len(re.findall(rf"\| {shown} \|", caplog.text)) == 3  # the first three trials are needed to predict
-    assert re.search(shown, result.summary())
-    assert re.search(shown, to_html(result.study))
+    promise = r"10 more trials \([^)]*\) may improve the best by [\d.e-]+"
+    record = r" \(so far [\d.e-]+ of [\d.e-]+ expected came true\)"
+    assert len(re.findall(rf"\| {promise} \|", caplog.text)) == 1  # after three trials, of which none can be judged
+    assert len(re.findall(rf"\| {promise}{record} \|", caplog.text)) == 2
+    assert re.search(promise + record, result.summary())
+    assert re.search(promise + record, to_html(result.study))
 
 
 def test_auto_ends_a_search_that_has_found_the_best_of_its_space() -> None:
@@ -227,6 +229,13 @@ def test_the_same_command_says_what_continues_a_search_that_auto_has_ended(
     assert first.summary().endswith("ten more trials are expected to improve the best by too little")
     assert "ten more trials are expected" in to_html(first.study)
     assert "patience=None or a number of trials continues it" in caplog.text
+
+
+def test_a_rest_is_the_reason_where_time_or_budget_has_ended_the_search() -> None:
+    """Another process may have stored it, of a search that ends for another reason in the end."""
+    assert ended_by("budget", {"rest": "0.2 of the budget is left"}) == "ended by budget: 0.2 of the budget is left"
+    assert ended_by("target", {"rest": "0.2 of the budget is left"}) == "ended by target: a trial has reached it"
+    assert ended_by("timeout", {}) == "ended by timeout: the time is over"
 
 
 def test_minus_zero_is_zero() -> None:
