@@ -125,7 +125,10 @@ def chance_table(results: bench.Results, tasks: Sequence[RecordedTask]) -> str:
     rows = []
     for method in PEERS:
         found = [
-            [bench.first_below(np.array(cell["regret"]), float(t.regret(t.values[t.above_chance]).max())) for cell in c]
+            [
+                bench.first_below(np.array(cell["regret"]), round(float(t.regret(t.values[t.above_chance]).max()), 6))
+                for cell in c
+            ]
             for t in hard
             if (c := [v for k, v in results.cells.items() if k.startswith(f"{method}|{t.name}|")])
         ]
