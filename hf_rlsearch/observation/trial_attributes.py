@@ -18,9 +18,9 @@ STOP = "rl:stop"
 # Values of "reason" in STOP of a trial that no pruner stopped: the time of the search was over, or the trial had
 # exceeded the memory of ``constraints=``.
 TIMEOUT, LIMIT = "timeout", "limit"
-# Values of "goes_on" in STOP of a trial that RLPruner did not judge by its stop rule: no other trial was better at that
-# point, the trial was better than all complete ones, or it was at chance level and complete trials have not shown that
-# such a gap stays.
+# Values of "goes_on" in STOP of a trial that went on without a decision of the stop rule: no other trial was better at
+# that point, the trial was better than all complete ones, or it was at chance level and complete trials have not shown
+# that its lag behind the best stays.
 LEADS, AHEAD, AT_CHANCE = "leads", "ahead", "at chance"
 
 # System attributes in which Optuna stores constraints: a list, as `constraints_func` returns it, and one value for each
@@ -38,7 +38,7 @@ CONSTRAINTS = "rl:constraints"
 # Also of a study: which option ended the search, see ``SearchResult.stopped_by``.
 STOPPED_BY = "rl:stopped_by"
 # Also of a study: ``target=`` as a list, and ``patience=``, of the latest run; missing where none gave any. "rest" says
-# what was left of time or budget when the search ended, where that pays for no training.
+# what was left of time or budget when the search ended, where that paid for no training.
 ENDS = "rl:ends"
 # Also of a study: what more trials were expected to bring when the search ended, as text.
 OUTLOOK = "rl:outlook"

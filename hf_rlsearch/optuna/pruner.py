@@ -50,8 +50,8 @@ class RLPruner(BasePruner):
 
     A policy trained by PPO reads the running curve, all other curves of the study and the remaining budget. Three kinds
     of trials are never stopped: the one that leads at its fidelity, so a study never stops everything; one that is
-    better now than all complete trials were at their last report; and one at ``max_resource``, which has ended. Nor is
-    one stopped after n full trainings whose chance to become the best is at least 1 / (1 + n), that of each of 1 + n
+    better now than all complete trials were at their last report; and one at ``max_resource``, which has ended. After n
+    full trainings a trial also goes on if its chance to become the best is at least 1 / (1 + n), that of each of 1 + n
     equal trials, and at least 5 %. Once the budget pays for less than one more training, only trials with a chance
     below 5 % are stopped. Trials are judged at their reports, but at most once in each twelfth of a training, and not
     within the first. At chance level a trial goes on until at least three complete trials have shown that its lag

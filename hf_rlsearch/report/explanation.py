@@ -27,7 +27,7 @@ _SOURCES = {
 _GOES_ON = {
     LEADS: "no other trial was better at that point",
     AHEAD: "it was better already than every complete trial",
-    AT_CHANCE: "it was at chance level, and complete trials had not shown that such a gap stays",
+    AT_CHANCE: "it was at chance level, and complete trials had not shown that its lag behind the best stays",
 }
 
 UNIT = "where 1 is from the median to the best configuration"
@@ -228,7 +228,7 @@ def _judged(stop: Mapping[str, Any]) -> str:
     judged = f"at {at:.0%} of a full training, probability of stopping {sure:.0%}"
     chance, limit = finite(stop.get("chance")), finite(stop.get("limit"))
     if chance is not None and limit is not None:
-        judged += f"; it went on, as its chance to become the best, {chance:.0%}, is not below {limit:.0%}"
+        judged += f"; it went on, as its chance to become the best, {percent(chance)}, is not below {limit:.0%}"
     return judged
 
 

@@ -324,25 +324,26 @@ class Outlook:
         return "min_gain_per_hour" if gain is not None and gain.value / (hours * gain.n_trials) < least else None
 
     def to_text(self) -> str:
-        """Returns the expected gain, and how true such expectations came, as a column of a trial's line.
+        """Returns the expected gain as a column of a trial's line, beside what came of the gains expected before.
 
         Of the trials of an hour, at most `HORIZON`; of exactly `HORIZON` with ``patience="auto"``, and of all trials of
         an hour with ``min_gain_per_hour``, as these options decide. Empty where nothing can be predicted.
         """
         hours = self._hours_per_trial()
-        n_trials = _n_in_an_hour(hours)
         if self._settings.patience == AUTO:
             n_trials = HORIZON
-        elif self._settings.min_gain_per_hour is None:
-            n_trials = min(n_trials, HORIZON if hours else 0)
-        if not n_trials:
+        elif self._settings.min_gain_per_hour is not None:
+            n_trials = _n_in_an_hour(hours)
+        elif hours:
+            n_trials = min(_n_in_an_hour(hours), HORIZON)
+        else:
             return ""  # no trial was timed
         gain = self._expected_gain(n_trials)
         if gain is None:
             return ""
         more = f"{gain.n_trials} more trials" if gain.n_trials > 1 else "1 more trial"
         text = f"{more} ({as_time(3600 * hours * gain.n_trials)}) may improve the best by {gain.value:.2g}"
-        record = f" (so far {gain.realised:.2g} of {gain.promised:.2g} expected came true)" if gain.promised else ""
+        record = f" (so far {gain.realised:.2g} came, {gain.promised:.2g} was expected)" if gain.promised else ""
         return text + record
 
     def _expected_gain(self, n_trials: int) -> ExpectedGain | None:

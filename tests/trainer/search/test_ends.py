@@ -164,7 +164,7 @@ def test_what_more_trials_may_bring_is_shown_without_being_asked_for(
     with caplog.at_level("INFO"):
         result = run(make_trainer(score=learning_rate), "rl", n_trials=5, baseline=True).run_summary
     promise = r"10 more trials \([^)]*\) may improve the best by [\d.e-]+"
-    record = r" \(so far [\d.e-]+ of [\d.e-]+ expected came true\)"
+    record = r" \(so far [\d.e-]+ came, [\d.e-]+ was expected\)"
     assert len(re.findall(rf"\| {promise} \|", caplog.text)) == 1  # after three trials, of which none can be judged
     assert len(re.findall(rf"\| {promise}{record} \|", caplog.text)) == 2
     assert re.search(promise + record, result.summary())
