@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None, plan: Plan | None = None) -> None:
     plan = plan or replace(Plan.for_hours(args.hours, args.jobs), test_tasks=args.test_tasks)
     continued = Agent(*load_weights(args.predictors_of, without="stop")) if args.predictors_of else None
     if continued:
-        plan = plan.continuing(continued.card)
+        plan = replace(plan.continuing(continued.card), n_predictors=len(continued.mixture.members))
     if args.stop_rule_of:
         renew_stop_rule(args, plan, device)
         return

@@ -129,10 +129,13 @@ def constraints_of(trial: FrozenTrial) -> dict[str, float]:
 
     Reads what ``Trial.set_constraint`` and the ``constraints_func`` of samplers store, in Optuna 4 and 5.
     """
-    stored = trial.system_attrs.get(_CONSTRAINTS)
+    attributes = trial.system_attrs
+    if not any(name.startswith(_CONSTRAINTS) for name in attributes):
+        return {}  # soon, as this is asked of thousands of trials before each decision
+    stored = attributes.get(_CONSTRAINTS)
     found = {str(i): value for i, value in enumerate(stored if isinstance(stored, list | tuple) else ())}
     prefix = f"{_CONSTRAINTS}:"
-    found |= {k.removeprefix(prefix): value for k, value in trial.system_attrs.items() if k.startswith(prefix)}
+    found |= {k.removeprefix(prefix): value for k, value in attributes.items() if k.startswith(prefix)}
     return {name: float(value) for name, value in found.items() if is_number(value) and not math.isnan(value)}
 
 
@@ -149,8 +152,6 @@ def store_constraints(trial: optuna.Trial, values: Mapping[str, float]) -> None:
 
 def is_feasible(trial: FrozenTrial) -> bool:
     """Whether a trial violates no constraint; True as well where none is stored, as in Optuna."""
-    if not any(name.startswith(_CONSTRAINTS) for name in trial.system_attrs):
-        return True  # of ten thousand trials
     return all(value <= 0 for value in constraints_of(trial).values())
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,18 +12,36 @@ import numpy as np
 import _benchmarking as bench
 from hf_rlsearch._typing import FloatArray
 
+
+@dataclass(frozen=True)
+class Task:
+    """A task, and what its searches are given where the command line does not say.
+
+    Attributes:
+        score: Name of what is compared, larger is better.
+        budget: Processor seconds of each search. In these optuna makes at least 15 trials.
+        n_train: Rows to train on.
+        n_validation: Rows to validate on.
+        before: Score before the first trial has ended.
+    """
+
+    score: str
+    budget: float
+    n_train: int
+    n_validation: int
+    before: float = 0.0
+
+
 TASKS = {
-    "sst2": "accuracy",
-    "cola": "Matthews correlation",
-    "mrpc": "mean of F1 and accuracy",
-    "multi30k": "BLEU",
-    "german": "minus the loss",
-    "digits": "accuracy",
+    "sst2": Task("accuracy", 180, 128, 200),
+    "cola": Task("Matthews correlation", 180, 128, 200),
+    "mrpc": Task("mean of F1 and accuracy", 180, 128, 200),
+    "multi30k": Task("BLEU", 360, 4000, 200),
+    "german": Task("minus the loss", 140, 1500, 300, before=-math.log(2048)),  # equal chances of all tokens
+    "digits": Task("accuracy", 60, 500, 300),
 }
-BEFORE = {"german": -math.log(2048)}
-"""Score before the first trial has ended, where that is not 0: the loss of equal chances of all tokens."""
 BACKENDS = ("rl", "optuna")
-FRACTIONS = (1 / 3, 2 / 3, 1.0)
+FRACTIONS = {"after a third": 1 / 3, "two thirds": 2 / 3, "all of the time": 1.0}
 
 
 def score_at(steps: Sequence[Sequence[float]], seconds: float, before: float = 0.0) -> float:
@@ -52,11 +71,9 @@ def cells_of(results: bench.Results, task: str) -> tuple[list[int], dict[str, li
 
 def score_rows(task: str, budget: float, cells: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
     """A row for each backend and one for their paired difference: scores along the budget, and trials."""
-    before = BEFORE.get(task, 0.0)
-    scores = {
-        b: np.array([[score_at(c["steps"], f * budget, before) for f in FRACTIONS] for c in cells[b]]) for b in BACKENDS
-    }
-    label = f"{task}, {TASKS[task]}"
+    times, before = [fraction * budget for fraction in FRACTIONS.values()], TASKS[task].before
+    scores = {b: np.array([[score_at(c["steps"], t, before) for t in times] for c in cells[b]]) for b in BACKENDS}
+    label = f"{task}, {TASKS[task].score}"
     rows = []
     for backend in BACKENDS:
         trials = [[c["trials"].get(state, 0) for state in ("complete", "pruned", "fail")] for c in cells[backend]]
@@ -68,20 +85,20 @@ def score_rows(task: str, budget: float, cells: dict[str, list[dict[str, Any]]])
 
 def speed_row(task: str, budget: float, cells: dict[str, list[dict[str, Any]]]) -> list[str]:
     """Seconds until our backend holds optuna's final score, beside those that optuna took for it."""
-    goals = [score_at(c["steps"], budget, BEFORE.get(task, 0.0)) for c in cells["optuna"]]
+    goals = [score_at(c["steps"], budget, TASKS[task].before) for c in cells["optuna"]]
     seconds = {
         b: np.array([reached(c["steps"], goal, budget) for c, goal in zip(cells[b], goals, strict=True)])
         for b in BACKENDS
     }
     n_reached = int(np.isfinite(seconds["rl"]).sum())
     ours, theirs = (interval_of_mean(np.minimum(seconds[b], budget), digits=0) for b in BACKENDS)
-    return [task, f"{n_reached} of {len(goals)}", ours, theirs]
+    return [task, f"{n_reached} of {len(goals)}", f"{ours} of {budget:.0f} s", theirs]
 
 
-def tables(results: bench.Results, tasks: Sequence[str], budget: float) -> str:
-    """Both tables as Markdown, of the seeds that both backends have finished."""
+def tables(results: bench.Results, budgets: Mapping[str, float]) -> str:
+    """Both tables as Markdown, of the seeds that both backends have finished; budgets in seconds, by task."""
     scores, speeds, notes = [], [], []
-    for task in tasks:
+    for task, budget in budgets.items():
         seeds, cells = cells_of(results, task)
         if not seeds:
             continue
@@ -91,11 +108,10 @@ def tables(results: bench.Results, tasks: Sequence[str], budget: float) -> str:
         notes.append(f"{task}: seeds {seeds}, wall time in all {walls}.")
     if not scores:
         return "No seed is finished by both backends.\n"
-    at = [f"after {fraction * budget:.0f} s" for fraction in FRACTIONS]
     return (
-        bench.table(["task", "backend", *at, "trials complete / pruned / failed"], scores)
+        bench.table(["task", "backend", *FRACTIONS, "trials complete / pruned / failed"], scores)
         + "\n"
-        + bench.table(["task", "rl holds optuna's last score", f"after, of {budget:.0f} s", "optuna after"], speeds)
+        + bench.table(["task", "rl holds optuna's last score", "after", "optuna after"], speeds)
         + "\nMeans over seeds with 95 % bootstrap intervals; a score that is not reached counts as the whole budget.\n"
         + "\n".join(notes)
         + "\n"

@@ -11,7 +11,7 @@ import torch
 
 from hf_rlsearch.agent.acquisition import CANDIDATE_FEATURES
 from hf_rlsearch.agent.agent import Agent
-from hf_rlsearch.agent.checkpoint import Card, load_weights
+from hf_rlsearch.agent.checkpoint import Card, load_weights, save_weights
 from hf_rlsearch.agent.stop_rule import StopRule
 from hf_rlsearch.envs.search_env import BatchedSearch
 from hf_rlsearch.errors import WeightsError
@@ -138,6 +138,14 @@ class TestWholeRun:
         with pytest.raises(SystemExit):
             main(["--predictors-of", "rl-v5", "--stop-rule-of", "rl-v5"], PLAN)
         assert "not allowed with argument" in capsys.readouterr().err
+
+    def test_a_single_earlier_predictor_learns_on(self, trained: Path, tmp_path: Path) -> None:
+        tensors, card = load_weights(trained / "mine.safetensors")
+        single = {name: tensor for name, tensor in tensors.items() if not name.startswith("predictor.1.")}
+        save_weights(tmp_path / "single.safetensors", single, card)
+        given = ["--folder", str(tmp_path), "--jobs", "2", "--until", "predictors"]
+        main([*given, "--predictors-of", str(tmp_path / "single.safetensors")], PLAN)
+        assert [folder.name for folder in tmp_path.glob("predictor-*")] == ["predictor-0"]
 
     def test_the_stop_rule_alone_is_trained_anew(self, trained: Path) -> None:
         """From tables that were not used before, the second time too; all other parts stay as they are."""

@@ -19,7 +19,7 @@ from hf_rlsearch.report import explain
 from hf_rlsearch.report.html import to_html
 from hf_rlsearch.trainer.search.budget import CostModel, RemainingBudget
 from hf_rlsearch.trainer.session.arguments import FrozenArguments
-from hf_rlsearch.trainer.setup.config import SearchConfig
+from hf_rlsearch.trainer.setup.config import RL_PRUNER, SearchConfig
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler, build_configuration_sampler
 from tests.trainer.conftest import rates, run
 from tests.trainer.storage.test_paused import Doubts, Stops
@@ -240,26 +240,54 @@ def test_a_timed_search_ends_within_an_evaluation(make_trainer: MakeTrainer, tim
     )
 
 
+class Timed(Trainer):
+    """Takes a second for a step by a clock of its own, so that other work on the machine takes none."""
+
+    seconds = 0.0
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        Timed.seconds += 1.0
+        return super().training_step(*args, **kwargs)
+
+
+def improves_until_its_end(args: TrainingArguments, state: Any) -> float:
+    """An accuracy that is best at a rate of 1e-3, and at a fourth of the training half of what it is at the end."""
+    return (
+        max(0.0, 1 - abs(math.log10(args.learning_rate) + 3) / 2) * (state.global_step / max(state.max_steps, 1)) ** 0.5
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("first", [0, 10, 20])
 def test_thirty_timed_searches_end_in_time_and_continue_nothing_hopeless(
-    make_trainer: MakeTrainer, tmp_path: Path, first: int
+    make_trainer: MakeTrainer, tmp_path: Path, first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for clock in ("monotonic", "perf_counter"):
+        monkeypatch.setattr(time, clock, lambda: Timed.seconds)
+    n_stopped = 0
     for seed in range(first, first + 10):
-        timeout = float(np.random.default_rng(seed).uniform(0.3, 4.0))
-        folder = str(tmp_path / str(seed))
-        trainer = make_trainer(cls=Slow, num_train_epochs=4, save_strategy="epoch", seed=seed, output_dir=folder)
-        Clock.ends = []
+        timeout = float(np.random.default_rng(seed).uniform(5.0, 200.0))
+        trainer = make_trainer(
+            cls=Timed,
+            score=improves_until_its_end,
+            num_train_epochs=4,
+            save_strategy="epoch",
+            seed=seed,
+            output_dir=str(tmp_path / str(seed)),
+        )
+        Clock.ends, started = [], time.monotonic()
         trainer.add_callback(Clock)
-        started = time.monotonic()
-        result = run(trainer, "rl", n_trials=None, timeout=timeout, baseline=True).run_summary
+        options = {"metric": "accuracy", "n_trials": None, "baseline": True, "pruner": RL_PRUNER}
+        result = run(trainer, "rl", timeout=timeout, **options).run_summary
         assert sum(end > started + timeout for end in Clock.ends) <= 1
         assert result.stopped_by == "timeout"
-        chances = {trial.number: (trial.system_attrs.get("rl:stop") or {}).get("chance") for trial in result.trials}
+        stops = {trial.number: trial.system_attrs.get("rl:stop") or {} for trial in result.trials}
         continued = {t.user_attrs["rl:continues"] for t in result.trials if "rl:continues" in t.user_attrs}
         kept = {trial.number for trial in result.trials if trial.state != PRUNED}
-        assert all(chances[number] is None or chances[number] >= HOPELESS for number in continued | kept)
+        assert all(stops[number].get("chance", 1.0) >= HOPELESS for number in continued | kept)
+        n_stopped += sum(stops[t.number].get("reason") != "timeout" for t in result.trials if t.state == PRUNED)
+    assert n_stopped
 
 
 def batches(trial: Any) -> dict[str, Any]:
