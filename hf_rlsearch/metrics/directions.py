@@ -93,7 +93,7 @@ _QUALIFIERS = words(
 )
 _NEGATIONS = words("neg negative negated minus")
 # What is measured cannot be known from the rest of a name with one of these words.
-_OBSCURING = words("no non not anti inv inverse delta diff difference missing without")
+_OBSCURING = words("no non not anti inv inverse delta diff difference missing without attack")
 _OPPOSITE = {MINIMIZE: MAXIMIZE, MAXIMIZE: MINIMIZE}
 
 

@@ -31,7 +31,7 @@ HIGHER = words(
 UNKNOWN = words(
     """
     zog loss_reduction error_free_rate f1_std length_ratio entropy rank score support n_params inverse_perplexity
-    delta_accuracy epoch coverage no_error_rate
+    delta_accuracy epoch coverage attack_success_rate no_error_rate
     """
 )
 

@@ -7,8 +7,10 @@ import functools
 import hashlib
 import itertools
 import json
+import logging
 import re
 import sys
+import time
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +19,8 @@ from typing import Any
 from hf_rlsearch._typing import Params
 from hf_rlsearch.trainer.session.arguments import hash_of, plain
 from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state
+
+logger = logging.getLogger(__name__)
 
 HASH = "#"
 """A text that begins with this is a hash."""
@@ -27,6 +31,8 @@ _N_NUMBERS = 1024
 _N_ROWS, _N_OF_MANY = 5000, 1000
 # Rows that are read twice: where they differ, the data set draws at random.
 _N_TWICE = 16
+# Expected seconds of reading rows from which on a line of the log says what takes so long.
+_LONG = 3.0
 # Containers within containers deeper than this are known by their class.
 _DEEPEST = 20
 # A table in memory or in a mapped file is hashed whole up to this size, at about a gigabyte a second.
@@ -82,9 +88,14 @@ def data_fingerprint(data: Any) -> Any:
     # Of a table that was hashed whole, a few rows show what its format and transform make of them.
     n_read = _N_TWICE if "table" in facts else facts["rows"] if facts["rows"] <= _N_ROWS else _N_OF_MANY
     with preserve_random_state():
+        began = time.monotonic()
         first, second = (_hash_rows(data, facts["rows"], _N_TWICE) for _ in range(2))
         if first is None or first != second:
             return facts
+        seconds = (time.monotonic() - began) / (2 * _N_TWICE) * n_read
+        if seconds > _LONG:
+            reads = f"{n_read:,} of {facts['rows']:,} rows are read, by which the search is recognised later"
+            logger.info("%s, which takes about %.0f s.", reads, seconds)
         return {**facts, "content": _hash_rows(data, facts["rows"], n_read)}
 
 

@@ -4,6 +4,7 @@ import argparse
 import enum
 import functools
 import random
+import time
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from transformers import (
 from hf_rlsearch import embedded
 from hf_rlsearch.trainer.session.arguments import FrozenArguments, plain
 from hf_rlsearch.trainer.session.compat import optimizer_function
+from hf_rlsearch.trainer.setup import fingerprints
 from hf_rlsearch.trainer.setup.fingerprints import (
     data_fingerprint,
     function_fingerprint,
@@ -224,6 +226,23 @@ def test_data_differ_by_kind_length_and_rows() -> None:
     assert data_fingerprint(rows) != data_fingerprint(rows[::-1])
     assert diff(data_fingerprint(rows), data_fingerprint(rows[:99]))[-1] == "rows: 100 -> 99"
     assert data_fingerprint({"a": rows, "b": None}) == {"a": data_fingerprint(rows), "b": "none"}
+
+
+class SlowRows(list[dict[str, Any]]):
+    """Rows that take 2 ms each."""
+
+    def __getitem__(self, i: Any) -> Any:
+        time.sleep(0.002)
+        return super().__getitem__(i)
+
+
+def test_reading_rows_for_long_is_said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprints, "_LONG", 0.3)
+    with caplog.at_level("INFO"):
+        data_fingerprint(SlowRows(rows_of(20)))
+        assert not caplog.text
+        data_fingerprint(SlowRows(rows_of(200)))
+    assert "200 of 200 rows are read, by which the search is recognised later, which takes about " in caplog.text
 
 
 @pytest.mark.parametrize("kind", [list, datasets.Dataset.from_list])
