@@ -1,20 +1,23 @@
 """Finds candidates that were trained already, and candidates that would not fit in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import numpy as np
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_rlsearch._typing import BoolArray, IntArray
+from hf_rlsearch._validation import is_finite_number
 from hf_rlsearch.observation.history import RUNNING, History
 from hf_rlsearch.observation.trial_attributes import FAILURE
-from hf_rlsearch.space import SearchSpace
+from hf_rlsearch.space import Hyperparameter, SearchSpace
 from hf_rlsearch.space.candidates import matches
 
 _MISSING, _OFF_GRID = -1, -2
 # Candidates of a space whose end is looked for; a search of more trials does not come to it.
 _MOST_TRIED = 1 << 13
-_ABSENT = object()
+_ABSENT, _NAN = object(), object()
 # More of any of these needs more memory. Gradient accumulation is not among them: it adds steps, not memory.
 _SIZES = frozenset({"batch_size", "max_length", "lora_rank", "width", "depth", "heads", "vocabulary"})
 # Configurations are compared only where these are equal: another model or gradient checkpointing changes everything.
@@ -83,6 +86,24 @@ def _exact_levels(space: SearchSpace, history: History) -> IntArray:
     """(T, H) level that each trial has exactly; -1 where the trial lacks the name, -2 where its value is no level."""
     columns = np.empty((len(history), len(space.names)), dtype=np.int64)
     for column, h in enumerate(space.hyperparameters):
-        level_of = {level: i for i, level in enumerate(h.levels)} | {_ABSENT: _MISSING}
-        columns[:, column] = [level_of.get(params.get(h.name, _ABSENT), _OFF_GRID) for params in history.params]
+        values = [params.get(h.name, _ABSENT) for params in history.params]
+        if (key := _key(h)) is not None:
+            values = list(map(key, values))
+        level_of = {level if key is None else key(level): i for i, level in enumerate(h.levels)} | {_ABSENT: _MISSING}
+        columns[:, column] = [level_of.get(value, _OFF_GRID) for value in values]
     return columns
+
+
+def _key(h: Hyperparameter) -> Callable[[Any], Hashable] | None:
+    """What equals for two values if they are the same level; None where that is the values themselves.
+
+    Of a range with a step it is the number of steps: other samplers add up steps, and 0.1 + 0.2 is not 0.3. NaN, a
+    choice like any other, does not equal itself.
+    """
+    d = h.distribution
+    if isinstance(d, FloatDistribution) and d.step is not None:
+        low, step = d.low, d.step
+        return lambda value: round((value - low) / step, 6) if is_finite_number(value) else value
+    if isinstance(d, CategoricalDistribution) and any(level != level for level in h.levels):  # noqa: PLR0124
+        return lambda value: value if value == value else _NAN  # noqa: PLR0124
+    return None

@@ -92,8 +92,16 @@ def storable(distribution: FloatDistribution | IntDistribution, values: Iterable
             internal = math.nextafter(internal, float(distribution.low) / 2 + float(distribution.high) / 2)
         if distribution._contains(internal):
             stored = distribution.to_external_repr(internal)
-            kept.add(int(stored) if isinstance(distribution, IntDistribution) else float(stored))
+            kept.add(int(stored) if isinstance(distribution, IntDistribution) else _on_step(distribution, stored))
     return tuple(sorted(kept))
+
+
+def _on_step(distribution: FloatDistribution, value: float) -> float:
+    """The value without the error of adding up steps; as it is where the range has no step."""
+    if distribution.step is None:
+        return float(value)
+    first, step = Decimal(str(distribution.low)), Decimal(str(distribution.step))
+    return float(first + round((Decimal(str(value)) - first) / step) * step)
 
 
 def _categorical_levels(name: str, distribution: CategoricalDistribution) -> tuple[Any, ...]:

@@ -1,14 +1,19 @@
-"""A configuration at least as large as one that ran out of memory is not chosen again."""
+"""A configuration is not chosen again, nor one at least as large as one that ran out of memory."""
 
+import json
+import math
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+import pytest
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hf_rlsearch import RLSampler
-from hf_rlsearch.optuna.filters import exceeds_memory
+from hf_rlsearch.observation.history import History
+from hf_rlsearch.optuna.filters import exceeds_memory, is_duplicate
 from hf_rlsearch.space import SearchSpace
 
 DISTRIBUTIONS: dict[str, Any] = {
@@ -77,3 +82,28 @@ def test_the_sampler_keeps_away() -> None:
         trial = study.ask(DISTRIBUTIONS)
         assert trial.params["per_device_train_batch_size"] == 4 or trial.params["gradient_checkpointing"]
         study.tell(trial, float(np.log10(trial.params["learning_rate"])))
+
+
+TENTHS, NAN_OR_NOT = FloatDistribution(0.1, 0.5, step=0.1), CategoricalDistribution([math.nan, "nan", 1.0])
+
+
+@pytest.mark.parametrize(
+    ("distribution", "value", "level"),
+    [
+        (TENTHS, 0.1 + 0.2, 2),
+        (TENTHS, 0.25, None),
+        (TENTHS, math.inf, None),
+        (NAN_OR_NOT, json.loads("NaN"), 0),
+        (NAN_OR_NOT, "nan", 1),
+        (NAN_OR_NOT, 1, 2),
+    ],
+)
+def test_a_value_is_known_again_as_the_level_that_it_is(
+    distribution: BaseDistribution, value: Any, level: int | None
+) -> None:
+    """Other samplers add up steps, and a storage makes a NaN of its own."""
+    space = SearchSpace.from_distributions({"x": distribution})
+    trial = create_trial(params={"x": 1.0}, distributions={"x": FloatDistribution(0, 9)}, value=0.0)
+    history = History.from_trials([trial], [StudyDirection.MINIMIZE]).with_params(0, {"x": value})
+    rows = space.grid(10)
+    assert is_duplicate(space, history, rows).tolist() == [row == level for row in rows[:, 0].tolist()]

@@ -594,6 +594,8 @@ def test_numbers_of_settings_become_levels_in_place_of_their_neighbours() -> Non
     assert set(steps.with_levels([35, 36, 37.0]).levels) - set(steps.levels) == {35}
     choices = Hyperparameter.from_distribution("c", CategoricalDistribution([1, 2]), role="generic_numeric")
     assert choices.with_levels([1.5]) is choices
+    tenths = SearchSpace.from_distributions({"x": FloatDistribution(0, 0.8, step=0.1)}).hyperparameters[0]
+    assert tenths.with_levels([0.1 + 0.2]) is tenths
 
 
 def test_roles_can_be_overridden() -> None:
