@@ -533,26 +533,24 @@ class RLSampler(BaseSampler):
         return trials, history, self._space(distributions, history)
 
     def _space(self, distributions: Mapping[str, BaseDistribution], history: History) -> SearchSpace:
-        """The space of these distributions, with the hyperparameters of the given space where they still hold."""
-        if self._search_space is not None and distributions == self._search_space.distributions:
-            return self._search_space
+        """The space of these distributions, with the hyperparameters of the given space where they still hold.
+
+        What some complete or pruned trial did not have is conditional, also if the given space does not say so.
+        """
         known = {h.name: h for h in self._search_space.hyperparameters} if self._search_space is not None else {}
         ended = np.flatnonzero((history.status == COMPLETE) | (history.status == PRUNED)).tolist()
         n_points = self._n_points if isinstance(self._n_points, dict) else dict.fromkeys(distributions, self._n_points)
-        return SearchSpace(
-            tuple(
-                known[name]
-                if name in known and known[name].distribution == distribution
-                else Hyperparameter.from_distribution(
-                    name,
-                    distribution,
-                    role=known[name].role if name in known else self._roles.get(name) or infer_role(name, distribution),
-                    n_points=n_points.get(name),
-                    conditional=any(name not in history.params[i] for i in ended),
-                )
-                for name, distribution in distributions.items()
+
+        def hyperparameter(name: str, distribution: BaseDistribution) -> Hyperparameter:
+            conditional = any(name not in history.params[i] for i in ended)
+            if name in known and known[name].distribution == distribution:
+                return replace(known[name], conditional=known[name].conditional or conditional)
+            role = known[name].role if name in known else self._roles.get(name) or infer_role(name, distribution)
+            return Hyperparameter.from_distribution(
+                name, distribution, role=role, n_points=n_points.get(name), conditional=conditional
             )
-        )
+
+        return SearchSpace(tuple(hyperparameter(name, distribution) for name, distribution in distributions.items()))
 
 
 class _Turns:

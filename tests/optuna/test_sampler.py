@@ -499,6 +499,23 @@ def test_a_given_space_with_conditions_wastes_no_trial_on_unused_levels(random: 
     assert distinct(params(study)) == 5
 
 
+@pytest.mark.parametrize(
+    ("function", "distributions", "n_configurations"),
+    [
+        (objective, {**SPACE.distributions, "unused": FloatDistribution(0, 1)}, 12),
+        (conditional, {"use_lora": CategoricalDistribution([True, False]), "lora_r": IntDistribution(1, 4)}, 5),
+    ],
+)
+def test_a_name_of_a_given_space_that_trials_do_not_suggest_is_conditional(
+    first: RuleAgent, function: Callable[[Any], float], distributions: dict[str, Any], n_configurations: int
+) -> None:
+    sampler = RLSampler(seed=0, search_space=SearchSpace.from_distributions(distributions))
+    study = optuna.create_study(sampler=sampler)
+    study.optimize(function, n_trials=n_configurations)
+    assert distinct(params(study)) == n_configurations
+    assert sampler.is_exhausted(study)
+
+
 def test_candidates_are_tried_only_by_the_same_configuration() -> None:
     space = SearchSpace.from_distributions(
         {"a": IntDistribution(0, 1), "b": FloatDistribution(0, 1)}, n_points={"b": 2}, conditional=["b"]
