@@ -246,6 +246,8 @@ def _read(study: Study) -> RecordedStudy | str:
     # A baseline outside of the space is no configuration of it.
     trials = [trial for trial in study.get_trials(deepcopy=False) if not trial.user_attrs.get(OUTSIDE)]
     distributions = stable_distributions(trials)
+    # Nor is a trial of a range that was changed later, whose values may lie outside.
+    trials = [t for t in trials if all(distributions.get(name, d) == d for name, d in t.distributions.items())]
     if len(study.directions) > 1:
         return "it has several objectives"
     if not 0 < len(distributions) <= MAX_HYPERPARAMETERS:

@@ -161,15 +161,24 @@ def newest_counts(trials: Iterable[FrozenTrial], directions: Sequence[StudyDirec
 def stable_distributions(trials: Iterable[FrozenTrial], *, exclude: int | None = None) -> dict[str, BaseDistribution]:
     """The distributions that the trials of a study, other than number `exclude`, have suggested, in alphabetical order.
 
-    A name is left out if its distribution differs between trials: a moving range has no fixed levels.
+    A range that was changed once for all, as between two runs of a script, is the newest one. A name is left out if its
+    range moves: that is, if only the latest trial has the newest range, or a range has come back.
     """
-    found: dict[str, BaseDistribution] = {}
+    found: dict[str, list[BaseDistribution]] = {}
+    n_newest: dict[str, int] = {}
     moved = set()
     suggested = (item for trial in trials if trial.number != exclude for item in trial.distributions.items())
     for name, distribution in suggested:
-        if found.setdefault(name, distribution) != distribution:
+        ranges = found.setdefault(name, [])
+        if ranges and ranges[-1] == distribution:
+            n_newest[name] += 1
+            continue
+        if distribution in ranges:
             moved.add(name)
-    return {name: found[name] for name in sorted(found) if name not in moved}
+        ranges.append(distribution)
+        n_newest[name] = 1
+    moved |= {name for name, ranges in found.items() if len(ranges) > 1 and n_newest[name] == 1}
+    return {name: found[name][-1] for name in sorted(found) if name not in moved}
 
 
 def _params(trial: FrozenTrial) -> Params:

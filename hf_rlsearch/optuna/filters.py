@@ -12,7 +12,7 @@ from hf_rlsearch._validation import is_finite_number
 from hf_rlsearch.observation.history import RUNNING, History
 from hf_rlsearch.observation.trial_attributes import FAILURE
 from hf_rlsearch.space import Hyperparameter, SearchSpace
-from hf_rlsearch.space.candidates import matches
+from hf_rlsearch.space.candidates import count_matches
 
 _MISSING, _OFF_GRID = -1, -2
 # Candidates of a space whose end is looked for; a search of more trials does not come to it.
@@ -31,19 +31,37 @@ def is_duplicate(space: SearchSpace, history: History, rows: IntArray) -> BoolAr
     A conditional hyperparameter that a finished trial, a failed one included, did not have may have any level: the
     candidate would not use it either. Trials with values between levels repeat nothing.
     """
-    levels = _exact_levels(space, history)
+    return _n_repeated(space, history.select(~_has_further_names(space, history)), rows) > 0
+
+
+def n_with_further_names(space: SearchSpace, history: History, rows: IntArray) -> IntArray:
+    """Counts for each of the (C, H) candidates the trials that had it and other hyperparameters than the space besides.
+
+    None of them is repeated where the other hyperparameters are chosen anew. Where these cannot change, or a choice of
+    them brings nothing new, a search that did not look at the count would come back to one candidate for ever.
+    """
+    return _n_repeated(space, history.select(_has_further_names(space, history)), rows)
+
+
+def _has_further_names(space: SearchSpace, history: History) -> BoolArray:
+    """(T,) True for trials with hyperparameters that the space does not have."""
     names = set(space.names)
-    comparable = np.array([names.issuperset(params) for params in history.params], dtype=bool)
-    comparable &= (levels != _OFF_GRID).all(axis=1)
+    return np.array([not names.issuperset(params) for params in history.params], dtype=bool)
+
+
+def _n_repeated(space: SearchSpace, history: History, rows: IntArray) -> IntArray:
+    """(C,) numbers of trials that have the values of a candidate, see ``is_duplicate``; other names do not count."""
+    levels = _exact_levels(space, history)
+    on_grid = (levels != _OFF_GRID).all(axis=1)
     missing = levels == _MISSING
-    tried = matches(rows, levels[comparable & ~missing.any(axis=1)])
+    counts = count_matches(rows, levels[on_grid & ~missing.any(axis=1)])
     optional = np.array([h.conditional for h in space.hyperparameters], dtype=bool)
     ended = history.status != RUNNING
-    partial = comparable & ended & missing.any(axis=1) & ~(missing & ~optional).any(axis=1) & ~missing.all(axis=1)
+    partial = on_grid & ended & missing.any(axis=1) & ~(missing & ~optional).any(axis=1) & ~missing.all(axis=1)
     for pattern in np.unique(missing[partial], axis=0):
         same_pattern = partial & (missing == pattern).all(axis=1)
-        tried |= matches(rows[:, ~pattern], levels[same_pattern][:, ~pattern])
-    return tried
+        counts += count_matches(rows[:, ~pattern], levels[same_pattern][:, ~pattern])
+    return counts
 
 
 def is_exhausted(space: SearchSpace, history: History) -> bool:

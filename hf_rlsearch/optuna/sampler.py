@@ -29,7 +29,7 @@ from hf_rlsearch.observation.observation import FACTS, is_at_chance, log_price_f
 from hf_rlsearch.observation.trial_attributes import DECISION, ROUNDING, TASK_FACTS
 from hf_rlsearch.optuna.constraints import chance_of_feasibility, is_likely, is_unconstrained
 from hf_rlsearch.optuna.failures import chance_of_success
-from hf_rlsearch.optuna.filters import exceeds_memory, is_duplicate, is_exhausted
+from hf_rlsearch.optuna.filters import exceeds_memory, is_duplicate, is_exhausted, n_with_further_names
 from hf_rlsearch.space import Hyperparameter, SearchSpace, infer_role
 from hf_rlsearch.space.candidates import unique_rows
 from hf_rlsearch.space.roles import check_role
@@ -109,8 +109,9 @@ class RLSampler(BaseSampler):
     candidate of the discretised search space that no trial has had, complete, pruned or failed. It repeats a candidate
     only if ``plan_for`` says that its training can be resumed, or if no other is left (``is_exhausted``). With more
     than 24 hyperparameters it predicts nothing and spreads the trials over the space. Hyperparameters that cannot be
-    chosen jointly (in the first trial of a study without ``search_space``, or new, or with a range that has moved) are
-    chosen one by one, in the order of suggestion, each given the earlier ones.
+    chosen jointly (in the first trial of a study without ``search_space``, or new, or with a range that moves from
+    trial to trial) are chosen one by one, in the order of suggestion, each given the earlier ones. Of the candidates
+    that are chosen jointly those come first that the fewest trials have had together with such hyperparameters.
 
     Threads of one process (``n_jobs=4``) decide in turns and see each other's choices. Worker processes that start at
     the same moment do not: each computes what the workers with smaller trial numbers choose. While trials run, the
@@ -333,7 +334,7 @@ class RLSampler(BaseSampler):
         """Does nothing: all chance is drawn from the trial's number, which differs between workers."""
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The hyperparameters that are chosen jointly: the given space, or all that kept their range so far."""
+        """The hyperparameters that are chosen jointly: the given space, or all whose range does not move."""
         if self._search_space is not None:
             return dict(self._search_space.distributions)
         return stable_distributions(study._get_trials(deepcopy=False, use_cache=True), exclude=trial.number)
@@ -483,9 +484,14 @@ class RLSampler(BaseSampler):
     def _allowed(
         self, space: SearchSpace, trials: Sequence[FrozenTrial], history: History, rows: IntArray
     ) -> BoolArray:
-        """C, True for candidates that no trial has had and that are not known to run out of memory."""
-        fresh = ~is_duplicate(space, self._trained(history), rows)
-        return _where_possible(fresh, ~exceeds_memory(space, trials, rows))
+        """C, True for candidates that no trial has had and that are not known to run out of memory.
+
+        Where trials have further hyperparameters, which are chosen later, True for those of them that are tried least.
+        """
+        trained = self._trained(history)
+        allowed = _where_possible(~is_duplicate(space, trained, rows), ~exceeds_memory(space, trials, rows))
+        n_tried = n_with_further_names(space, trained, rows)
+        return np.asarray(allowed & (n_tried == n_tried[allowed].min()))
 
     def _trained(self, history: History) -> History:
         """The trials that a candidate may repeat in vain."""

@@ -75,14 +75,14 @@ def unique_rows(rows: IntArray) -> IntArray:
     return rows[np.sort(first)]
 
 
-def matches(rows: IntArray, tried: Sequence[IntArray] | IntArray) -> BoolArray:
-    """(C,) True where a row of (C, H) ``rows`` occurs in (T, H) ``tried``, which may be empty."""
+def count_matches(rows: IntArray, tried: Sequence[IntArray] | IntArray) -> IntArray:
+    """(C,) how often each of (C, H) ``rows`` occurs in (T, H) ``tried``, which may be empty."""
     tried = np.asarray(tried, dtype=np.int64).reshape(-1, rows.shape[1])
     if len(tried) == 0:
-        return np.zeros(len(rows), dtype=bool)
+        return np.zeros(len(rows), dtype=np.int64)
     _, group = np.unique(_keys(np.concatenate([rows, tried])), axis=0, return_inverse=True)
     group = group.reshape(-1)
-    return np.isin(group[: len(rows)], group[len(rows) :])
+    return np.bincount(group[len(rows) :], minlength=len(rows) + len(tried))[group[: len(rows)]]
 
 
 def _unravel(flat: IntArray, n_levels: IntArray) -> IntArray:

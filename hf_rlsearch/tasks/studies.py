@@ -24,7 +24,7 @@ from hf_rlsearch._typing import FloatArray, IntArray
 from hf_rlsearch.observation.history import COMPLETE, History
 from hf_rlsearch.observation.observation import FACTS, SpaceTables, space_tables
 from hf_rlsearch.space import SearchSpace
-from hf_rlsearch.space.candidates import matches, unique_rows
+from hf_rlsearch.space.candidates import count_matches, unique_rows
 from hf_rlsearch.tasks.prior import TaskBatch
 
 _NOTHING_KNOWN = 0.35  # share of the tasks without facts: RLSampler in a plain study is told the direction alone
@@ -104,7 +104,7 @@ class RecordedStudy:
         """Configurations that were not recorded, some of them near the best ones."""
         best = [self.space.decode(row) for row in self._best_rows if (row >= 0).all()]
         rows = self.space.candidates(rng, limit=n_candidates, incumbents=best)
-        rows = rng.permutation(rows[~matches(rows, self.rows)])
+        rows = rng.permutation(rows[count_matches(rows, self.rows) == 0])
         return np.asarray(rows[: max(n_candidates - len(self.rows), 0)])
 
     @property

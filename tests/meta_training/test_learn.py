@@ -179,6 +179,15 @@ def test_a_baseline_outside_of_the_space_is_no_trial_of_the_nearest_levels() -> 
     assert all(one.equals(other) for one, other in zip(before, after, strict=True))
 
 
+def test_a_trial_of_a_range_that_was_changed_later_is_no_trial_of_the_nearest_levels() -> None:
+    study = optuna.create_study(study_name="changed")
+    for x, high in ((50, 99), *((x, 9) for x in range(9))):
+        distributions = {"x": IntDistribution(0, high)}
+        study.add_trial(optuna.trial.create_trial(value=float(x), params={"x": x}, distributions=distributions))
+    found, _ = module.read_studies([study, *make_studies(LEAST_STUDIES - 1)])
+    assert sorted(found[0].rows[:, 0].tolist()) == list(range(9))
+
+
 def test_a_copy_teaches_once_and_each_study_of_one_name_has_its_reason(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'search.db'}"
     studies = make_studies(6, url)

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution
+from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hf_rlsearch.observation.history import STATUS, History
+from hf_rlsearch.observation.history import STATUS, History, stable_distributions
 from hf_rlsearch.observation.trial_attributes import CONTINUES
 
 MINIMIZE, MAXIMIZE = [StudyDirection.MINIMIZE], [StudyDirection.MAXIMIZE]
@@ -241,3 +241,12 @@ def test_a_failed_or_waiting_trial_continues_nothing(state: TrialState) -> None:
     later.user_attrs = {CONTINUES: 0}
     history = History.from_trials([trial(0, state=TrialState.PRUNED, reports={1: 0.3}), later], MAXIMIZE)
     assert 0 in history.numbers.tolist()
+
+
+@pytest.mark.parametrize(
+    ("ranges", "stable"),
+    [([3, 3], 3), ([3, 1], None), ([3, 1, 1], 1), ([3, 1, 1, 2, 2], 2), ([3, 1, 1, 3, 3], None), ([1, 2, 3], None)],
+)
+def test_the_newest_range_counts_once_it_stays(ranges: list[int], stable: int | None) -> None:
+    trials = [create_trial(params={"n": 1}, distributions={"n": IntDistribution(1, n)}, value=0.0) for n in ranges]
+    assert stable_distributions(trials) == ({} if stable is None else {"n": IntDistribution(1, stable)})

@@ -477,6 +477,23 @@ def test_moving_ranges_are_chosen_one_by_one(random: RuleAgent) -> None:
     assert all(0 <= t.params["x"] <= 1 + t.number for t in study.trials)
 
 
+def test_candidates_tried_with_names_that_the_space_lacks_come_last(first: RuleAgent) -> None:
+    """The agent always takes the first candidate, and no trial has the space's names alone."""
+    narrower = SearchSpace.from_distributions({"n": SPACE.distributions["n"]})
+    study = optuna.create_study(sampler=RLSampler(seed=0, search_space=narrower))
+    study.optimize(objective, n_trials=12)
+    assert distinct(params(study)) == 12
+    assert [trial.params["n"] for trial in study.trials] == [0, 1, 2, 3] * 3
+
+
+def test_fixed_names_keep_no_candidate_from_being_tried(first: RuleAgent) -> None:
+    with pytest.warns(optuna.exceptions.ExperimentalWarning):
+        sampler = optuna.samplers.PartialFixedSampler({"n": 1}, RLSampler(seed=0))
+    study = optuna.create_study(sampler=sampler)
+    study.optimize(objective, n_trials=3)
+    assert distinct(params(study)) == 3
+
+
 def conditional(trial: Any) -> float:
     if trial.suggest_categorical("use_lora", [True, False]):
         return float(trial.suggest_int("lora_r", 1, 4))

@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from hf_rlsearch.errors import SearchSpaceError
 from hf_rlsearch.space import ROLES, Hyperparameter, SearchSpace, infer_role, record
-from hf_rlsearch.space.candidates import matches, neighbours
+from hf_rlsearch.space.candidates import count_matches, neighbours
 
 FAST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 FLOAT = FloatDistribution(0.0, 1.0)
@@ -171,10 +171,10 @@ def test_neighbours_of_an_incumbent_without_a_conditional_value() -> None:
     assert pool.min() >= 0
 
 
-def test_matches_finds_rows_among_others() -> None:
+def test_rows_are_counted_among_others() -> None:
     rows = np.array([[0, 1], [1, 1], [2, 0]])
-    assert matches(rows, np.array([[2, 0], [5, 5], [-1, 1]])).tolist() == [False, False, True]
-    assert matches(rows, []).tolist() == [False, False, False]
+    assert count_matches(rows, np.array([[2, 0], [5, 5], [-1, 1], [2, 0]])).tolist() == [0, 0, 2]
+    assert count_matches(rows, []).tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(
