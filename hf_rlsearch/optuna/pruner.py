@@ -76,8 +76,9 @@ class RLPruner(BasePruner):
         >>> study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=10))
 
     Args:
-        max_resource: Step of a full training, as reported, above 0. Where not given it is the largest step of a
-            complete trial. Then the first trial is never stopped, nor a trial at a step at which a complete one ended.
+        max_resource: Step of the last report of a full training, above 0; or the number of epochs, also where they are
+            counted from 0. Where not given it is the largest step of a complete trial. Then the first trial is never
+            stopped, nor a trial at a step at which a complete one ended.
         budget: Full trainings that the study will spend in all, above 0, where that is known; the rule is bolder with
             much left. Without a budget the number of trials is taken to end the study, and only trials that have next
             to no chance to become the best are stopped.
@@ -158,7 +159,10 @@ class RLPruner(BasePruner):
         steps = sorted(trial.intermediate_values)
         if not steps or not is_due(*np.array([0, *steps][-2:]) / resource):
             return False
-        ends = {t.last_step for t in others if t.state == TrialState.COMPLETE} if self._max_resource is None else ()
+        ends = {t.last_step for t in others if t.state == TrialState.COMPLETE and t.last_step is not None}
+        if self._max_resource is not None:
+            # Of n epochs that are counted from 0 the last is n - 1, unless a complete trial shows another end.
+            ends = {max(ends, default=resource - 1)} if steps[0] == 0 else set()
         if steps[-1] >= resource or steps[-1] in ends:
             return False  # trained to its end: a stop would save nothing and lose the objective
         stopped = [t.last_step or 0 for t in others if t.state == TrialState.PRUNED and t.params == trial.params]

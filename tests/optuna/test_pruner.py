@@ -380,6 +380,33 @@ def test_reports_from_step_zero_are_fine(rules: Rules) -> None:
     assert pruned(study) == [1, 2]
 
 
+@pytest.mark.parametrize(("complete", "steps", "stops"), [(0, [0, 4], False), (1, [0, 4], False), (1, [0, 3], True)])
+def test_the_last_of_epochs_counted_from_zero_stops_no_trial(
+    rules: Rules, complete: int, steps: list[int], stops: bool
+) -> None:
+    """``max_resource`` is their number; the leader of workers that started together may still be running."""
+    study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=5, weights=rules("always")))
+    ahead, trial = study.ask({"x": X}), study.ask({"x": X})
+    for step in range(5):
+        ahead.report(1.0, step)
+    if complete:
+        study.tell(ahead, 1.0)
+    for step in steps:
+        trial.report(0.5, step)
+    assert trial.should_prune() == stops
+
+
+def test_epochs_from_one_after_an_evaluation_of_the_untrained_model_end_where_a_complete_trial_ended(
+    rules: Rules,
+) -> None:
+    study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=5, weights=rules("always")))
+    study.add_trial(finished(TrialState.COMPLETE, 0.1, value=1.0, intermediate_values=dict.fromkeys(range(6), 1.0)))
+    trial = study.ask({"x": X})
+    for step in (0, 4):
+        trial.report(0.5, step)
+    assert trial.should_prune()
+
+
 def test_failed_and_waiting_trials_count_for_nothing(rules: Rules) -> None:
     study = optuna.create_study(direction="maximize", pruner=RLPruner(max_resource=5, weights=rules("always")))
     failed = optuna.trial.create_trial(state=TrialState.FAIL, intermediate_values={1: 9.0})
