@@ -49,8 +49,11 @@ def write_report(
 ) -> None:
     """Write an HTML page about a search, also while the search runs."""
     from hf_rlsearch import report
+    from hf_rlsearch.optuna.storage import prepare_output
 
     study = _open(folder_or_storage, study_name)
+    for file in filter(None, (output, csv)):  # before anything is written
+        prepare_output(file)
     if table:
         print(report.to_text(study))
     path = report.write_report(study, output, refresh=watch)

@@ -159,10 +159,11 @@ class RLPruner(BasePruner):
         steps = sorted(trial.intermediate_values)
         if not steps or not is_due(*np.array([0, *steps][-2:]) / resource):
             return False
-        ends = {t.last_step for t in others if t.state == TrialState.COMPLETE and t.last_step is not None}
+        complete = [t.last_step for t in others if t.state == TrialState.COMPLETE and t.last_step is not None]
+        ends: set[float] = set(complete)
         if self._max_resource is not None:
             # Of n epochs that are counted from 0 the last is n - 1, unless a complete trial shows another end.
-            ends = {max(ends, default=resource - 1)} if steps[0] == 0 else set()
+            ends = {max(complete, default=resource - 1)} if steps[0] == 0 else set()
         if steps[-1] >= resource or steps[-1] in ends:
             return False  # trained to its end: a stop would save nothing and lose the objective
         stopped = [t.last_step or 0 for t in others if t.state == TrialState.PRUNED and t.params == trial.params]

@@ -24,7 +24,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 
 from hf_rlsearch._validation import did_you_mean
-from hf_rlsearch.errors import MissingExtraError, StorageError, describe
+from hf_rlsearch.errors import ArgumentsError, MissingExtraError, StorageError, describe
 
 logger = logging.getLogger(__name__)
 
@@ -254,6 +254,19 @@ def _storage_in(folder: Path) -> Path:
     )
 
 
+def prepare_output(path: Path) -> None:
+    """Makes the folder of a file that is going to be written; refuses a file that would take the place of a storage.
+
+    Raises:
+        ArgumentsError: The path is a folder, or a storage.
+    """
+    if path.is_dir():
+        raise ArgumentsError(f"{str(path)!r} is a folder; expected a file such as {str(path / 'report.html')!r}.")
+    if path.is_file() and (_is_sqlite(path) or _holds_studies(path)):
+        raise ArgumentsError(f"{str(path)!r} is a storage, and is not written over: give another file to write.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
 def _is_sqlite(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(len(_SQLITE_HEAD)) == _SQLITE_HEAD
@@ -261,7 +274,7 @@ def _is_sqlite(path: Path) -> bool:
 
 def _holds_studies(path: Path) -> bool:
     """Whether a file of any kind is an SQLite file with Optuna's tables, or an Optuna journal."""
-    with suppress(StorageError, ValueError):
+    with suppress(StorageError, ValueError, TypeError):
         if _is_sqlite(path):
             _check_tables(path, repr(str(path)))
             return True

@@ -12,9 +12,8 @@ import jinja2
 import optuna
 
 from hf_rlsearch._version import __version__
-from hf_rlsearch.errors import ArgumentsError
 from hf_rlsearch.observation.trial_attributes import ENDS, N_TRIALS, OUTLOOK, STOPPED_BY
-from hf_rlsearch.optuna.storage import open_study
+from hf_rlsearch.optuna.storage import open_study, prepare_output
 from hf_rlsearch.report.analysis import front, importances, knee, shown_trials, summarize
 from hf_rlsearch.report.charts import PALETTES, all_charts, javascript, named_data, theme
 from hf_rlsearch.report.explanation import explain
@@ -49,15 +48,13 @@ def write_report(
         The path of the file.
 
     Raises:
-        ArgumentsError: `path` is a folder.
+        ArgumentsError: `path` is a folder, or a storage.
         StorageError: There is no such storage or study.
         MissingExtraError: The extra ``report`` is not installed; raised when this function is imported.
     """
     study = open_study(source, study_name=study_name)
     path = Path(path)
-    if path.is_dir():
-        raise ArgumentsError(f"{str(path)!r} is a folder; expected a file such as {str(path / 'report.html')!r}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    prepare_output(path)
     text = to_html(study, refresh=refresh)
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(text, encoding="utf-8", errors="replace")

@@ -11,6 +11,8 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import create_trial
 
 from hf_rlsearch import __version__
@@ -78,7 +80,7 @@ def test_help_loads_nothing_heavy(argv: list[str]) -> None:
 def test_report_writes_all_that_was_asked_for(
     database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page, plots, table = tmp_path / "r.html", tmp_path / "plots", tmp_path / "t.csv"
+    page, plots, table = tmp_path / "r.html", tmp_path / "plots", tmp_path / "none" / "t.csv"
     argv = ["report", f"sqlite:///{database}", "-o", str(page), "--plots", str(plots), "--csv", str(table), "--table"]
     assert main(argv) == 0
     assert "<!doctype html>" in page.read_text()
@@ -87,6 +89,21 @@ def test_report_writes_all_that_was_asked_for(
     out = capsys.readouterr().out
     assert f"report: {page}" in out
     assert "*1" in out
+
+
+@pytest.mark.parametrize("option", ["-o", "--csv"])
+def test_no_report_is_written_over_a_storage(
+    option: str, database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither over the one that is read, nor over another one, whatever its name."""
+    journal, page = tmp_path / "trials.csv", tmp_path / "r.html"
+    optuna.create_study(storage=JournalStorage(JournalFileBackend(str(journal))))
+    for storage in (Path(database), journal):
+        before = storage.read_bytes()
+        assert main(["report", database, "-o", str(page), option, str(storage)]) == 1
+        assert f"{str(storage)!r} is a storage, and is not written over" in capsys.readouterr().err
+        assert storage.read_bytes() == before
+    assert not page.exists()
 
 
 def test_a_watched_report_follows_the_search_until_ctrl_c(
@@ -293,7 +310,8 @@ def test_a_trial_is_trained_again_bit_by_bit(tmp_path: Path) -> None:
     [
         (["-o", "FOLDER"], "is a folder; expected a file such as"),
         (["-o", "FOLDER/search.db/r.html"], "search.db"),
-        (["--csv", "FOLDER/none/t.csv"], "No such file or directory"),
+        (["--csv", "FOLDER/search.db/t.csv"], "search.db"),
+        (["--csv", "FOLDER"], "is a folder; expected a file such as"),
         (["--plots", "FOLDER/search.db"], "File exists"),
         (["-o", "FOLDER/r.html", "--watch", "soon"], "Invalid value for '--watch'"),
     ],

@@ -103,6 +103,7 @@ def test_a_folder_is_opened_by_the_storage_in_it(tmp_path: Path, name: str) -> N
     make_study(open_sqlite(tmp_path / name) if name.endswith("db") else journal(tmp_path / name), "first")
     (tmp_path / "trainer.log").write_text('{"step": 1}\n[1]\n')
     (tmp_path / "notes").write_bytes(b"\xff\xfe")
+    (tmp_path / "count").write_text("1\n")
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:
         connection.execute("CREATE TABLE runs (id)")
         connection.commit()

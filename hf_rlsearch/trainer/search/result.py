@@ -357,7 +357,7 @@ class SearchResult:
         """Writes a report of the search as one HTML file, and returns its path.
 
         Raises:
-            ArgumentsError: ``path`` is a folder.
+            ArgumentsError: ``path`` is a folder, or a storage.
             MissingExtraError: The extra ``report`` is not installed.
         """
         from hf_rlsearch.report import write_report
