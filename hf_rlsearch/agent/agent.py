@@ -99,6 +99,7 @@ class Agent:
             acquisition_weight: C positive factors on expected improvement, see `CostCooling`; all 1 where not given.
         """
         if len(space.hyperparameters) > MAX_HYPERPARAMETERS:
+            _warn_of_a_wide_space(space.names)
             return _design(space, history, candidates, mask, rng)
         n_done, history = len(history), shorten(history)
         observation = live_observation(space, history, candidates, mask, facts)
@@ -334,6 +335,16 @@ def _warn_of_another_space(weights: str, names: tuple[str, ...]) -> None:
     logger.warning(
         "The agent %r has learnt from searches of other hyperparameters than %s: the bundled agent decides.",
         weights, ", ".join(names),
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def _warn_of_a_wide_space(names: tuple[str, ...]) -> None:
+    """Says once per space that nothing is predicted in it."""
+    logger.warning(
+        "The space has %d hyperparameters, and the agent predicts nothing for more than %d: trials are spread over the "
+        "space, and nothing is learnt from their results. Search fewer hyperparameters, or use another sampler.",
+        len(names), MAX_HYPERPARAMETERS,
     )  # fmt: skip
 
 

@@ -106,6 +106,7 @@ def replay_trial(
 ) -> None:
     """Show the objective and the exact arguments of a trial, or train the trial again."""
     from hf_rlsearch.report import SearchRecord
+    from hf_rlsearch.report.analysis import front
 
     study = _open(folder_or_storage, study_name)
     search = SearchRecord.from_study(study)
@@ -113,6 +114,14 @@ def replay_trial(
     if record is None:
         wanted = "complete trial" if number is None else f"trial {number}"
         raise ArgumentsError(f"study {search.name!r} has no {wanted}; it has {len(search.trials)} trials.")
+    if number is None and len(search.metrics) > 1:
+        optimal = set(front(search))
+        others = [str(t.number) for t in search.rankable() if t.values in optimal and t is not record]
+        print(
+            f"hf-rlsearch: trial {record.number} is the best by {search.metrics[0]!r}, the first objective; give the "
+            f"number of another one on the Pareto front: {', '.join(others) or 'there is none'}",
+            file=sys.stderr,
+        )
     if trainer is None:
         values = record.values or (None,)
         shown = {

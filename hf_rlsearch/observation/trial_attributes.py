@@ -27,6 +27,10 @@ LEADS, AHEAD, AT_CHANCE = "leads", "ahead", "at chance"
 # name since Optuna 5. A constraint is violated if its value is above 0.
 _CONSTRAINTS = "constraints"
 
+# System attribute of a trial that Optuna's RetryHeartbeatStaleTrialCallback has queued again: the numbers of the failed
+# trials that it repeats, whose other attributes are copied.
+_RETRY_HISTORY = "retry_history"
+
 # User attributes of a study; SUMMARY is the note that the last search left in the dashboard.
 IDENTITY = "rl:identity"
 OBJECTIVE = "rl:objective"
@@ -148,6 +152,12 @@ def store_constraints(trial: optuna.Trial, values: Mapping[str, float]) -> None:
                 trial.set_constraint(name, value)
     else:
         trial.storage.set_trial_system_attr(trial._trial_id, _CONSTRAINTS, list(values.values()))
+
+
+def repeats(trial: FrozenTrial) -> int | None:
+    """The number of the failed trial that a callback of the storage has queued again as this one; None for others."""
+    history = trial.system_attrs.get(_RETRY_HISTORY)
+    return history[-1] if isinstance(history, list) and history and isinstance(history[-1], int) else None
 
 
 def is_feasible(trial: FrozenTrial) -> bool:

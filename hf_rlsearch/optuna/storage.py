@@ -33,7 +33,7 @@ FILE = "hf_rlsearch.db"
 
 _SQLITE = "sqlite:///"
 _SQLITE_HEAD = b"SQLite format 3\0"
-_DIALECTS = ("sqlite", "postgresql", "mysql", "mariadb", "oracle", "mssql", "redis")
+_DIALECTS = ("sqlite", "postgresql", "mysql", "mariadb", "oracle", "mssql")
 # Seconds that SQLite waits for another process that writes.
 _TIMEOUT = 30
 # Tries to make the tables of a new database, which another process may be making at the same time.
@@ -57,7 +57,7 @@ def open_storage(storage: str | BaseStorage) -> BaseStorage:
 
     A URL may hold braces, which Optuna alone would take for the names of a template.
     """
-    if not isinstance(storage, str) or storage.startswith("redis"):
+    if not isinstance(storage, str):
         found = optuna.storages.get_storage(storage)
         return ReconnectingStorage(found._backend) if type(found) is _CachedStorage else found
     options = None
@@ -73,9 +73,11 @@ def open_storage(storage: str | BaseStorage) -> BaseStorage:
             raise _no_driver(storage, error) from error
         except NoSuchModuleError as error:
             dialect = storage.partition(":")[0].partition("+")[0]
+            hint = did_you_mean(dialect, _DIALECTS)
+            if dialect == "redis":
+                hint = " Optuna reaches a Redis server by JournalStorage(JournalRedisBackend(url)): pass that object."
             raise StorageError(
-                f"storage={storage!r} names a database {dialect!r}, expected one of {', '.join(_DIALECTS)}."
-                f"{did_you_mean(dialect, _DIALECTS)}"
+                f"storage={storage!r} names a database {dialect!r}, expected one of {', '.join(_DIALECTS)}.{hint}"
             ) from error
         except Exception as error:
             made_meanwhile = "already exists" in str(error) or "unique constraint" in str(error).lower()
@@ -362,6 +364,11 @@ def cannot_continue(number: int, reason: str, where: object) -> StorageError:
 
 def _open_existing(source: str) -> BaseStorage:
     """Opens a storage for reading: a file must exist, and must be a storage already."""
+    if not source:
+        raise StorageError(
+            "An empty text names no storage. Give the output_dir of a search, its file, or a URL such as "
+            f"{_SQLITE}search.db."
+        )
     path = _sqlite_path(source) if source.startswith(_SQLITE) else Path(source)
     url = source
     if "://" not in source or source.startswith(_SQLITE):

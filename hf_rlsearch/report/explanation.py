@@ -128,13 +128,9 @@ def explain(source: optuna.Study | SearchRecord, number: int) -> Explanation:
 
 def _choice(search: SearchRecord, trial: TrialRecord, contributions: tuple[Contribution, ...]) -> list[str]:
     """Says why the configuration was chosen."""
+    if queued := _queued(trial):
+        return [queued]
     decision = trial.decision
-    if trial.role == BASELINE:
-        return [
-            "The baseline: the arguments of your Trainer, trained first so that the gain of the search can be measured."
-        ]
-    if trial.role == CONFIRM:
-        return ["One of the best configurations again, under a new seed: was the configuration good, or the seed?"]
     given = [f"You gave {show_params(trial.given)} to be trained first (initial_trials)."] if trial.given else []
     if not decision:
         return given or ["The sampler that chose this trial stored no reason."]
@@ -158,6 +154,19 @@ def _choice(search: SearchRecord, trial: TrialRecord, contributions: tuple[Contr
         if contributions and abs(contributions[0].total) >= 0.01:
             return [*given, line, _strongest_reason(trial, contributions[0])]
     return [*given, line]
+
+
+def _queued(trial: TrialRecord) -> str:
+    """Says why a trial was trained whose configuration nobody chose anew; empty for any other trial."""
+    if trial.repeats is not None:
+        return f"Trial {trial.repeats} again, which had failed: a callback of the storage has queued it once more."
+    if trial.role == BASELINE:
+        return (
+            "The baseline: the arguments of your Trainer, trained first so that the gain of the search can be measured."
+        )
+    if trial.role == CONFIRM:
+        return "One of the best configurations again, under a new seed: was the configuration good, or the seed?"
+    return ""
 
 
 def _strongest_reason(trial: TrialRecord, most: Contribution) -> str:

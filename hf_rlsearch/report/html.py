@@ -66,7 +66,8 @@ def to_html(study: optuna.Study, *, refresh: int | None = None) -> str:
     """The report of `study` as text; see `write_report`."""
     search = SearchRecord.from_study(study)
     best = search.best()
-    charts, data = all_charts(search, importances(study, search))
+    shares = importances(study, search)
+    charts, data = all_charts(search, shares)
     shown = sorted(shown_trials(search))
     # "slice-" stands for the charts of all hyperparameters, every other name for one chart.
     drawn = {key: [c for c in charts.values() if c.name.startswith(wanted)] for key, _, wanted in _SECTIONS}
@@ -83,6 +84,7 @@ def to_html(study: optuna.Study, *, refresh: int | None = None) -> str:
         front=front(search),
         knee=knee(search),
         code=to_copy(best) if best else "",
+        measured=len(shares) > 1,
         sections=[(key, title, drawn[key]) for key, title, _ in _SECTIONS if drawn[key]],
         ended=ended_by(str(search.attributes.get(STOPPED_BY) or ""), as_dict(search.attributes.get(ENDS))),
         outlook=str(search.attributes.get(OUTLOOK) or ""),

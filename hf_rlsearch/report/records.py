@@ -47,6 +47,7 @@ class TrialRecord:
         fidelity: Share of the trial's own training that is done, in [0, 1].
         started_at: The share at which the trial started, above 0 where it resumed a stopped trial.
         continues: The number of that stopped trial; None for a fresh start.
+        repeats: The number of the failed trial that a callback of the storage has queued again; None for any other.
         paused: Whether the trial was stopped and left a checkpoint that another trial could resume.
         spent: Amount of training that this trial added, in full trainings.
         cost: Cost of its whole training, in full trainings.
@@ -75,6 +76,7 @@ class TrialRecord:
     fidelity: float
     started_at: float
     continues: int | None
+    repeats: int | None
     paused: bool
     spent: float
     cost: float
@@ -264,6 +266,7 @@ def _record(trial: FrozenTrial, max_step: float, limits: Any) -> TrialRecord:
         fidelity=fidelity,
         started_at=(_amount(attrs.get(names.STARTED_AT), FULL_TRAINING) or 0.0) / FULL_TRAINING,
         continues=attrs[names.CONTINUES] if isinstance(attrs.get(names.CONTINUES), int) else None,
+        repeats=names.repeats(trial),
         paused=names.PAUSED in attrs,
         spent=fidelity if spent is None else spent,
         cost=_amount(attrs.get(names.COST), _MOST_TRAININGS) or 1.0,
@@ -298,7 +301,12 @@ def _points(trial: FrozenTrial) -> list[tuple[float, float]]:
 
 
 def _decision(trial: FrozenTrial) -> dict[str, Any]:
-    """The stored decision about the whole configuration, else those about its values one by one."""
+    """The stored decision about the whole configuration, else those about its values one by one.
+
+    That of a trial which repeats a failed one is a copy: nothing was decided.
+    """
+    if names.repeats(trial) is not None:
+        return {}
     if names.DECISION in trial.system_attrs:
         return as_dict(trial.system_attrs[names.DECISION])
     prefix = f"{names.DECISION}:"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 
-from hf_rlsearch.report.format import duration, number, shorten, show, size
+from hf_rlsearch.report.format import duration, number, printable, shorten, show, size
 from hf_rlsearch.report.records import SearchRecord, TrialRecord
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ def to_text(source: optuna.Study | SearchRecord, *, most: int | None = None) -> 
     search = _record(source)
     best = search.best()
     table = [columns(search), *([text for text, _ in row] for row in rows(search))]
+    table = [[printable(cell) for cell in row] for row in table]  # a row is a line, whatever names and values hold
     for trial, row in zip(search.trials, table[1:], strict=True):
         row[0] = f"{'*' if trial is best else ' '}{row[0]}"
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]

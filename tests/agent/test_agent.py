@@ -219,7 +219,7 @@ def wide(n: int) -> SearchSpace:
     return SearchSpace.from_distributions({f"x{i}": IntDistribution(0, 4) for i in range(n)})
 
 
-def test_more_hyperparameters_than_it_knows_are_spread_evenly() -> None:
+def test_more_hyperparameters_than_it_knows_are_spread_evenly(caplog: pytest.LogCaptureFixture) -> None:
     space = wide(MAX_HYPERPARAMETERS + 1)
     H = MAX_HYPERPARAMETERS + 1
     rows = np.array([[0] * H, [4] * H, [1] * H, [3] * H])
@@ -231,6 +231,8 @@ def test_more_hyperparameters_than_it_knows_are_spread_evenly() -> None:
     assert decide(after, rows, blocked, space=space).index == 3
     both = history_of(rows[:2], np.zeros(2), space=space)
     assert decide(both, rows, space=space).index in (2, 3)
+    (said,) = [record.getMessage() for record in caplog.records]  # once
+    assert "25 hyperparameters, and the agent predicts nothing for more than 24" in said
 
 
 def test_as_many_hyperparameters_as_it_knows_are_scored() -> None:

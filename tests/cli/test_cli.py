@@ -160,6 +160,22 @@ def test_replay_prints_the_best_trial(database: str, capsys: pytest.CaptureFixtu
     assert "no trial 9" in capsys.readouterr().err
 
 
+def test_the_best_of_several_objectives_is_said_to_be_that_of_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = optuna.create_study(storage=f"sqlite:///{tmp_path}/two.db", directions=["minimize", "maximize"])
+    study.set_user_attr("rl:objective", {"names": ["loss", "accuracy"]})
+    for values in ((0.5, 0.9), (0.25, 0.6), (0.75, 0.7)):
+        study.add_trial(create_trial(values=values))
+    assert main(["replay", f"{tmp_path}/two.db"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["trial"] == 1
+    assert "trial 1 is the best by 'loss', the first objective" in printed.err
+    assert printed.err.endswith("on the Pareto front: 0\n")
+    assert main(["replay", f"{tmp_path}/two.db", "0"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_space_of_a_family_and_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["space", "bert"]) == 0
     assert "learning_rate" in capsys.readouterr().out

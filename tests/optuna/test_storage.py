@@ -225,6 +225,18 @@ def test_a_truncated_database_is_damaged_and_nothing_else_is_said(database: Path
         assert "\n" not in str(told.value)
 
 
+def test_a_redis_server_needs_a_journal() -> None:
+    with pytest.raises(StorageError, match=r"expected one of sqlite, .*, mssql\. .* JournalRedisBackend\(url\)"):
+        open_storage("redis://localhost:6379")
+
+
+def test_an_empty_text_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_study(open_sqlite(tmp_path / "hf_rlsearch.db"), "first")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StorageError, match="An empty text names no storage"):
+        open_study("")
+
+
 def test_a_misspelt_database_is_named() -> None:
     with pytest.raises(StorageError, match=r"names a database 'postgresq', expected .*Did you mean 'postgresql'\?"):
         open_storage("postgresq://me@host/db")

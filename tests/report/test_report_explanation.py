@@ -97,6 +97,17 @@ def test_values_chosen_one_by_one_are_named() -> None:
     assert "one after the other" not in explain(study, 1).to_text()
 
 
+def test_a_trial_that_was_queued_again_names_the_one_that_failed() -> None:
+    study = optuna.create_study(sampler=RLSampler(seed=0))
+    study.optimize(lambda t: t.suggest_float("x", 0, 1), n_trials=2)
+    dead = study.trials[1]
+    attrs = {"failed_trial": 1, "retry_history": [1], **dead.system_attrs}  # as RetryHeartbeatStaleTrialCallback does
+    study.add_trial(create_trial(value=1.0, params=dead.params, distributions=dead.distributions, system_attrs=attrs))
+    text = explain(study, 2).to_text()
+    assert "Trial 1 again, which had failed" in text
+    assert "agent" not in text
+
+
 def test_without_a_stored_decision_it_says_so() -> None:
     study = optuna.create_study()
     study.add_trial(create_trial(value=1.0, params={"x": 0.5}, distributions={"x": FloatDistribution(0, 1)}))

@@ -82,11 +82,15 @@ def test_captions_explain_the_marks_that_are_there(
     text = to_html(study)
     assert text.count("<figcaption>Diamonds are trials that were stopped") == 1  # on the first of five slices
     assert "level lines mean that nothing grows" in text
+    assert "two hyperparameters that mattered most:" in text
     unmeasured = optuna.create_study()
     for trial in make_study(3).trials:
         del trial.user_attrs["rl:resident_memory"]
         unmeasured.add_trial(trial)
-    assert "level lines" not in to_html(unmeasured)
+    text = to_html(unmeasured)
+    assert "level lines" not in text
+    assert "that mattered most:" not in text  # three trials do not tell
+    assert "first two hyperparameters, as it was not measured which mattered most:" in text
 
 
 @pytest.mark.parametrize("n_running", [0, 1])

@@ -55,6 +55,15 @@ def test_a_taken_name_gets_a_prefix() -> None:
     assert list(table.loc[0][["state", "metric_duration", "params_state"]]) == ["complete", 3.0, 0.5]
 
 
+def test_a_line_break_in_a_name_or_value_breaks_no_line() -> None:
+    study = optuna.create_study()
+    study.set_user_attr("rl:objective", {"names": ["loss\n(validation)"]})
+    study.add_trial(
+        create_trial(value=1.0, params={"a\tb": "x\ny"}, distributions={"a\tb": CategoricalDistribution(["x\ny"])})
+    )
+    assert len(to_text(study).splitlines()) == 2
+
+
 def test_a_long_table_is_cut_in_its_middle(study: optuna.Study) -> None:
     lines = to_text(study, most=4).splitlines()
     numbers = [line.split()[0].lstrip("*") for line in lines]
