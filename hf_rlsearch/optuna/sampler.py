@@ -119,7 +119,7 @@ class RLSampler(BaseSampler):
     candidate's, so that workers do not train neighbours of one promising configuration.
 
     Where trials have failed, expected improvement counts by the chance that a training ends well, estimated from which
-    configurations failed.
+    configurations failed. The more failures lie beside successes, the less they count.
 
     In a study whose trials have constraint values (``trial.set_constraint``, or ``constraints_func``) only trials that
     violate none count as the best. The agent predicts how likely a candidate violates none, tries likely ones where

@@ -91,6 +91,14 @@ def test_a_value_that_fails_beside_others_that_work_is_the_reason() -> None:
     assert chances[rows[:, bad] != 2].mean() > 0.8
 
 
+def test_failures_beside_successes_tell_little_of_other_candidates() -> None:
+    rows = SPACE.grid(100_000)
+    rng = np.random.default_rng(0)
+    trials, failed = rows[rng.choice(len(rows), 25, replace=False)], rng.permutation(25) < 7
+    chances = chance_of_success(SPACE, history_of(trials, failed), rows)
+    assert chances.min() > 0.5
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 40))
 def test_chances_are_probabilities_and_lowest_beside_failures(seed: int, n_trials: int) -> None:
