@@ -15,7 +15,7 @@ import optuna
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import ObjectiveError, SearchFailed, describe
-from hf_rlsearch.observation.trial_attributes import PUBLISHED, TASK_FACTS, finished, n_trials_used
+from hf_rlsearch.observation.trial_attributes import OBJECTIVE, PUBLISHED, TASK_FACTS, finished, n_trials_used
 from hf_rlsearch.optuna import RLSampler
 from hf_rlsearch.optuna.pruner import RLPruner
 from hf_rlsearch.optuna.storage import cannot_continue, storage_errors
@@ -251,11 +251,14 @@ def build_search(
             "needs_facts": reads_facts and TASK_FACTS not in opened.study.user_attrs,
             # A search that has come further goes on, and a finished one is to return its result, without a delay.
             "evaluates": len(objective.directions) == 1 and not finished(opened.study),
+            # Found by an earlier start on all rows, unlike by this one.
+            "undefined": opened.study.user_attrs[OBJECTIVE].get("undefined", ()),
         }
 
     begun = group.run_on_main(start)
+    objective = replace(objective, undefined=tuple({*objective.undefined, *begun["undefined"]}))
     if begun["needs_facts"]:
-        facts = _measure_facts(provider, objective, configurations, group, evaluates=begun["evaluates"])
+        facts, objective = _measure_facts(provider, objective, configurations, group, evaluates=begun["evaluates"])
 
         @storage_errors(where)
         def store() -> Params:
@@ -263,6 +266,8 @@ def build_search(
             # Another process that started at the same moment may have stored them.
             if TASK_FACTS not in coordinator.study.user_attrs:
                 coordinator.study.set_user_attr(TASK_FACTS, facts)
+            if objective.undefined:
+                coordinator.study.set_user_attr(OBJECTIVE, objective.to_json())
             return {}
 
         group.run_on_main(store)
@@ -297,8 +302,10 @@ def _measure_facts(
     group: ProcessGroup,
     *,
     evaluates: bool,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], Objective]:
     """Returns the facts of the task, with the objective of the model before its first step; every rank calls it.
+
+    The objective is returned as well, with what this evaluation says about it.
 
     The evaluation uses all rows, as those of the trials do. If it fails the trials will tell why.
 
@@ -308,12 +315,15 @@ def _measure_facts(
     facts: dict[str, float] = {}
 
     def measure() -> None:
+        nonlocal objective
         trainer = provider.untrained()
         # On every rank, and before the evaluation: it may shard the model.
         roles = {hyperparameter.role for hyperparameter in configurations.space.hyperparameters}
         facts.update(task_facts(trainer, roles, objective, group.size))
         if evaluates:
-            untrained = objective(trainer.evaluate())[0]
+            metrics = trainer.evaluate()
+            objective = objective.with_untrained(metrics)
+            untrained = objective(metrics)[0]
             facts.update({"untrained": untrained} if math.isfinite(untrained) else {})
 
     with preserve_random_state(), warnings.catch_warnings():
@@ -328,7 +338,7 @@ def _measure_facts(
             )
         finally:
             provider.release()
-    return facts
+    return facts, objective
 
 
 def _open_study(
@@ -407,13 +417,17 @@ def probe_objective(provider: TrainerProvider, settings: SearchConfig, group: Pr
         warnings.simplefilter("ignore")
         metrics = _probe_metrics(provider, group)
     return group.run_on_all(
-        lambda: choose_objective(
-            metrics,
-            args=provider.frozen.original(),
-            compute_objective=settings.compute_objective,
-            metric=settings.metric,
-            direction=settings.direction,
-        ).with_target(settings.target)
+        lambda: (
+            choose_objective(
+                metrics,
+                args=provider.frozen.original(),
+                compute_objective=settings.compute_objective,
+                metric=settings.metric,
+                direction=settings.direction,
+            )
+            .with_target(settings.target)
+            .with_untrained(metrics)
+        )
     )
 
 

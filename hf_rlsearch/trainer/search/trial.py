@@ -1,5 +1,6 @@
 """Trains one trial on one rank: scores its evaluations, asks the pruner, and turns errors into outcomes."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -25,7 +26,7 @@ from hf_rlsearch.observation.trial_attributes import (
 from hf_rlsearch.trainer.search.distributed import ProcessGroup
 from hf_rlsearch.trainer.session.arguments import plain
 from hf_rlsearch.trainer.session.compat import allow_shared_weights, found_arguments
-from hf_rlsearch.trainer.session.failures import Failure, divergence
+from hf_rlsearch.trainer.session.failures import Failure, divergence, no_objective
 from hf_rlsearch.trainer.session.seeds_and_memory import PeakMemory
 from hf_rlsearch.trainer.setup.objective import Objective
 from hf_rlsearch.trainer.setup.task_facts import count_parameters
@@ -88,7 +89,7 @@ class Evaluation(RankMessage):
 
     Attributes:
         step: Training step.
-        values: Objective value(s); empty if the trial failed here.
+        values: Objective value(s), which may be nan or inf; empty if the trial failed here.
         state: RUNNING if the training continues; PRUNED or FAIL if it stops.
         saves_checkpoint: A pruned training writes a checkpoint, so that another trial can resume the training.
     """
@@ -191,7 +192,7 @@ class EvaluationMonitor:
         prunes = pauses = False
         try:
             values = self.objective(metrics)
-            if failure := divergence(values, metrics, step):
+            if failure := divergence(trainer, metrics, self.objective.undefined, step):
                 return replace(evaluation, state=TrialState.FAIL, failure=failure)
             if self.report is not None:
                 peak = self.memory.so_far()
@@ -252,7 +253,9 @@ def _train(trainer: "Trainer", plan: TrialPlan, monitor: EvaluationMonitor, shar
     if last is not None and last.state == TrialState.PRUNED:
         return TrialOutcome(TrialState.PRUNED, last.values, last.metrics)
     scored = _scored_evaluation(trainer, monitor)
-    if failure := divergence(scored.values, scored.metrics, trainer.state.global_step):
+    step = trainer.state.global_step
+    failure = divergence(trainer, scored.metrics, monitor.objective.undefined, step)
+    if failure := failure or no_objective(scored.values, step):
         return TrialOutcome(TrialState.FAIL, failure=failure)
     return TrialOutcome(TrialState.COMPLETE, scored.values, scored.metrics)
 
@@ -265,13 +268,18 @@ def _scored_evaluation(trainer: "Trainer", monitor: EvaluationMonitor) -> Evalua
         at_best = [each for each in evaluations if each.step == state.best_global_step]
         if at_best:
             return at_best[-1]
-        if len(objective.directions) == 1:
+        finite = [each for each in evaluations if _are_finite(each.values)]
+        if finite and len(objective.directions) == 1:
             best_of = max if objective.directions[0] == MAXIMIZE else min
-            return best_of(evaluations, key=lambda evaluation: evaluation.values[0])
+            return best_of(finite, key=lambda evaluation: evaluation.values[0])
     if evaluations and evaluations[-1].step == state.global_step:
         return evaluations[-1]
     metrics = trainer.evaluate()
     return Evaluation(state.global_step, plain(metrics), objective(metrics))
+
+
+def _are_finite(values: tuple[float, ...]) -> bool:
+    return all(map(math.isfinite, values))
 
 
 def _with_earlier(trainer: "Trainer", monitor: EvaluationMonitor) -> list[Evaluation]:
@@ -314,7 +322,8 @@ class PruningReporter:
     def report(self, step: int, values: tuple[float, ...], *, exceeds: bool = False) -> bool:
         """Stores the objective at a step in 1..FULL_TRAINING and returns whether the trial is stopped.
 
-        Optuna stores no learning curves of several objectives, so no pruner stops trials then.
+        Optuna stores no learning curves of several objectives, so no pruner stops trials then. A value that is no
+        finite number is not stored, and no pruner is asked about it: a metric may have no value at the beginning.
 
         Args:
             step: In 1..FULL_TRAINING.
@@ -324,7 +333,8 @@ class PruningReporter:
         if step <= self._start:
             return self._out_of_time() and self._stop(step, TIMEOUT)
         furthest = max(self._reported, default=0)
-        if len(values) == 1:
+        is_finite = _are_finite(values)
+        if is_finite and len(values) == 1:
             self._store(step, values[0])
         if step >= FULL_TRAINING:
             return False
@@ -333,7 +343,7 @@ class PruningReporter:
         is_new = step >= furthest  # below that the trial was judged before an interruption
         if is_new and exceeds:
             return self._stop(step, LIMIT)
-        if is_new and self._may_prune and self._trial.should_prune():
+        if is_new and is_finite and self._may_prune and self._trial.should_prune():
             return self._stop(step)
         return self._out_of_time() and self._stop(step, TIMEOUT)
 

@@ -5,7 +5,7 @@ import json
 import math
 import re
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,9 +63,10 @@ class Failure:
     """Why a trial failed.
 
     Attributes:
-        kind: "oom" (out of memory), "nan" (the training diverged), "error" (any other exception), "lost" (the
-            connection to another rank broke), "left" (another rank failed and this rank followed), "storage" (the disk
-            or the storage cannot be written to), "device" (the device cannot be used by this process any more).
+        kind: "oom" (out of memory), "nan" (the training diverged, or its objective is no finite number), "error" (any
+            other exception), "lost" (the connection to another rank broke), "left" (another rank failed and this rank
+            followed), "storage" (the disk or the storage cannot be written to), "device" (the device cannot be used by
+            this process any more).
         reason: One line: exception type, and what it says.
         traceback: Its traceback as text; empty where there was none.
         rank: The process that failed.
@@ -156,13 +157,30 @@ def ignore_lost_device() -> Iterator[None]:
             raise
 
 
-def divergence(values: Sequence[float], metrics: Mapping[str, Any], step: int) -> Failure | None:
-    """The failure if an evaluation shows a diverged training: an objective or a loss that is not a finite number."""
-    losses = {name: value for name, value in metrics.items() if name.endswith("loss") and is_number(value)}
-    for name, value in [*(("the objective", value) for value in values), *losses.items()]:
-        if not math.isfinite(value):
+def divergence(trainer: Any, metrics: Mapping[str, Any], undefined: Collection[str], step: int) -> Failure | None:
+    """The failure if an evaluation shows a diverged training: a loss of the Trainer's own that is no finite number.
+
+    Other metrics may have no value for a while, such as a correlation as long as the model predicts one class.
+
+    Args:
+        trainer: With the evaluation data, of which each of several sets has a loss of its own.
+        metrics: Of the evaluation.
+        undefined: Metrics that are no finite numbers for the untrained model either.
+        step: Training step.
+    """
+    data = getattr(trainer, "eval_dataset", None)
+    parts = data if isinstance(data, Mapping) else ()
+    for name in ("loss", "eval_loss", *(f"eval_{part}_loss" for part in parts)):
+        value = metrics.get(name)
+        if name not in undefined and is_number(value) and not math.isfinite(value):
             return Failure(kind=NAN, reason=f"Diverged: {name} is {value}", step=step)
     return None
+
+
+def no_objective(values: Sequence[float], step: int) -> Failure | None:
+    """The failure if an objective that a training ended with is no finite number."""
+    bad = [value for value in values if not math.isfinite(value)]
+    return Failure(kind=NAN, reason=f"the objective is {bad[0]} at the end", step=step) if bad else None
 
 
 def write_report(folder: str, number: int, failure: Failure) -> None:

@@ -7,6 +7,7 @@ name, and an ambiguous choice is an error before the first training.
 
 import inspect
 import itertools
+import math
 import random
 import re
 import types
@@ -59,6 +60,7 @@ class Objective:
             computed from metrics. With ``load_best_model_at_end`` a trial keeps its best checkpoint by this metric.
         targets: Value of each objective that ends the search, None for an objective without one; empty without a
             target.
+        undefined: Metrics that are no finite numbers for the untrained model.
     """
 
     names: tuple[str, ...]
@@ -68,6 +70,7 @@ class Objective:
     why: str
     follows: tuple[str, bool] | None = None
     targets: tuple[float | None, ...] = ()
+    undefined: tuple[str, ...] = ()
 
     def __call__(self, metrics: Metrics) -> tuple[float, ...]:
         """Returns one float for each direction from the metrics of ``evaluate()``; may be nan or inf.
@@ -89,6 +92,11 @@ class Objective:
                 f"direction is {directions!r}."
             )
         return tuple(_as_float("compute_objective", value) for value in values)
+
+    def with_untrained(self, metrics: Metrics) -> Self:
+        """Returns the objective with what an evaluation of the untrained model says."""
+        found = [name for name, value in metrics.items() if is_number(value) and not math.isfinite(value)]
+        return replace(self, undefined=tuple(sorted({*self.undefined, *found})))
 
     def better(self, value: float, other: float) -> bool:
         """Returns whether the first of two values of a single objective is better."""
@@ -134,6 +142,7 @@ class Objective:
             "multi": self.multi,
             "computed": self.function is not None,
             "follows": self.follows and list(self.follows),
+            "undefined": list(self.undefined),
         }
 
     @classmethod
@@ -154,6 +163,7 @@ class Objective:
             function=compute_objective if data["computed"] else None,
             why="the study",
             follows=data["follows"] and tuple(data["follows"]),
+            undefined=tuple(data.get("undefined", ())),
         )
 
 

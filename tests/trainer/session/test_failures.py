@@ -13,7 +13,7 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 from hf_rlsearch import SearchFailed
 from hf_rlsearch.trainer.session.failures import (
@@ -191,9 +191,21 @@ def test_memory_of_a_failed_trial_is_freed(make_trainer: MakeTrainer) -> None:
     assert max(alive) == 1
 
 
+def scaled_loss(scale: Callable[[TrainingArguments], float]) -> type[Trainer]:
+    """A Trainer whose loss is multiplied by ``scale(args)``."""
+
+    class Scaled(Trainer):
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            loss, factor = super().compute_loss(*args, **kwargs), scale(self.args)
+            return (loss[0] * factor, loss[1]) if isinstance(loss, tuple) else loss * factor
+
+    return Scaled
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_diverged_trial_stops_at_its_first_evaluation(make_trainer: MakeTrainer, bad: float) -> None:
-    trainer = make_trainer(score=lambda args, state: bad if args.learning_rate > 1e-2 else 0.5, num_train_epochs=3)
+    cls = scaled_loss(lambda args: bad if args.learning_rate > 1e-2 else 1.0)
+    trainer = make_trainer(score=lambda args, state: 0.5, cls=cls, num_train_epochs=3)
     result = run(trainer, "rl", n_trials=2, sampler=Scripted(learning_rate=[5e-2, 1e-3])).run_summary
     assert states(result.study) == [FAIL, COMPLETE]
     assert result.trials[0].user_attrs["rl:failure"]["kind"] == "nan"
@@ -201,16 +213,76 @@ def test_a_diverged_trial_stops_at_its_first_evaluation(make_trainer: MakeTraine
 
 
 def test_a_nan_loss_fails_the_trial_though_the_metric_is_a_number(make_trainer: MakeTrainer) -> None:
-    class Diverges(Trainer):
-        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-            loss = super().compute_loss(*args, **kwargs)
-            factor = math.nan if self.args.learning_rate > 1e-2 else 1.0
-            return (loss[0] * factor, loss[1]) if isinstance(loss, tuple) else loss * factor
-
-    trainer = make_trainer(score=lambda args, state: 0.5, cls=Diverges)
+    cls = scaled_loss(lambda args: math.nan if args.learning_rate > 1e-2 else 1.0)
+    trainer = make_trainer(score=lambda args, state: 0.5, cls=cls)
     result = run(trainer, "rl", n_trials=2, sampler=Scripted(learning_rate=[5e-2, 1e-3])).run_summary
     assert states(result.study) == [FAIL, COMPLETE]
-    assert "eval_loss is nan" in result.trials[0].user_attrs["rl:failure"]["reason"]
+    assert "Diverged: eval_loss is nan" in result.trials[0].user_attrs["rl:failure"]["reason"]
+
+
+def test_the_loss_of_one_of_several_evaluation_sets_fails_the_trial(make_trainer: MakeTrainer) -> None:
+    cls = scaled_loss(lambda args: math.nan if args.learning_rate > 1e-2 else 1.0)
+    trainer = make_trainer(score=lambda args, state: 0.5, cls=cls)
+    trainer.eval_dataset = {"easy": trainer.eval_dataset, "hard": trainer.eval_dataset}
+    options: dict[str, Any] = {"n_trials": 1, "metric": "easy_accuracy", "sampler": Scripted(learning_rate=[5e-2])}
+    result = run(trainer, "rl", **options).run_summary
+    assert "Diverged: eval_easy_loss is nan" in result.trials[0].user_attrs["rl:failure"]["reason"]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("on_start", [False, True])
+def test_a_metric_without_a_value_at_first_is_waited_for(make_trainer: MakeTrainer, bad: float, on_start: bool) -> None:
+    def score(args: Any, state: Any) -> float:
+        return bad if state.global_step <= 4 else 0.5
+
+    trainer = make_trainer(score=score, num_train_epochs=3, eval_on_start=on_start)
+    trial = run(trainer, "rl", n_trials=1).run_summary.trials[0]
+    assert (trial.state, trial.value) == (COMPLETE, 0.5)
+    assert len(trial.intermediate_values) == 2
+
+
+def test_the_best_checkpoint_is_one_whose_metric_has_a_value(make_trainer: MakeTrainer) -> None:
+    by_step = {4: math.nan, 8: 0.75, 12: 0.5}
+
+    def score(args: Any, state: Any) -> float:
+        return by_step.get(state.global_step, 0.5)
+
+    options: dict[str, Any] = {"save_strategy": "epoch", "load_best_model_at_end": True, "num_train_epochs": 3}
+    assert run(make_trainer(score=score, **options), "rl", n_trials=1).objective == 0.75
+
+
+def test_a_training_that_ends_without_an_objective_has_failed(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(score=lambda args, state: math.nan if state.global_step > 4 else 0.5, num_train_epochs=3)
+    trial = run(trainer, "rl", n_trials=1).run_summary.trials[0]
+    assert trial.state == FAIL
+    assert trial.user_attrs["rl:steps"] == 12
+    failure = trial.user_attrs["rl:failure"]
+    assert (failure["kind"], failure["reason"]) == ("nan", "the objective is nan at the end")
+
+
+def test_a_loss_that_is_not_the_trainers_own_ends_no_training(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(metrics=lambda prediction: {"accuracy": 0.5, "rare_class_loss": math.nan})
+    assert run(trainer, "rl", n_trials=1, metric="accuracy").objective == 0.5
+
+
+def test_a_loss_that_the_untrained_model_lacks_too_ends_no_training(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    def make() -> Trainer:
+        class NanOnLastRows(Trainer):
+            def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+                loss, *rest = super().prediction_step(*args, **kwargs)
+                is_last = bool((args[1]["labels"] == trainer.eval_dataset[-1]["labels"]).all())
+                return (loss * math.nan if is_last else loss, *rest)
+
+        options: dict[str, Any] = {"per_device_eval_batch_size": 1, "logging_nan_inf_filter": False}
+        trainer = make_trainer(cls=NanOnLastRows, score=lambda args, state: 0.5, **options)
+        rows: Any = trainer.eval_dataset
+        rows.labels[:] = 0
+        # More rows than the first evaluation reads, which finds nothing wrong.
+        rows.ids, rows.labels = torch.cat([rows.ids] * 2), torch.cat([rows.labels, rows.labels + 1])
+        return trainer
+
+    assert run(make(), "rl", n_trials=1).objective == 0.5
+    assert states(run(make(), "rl", n_trials=2).run_summary.study) == [COMPLETE, COMPLETE]
 
 
 def test_without_a_complete_trial_there_is_a_result_and_the_trainer_is_restored(make_trainer: MakeTrainer) -> None:
