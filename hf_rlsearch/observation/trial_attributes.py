@@ -44,6 +44,9 @@ STOPPED_BY = "rl:stopped_by"
 # Also of a study: ``target=`` as a list, and ``patience=``, of the latest run; missing where none gave any. "rest" says
 # what was left of time or budget when the search ended, where that paid for no training.
 ENDS = "rl:ends"
+# Also of a study: the first trial that counts towards its limits whatever its end. Failures before it do not count:
+# nothing was completed before a later start.
+COUNTS_FROM = "rl:counts_from"
 # Also of a study: what more trials were expected to bring when the search ended, as text.
 OUTLOOK = "rl:outlook"
 # Also of a study: facts of the task for the agent by name, see ``RLSampler``. They are measured once, before the first
@@ -128,6 +131,16 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
 
 
+def finished_within_limits(study: optuna.Study) -> list[FrozenTrial]:
+    """The finished trials that count towards the limits of a search.
+
+    Confirmations do not count, nor do failures of earlier starts if no trial was completed there.
+    """
+    since = study.user_attrs.get(COUNTS_FROM, 0)
+    trials = [trial for trial in finished(study) if role(trial) != CONFIRM]
+    return [trial for trial in trials if trial.state != TrialState.FAIL or trial.number >= since]
+
+
 def constraints_of(trial: FrozenTrial) -> dict[str, float]:
     """The constraint values of a trial by name, at most 0 where the constraint holds; empty where none is stored.
 
@@ -186,8 +199,8 @@ def is_hopeless(trial: FrozenTrial) -> bool:
 
 
 def n_trials_used(study: optuna.Study) -> float:
-    """How much of ``n_trials`` the finished trials of a search use up; confirmations are none of them."""
-    return sum(counted(trial) for trial in finished(study) if role(trial) != CONFIRM)
+    """How much of ``n_trials`` the finished trials of a search use up."""
+    return sum(map(counted, finished_within_limits(study)))
 
 
 def share_trained(trial: FrozenTrial) -> float:

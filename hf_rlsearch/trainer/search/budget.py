@@ -24,6 +24,7 @@ from hf_rlsearch.observation.trial_attributes import (
     SECONDS,
     counted,
     finished,
+    finished_within_limits,
     is_feasible,
     is_hopeless,
     n_trials_used,
@@ -246,7 +247,8 @@ class RemainingBudget:
 
     def _started(self) -> list[FrozenTrial]:
         """The trials that count towards ``n_trials``, apart from the one that this process of several is running."""
-        return [trial for trial in (*finished(self._study), *self._running_elsewhere()) if role(trial) != CONFIRM]
+        elsewhere = [trial for trial in self._running_elsewhere() if role(trial) != CONFIRM]
+        return [*self._finished(), *elsewhere]
 
     def _running_elsewhere(self) -> list[FrozenTrial]:
         if self._settings.storage is None:  # all are of this process, which asks for more while some run on a cluster
@@ -294,8 +296,8 @@ class RemainingBudget:
         return not self._running_elsewhere()
 
     def _finished(self) -> list[FrozenTrial]:
-        """The finished trials without confirmations, which do not count towards the budget."""
-        return [trial for trial in finished(self._study) if role(trial) != CONFIRM]
+        """The finished trials that count."""
+        return finished_within_limits(self._study)
 
 
 class Outlook:

@@ -37,7 +37,7 @@ from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
 from hf_rlsearch.trainer.setup.objective import Objective
 from hf_rlsearch.trainer.storage import checkpoints
 from hf_rlsearch.trainer.storage.paused import PausedTrials, checkpoint_curve_step
-from hf_rlsearch.trainer.storage.resume import is_leader, name_of_owner, trials_of_other_processes
+from hf_rlsearch.trainer.storage.resume import is_leader, may_be_mended, name_of_owner, trials_of_other_processes
 from hf_rlsearch.trainer.storage.study import OpenedStudy
 
 if TYPE_CHECKING:
@@ -184,14 +184,20 @@ class SearchCoordinator:
             )
 
     def _lacks_baseline(self) -> bool:
-        """Whether the study is new, or the time of an earlier run was over before the end of its baseline."""
+        """Whether the study is new, or an earlier start came to no end of its baseline that counts."""
         if not self.settings.baseline:
             return False
-        return not self.study.get_trials(deepcopy=False) or (bool(self._baselines()) and not self._has_baseline())
+        if not self.study.get_trials(deepcopy=False):
+            return True
+        has_failed = bool(self._baselines()) and not self._has_baseline()
+        return has_failed and self.budget.reached() != "n_trials"  # a finished search trains none
 
     def _has_baseline(self) -> bool:
-        """Whether a baseline waits, runs or has ended before the time was over."""
-        return not all(map(_is_timed_out, self._baselines()))
+        """Whether a baseline waits, runs or has ended, other than by the end of the time or by an error of the script.
+
+        To be asked before this process trains anything.
+        """
+        return not all(_is_timed_out(trial) or may_be_mended(trial) for trial in self._baselines())
 
     def _baselines(self) -> list[FrozenTrial]:
         return [trial for trial in self.study.get_trials(deepcopy=False) if role(trial) == attr.BASELINE]

@@ -45,7 +45,7 @@ from hf_rlsearch.trainer.setup.objective import Objective, choose_objective
 from hf_rlsearch.trainer.setup.task_facts import task_facts
 from hf_rlsearch.trainer.storage import checkpoints
 from hf_rlsearch.trainer.storage.paused import PausedTrials
-from hf_rlsearch.trainer.storage.resume import Lease
+from hf_rlsearch.trainer.storage.resume import Lease, discount_failures
 from hf_rlsearch.trainer.storage.study import OpenedStudy, open_study
 
 if TYPE_CHECKING:
@@ -242,10 +242,11 @@ def build_search(
         opened = _open_study(provider, settings, objective, configurations, identity)
         lease = Lease.take(opened.study, alone=settings.storage is None)
         held.callback(lease.release)
+        discounted = discount_failures(opened.study, alone=settings.storage is None)
         coordinator = _build_coordinator(
             provider, settings, objective, configurations, opened, lease, group.size, started
         )
-        coordinator.start(opened)
+        coordinator.start(replace(opened, note="\n".join(filter(None, (opened.note, discounted)))))
         reads_facts = isinstance(opened.study.sampler, RLSampler) or isinstance(opened.study.pruner, RLPruner)
         return {
             "needs_facts": reads_facts and TASK_FACTS not in opened.study.user_attrs,
@@ -256,7 +257,7 @@ def build_search(
         }
 
     begun = group.run_on_main(start)
-    objective = replace(objective, undefined=tuple({*objective.undefined, *begun["undefined"]}))
+    objective = replace(objective, undefined=tuple(sorted({*objective.undefined, *begun["undefined"]})))
     if begun["needs_facts"]:
         facts, objective = _measure_facts(provider, objective, configurations, group, evaluates=begun["evaluates"])
 

@@ -24,13 +24,10 @@ from hf_rlsearch.trainer.session.arguments import plain
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
 from hf_rlsearch.trainer.storage import checkpoints
 from hf_rlsearch.trainer.storage.paused import PausedTrials, checkpoint_curve_step
-from hf_rlsearch.trainer.storage.resume import Lease
+from hf_rlsearch.trainer.storage.resume import MAX_ATTEMPTS, Lease
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
-
-# A trial during which the process dies this often, without any new evaluation, ends the search.
-_MAX_ATTEMPTS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +108,8 @@ class Planner:
         last = known.user_attrs.get(attr.ATTEMPTS) or {"n": 0, "reached": 0}
         n = 1 if reached > last["reached"] else last["n"] + 1
         trial.set_user_attr(attr.ATTEMPTS, {"n": n, "reached": reached})
-        if n > _MAX_ATTEMPTS:
-            raise SearchFailed(f"The process ended {_MAX_ATTEMPTS} times while it trained trial {trial.number}.")
+        if n > MAX_ATTEMPTS:
+            raise SearchFailed(f"The process ended {MAX_ATTEMPTS} times while it trained trial {trial.number}.")
 
     def _sample(self, trial: optuna.Trial) -> tuple[Params, Params, Params, list[str]]:
         """Of a trial the params, the returned values, the exact hyperparameters and the names of further changes."""

@@ -30,7 +30,16 @@ from optuna.trial import FrozenTrial, TrialState
 from hf_rlsearch._typing import Params
 from hf_rlsearch._validation import is_integer, is_number
 from hf_rlsearch.errors import StorageError
-from hf_rlsearch.observation.trial_attributes import KEY, OWNER, STARTED_BY
+from hf_rlsearch.observation.trial_attributes import (
+    ATTEMPTS,
+    COUNTS_FROM,
+    FAILURE,
+    KEY,
+    OWNER,
+    STARTED_BY,
+    finished_within_limits,
+)
+from hf_rlsearch.trainer.session.failures import NAN, OTHER
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +55,8 @@ _MOMENT = 0.5
 _SAME_START = 2.0
 # Seconds during which a running trial without an owner counts: its params are being sampled.
 _SAMPLING = 60
+# A trial during which the process dies this often, without any new evaluation, has failed.
+MAX_ATTEMPTS = 10
 # What names a process among all others.
 _IDENTITY = ("table", "pid", "begun")
 
@@ -210,6 +221,32 @@ def is_leader(study: optuna.Study) -> bool:
     study.set_user_attr(STARTED_BY, this_process())
     time.sleep(_MOMENT)
     return bool(study.user_attrs[STARTED_BY] == this_process())
+
+
+def may_be_mended(trial: FrozenTrial) -> bool:
+    """Whether a trial has failed for a reason that may have been in the script, which may have been corrected since.
+
+    A lack of memory, a lost device and a trial that ended the process again and again are no such reasons.
+    """
+    kind = (trial.user_attrs.get(FAILURE) or {}).get("kind")
+    attempts = (trial.user_attrs.get(ATTEMPTS) or {}).get("n", 0)
+    return trial.state == TrialState.FAIL and kind in (NAN, OTHER) and attempts <= MAX_ATTEMPTS
+
+
+def discount_failures(study: optuna.Study, *, alone: bool) -> str:
+    """Lets the failures of earlier starts count towards no limit if no trial came to another end, and says so.
+
+    A search that has completed nothing is not finished.
+
+    Args:
+        study: Of the search, held by this process.
+        alone: This process works alone on the study.
+    """
+    before = finished_within_limits(study)
+    if not before or not all(map(may_be_mended, before)) or not (alone or is_leader(study)):
+        return ""
+    study.set_user_attr(COUNTS_FROM, before[-1].number + 1)
+    return "All trials of earlier starts have failed, so they count towards no limit of the search."
 
 
 def key_of(study: optuna.Study, *, alone: bool) -> str:

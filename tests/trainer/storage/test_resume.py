@@ -1,6 +1,7 @@
 """The same script run again resumes an unfinished search, and returns the result of a finished one."""
 
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from transformers import AutoTokenizer, Trainer, TrainerCallback, default_data_c
 
 from hf_rlsearch import StorageError, embedded, search
 from hf_rlsearch.cli import main
+from hf_rlsearch.observation.trial_attributes import role
 from hf_rlsearch.trainer.session.arguments import plain
 from hf_rlsearch.trainer.storage.resume import process_start_time, this_process
 from tests.trainer.conftest import Rows, rates, run, states, stored, tiny_model
@@ -201,6 +203,60 @@ def test_more_trials_continue_a_finished_search(make_trainer: MakeTrainer, n_tra
     run(make_trainer(cls=Trainings), "rl", n_trials=1)
     result = run(make_trainer(cls=Trainings), "rl", n_trials=3).run_summary
     assert (result.study.study_name, len(result.trials), n_trainings()) == ("search-1", 3, 3)
+
+
+def test_a_corrected_script_starts_where_every_trial_has_failed(
+    make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The code of ``compute_metrics`` is no part of the identity, so that a search goes on with a corrected one."""
+    options: dict[str, Any] = {"n_trials": 2, "baseline": True}
+    run(make_trainer(score=lambda args, state: math.nan), "rl", **options)
+    with caplog.at_level(logging.INFO, logger="hf_rlsearch"):
+        best = run(make_trainer(score=lambda args, state: 0.5), "rl", **options)
+    trials = best.run_summary.trials
+    assert best.objective == 0.5
+    assert states(best.run_summary.study) == [TrialState.FAIL] * 2 + [TrialState.COMPLETE] * 2
+    assert [role(trial) for trial in trials] == ["baseline", "search"] * 2
+    assert caplog.text.count("All trials of earlier starts have failed") == 1
+    again = run(make_trainer(score=lambda args, state: 0.5), "rl", **options).run_summary
+    assert len(again.trials) == 4
+
+
+def test_failures_do_not_use_up_a_budget_either(make_trainer: MakeTrainer) -> None:
+    options: dict[str, Any] = {"budget": 1, "n_trials": None}
+    run(make_trainer(score=lambda args, state: math.nan), "rl", **options)
+    best = run(make_trainer(score=lambda args, state: 0.5), "rl", **options)
+    assert states(best.run_summary.study) == [TrialState.FAIL, TrialState.COMPLETE]
+
+
+class BrokenBaseline(Trainer):
+    """Has a mistake that breaks the first training."""
+
+    error: Exception = NameError("typo")
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        if Path(self.args.output_dir).name == "run-0":
+            raise self.error
+        return super().train(*args, **kwargs)
+
+
+class LargeBaseline(BrokenBaseline):
+    """Has no memory for the first training."""
+
+    error = torch.OutOfMemoryError("CUDA out of memory.")
+
+
+@pytest.mark.parametrize(
+    ("cls", "roles"),
+    [(BrokenBaseline, ["baseline", "search", "baseline"]), (LargeBaseline, ["baseline", "search", "search"])],
+)
+def test_a_baseline_that_the_script_broke_is_trained_again(
+    make_trainer: MakeTrainer, cls: type[Trainer], roles: list[str]
+) -> None:
+    for n_trials, n_expected in ((2, 2), (2, 2), (3, 3)):
+        result = run(make_trainer(cls=cls), "rl", n_trials=n_trials, baseline=True).run_summary
+        assert len(result.trials) == n_expected
+    assert [role(trial) for trial in result.trials] == roles
 
 
 def test_a_finished_search_is_found_behind_another_one(
