@@ -3,7 +3,9 @@
 import copy
 import functools
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, Self, get_type_hints
 
 from hf_rlsearch._typing import Params
@@ -439,6 +441,10 @@ _FOLLOWED = "_hf_rlsearch_follows"
 def _point_to_trial(args: Any, plan: TrialPlan, monitor: EvaluationMonitor) -> Any:
     """Gives arguments the folder and the run name of a trial, and the objective as metric for the best checkpoint."""
     args.output_dir = plan.folder
+    if getattr(args, "should_save", True):
+        # As the Trainer's constructor does: callbacks may write there. Whoever cannot write there will say so.
+        with suppress(OSError):
+            os.makedirs(plan.folder, exist_ok=True)
     if hasattr(args, "push_to_hub"):
         args.push_to_hub = False  # only the best model is published, once, at the end
     if plan.resume_from is not None and hasattr(args, "restore_callback_states_from_checkpoint"):

@@ -10,15 +10,15 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
-from hf_rlsearch import SearchResult, StorageError
+from hf_rlsearch import SearchResult, StorageError, search
 from hf_rlsearch.cli import main
 from hf_rlsearch.observation.trial_attributes import FOLDER
 from hf_rlsearch.optuna.storage import FILE, open_sqlite
 from hf_rlsearch.trainer.storage.checkpoints import stored_path
 from hf_rlsearch.trainer.storage.study import _free_folder, _mark
-from tests.trainer.conftest import run, states, stored
+from tests.trainer.conftest import rates, run, states, stored
 from tests.trainer.storage.test_resume import interrupted
 
 MakeTrainer = Callable[..., Trainer]
@@ -225,3 +225,29 @@ def test_the_file_that_tells_whose_a_folder_is_is_whole_or_not_there(tmp_path: P
     taken = tmp_path / "file"
     taken.write_text("")
     assert _mark(taken, "mine") == "mine"
+
+
+class Notes(TrainerCallback):
+    """Appends each evaluation to a file in ``output_dir``, which the Trainer's constructor makes."""
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        with open(Path(args.output_dir, "notes.txt"), "a") as file:
+            file.write(f"{state.global_step}\n")
+
+
+@pytest.mark.parametrize("is_factory", [False, True])
+def test_a_callback_writes_into_the_folder_of_its_trial(
+    make_trainer: MakeTrainer, tmp_path: Path, is_factory: bool
+) -> None:
+    def factory(values: dict[str, Any]) -> Trainer:
+        return make_trainer(callbacks=[Notes], **values)
+
+    given = factory if is_factory else factory({})
+    result = search(given, rates, n_trials=2, baseline=False, pruner=None)
+    assert sorted(path.parent.name for path in tmp_path.glob("out/run-*/notes.txt")) == ["run-0", "run-1"]
+    assert result.replay(given, 0) == result.trials[0].value
+
+
+def test_a_folder_in_which_nothing_is_written_goes_with_its_trial(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    run(make_trainer(), "rl", n_trials=2, keep_best_models=0)
+    assert not list(tmp_path.rglob("run-*"))
