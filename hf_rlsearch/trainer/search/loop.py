@@ -131,16 +131,31 @@ class Search:
             return
         load = checkpoints.weights_loader(result.best_checkpoint, self.runner.weights.get(best.number))
         load = self._agree_on_weights(load, best.number)
-        if load is None:
-            logger.warning(
-                "The model of trial %d is not in %s: the Trainer has no trained model, and trainer.train() trains it "
-                "again. Processes that share a search need the same output_dir, on a disk that all of them see.",
-                best.number,
-                result.output_dir,
+        plan, follows = replay_plan(result.study, best), self.runner.objective.follows
+        why = "no file in its folder is one that the Trainer loads"
+        if result.best_checkpoint is None:
+            why = (
+                f"it is not in {result.output_dir}. Processes that share a search need the same output_dir, on a disk "
+                "that all of them see"
             )
-        self.runner.provider.finish(replay_plan(result.study, best), load, self.runner.objective.follows)
+        if load is not None:
+            try:
+                self.runner.provider.finish(plan, load, follows)
+            except checkpoints.ModelNotLoadedError as error:
+                if self.runner.group.size > 1:  # the models of the ranks would differ
+                    raise
+                load, why = None, str(error)
         if load is not None:
             self._publish(result.study, best.number)
+            return
+        logger.warning(
+            "The Trainer has no trained model, since that of trial %d cannot be loaded: %s. trainer.train() trains it "
+            "again.%s",
+            best.number,
+            why,
+            "" if result.best_checkpoint is None else f" Its files are in {result.best_checkpoint}.",
+        )
+        self.runner.provider.finish(plan, None, follows)
 
     def _publish(self, study: optuna.Study, number: int) -> None:
         """Publishes the best model where the arguments say so, unless a run of this search has done so already."""

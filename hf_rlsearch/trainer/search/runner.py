@@ -137,10 +137,12 @@ class DistributedTrialRunner:
         try:
             coordinator = self.coordinator
             keeps = self.group.broadcast(None if coordinator is None else coordinator.keeps(plan.role, outcome))
+            is_on_disk = False
             if keeps["disk"]:
-                saved = {"checkpoint": checkpoints.save_scored(trainer, plan.folder)}
-                outcome = replace(outcome, checkpoint=self.group.broadcast(saved)["checkpoint"])
-            if keeps["memory"] and outcome.checkpoint is None:
+                folder = checkpoints.save_scored(trainer, plan.folder)
+                saved = self.group.broadcast({"checkpoint": folder, "is_on_disk": checkpoints.can_load(folder)})
+                outcome, is_on_disk = replace(outcome, checkpoint=saved["checkpoint"]), saved["is_on_disk"]
+            if keeps["memory"] and not is_on_disk:
                 weights, beside = checkpoints.copy_weights(trainer), keeps["beside"]
         except Exception as caught:
             error = caught

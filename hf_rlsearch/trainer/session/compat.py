@@ -197,15 +197,37 @@ def fresh_model(trainer: "Trainer") -> Any:
     return model
 
 
-def load_checkpoint(trainer: "Trainer", folder: str) -> None:
-    """Loads a folder's weights into ``trainer.model`` as the Trainer does: plain, adapters, FSDP or DeepSpeed."""
+def load_checkpoint(trainer: Any, folder: str) -> None:
+    """Loads a folder's weights into ``trainer.model`` as the Trainer does: plain, adapters, FSDP or DeepSpeed.
+
+    Raises:
+        RuntimeError: The folder lacks weights that are trained, or has weights of other shapes.
+    """
     state = trainer.state
-    before = state.best_model_checkpoint
-    state.best_model_checkpoint = folder
+    before, say = state.best_model_checkpoint, trainer._issue_warnings_after_load
+    missing: set[str] = set()
+
+    def noted(loaded: Any) -> None:
+        missing.update(loaded.missing_keys)
+        say(loaded)
+
+    state.best_model_checkpoint, trainer._issue_warnings_after_load = folder, noted
     try:
         trainer._load_best_model()
     finally:
         state.best_model_checkpoint = before
+        del trainer._issue_warnings_after_load
+    lost = [] if is_sharded(trainer) else _lost_weights(trainer.model, missing)
+    if lost:
+        raise RuntimeError(f"{folder} lacks {len(lost)} trained weights, such as {lost[0]}")
+
+
+def _lost_weights(model: Any, missing: set[str]) -> list[str]:
+    """The missing names of weights that are trained and not tied to one that is there."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    there = {id(parameter) for name, parameter in parameters.items() if name not in missing}
+    trained = {name: each for name, each in parameters.items() if each.requires_grad}  # the others are made anew
+    return [name for name in sorted(missing & trained.keys()) if id(trained[name]) not in there]
 
 
 def found_arguments(trainer: Any) -> dict[str, Any]:

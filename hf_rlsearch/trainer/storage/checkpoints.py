@@ -18,7 +18,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from hf_rlsearch._typing import Params
-from hf_rlsearch.errors import StorageError
+from hf_rlsearch.errors import StorageError, describe
 from hf_rlsearch.observation.trial_attributes import CHECKPOINT, FOLDER, PAUSED
 from hf_rlsearch.trainer.session.compat import is_sharded, load_checkpoint
 from hf_rlsearch.trainer.session.failures import is_disk_error
@@ -30,7 +30,12 @@ logger = logging.getLogger(__name__)
 
 # The folder for a model that no checkpoint of the training holds.
 MODEL_FOLDER = "model"
+# Where the Trainer looks for the weights of a model.
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model_fsdp*", "global_step*")
+
+
+class ModelNotLoadedError(RuntimeError):
+    """The best weights do not fit into a model that ``model_init`` makes."""
 
 
 def stored_path(trial: FrozenTrial | optuna.Trial, attribute: str, folder: str) -> str | None:
@@ -167,12 +172,28 @@ def copy_weights(trainer: "Trainer") -> dict[str, Any] | None:
 
 
 def weights_loader(folder: str | None, weights: dict[str, Any] | None) -> Callable[[Any], None] | None:
-    """Function that loads the best weights into a fresh model: from memory, else from disk; None if both lack them."""
-    if weights is not None:
-        return lambda trainer: trainer.model.load_state_dict(weights)
-    if folder is not None and _has_weights(Path(folder)):
-        return lambda trainer: load_checkpoint(trainer, folder)
-    return None
+    """Function that loads the best weights into a fresh model: from memory, else from disk; None if both lack them.
+
+    It raises ``ModelNotLoadedError`` where they do not fit into the model.
+    """
+    if weights is None and not can_load(folder):
+        return None
+
+    def load(trainer: Any) -> None:
+        try:
+            if weights is not None:
+                trainer.model.load_state_dict(weights)
+            else:
+                load_checkpoint(trainer, str(folder))
+        except Exception as error:
+            raise ModelNotLoadedError(describe(error)) from error
+
+    return load
+
+
+def can_load(folder: str | None) -> bool:
+    """Whether a folder holds weights in files that the Trainer loads; its ``save_model`` may have written others."""
+    return folder is not None and _has_weights(Path(folder))
 
 
 def _checkpoints(folder: str) -> list[Path]:

@@ -13,7 +13,7 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
-from transformers import Trainer, TrainingArguments
+from transformers import BertForMaskedLM, Trainer, TrainerCallback, TrainingArguments
 
 from hf_rlsearch import SearchFailed
 from hf_rlsearch.trainer.session.failures import (
@@ -171,6 +171,91 @@ def test_a_plain_module_with_tied_weights_is_saved(make_trainer: MakeTrainer, st
     model: Any = trainer.model
     assert model.head.weight is model.embedding.weight
     assert trainer.evaluate()["eval_loss"] == pytest.approx(best.objective)
+
+
+class OwnFormat(Trainer):
+    """Saves the model in a file that the Trainer does not load."""
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        assert output_dir is not None
+        os.makedirs(output_dir, exist_ok=True)
+        torch.save(self.model.state_dict(), Path(output_dir, "model.pt"))
+
+
+class EncoderAlone(Trainer):
+    """Saves a part of the model."""
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        model: Any = self.model
+        model.bert.save_pretrained(output_dir)
+
+
+class Grows(TrainerCallback):
+    """Changes the shape of a weight in the training."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        model.resize_token_embeddings(60, mean_resizing=False)
+
+
+@pytest.mark.parametrize("strategy", ["no", "epoch"])
+def test_a_model_that_is_saved_in_a_format_of_its_own_stays_in_memory(
+    make_trainer: MakeTrainer, strategy: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make_trainer(cls=OwnFormat, save_strategy=strategy)
+    best = run(trainer, "rl", n_trials=2)
+    assert trainer.evaluate()["eval_loss"] == best.objective
+    assert Path(best.run_summary.best_checkpoint, "model.pt").exists()
+    assert "no trained model" not in caplog.text
+    run(make_trainer(cls=OwnFormat, save_strategy=strategy), "rl", n_trials=2)
+    assert "no file in its folder is one that the Trainer loads" in caplog.text
+    assert f"Its files are in {best.run_summary.best_checkpoint}." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"cls": EncoderAlone}, "model lacks 25 trained weights, such as bert.embeddings.LayerNorm.bias"),
+        ({"callbacks": [Grows]}, "size mismatch for bert.embeddings.word_embeddings.weight"),
+    ],
+)
+def test_a_best_model_that_does_not_fit_is_said_and_the_result_returned(
+    make_trainer: MakeTrainer, options: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make_trainer(**options)
+    model = trainer.model
+    best = run(trainer, "rl", n_trials=1)
+    assert states(best.run_summary.study) == [COMPLETE]
+    assert "The Trainer has no trained model, since that of trial 0 cannot be loaded" in caplog.text
+    assert reason in caplog.text
+    assert trainer.model is model
+    assert trainer.args.learning_rate == best.hyperparameters["learning_rate"]
+
+
+def tied_model() -> Any:
+    return BertForMaskedLM(tiny_model().config)
+
+
+def test_weights_that_are_tied_or_made_anew_are_not_missed(
+    make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Tied weights are saved once, and a Trainer need not save what it does not train."""
+
+    class TrainedAlone(Trainer):
+        def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+            trained = {name: each for name, each in self.model.named_parameters() if each.requires_grad}
+            super()._save(output_dir, state_dict=trained)
+
+    def frozen_model() -> Any:
+        model: Any = tied_model()
+        model.bert.encoder.requires_grad_(False)
+        return model
+
+    trainer = make_trainer(cls=TrainedAlone, model_init=frozen_model)
+    for data in (trainer.train_dataset, trainer.eval_dataset):
+        data.labels = data.ids
+    best = run(trainer, "rl", n_trials=1)
+    assert trainer.evaluate()["eval_loss"] == best.objective
+    assert "no trained model" not in caplog.text
 
 
 def test_memory_of_a_failed_trial_is_freed(make_trainer: MakeTrainer) -> None:
