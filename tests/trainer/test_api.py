@@ -10,7 +10,7 @@ import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import optuna
 import pytest
@@ -680,6 +680,42 @@ def test_trials_keep_the_checkpoint_that_the_arguments_name(make_trainer: MakeTr
     trainer.train()
     assert trainer.args.metric_for_best_model == "eval_loss"
     assert trainer.evaluate()["eval_loss"] == result.best_trial.user_attrs["rl:metrics"]["eval_loss"]
+
+
+class Rates(TrainerCallback):
+    """Keeps the learning rate of each epoch, by the folder of the training."""
+
+    seen: ClassVar[dict[str, list[float]]] = {}
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
+        self.seen.setdefault(args.output_dir, []).append(optimizer.param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize("is_searched", [True, False])
+@pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])
+def test_a_schedule_watches_the_metric_that_it_watches_in_a_plain_training(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, schedule: str, is_searched: bool
+) -> None:
+    monkeypatch.setattr(Rates, "seen", {})
+    args = {
+        "num_train_epochs": 4,
+        "load_best_model_at_end": True,
+        "save_strategy": "epoch",
+        "lr_scheduler_kwargs": {"patience": 0, "factor": 0.5, "threshold": 0.0},
+    }
+    plain = make_trainer(score=by_epoch, callbacks=[Rates], lr_scheduler_type=schedule, **args)
+    plain.train()
+    plain_rates = Rates.seen.pop(plain.args.output_dir)
+
+    def space(trial: Any) -> dict[str, Any]:
+        name = "lr_scheduler_type" if is_searched else "weight_decay"
+        return {name: trial.suggest_categorical(name, [schedule] if is_searched else [0.0])}
+
+    own = {} if is_searched else {"lr_scheduler_type": schedule}
+    trainer = make_trainer(score=by_epoch, callbacks=[Rates], **own, **args)
+    run(trainer, "rl", space, n_trials=1, metric="accuracy", direction="maximize")
+    assert list(Rates.seen.values()) == [plain_rates]
+    assert trainer.args.metric_for_best_model == "loss"
 
 
 def test_the_best_checkpoint_follows_the_metric_of_the_latest_search(make_trainer: MakeTrainer) -> None:

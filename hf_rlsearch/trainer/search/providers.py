@@ -436,6 +436,8 @@ def _train_the_same_weights(first: Any, second: Any) -> bool:
 
 # Attribute of arguments whose metric_for_best_model a search has set.
 _FOLLOWED = "_hf_rlsearch_follows"
+# Schedules that watch metric_for_best_model, too: another metric would make another training.
+_WATCHING = ("reduce_lr_on_plateau", "greedy")
 
 
 def _point_to_trial(args: Any, plan: TrialPlan, monitor: EvaluationMonitor) -> Any:
@@ -456,9 +458,12 @@ def _point_to_trial(args: Any, plan: TrialPlan, monitor: EvaluationMonitor) -> A
 
 
 def _follow(args: "TrainingArguments", follows: Sequence[Any] | None) -> "TrainingArguments":
-    """Makes the objective the metric for the best checkpoint, where the user has named no such metric."""
-    unnamed = (None, getattr(args, _FOLLOWED, None))
-    if follows is not None and args.load_best_model_at_end and chosen_best_metric(args) in unnamed:
+    """Makes the objective the metric for the best checkpoint, where neither the user nor the schedule has one."""
+    if follows is None or not args.load_best_model_at_end:
+        return args
+    schedule = getattr(args, "lr_scheduler_type", None)
+    is_watched = getattr(schedule, "value", schedule) in _WATCHING
+    if not is_watched and chosen_best_metric(args) in (None, getattr(args, _FOLLOWED, None)):
         args.metric_for_best_model, args.greater_is_better = follows
         setattr(args, _FOLLOWED, args.metric_for_best_model)
     return args
