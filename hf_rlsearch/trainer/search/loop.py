@@ -24,7 +24,7 @@ from hf_rlsearch.trainer.search.coordinator import SearchCoordinator
 from hf_rlsearch.trainer.search.distributed import ProcessGroup
 from hf_rlsearch.trainer.search.leaderboard import Leaderboard
 from hf_rlsearch.trainer.search.planner import Planner
-from hf_rlsearch.trainer.search.providers import TrainerProvider, without_copying
+from hf_rlsearch.trainer.search.providers import TrainerProvider, users_model_init
 from hf_rlsearch.trainer.search.replay import replay_plan
 from hf_rlsearch.trainer.search.result import SearchResult
 from hf_rlsearch.trainer.search.runner import DistributedTrialRunner
@@ -297,7 +297,7 @@ def _functions(provider: TrainerProvider, settings: SearchConfig) -> dict[str, A
     trainer = provider.reference
     further = {"compute_loss": getattr(trainer, "compute_loss_func", None), "optimizer": optimizer_function(trainer)}
     return {
-        "model_init": without_copying(provider.model_function),
+        "model_init": users_model_init(provider.model_function),
         "collator": getattr(trainer, "data_collator", None),
         "compute_objective": settings.compute_objective,
         **{name: function for name, function in further.items() if function is not None},

@@ -27,6 +27,7 @@ from hf_rlsearch.trainer.session.compat import (
     check_optimizers,
     check_trainer,
     fresh_model,
+    given_generation_config,
     takes_trial,
 )
 from hf_rlsearch.trainer.session.failures import ignore_lost_device
@@ -42,8 +43,8 @@ logger = logging.getLogger(__name__)
 
 # Attribute of a model_init that a search has left in a Trainer: the user's, and the params that it gets.
 _WITH_PARAMS = "_hf_rlsearch_with_params"
-# Attribute of a model_init whose models are copies: the user's.
-_COPIED = "_hf_rlsearch_copied"
+# Attribute of a model_init that makes something of the models of another one: the user's.
+_WRAPPED = "_hf_rlsearch_wrapped"
 # Of the baseline's trainer, which a factory makes before its own seed is known.
 _SEED = 42
 
@@ -79,8 +80,10 @@ class UserTrainerProvider(TrainerSession):
         self._earlier_values = {name: value for name, value in earlier.items() if prefix_of(name) is not None}
         self.side_effects = SideEffects()
         self._earlier_params: Params
-        self.model_function: Callable[..., Any]
-        self.model_function, self._earlier_params = getattr(inner, _WITH_PARAMS, (inner, {}))
+        function, self._earlier_params = getattr(inner, _WITH_PARAMS, (inner, {}))
+        self.model_function: Callable[..., Any] = _generating_as_given(function, trainer)
+        if function is self._model_init:
+            self._model_init = self.model_function
         # Whether the Trainer has the model of ``initial_model``, and the baseline starts from the same.
         self._has_initial_model = False
 
@@ -130,7 +133,7 @@ class UserTrainerProvider(TrainerSession):
                 "model_init returns the same model each time it is called, so each trial trains a copy of it. Make the "
                 "model inside of model_init."
             )
-            self.model_function = _copying(self.model_function)
+            self.model_function = _wrapped(self.model_function, copy.deepcopy)
             model = copy.deepcopy(model)
         trainer.model = trainer.model_wrapped = trainer.callback_handler.model = model
         return trainer.model
@@ -174,20 +177,31 @@ def _copies_of(model: Any) -> Callable[[], Any]:
     return lambda: copy.deepcopy(original)
 
 
-def _copying(model_init: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a ``model_init`` whose models are copies, so that no training changes those of the given one."""
+def _generating_as_given(model_init: Callable[..., Any], trainer: Any) -> Callable[..., Any]:
+    """Returns a ``model_init`` whose models have the generation configuration of the Trainer's arguments, if any."""
+    config = given_generation_config(trainer)
+
+    def configured(model: Any) -> Any:
+        model.generation_config = copy.deepcopy(config)
+        return model
+
+    return model_init if config is None else _wrapped(model_init, configured)
+
+
+def _wrapped(model_init: Callable[..., Any], change: Callable[[Any], Any]) -> Callable[..., Any]:
+    """Returns a ``model_init`` whose models are what ``change`` makes of those of the given one."""
 
     @functools.wraps(model_init)  # the Trainer looks whether it takes a trial
-    def copied(*trial: Any) -> Any:
-        return copy.deepcopy(model_init(*trial))
+    def changed(*trial: Any) -> Any:
+        return change(model_init(*trial))
 
-    setattr(copied, _COPIED, model_init)
-    return copied
+    setattr(changed, _WRAPPED, users_model_init(model_init))
+    return changed
 
 
-def without_copying(model_init: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns the user's function of one whose models are copies; any other function as it is."""
-    return getattr(model_init, _COPIED, model_init)
+def users_model_init(model_init: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the user's function of one that the search has wrapped; any other function as it is."""
+    return getattr(model_init, _WRAPPED, model_init)
 
 
 def _with_params(model_init: Callable[..., Any], params: Params) -> Callable[..., Any]:

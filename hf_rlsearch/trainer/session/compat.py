@@ -188,6 +188,16 @@ def takes_trial(model_init: Callable[..., Any] | None) -> bool:
     return model_init is not None and len(inspect.signature(model_init).parameters) == 1
 
 
+def given_generation_config(trainer: Any) -> Any:
+    """The ``generation_config`` of a Seq2SeqTrainer's arguments, which its constructor gives to its first model alone.
+
+    None where there is none.
+    """
+    given = getattr(trainer.args, "generation_config", None)
+    load = getattr(trainer, "load_generation_config", None)
+    return None if given is None or load is None else load(given)
+
+
 def fresh_model(trainer: "Trainer") -> Any:
     """A model from ``model_init`` under the seed of the arguments, on its device, as ``train()`` starts from."""
     set_training_seed(trainer.args)

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import GenerationConfig
 
 from hf_rlsearch import SearchSpaceError
 from hf_rlsearch.trainer.hyperparameters.generation import generation_group, updated_config
 from tests.helpers.seq2seq import copier, make_trainer
-from tests.trainer.conftest import Scripted, run
+from tests.trainer.conftest import Scripted, rates, run
 
 RATE, BEAMS, PENALTY = "learning_rate", "gen.num_beams", "gen.length_penalty"
 OPTIONS: dict[str, Any] = {"metric": "beams", "direction": "maximize"}
@@ -50,6 +51,21 @@ def test_generation_is_searched_with_the_training(tmp_path: Path) -> None:
     again = make_trainer(tmp_path / "again")
     assert best.run_summary.replay(again, 1) == 4.0
     assert again.trained == [1e-2]
+
+
+@pytest.mark.parametrize("hp_space", [rates, space])
+def test_trials_generate_as_the_arguments_say(tmp_path: Path, hp_space: Any) -> None:
+    """The constructor of a Seq2SeqTrainer gives ``generation_config`` to its first model alone."""
+    config = GenerationConfig(num_beams=3, max_length=6, no_repeat_ngram_size=2, pad_token_id=0, eos_token_id=1)
+    config.decoder_start_token_id = 0
+    trainer = make_trainer(tmp_path, generation_config=config)
+    sampler = Scripted(**{RATE: [1e-2], BEAMS: [4], PENALTY: [0.5]})
+    best = run(trainer, "rl", hp_space, n_trials=2, baseline=True, sampler=sampler, **OPTIONS)
+    assert [trial.values for trial in best.run_summary.trials] == [[3.0], [3.0 if hp_space is rates else 4.0]]
+    assert trainer.model.generation_config.no_repeat_ngram_size == 2
+    assert run(make_trainer(tmp_path, generation_config=config), "rl", hp_space, n_trials=2, **OPTIONS).objective == (
+        best.objective
+    )
 
 
 def test_the_baseline_generates_as_the_user_does(tmp_path: Path) -> None:
