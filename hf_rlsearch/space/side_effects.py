@@ -1,4 +1,4 @@
-"""Finds what a call of ``hp_space`` changes besides returning values, to undo or repeat it.
+"""Finds what a call of ``hp_space``, or a training, changes in the objects of a script, to undo or repeat it.
 
 Scripts set an attribute of their Trainer, of its collator, or a global in ``hp_space``. A dry run must leave no trace
 of that, and a trial has to be trained with it.
@@ -9,7 +9,7 @@ import inspect
 import os
 import sys
 import types
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,18 +56,25 @@ class Change:
 
 
 class Watch:
-    """Remembers what ``hp_space`` can reach, as it is now: the Trainer, its own variables, and globals that it names.
+    """Remembers what functions and objects can reach, as it is now: attributes, their variables, globals they name.
 
     Args:
-        hp_space: The user's function.
-        trainer: None where a function makes the Trainers.
+        functions: Functions of the user's, such as ``hp_space``.
+        objects: Objects by name, such as "trainer"; None stands for no object.
+        without: Objects that are not followed.
     """
 
-    def __init__(self, hp_space: Callable[[Any], Any], trainer: Any = None) -> None:
-        self._seen: dict[int, Any] = {}
+    def __init__(
+        self,
+        *functions: Callable[..., Any],
+        objects: Mapping[str, Any] = types.MappingProxyType({}),
+        without: Iterable[Any] = (),
+    ) -> None:
+        self._without = list(without)
+        self._seen: dict[int, Any] = {id(each): each for each in self._without}
         self._places: list[_Place] = [_Items("os.environ", os.environ)]
-        found: list[tuple[str, Any]] = [] if trainer is None else [("trainer", trainer)]
-        for place, values in _variables(hp_space):
+        found: list[tuple[str, Any]] = [*objects.items()]
+        for place, values in _variables(functions):
             self._places.append(place)
             # Only the Trainer itself is called "trainer", so that a change of another one is not taken for one of it.
             found += [(f"variable {name}" if name == "trainer" else name, value) for name, value in values]
@@ -80,6 +87,15 @@ class Watch:
     def changes(self, trial: Any = None) -> list[Change]:
         """Returns what has changed since this object was made; ``trial`` is what the function was called with."""
         return [change for place in self._places for change in place.changes(trial)]
+
+    def changes_in(self, objects: Mapping[int, Any]) -> list[Change]:
+        """Returns what has changed in some of the objects, which are given by their ids."""
+        return [change for place in self._places if id(place.owner) in objects for change in place.changes(None)]
+
+    def reached(self) -> dict[int, Any]:
+        """Returns all objects that were reached, by their ids."""
+        left_out = {id(each) for each in self._without}
+        return {key: value for key, value in self._seen.items() if key not in left_out}
 
     def _add(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
         """Watches an object, and returns the objects that it holds with their names."""
@@ -277,9 +293,10 @@ def _is_same(first: Any, second: Any) -> bool:
     return first is second or (type(first) is type(second) and isinstance(first, _SIMPLE) and first == second)
 
 
-def _variables(hp_space: Callable[[Any], Any]) -> Iterator[tuple[_Place, list[tuple[str, Any]]]]:
-    """Yields the places of the variables that a function, and the user's functions that it calls, can change."""
-    waiting: list[Any] = [hp_space]
+def _variables(functions: Sequence[Callable[..., Any]]) -> Iterator[tuple[_Place, list[tuple[str, Any]]]]:
+    """Yields the places of the variables that functions, and the user's functions that they call, can change."""
+    given = {id(function) for function in functions}
+    waiting: list[Any] = [*functions]
     seen: set[int] = set()
     while waiting and len(seen) < _MAX_FUNCTIONS:
         function = waiting.pop(0)
@@ -291,13 +308,13 @@ def _variables(hp_space: Callable[[Any], Any]) -> Iterator[tuple[_Place, list[tu
         elif isinstance(function, types.MethodType):
             waiting.append(function.__func__)
             yield _Names({"self": function.__self__}, frozenset({"self"})), [("self", function.__self__)]
-        elif isinstance(function, types.FunctionType) and (function is hp_space or _is_of_user(function.__globals__)):
+        elif isinstance(function, types.FunctionType) and (id(function) in given or is_of_user(function.__globals__)):
             for place in _places_of_function(function):
                 yield place, list(place.held())
                 waiting += place.before.values()
-        elif isinstance(function, types.ModuleType) and _is_of_user(vars(function)):
+        elif isinstance(function, types.ModuleType) and is_of_user(vars(function)):
             yield _Names(vars(function), frozenset(vars(function))), []
-        elif function is hp_space:
+        elif id(function) in given:
             yield _Names({"hp_space": function}, frozenset({"hp_space"})), [("hp_space", function)]
             waiting.append(vars(type(function)).get("__call__"))
 
@@ -316,9 +333,9 @@ def _names_in(code: types.CodeType) -> Iterator[str]:
             yield from _names_in(constant)
 
 
-def _is_of_user(variables: MutableMapping[str, Any]) -> bool:
+def is_of_user(variables: MutableMapping[str, Any]) -> bool:
     """Whether the variables are those of a module that is not installed."""
     name, path = str(variables.get("__name__", "")), str(variables.get("__file__", ""))
     is_installed = "site-packages" in path or "dist-packages" in path
-    is_library = name.partition(".")[0] in {*sys.stdlib_module_names, "hf_rlsearch"}
+    is_library = name.partition(".")[0] in {*sys.stdlib_module_names, "hf_rlsearch", "torch", "transformers"}
     return not is_installed and not is_library

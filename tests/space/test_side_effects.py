@@ -49,7 +49,7 @@ def test_all_that_changes_is_found_undone_and_repeated(raises: bool, monkeypatch
             raise RuntimeError
         return {}
 
-    watch = Watch(hp_space, trainer)
+    watch = Watch(hp_space, objects={"trainer": trainer})
     assert watch.changes() == []
     try:
         hp_space(None)

@@ -5,9 +5,10 @@ import random
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import psutil
@@ -40,6 +41,22 @@ def preserve_random_state() -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
+
+
+def restorer(generator: Any) -> Callable[[], object] | None:
+    """Returns what puts a random generator back into the state that it has now; None for any other object."""
+    import torch
+
+    if isinstance(generator, torch.Generator):
+        return partial(generator.set_state, generator.get_state())
+    if isinstance(generator, np.random.Generator):
+        bits = generator.bit_generator
+        return partial(setattr, bits, "state", bits.state)
+    if isinstance(generator, np.random.RandomState):
+        return partial(generator.set_state, generator.get_state())
+    if isinstance(generator, random.Random) and not isinstance(generator, random.SystemRandom):
+        return partial(generator.setstate, generator.getstate())
+    return None
 
 
 class PeakMemory:

@@ -13,6 +13,7 @@ from hf_rlsearch.space.side_effects import Change
 from hf_rlsearch.trainer.session import compat
 from hf_rlsearch.trainer.session.failures import ignore_lost_device
 from hf_rlsearch.trainer.session.seeds_and_memory import release_memory
+from hf_rlsearch.trainer.session.shared_state import SharedState
 from hf_rlsearch.trainer.session.trackers import recreate
 
 if TYPE_CHECKING:
@@ -29,13 +30,15 @@ class TrainerSession:
     """Context manager that prepares a Trainer for each trial and restores it.
 
     All attributes of the Trainer are recorded on entry and put back before each trial and on exit, so neither
-    arguments nor callbacks, models or flags leak from one trial to the next. The Trainer has no backend set during
-    the trials, so ``prepare`` repeats what ``Trainer._hp_search_setup`` and the constructor do with changed arguments.
+    arguments nor callbacks, models or flags leak from one trial to the next. Nor does state in the objects that the
+    trials share, see ``SharedState``. The Trainer has no backend set during the trials, so ``prepare`` repeats what
+    ``Trainer._hp_search_setup`` and the constructor do with changed arguments.
     """
 
     def __init__(self, trainer: "Trainer") -> None:
         self.trainer: Any = trainer
         self._recorded: dict[str, Any] = {}
+        self._shared: SharedState
         self._moved = False
         self._changes: Sequence[Change] = ()
 
@@ -43,6 +46,7 @@ class TrainerSession:
         self._recorded = dict(vars(self.trainer))
         # hyperparameter_search has set the backend's flag already; before that it was None.
         self._recorded["hp_search_backend"] = None
+        self._shared = SharedState(self.trainer)
         self._moved = self._move_model_to_cpu()
         return self
 
@@ -186,6 +190,7 @@ class TrainerSession:
         for name in current.keys() - self._recorded.keys():
             del current[name]
         current.update(self._recorded)
+        self._shared.restore()
 
     def _move_model_to_cpu(self) -> bool:
         """Moves the user's model to main memory, so that trials have the device for themselves; True if it moved."""
@@ -203,6 +208,7 @@ class TrainerSession:
         """A callback handler with copies of the user's callbacks, so that stateful ones start fresh in each trial."""
         handler = copy.copy(self._recorded["callback_handler"])
         shared = {id(value): value for value in (self.trainer, *self._recorded.values()) if not isinstance(value, list)}
+        shared |= self._shared.objects
         originals = handler.callbacks if callbacks else []
         handler.callbacks = [_copy_callback(self.trainer, callback, shared) for callback in originals]
         remove_progress_callbacks(handler)
@@ -220,7 +226,7 @@ def _copy_callback(trainer: Any, callback: Any, shared: dict[int, Any]) -> Any:
         return new
     modules = {id(value): value for value in vars(callback).values() if isinstance(value, types.ModuleType)}
     try:
-        # With this memo, references to the Trainer, its model and data stay references.
+        # With this memo, references to the Trainer, its model, its data and what these refer to stay references.
         return copy.deepcopy(callback, {**shared, **modules})
     except Exception as error:
         logger.warning(

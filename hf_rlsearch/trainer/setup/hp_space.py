@@ -93,7 +93,7 @@ class ConfigurationSampler:
             SearchSpaceError: ``hp_space`` returned no dict, or a scoped value that does not fit.
             optuna.TrialPruned: ``hp_space`` or ``model_init`` refuses the combination.
         """
-        watch, changes = Watch(self.hp_space, self.trainer), []
+        watch, changes = Watch(self.hp_space, objects={"trainer": self.trainer}), []
         try:
             values = _as_dict(self.hp_space(trial))
         finally:
@@ -118,7 +118,7 @@ class ConfigurationSampler:
         return self._dry_run(_DryRunTrial(params))
 
     def _dry_run(self, trial: "_DryRunTrial") -> Params:
-        watch = Watch(self.hp_space, self.trainer) if self.has_side_effects else None
+        watch = Watch(self.hp_space, objects={"trainer": self.trainer}) if self.has_side_effects else None
         try:
             return _as_dict(self.hp_space(trial))
         finally:
@@ -309,7 +309,7 @@ class SideEffects:
                 change.redo()
             changes += self.sampled[plan.number]
         elif plan.changes and self.hp_space is not None:
-            watch = Watch(self.hp_space, trainer)
+            watch = Watch(self.hp_space, objects={"trainer": trainer})
             with preserve_random_state():
                 self.hp_space(_DryRunTrial(plan.params, plan.number))
             found = watch.changes()
@@ -339,7 +339,7 @@ class _DryRuns:
     """
 
     def __init__(self, hp_space: Callable[[Any], Any], trainer: Any, model_init: Callable[..., Any] | None) -> None:
-        self._hp_space, self._watch = hp_space, Watch(hp_space, trainer)
+        self._hp_space, self._watch = hp_space, Watch(hp_space, objects={"trainer": trainer})
         self._watch_of_model = None if model_init is None else Watch(model_init)
         self.changed: set[str] = set()
 
