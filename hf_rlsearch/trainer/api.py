@@ -79,6 +79,7 @@ def _settings(options: dict[str, Any]) -> SearchConfig:
 def _run(trainer: "Trainer | Callable[[Params], Any]", settings: SearchConfig) -> SearchResult:
     provider = trainer_provider(trainer)
     if settings.hp_space is default_hp_space:
-        space = space_for(provider.reference, is_factory=isinstance(provider, FactoryProvider))
+        is_factory = isinstance(provider, FactoryProvider)
+        space = space_for(provider.reference, is_factory=is_factory, metric=settings.metric)
         settings = dataclasses.replace(settings, hp_space=space)
     return run_search(provider, settings)

@@ -20,13 +20,14 @@ from hf_rlsearch.optuna.filters import is_exhausted
 from hf_rlsearch.optuna.pruner import RLPruner
 from hf_rlsearch.report import explain
 from hf_rlsearch.report.format import exceeded, objectives, percent, show_params
+from hf_rlsearch.space.presets import SMOOTHING
 from hf_rlsearch.trainer.search.budget import Outlook, RemainingBudget
 from hf_rlsearch.trainer.search.leaderboard import Leaderboard, rankable, ranking, trials_without_improvement
 from hf_rlsearch.trainer.search.planner import Planner
 from hf_rlsearch.trainer.search.result import SearchResult
 from hf_rlsearch.trainer.search.trial import PruningReporter, TrialOutcome, TrialPlan, stored_trial
 from hf_rlsearch.trainer.session.arguments import plain
-from hf_rlsearch.trainer.session.compat import without_effect
+from hf_rlsearch.trainer.session.compat import is_smoothed, without_effect
 from hf_rlsearch.trainer.session.failures import DEVICE, NAN, OOM, DeviceLost, Failure
 from hf_rlsearch.trainer.session.progress import Progress, TrialSummary
 from hf_rlsearch.trainer.session.seeds_and_memory import resident_memory
@@ -489,8 +490,18 @@ class SearchCoordinator:
         configurations = self.configurations
         if configurations.trainer is not None:
             args = configurations.frozen.original()
-            for name, why in without_effect(configurations.trainer, args, configurations.searched):
+            silent = dict(without_effect(configurations.trainer, args, configurations.searched))
+            for name, why in silent.items():
                 yield f"hp_space sets {name!r}, which has no effect unless other code of yours reads it: {why}."
+            metrics = (*objective.names, *(objective.follows or ())[:1])
+            if SMOOTHING in configurations.searched - silent.keys() and any(
+                is_smoothed(configurations.trainer, name) for name in metrics
+            ):
+                yield (
+                    f"hp_space sets {SMOOTHING!r}, on which the loss depends, and trials are compared by the loss: "
+                    "with different smoothing they cannot be compared. Search with metric= set to a metric of "
+                    f"compute_metrics, or leave {SMOOTHING!r} out."
+                )
         strategy = plain(getattr(self.configurations.frozen.original(), "eval_strategy", None))
         evaluates = strategy != "no" or "eval_strategy" in self.configurations.searched
         if not evaluates and settings.pruner not in (None, RL_PRUNER):

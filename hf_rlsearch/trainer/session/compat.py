@@ -126,6 +126,13 @@ def without_effect(trainer: Any, args: "TrainingArguments", searched: Iterable[s
             yield name, "lr_scheduler_type='constant' has no warm-up, 'constant_with_warmup' has one"
 
 
+def is_smoothed(trainer: Any, metric: str) -> bool:
+    """Whether a metric is a loss that the Trainer computes, with the label smoothing of its arguments."""
+    data = getattr(trainer, "eval_dataset", None)
+    parts = [f"{part}_loss" for part in data] if isinstance(data, dict) else []
+    return metric.removeprefix("eval_") in ("loss", *parts)
+
+
 def _fields_read(trainer: Any) -> frozenset[str]:
     """All names that may be read by what users replace in a Trainer, or by the functions that it calls."""
     names: set[str] = set()

@@ -12,7 +12,8 @@ from hf_rlsearch._typing import Params
 from hf_rlsearch.space.presets import EPOCHS, SMOOTHING, Preset, PresetSpace, preset
 from hf_rlsearch.trainer.hyperparameters.peft import is_adapted
 from hf_rlsearch.trainer.hyperparameters.scope import GEN, PEFT, TRAIN, prefix_of
-from hf_rlsearch.trainer.session.compat import is_sharded
+from hf_rlsearch.trainer.session.arguments import chosen_best_metric
+from hf_rlsearch.trainer.session.compat import is_sharded, is_smoothed
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -36,11 +37,17 @@ class DefaultSpace:
         return self.label
 
 
-def space_for(trainer: "Trainer", *, is_factory: bool) -> DefaultSpace:
-    """Returns the default space of a Trainer; one that a factory makes reads training arguments and no scoped names."""
+def space_for(trainer: "Trainer", *, is_factory: bool, metric: str | Sequence[str] | None = None) -> DefaultSpace:
+    """Returns the default space of a Trainer; one that a factory makes reads training arguments and no scoped names.
+
+    ``metric`` is the option of the search.
+    """
     found, task = _preset_of(trainer), _task_of(trainer.train_dataset)
     names = (EPOCHS, *found.hp_space.others)
-    space = found.hp_space.without([name for name in names if not _is_searchable(name, trainer, is_factory)])
+    left_out = [name for name in names if not _is_searchable(name, trainer, is_factory)]
+    if _compares_losses(trainer, metric):
+        left_out.append(SMOOTHING)
+    space = found.hp_space.without(left_out)
     return DefaultSpace(space, f"{found.name}, {task}" if task else found.name)
 
 
@@ -82,8 +89,16 @@ def _is_searchable(name: str, trainer: "Trainer", is_factory: bool) -> bool:
         return not is_sharded(trainer)
     if name == EPOCHS:
         return not getattr(trainer.args, "max_steps", -1) > 0
-    # Smoothing changes the loss; without metrics the loss is the only value to compare trials by.
-    return name != SMOOTHING or getattr(trainer, "compute_metrics", None) is not None
+    return True
+
+
+def _compares_losses(trainer: "Trainer", metric: str | Sequence[str] | None) -> bool:
+    """Returns whether trials are compared by a loss that smoothing changes; without metrics there is only the loss."""
+    if getattr(trainer, "compute_metrics", None) is None:
+        return True
+    chosen = chosen_best_metric(trainer.args) if metric is None else metric
+    names = [chosen] if isinstance(chosen, str) else chosen or ()
+    return any(is_smoothed(trainer, name) for name in names)
 
 
 def _task_of(data: Any) -> str | None:

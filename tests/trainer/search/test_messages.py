@@ -33,6 +33,25 @@ def test_enqueued_trials_take_the_place_of_the_baseline_and_it_is_said(
     assert "Study 'mine' has trials already, such as enqueued ones, and the baseline is not among them" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("metric", "is_said"),
+    [
+        ({"metric": "loss"}, True),
+        ({"compute_objective": lambda metrics: metrics["eval_loss"]}, True),
+        ({"metric": "accuracy"}, False),
+    ],
+)
+def test_losses_with_different_smoothing_are_not_compared_without_a_word(
+    make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture, metric: dict[str, Any], is_said: bool
+) -> None:
+    def space(trial: Any) -> dict[str, Any]:
+        return {"label_smoothing_factor": trial.suggest_categorical("label_smoothing_factor", [0.0, 0.1])}
+
+    caplog.set_level(logging.INFO)
+    run(make_trainer(score=lambda args, state: 0.5), "rl", space, n_trials=1, **metric)
+    assert caplog.text.count("with different smoothing they cannot be compared") == is_said
+
+
 def test_a_trial_that_resumes_another_one_names_it(
     make_trainer: MakeTrainer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -79,6 +79,12 @@ def test_names_without_an_effect_are_left_out() -> None:
     assert "gen.num_beams" not in distributions(trainer_of(marian, generates=True), is_factory=True)
     assert "label_smoothing_factor" in distributions(trainer_of(marian, compute_metrics=len))
     assert "label_smoothing_factor" not in distributions(trainer_of(marian))
+    for metric, is_searched in [("loss", False), (["bleu", "eval_loss"], False), ("bleu", True)]:
+        found = distributions(trainer_of(marian, compute_metrics=len), metric=metric)
+        assert ("label_smoothing_factor" in found) == is_searched
+    by_loss = trainer_of(marian, compute_metrics=len)
+    by_loss.args.metric_for_best_model = "eval_loss"
+    assert "label_smoothing_factor" not in distributions(by_loss)
 
 
 @pytest.mark.parametrize(
