@@ -1,5 +1,6 @@
 """Finds candidates that were trained already, and candidates that would not fit in memory."""
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -64,13 +65,23 @@ def _n_repeated(space: SearchSpace, history: History, rows: IntArray) -> IntArra
     return counts
 
 
-def is_exhausted(space: SearchSpace, history: History) -> bool:
-    """Whether every candidate of a space would repeat a trial; False for spaces too large to be tried."""
-    too_many = space.n_candidates > _MOST_TRIED
-    optional = any(h.conditional for h in space.hyperparameters)  # one trial may stand for several candidates
-    if too_many or (space.n_candidates > len(history) and not optional):
-        return False
-    return bool(is_duplicate(space, history, space.grid(_MOST_TRIED)).all())
+def is_exhausted(space: SearchSpace, history: History, rows: IntArray | None = None, *, exactly: bool = True) -> bool:
+    """Whether every candidate would repeat a trial; False for spaces too large to be tried.
+
+    Args:
+        space: The search space.
+        history: The trials.
+        rows: C x H candidates; all of the space where not given.
+        exactly: Trials with further hyperparameters than the space do not count.
+    """
+    if rows is None:
+        # One trial stands for all levels of the conditional hyperparameters that it does not have.
+        most = math.prod(len(h.levels) for h in space.hyperparameters if h.conditional) * len(history)
+        if space.n_candidates > min(most, _MOST_TRIED):
+            return False
+        rows = space.grid(_MOST_TRIED)
+    tried = is_duplicate(space, history, rows)
+    return bool((tried if exactly else tried | (n_with_further_names(space, history, rows) > 0)).all())
 
 
 def exceeds_memory(space: SearchSpace, trials: Sequence[FrozenTrial], rows: IntArray) -> BoolArray:

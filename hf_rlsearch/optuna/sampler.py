@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -37,6 +38,8 @@ from hf_rlsearch.space.roles import check_role
 if TYPE_CHECKING:
     from hf_rlsearch.agent.agent import Agent
     from hf_rlsearch.agent.learners import OnlineAgent, ScratchAgent
+
+logger = logging.getLogger(__name__)
 
 # Enough to hold a neighbourhood of the best trials and a sample of the rest; scoring them takes milliseconds
 # (scripts/benchmarks/ask.py).
@@ -106,8 +109,9 @@ class RLSampler(BaseSampler):
 
     Works in every Optuna study: any storage, several workers, conditional hyperparameters, failed trials. The agent
     sees all trials of the study, running ones included (of more than 160 the best 80 and the latest 80), and picks a
-    candidate of the discretised search space that no trial has had, complete, pruned or failed. It repeats a candidate
-    only if ``plan_for`` says that its training can be resumed, or if no other is left (``is_exhausted``). With more
+    candidate of the discretised search space that no trial has had, complete, pruned or failed. When trials have had
+    all of them, it adds levels halfway between those near the best trials, unless ``search_space`` is given. It repeats
+    a candidate only if ``plan_for`` says that its training can be resumed, or if no other is left. With more
     than 24 hyperparameters it predicts nothing and spreads the trials over the space. Hyperparameters that cannot be
     chosen jointly (in the first trial of a study without ``search_space``, or new, or with a range that moves from
     trial to trial) are chosen one by one, in the order of suggestion, each given the earlier ones. Of the candidates
@@ -130,7 +134,7 @@ class RLSampler(BaseSampler):
 
     All chance in a trial is drawn from the seed and the trial's number: the same seed gives the same search, and a
     resumed search continues as if it had never stopped. Apart from the seed and ``plan_for``, the sampler keeps nothing
-    from trial to trial.
+    from trial to trial that a choice depends on.
 
     Example:
         >>> import optuna
@@ -228,6 +232,7 @@ class RLSampler(BaseSampler):
         self._facts = checked_facts(facts)
         self._max_resource = max_resource
         self._constraints_func = constraints_func
+        self._has_warned = False  # that all was tried
         self._n_left: int | None = None
         self._cost_cooling: CostCooling | None = None
         self._resumable: frozenset[int] = frozenset()
@@ -258,9 +263,10 @@ class RLSampler(BaseSampler):
             _process_constraints_after_trial(self._constraints_func, study, trial, state)
 
     def is_exhausted(self, study: Study) -> bool:
-        """Whether trials have had all candidates, apart from those that can be resumed: the next one is a repetition.
+        """Whether trials have had all candidates, apart from those that can be resumed.
 
-        False while the search space is unknown, or has more than a few thousand candidates.
+        The next trial is a repetition then, or without ``search_space`` has values between the levels so far. False
+        while the search space is unknown, or has more than a few thousand candidates.
         """
         known = self._known(study)
         if known is None:
@@ -359,7 +365,13 @@ class RLSampler(BaseSampler):
         if search_space.keys() <= fixed.keys():
             return {}  # nothing to choose: the trial was queued with its params, or continues after an interruption
         history = self._history(study, trial)
-        space = self._space(search_space, history)
+        space = self._refined(self._space(search_space, history), history)
+        if not self._has_warned and is_exhausted(space, self._trained(history)):
+            self._has_warned = True
+            logger.warning(
+                f"All {space.n_candidates:,} candidates of the search space have been tried: from trial {trial.number} "
+                "on they are repeated. End the study, or search wider ranges or more levels."
+            )
         for index in _being_decided(history, before=trial.number):
             params, _ = self._choose(study, space, history, int(history.numbers[index]))
             history = history.with_params(index, params)
@@ -388,16 +400,37 @@ class RLSampler(BaseSampler):
         history = self._history(study, trial)
         space = self._space({**trial.distributions, param_name: param_distribution}, history)
         index = space.names.index(param_name)
-        levels = space.hyperparameters[index].levels
+
+        def rows_of(space: SearchSpace) -> IntArray:
+            rows = np.tile(space.nearest_levels(trial.params), (space.n_levels[index], 1))
+            rows[:, index] = np.arange(len(rows))
+            return rows
+
+        space = self._refined(space, history, rows_of)
+        levels, rows = space.hyperparameters[index].levels, rows_of(space)
         rng = np.random.default_rng([self._seed, trial.number, zlib.crc32(param_name.encode())])
-        rows = np.tile(space.nearest_levels(trial.params), (len(levels), 1))
-        rows[:, index] = np.arange(len(levels))
         if self._agent != META_TRAINED or _being_decided(history, before=trial.number):
             known = self._trained(history.select(history.decided))
             fresh = _where_possible(~is_duplicate(space, known, rows))
             return levels[rng.choice(np.flatnonzero(fresh))], {}
         decision = self._decide(study, space, history, rows, trial.number, rng)
         return levels[decision.index], decision.to_json()
+
+    def _refined(
+        self, space: SearchSpace, history: History, rows_of: Callable[[SearchSpace], IntArray | None] = lambda _: None
+    ) -> SearchSpace:
+        """The space with more levels near the best trials where all candidates were tried, of ``rows_of`` if given.
+
+        The levels of a given space are what the user wants, and an agent that starts untrained has the same candidates
+        throughout a search: these get no more.
+        """
+        if self._search_space is not None or self._agent != META_TRAINED:
+            return space
+        trained = self._trained(history)
+        for n_best in (_N_INCUMBENTS, len(history)):  # all trials, where nothing is left beside the best ones
+            if is_exhausted(space, trained, rows_of(space), exactly=False):
+                space = space.refined(history.params, history.best(n_best))
+        return space
 
     def _choose(
         self, study: Study, space: SearchSpace, history: History, number: int, fixed: Params | None = None

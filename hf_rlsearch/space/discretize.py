@@ -96,6 +96,14 @@ def storable(distribution: FloatDistribution | IntDistribution, values: Iterable
     return tuple(sorted(kept))
 
 
+def middle(distribution: FloatDistribution | IntDistribution, low: float, high: float) -> float:
+    """The value halfway between two values, by factors in a logarithmic range; one of them where none lies between."""
+    point = (_log_point if distribution.log else _linear_point)(low, high, 1, 3)
+    if distribution.step is None:
+        return point
+    return low + round((point - low) / distribution.step) * distribution.step
+
+
 def _on_step(distribution: FloatDistribution, value: float) -> float:
     """The value without the error of adding up steps; as it is where the range has no step."""
     if distribution.step is None:

@@ -5,6 +5,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from hf_rlsearch._typing import BoolArray, FloatArray, IntArray, Params
 from hf_rlsearch._validation import did_you_mean, is_finite_number
 from hf_rlsearch.errors import SearchSpaceError
 from hf_rlsearch.space.candidates import draw_pool, full_grid, unique_rows
-from hf_rlsearch.space.discretize import is_logarithmic, make_levels, storable
+from hf_rlsearch.space.discretize import is_logarithmic, make_levels, middle, storable
 from hf_rlsearch.space.dry_run import record
 from hf_rlsearch.space.roles import check_role, infer_role
 
@@ -79,6 +80,21 @@ class Hyperparameter:
             or min(abs(self.position(level) - position) for position in positions) >= close
         ]
         return replace(self, levels=tuple(sorted([*kept, *new])))
+
+    def refined(self, tried: Iterable[Any], centres: Iterable[Any]) -> "Hyperparameter":
+        """A copy with more levels: the centres, the values nearest to each that were tried, and those halfway to them.
+
+        Choices stay as they are. The centres have been tried.
+        """
+        if not isinstance(self.distribution, FloatDistribution | IntDistribution):
+            return self
+        known = storable(self.distribution, filter(is_finite_number, {*self.levels, *tried}))
+        new: set[float] = set()
+        for centre in storable(self.distribution, filter(is_finite_number, centres)):
+            at = bisect_left(known, centre)
+            near = known[max(at - 1, 0) : at + 2]
+            new.update(near, (middle(self.distribution, low, high) for low, high in pairwise(near)))
+        return replace(self, levels=storable(self.distribution, {*self.levels, *new}))
 
     @cached_property
     def ordered(self) -> bool:
@@ -233,6 +249,14 @@ class SearchSpace:
                 for h in self.hyperparameters
             )
         )
+
+    def refined(self, tried: Sequence[Params], best: Sequence[Params]) -> "SearchSpace":
+        """A copy with more levels near the best of the settings that were tried, see ``Hyperparameter.refined``."""
+
+        def values(settings: Sequence[Params], name: str) -> list[Any]:
+            return [setting[name] for setting in settings if name in setting]
+
+        return SearchSpace(tuple(h.refined(values(tried, h.name), values(best, h.name)) for h in self.hyperparameters))
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -288,6 +288,54 @@ def test_a_space_is_exhausted_when_nothing_else_is_known_of_it(random: RuleAgent
     assert not sampler.is_exhausted(moving)
 
 
+def range_of_a_choice(trial: Any) -> float:
+    largest = {"a": 1, "b": 2}[trial.suggest_categorical("c", ["a", "b"])]
+    return abs(trial.suggest_float("x", 0, largest) - 0.33)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda trial: (trial.suggest_float("x", -10, 10) - 3.3) ** 2,
+        lambda trial: abs(math.log10(trial.suggest_float("learning_rate", 1e-6, 1e-1, log=True)) + 3.3),
+        lambda trial: abs(trial.suggest_int("n", 1, 1000) - 437),
+        lambda trial: abs(trial.suggest_float("x", 0, 30, step=0.1) - 7.7),
+        lambda trial: trial.suggest_categorical("c", [0, 1]) and abs(trial.suggest_float("x", 0, 1) - 0.37) - 1,
+        range_of_a_choice,
+    ],
+)
+def test_when_all_levels_were_tried_a_study_goes_on_between_them(
+    random: RuleAgent, function: Callable[[Any], float], caplog: pytest.LogCaptureFixture
+) -> None:
+    study = optuna.create_study(sampler=RLSampler(seed=0))
+    study.optimize(function, n_trials=40)
+    assert distinct(params(study)) == 40
+    assert min(trial.value for trial in study.trials[20:]) < min(trial.value for trial in study.trials[:20])
+    assert not caplog.records
+
+
+def test_a_space_without_further_values_is_tried_out_with_one_warning(
+    random: RuleAgent, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = optuna.create_study(sampler=RLSampler(seed=0))
+    study.optimize(lambda trial: abs(trial.suggest_int("n", 0, 20) - 7), n_trials=21)
+    assert distinct(params(study)) == 21
+    assert not caplog.records
+    study.optimize(lambda trial: abs(trial.suggest_int("n", 0, 20) - 7), n_trials=2)
+    (record,) = caplog.records
+    assert "All 21 candidates of the search space have been tried: from trial 21 on they are repeated" in record.message
+
+
+def test_a_given_space_keeps_its_levels(random: RuleAgent, caplog: pytest.LogCaptureFixture) -> None:
+    space = SearchSpace.from_distributions({"x": FloatDistribution(0, 1)}, n_points=3)
+    sampler = RLSampler(seed=0, search_space=space)
+    study = optuna.create_study(sampler=sampler)
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=5)
+    assert {trial.params["x"] for trial in study.trials} == {0.0, 0.5, 1.0}
+    assert sampler.is_exhausted(study)
+    assert len(caplog.records) == 1
+
+
 def test_minimised_objectives_and_several_directions_are_turned(first: RuleAgent) -> None:
     study = optuna.create_study(sampler=RLSampler(seed=0, search_space=SPACE), directions=["minimize", "maximize"])
     study.optimize(lambda t: (objective(t), -objective(t)), n_trials=3)

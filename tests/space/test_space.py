@@ -598,6 +598,31 @@ def test_numbers_of_settings_become_levels_in_place_of_their_neighbours() -> Non
     assert tenths.with_levels([0.1 + 0.2]) is tenths
 
 
+@pytest.mark.parametrize(
+    ("distribution", "tried", "best", "new"),
+    [
+        (FloatDistribution(0, 8), [], 0.0, {0.5}),
+        (FloatDistribution(0, 8), [3.5], 3.0, {2.5, 3.25, 3.5}),
+        (FloatDistribution(0, 8), [9.0, None], 8.0, {7.5}),
+        (FloatDistribution(1e-4, 1.0, log=True), [], 1.0, {0.68}),
+        (FloatDistribution(0, 2, step=0.1), [], 0.2, {0.1, 0.4}),
+        (IntDistribution(0, 80, step=5), [], 40, {35, 45}),
+        (IntDistribution(0, 20), [4], 5, {4, 7}),
+        (IntDistribution(0, 20), [4, 6], 5, {4, 6}),
+        (CategoricalDistribution([0, 1, 3]), [], 1, set()),
+    ],
+)
+def test_a_refined_space_has_the_middles_next_to_the_best_values(
+    distribution: BaseDistribution, tried: list[Any], best: float, new: set[float]
+) -> None:
+    space = SearchSpace.from_distributions({"x": distribution, "other": CategoricalDistribution("ab")})
+    refined = space.refined([{"x": value} for value in tried], [{"x": best}, {}])
+    before, after = (s.hyperparameters[0].levels for s in (space, refined))
+    assert set(after) - set(before) == new
+    assert list(after) == sorted(set(before) | new)
+    assert refined.hyperparameters[1] == space.hyperparameters[1]
+
+
 def test_roles_can_be_overridden() -> None:
     space = SearchSpace.from_distributions({"x": FloatDistribution(1e-6, 1e-2, log=True)}, roles={"x": "learning_rate"})
     assert space.hyperparameters[0].role == "learning_rate"
