@@ -27,6 +27,9 @@ LEADS, AHEAD, AT_CHANCE = "leads", "ahead", "at chance"
 # name since Optuna 5. A constraint is violated if its value is above 0.
 _CONSTRAINTS = "constraints"
 
+# System attribute of a study: the seed of samplers that were given none.
+SAMPLER_SEED = "rl:sampler_seed"
+
 # System attribute of a trial that Optuna's RetryHeartbeatStaleTrialCallback has queued again: the numbers of the failed
 # trials that it repeats, whose other attributes are copied.
 _RETRY_HISTORY = "retry_history"

@@ -25,9 +25,9 @@ from hf_rlsearch._validation import did_you_mean, is_finite_number, is_integer
 from hf_rlsearch.agent import AGENTS, META_TRAINED, ONLINE
 from hf_rlsearch.agent.decision import Decision
 from hf_rlsearch.errors import ArgumentsError
-from hf_rlsearch.observation.history import COMPLETE, LARGEST, PRUNED, History, stable_distributions
+from hf_rlsearch.observation.history import COMPLETE, LARGEST, PRUNED, RUNNING, History, stable_distributions
 from hf_rlsearch.observation.observation import FACTS, is_at_chance, log_price_factor
-from hf_rlsearch.observation.trial_attributes import DECISION, ROUNDING, TASK_FACTS
+from hf_rlsearch.observation.trial_attributes import DECISION, ROUNDING, SAMPLER_SEED, TASK_FACTS
 from hf_rlsearch.optuna.constraints import chance_of_feasibility, is_likely, is_unconstrained
 from hf_rlsearch.optuna.failures import chance_of_success
 from hf_rlsearch.optuna.filters import exceeds_memory, is_duplicate, is_exhausted, n_with_further_names
@@ -118,8 +118,10 @@ class RLSampler(BaseSampler):
     that are chosen jointly those come first that the fewest trials have had together with such hyperparameters.
 
     Threads of one process (``n_jobs=4``) decide in turns and see each other's choices. Worker processes that start at
-    the same moment do not: each computes what the workers with smaller trial numbers choose. While trials run, the
-    value to improve on is the best of the incumbent and of their outcomes, which are drawn jointly with the
+    the same moment do not: each computes what the workers with smaller trial numbers choose. For that they need the
+    same seed, or none: a seed that is not given is drawn once and stored with the study. Where another worker has got
+    the same configuration nevertheless, from results that came meanwhile, one of them chooses again. While trials run,
+    the value to improve on is the best of the incumbent and of their outcomes, which are drawn jointly with the
     candidate's, so that workers do not train neighbours of one promising configuration.
 
     Where trials have failed, expected improvement counts by the chance that a training ends well, estimated from which
@@ -143,7 +145,7 @@ class RLSampler(BaseSampler):
         >>> study.optimize(lambda trial: trial.suggest_float("x", -1, 1) ** 2, n_trials=10)
 
     Args:
-        seed: Not negative; drawn from the operating system where not given.
+        seed: Not negative; where not given it is drawn from the operating system, once for a study.
         n_trials: Total number of trials of the search, if that is known: the agent explores less near the end.
         weights: Weights of the agent: a bundled name, a file, the folder of an agent that ``hf_rlsearch.learn`` has
             written, or a repository of the Hub; the bundled ones where not given.
@@ -220,6 +222,7 @@ class RLSampler(BaseSampler):
                 f"search_space is a {type(search_space).__name__}, expected a SearchSpace: make one with "
                 "SearchSpace.from_distributions(distributions) or SearchSpace.from_functions(hp_space, model_init)."
             )
+        self._is_seeded = seed is not None
         self._seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0] if seed is None else seed)
         self._n_trials = n_trials
         self._weights = weights
@@ -256,6 +259,12 @@ class RLSampler(BaseSampler):
         # An agent that starts untrained has the same candidates throughout a search.
         self._resumable = frozenset(resumable) if self._agent == META_TRAINED else frozenset()
 
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Stores the seed with the study where none was given and none is stored, so that all workers have the same."""
+        storage, study_id = study._storage, study._study_id
+        if not self._is_seeded and SAMPLER_SEED not in storage.get_study_system_attrs(study_id):
+            storage.set_study_system_attr(study_id, SAMPLER_SEED, self._seed)
+
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Stores what ``constraints_func`` returns for a complete or pruned trial, as Optuna's own samplers do."""
         if self._constraints_func is not None:
@@ -283,7 +292,7 @@ class RLSampler(BaseSampler):
         if known is None:
             return None
         trials, history, space = known
-        rows = self._candidates(space, history, np.random.default_rng([self._seed, len(trials)]))
+        rows = self._candidates(space, history, np.random.default_rng([self._seed_of(study), len(trials)]))
         history = history.select(history.decided)
         prices = self._prices(space, history, rows)
         return None if prices is None else float(prices[self._allowed(space, trials, history, rows)].min())
@@ -318,7 +327,7 @@ class RLSampler(BaseSampler):
             return None
         from hf_rlsearch.agent.agent import agent_for
 
-        rows = self._candidates(space, history, np.random.default_rng([self._seed, len(trials)]))
+        rows = self._candidates(space, history, np.random.default_rng([self._seed_of(study), len(trials)]))
         history = history.select(history.decided)
         mask = self._allowed(space, trials, history, rows)
         feasibility = self._feasibility(space, trials, history, rows)
@@ -351,7 +360,8 @@ class RLSampler(BaseSampler):
         """Chooses a value for every name in ``search_space``, and stores why in the trial's ``"rl:decision"``.
 
         Workers that start at the same moment do not see each other's choices. Each worker computes the choices of the
-        workers with smaller trial numbers, which depend only on the seed, and takes these choices as given.
+        workers with smaller trial numbers, which depend on the seed and the trials, and takes these choices as given.
+        Where another trial has got the same configuration meanwhile, the worker chooses again.
         """
         if not search_space:
             return {}
@@ -372,11 +382,20 @@ class RLSampler(BaseSampler):
                 f"All {space.n_candidates:,} candidates of the search space have been tried: from trial {trial.number} "
                 "on they are repeated. End the study, or search wider ranges or more levels."
             )
-        for index in _being_decided(history, before=trial.number):
-            params, _ = self._choose(study, space, history, int(history.numbers[index]))
-            history = history.with_params(index, params)
-        params, decision = self._choose(study, space, history, trial.number, fixed)
-        study._storage.set_trial_system_attr(trial._trial_id, DECISION, {**decision.to_json(), "params": params})
+        for _ in range(_N_SIMULTANEOUS):
+            params, decision = self._choose_beside(study, space, history, trial.number, fixed)
+            study._storage.set_trial_system_attr(trial._trial_id, DECISION, {**decision.to_json(), "params": params})
+            if not (history.status == RUNNING).any():
+                break
+            # Another process may have decided meanwhile, from results that were not known here. Of two trials with the
+            # same configuration the one that is stored later sees the other here.
+            known = dict(zip(history.numbers.tolist(), history.params, strict=True))
+            study._thread_local.cached_all_trials = None
+            history = self._history(study, trial)
+            latest = zip(history.numbers.tolist(), history.params, strict=True)
+            new = history.select(history.decided & np.array([known.get(number) != own for number, own in latest]))
+            if not is_duplicate(space, new, space.nearest_levels(params)[None])[0]:
+                break
         return params
 
     def sample_independent(
@@ -408,13 +427,22 @@ class RLSampler(BaseSampler):
 
         space = self._refined(space, history, rows_of)
         levels, rows = space.hyperparameters[index].levels, rows_of(space)
-        rng = np.random.default_rng([self._seed, trial.number, zlib.crc32(param_name.encode())])
+        rng = np.random.default_rng([self._seed_of(study), trial.number, zlib.crc32(param_name.encode())])
         if self._agent != META_TRAINED or _being_decided(history, before=trial.number):
             known = self._trained(history.select(history.decided))
             fresh = _where_possible(~is_duplicate(space, known, rows))
             return levels[rng.choice(np.flatnonzero(fresh))], {}
         decision = self._decide(study, space, history, rows, trial.number, rng)
         return levels[decision.index], decision.to_json()
+
+    def _choose_beside(
+        self, study: Study, space: SearchSpace, history: History, number: int, fixed: Params
+    ) -> tuple[Params, Decision]:
+        """The configuration as of `_choose`, given those that the workers with smaller numbers are choosing now."""
+        for index in _being_decided(history, before=number):
+            params, _ = self._choose(study, space, history, int(history.numbers[index]))
+            history = history.with_params(index, params)
+        return self._choose(study, space, history, number, fixed)
 
     def _refined(
         self, space: SearchSpace, history: History, rows_of: Callable[[SearchSpace], IntArray | None] = lambda _: None
@@ -436,13 +464,13 @@ class RLSampler(BaseSampler):
         self, study: Study, space: SearchSpace, history: History, number: int, fixed: Params | None = None
     ) -> tuple[Params, Decision]:
         """The configuration of the trial with this number, in which the values of ``fixed`` are already set."""
-        rng = np.random.default_rng([self._seed, number])
+        rng = np.random.default_rng([self._seed_of(study), number])
         if self._agent == META_TRAINED:
             rows = self._candidates(space, history, rng)
             levels = space.nearest_levels(fixed or {})
             rows = unique_rows(np.where(levels >= 0, levels, rows))
         else:  # values that are fixed replace those of the chosen candidate when they are suggested
-            fixed_rng = np.random.default_rng(self._seed)
+            fixed_rng = np.random.default_rng(self._seed_of(study))
             rows = space.candidates(fixed_rng, limit=_MAX_ACTIONS, published=self._published)
         decision = self._decide(study, space, history, rows, number, rng)
         return space.decode(rows[decision.index]), decision
@@ -473,7 +501,7 @@ class RLSampler(BaseSampler):
         if feasibility is not None:
             mask = _where_possible(mask, is_likely(feasibility, mask, trials))
             acquisition_weight = acquisition_weight * feasibility
-        decision = self._load_agent(space).decide(
+        decision = self._load_agent(study, space).decide(
             space,
             history,
             rows,
@@ -499,12 +527,12 @@ class RLSampler(BaseSampler):
 
         return chance_of_feasibility(agent_for(self._weights, space).chance_at_least, space, trials, history, rows)
 
-    def _load_agent(self, space: SearchSpace) -> Agent | OnlineAgent | ScratchAgent:
+    def _load_agent(self, study: Study, space: SearchSpace) -> Agent | OnlineAgent | ScratchAgent:
         """The agent that decides; the first decision loads torch, and the weights or stable-baselines3."""
         if self._agent != META_TRAINED:
             from hf_rlsearch.agent.learners import scratch_agent
 
-            return scratch_agent(self._agent, self._seed)
+            return scratch_agent(self._agent, self._seed_of(study))
         from hf_rlsearch.agent.agent import agent_for
 
         agent = agent_for(self._weights, space)
@@ -512,7 +540,7 @@ class RLSampler(BaseSampler):
             return agent
         from hf_rlsearch.agent.learners import online_agent
 
-        return online_agent(agent, self._seed)
+        return online_agent(agent, self._seed_of(study))
 
     def _allowed(
         self, space: SearchSpace, trials: Sequence[FrozenTrial], history: History, rows: IntArray
@@ -548,6 +576,12 @@ class RLSampler(BaseSampler):
             if len(trial):
                 share[is_duplicate(space, trial, rows)] = max(1 - float(trial.fidelity[0]), _LEAST_LEFT)
         return share
+
+    def _seed_of(self, study: Study) -> int:
+        """The seed that was given, else the one that is stored with the study."""
+        if self._is_seeded:
+            return self._seed
+        return int(study._storage.get_study_system_attrs(study._study_id).get(SAMPLER_SEED, self._seed))
 
     def _n_remaining(self, number: int) -> int | None:
         """Trials that are left including the one with this number, None where unknown."""

@@ -401,6 +401,44 @@ def test_workers_that_start_together_choose_different_trials(first: RuleAgent) -
     assert [in_order.ask(SPACE.distributions).params for _ in range(4)] == [trial.params for trial in trials]
 
 
+def test_workers_without_a_seed_share_one(random: RuleAgent) -> None:
+    """Each process has a sampler of its own; the second computes what the first one is going to choose."""
+    random.rule = lambda allowed, rng: allowed[rng.random(SPACE.n_candidates)[allowed].argmax()]
+    storage = optuna.storages.InMemoryStorage()
+    for number in range(5):
+        name = f"study {number}"
+        studies = [
+            optuna.create_study(
+                sampler=RLSampler(search_space=SPACE), storage=storage, study_name=name, load_if_exists=True
+            )
+            for _ in range(2)
+        ]
+        trials = [study.ask() for study in studies]
+        for trial in reversed(trials):
+            objective(trial)
+        assert random.calls[-2].history.params[0] == trials[0].params
+
+
+def test_a_choice_that_another_worker_has_made_meanwhile_is_made_anew(random: RuleAgent) -> None:
+    study = optuna.create_study(sampler=RLSampler(seed=0, search_space=SPACE))
+    other, trial = study.ask(), study.ask()
+    choose, stored = random.rule, []
+
+    def overtaken(allowed: np.ndarray, rng: np.random.Generator) -> int:
+        """The second call chooses for this trial, beside what the first one expects of the other; so does the other."""
+        index = choose(allowed, rng)
+        if len(random.calls) == 2:
+            stored.append(SPACE.decode(random.calls[-1].candidates[index]))
+            study._storage.set_trial_system_attr(other._trial_id, "rl:decision", {"params": stored[0]})
+        return index
+
+    random.rule = overtaken
+    objective(trial)
+    assert len(random.calls) == 3
+    assert random.calls[-1].history.params == (stored[0],)
+    assert trial.params != stored[0]
+
+
 def test_workers_without_a_known_space_draw_their_first_trials(first: RuleAgent) -> None:
     study = optuna.create_study(sampler=RLSampler(seed=0))
     trials = [study.ask() for _ in range(4)]
