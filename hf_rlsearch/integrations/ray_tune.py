@@ -430,7 +430,8 @@ def _train(
             trainer = provider.trainer_for(plan, monitor)
             monitor.started = time.perf_counter()
             outcome, error = run_trial(trainer, plan, monitor)
-            saved = checkpoints.save_scored(trainer, folder) if outcome.state == TrialState.COMPLETE else None
+            is_complete, in_training = outcome.state == TrialState.COMPLETE, outcome.in_training
+            saved = checkpoints.save_scored(trainer, folder, in_training=in_training) if is_complete else None
         except Exception as caught:
             outcome, error, saved = TrialOutcome(TrialState.FAIL, failure=Failure.from_error(caught)), caught, None
         _report(scored, outcome, None if saved is None else tune.Checkpoint.from_directory(saved))

@@ -144,7 +144,7 @@ class Search:
             except checkpoints.ModelNotLoadedError as error:
                 if self.runner.group.size > 1:  # the models of the ranks would differ
                     raise
-                load, why = None, str(error)
+                load, why = None, str(error).rstrip(".")
         if load is not None:
             self._publish(result.study, best.number)
             return

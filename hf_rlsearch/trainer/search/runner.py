@@ -139,7 +139,7 @@ class DistributedTrialRunner:
             keeps = self.group.broadcast(None if coordinator is None else coordinator.keeps(plan.role, outcome))
             is_on_disk = False
             if keeps["disk"]:
-                folder = checkpoints.save_scored(trainer, plan.folder)
+                folder = checkpoints.save_scored(trainer, plan.folder, in_training=outcome.in_training)
                 saved = self.group.broadcast({"checkpoint": folder, "is_on_disk": checkpoints.can_load(folder)})
                 outcome, is_on_disk = replace(outcome, checkpoint=saved["checkpoint"]), saved["is_on_disk"]
             if keeps["memory"] and not is_on_disk:

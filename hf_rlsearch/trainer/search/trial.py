@@ -28,6 +28,7 @@ from hf_rlsearch.trainer.session.arguments import plain
 from hf_rlsearch.trainer.session.compat import allow_shared_weights, found_arguments
 from hf_rlsearch.trainer.session.failures import Failure, divergence, no_objective
 from hf_rlsearch.trainer.session.seeds_and_memory import PeakMemory
+from hf_rlsearch.trainer.setup.fingerprints import weights_fingerprint
 from hf_rlsearch.trainer.setup.objective import Objective
 from hf_rlsearch.trainer.setup.task_facts import count_parameters
 from hf_rlsearch.trainer.storage.paused import curve_step, make_saving_optional
@@ -115,6 +116,7 @@ class TrialOutcome(RankMessage):
         trainable_params: Parameters that the model trains; 0 if it was not made.
         step: Training steps done.
         trained: Share of the trial's own training that was done, in [0, 1].
+        in_training: The scored evaluation was made in the training, so that its checkpoint has the scored model.
         checkpoint: Folder that holds exactly the scored model; None if there is none on disk.
         found: Arguments by name that the Trainer itself changed while it trained.
         attributes: User attributes that ``model_init`` set on the trial.
@@ -129,6 +131,7 @@ class TrialOutcome(RankMessage):
     trainable_params: int = 0
     step: int = 0
     trained: float = 0.0
+    in_training: bool = True
     checkpoint: str | None = None
     found: Params = field(default_factory=dict)
     attributes: Params = field(default_factory=dict)
@@ -171,6 +174,8 @@ class EvaluationMonitor:
     should_pause: Callable[["Trainer"], bool] | None = None
     evaluations: list[Evaluation] = field(default_factory=list, init=False)
     memory: PeakMemory = field(default_factory=PeakMemory, init=False)
+    # Of the weights that the last evaluation scored; empty where they are not compared.
+    _fingerprint: str = field(default="", init=False)
 
     def __call__(self, trainer: "Trainer", metrics: Mapping[str, Any]) -> None:
         """Scores one evaluation; called on all ranks at the same step."""
@@ -178,12 +183,19 @@ class EvaluationMonitor:
         # With the metrics of this rank, so that a loss which is NaN on one rank alone fails the trial.
         evaluation = replace(Evaluation.from_json(self.group.broadcast(decided)), metrics=plain(metrics))
         self.evaluations.append(evaluation)
+        # Ranks that found different answers would wait for each other.
+        if self.group.size == 1 and trainer.state.global_step >= trainer.state.max_steps:
+            self._fingerprint = weights_fingerprint(trainer.model)
         if evaluation.state == TrialState.RUNNING:
             return
         trainer.control.should_training_stop = True
         trainer.control.should_save = evaluation.saves_checkpoint
         if evaluation.saves_checkpoint:
             make_saving_optional(trainer)
+
+    def is_current(self, trainer: "Trainer") -> bool:
+        """Whether the model still has the weights of the last evaluation: a callback may average them at the end."""
+        return not self._fingerprint or self._fingerprint == weights_fingerprint(trainer.model)
 
     def _decide(self, trainer: "Trainer", metrics: Mapping[str, Any]) -> Evaluation:
         """Scores an evaluation on rank 0; an exception fails the trial, since the other ranks wait for a decision."""
@@ -252,16 +264,19 @@ def _train(trainer: "Trainer", plan: TrialPlan, monitor: EvaluationMonitor, shar
         return TrialOutcome(TrialState.FAIL, failure=last.failure)
     if last is not None and last.state == TrialState.PRUNED:
         return TrialOutcome(TrialState.PRUNED, last.values, last.metrics)
-    scored = _scored_evaluation(trainer, monitor)
-    step = trainer.state.global_step
+    step, scored = trainer.state.global_step, _scored_in_training(trainer, monitor)
+    in_training = scored is not None
+    if scored is None:
+        metrics = trainer.evaluate()
+        scored = Evaluation(step, plain(metrics), monitor.objective(metrics))
     failure = divergence(trainer, scored.metrics, monitor.objective.undefined, step)
     if failure := failure or no_objective(scored.values, step):
         return TrialOutcome(TrialState.FAIL, failure=failure)
-    return TrialOutcome(TrialState.COMPLETE, scored.values, scored.metrics)
+    return TrialOutcome(TrialState.COMPLETE, scored.values, scored.metrics, in_training=in_training)
 
 
-def _scored_evaluation(trainer: "Trainer", monitor: EvaluationMonitor) -> Evaluation:
-    """Returns the evaluation of exactly the model that the training ended with; evaluates again if there is none."""
+def _scored_in_training(trainer: "Trainer", monitor: EvaluationMonitor) -> Evaluation | None:
+    """Returns the evaluation of exactly the model that the training ended with; None if the training made none."""
     state, objective = trainer.state, monitor.objective
     evaluations = _with_earlier(trainer, monitor)
     if trainer.args.load_best_model_at_end and evaluations:
@@ -272,10 +287,9 @@ def _scored_evaluation(trainer: "Trainer", monitor: EvaluationMonitor) -> Evalua
         if finite and len(objective.directions) == 1:
             best_of = max if objective.directions[0] == MAXIMIZE else min
             return best_of(finite, key=lambda evaluation: evaluation.values[0])
-    if evaluations and evaluations[-1].step == state.global_step:
+    if evaluations and evaluations[-1].step == state.global_step and monitor.is_current(trainer):
         return evaluations[-1]
-    metrics = trainer.evaluate()
-    return Evaluation(state.global_step, plain(metrics), objective(metrics))
+    return None
 
 
 def _are_finite(values: tuple[float, ...]) -> bool:

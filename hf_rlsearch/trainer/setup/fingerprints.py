@@ -71,6 +71,11 @@ def model_fingerprint(model: Any) -> Params:
     }
 
 
+def weights_fingerprint(model: Any) -> str:
+    """Returns a hash of samples of all weights and buffers of a model."""
+    return _hash_tensors([*model.parameters(), *model.buffers()])
+
+
 def data_fingerprint(data: Any) -> Any:
     """Returns facts of a data set: class, length, and a hash of its rows if reading them twice gives the same rows."""
     if data is None:

@@ -115,8 +115,13 @@ def point_to_best_beside(checkpoint: str) -> None:
     changed.replace(file)
 
 
-def save_scored(trainer: "Trainer", folder: str) -> str | None:
+def save_scored(trainer: "Trainer", folder: str, *, in_training: bool) -> str | None:
     """Saves the model that the trial was scored with, unless a checkpoint holds it; called on every rank.
+
+    Args:
+        trainer: Has that model.
+        folder: Of the trial.
+        in_training: See ``TrialOutcome``.
 
     Returns:
         Its folder, None if it could not be written (a warning says why).
@@ -127,7 +132,7 @@ def save_scored(trainer: "Trainer", folder: str) -> str | None:
         written = Path(folder, Path(state.best_model_checkpoint).name)
     else:
         written = Path(folder, f"checkpoint-{state.global_step}")
-    if _has_weights(written):
+    if in_training and _has_weights(written):
         return str(written)
     path = Path(folder, MODEL_FOLDER)
     try:

@@ -1,11 +1,14 @@
 """The values of a trial as JSON, the trial that ``model_init`` gets, and the reports of a resumed training."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import optuna
 import pytest
+import torch
 from optuna.trial import TrialState
+from transformers import Trainer, TrainerCallback
 
 from hf_rlsearch.errors import SearchSpaceError
 from hf_rlsearch.observation.trial_attributes import STOP
@@ -18,6 +21,7 @@ from hf_rlsearch.trainer.search.trial import (
     TrialPlan,
 )
 from hf_rlsearch.trainer.session.failures import Failure
+from tests.trainer.conftest import run
 
 FAILURE = Failure(kind="oom", reason="OutOfMemoryError: CUDA out of memory", rank=1, step=7)
 
@@ -40,6 +44,27 @@ def test_model_init_cannot_suggest_what_rank_0_did_not_sample() -> None:
     assert trial.suggest_float("learning_rate", 1e-5, 1e-1) == 1e-3
     with pytest.raises(SearchSpaceError, match=r"'dropout', which was not sampled for trial 4 .*\['learning_rate'\]"):
         trial.suggest_float("dropout", 0.0, 0.5)
+
+
+class Averages(TrainerCallback):
+    """Changes the weights at the end, as an average over the steps does."""
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        with torch.no_grad():
+            model.classifier.bias.copy_(torch.tensor([0.0, state.global_step / 4]))
+
+
+@pytest.mark.parametrize("evaluates", ["no", "epoch"])
+@pytest.mark.parametrize("saves", ["no", "epoch"])
+def test_what_a_callback_makes_of_the_weights_at_the_end_is_scored_and_kept(
+    make_trainer: Callable[..., Trainer], evaluates: str, saves: str
+) -> None:
+    options = {"eval_strategy": evaluates, "save_strategy": saves, "num_train_epochs": 2}
+    alone, trainer = (make_trainer(callbacks=[Averages], **options) for _ in range(2))
+    best = run(trainer, "rl", n_trials=1, initial_trials=[{"learning_rate": 5e-5}])
+    alone.train()
+    assert best.objective == alone.evaluate()["eval_loss"]
+    assert trainer.evaluate()["eval_loss"] == best.objective
 
 
 class Asked(optuna.pruners.BasePruner):
