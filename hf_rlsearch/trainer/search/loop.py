@@ -38,7 +38,12 @@ from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state
 from hf_rlsearch.trainer.setup.config import SearchConfig
 from hf_rlsearch.trainer.setup.default_space import published_for
 from hf_rlsearch.trainer.setup.defaults import default_pruner, default_sampler
-from hf_rlsearch.trainer.setup.fingerprints import function_fingerprint, model_fingerprint, steady_fingerprint
+from hf_rlsearch.trainer.setup.fingerprints import (
+    function_fingerprint,
+    model_fingerprint,
+    steady_fingerprint,
+    trainer_fingerprint,
+)
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
 from hf_rlsearch.trainer.setup.identity import search_fingerprint
 from hf_rlsearch.trainer.setup.objective import Objective, choose_objective
@@ -242,6 +247,7 @@ def build_search(
     functions = _functions(provider, settings)
     before = {name: function_fingerprint(function) for name, function in functions.items()}
     configurations = group.run_on_all(lambda: provider.configuration_sampler(settings))
+    of_trainer = trainer_fingerprint(provider.reference, searched=configurations.changed)
     objective = probe_objective(provider, settings, group)
     model = _initial_model(provider, group)
     coordinator: SearchCoordinator | None = None
@@ -252,7 +258,7 @@ def build_search(
         nonlocal coordinator
         steady = {name: steady_fingerprint(functions[name], before[name]) for name in functions}
         identity = search_fingerprint(
-            configurations, objective, provider.reference, model, steady, settings.constraints
+            configurations, objective, provider.reference, model, {**of_trainer, **steady}, settings.constraints
         )
         opened = _open_study(provider, settings, objective, configurations, identity)
         lease = Lease.take(opened.study, alone=settings.storage is None)

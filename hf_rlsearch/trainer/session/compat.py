@@ -37,6 +37,12 @@ _READ_BY = {
     "compute_loss": words("label_smoothing_factor"),
     "get_train_dataloader": words("per_device_train_batch_size"),
 }
+# Further methods by which a Trainer trains and evaluates.
+_TRAINING = words(
+    """
+    training_step prediction_step create_optimizer_and_scheduler get_decay_parameter_names get_eval_dataloader
+    """
+)
 # What else tells the value of a field.
 _SAME_AS = {
     "label_smoother": "label_smoothing_factor",
@@ -161,6 +167,20 @@ def _fields_read(trainer: Any) -> frozenset[str]:
         names |= mentioned | {_SAME_AS[name] for name in mentioned & _SAME_AS.keys()}
         waiting += _called_by(trainer, function, mentioned)
     return frozenset(names)
+
+
+def names_read_in_training(trainer: Any) -> set[str]:
+    """All names in the methods of a subclass of the user's by which it trains and evaluates, as it calls them."""
+    waiting, names = [*_READ_BY, *_TRAINING], set[str]()
+    while waiting:
+        name = waiting.pop()
+        for cls in type(trainer).__mro__:
+            method = inspect.unwrap(vars(cls).get(name))  # type: ignore[arg-type]
+            if inspect.isfunction(method) and str(method.__module__).partition(".")[0] != "transformers":
+                found = _names_in(method.__code__) - names
+                names |= found
+                waiting += found
+    return names
 
 
 def _function(trainer: Any, method: str) -> Any:

@@ -46,7 +46,7 @@ class SharedState:
         attributes = {name: value for name, value in vars(trainer).items() if value is not None}
         without = [trainer, *(attributes[name] for name in attributes.keys() & _NOT_FOLLOWED)]
         followed = {name: attributes[name] for name in attributes.keys() - _NOT_FOLLOWED - {"model_init"}}
-        own = {name: followed[name] for name in followed.keys() - _set_by_libraries(type(trainer))}
+        own = {name: followed[name] for name in own_attributes(trainer).keys() & followed.keys()}
         functions = [attributes[name] for name in _FUNCTIONS if name in attributes]
         self._watch = Watch(*functions, *_own_methods(trainer), objects=followed, without=without)
         self.objects = self._watch.reached()
@@ -70,6 +70,12 @@ class SharedState:
                 change.undo()
         for restore in self._restorers:
             restore()
+
+
+def own_attributes(trainer: Any) -> dict[str, Any]:
+    """The attributes of a Trainer that a script or a subclass of the user's has set, with their values."""
+    names = vars(trainer).keys() - _set_by_libraries(type(trainer))
+    return {name: vars(trainer)[name] for name in sorted(names)}
 
 
 def _set_by_libraries(cls: type) -> set[str]:

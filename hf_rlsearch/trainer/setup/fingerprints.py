@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import logging
+import math
 import re
 import sys
 import time
@@ -18,7 +19,9 @@ from typing import Any
 
 from hf_rlsearch._typing import Params
 from hf_rlsearch.trainer.session.arguments import hash_of, plain
+from hf_rlsearch.trainer.session.compat import names_read_in_training
 from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state
+from hf_rlsearch.trainer.session.shared_state import own_attributes
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,8 @@ _DEEPEST = 20
 _LARGEST_TABLE = 2**30
 # Rows of a table that are hashed at a time, so that equal tables have equal pieces.
 _PIECE = 2**16
+# Arrays of at most so many numbers are settings, such as the weights of classes.
+_MAX_SETTING = 1000
 # Fields of a configuration that are longer than this are hashed, such as the names of a thousand classes.
 _LONGEST_FIELD = 200
 
@@ -147,6 +152,27 @@ def function_fingerprint(function: Any, *, values: bool = True) -> str:
     return "none" if function is None else HASH + hash_of(_function_facts(function, depth=3 if values else 0))
 
 
+def trainer_fingerprint(trainer: Any, searched: Iterable[str] = ()) -> Params:
+    """Returns values that a subclass of the Trainer trains with, and the constants of callbacks that stop trainings.
+
+    Lists are left out: most are records, which grow. So are objects, and values that no method reads in a training,
+    such as the time of the start, and those that the search changes, which are given by names such as "trainer.gamma".
+    """
+    left_out = {re.split(r"[.\[]", name)[1] for name in searched if name.startswith("trainer.")}
+    names = names_read_in_training(trainer) - left_out
+    own = own_attributes(trainer).items()
+    values = {name: _value_facts(value) for name, value in own if name in names and _is_setting(value)}
+    handler = getattr(trainer, "callback_handler", None)
+    stops = [each.state()["args"] for each in getattr(handler, "callbacks", ()) if _is_early_stopping(each)]
+    return {**({"trainer": values} if values else {}), **({"early_stopping": stops} if stops else {})}
+
+
+def scoring_fingerprint(trainer: Any) -> Params:
+    """Returns hashes of the code that turns predictions into metrics, by the names of the Trainer's arguments."""
+    functions = {name: getattr(trainer, name, None) for name in ("compute_metrics", "preprocess_logits_for_metrics")}
+    return {name: function_fingerprint(function, values=False) for name, function in functions.items()}
+
+
 def steady_fingerprint(function: Any, before: str) -> str:
     """Returns the fingerprint of a function that was called since it had the one before.
 
@@ -235,6 +261,20 @@ def _function_facts(function: Any, depth: int) -> Any:
     named = [function.__globals__.get(name) for name in names]
     referred = [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *named]
     return [code, [_value_facts(_parts_in_use(value, names), depth - 1) for value in referred]]
+
+
+def _is_setting(value: Any) -> bool:
+    """Whether a value is a number, a text, a small array, or a tuple or dict of these."""
+    if isinstance(value, (tuple, dict)):
+        return all(map(_is_setting, value.values() if isinstance(value, dict) else value))
+    is_small = callable(getattr(value, "tolist", None)) and math.prod(getattr(value, "shape", ())) <= _MAX_SETTING
+    return value is None or isinstance(value, (bool, int, float, str)) or is_small
+
+
+def _is_early_stopping(callback: Any) -> bool:
+    from transformers import EarlyStoppingCallback
+
+    return isinstance(callback, EarlyStoppingCallback)
 
 
 def _names_in(code: types.CodeType) -> list[str]:

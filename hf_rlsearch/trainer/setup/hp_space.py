@@ -62,7 +62,7 @@ class ConfigurationSampler:
         transformed: Names in ``computed`` whose value is not constant.
         earlier: Params and scoped values that an earlier search has left in the Trainer, as part of its configuration.
         trainer: The Trainer whose parts ``hp_space`` may change; None where a factory makes the Trainers.
-        has_side_effects: ``hp_space`` changes something besides returning values.
+        changed: Names of what ``hp_space`` changes besides returning values.
         initial: Configurations to train first, each once.
         sampled: What ``hp_space`` changed for each trial that this object sampled, by the number of the trial.
     """
@@ -78,9 +78,14 @@ class ConfigurationSampler:
     scoped_names: ScopedNames | None = None
     earlier: tuple[Params, Params] = field(default_factory=lambda: ({}, {}))
     trainer: Any = None
-    has_side_effects: bool = False
+    changed: frozenset[str] = frozenset()
     initial: Sequence[Params] = ()
     sampled: dict[int, list[Change]] = field(default_factory=dict)
+
+    @property
+    def has_side_effects(self) -> bool:
+        """Whether ``hp_space`` changes something besides returning values."""
+        return bool(self.changed)
 
     def sample(self, trial: optuna.Trial) -> tuple[Params, Params, list[str]]:
         """Samples the whole configuration, so that other ranks get it before any of them builds a model.
@@ -267,7 +272,7 @@ def build_configuration_sampler(
         scoped_names=scoped_names,
         earlier=earlier,
         trainer=trainer,
-        has_side_effects=bool(dry_runs.changed),
+        changed=frozenset(dry_runs.changed),
     )
     examples = _checked_examples(sampler)
     computed = _computed_values(examples)

@@ -1,8 +1,8 @@
 """Fingerprints a search, so that a script that runs again finds its own study and no other.
 
 A fingerprint holds the space, the objective, the arguments that are not searched, the model with the function that
-makes it, the data with collator and tokenizer. It is plain data, so that a message can say what differs; contents
-without a readable form are hashes.
+makes it, the data with collator and tokenizer, and values that a subclass of the Trainer trains with. It is plain data,
+so that a message can say what differs; contents without a readable form are hashes.
 """
 
 import json
@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, distribution_to_json
 from hf_rlsearch._typing import Params
 from hf_rlsearch.errors import StorageError
 from hf_rlsearch.observation.trial_attributes import IDENTITY
-from hf_rlsearch.trainer.setup.fingerprints import HASH, data_fingerprint, tokenizer_fingerprint
+from hf_rlsearch.trainer.setup.fingerprints import HASH, data_fingerprint, scoring_fingerprint, tokenizer_fingerprint
 from hf_rlsearch.trainer.setup.hp_space import ConfigurationSampler
 from hf_rlsearch.trainer.setup.objective import Objective
 
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 _WIDTH, _CONTEXT = 60, 12
 # Differences that a message shows in full.
 _N_SHOWN = 3
-# Weights that a script may make anew each time it runs, unless it sets a seed before: the search goes on with others.
-_NOT_DECISIVE = "model.new_weights"
+NEW_WEIGHTS = "model.new_weights"
+"""Weights that a script without a seed makes anew each time it runs: the search goes on with others."""
+SCORING = "scoring"
+"""The code that makes the metrics: a corrected script continues its search."""
 
 
 def search_fingerprint(
@@ -35,7 +37,7 @@ def search_fingerprint(
     objective: Objective,
     trainer: "Trainer",
     model: Params,
-    functions: Params,
+    further: Params,
     constraints: Mapping[str, float] | None,
 ) -> Params:
     """Returns the facts of a search as plain data; a script that runs again with equal facts continues the search.
@@ -45,7 +47,8 @@ def search_fingerprint(
         objective: What is optimized.
         trainer: Of the baseline.
         model: Facts of the model that the search starts from, see `model_fingerprint`.
-        functions: Fingerprints by name of the user's functions that decide what is trained and how it is scored.
+        further: Fingerprints by name of the user's functions and settings that decide what is trained and how it is
+            scored.
         constraints: The option of that name: a trial keeps the constraint values that it was recorded with.
     """
     stored = objective.to_json()
@@ -61,7 +64,8 @@ def search_fingerprint(
         "eval_data": data_fingerprint(getattr(trainer, "eval_dataset", None)),
         "tokenizer": tokenizer_fingerprint(getattr(trainer, "processing_class", None)),
         "model": model,
-        **functions,
+        SCORING: scoring_fingerprint(trainer),
+        **further,
         **({} if constraints is None else {"constraints": {name: float(limit) for name, limit in constraints.items()}}),
     }
 
@@ -84,8 +88,8 @@ def diff(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> li
 
 
 def decisive(differences: Sequence[str]) -> list[str]:
-    """The differences that make it another search: all but those of weights that the script makes anew each time."""
-    return [line for line in differences if not line.startswith(_NOT_DECISIVE)]
+    """The differences that make it another search: all but those of new weights and of the code of metrics."""
+    return [line for line in differences if not line.startswith((NEW_WEIGHTS, SCORING))]
 
 
 def listed(differences: Sequence[str]) -> str:

@@ -30,7 +30,7 @@ from hf_rlsearch.errors import StorageError
 from hf_rlsearch.observation.trial_attributes import FOLDER, IDENTITY, N_TRIALS, PLACE, SUMMARY, n_trials_used
 from hf_rlsearch.optuna.storage import FILE, open_sqlite, open_storage, storage_errors
 from hf_rlsearch.trainer.setup.config import SearchConfig
-from hf_rlsearch.trainer.setup.identity import check_same_search, decisive, diff, listed
+from hf_rlsearch.trainer.setup.identity import NEW_WEIGHTS, SCORING, check_same_search, decisive, diff, listed
 from hf_rlsearch.trainer.storage.checkpoints import discard, holds_any, stored_path
 from hf_rlsearch.trainer.storage.paused import folder_size
 from hf_rlsearch.trainer.storage.resume import Lease, is_held, key_of
@@ -46,10 +46,13 @@ run-*/
 checkpoint-*/
 """
 
-_NEW_WEIGHTS = (
-    " The head or the adapter of the model has other weights than before (model.new_weights): new trials start from "
-    "these. A seed that is set before the model is made keeps them the same."
-)
+# What is said where a search goes on although this differs.
+_CHANGED = {
+    NEW_WEIGHTS: " The head or the adapter of the model has other weights than before (model.new_weights): new trials "
+    "start from these. A seed that is set before the model is made keeps them the same.",
+    f"{SCORING}.": " The code of compute_metrics or preprocess_logits_for_metrics has changed: values of earlier "
+    "trials are those of the code before. resume=False starts a new search, which measures all of them anew.",
+}
 
 
 @dataclass(frozen=True)
@@ -287,8 +290,8 @@ def _open_by_identity(
         study, changed = found
         is_resumed = bool(study.get_trials(deepcopy=False))
         note = _continued(output_dir, n_trials_used(study), settings.displayed_n_trials) if is_resumed else ""
-        if is_resumed and changed:
-            note += _NEW_WEIGHTS
+        if is_resumed:
+            note += "".join(text for name, text in _CHANGED.items() if any(line.startswith(name) for line in changed))
         return OpenedStudy(study, is_resumed, note.strip())
     number = 1 + (numbers[names[-1]] if names else 0)
     return OpenedStudy(create(study_name=first if number == 1 else f"{prefix}-{number}"), False, note)

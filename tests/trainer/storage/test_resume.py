@@ -13,7 +13,7 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
-from transformers import AutoTokenizer, Trainer, TrainerCallback, default_data_collator
+from transformers import AutoTokenizer, EarlyStoppingCallback, Trainer, TrainerCallback, default_data_collator
 
 from hf_rlsearch import StorageError, embedded, search
 from hf_rlsearch.cli import main
@@ -366,6 +366,7 @@ def test_arguments_that_are_functions_are_compared_by_name() -> None:
         ({"trainer": {"compute_loss_func": lambda *given, **kwargs: torch.tensor(1.0)}}, "compute_loss: null -> "),
         ({"trainer": {"optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.1})}}, "optimizer: null -> "),
         ({"trainer": {"eval_dataset": Rows(32, 2)}}, "eval_data.content: other content"),
+        ({"callbacks": [EarlyStoppingCallback(3)]}, "early_stopping: null -> "),
     ],
 )
 def test_another_search_is_not_continued(
@@ -390,6 +391,75 @@ def test_another_search_is_not_continued(
         best = run(trainer, "rl", space, n_trials=2, metric=metric)
     assert best.run_summary.study.study_name == "search-2"
     assert match in caplog.text
+
+
+class Focal(Trainer):
+    """Weighs its loss by values of its own, and knows when it was made."""
+
+    made, gamma, weights = 0.0, 0.0, None
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        self.record.append(self.gamma)
+        return self.weighed(super().compute_loss(*args, **kwargs))
+
+    def weighed(self, loss: Any) -> Any:
+        factor = 1.0 if self.weights is None else float(self.weights.sum())
+        return (loss[0] * factor, *loss[1:]) if isinstance(loss, tuple) else loss * factor
+
+
+@pytest.mark.parametrize(
+    ("value", "is_other"),
+    [
+        ({}, False),
+        ({"made": 2.0}, False),
+        ({"gamma": 5.0}, True),
+        ({"weights": torch.tensor([1.0, 50.0])}, True),
+    ],
+)
+def test_values_that_the_trainer_trains_with_tell_searches_apart(
+    make_trainer: MakeTrainer, value: dict[str, Any], is_other: bool
+) -> None:
+    def focal(values: dict[str, Any]) -> Trainer:
+        trainer: Any = make_trainer(cls=Focal)
+        given = {"made": 1.0, "gamma": 0.0, "weights": torch.ones(2), "record": [], **values}
+        vars(trainer).update(given)
+        return trainer
+
+    first = focal({})
+    run(first, "rl", n_trials=1)
+    assert run(first, "rl", n_trials=2).run_summary.study.study_name == "search-1"
+    again = run(focal(value), "rl", n_trials=2).run_summary
+    assert again.study.study_name == ("search-2" if is_other else "search-1")
+
+
+def test_a_value_that_hp_space_sets_is_none_of_the_users(make_trainer: MakeTrainer) -> None:
+    trainer: Any = make_trainer(cls=Focal)
+    trainer.gamma, trainer.record = 0.0, []
+
+    def space(trial: Any) -> dict[str, Any]:
+        trainer.gamma = trial.suggest_float("gamma", 1.0, 2.0)
+        return rates(trial)
+
+    run(trainer, "rl", space, n_trials=1)
+    assert trainer.gamma > 0.0
+    assert run(trainer, "rl", space, n_trials=2).run_summary.study.study_name == "search-1"
+
+
+@pytest.mark.parametrize("name", ["compute_metrics", "preprocess_logits_for_metrics"])
+def test_other_code_of_metrics_continues_the_search_and_is_said(
+    make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    def trainer(function: Any) -> Trainer:
+        made = make_trainer(score=lambda args, state: 0.5)
+        setattr(made, name, function or getattr(made, name))
+        return made
+
+    changed = {"compute_metrics": lambda prediction: {"accuracy": 1.0}, "preprocess_logits_for_metrics": lambda x, y: x}
+    caplog.set_level(logging.INFO)
+    for function, is_said in [(None, False), (None, False), (changed[name], True)]:
+        caplog.clear()
+        assert run(trainer(function), "rl", n_trials=1, metric="accuracy").run_summary.study.study_name == "search-1"
+        assert ("resume=False starts a new search, which measures all of them anew" in caplog.text) == is_said
 
 
 def same(model: torch.nn.Module) -> torch.nn.Module:
