@@ -38,8 +38,8 @@ def is_duplicate(space: SearchSpace, history: History, rows: IntArray) -> BoolAr
 def n_with_further_names(space: SearchSpace, history: History, rows: IntArray) -> IntArray:
     """Counts for each of the (C, H) candidates the trials that had it and other hyperparameters than the space besides.
 
-    None of them is repeated where the other hyperparameters are chosen anew. Where these cannot change, or a choice of
-    them brings nothing new, a search that did not look at the count would come back to one candidate for ever.
+    Where the other hyperparameters are chosen anew, a candidate repeats none of them. Where these are fixed, or all of
+    their values were tried, it does.
     """
     return _n_repeated(space, history.select(_has_further_names(space, history)), rows)
 

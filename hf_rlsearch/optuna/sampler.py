@@ -114,8 +114,8 @@ class RLSampler(BaseSampler):
     a candidate only if ``plan_for`` says that its training can be resumed, or if no other is left. With more
     than 24 hyperparameters it predicts nothing and spreads the trials over the space. Hyperparameters that cannot be
     chosen jointly (in the first trial of a study without ``search_space``, or new, or with a range that moves from
-    trial to trial) are chosen one by one, in the order of suggestion, each given the earlier ones. Of the candidates
-    that are chosen jointly those come first that the fewest trials have had together with such hyperparameters.
+    trial to trial) are chosen one by one, in the order of suggestion, each given the earlier ones. Candidates
+    that no trial has had together with such hyperparameters come first, then those that few trials have had.
 
     Threads of one process (``n_jobs=4``) decide in turns and see each other's choices. Worker processes that start at
     the same moment do not: each computes what the workers with smaller trial numbers choose. For that they need the
@@ -488,7 +488,10 @@ class RLSampler(BaseSampler):
         trials = study._get_trials(deepcopy=False, use_cache=True)
         mask = self._allowed(space, trials, history, rows)
         prices = self._prices(space, history, rows)
-        acquisition_weight = chance_of_success(space, history, rows)
+        # What further hyperparameters bring is unknown here: without the count a search of few candidates, all of which
+        # were tried, could come back to one of them for ever.
+        n_tried = n_with_further_names(space, self._trained(history), rows)
+        acquisition_weight = chance_of_success(space, history, rows) / (1 + n_tried)
         fits = allowed = mask
         facts = facts_for_agent(study, self._facts)
         if self._cost_cooling is not None and prices is not None:
@@ -547,12 +550,11 @@ class RLSampler(BaseSampler):
     ) -> BoolArray:
         """C, True for candidates that no trial has had and that are not known to run out of memory.
 
-        Where trials have further hyperparameters, which are chosen later, True for those of them that are tried least.
+        Where possible, no trial has had them together with further hyperparameters either, which are chosen later.
         """
         trained = self._trained(history)
         allowed = _where_possible(~is_duplicate(space, trained, rows), ~exceeds_memory(space, trials, rows))
-        n_tried = n_with_further_names(space, trained, rows)
-        return np.asarray(allowed & (n_tried == n_tried[allowed].min()))
+        return _where_possible(allowed, n_with_further_names(space, trained, rows) == 0)
 
     def _trained(self, history: History) -> History:
         """The trials that a candidate may repeat in vain."""

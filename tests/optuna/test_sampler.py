@@ -567,9 +567,22 @@ def test_candidates_tried_with_names_that_the_space_lacks_come_last(first: RuleA
     """The agent always takes the first candidate, and no trial has the space's names alone."""
     narrower = SearchSpace.from_distributions({"n": SPACE.distributions["n"]})
     study = optuna.create_study(sampler=RLSampler(seed=0, search_space=narrower))
-    study.optimize(objective, n_trials=12)
-    assert distinct(params(study)) == 12
-    assert [trial.params["n"] for trial in study.trials] == [0, 1, 2, 3] * 3
+    study.optimize(objective, n_trials=7)
+    assert [trial.params["n"] for trial in study.trials[:4]] == [0, 1, 2, 3]
+    last = [call for call in first.calls if len(call.candidates) == 4][-1]
+    assert last.acquisition_weight.tolist() == pytest.approx([1 / 4, 1 / 2, 1 / 2, 1 / 2])
+
+
+def test_of_few_candidates_the_better_one_comes_more_often() -> None:
+    """Beside a range that moves from trial to trial two optimizers are all that is chosen jointly."""
+
+    def moving(trial: Any) -> float:
+        loss = float(trial.suggest_categorical("optim", ["adamw", "sgd"]) == "sgd")
+        return loss + trial.suggest_float("x", 0, 1 + trial.number % 3) / 10
+
+    study = optuna.create_study(sampler=RLSampler(seed=0))
+    study.optimize(moving, n_trials=20)
+    assert [trial.params["optim"] for trial in study.trials[10:]].count("adamw") > 5
 
 
 def test_fixed_names_keep_no_candidate_from_being_tried(first: RuleAgent) -> None:
