@@ -6,6 +6,7 @@ of that, and a trial has to be trained with it.
 
 import functools
 import inspect
+import math
 import os
 import sys
 import types
@@ -36,6 +37,11 @@ class Change:
     after: Any
     is_record: bool
     write: Callable[[Any], None]
+
+    @property
+    def is_new(self) -> bool:
+        """Whether there was nothing before."""
+        return self.before is _ABSENT
 
     @property
     def is_simple(self) -> bool:
@@ -152,7 +158,7 @@ class _Items(_Place):
             before, after = self.before.get(key, _ABSENT), now.get(key, _ABSENT)
             if not _is_same(before, after) and self.is_watched(key, is_new=before is _ABSENT):
                 # A table by number, or one that holds the trial, is a record.
-                is_record = after is trial or (before is _ABSENT and not isinstance(key, str))
+                is_record = (trial is not None and after is trial) or (before is _ABSENT and not isinstance(key, str))
                 yield Change(self.full_name(key), before, after, is_record, functools.partial(self.write, key))
 
     def held(self) -> Iterator[tuple[str, Any]]:
@@ -166,7 +172,7 @@ class _Attributes(_Items):
     def read(self) -> dict[Any, Any]:
         is_module = _is_torch_module(self.owner)
         hidden = _MACHINERY if self.name == "trainer" else frozenset({"training"} if is_module else ())
-        attributes = vars(self.owner).items()
+        attributes = dict(vars(self.owner)).items()  # a thread of the object's own may add one meanwhile
         # Of a torch module the layers, and what its class does not manage.
         return {
             key: value
@@ -249,6 +255,8 @@ class _Whole(_Place):
             is_longer = len(before) < len(now) and all(map(_is_same, before, now))
         elif isinstance(now, set):
             same, is_longer = before == now, before < now
+        elif (before.shape, getattr(before, "device", None)) != (now.shape, getattr(now, "device", None)):
+            same = True  # what has another shape or place cannot be written back
         else:
             same = bool(((before == now) | ((before != before) & (now != now))).all())  # nan equals nan  # noqa: PLR0124
         if not same:
@@ -261,7 +269,7 @@ class _Whole(_Place):
 
 
 def _place_of(name: str, value: Any) -> _Place | None:
-    if isinstance(value, MutableMapping):
+    if isinstance(value, dict):  # to read another mapping may be to read a database
         return _Items(name, value)
     if isinstance(value, list | set) or _is_small_array(value):
         return _Whole(name, value)
@@ -273,16 +281,20 @@ def _place_of(name: str, value: Any) -> _Place | None:
     return None
 
 
+def is_array(value: Any) -> bool:
+    """Whether a value is an array of numpy or a tensor of torch; asks no object of the user's for an attribute."""
+    kinds = (("numpy", "ndarray"), ("torch", "Tensor"))
+    return any((cls.__module__, cls.__name__) in kinds for cls in type(value).__mro__)
+
+
 def _is_small_array(value: Any) -> bool:
-    shape = getattr(value, "shape", None)
-    if not isinstance(shape, tuple) or not hasattr(value, "__setitem__") or getattr(value, "requires_grad", False):
+    if not is_array(value) or getattr(value, "requires_grad", False):
         return False
     if str(getattr(value, "layout", "torch.strided")) != "torch.strided":
         return False  # sparse or nested: not every entry can be set
     if any(getattr(value, f"is_{kind}", False) for kind in ("meta", "nested", "quantized")):
         return False  # it has no values, or none that can be compared
-    is_array = hasattr(value, "clone") or (hasattr(value, "dtype") and hasattr(value, "strides"))
-    return is_array and functools.reduce(lambda n, size: n * size, shape, 1) <= _MAX_ITEMS
+    return bool(math.prod(value.shape) <= _MAX_ITEMS)
 
 
 def _is_torch_module(value: Any) -> bool:

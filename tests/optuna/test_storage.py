@@ -226,7 +226,7 @@ def test_a_truncated_database_is_damaged_and_nothing_else_is_said(database: Path
 
 
 def test_a_redis_server_needs_a_journal() -> None:
-    with pytest.raises(StorageError, match=r"expected one of sqlite, .*, mssql\. .* JournalRedisBackend\(url\)"):
+    with pytest.raises(StorageError, match=r"expected one of sqlite, .*, mssql\. .*JournalRedisBackend\(url\)"):
         open_storage("redis://localhost:6379")
 
 

@@ -196,9 +196,16 @@ class SearchCoordinator:
     def _has_baseline(self) -> bool:
         """Whether a baseline waits, runs or has ended, other than by the end of the time or by an error of the script.
 
-        To be asked before this process trains anything.
+        The script may have been corrected, unless the same error has come twice. To be asked before this process trains
+        anything.
         """
-        return not all(_is_timed_out(trial) or may_be_mended(trial) for trial in self._baselines())
+        counts_from = self.study.user_attrs.get(attr.COUNTS_FROM, 0)
+        errors = [trial.user_attrs[attr.FAILURE] for trial in self._baselines() if may_be_mended(trial)]
+        comes_again = len(errors) > 1 and errors[-1].get("reason") == errors[-2].get("reason")
+        return not all(
+            _is_timed_out(trial) or trial.number < counts_from or (may_be_mended(trial) and not comes_again)
+            for trial in self._baselines()
+        )
 
     def _baselines(self) -> list[FrozenTrial]:
         return [trial for trial in self.study.get_trials(deepcopy=False) if role(trial) == attr.BASELINE]

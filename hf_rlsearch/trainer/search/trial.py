@@ -25,7 +25,7 @@ from hf_rlsearch.observation.trial_attributes import (
 )
 from hf_rlsearch.trainer.search.distributed import ProcessGroup
 from hf_rlsearch.trainer.session.arguments import plain
-from hf_rlsearch.trainer.session.compat import allow_shared_weights, found_arguments
+from hf_rlsearch.trainer.session.compat import allow_shared_weights, found_arguments, may_change_weights_at_the_end
 from hf_rlsearch.trainer.session.failures import Failure, divergence, no_objective
 from hf_rlsearch.trainer.session.seeds_and_memory import PeakMemory
 from hf_rlsearch.trainer.setup.fingerprints import weights_fingerprint
@@ -184,7 +184,7 @@ class EvaluationMonitor:
         evaluation = replace(Evaluation.from_json(self.group.broadcast(decided)), metrics=plain(metrics))
         self.evaluations.append(evaluation)
         # Ranks that found different answers would wait for each other.
-        if self.group.size == 1 and trainer.state.global_step >= trainer.state.max_steps:
+        if self.group.size == 1 and may_change_weights_at_the_end(trainer):
             self._fingerprint = weights_fingerprint(trainer.model)
         if evaluation.state == TrialState.RUNNING:
             return

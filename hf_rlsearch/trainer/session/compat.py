@@ -234,6 +234,14 @@ def fresh_model(trainer: "Trainer") -> Any:
     return model
 
 
+def may_change_weights_at_the_end(trainer: Any) -> bool:
+    """Whether code of the user's runs between the last evaluation and the end of ``train()``."""
+    callbacks = trainer.callback_handler.callbacks
+    functions = [type(trainer).train, *(type(each).on_train_end for each in callbacks)]
+    libraries = ("transformers", "hf_rlsearch")
+    return any(str(each.__module__).partition(".")[0] not in libraries for each in functions)
+
+
 def load_checkpoint(trainer: Any, folder: str) -> None:
     """Loads a folder's weights into ``trainer.model`` as the Trainer does: plain, adapters, FSDP or DeepSpeed.
 

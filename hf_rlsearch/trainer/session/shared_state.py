@@ -34,9 +34,9 @@ _MAX_NUMBERS = 10_000_000
 class SharedState:
     """Remembers the state of what the trials share, as it is now.
 
-    That are the random generators of collator, data, loss and metrics; the contents of what callbacks share with these;
-    and the contents of attributes that a subclass of the user's has given to the Trainer. Lists that only grow are
-    records of the user's, and stay.
+    It remembers the random generators of collator, data, loss and metrics, the contents of what callbacks share with
+    these, and the contents of the dicts, lists, sets and modules that a subclass of the user's has given to the
+    Trainer. Lists that only grow and new keys of dicts are records of the user's, and stay.
 
     Attributes:
         objects: What collator, data, loss and metrics can reach, by id: a copy of a callback refers to the same.
@@ -50,11 +50,11 @@ class SharedState:
         functions = [attributes[name] for name in _FUNCTIONS if name in attributes]
         self._watch = Watch(*functions, *_own_methods(trainer), objects=followed, without=without)
         self.objects = self._watch.reached()
-        changing = {
-            **{f"callback {i}": each for i, each in enumerate(trainer.callback_handler.callbacks)},
-            **{name: each for name, each in own.items() if isinstance(each, dict | list | set) or _is_own(type(each))},
-        }
-        self._changing = Watch(objects=changing, without=without).reached()
+        callbacks = {f"callback {i}": each for i, each in enumerate(trainer.callback_handler.callbacks)}
+        contents = {name: each for name, each in own.items() if isinstance(each, dict | list | set)}
+        self._changing = Watch(objects={**callbacks, **contents}, without=without).reached()
+        # Of callbacks that metrics or data name, and that are not copied therefore.
+        self._of_callbacks = {id(part): part for each in callbacks.values() for part in (each, *vars(each).values())}
         self._with_attributes = {key: each for key, each in self.objects.items() if hasattr(each, "__dict__")}
         modules = (*own.values(), attributes.get("compute_loss_func"))
         found = [*map(restorer, self.objects.values()), *map(_module_restorer, modules)]
@@ -65,8 +65,10 @@ class SharedState:
         for change in self._watch.changes_in(self._with_attributes):
             if restorer(change.after) is not None:  # a generator that the training has made
                 change.undo()
+        for change in self._watch.changes_in(self._of_callbacks):
+            change.undo()
         for change in self._watch.changes_in(self._changing):
-            if not change.is_record:
+            if not (change.is_record or change.is_new):
                 change.undo()
         for restore in self._restorers:
             restore()
@@ -105,6 +107,8 @@ def _module_restorer(module: Any) -> Callable[[], object] | None:
     if not isinstance(module, torch.nn.Module):
         return None
     state = {name: value for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
+    if any(map(torch.nn.parameter.is_lazy, state.values())):
+        return None  # a lazy layer, which has no weights yet
     if sum(value.numel() for value in state.values()) > _MAX_NUMBERS:
         return None
     return partial(_load, module, {name: value.detach().clone() for name, value in state.items()})

@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import Any
 
 from hf_rlsearch._typing import Params
+from hf_rlsearch.space.side_effects import is_array
 from hf_rlsearch.trainer.session.arguments import hash_of, plain
 from hf_rlsearch.trainer.session.compat import names_read_in_training
 from hf_rlsearch.trainer.session.seeds_and_memory import preserve_random_state
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 HASH = "#"
 """A text that begins with this is a hash."""
 
-# Numbers of each tensor of a model that are hashed, spread over the tensor: a few milliseconds for a thousand tensors.
+# Numbers of each tensor of a model that are hashed, spread over the tensor.
 _N_NUMBERS = 1024
 # Sets of at most so many rows are read whole. Of longer ones so many rows are read, spread over the set.
 _N_ROWS, _N_OF_MANY = 5000, 1000
@@ -164,7 +165,7 @@ def trainer_fingerprint(trainer: Any, searched: Iterable[str] = ()) -> Params:
     values = {name: _value_facts(value) for name, value in own if name in names and _is_setting(value)}
     handler = getattr(trainer, "callback_handler", None)
     stops = [each.state()["args"] for each in getattr(handler, "callbacks", ()) if _is_early_stopping(each)]
-    return {**({"trainer": values} if values else {}), **({"early_stopping": stops} if stops else {})}
+    return {"trainer": values, **({"early_stopping": stops} if stops else {})}
 
 
 def scoring_fingerprint(trainer: Any) -> Params:
@@ -263,11 +264,12 @@ def _function_facts(function: Any, depth: int) -> Any:
     return [code, [_value_facts(_parts_in_use(value, names), depth - 1) for value in referred]]
 
 
-def _is_setting(value: Any) -> bool:
+def _is_setting(value: Any, depth: int = 3) -> bool:
     """Whether a value is a number, a text, a small array, or a tuple or dict of these."""
     if isinstance(value, (tuple, dict)):
-        return all(map(_is_setting, value.values() if isinstance(value, dict) else value))
-    is_small = callable(getattr(value, "tolist", None)) and math.prod(getattr(value, "shape", ())) <= _MAX_SETTING
+        inner = value.values() if isinstance(value, dict) else value
+        return depth > 0 and all(_is_setting(each, depth - 1) for each in inner)
+    is_small = is_array(value) and math.prod(value.shape) <= _MAX_SETTING
     return value is None or isinstance(value, (bool, int, float, str)) or is_small
 
 

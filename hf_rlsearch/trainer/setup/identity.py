@@ -30,6 +30,9 @@ NEW_WEIGHTS = "model.new_weights"
 """Weights that a script without a seed makes anew each time it runs: the search goes on with others."""
 SCORING = "scoring"
 """The code that makes the metrics: a corrected script continues its search."""
+SETTINGS = "trainer"
+"""Values of a Trainer's subclass: some differ each time the script runs, such as a time or a temporary folder."""
+_NOT_DECISIVE = (NEW_WEIGHTS, SCORING, SETTINGS)
 
 
 def search_fingerprint(
@@ -88,8 +91,8 @@ def diff(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> li
 
 
 def decisive(differences: Sequence[str]) -> list[str]:
-    """The differences that make it another search: all but those of new weights and of the code of metrics."""
-    return [line for line in differences if not line.startswith((NEW_WEIGHTS, SCORING))]
+    """The differences that make it another search: all but new weights, code of metrics and values of a subclass."""
+    return [line for line in differences if not line.startswith(_NOT_DECISIVE)]
 
 
 def listed(differences: Sequence[str]) -> str:

@@ -243,7 +243,9 @@ def discount_failures(study: optuna.Study, *, alone: bool) -> str:
         alone: This process works alone on the study.
     """
     before = finished_within_limits(study)
-    if not before or not all(map(may_be_mended, before)) or not (alone or is_leader(study)):
+    if not before or not all(map(may_be_mended, before)) or trials_of_other_processes(study):
+        return ""
+    if not (alone or is_leader(study)):
         return ""
     study.set_user_attr(COUNTS_FROM, before[-1].number + 1)
     return "All trials of earlier starts have failed, so they count towards no limit of the search."

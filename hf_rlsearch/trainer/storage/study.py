@@ -30,7 +30,7 @@ from hf_rlsearch.errors import StorageError
 from hf_rlsearch.observation.trial_attributes import FOLDER, IDENTITY, N_TRIALS, PLACE, SUMMARY, n_trials_used
 from hf_rlsearch.optuna.storage import FILE, open_sqlite, open_storage, storage_errors
 from hf_rlsearch.trainer.setup.config import SearchConfig
-from hf_rlsearch.trainer.setup.identity import NEW_WEIGHTS, SCORING, check_same_search, decisive, diff, listed
+from hf_rlsearch.trainer.setup.identity import NEW_WEIGHTS, SCORING, SETTINGS, check_same_search, decisive, diff, listed
 from hf_rlsearch.trainer.storage.checkpoints import discard, holds_any, stored_path
 from hf_rlsearch.trainer.storage.paused import folder_size
 from hf_rlsearch.trainer.storage.resume import Lease, is_held, key_of
@@ -52,6 +52,8 @@ _CHANGED = {
     "start from these. A seed that is set before the model is made keeps them the same.",
     f"{SCORING}.": " The code of compute_metrics or preprocess_logits_for_metrics has changed: values of earlier "
     "trials are those of the code before. resume=False starts a new search, which measures all of them anew.",
+    f"{SETTINGS}.": " Values that the Trainer has as attributes have changed, and earlier trials were trained with "
+    "those before. If that matters, resume=False starts a new search.",
 }
 
 

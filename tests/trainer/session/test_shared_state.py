@@ -2,8 +2,9 @@
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -98,9 +99,10 @@ def test_what_a_callback_changes_reaches_the_training(make_trainer: MakeTrainer,
 class Scores(TrainerCallback):
     """Remembers what its ``compute_metrics`` returned last."""
 
+    seen: ClassVar[list[Any]] = []
+
     def __init__(self) -> None:
         self.last: float | None = None
-        self.seen: list[Any] = []
 
     def compute(self, prediction: Any) -> dict[str, float]:
         before, self.last = self.last, float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())
@@ -176,13 +178,16 @@ class Centers(Trainer):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.centers = torch.nn.Linear(2, 2)
-        self.statistics: dict[str, Any] = {"weights": [1.0, 1.0]}
+        self.statistics: dict[str, Any] = {"n": 0, "weights": [1.0, 1.0]}
+        self.by_run: dict[str, Any] = {}
+        self.lazy = torch.nn.LazyLinear(2)
         self.starts: list[Any] = []
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         if self.state.global_step == 0:
             self.starts.append((self.centers.weight.sum().item(), self.centers.weight.grad, str(self.statistics)))
-        self.statistics["n"] = self.statistics.get("n", 0) + 1
+        self.statistics["n"] += 1
+        self.by_run[Path(self.args.output_dir).name] = self.state.global_step
         self.statistics["weights"][0] += 1.0
         loss = self.centers(torch.ones(2)).sum()
         loss.backward()
@@ -196,4 +201,57 @@ def test_what_a_subclass_holds_starts_each_trial_alike(make_trainer: MakeTrainer
     run(trainer, "rl", n_trials=3, direction="maximize")
     assert len(trainer.starts) == 3
     assert len(set(trainer.starts)) == 1
-    assert trainer.statistics == {"weights": [1.0, 1.0]}
+    assert trainer.statistics == {"n": 0, "weights": [1.0, 1.0]}
+    assert len(trainer.by_run) == 3  # a record of the user's
+
+
+class Settings:
+    """Answers for every name from a table, and fails for one that is missing."""
+
+    table: ClassVar[dict[str, float]] = {"threshold": 0.5}
+
+    def __getattr__(self, name: str) -> Any:
+        return self.table[name]
+
+
+class Stopper(TrainerCallback):
+    """Stops at the second score, and forgets a mask of the collator at the first."""
+
+    def __init__(self, collator: Any) -> None:
+        self.scores: list[float] = []
+        self.collator, self.masks = collator, [collator.mask]
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.masks.append(self.collator.mask)
+        self.scores.append(0.5)
+        self.collator.mask = None
+        control.should_training_stop = len(self.scores) > 1
+
+
+def test_a_callback_that_metrics_name_starts_each_trial_alike(make_trainer: MakeTrainer) -> None:
+    """Metrics may also name objects that answer for any attribute; what is set to None is set back."""
+    settings, steps = Settings(), []
+
+    class Collator:
+        mask: Any = "all"
+
+        def __call__(self, rows: Any) -> Any:
+            return default_data_collator(rows)
+
+    collator = Collator()
+    collator.mask = "all"
+    stopper = Stopper(collator)
+
+    def metrics(prediction: Any) -> dict[str, float]:
+        return {"accuracy": settings.threshold + len(stopper.scores)}
+
+    class Counts(Trainer):
+        def train(self, *args: Any, **kwargs: Any) -> Any:
+            output = super().train(*args, **kwargs)
+            steps.append((self.state.global_step, stopper.masks[-2:]))
+            return output
+
+    trainer = make_trainer(cls=Counts, metrics=metrics, callbacks=[stopper], num_train_epochs=4)
+    trainer.data_collator = collator
+    run(trainer, "rl", n_trials=3, direction="maximize")
+    assert steps == [(8, ["all", None])] * 3

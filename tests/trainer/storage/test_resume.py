@@ -240,6 +240,15 @@ class BrokenBaseline(Trainer):
         return super().train(*args, **kwargs)
 
 
+class DivergingBaseline(Trainer):
+    """Raises the same error whenever the user's own arguments are trained."""
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        if self.args.learning_rate == 5e-5:
+            raise ValueError("too small a rate")
+        return super().train(*args, **kwargs)
+
+
 class LargeBaseline(BrokenBaseline):
     """Has no memory for the first training."""
 
@@ -248,12 +257,16 @@ class LargeBaseline(BrokenBaseline):
 
 @pytest.mark.parametrize(
     ("cls", "roles"),
-    [(BrokenBaseline, ["baseline", "search", "baseline"]), (LargeBaseline, ["baseline", "search", "search"])],
+    [
+        (BrokenBaseline, ["baseline", "search", "baseline", "search"]),
+        (DivergingBaseline, ["baseline", "search", "baseline", "search"]),
+        (LargeBaseline, ["baseline", "search", "search", "search"]),
+    ],
 )
 def test_a_baseline_that_the_script_broke_is_trained_again(
     make_trainer: MakeTrainer, cls: type[Trainer], roles: list[str]
 ) -> None:
-    for n_trials, n_expected in ((2, 2), (2, 2), (3, 3)):
+    for n_trials, n_expected in ((2, 2), (2, 2), (3, 3), (4, 4)):
         result = run(make_trainer(cls=cls), "rl", n_trials=n_trials, baseline=True).run_summary
         assert len(result.trials) == n_expected
     assert [role(trial) for trial in result.trials] == roles
@@ -408,7 +421,7 @@ class Focal(Trainer):
 
 
 @pytest.mark.parametrize(
-    ("value", "is_other"),
+    ("value", "is_said"),
     [
         ({}, False),
         ({"made": 2.0}, False),
@@ -416,20 +429,22 @@ class Focal(Trainer):
         ({"weights": torch.tensor([1.0, 50.0])}, True),
     ],
 )
-def test_values_that_the_trainer_trains_with_tell_searches_apart(
-    make_trainer: MakeTrainer, value: dict[str, Any], is_other: bool
+def test_other_values_that_the_trainer_trains_with_are_said(
+    make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture, value: dict[str, Any], is_said: bool
 ) -> None:
+    """They are no other search: a time or a folder of the subclass may differ each time the script runs."""
+
     def focal(values: dict[str, Any]) -> Trainer:
         trainer: Any = make_trainer(cls=Focal)
         given = {"made": 1.0, "gamma": 0.0, "weights": torch.ones(2), "record": [], **values}
         vars(trainer).update(given)
         return trainer
 
-    first = focal({})
-    run(first, "rl", n_trials=1)
-    assert run(first, "rl", n_trials=2).run_summary.study.study_name == "search-1"
-    again = run(focal(value), "rl", n_trials=2).run_summary
-    assert again.study.study_name == ("search-2" if is_other else "search-1")
+    run(focal({}), "rl", n_trials=1)
+    with caplog.at_level(logging.INFO):
+        again = run(focal(value), "rl", n_trials=2).run_summary
+    assert again.study.study_name == "search-1"
+    assert ("earlier trials were trained with those before" in caplog.text) == is_said
 
 
 def test_a_value_that_hp_space_sets_is_none_of_the_users(make_trainer: MakeTrainer) -> None:
