@@ -185,7 +185,7 @@ def _params(trial: FrozenTrial) -> Params:
     """The params that a trial has suggested; while it runs also those that are decided but not suggested yet."""
     found = trial.user_attrs.get(OUTSIDE)
     if found is None and trial.state != TrialState.RUNNING:
-        return dict(trial.params)  # soon, as this is read of thousands of trials before each decision
+        return dict(trial.params)  # early, as this is read of thousands of trials before each decision
     # Values are compared with levels by their hash; a list or a dict equals none.
     outside = (
         {n: v if isinstance(v, Hashable) else repr(v) for n, v in found.items()} if isinstance(found, dict) else {}

@@ -151,7 +151,7 @@ def constraints_of(trial: FrozenTrial) -> dict[str, float]:
     """
     attributes = trial.system_attrs
     if not any(name.startswith(_CONSTRAINTS) for name in attributes):
-        return {}  # soon, as this is asked of thousands of trials before each decision
+        return {}  # early, as this is asked of thousands of trials before each decision
     stored = attributes.get(_CONSTRAINTS)
     found = {str(i): value for i, value in enumerate(stored if isinstance(stored, list | tuple) else ())}
     prefix = f"{_CONSTRAINTS}:"

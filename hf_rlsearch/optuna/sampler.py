@@ -486,11 +486,11 @@ class RLSampler(BaseSampler):
     ) -> Decision:
         history = history.select(history.decided)
         trials = study._get_trials(deepcopy=False, use_cache=True)
-        mask = self._allowed(space, trials, history, rows)
-        prices = self._prices(space, history, rows)
-        # What further hyperparameters bring is unknown here: without the count a search of few candidates, all of which
-        # were tried, could come back to one of them for ever.
+        # Hyperparameters that the space lacks are chosen later. Candidates that no trial has had together with such
+        # come first: without the count a search could come back to one candidate for ever.
         n_tried = n_with_further_names(space, self._trained(history), rows)
+        mask = _where_possible(self._allowed(space, trials, history, rows), n_tried == 0)
+        prices = self._prices(space, history, rows)
         acquisition_weight = chance_of_success(space, history, rows) / (1 + n_tried)
         fits = allowed = mask
         facts = facts_for_agent(study, self._facts)
@@ -548,13 +548,9 @@ class RLSampler(BaseSampler):
     def _allowed(
         self, space: SearchSpace, trials: Sequence[FrozenTrial], history: History, rows: IntArray
     ) -> BoolArray:
-        """C, True for candidates that no trial has had and that are not known to run out of memory.
-
-        Where possible, no trial has had them together with further hyperparameters either, which are chosen later.
-        """
-        trained = self._trained(history)
-        allowed = _where_possible(~is_duplicate(space, trained, rows), ~exceeds_memory(space, trials, rows))
-        return _where_possible(allowed, n_with_further_names(space, trained, rows) == 0)
+        """C, True for candidates that no trial has had and that are not known to run out of memory."""
+        fresh = ~is_duplicate(space, self._trained(history), rows)
+        return _where_possible(fresh, ~exceeds_memory(space, trials, rows))
 
     def _trained(self, history: History) -> History:
         """The trials that a candidate may repeat in vain."""
